@@ -1,0 +1,244 @@
+"""Fit a mixture by EM: the entry point, its result, and errors and warnings at the boundary."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax import checks
+from lvm_jax.em import inputs, loop, priors, starts
+from lvm_jax.em.covariances import GAUSSIANS
+from lvm_jax.em.families import Family
+from lvm_jax.em.loop import Controls, Outcome, State
+from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
+from lvm_jax.em.statistics import Data, Parameters
+from lvm_jax.typing import Array, ArrayLike, Key
+
+
+class ConvergenceWarning(UserWarning):
+    """The best restart reached the step limit."""
+
+
+class Info(NamedTuple):
+    """What a person wants to read of a fit. Log-likelihoods are nats per unit of weight.
+
+    `trace` is the objective before each M-step: the mean log-likelihood, or under a prior
+    `map_objective`, the mean of log-likelihood plus log-prior density.
+    """
+
+    outcome: Outcome
+    num_steps: int  # M-steps of the best restart
+    log_likelihood: float  # of the returned mixture
+    map_objective: float | None  # of the returned mixture, under a prior
+    trace: np.ndarray  # [num_steps], best restart
+    best_restart: int
+    restart_objectives: np.ndarray  # [R], the last in each trace
+    restart_outcomes: np.ndarray  # [R] of Outcome
+    restart_num_steps: np.ndarray  # [R]
+    empty_components: tuple[int, ...]  # components that lost all their points
+    exact_steps: int  # steps that took the slower path that keeps all digits
+
+
+class Fit(NamedTuple):
+    """A fitted mixture, and how it came about."""
+
+    mixture: Mixture
+    info: Info
+
+
+def fit(
+    key: Key[Array, ""],
+    x: ArrayLike,
+    num_components: int,
+    covariance_type: str = "full",
+    *,
+    family: Family | None = None,
+    start: str = "kmeans",
+    initial: Mixture | None = None,
+    num_restarts: int = 1,
+    max_steps: int = 100,
+    tolerance: float = 1e-3,
+    regularization: float = 1e-6,
+    prior: priors.Prior | None = None,
+    sample_weight: ArrayLike | None = None,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+    progress_interval: int = 8,
+    throw: bool = True,
+) -> Fit:
+    """Fit a mixture by EM, from `num_restarts` starts in one program; the best one wins.
+
+    Maximises the mean log-likelihood (1/W) sum_n w_n log p(x_n), or with a prior its MAP
+    counterpart (1/W) (sum_n w_n log p(x_n) + log p(theta)), W = sum_n w_n.
+
+    Args:
+        key: a typed PRNG key.
+        x: data, [N, D]. float64 is kept if x64 is on; otherwise float32.
+        num_components: K.
+        covariance_type: full, tied, diag or spherical; ignored when `family` is given.
+        family: a component family other than Gaussian, such as `em.Bernoulli()`.
+        start: kmeans, k-means++, random or random_from_data.
+        initial: start from this mixture instead (its leaves may carry a leading axis R).
+        num_restarts: R.
+        max_steps: the most EM steps of a restart.
+        tolerance: stop when the objective changes by less, in nats per unit of weight.
+        regularization: added to every variance, in squared units of the data.
+        prior: conjugate prior for MAP estimation; see `em.default_prior`.
+        sample_weight: non-negative weights [N]; a weight of 2 is a row that stands twice.
+        on_progress: called every `progress_interval` steps with a dict of step, objective (the
+            best so far) and running (restarts not done).
+        throw: raise if no restart ended well, and warn at the step limit or at empty components.
+            With False the outcome is only a value in the result.
+
+    Returns:
+        The mixture and an `Info` of how the fit went.
+
+    Raises:
+        ValueError, TypeError: for bad input, before anything compiles.
+        FloatingPointError: if every restart degenerated or diverged (with `throw`).
+
+    Source: Dempster, Laird and Rubin (1977); the lecture's equations (1)-(3).
+    """
+    problem = prepare(
+        key, x, num_components, covariance_type, family, initial, start, num_restarts,
+        regularization, prior, sample_weight, tolerance,
+    )  # fmt: skip
+    max_steps = checks.integer(max_steps, "max_steps", 0)
+    progress_interval = checks.integer(progress_interval, "progress_interval", 1)
+    state, trace = loop.run(*problem[:-1], max_steps, on_progress, progress_interval)
+    result = conclude(state, trace, problem)
+    if throw:
+        report(result.info, max_steps)
+    return result
+
+
+def initialize(
+    key: Key[Array, ""],
+    x: ArrayLike,
+    num_components: int,
+    covariance_type: str = "full",
+    *,
+    family: Family | None = None,
+    start: str = "kmeans",
+    num_restarts: int = 1,
+    regularization: float = 1e-6,
+    prior: priors.Prior | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> Mixture:
+    """The mixtures that `fit` starts from, with a leading restart axis R on every leaf."""
+    problem = prepare(
+        key, x, num_components, covariance_type, family, None, start, num_restarts,
+        regularization, prior, sample_weight, 0.0,
+    )  # fmt: skip
+    origin = jnp.asarray(problem.origin)
+    log_weights, components = problem.parameters
+    return Mixture(log_weights, components, origin, problem.family)
+
+
+class Problem(NamedTuple):
+    """What the loop needs, validated and on the device."""
+
+    family: Family
+    parameters: Parameters
+    data: Data
+    rows: int
+    controls: Controls
+    origin: np.ndarray
+
+
+def prepare(
+    key: Key[Array, ""],
+    x: ArrayLike,
+    num_components: int,
+    covariance_type: str,
+    family: Family | None,
+    initial: Mixture | None,
+    start: str,
+    num_restarts: int,
+    regularization: float,
+    prior: priors.Prior | None,
+    sample_weight: ArrayLike | None,
+    tolerance: float,
+) -> Problem:
+    """Validate on the host, then make the starting parameters."""
+    checks.key(key)
+    num_components = checks.integer(num_components, "num_components", 1)
+    num_restarts = checks.integer(num_restarts, "num_restarts", 1)
+    start = checks.choice(start, "start", starts.STARTS)
+    if family is None:
+        family = GAUSSIANS[checks.choice(covariance_type, "covariance_type", tuple(GAUSSIANS))]
+    regularization = checks.number(regularization, "regularization")
+    x = inputs.check_data(x, num_components, family, sample_weight, regularization)
+    weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])
+    origin = inputs.centre(x, weight, family.translates)
+    total = float(x.shape[0]) if weight is None else float(weight.sum())
+    data = read(x, weight, origin)
+    controls = inputs.check_controls(
+        family, regularization, prior, num_components, origin, tolerance, total
+    )
+    if initial is not None:
+        parameters = inputs.check_initial(initial, family, num_components, origin)
+        num_restarts = parameters.log_weights.shape[0]
+    rows = rows_per_chunk(family, x.shape, num_restarts * num_components, data)
+    if initial is None:
+        parameters = starts.start(
+            key, data, family, start, num_components, num_restarts, rows, controls.settings
+        )
+    return Problem(family, parameters, data, rows, controls, origin)
+
+
+def conclude(state: State, trace: np.ndarray, problem: Problem) -> Fit:
+    """Pick the best restart that ended well, and measure it."""
+    family, _, data, rows, controls, origin = problem
+    outcome = np.asarray(state.outcome)
+    objectives = np.asarray(state.objective, np.float64)
+    failed = outcome >= Outcome.DEGENERATE
+    best = int(np.argmax(np.where(failed, -np.inf, objectives)))
+    if failed.all():
+        best = int(np.argmax(objectives))
+    parameters, evaluation, value = loop.finish(
+        family, state.parameters, data, rows, controls, np.int32(best)
+    )
+    prior = controls.settings.prior is not None or controls.settings.concentration is not None
+    num_steps = np.asarray(state.num_steps)
+    empty = np.flatnonzero(np.isneginf(np.asarray(parameters.log_weights)))
+    info = Info(
+        outcome=Outcome(int(outcome[best])),
+        num_steps=int(num_steps[best]),
+        log_likelihood=float(evaluation.log_likelihood / controls.total_weight),
+        map_objective=float(value) if prior else None,
+        trace=trace[best, : num_steps[best]],
+        best_restart=best,
+        restart_objectives=objectives,
+        restart_outcomes=outcome,
+        restart_num_steps=num_steps,
+        empty_components=tuple(int(k) for k in empty),
+        exact_steps=int(state.exact_steps),
+    )
+    log_weights, components = parameters
+    mixture = Mixture(log_weights, components, jnp.asarray(origin), family)
+    return Fit(mixture, info)
+
+
+def report(info: Info, max_steps: int) -> None:
+    """Turn the outcome into an error or a warning."""
+    if info.outcome >= Outcome.DEGENERATE:
+        raise FloatingPointError(
+            f"every restart failed ({info.outcome.name.lower()} after {info.num_steps} steps): a "
+            "covariance is singular or the likelihood has no bound; raise regularization, lower "
+            "num_components, set a prior, or drop constant columns"
+        )
+    if info.outcome == Outcome.MAX_STEPS and max_steps > 0:
+        warnings.warn(
+            f"EM did not converge in {info.num_steps} steps; raise max_steps or tolerance",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    if info.empty_components:
+        warnings.warn(
+            f"components {info.empty_components} lost all their points and have weight 0; "
+            "lower num_components or use more restarts",
+            UserWarning,
+            stacklevel=3,
+        )

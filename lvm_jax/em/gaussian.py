@@ -1,0 +1,232 @@
+"""Gaussian components with full, tied, diagonal and spherical covariances.
+
+The data are centred at an origin before t(x), so that the quadratic form by matrix products
+loses as few digits as it can. `is_safe` estimates what rounding costs; where that is too much
+(tight components far from the origin), the loop takes the exact path, which centres at each
+component and merges scatters that are positive semi-definite by construction.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax.em import priors
+from lvm_jax.em.families import Family, Settings, Sums, keep_empty
+from lvm_jax.em.priors import LOG_2PI
+from lvm_jax.typing import Array, Bool, Float, Int, Key, Scalar
+
+# What the fast path may lose to rounding, root mean square per point: float32, float64.
+ROUNDING_NATS = {4: 1e-3, 8: 1e-7}
+
+
+class Gaussians(NamedTuple):
+    """K Gaussians: mean_k = origin + deviations_k, covariance_k = scale_k scale_k^T."""
+
+    deviations: Float[Array, "K D"]
+    scale: Any  # lower triangles [K, D, D] (full) or [D, D] (tied), or deviations [K, D], [K]
+
+
+class Moments(NamedTuple):
+    """The summary of a block: counts [K], means [K, D], scatter about the means (summed)."""
+
+    counts: Float[Array, " K"]
+    means: Float[Array, "K D"]
+    scatter: Any
+
+
+def _divide(sums: Float[Array, "K D"], counts: Float[Array, " K"]) -> Float[Array, "K D"]:
+    return sums / jnp.where(counts > 0, counts, 1)[:, None]
+
+
+@dataclass(frozen=True)
+class Gaussian(Family):
+    """What the four covariance types share. `regularization` is added to every variance."""
+
+    covariance_type: ClassVar[str]
+    translates: ClassVar[bool] = True
+    has_exact_path: ClassVar[bool] = True
+    has_prior: ClassVar[bool] = True
+
+    # One component, written once per covariance type and vmapped below.
+    def whiten_one(self, scale: Array, centred: Float[Array, "n D"]) -> Float[Array, "n D"]:
+        """scale^-1 (x - mean), for rows x."""
+        return centred / scale
+
+    def log_det_one(self, scale: Array, dim: int) -> Scalar:
+        """Log-determinant of the scale."""
+        return jnp.broadcast_to(jnp.log(scale), (dim,)).sum()
+
+    def precision_one(self, scale: Array, dim: int) -> Array:
+        """The inverse covariance, [D, D] or its diagonal [D]."""
+        return jnp.broadcast_to(scale**-2, (dim,))
+
+    def variance_one(self, scale: Array, dim: int) -> Float[Array, " D"]:
+        """The diagonal of the covariance."""
+        return jnp.broadcast_to(scale**2, (dim,))
+
+    def scatter_one(self, centred: Float[Array, "n D"], weight: Float[Array, " n"]) -> Array:
+        """sum_n w_n (x_n - m)(x_n - m)^T, or the part of it that this type keeps."""
+        return weight @ (centred * centred)
+
+    def outer_one(self, d: Float[Array, " D"]) -> Array:
+        """d d^T, or the part of it that this type keeps."""
+        return d * d
+
+    scale_axis: ClassVar[int | None] = 0
+
+    def covariance_one(self, scale: Array, dim: int) -> Float[Array, "D D"]:
+        """The covariance as a [D, D] matrix."""
+        return jnp.diag(jnp.broadcast_to(scale**2, (dim,)))
+
+    def exact_log_prob(self, components: Gaussians, x: Float[Array, "n D"]) -> Array:
+        """log p(x | z=k), centred at each component."""
+        dim = x.shape[1]
+
+        def one(component: Gaussians) -> Array:
+            y = self.whiten_one(component.scale, x - component.deviations)
+            return -0.5 * ((y * y).sum(1) + dim * LOG_2PI) - self.log_det_one(component.scale, dim)
+
+        # lax.map, not vmap: one [n, D] block at a time stays in cache.
+        if self.scale_axis is None:
+            return jax.lax.map(lambda m: one(components._replace(deviations=m)), components[0]).T
+        return jax.lax.map(one, components).T
+
+    def summarize_assigned(self, x: Float[Array, "n D"], resp: Float[Array, "n K"]) -> Moments:
+        """Counts, means, and scatters about those means: no cancellation."""
+        counts = resp.sum(0)
+        means = _divide(resp.T @ x, counts)
+        scatter = jax.lax.map(lambda mr: self.scatter_one(x - mr[0], mr[1]), (means, resp.T))
+        return Moments(counts, means, self.pool(scatter))
+
+    def pool(self, per_component: Array) -> Array:
+        """Keep the scatters apart; tied covariances add them up."""
+        return per_component
+
+    def merge(self, a: Moments, b: Moments) -> Moments:
+        """Moments of two blocks together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
+        counts = a.counts + b.counts
+        share = b.counts / jnp.where(counts > 0, counts, 1)
+        delta = b.means - a.means
+        between = jax.vmap(lambda d, w: w * self.outer_one(d))(delta, a.counts * share)
+        scatter = a.scatter + b.scatter + self.pool(between)
+        return Moments(counts, a.means + share[:, None] * delta, scatter)
+
+    def summarize(self, sums: Sums) -> Moments:
+        """Moments from sums of t(x): scatter = sum x x^T - n m m^T, never negative."""
+        dim = sums.features.shape[1] - self.num_quadratic(sums.features.shape[1])
+        means = _divide(sums.features[:, :dim], sums.counts)
+        outer = jax.vmap(lambda n, m: n * self.outer_one(m))(sums.counts, means)
+        return Moments(sums.counts, means, self.second(sums, dim) - self.pool(outer))
+
+    def num_quadratic(self, num_features: int) -> int:
+        """How many of the features are of degree two."""
+        return num_features // 2
+
+    def second(self, sums: Sums, dim: int) -> Array:
+        """sum_n r_nk x x^T, or the part of it that this type keeps."""
+        return sums.features[:, dim:]
+
+    def is_safe(self, components: Gaussians) -> Bool[Array, ""]:
+        """True where rounding in <t(x), eta_k> costs little: see ROUNDING_NATS.
+
+        With b_k the root sum of squares of the terms of the quadratic form at two standard
+        deviations from mean_k, the rounding of log p(x | z=k) has a measured root mean square of
+        about u b_k D / 4 nats, u the unit roundoff (within a factor of 3 for D = 2 to 64).
+        """
+        dim = components.deviations.shape[1]
+
+        def one(mean: Array, scale: Array) -> Array:
+            precision = self.precision_one(scale, dim)
+            reach = jnp.abs(mean) + 2 * jnp.sqrt(self.variance_one(scale, dim))
+            terms = precision * (jnp.outer(reach, reach) if precision.ndim == 2 else reach**2)
+            return 0.5 * jnp.sqrt((terms**2).sum())
+
+        size = jax.vmap(one, in_axes=(0, self.scale_axis))(*components)
+        dtype = components.deviations.dtype
+        nats = size * dim / 4 * jnp.finfo(dtype).eps / 2
+        return jnp.all(nats <= ROUNDING_NATS[dtype.itemsize])
+
+    # M-step
+    def degrees_one(self, n: Scalar, dim: int, prior: Any) -> Scalar:
+        """What the scatter of one component is divided by."""
+        return n if prior is None else prior.degrees + n + 3
+
+    def from_covariance(self, covariance: Array) -> Array:
+        """The scale whose square the covariance is; NaN, as of a Cholesky, where not positive."""
+        return jnp.sqrt(jnp.where(covariance > 0, covariance, jnp.nan))
+
+    def regularize(self, covariance: Array, amount: Scalar) -> Array:
+        """Add `amount` to every variance."""
+        return covariance + amount
+
+    def maximize(self, summary: Moments, previous: Gaussians, settings: Settings) -> Gaussians:
+        """The lecture's equations (1) and (2), or their MAP counterparts under a prior."""
+        prior, dim = settings.prior, summary.means.shape[1]
+
+        def one(n: Scalar, mean: Array, scatter: Array) -> tuple[Array, Array]:
+            if prior is not None:
+                d = mean - prior.mean
+                pull = prior.strength / (prior.strength + n)
+                scatter = scatter + prior.scale + pull * n * self.outer_one(d)
+                mean = mean - pull * d
+            degrees = self.degrees_one(n, dim, prior)
+            covariance = scatter / jnp.where(degrees > 0, degrees, 1)
+            return mean, self.from_covariance(self.regularize(covariance, settings.regularization))
+
+        new = Gaussians(*jax.vmap(one)(*summary))
+        return new if prior is not None else keep_empty(summary.counts, new, previous)
+
+    def log_prior(self, components: Gaussians, prior: priors.NormalInverseWishart) -> Scalar:
+        """log p(means, covariances), in nats, normalised."""
+        dim = components.deviations.shape[1]
+
+        def one(mean: Array, scale: Array) -> Scalar:
+            y = self.whiten_one(scale, (mean - prior.mean)[None])
+            normal = -0.5 * (prior.strength * (y * y).sum() + dim * LOG_2PI)
+            normal = normal + 0.5 * dim * jnp.log(prior.strength) - self.log_det_one(scale, dim)
+            return normal + self.log_prior_scale(scale, prior) * (self.scale_axis is not None)
+
+        total = jax.vmap(one, in_axes=(0, self.scale_axis))(*components).sum()
+        tied = self.log_prior_scale(components.scale, prior) if self.scale_axis is None else 0.0
+        return total + tied
+
+    def log_prior_scale(self, scale: Array, prior: priors.NormalInverseWishart) -> Scalar:
+        """Log-density of one covariance."""
+        return priors.log_inverse_gamma(scale**2, prior).sum()
+
+    def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Gaussians:
+        """Components as wide as the data, for centres without points."""
+        return Gaussians(centres, jax.vmap(lambda _: self.scale_like(spread))(centres))
+
+    def scale_like(self, spread: Float[Array, " D"]) -> Array:
+        """The scale with these standard deviations."""
+        return spread
+
+    # Reading
+    def means(self, components: Gaussians) -> Array:
+        """Means relative to the origin."""
+        return components.deviations
+
+    def covariances(self, components: Gaussians) -> Float[Array, "K D D"]:
+        """Covariances as full matrices, whatever the type."""
+        num_components, dim = components.deviations.shape
+        return jax.vmap(
+            lambda scale: self.covariance_one(scale, dim),
+            in_axes=self.scale_axis,
+            axis_size=num_components,
+        )(components.scale)
+
+    def select(self, components: Gaussians, k: Int[Array, ""]) -> Gaussians:
+        """Component k."""
+        shared = self.scale_axis is None
+        return Gaussians(
+            components.deviations[k], components.scale if shared else components.scale[k]
+        )
+
+    def sample_one(self, key: Key[Array, ""], component: Gaussians) -> Array:
+        """mean + scale epsilon (relative to the origin)."""
+        mean, scale = component
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        return mean + (scale @ noise if scale.ndim == 2 else scale * noise)

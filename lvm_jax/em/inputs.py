@@ -1,0 +1,117 @@
+"""Host-side reading of what the user gives: data, starting mixtures, priors and numbers."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax import checks
+from lvm_jax.em import priors
+from lvm_jax.em.families import Family, Settings
+from lvm_jax.em.gaussian import Gaussian
+from lvm_jax.em.loop import Controls
+from lvm_jax.em.mixture import Mixture
+from lvm_jax.em.statistics import Parameters
+from lvm_jax.typing import ArrayLike
+
+
+def centre(x: ArrayLike, weight: np.ndarray | None, translates: bool) -> np.ndarray:
+    """The (weighted) mean of the rows, computed in float64, in the dtype of the device."""
+    host = np.asarray(x)
+    if not translates:
+        return np.zeros(x.shape[1], jax.dtypes.canonicalize_dtype(host.dtype))
+    mean = host.mean(0, dtype=np.float64) if weight is None else weight @ host / weight.sum()
+    return np.asarray(mean, jax.dtypes.canonicalize_dtype(host.dtype))
+
+
+def check_data(
+    x: ArrayLike,
+    num_components: int,
+    family: Family,
+    sample_weight: ArrayLike | None,
+    regularization: float,
+) -> ArrayLike:
+    """Refuse data that EM cannot fit; see `checks` for the messages."""
+    x = checks.points(x, "x")
+    if x.shape[0] < num_components:
+        raise ValueError(
+            f"x: expected at least num_components = {num_components} rows, got {x.shape[0]}; "
+            "lower num_components"
+        )
+    used = x
+    if sample_weight is not None:
+        used = x[checks.weights(sample_weight, x.shape[0]) > 0]
+    checks.distinct_rows(used, num_components, "x")
+    if isinstance(family, Gaussian) and family.covariance_type != "spherical":
+        check_constant(x, regularization)
+    family.check(x)
+    return x
+
+
+def check_constant(x: ArrayLike, regularization: float) -> None:
+    """A constant column has no variance of its own: an error without regularization."""
+    constant = np.flatnonzero(np.asarray(x.min(0)) == np.asarray(x.max(0))).tolist()
+    if not constant or x.shape[0] == 1:
+        return
+    named = f"columns {constant[:10]}{'...' if len(constant) > 10 else ''}"
+    if regularization == 0:
+        raise ValueError(
+            f"x: expected columns that vary, got constant {named}; drop them, or set "
+            "regularization > 0"
+        )
+    warnings.warn(
+        f"x: {named} are constant; regularization alone sets their variance and their share of "
+        "the log-likelihood. Consider dropping them",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def check_initial(
+    initial: Mixture, family: Family, num_components: int, origin: np.ndarray
+) -> Parameters:
+    """Parameters [R, ...] of the mixtures to start from, relative to the data's origin."""
+    if not isinstance(initial, Mixture):
+        raise TypeError(f"initial: expected an em.Mixture, got {type(initial).__name__}")
+    if initial.family != family:
+        raise ValueError(f"initial: expected {family} components, got {initial.family}")
+    if initial.log_weights.shape[-1] != num_components or initial.origin.shape[-1:] != origin.shape:
+        raise ValueError(
+            f"initial: expected {num_components} components in {origin.size} dimensions, got "
+            f"{initial.log_weights.shape[-1]} in {initial.origin.shape[-1]}"
+        )
+    parameters = initial.parameters
+    if initial.log_weights.ndim == 1:
+        parameters = jax.tree.map(lambda leaf: leaf[None], parameters)
+    components = parameters.components
+    if family.translates:
+        # The origin may carry the restart axis too: [D] or [R, D] against [R, K, D].
+        moved = components.deviations + (np.asarray(initial.origin) - origin)[..., None, :]
+        components = components._replace(deviations=moved)
+    dtype = origin.dtype
+    parameters = Parameters(parameters.log_weights, components)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), parameters)
+
+
+def check_controls(
+    family: Family,
+    regularization: float,
+    prior: priors.Prior | None,
+    num_components: int,
+    origin: np.ndarray,
+    tolerance: float,
+    total_weight: float,
+) -> Controls:
+    """Validate the numbers and put them on the device."""
+    dtype = origin.dtype
+    tolerance = checks.number(tolerance, "tolerance")
+    concentration = components = None
+    if prior is not None:
+        kind = family.covariance_type if isinstance(family, Gaussian) else None
+        concentration, components = priors.check(prior, num_components, origin.size, kind)
+        if components is not None:
+            components = components._replace(mean=components.mean - origin)
+    settings = priors.cast(Settings(regularization, components, concentration), dtype)
+    scalars = (jnp.asarray(tolerance, dtype), jnp.asarray(total_weight, dtype))
+    return Controls(settings, *scalars)

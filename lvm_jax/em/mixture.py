@@ -1,0 +1,214 @@
+"""A mixture of K components of one exponential family: density, responsibilities, samples."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax import checks
+from lvm_jax.em.covariances import GAUSSIANS
+from lvm_jax.em.families import Family
+from lvm_jax.em.gaussian import Gaussian, Gaussians
+from lvm_jax.em.statistics import (
+    Data,
+    Evaluation,
+    Parameters,
+    chunk_rows,
+    evaluate,
+    log_joint,
+    map_rows,
+)
+from lvm_jax.models.gaussian_mixture import GaussianMixture
+from lvm_jax.typing import Array, ArrayLike, Float, Int, Key, Params
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["log_weights", "components", "origin"],
+    meta_fields=["family"],
+)
+@dataclass(frozen=True)
+class Mixture:
+    """p(x) = sum_k pi_k p(x | z=k); a pytree, with the family as its static part.
+
+    Attributes:
+        log_weights: log pi, [K], in nats.
+        components: the family's parameters, relative to `origin`.
+        origin: [D], what is subtracted from the data first. Component means are kept as
+            differences from it, so that float32 does not lose tight clusters far from zero.
+        family: the component family (static).
+    """
+
+    log_weights: Float[Array, " K"]
+    components: Params
+    origin: Float[Array, " D"]
+    family: Family
+
+    @property
+    def parameters(self) -> Parameters:
+        """Log-weights and components, as the loop sees them."""
+        return Parameters(self.log_weights, self.components)
+
+    @property
+    def weights(self) -> Float[Array, " K"]:
+        """pi, [K]."""
+        return jnp.exp(self.log_weights)
+
+    @property
+    def means(self) -> Float[Array, "K D"]:
+        """E[x | z=k], in the data's coordinates."""
+        return self.origin + self.family.means(self.components)
+
+    @property
+    def covariances(self) -> Float[Array, "K D D"]:
+        """Cov[x | z=k] as full matrices, whatever the covariance type (Gaussians only)."""
+        if not isinstance(self.family, Gaussian):
+            raise TypeError(f"covariances: {type(self.family).__name__} components have none")
+        return self.family.covariances(self.components)
+
+    @property
+    def num_parameters(self) -> int:
+        """Free parameters: those of the components, and K - 1 weights."""
+        k, dim = self.log_weights.shape[0], self.origin.shape[0]
+        return self.family.num_component_parameters(k, dim) + k - 1
+
+    def as_theta(self) -> GaussianMixture:
+        """theta of `models.gaussian_mixture(K, D)` (Gaussians only)."""
+        cholesky = jnp.linalg.cholesky(self.covariances)
+        return GaussianMixture(self.log_weights, self.means, cholesky)
+
+    def log_joint(self, x: Float[Array, " D"]) -> Float[Array, " K"]:
+        """log p(x, z=k) of ONE point, in nats; pure: jit, vmap and grad pass through."""
+        row = (x - self.origin)[None]
+        return self.family.exact_log_prob(self.components, row)[0] + self.log_weights
+
+    def log_prob(self, x: ArrayLike) -> Float[Array, " N"]:
+        """log p(x_n) in nats, for rows x [N, D]; memory of one chunk and the result."""
+        return _log_prob(*self._read(x))
+
+    def responsibilities(self, x: ArrayLike) -> Float[Array, "N K"]:
+        """p(z_n=k | x_n), for rows x [N, D]."""
+        return _responsibilities(*self._read(x))
+
+    def assign(self, x: ArrayLike) -> Int[Array, " N"]:
+        """The most probable component of each row."""
+        return _assign(*self._read(x))
+
+    def evaluate(self, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Evaluation:
+        """Total log-likelihood, assignment entropy and sum_n log max_k r_nk, in nats."""
+        parameters, data, family, rows = self._read(x, sample_weight)
+        return _evaluate(parameters, data, family, rows)
+
+    def sample(self, key: Key[Array, ""], num_samples: int) -> tuple[Array, Array]:
+        """Draw z from pi and then x from component z: ([n, D], [n])."""
+        checks.key(key)
+        return _sample(key, self, checks.integer(num_samples, "num_samples", 1))
+
+    def _read(self, x: ArrayLike, sample_weight: Any = None) -> tuple[Any, Data, Family, int]:
+        x = checks.points(x, "x")
+        dim, k = self.origin.shape[0], self.log_weights.shape[0]
+        if x.shape[1] != dim:
+            raise ValueError(f"x: expected {dim} columns as in the fit, got {x.shape[1]}")
+        self.family.check(x)
+        if sample_weight is not None:
+            sample_weight = checks.weights(sample_weight, x.shape[0])
+        data = read(x, sample_weight, self.origin)
+        return self.parameters, data, self.family, rows_per_chunk(self.family, x.shape, k, data)
+
+
+def read(x: ArrayLike, sample_weight: np.ndarray | None, origin: ArrayLike) -> Data:
+    """Put the data on the device with what has to be subtracted from each row.
+
+    float64 data without x64 are centred on the host first, where they still have all digits.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    origin = np.asarray(origin)
+    if x.dtype != dtype:
+        centred = np.empty(x.shape, dtype)
+        np.subtract(np.asarray(x), origin, out=centred, casting="same_kind")
+        x, origin = centred, np.zeros_like(origin)
+    weight = None if sample_weight is None else jnp.asarray(sample_weight, dtype)
+    return Data(jnp.asarray(x), weight, jnp.asarray(origin, dtype))
+
+
+def rows_per_chunk(family: Family, shape: tuple[int, ...], columns: int, data: Data) -> int:
+    """Chunk size for `columns` = R K responsibilities a row."""
+    num_features = jax.eval_shape(family.features, data.x[:1]).shape[1]
+    floats = num_features + shape[1] + 3 * columns
+    return chunk_rows(shape[0], floats, data.x.dtype.itemsize)
+
+
+def gaussian_mixture(
+    weights: ArrayLike,
+    means: ArrayLike,
+    covariances: ArrayLike,
+    covariance_type: str = "full",
+    origin: ArrayLike | None = None,
+) -> Mixture:
+    """A Gaussian mixture from weights [K], means [K, D] and covariances.
+
+    Covariances are [K, D, D] (full), [D, D] (tied), [K, D] (diag) or [K] (spherical). The origin
+    defaults to the average of the means. Raises ValueError for weights that are not a
+    distribution, wrong shapes, or covariances that are not positive definite.
+    """
+    family = GAUSSIANS[checks.choice(covariance_type, "covariance_type", tuple(GAUSSIANS))]
+    mu = checks.points(means, "means")
+    dtype = jax.dtypes.canonicalize_dtype(mu.dtype)
+    pi = np.asarray(checks.weights(weights, mu.shape[0], "weights"), np.float64)
+    if abs(pi.sum() - 1) > 1e-5:
+        raise ValueError(f"weights: expected a sum of 1, got {pi.sum():g}")
+    k, dim = mu.shape
+    shapes = {"full": (k, dim, dim), "tied": (dim, dim), "diag": (k, dim), "spherical": (k,)}
+    sigma = np.asarray(checks.float_array(covariances, "covariances"))
+    checks.shape(sigma, shapes[covariance_type], "covariances")
+    checks.finite(sigma, "covariances")
+    if covariance_type in ("full", "tied"):
+        checks.symmetric_positive_definite(sigma, "covariances")
+        scale = np.linalg.cholesky(sigma)
+    elif (sigma > 0).all():
+        scale = np.sqrt(sigma)
+    else:
+        raise ValueError(f"covariances: expected positive variances, got {sigma.min():g}")
+    mu = np.asarray(mu)
+    centre = np.asarray(mu.mean(0) if origin is None else origin, dtype)
+    components = Gaussians(jnp.asarray(mu - centre, dtype), jnp.asarray(scale, dtype))
+    with np.errstate(divide="ignore"):
+        log_weights = jnp.asarray(np.log(pi / pi.sum()), dtype)
+    return Mixture(log_weights, components, jnp.asarray(centre), family)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _log_prob(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
+    return map_rows(
+        lambda x: jax.nn.logsumexp(log_joint(family, parameters, x), axis=1), data, rows
+    )
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _responsibilities(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
+    return map_rows(lambda x: jax.nn.softmax(log_joint(family, parameters, x), axis=1), data, rows)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _assign(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
+    return map_rows(lambda x: log_joint(family, parameters, x).argmax(1), data, rows)
+
+
+_evaluate = jax.jit(
+    lambda parameters, data, family, rows: evaluate(family, parameters, data, rows),
+    static_argnums=(2, 3),
+)
+
+
+@partial(jax.jit, static_argnums=2)
+def _sample(key: Array, mixture: Mixture, num_samples: int) -> tuple[Array, Array]:
+    def one(key: Array) -> tuple[Array, Array]:
+        key_z, key_x = jax.random.split(key)
+        z = jax.random.categorical(key_z, mixture.log_weights)
+        component = mixture.family.select(mixture.components, z)
+        return mixture.origin + mixture.family.sample_one(key_x, component), z
+
+    return jax.vmap(one)(jax.random.split(key, num_samples))

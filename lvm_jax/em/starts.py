@@ -1,0 +1,85 @@
+"""Where EM starts: k-means, k-means++, random data points, random responsibilities."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax.em import kmeans
+from lvm_jax.em.families import Family, Settings
+from lvm_jax.em.statistics import Data, Parameters, assigned_pass
+from lvm_jax.typing import Array, Float, Key
+
+STARTS = ("kmeans", "k-means++", "random", "random_from_data")
+KMEANS_STEPS = 300
+KMEANS_TOLERANCE = 1e-4
+
+
+def maximize(family: Family, summary: Any, previous: Any, settings: Settings) -> Parameters:
+    """The M-step of one mixture: the lecture's equations (1)-(3), or their MAP counterparts."""
+    counts = family.counts(summary)
+    if settings.concentration is not None:
+        counts = counts + settings.concentration - 1
+    components = family.maximize(summary, previous, settings)
+    return Parameters(jnp.log(counts) - jnp.log(counts.sum()), components)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+def start(
+    key: Key[Array, ""],
+    data: Data,
+    family: Family,
+    name: str,
+    num_components: int,
+    num_restarts: int,
+    rows: int,
+    settings: Settings,
+) -> Parameters:
+    """Parameters of R mixtures, by one M-step from the assignment that `name` makes.
+
+    kmeans: the clusters of Lloyd's algorithm from k-means++ seeds. k-means++ and
+    random_from_data: every point goes to the nearest seed. random: uniform responsibilities,
+    normalised. The seeds are different data points.
+    """
+    keys = jax.random.split(key, num_restarts)
+    spread = data.x.std(0)
+    if name == "random":
+        centres = jnp.zeros((num_restarts, num_components, data.x.shape[1]), data.x.dtype)
+    elif name == "random_from_data":
+        centres = jax.lax.map(lambda k: _different_rows(k, data, num_components), keys)
+    else:
+        centres = jax.lax.map(lambda k: kmeans.seed(k, data, num_components), keys)
+    if name == "kmeans":
+        tolerance = KMEANS_TOLERANCE * (spread**2).mean()
+        centres = kmeans.lloyd(centres, data, rows, jnp.int32(KMEANS_STEPS), tolerance).centres
+
+    def random(x: Array, begin: Array) -> tuple[Array, Array]:
+        def one(key: Array) -> Array:
+            shape = (x.shape[0], num_components)
+            resp = jax.random.uniform(jax.random.fold_in(key, begin), shape, x.dtype, 1e-3)
+            return resp / resp.sum(1, keepdims=True)
+
+        resp = jax.vmap(one)(keys)
+        return resp, jnp.zeros_like(resp[..., 0])
+
+    def hard(x: Array, begin: Array) -> tuple[Array, Array]:
+        return jax.vmap(lambda c: kmeans.nearest(c, x))(centres)
+
+    summary, _ = assigned_pass(family, data, rows, random if name == "random" else hard)
+    previous = jax.vmap(lambda c: family.start(c, spread))(centres)
+    return jax.vmap(lambda s, p: maximize(family, s, p, settings))(summary, previous)
+
+
+def _different_rows(key: Key[Array, ""], data: Data, num: int) -> Float[Array, "K D"]:
+    """`num` rows without replacement, by weight if there is one; ties in value are avoided."""
+
+    def body(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        mass, chosen = carry
+        row = kmeans.draw(jax.random.fold_in(key, k), mass, 1)[0]
+        mass = jnp.where((data.x == data.x[row]).all(1), 0, mass)
+        return mass, chosen.at[k].set(row)
+
+    mass = jnp.ones(data.x.shape[0], data.x.dtype) if data.weight is None else data.weight
+    chosen = jnp.zeros(num, jnp.int32)
+    return data.x[jax.lax.fori_loop(0, num, body, (mass, chosen))[1]] - data.shift

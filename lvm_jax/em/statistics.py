@@ -1,0 +1,213 @@
+"""Seam 2: statistics add. One pass over the data, chunk by chunk, for R mixtures at once.
+
+    E-step:  log p(x, z=k) = log pi_k + <t(x), eta_k> + offset_k    one product  T(X) @ eta.T
+    M-step:  sums_k = sum_n w_n r_nk t(x_n)                         one product  R.T @ T(X)
+
+Both products of a chunk read the same features while they are in cache. Memory is that of one
+chunk and of the statistics, whatever N.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax.em.families import Family, Sums
+from lvm_jax.typing import Array, Float, Int, Params, Scalar
+
+CHUNK_BYTES = 6_000_000  # features and responsibilities of a chunk: stays in cache, few launches
+
+
+class Parameters(NamedTuple):
+    """A mixture as the loop sees it; leaves carry a leading restart axis R there."""
+
+    log_weights: Float[Array, "*R K"]
+    components: Params
+
+
+class Data(NamedTuple):
+    """Rows and their weights; the family sees x - shift, so nothing is copied to centre it."""
+
+    x: Float[Array, "N D"]
+    weight: Float[Array, " N"] | None
+    shift: Float[Array, " D"]
+
+
+class Evaluation(NamedTuple):
+    """What a fitted mixture says of the data, in nats, summed with the weights."""
+
+    log_likelihood: Scalar  # sum_n w_n log p(x_n)
+    entropy: Scalar  # -sum_n w_n sum_k r_nk log r_nk
+    classification: Scalar  # sum_n w_n log max_k r_nk
+
+
+def chunk_rows(num_points: int, floats_per_row: int, itemsize: int) -> int:
+    """Rows per chunk so that the working set is about CHUNK_BYTES, at least 128."""
+    rows = CHUNK_BYTES // (floats_per_row * itemsize)
+    rows = max(128, rows - rows % 64)
+    return min(num_points, rows)
+
+
+def compensated_add(carry: tuple[Any, Any], value: Any) -> tuple[Any, Any]:
+    """Kahan's sum of a pytree: thousands of float32 chunks add up without drift."""
+
+    def one(total: Array, lost: Array, term: Array) -> tuple[Array, Array]:
+        term = term - lost
+        new = total + term
+        return new, (new - total) - term
+
+    pairs = jax.tree.map(one, *carry, value)
+    return jax.tree.transpose(jax.tree.structure(value), jax.tree.structure((0, 0)), pairs)
+
+
+def chunk(data: Data, index: Int[Array, ""], rows: int) -> tuple[Array, Array, Array]:
+    """Rows, weights and first row number of chunk `index`.
+
+    The last chunk starts early to stay inside the data; rows already seen get weight 0.
+    """
+    first = index * rows
+    begin = jnp.minimum(first, data.x.shape[0] - rows)
+    x = jax.lax.dynamic_slice_in_dim(data.x, begin, rows) - data.shift
+    live = (begin + jnp.arange(rows) >= first).astype(x.dtype)
+    if data.weight is not None:
+        live = live * jax.lax.dynamic_slice_in_dim(data.weight, begin, rows)
+    return x, live, begin
+
+
+def num_chunks(data: Data, rows: int) -> int:
+    """Chunks that cover the data."""
+    return -(-data.x.shape[0] // rows)
+
+
+def soften(
+    logits: Float[Array, "n K"], weight: Float[Array, " n"]
+) -> tuple[Float[Array, "n K"], Float[Array, " n"]]:
+    """Weighted responsibilities w_n r_nk, and log sum_k exp(logits_nk)."""
+    top = jax.lax.stop_gradient(logits.max(1))
+    mass = jnp.exp(logits - top[:, None])
+    total = mass.sum(1)
+    return mass * (weight / total)[:, None], top + jnp.log(total)
+
+
+def fast_pass(
+    family: Family, parameters: Parameters, data: Data, rows: int
+) -> tuple[Any, Float[Array, " R"]]:
+    """Summaries and log-likelihoods of R mixtures through the two matrix products."""
+    eta, offset = jax.vmap(family.natural)(parameters.components)
+    bias = offset + parameters.log_weights
+
+    def body(index: Array, carry: Any) -> Any:
+        x, weight, _ = chunk(data, index, rows)
+        features = family.features(x)
+
+        def one(eta: Array, bias: Array, components: Params) -> tuple[Array, Array, Array]:
+            resp, log_p = soften(features @ eta.T + bias, weight)
+            log_p = log_p + family.base(components, x)
+            return resp.sum(0), resp.T @ features, weight @ log_p
+
+        sums = jax.vmap(one)(eta, bias, parameters.components)
+        return compensated_add(carry, (*sums, family.shared(x, weight)))
+
+    zero = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        (bias, eta, bias[:, 0], jax.eval_shape(family.shared, data.x[:1], data.x[:1, 0])),
+    )
+    total, _ = jax.lax.fori_loop(0, num_chunks(data, rows), body, (zero, zero))
+    counts, features, log_likelihood, shared = total
+    sums = jax.vmap(lambda n, s: family.summarize(Sums(n, s, shared)))(counts, features)
+    return sums, log_likelihood
+
+
+def assigned_pass(
+    family: Family, data: Data, rows: int, assign: Callable[[Array, Array], tuple[Array, Array]]
+) -> tuple[Any, Float[Array, " R"]]:
+    """Summaries merged without cancellation, given r.
+
+    assign(x [n, D], first row) -> responsibilities [R, n, K] and values [R, n]; the weighted sum
+    of the values comes back beside the summaries.
+    """
+
+    def block(index: Array) -> tuple[Any, Array]:
+        x, weight, begin = chunk(data, index, rows)
+        resp, values = assign(x, begin)
+        summarize = jax.vmap(lambda r: family.summarize_assigned(x, r * weight[:, None]))
+        return summarize(resp), values @ weight
+
+    def body(index: Array, carry: Any) -> Any:
+        summary, value = block(index)
+        merged = jax.vmap(family.merge)(carry[0], summary)
+        return merged, compensated_add(carry[1], value)
+
+    shapes = jax.eval_shape(block, jnp.zeros((), jnp.int32))
+    summary, value = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    summary, (total, _) = jax.lax.fori_loop(
+        0, num_chunks(data, rows), body, (summary, (value, value))
+    )
+    return summary, total
+
+
+def exact_pass(
+    family: Family, parameters: Parameters, data: Data, rows: int
+) -> tuple[Any, Float[Array, " R"]]:
+    """`fast_pass` with every density centred at its component: slower, keeps all digits."""
+
+    def assign(x: Array, begin: Array) -> tuple[Array, Array]:
+        def one(log_weights: Array, components: Params) -> tuple[Array, Array]:
+            logits = family.exact_log_prob(components, x) + log_weights
+            return soften(logits, jnp.ones_like(x[:, 0]))
+
+        return jax.vmap(one)(*parameters)
+
+    return assigned_pass(family, data, rows, assign)
+
+
+def log_joint(family: Family, parameters: Parameters, x: Float[Array, "n D"]) -> Array:
+    """log p(x_n, z=k), [n, K], by whichever path keeps the digits."""
+
+    def fast() -> Array:
+        eta, offset = family.natural(parameters.components)
+        return family.features(x) @ eta.T + offset + family.base(parameters.components, x)[:, None]
+
+    def exact() -> Array:
+        return family.exact_log_prob(parameters.components, x)
+
+    if not family.has_exact_path:
+        return fast() + parameters.log_weights
+    safe = family.is_safe(parameters.components)
+    return jax.lax.cond(safe, fast, exact) + parameters.log_weights
+
+
+def evaluate(family: Family, parameters: Parameters, data: Data, rows: int) -> Evaluation:
+    """Log-likelihood, entropy of the assignment and classification term of ONE mixture."""
+
+    def body(index: Array, carry: Any) -> Any:
+        x, weight, _ = chunk(data, index, rows)
+        logits = log_joint(family, parameters, x)
+        log_p = jax.nn.logsumexp(logits, axis=1)
+        log_resp = logits - log_p[:, None]
+        resp = jnp.exp(log_resp)
+        entropy = -jnp.where(resp > 0, resp * log_resp, 0.0).sum(1)
+        terms = Evaluation(weight @ log_p, weight @ entropy, weight @ log_resp.max(1))
+        return compensated_add(carry, terms)
+
+    zero = Evaluation(*(jnp.zeros((), data.x.dtype),) * 3)
+    return jax.lax.fori_loop(0, num_chunks(data, rows), body, (zero, zero))[0]
+
+
+def map_rows(function: Callable[[Array], Any], data: Data, rows: int) -> Any:
+    """function(x [n, D]) -> [n, ...] over all rows, one chunk at a time."""
+    shapes = jax.eval_shape(function, data.x[:rows])
+    out = jax.tree.map(
+        lambda leaf: jnp.zeros((data.x.shape[0], *leaf.shape[1:]), leaf.dtype), shapes
+    )
+
+    def body(index: Array, out: Any) -> Any:
+        x, _, begin = chunk(data, index, rows)
+        return jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, begin, 0),
+            out,
+            function(x),
+        )
+
+    return jax.lax.fori_loop(0, num_chunks(data, rows), body, out)
