@@ -1,0 +1,396 @@
+"""scikit-learn's face of the EM estimators: its parameters, attributes, warnings and errors."""
+
+import math
+import time
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import solve_triangular
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from lvm_jax import checks, em
+from lvm_jax.em.gaussian import Gaussians
+
+ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical "
+    "covariance (for instance caused by singleton or collapsed samples). Try to decrease the "
+    "number of components, increase reg_covar, or scale the input data."
+)
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    """Gaussian mixture by EM, with the interface of `sklearn.mixture.GaussianMixture`.
+
+    The parameters and attributes are scikit-learn's and mean the same. Differences: all `n_init`
+    starts run as one compiled program; k-means is lvm_jax's own; `k-means++` and
+    `random_from_data` assign every point to its nearest seed; `fit` takes `sample_weight`; and
+    there is `icl`. Computes in the dtype of X (float32 or float64).
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        K.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        Shape of the covariances.
+    tol : float, default=1e-3
+        Stop when the mean log-likelihood (nats per sample) changes by less.
+    reg_covar : float, default=1e-6
+        Added to every variance.
+    max_iter : int, default=100
+        EM steps at most; 0 keeps the starting parameters.
+    n_init : int, default=1
+        Starts; the best is kept.
+    init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
+        How a start is made.
+    weights_init, means_init, precisions_init : array-like, default=None
+        Given starting parameters, in scikit-learn's shapes.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the starts and `sample`.
+    warm_start : bool, default=False
+        Start the next `fit` where the last one ended.
+    verbose : int, default=0
+        Print progress.
+    verbose_interval : int, default=10
+        Steps between two prints.
+
+    Attributes
+    ----------
+    weights_, means_, covariances_, precisions_, precisions_cholesky_ : ndarray
+        The fitted mixture, in scikit-learn's shapes.
+    converged_ : bool
+        Whether the best start converged.
+    n_iter_ : int
+        EM steps of the best start.
+    lower_bound_ : float
+        Mean log-likelihood per sample at the last E-step of the best start.
+    lower_bounds_ : list of float
+        The same at every E-step.
+    n_features_in_ : int
+        Number of columns seen in `fit`.
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(em.GAUSSIANS))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(set(em.STARTS))],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Fit by EM; `sample_weight` [n_samples] counts a row of weight 2 twice."""
+        self.fit_predict(X, y, sample_weight)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+        """Fit, then return the most probable component of each sample."""
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        if X.shape[0] < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
+                f"n_samples = {X.shape[0]}"
+            )
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=X.dtype, ensure_non_negative=True
+            )
+        given = self._check_given(X.shape[1], X.dtype)
+        random_state = check_random_state(self.random_state)
+        key_seed = int(random_state.randint(np.iinfo(np.int32).max))
+        with jax.enable_x64(X.dtype == np.float64), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "x: column", UserWarning)
+            start = self._start(jax.random.key(key_seed), X, given, sample_weight)
+            self._run(X, start, sample_weight)
+            return np.asarray(self._mixture.assign(X))
+
+    def _start(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> em.Mixture:
+        if self.warm_start and hasattr(self, "converged_"):
+            return self._current()
+        if all(value is not None for value in given):
+            return self._from_arrays(*given)
+        start = em.initialize(
+            key,
+            X,
+            self.n_components,
+            self.covariance_type,
+            start=self.init_params,
+            num_restarts=self.n_init,
+            regularization=self.reg_covar,
+            sample_weight=weight,
+        )
+        return self._override(start, *given)
+
+    def _override(self, start: em.Mixture, weights: Any, means: Any, factors: Any) -> em.Mixture:
+        """Put what the user gave in the place of what the start found, in every restart."""
+        restarts = start.log_weights.shape[0]
+        log_weights, (deviations, scale) = start.log_weights, start.components
+
+        def spread(value: Any) -> Any:
+            return jnp.broadcast_to(jnp.asarray(value), (restarts, *np.shape(value)))
+
+        if weights is not None:
+            log_weights = jnp.log(spread(weights))
+        if means is not None:
+            deviations = spread(means - np.asarray(start.origin))
+        if factors is not None:
+            scale = spread(_scale(factors, self.covariance_type))
+        return em.Mixture(log_weights, Gaussians(deviations, scale), start.origin, start.family)
+
+    def _run(self, X: np.ndarray, start: em.Mixture, weight: Any) -> None:
+        began = time.perf_counter()
+        fit = em.fit(
+            jax.random.key(0),
+            X,
+            self.n_components,
+            self.covariance_type,
+            initial=start,
+            max_steps=self.max_iter,
+            tolerance=self.tol,
+            regularization=self.reg_covar,
+            sample_weight=weight,
+            on_progress=self._print_step if self.verbose else None,
+            progress_interval=self.verbose_interval,
+            throw=False,
+        )
+        info = fit.info
+        if info.outcome in (em.Outcome.DEGENERATE, em.Outcome.DIVERGED) or not _proper(fit):
+            advice = " The numerical accuracy can also be improved by passing float64 data."
+            raise ValueError(ILL_DEFINED + (advice if X.dtype == np.float32 else ""))
+        self.converged_ = info.outcome == em.Outcome.CONVERGED
+        if self.verbose:
+            ended = "converged" if self.converged_ else "did not converge"
+            print(  # noqa: T201
+                f"Initialization {ended}. time lapse {time.perf_counter() - began:.5f}s\t "
+                f"lower bound {info.restart_objectives[info.best_restart]:.5f}."
+            )
+        if not self.converged_ and self.max_iter > 0:
+            warnings.warn(
+                "Best performing initialization did not converge. Try different init parameters, "
+                "or increase max_iter, tol, or check for degenerate data.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        self.n_iter_ = info.num_steps
+        self.lower_bound_ = float(info.restart_objectives[info.best_restart])
+        self.lower_bounds_ = info.trace.tolist()
+        self._set(fit.mixture)
+
+    def _print_step(self, progress: dict[str, Any]) -> None:
+        line = f"  Iteration {progress['step']}"
+        if self.verbose >= 2:
+            line += f"\t best lower bound {progress['objective']:.5f}"
+        print(line)  # noqa: T201
+
+    def _set(self, mixture: em.Mixture) -> None:
+        """Write the attributes from the mixture."""
+        mixture = jax.tree.map(np.asarray, mixture)
+        scale = mixture.components.scale
+        self.weights_ = np.exp(mixture.log_weights)
+        self.weights_ /= self.weights_.sum()
+        self.means_ = np.asarray(mixture.means)
+        if self.covariance_type in ("full", "tied"):
+            self.covariances_ = scale @ np.swapaxes(scale, -1, -2)
+            self.precisions_cholesky_ = _inverse_transpose(scale)
+            factors = self.precisions_cholesky_
+            self.precisions_ = factors @ np.swapaxes(factors, -1, -2)
+        else:
+            self.covariances_ = scale**2
+            self.precisions_cholesky_ = 1 / scale
+            self.precisions_ = self.precisions_cholesky_**2
+        self._mixture = mixture
+        self._fitted = (self.weights_, self.means_, self.precisions_cholesky_)
+
+    def _current(self) -> em.Mixture:
+        """The fitted mixture, or one rebuilt from attributes that the user has changed."""
+        arrays = (self.weights_, self.means_, self.precisions_cholesky_)
+        fitted = getattr(self, "_fitted", (None,) * 3)
+        if all(now is then for now, then in zip(arrays, fitted, strict=True)):
+            return self._mixture
+        return self._from_arrays(*map(np.asarray, arrays))
+
+    def _from_arrays(self, weights: Any, means: Any, factors: Any) -> em.Mixture:
+        origin = means.mean(0)
+        scale = jnp.asarray(_scale(factors, self.covariance_type))
+        components = Gaussians(jnp.asarray(means - origin), scale)
+        family = em.GAUSSIANS[self.covariance_type]
+        with np.errstate(divide="ignore"):
+            return em.Mixture(jnp.log(weights), components, jnp.asarray(origin), family)
+
+    def _check_given(self, dim: int, dtype: Any) -> tuple[Any, Any, Any]:
+        """weights_init, means_init, and the factors U of precisions_init = U U^T."""
+        k = self.n_components
+        weights, means, precisions = self.weights_init, self.means_init, self.precisions_init
+        if weights is not None:
+            weights = check_array(weights, dtype=dtype, ensure_2d=False)
+            _check_shape(weights, (k,), "weights")
+            if (weights < 0).any() or (weights > 1).any():
+                raise ValueError(
+                    "The parameter 'weights' should be in the range [0, 1], but got max value "
+                    f"{weights.max():.5f}, min value {weights.min():.5f}"
+                )
+            if abs(1 - weights.sum()) > (1e-6 if weights.dtype == np.float32 else 1e-8):
+                raise ValueError(
+                    "The parameter 'weights' should be normalized, but got sum(weights) = "
+                    f"{weights.sum():.5f}"
+                )
+        if means is not None:
+            means = check_array(means, dtype=dtype, ensure_2d=False)
+            _check_shape(means, (k, dim), "means")
+        if precisions is not None:
+            precisions = self._check_precisions(precisions, dim, dtype)
+        return weights, means, precisions
+
+    def _check_precisions(self, precisions: Any, dim: int, dtype: Any) -> np.ndarray:
+        kind, k = self.covariance_type, self.n_components
+        shapes = {"full": (k, dim, dim), "tied": (dim, dim), "diag": (k, dim), "spherical": (k,)}
+        array = check_array(precisions, dtype=dtype, ensure_2d=False, allow_nd=True)
+        _check_shape(array, shapes[kind], f"{kind} precision")
+        if kind in ("diag", "spherical"):
+            if (array <= 0).any():
+                raise ValueError(f"'{kind} precision' should be positive")
+            return np.sqrt(array)
+        try:
+            checks.symmetric_positive_definite(array, "precisions_init")
+        except ValueError as error:
+            raise ValueError(
+                f"'{kind} precision' should be symmetric, positive-definite"
+            ) from error
+        # P = U U^T with U upper triangular: the Cholesky factor of P with both axes reversed.
+        return np.linalg.cholesky(array[..., ::-1, ::-1])[..., ::-1, ::-1]
+
+    def _apply(self, method: str, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        with jax.enable_x64(X.dtype == np.float64 or self.means_.dtype == np.float64):
+            mixture = jax.tree.map(jnp.asarray, self._current())
+            return np.asarray(getattr(mixture, method)(X.astype(mixture.origin.dtype, copy=False)))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable component of each sample."""
+        return self._apply("assign", X)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Responsibilities, [n_samples, n_components]."""
+        return self._apply("responsibilities", X)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log-likelihood of each sample, in nats."""
+        return self._apply("log_prob", X)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-likelihood per sample, in nats."""
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Draw (X, y), grouped by component as scikit-learn does."""
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
+                "sample."
+            )
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        with jax.enable_x64(self.means_.dtype == np.float64):
+            mixture = jax.tree.map(jnp.asarray, self._current())
+            X, y = map(np.asarray, mixture.sample(jax.random.key(seed), n_samples))
+        order = np.argsort(y, kind="stable")
+        return X[order], y[order].astype(np.int64)
+
+    def _n_parameters(self) -> int:
+        return self._current().num_parameters
+
+    def aic(self, X: Any) -> float:
+        """Akaike information criterion on X; the lower the better."""
+        return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion on X; the lower the better."""
+        return -2 * self.score(X) * len(X) + self._n_parameters() * math.log(len(X))
+
+    def icl(self, X: Any) -> float:
+        """Integrated completed likelihood on X: BIC - 2 sum_n log max_k r_nk."""
+        with np.errstate(divide="ignore"):
+            assigned = np.log(self.predict_proba(X).max(1)).sum(dtype=np.float64)
+        return self.bic(X) - 2 * float(assigned)
+
+
+def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    if array.shape != shape:
+        raise ValueError(
+            f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}"
+        )
+
+
+def _inverse_transpose(triangle: np.ndarray) -> np.ndarray:
+    """L^-T for lower triangles L [..., D, D]."""
+    if triangle.ndim == 3:
+        return np.stack([_inverse_transpose(one) for one in triangle])
+    identity = np.eye(len(triangle), dtype=triangle.dtype)
+    return solve_triangular(triangle, identity, lower=True).T
+
+
+def _scale(factors: np.ndarray, covariance_type: str) -> np.ndarray:
+    """The scale whose inverse transpose the precision factors are.
+
+    scikit-learn keeps any factor U with P = U U^T; the lower triangle of U^-T U^-1 is wanted.
+    """
+    factors = np.asarray(factors)
+    if covariance_type in ("diag", "spherical"):
+        return 1 / factors
+    inverse = np.linalg.inv(factors)
+    return np.linalg.cholesky(np.swapaxes(inverse, -1, -2) @ inverse)
+
+
+def _proper(fit: em.Fit) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture.components))
