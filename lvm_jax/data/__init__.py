@@ -1,0 +1,48 @@
+"""Data sets with their names, units and known truth, and the reader of a user's own tables."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lvm_jax.data.dataset import Dataset, Truth
+from lvm_jax.data.embedded import PCA, digits, old_faithful, pca, reduce
+from lvm_jax.data.synthetic import lecture_clusters
+from lvm_jax.data.tables import load_table
+
+NAMED: dict[str, Callable[[], Dataset]] = {
+    "lecture": lecture_clusters,
+    "old_faithful": old_faithful,
+    "digits": digits,
+}
+
+
+def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
+    """A data set by its name (lecture, old_faithful, digits), or a table by the path of its file.
+
+    A word without a folder or an extension is taken for a name; ValueError suggests the nearest.
+    """
+    if name_or_path in NAMED:
+        dataset = NAMED[name_or_path]()
+        return dataset if columns is None else dataset.select(columns)
+    path = Path(name_or_path)
+    if path.suffix or len(path.parts) > 1 or path.exists():
+        return load_table(path, columns)
+    near = difflib.get_close_matches(name_or_path, NAMED, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"data: expected {', '.join(NAMED)} or the path of a table, got {name_or_path!r}{hint}"
+    )
+
+
+__all__ = [
+    "PCA",
+    "Dataset",
+    "Truth",
+    "digits",
+    "lecture_clusters",
+    "load",
+    "load_table",
+    "old_faithful",
+    "pca",
+    "reduce",
+]

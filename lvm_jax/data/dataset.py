@@ -1,0 +1,87 @@
+"""The one type that every data set arrives in: numbers, names, units, and the truth if known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class Truth(NamedTuple):
+    """The mixture that synthetic data were drawn from."""
+
+    weights: Float[np.ndarray, " K"]
+    means: Float[np.ndarray, "K D"]
+    covariances: Float[np.ndarray, "K D D"]
+
+
+class Dataset(NamedTuple):
+    """N points in D dimensions, with what a figure and a report need to say about them.
+
+    `x` is [N, D]; `columns` and `units` have D entries (a unit may be ""); `labels` [N] are true
+    classes that no fit may see; `truth` is the generating mixture of synthetic data.
+    """
+
+    name: str
+    source: str
+    x: Float[np.ndarray, "N D"]
+    columns: tuple[str, ...]
+    units: tuple[str, ...]
+    labels: Int[np.ndarray, " N"] | None = None
+    truth: Truth | None = None
+
+    @property
+    def axis_labels(self) -> tuple[str, ...]:
+        """The column names with their units, as they stand on an axis: "waiting [min]"."""
+        return tuple(
+            f"{c} [{u}]" if u else c for c, u in zip(self.columns, self.units, strict=True)
+        )
+
+    def select(self, columns: Sequence[str]) -> Dataset:
+        """The same data with these columns only, in this order; ValueError for an unknown one."""
+        index = column_indices(columns, self.columns, where=f"the data set {self.name}")
+        truth = self.truth
+        if truth is not None:  # a marginal of a Gaussian: the same rows and columns of mu and Sigma
+            covariances = truth.covariances[:, index][:, :, index]
+            truth = Truth(truth.weights, truth.means[:, index], covariances)
+        return self._replace(
+            x=self.x[:, index],
+            columns=tuple(self.columns[i] for i in index),
+            units=tuple(self.units[i] for i in index),
+            truth=truth,
+        )
+
+    def standardized(self) -> Dataset:
+        """Each column less its mean, over its standard deviation; ValueError for a constant one."""
+        varies = (self.x != self.x[0]).any(axis=0)  # rounding leaves a constant a spread of 1e-17
+        if not varies.all():
+            name = self.columns[int(np.argmin(varies))]
+            raise ValueError(
+                f"x: expected columns that vary, got the constant {name!r}; leave it out"
+            )
+        x = (self.x - self.x.mean(axis=0)) / self.x.std(axis=0)
+        return self._replace(x=x, units=("standard deviations",) * x.shape[1], truth=None)
+
+
+def column_indices(chosen: Sequence[str], available: Sequence[str], where: str) -> list[int]:
+    """Where each chosen column stands; ValueError naming the nearest for one that is not there."""
+    if isinstance(chosen, str):
+        raise TypeError(f"columns: expected a sequence of names, got the string {chosen!r}")
+    for name in chosen:
+        if name not in available:
+            near = difflib.get_close_matches(name, available, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            listed = shortlist(available)
+            raise ValueError(f"columns: {where} has no column {name!r}{hint} It has: {listed}")
+    if repeated := sorted({name for name in chosen if list(chosen).count(name) > 1}):
+        raise ValueError(f"columns: expected each column once, got {repeated[0]!r} more than once")
+    return [list(available).index(name) for name in chosen]
+
+
+def shortlist(names: Sequence[str], limit: int = 12) -> str:
+    """Names for an error message, cut short when there are many."""
+    more = f", ... ({len(names)} in all)" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

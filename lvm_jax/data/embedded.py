@@ -1,0 +1,103 @@
+"""Real data small enough to travel with the package, and the PCA that shrinks the digits."""
+
+from importlib import resources
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from lvm_jax.data.dataset import Dataset
+
+
+def old_faithful() -> Dataset:
+    """272 eruptions of the Old Faithful geyser: duration and waiting time to the next, in minutes.
+
+    Source: Azzalini and Bowman (1990), "A look at some data on the Old Faithful geyser", Applied
+    Statistics 39, as shipped with R under the name `faithful`.
+    """
+    with resources.files("lvm_jax.data").joinpath("faithful.csv").open(encoding="utf-8") as file:
+        x = np.loadtxt(file, delimiter=",", skiprows=1)
+    return Dataset(
+        name="old_faithful",
+        source="272 eruptions of the Old Faithful geyser, Yellowstone (Azzalini and Bowman, 1990)",
+        x=x,
+        columns=("eruption", "waiting"),
+        units=("min", "min"),
+    )
+
+
+def digits() -> Dataset:
+    """1,797 handwritten digits of 8x8 pixels, grey levels 0 to 16, with their labels.
+
+    Source: Alpaydin and Kaynak (1998), "Optical recognition of handwritten digits", UCI
+    repository; scikit-learn carries the test part.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return Dataset(
+        name="digits",
+        source="1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak, 1998; scikit-learn)",
+        x=bunch.data,
+        columns=tuple(f"pixel {row},{column}" for row in range(8) for column in range(8)),
+        units=("grey level",) * 64,
+        labels=bunch.target,
+    )
+
+
+class PCA(NamedTuple):
+    """The principal axes of a data set: scores = (x - mean) axes^T, and back again."""
+
+    mean: Float[np.ndarray, " D"]
+    axes: Float[np.ndarray, "dim D"]
+    shares: Float[np.ndarray, " dim"]  # of the total variance, one per axis, largest first
+
+    @property
+    def share(self) -> float:
+        """The share of the total variance that the kept axes carry together, in [0, 1]."""
+        return float(self.shares.sum())
+
+    def transform(self, x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N dim"]:
+        """The coordinates of x on the kept axes."""
+        return (x - self.mean) @ self.axes.T
+
+    def inverse(self, scores: Float[np.ndarray, "N dim"]) -> Float[np.ndarray, "N D"]:
+        """The point of the kept subspace that has these coordinates."""
+        return scores @ self.axes + self.mean
+
+
+def reduce(dataset: Dataset, dim: int) -> tuple[Dataset, PCA]:
+    """The data in their first `dim` principal components, and the axes that lead back."""
+    main = pca(dataset.x, dim)
+    unit = dataset.units[0] if len(set(dataset.units)) == 1 else ""
+    reduced = dataset._replace(
+        x=main.transform(dataset.x),
+        columns=tuple(
+            f"component {i + 1} ({share:.0%} of the variance)"
+            for i, share in enumerate(main.shares)
+        ),
+        units=(unit,) * dim,
+        truth=None,
+    )
+    return reduced, main
+
+
+def pca(x: Float[np.ndarray, "N D"], dim: int) -> PCA:
+    """The `dim` principal axes of x by a singular value decomposition of the centred data.
+
+    Each axis is signed so that its largest entry is positive: the decomposition leaves the sign
+    free, and a figure should not flip between machines.
+    """
+    limit = min(x.shape)
+    if not 1 <= dim <= limit:
+        raise ValueError(f"dim: expected 1 to {limit} for data of shape {x.shape}, got {dim}")
+    if (x == x[0]).all():
+        raise ValueError(
+            "x: expected data that vary, got all rows equal: there are no principal axes"
+        )
+    mean = x.mean(axis=0)
+    _, singular, axes = np.linalg.svd(x - mean, full_matrices=False)
+    variances = singular**2
+    axes = axes[:dim]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)
+    return PCA(mean, axes * np.sign(largest), variances[:dim] / variances.sum())
