@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,10 @@ from lvm_jax.em.statistics import (
     log_joint,
     map_rows,
 )
-from lvm_jax.models.gaussian_mixture import GaussianMixture
 from lvm_jax.typing import Array, ArrayLike, Float, Int, Key, Params
+
+if TYPE_CHECKING:
+    from lvm_jax.models import GaussianMixture
 
 
 @partial(
@@ -75,8 +77,10 @@ class Mixture:
         k, dim = self.log_weights.shape[0], self.origin.shape[0]
         return self.family.num_component_parameters(k, dim) + k - 1
 
-    def as_theta(self) -> GaussianMixture:
+    def as_theta(self) -> "GaussianMixture":
         """theta of `models.gaussian_mixture(K, D)` (Gaussians only)."""
+        from lvm_jax.models import GaussianMixture  # distrax: half a second and 50 MB
+
         cholesky = jnp.linalg.cholesky(self.covariances)
         return GaussianMixture(self.log_weights, self.means, cholesky)
 
