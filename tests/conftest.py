@@ -1,7 +1,11 @@
+"""Strictness for every test: no silent broadcasting of ranks, and both precisions on demand."""
+
 from collections.abc import Iterator
 
 import jax
 import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_map_step_is_the_stationary_point_of_the_log_posterior(x64, covariance_t
     def posterior(theta):
         logits, components = theta
         log_weights = jax.nn.log_softmax(logits)
-        joint = family.exact_log_prob(components, x) + log_weights
+        joint = family.exact_log_prob(components, x) + log_weights[None]
         log_prior = family.log_prior(components, prior.components)
         return (
             (resp * joint).sum() + log_prior + priors.log_dirichlet(log_weights, jnp.asarray(ALPHA))

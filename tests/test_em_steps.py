@@ -197,7 +197,7 @@ def test_steps_of_many_restarts_are_the_steps_of_each(x64):
     other = em.gaussian_mixture(np.full(K, 1 / K), X[:K], np.tile(np.eye(D), (K, 1, 1)))
     other = type(initial)(*other.parameters, other.origin, other.family)
     shifted = other.components._replace(
-        deviations=other.components.deviations + (other.origin - initial.origin)
+        deviations=other.components.deviations + (other.origin - initial.origin)[None]
     )
     both = type(initial)(
         jnp.stack([initial.log_weights, other.log_weights]),

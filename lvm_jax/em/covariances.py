@@ -172,7 +172,7 @@ class Tied(_Matrix, Gaussian):
         prior, (num_components, dim) = settings.prior, means.shape
         degrees = counts.sum()
         if prior is not None:
-            d = means - prior.mean
+            d = means - prior.mean[None]
             pull = prior.strength / (prior.strength + counts)
             scatter = scatter + prior.scale + (d * (pull * counts)[:, None]).T @ d
             means = means - pull[:, None] * d

@@ -98,7 +98,7 @@ class Family:
     def exact_log_prob(self, components: Params, x: Float[Array, "n D"]) -> Float[Array, "n K"]:
         """log p(x | z=k) without cancellation; here the same as the fast path."""
         eta, offset = self.natural(components)
-        return self.features(x) @ eta.T + offset + self.base(components, x)[:, None]
+        return self.features(x) @ eta.T + offset[None] + self.base(components, x)[:, None]
 
     def sample_one(self, key: Key[Array, ""], component: Params) -> Float[Array, " D"]:
         """One draw from one component."""

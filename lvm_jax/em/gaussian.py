@@ -52,7 +52,7 @@ class Gaussian(Family):
     # One component, written once per covariance type and vmapped below.
     def whiten_one(self, scale: Array, centred: Float[Array, "n D"]) -> Float[Array, "n D"]:
         """scale^-1 (x - mean), for rows x."""
-        return centred / scale
+        return centred / jnp.atleast_1d(scale)[None]
 
     def log_det_one(self, scale: Array, dim: int) -> Scalar:
         """Log-determinant of the scale."""
@@ -85,7 +85,7 @@ class Gaussian(Family):
         dim = x.shape[1]
 
         def one(component: Gaussians) -> Array:
-            y = self.whiten_one(component.scale, x - component.deviations)
+            y = self.whiten_one(component.scale, x - component.deviations[None])
             return -0.5 * ((y * y).sum(1) + dim * LOG_2PI) - self.log_det_one(component.scale, dim)
 
         # lax.map, not vmap: one [n, D] block at a time stays in cache.
@@ -97,7 +97,7 @@ class Gaussian(Family):
         """Counts, means, and scatters about those means: no cancellation."""
         counts = resp.sum(0)
         means = _divide(resp.T @ x, counts)
-        scatter = jax.lax.map(lambda mr: self.scatter_one(x - mr[0], mr[1]), (means, resp.T))
+        scatter = jax.lax.map(lambda mr: self.scatter_one(x - mr[0][None], mr[1]), (means, resp.T))
         return Moments(counts, means, self.pool(scatter))
 
     def pool(self, per_component: Array) -> Array:

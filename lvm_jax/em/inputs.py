@@ -87,8 +87,9 @@ def check_initial(
     components = parameters.components
     if family.translates:
         # The origin may carry the restart axis too: [D] or [R, D] against [R, K, D].
-        moved = components.deviations + (np.asarray(initial.origin) - origin)[..., None, :]
-        components = components._replace(deviations=moved)
+        shift = (np.asarray(initial.origin) - origin)[..., None, :]
+        shift = np.broadcast_to(shift, components.deviations.shape)
+        components = components._replace(deviations=components.deviations + shift)
     dtype = origin.dtype
     parameters = Parameters(parameters.log_weights, components)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), parameters)

@@ -43,24 +43,24 @@ def seed(key: Key[Array, ""], data: Data, num_centres: int) -> Float[Array, "K D
     weight = jnp.ones(num_points, data.x.dtype) if data.weight is None else data.weight
 
     def distance(rows: Int[Array, " T"]) -> Float[Array, "T N"]:
-        return jax.vmap(lambda row: ((data.x - data.x[row]) ** 2).sum(1))(rows)
+        return jax.vmap(lambda row: ((data.x - data.x[row][None]) ** 2).sum(1))(rows)
 
     def body(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         nearest, chosen = carry
         rows = draw(jax.random.fold_in(key, k), nearest * weight, trials)
-        lowered = jnp.minimum(nearest, distance(rows))
+        lowered = jnp.minimum(nearest[None], distance(rows))
         best = jnp.argmin(lowered @ weight)
         return lowered[best], chosen.at[k].set(rows[best])
 
     first = draw(jax.random.fold_in(key, 0), weight, 1)
     chosen = jnp.zeros(num_centres, first.dtype).at[0].set(first[0])
     _, chosen = jax.lax.fori_loop(1, num_centres, body, (distance(first)[0], chosen))
-    return data.x[chosen] - data.shift
+    return data.x[chosen] - data.shift[None]
 
 
 def nearest(centres: Float[Array, "K D"], x: Float[Array, "n D"]) -> tuple[Array, Array]:
     """One-hot nearest centre [n, K] (ties share) and squared distance [n]."""
-    scores = x @ centres.T - 0.5 * (centres * centres).sum(1)
+    scores = x @ centres.T - 0.5 * (centres * centres).sum(1)[None]
     top = scores.max(1)
     hot = (scores == top[:, None]).astype(x.dtype)
     return hot / hot.sum(1, keepdims=True), jnp.maximum((x * x).sum(1) - 2 * top, 0)

@@ -62,7 +62,8 @@ class Mixture:
     @property
     def means(self) -> Float[Array, "K D"]:
         """E[x | z=k], in the data's coordinates."""
-        return self.origin + self.family.means(self.components)
+        means = self.family.means(self.components)
+        return jnp.broadcast_to(self.origin[..., None, :], means.shape) + means
 
     @property
     def covariances(self) -> Float[Array, "K D D"]:

@@ -77,9 +77,9 @@ def _different_rows(key: Key[Array, ""], data: Data, num: int) -> Float[Array, "
     def body(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         mass, chosen = carry
         row = kmeans.draw(jax.random.fold_in(key, k), mass, 1)[0]
-        mass = jnp.where((data.x == data.x[row]).all(1), 0, mass)
+        mass = jnp.where((data.x == data.x[row][None]).all(1), 0, mass)
         return mass, chosen.at[k].set(row)
 
     mass = jnp.ones(data.x.shape[0], data.x.dtype) if data.weight is None else data.weight
     chosen = jnp.zeros(num, jnp.int32)
-    return data.x[jax.lax.fori_loop(0, num, body, (mass, chosen))[1]] - data.shift
+    return data.x[jax.lax.fori_loop(0, num, body, (mass, chosen))[1]] - data.shift[None]

@@ -68,7 +68,7 @@ def chunk(data: Data, index: Int[Array, ""], rows: int) -> tuple[Array, Array, A
     """
     first = index * rows
     begin = jnp.minimum(first, data.x.shape[0] - rows)
-    x = jax.lax.dynamic_slice_in_dim(data.x, begin, rows) - data.shift
+    x = jax.lax.dynamic_slice_in_dim(data.x, begin, rows) - data.shift[None]
     live = (begin + jnp.arange(rows) >= first).astype(x.dtype)
     if data.weight is not None:
         live = live * jax.lax.dynamic_slice_in_dim(data.weight, begin, rows)
@@ -102,7 +102,7 @@ def fast_pass(
         features = family.features(x)
 
         def one(eta: Array, bias: Array, components: Params) -> tuple[Array, Array, Array]:
-            resp, log_p = soften(features @ eta.T + bias, weight)
+            resp, log_p = soften(features @ eta.T + bias[None], weight)
             log_p = log_p + family.base(components, x)
             return resp.sum(0), resp.T @ features, weight @ log_p
 
@@ -154,7 +154,7 @@ def exact_pass(
 
     def assign(x: Array, begin: Array) -> tuple[Array, Array]:
         def one(log_weights: Array, components: Params) -> tuple[Array, Array]:
-            logits = family.exact_log_prob(components, x) + log_weights
+            logits = family.exact_log_prob(components, x) + log_weights[None]
             return soften(logits, jnp.ones_like(x[:, 0]))
 
         return jax.vmap(one)(*parameters)
@@ -167,15 +167,16 @@ def log_joint(family: Family, parameters: Parameters, x: Float[Array, "n D"]) ->
 
     def fast() -> Array:
         eta, offset = family.natural(parameters.components)
-        return family.features(x) @ eta.T + offset + family.base(parameters.components, x)[:, None]
+        base = family.base(parameters.components, x)
+        return family.features(x) @ eta.T + offset[None] + base[:, None]
 
     def exact() -> Array:
         return family.exact_log_prob(parameters.components, x)
 
     if not family.has_exact_path:
-        return fast() + parameters.log_weights
+        return fast() + parameters.log_weights[None]
     safe = family.is_safe(parameters.components)
-    return jax.lax.cond(safe, fast, exact) + parameters.log_weights
+    return jax.lax.cond(safe, fast, exact) + parameters.log_weights[None]
 
 
 def evaluate(family: Family, parameters: Parameters, data: Data, rows: int) -> Evaluation:
