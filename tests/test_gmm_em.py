@@ -1,0 +1,131 @@
+"""The mixture experiment, once, small, from end to end; and its measures against the definition."""
+
+import json
+from html.parser import HTMLParser
+
+import jax
+import numpy as np
+import pytest
+from em_reference import log_joint
+from scipy.special import logsumexp
+from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
+
+from experiments import gmm_em, gmm_em_evaluation
+from lvm_jax import data, em
+
+SMALL = {"num_restarts": 2, "max_components": 2, "compare": ("full",), "num_folds": 2}
+
+
+def run(out, **options):
+    return gmm_em.main(gmm_em.Config(out=out, **{**SMALL, **options}))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("gmm") / "run", data="old_faithful")
+
+
+def read(result, name):
+    return json.loads((result.path / name).read_text())
+
+
+def test_the_run_directory_is_whole(result):
+    config, metrics = read(result, "config.json"), (result.path / "metrics.jsonl").read_text()
+    assert (config["data"], config["num_components"], config["seed"]) == ("old_faithful", 2, 0)
+    stages = [json.loads(line)["stage"] for line in metrics.splitlines()]
+    assert stages.count("compare") == 2
+    assert "fit" in stages
+    for png in ("clusters", "convergence", "criteria", "samples", "uncertainty"):
+        assert (result.path / f"figures/{png}.png").read_bytes().startswith(b"\x89PNG")
+    page = (result.path / "report.html").read_text()
+    HTMLParser().feed(page)
+    assert page.count("data:image/png;base64,") == 5
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_written_parameters_have_the_written_likelihood(result):
+    found, x = read(result, "results.json"), data.old_faithful().x
+    mixture = [np.array(found["mixture"][name]) for name in ("weights", "means", "covariances")]
+    total = logsumexp(log_joint(x, *mixture), axis=1).sum()
+    assert found["criteria"]["log_likelihood"] == pytest.approx(total, rel=1e-10)
+    assert found["info"]["log_likelihood"] == pytest.approx(total / 272, rel=1e-10)
+    assert found["criteria"]["bic"] == pytest.approx(-2 * total + 11 * np.log(272), rel=1e-10)
+    assert found["provenance"]["seed"] == 0
+
+
+def test_the_expected_numbers_are_scikit_learns(result):
+    oracle = GaussianMixture(2, n_init=3, tol=1e-10, max_iter=1000, random_state=0)
+    x = data.old_faithful().x
+    total = oracle.fit(x).score(x) * len(x)
+    known = gmm_em.EXPECTED["old_faithful", 2, "full"]
+    assert known["log-likelihood"].value == pytest.approx(total, abs=1e-3)
+    assert known["BIC"].value == pytest.approx(oracle.bic(x), abs=1e-3)
+    assert known["smaller weight"].value == pytest.approx(oracle.weights_.min(), abs=1e-5)
+    assert len(result.expected) == 4
+    for name, expected, obtained in result.expected:
+        assert obtained == pytest.approx(expected.value, abs=expected.within), name
+
+
+def test_the_same_seed_gives_the_same_numbers(result, tmp_path):
+    again = run(tmp_path / "again", data="old_faithful")
+    first, second = read(result, "results.json"), read(again, "results.json")
+    del first["provenance"], second["provenance"]
+    assert first == second
+
+
+def test_held_out_points_are_scored_by_fits_that_never_saw_them(result):
+    x = data.old_faithful().x
+    order = np.asarray(jax.random.permutation(jax.random.split(held_out_key())[0], len(x)))
+    scores = []
+    for fold in np.array_split(order, 2):
+        oracle = GaussianMixture(2, n_init=5, tol=1e-9, max_iter=1000, random_state=0)
+        scores.append(oracle.fit(np.delete(x, fold, axis=0)).score_samples(x[fold]))
+    scores = np.concatenate(scores)
+    assert len(scores) == result.held_out.num_points == 272
+    assert result.held_out.mean == pytest.approx(scores.mean(), abs=1e-4)
+    error = scores.std(ddof=1) / np.sqrt(272)
+    assert result.held_out.standard_error == pytest.approx(error, abs=1e-4)
+
+
+def held_out_key():
+    return jax.random.split(jax.random.key(0), 4)[2]
+
+
+def test_one_column_of_a_users_file(tmp_path, result):
+    x = np.random.default_rng(0).normal(size=(80, 2)) + np.repeat([[0.0], [6.0]], 40, axis=0)
+    np.savetxt(tmp_path / "t.csv", x, delimiter=",", header="a,b", comments="")
+    found = run(tmp_path / "run", data=str(tmp_path / "t.csv"), columns=("b",), num_components=2)
+    means = np.sort(np.asarray(found.fit.mixture.means)[:, 0])
+    np.testing.assert_allclose(means, [x[:40, 1].mean(), x[40:, 1].mean()], atol=0.05)
+    assert found.dataset.columns == ("b",)
+
+
+def test_the_grid_begins_with_the_mixture_itself_and_repeats_nothing():
+    config = gmm_em.Config(num_components=4, max_components=8, covariance="diag")
+    grid = gmm_em.comparison_grid(config)
+    assert grid[0] == ("diag", 4)
+    assert len(grid) == len(set(grid))
+    assert [k for c, k in grid[1:] if c == "diag"] == [1, 2, 5, 7, 8]
+    assert {k for c, k in grid if c == "full"} == {2, 4, 5}
+
+
+def test_smallest_spread_is_the_share_of_the_datas_variance():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(500, 2)) @ np.array([[3.0, 1.0], [0.0, 0.5]])
+    covariance = np.cov(x.T)
+    found = gmm_em_evaluation.smallest_spread(np.stack([covariance, 0.01 * covariance]), x)
+    assert found == pytest.approx(0.01, rel=1e-9)
+
+
+def test_agreement_is_with_the_true_classes():
+    lecture = data.lecture_clusters()
+    truth = em.gaussian_mixture(*lecture.truth)
+    scores = gmm_em_evaluation.agreement(truth, lecture)
+    density = log_joint(lecture.x, *lecture.truth)
+    best = adjusted_rand_score(lecture.labels, density.argmax(1))
+    assert scores["adjusted Rand index"] == pytest.approx(best, abs=1e-12)
+    assert scores["adjusted Rand index of the true mixture"] == pytest.approx(best, abs=1e-12)
+    mean = logsumexp(density, axis=1).mean()
+    assert scores["log-likelihood per point of the true mixture"] == pytest.approx(mean, rel=1e-5)
+    assert gmm_em_evaluation.agreement(truth, data.old_faithful()) == {}
