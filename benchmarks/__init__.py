@@ -1,0 +1,1 @@
+"""Speed and memory, one file per question: `python -m benchmarks.NAME --help`."""

@@ -1,0 +1,97 @@
+"""What every benchmark shares: one process per measurement, medians, tables, JSON with provenance.
+
+A measurement runs in a process of its own, so that its peak memory is its own and no library's
+threads or caches favour another. The contestants of a case take turns, round after round, so that a
+slow minute of the machine falls on all of them.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.run_directory import RunDirectory, plain
+
+CHILD_TIMEOUT = 1800.0  # seconds
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process so far [MB]."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> list[float]:
+    """Wall-clock seconds of each of `repeats` calls; the caller has warmed up."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
+    """Run `python -m module --child CASE` and read the JSON object on its last line."""
+    command = [sys.executable, "-m", module, "--child", json.dumps(case)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no result within {CHILD_TIMEOUT:.0f} s"}
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        return {"failed": "out of memory" if done.returncode == -9 else reason}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def take_turns(
+    module: str, case: dict[str, Any], contestants: Iterable[str], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Each contestant's numbers in a case: the median over rounds, and every round's value."""
+    names = list(contestants)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for index in range(rounds):
+        for name in names:
+            if index and "failed" in found[name][-1]:
+                continue
+            found[name].append(measure(module, {**case, "contestant": name}))
+    return {name: summary(rows) for name, rows in found.items()}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of the numbers of several rounds."""
+    if "failed" in rows[-1]:
+        return rows[-1]
+    medians = {
+        name: statistics.median(row[name] for row in rows)
+        for name, value in rows[0].items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {**medians, "rounds": list(rows)}
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that reads well on a terminal and in a README."""
+    cells = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(row[j]) for row in cells) for j in range(len(header))]
+    lines = [
+        "| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def save(name: str, out: Path, seed: int, results: Any) -> Path:
+    """Write results/NAME.json with its provenance; returns the path."""
+    out.mkdir(parents=True, exist_ok=True)
+    run = RunDirectory(out)
+    provenance = {
+        **run.provenance(seed),
+        "command": " ".join([f"python -m benchmarks.{name}", *sys.argv[1:]]),
+    }
+    return run.write_json(f"{name}.json", {"results": plain(results), "provenance": provenance})
