@@ -163,10 +163,9 @@ def prepare(config: Config) -> "tuple[Config, data.Dataset, data.Dataset, data.P
     from lvm_jax import data
 
     original = dataset = data.load(config.data, config.columns)
-    num_components = config.num_components
+    num_components, largest = config.num_components, config.max_components
     if num_components is None:
         num_components = {"old_faithful": 2, "digits": 10}.get(config.data, 3)
-    largest = config.max_components
     if largest is None:
         largest = min(max(6, 2 * num_components), len(dataset.x) // 2)
     check_numbers(config, num_components, largest, len(dataset.x))
@@ -213,8 +212,7 @@ def check_numbers(config: Config, num_components: int, largest: int, num_points:
 def comparison_grid(config: Config) -> list[tuple[Covariance, int]]:
     """The (covariance type, K) to compare, the mixture's own first; at most seven values of K.
 
-    Every cell has to be compiled, seconds each, so the other covariance types are compared only at
-    the mixture's own K and its two neighbours in the list.
+    Every cell is compiled, seconds each: other types only at the own K and its two neighbours.
     """
     own = (config.covariance, config.num_components)
     spaced = np.linspace(1, config.max_components, min(config.max_components, 6))

@@ -71,17 +71,14 @@ def data_blocks(result: "Result") -> list[Block]:
     said = f"N = {len(x):,} points in D = {len(original.columns)} columns: {names}{more}."
     blocks: list[Block] = [Text(f"{said} Source: {original.source}.")]
     if config.standardize:
-        note = "Every column was scaled to mean 0 and standard deviation 1 before the fit."
-        blocks.append(Text(note))
+        blocks.append(Text("Every column was first scaled to mean 0 and standard deviation 1."))
     if result.pca is not None:
-        blocks.append(
-            Text(
-                f"The fit sees the first {config.pca_dim} principal components, which keep "
-                f"{result.pca.share:.1%} of the variance. Likelihoods below are densities of these "
-                f"{config.pca_dim} coordinates, not of the {len(original.columns)} columns.",
-                "note",
-            )
+        note = (
+            f"The fit sees the first {config.pca_dim} principal components, which keep "
+            f"{result.pca.share:.1%} of the variance. Likelihoods below are densities of these "
+            f"{config.pca_dim} coordinates, not of the {len(original.columns)} columns."
         )
+        blocks.append(Text(note, "note"))
     return blocks
 
 
@@ -160,8 +157,8 @@ def warnings(result: "Result") -> list[str]:
         )
     if not np.isfinite(result.held_out.mean):
         said.append(
-            "The fit without one of the folds failed, so there is no held-out log-likelihood; "
-            "raise --regularization or lower --num-components."
+            "A fit without one of the folds failed, so nothing is known of held-out data; raise "
+            "--regularization or lower --num-components."
         )
     if result.fit.info.empty_components:
         number = len(result.fit.info.empty_components)

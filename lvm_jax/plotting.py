@@ -226,9 +226,12 @@ def histogram(ax: Axes, x: Float[np.ndarray, " N"], mixture: em.Mixture) -> None
 
 
 def whole_numbers(ax: Axes) -> None:
-    """Ticks at integers only on the x axis."""
+    """Ticks at integers only on the x axis, also where there is but one value."""
     from matplotlib.ticker import MaxNLocator
 
+    low, high = ax.get_xlim()
+    if high - low < 1:
+        ax.set_xlim(low - 0.5, high + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
 
 

@@ -154,7 +154,7 @@ def test_reduce_names_the_components_with_their_shares():
     values = np.linalg.eigvalsh(np.cov(digits.x, rowvar=False))[::-1]
     shares = np.round(100 * values / values.sum()).astype(int)
     assert reduced.axis_labels == tuple(
-        f"component {i + 1} ({shares[i]}% of the variance) [grey level]" for i in range(2)
+        f"principal axis {i + 1} ({shares[i]}% of the variance) [grey level]" for i in range(2)
     )
     np.testing.assert_array_equal(reduced.labels, digits.labels)
     assert data.reduce(made_up(), 2)[0].units == ("", "")  # metres and kilograms mixed

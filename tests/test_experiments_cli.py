@@ -1,5 +1,8 @@
+import ast
 import dataclasses
 import importlib
+import inspect
+import itertools
 import re
 import subprocess
 import sys
@@ -35,17 +38,34 @@ def test_help_explains_every_option(name, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
     assert stop.value.code == 0
-    shown = re.sub(r"\W+", " ", capsys.readouterr().out)
+    shown = words(capsys.readouterr().out)
     module = importlib.import_module(f"experiments.{name}")
+    described = descriptions(module.Config)
     for field in dataclasses.fields(module.Config):
-        assert f" {field.name.replace('_', ' ')} " in re.sub(r"[_-]", " ", shown)
+        assert f" {words(field.name)} " in shown
+        assert words(described[field.name]) in shown, field.name
+
+
+def words(text):
+    return re.sub(r"[\W_]+", " ", text).strip()
+
+
+def descriptions(config):
+    """The string under each field, of the class and of those that it inherits from."""
+    found = {}
+    for owner in config.__mro__[-2::-1]:
+        body = ast.parse(inspect.getsource(owner)).body[0].body
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                found[field.target.id] = text.value.value
+    return found
 
 
 def test_a_wrong_option_is_named(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["gmm_em", "--num-component", "3"])
     assert stop.value.code == 2
-    assert "--num-component" in capsys.readouterr().err
+    assert "--num-components" in capsys.readouterr().err  # the nearest
 
 
 BAD = {
@@ -53,6 +73,9 @@ BAD = {
     "file": (["--data", "missing.csv"], "missing.csv"),
     "restarts": (["--num-restarts", "0"], "num_restarts: expected an integer >= 1, got 0"),
     "folds": (["--num-folds", "1"], "num_folds: expected an integer >= 2, got 1"),
+    "none": (["--max-components", "0"], "max_components: expected an integer >= 1, got 0"),
+    "few": (["--max-components", "800"], "expected at least 1600 rows to compare"),
+    "negative": (["--regularization", "-1"], "regularization: expected a finite number >= 0"),
     "columns": (["--data", "old_faithful", "--columns", "eruptoin"], "did you mean 'eruption'"),
 }
 
@@ -61,10 +84,11 @@ BAD = {
 def test_refused_input_is_one_line_and_exit_code_1(arguments, message, tmp_path, capsys):
     out = tmp_path / "run"
     assert cli.main(["gmm_em", *arguments, "--out", str(out)]) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    error = capsys.readouterr().err
     assert error.startswith("error: ")
+    assert error.count("\n") == 1
     assert message in error
-    assert not (out / "results.json").exists()
+    assert not out.exists()  # refused before anything was written
 
 
 def test_traceback_shows_where_an_error_came_from(tmp_path):

@@ -73,7 +73,7 @@ def reduce(dataset: Dataset, dim: int) -> tuple[Dataset, PCA]:
     reduced = dataset._replace(
         x=main.transform(dataset.x),
         columns=tuple(
-            f"component {i + 1} ({share:.0%} of the variance)"
+            f"principal axis {i + 1} ({share:.0%} of the variance)"
             for i, share in enumerate(main.shares)
         ),
         units=(unit,) * dim,
