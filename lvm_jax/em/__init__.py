@@ -2,13 +2,13 @@
 
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.families import Bernoulli, Family, Poisson, Settings, Sums
-from lvm_jax.em.fit import ConvergenceWarning, Fit, Info, fit, initialize
+from lvm_jax.em.fit import Fit, Info, fit, initialize
 from lvm_jax.em.gaussian import Gaussians, Moments
-from lvm_jax.em.loop import Outcome
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.priors import NormalInverseWishart, Prior, default_prior
 from lvm_jax.em.selection import Criteria, criteria
 from lvm_jax.em.starts import STARTS
+from lvm_jax.outcome import ConvergenceWarning, Outcome
 
 __all__ = [
     "GAUSSIANS",

@@ -11,14 +11,11 @@ from lvm_jax import checks
 from lvm_jax.em import inputs, loop, priors, starts
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import Family
-from lvm_jax.em.loop import Controls, Outcome, State
+from lvm_jax.em.loop import Controls, State
 from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
 from lvm_jax.em.statistics import Data, Parameters
+from lvm_jax.outcome import ConvergenceWarning, Outcome
 from lvm_jax.typing import Array, ArrayLike, Key
-
-
-class ConvergenceWarning(UserWarning):
-    """The best restart reached the step limit."""
 
 
 class Info(NamedTuple):

@@ -1,7 +1,6 @@
 """The EM loop for R restarts at once: compiled, with its outcome as a value."""
 
 from collections.abc import Callable
-from enum import IntEnum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,19 +11,10 @@ import numpy as np
 from lvm_jax.em import priors, starts
 from lvm_jax.em.families import Family, Settings
 from lvm_jax.em.statistics import Data, Evaluation, Parameters, evaluate, exact_pass, fast_pass
+from lvm_jax.outcome import Outcome
 from lvm_jax.typing import Array, Float, Int
 
 SEGMENT = 128  # steps per call of the compiled loop: the length of its trace
-
-
-class Outcome(IntEnum):
-    """How a restart ended."""
-
-    RUNNING = 0
-    CONVERGED = 1  # the objective changed by less than the tolerance
-    MAX_STEPS = 2  # the step limit came first
-    DEGENERATE = 3  # a covariance stopped being positive definite; parameters of the step before
-    DIVERGED = 4  # the objective became NaN or infinite; parameters of the step before
 
 
 class State(NamedTuple):

@@ -1,0 +1,17 @@
+"""How an iteration ended, as a value; and the warning that the boundary makes of it."""
+
+from enum import IntEnum
+
+
+class Outcome(IntEnum):
+    """How an iteration ended."""
+
+    RUNNING = 0
+    CONVERGED = 1  # the objective changed by less than the tolerance
+    MAX_STEPS = 2  # the step limit came first
+    DEGENERATE = 3  # a covariance stopped being positive definite; parameters of the step before
+    DIVERGED = 4  # the objective became NaN or infinite; parameters of the step before
+
+
+class ConvergenceWarning(UserWarning):
+    """An iteration reached its step limit before it converged."""
