@@ -1,37 +1,251 @@
-"""The one door to distrax, with the few families it lacks.
+"""The one door to distrax, with the families it lacks and the closed forms that are known.
 
 distrax builds a multivariate normal on a bijector that keeps bound methods, and with them the OLD
-parameters, so it must never cross a transformation; `full_rank_normal` holds plain arrays.
+parameters, so it must never cross a transformation. Here a distribution is either distrax's
+Independent over a scalar family, which is safe, or a NamedTuple of plain arrays.
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax.typing import Array, Float, Key, Scalar
+from lvm_jax.normals import FullRankNormal, LowRankNormal
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
 Categorical = distrax.Categorical
 Independent = distrax.Independent
 Normal = distrax.Normal
+OneHotCategorical = distrax.OneHotCategorical
+
+MAX_SUPPORT = 2**22  # values of z that an enumeration may have
 
 
-class FullRankNormal(NamedTuple):
-    """N(mean, L L^T) in D dimensions; a pytree of arrays, safe under every transformation."""
+def normal(loc: Float[Array, " D"], scale: Float[Array, " D"]) -> Distribution:
+    """N(loc, diag(scale^2)), D independent normals (scale is a standard deviation)."""
+    return Independent(Normal(loc, scale), 1)
 
-    mean: Float[Array, " D"]
-    cholesky: Float[Array, "D D"]
 
-    def log_prob(self, value: Float[Array, " D"]) -> Scalar:
-        """Log-density of one point, in nats."""
-        white = solve_triangular(self.cholesky, value - self.mean, lower=True)
-        log_det = jnp.log(jnp.diagonal(self.cholesky)).sum()
-        return -0.5 * (white @ white + value.size * jnp.log(2 * jnp.pi)) - log_det
+def uniform(low: Float[Array, " D"], high: Float[Array, " D"]) -> Distribution:
+    """The uniform distribution on a box in D dimensions."""
+    return Independent(distrax.Uniform(low, high), 1)
+
+
+def categorical(logits: Float[Array, "K L"]) -> Distribution:
+    """K independent integers in {0, ..., L - 1}."""
+    return Independent(Categorical(logits=logits), 1)
+
+
+def one_hot(logits: Float[Array, "K L"]) -> Distribution:
+    """K independent one-hot rows of L floats: `categorical`, for densities that may relax it."""
+    return Independent(distrax.OneHotCategorical(logits=logits, dtype=logits.dtype), 1)
+
+
+class Bernoulli(NamedTuple):
+    """K independent bits, as floats 0.0 and 1.0 so that a density may relax them."""
+
+    logits: Float[Array, " K"]
+
+    def log_prob(self, value: Float[Array, " K"]) -> Scalar:
+        """sum_k z_k l_k - log(1 + exp(l_k)), in nats."""
+        return value @ self.logits - sum_softplus(self.logits)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        """mean + L epsilon, [*sample_shape, D]."""
-        shape = (*sample_shape, self.mean.shape[0])
-        noise = jax.random.normal(seed, shape, self.mean.dtype)
-        return self.mean + noise @ self.cholesky.T
+        """Bits, [*sample_shape, K]."""
+        shape = (*sample_shape, *self.logits.shape)
+        noise = jax.random.logistic(seed, shape, self.logits.dtype)
+        return (noise + jnp.broadcast_to(self.logits, shape) > 0).astype(noise.dtype)
+
+    def entropy(self) -> Scalar:
+        """sum_k log(1 + exp(l_k)) - l_k sigmoid(l_k), in nats."""
+        return sum_softplus(self.logits) - self.logits @ jax.nn.sigmoid(self.logits)
+
+
+@jax.custom_jvp
+def sum_softplus(logits: Float[Array, " K"]) -> Scalar:
+    """sum_k log(1 + exp(l_k)), in nats, to K / 2 units of roundoff.
+
+    One logarithm serves 16 numbers: the product of 16 factors 1 + exp(-|l|), each in (1, 2]. The
+    logarithms of an image's pixels would otherwise cost as much as the last layer of its decoder.
+    """
+    if logits.shape[0] < 64:
+        return jax.nn.softplus(logits).sum()
+    factors = 1 + jnp.exp(-jnp.abs(logits))
+    rows = jnp.pad(factors, (0, -logits.shape[0] % 16), constant_values=1).reshape(16, -1)
+    return jnp.maximum(logits, 0).sum() + jnp.log(rows.prod(0)).sum()
+
+
+@sum_softplus.defjvp
+def _sum_softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return sum_softplus(*primals), jax.nn.sigmoid(primals[0]) @ tangents[0]
+
+
+class Table(NamedTuple):
+    """A distribution over the M rows of `values` (a pytree, leading axis M) with `log_probs`.
+
+    The exact posterior of an enumerable model, dependences and all.
+    """
+
+    log_probs: Float[Array, " M"]
+    values: Latent
+
+    def log_prob(self, value: Latent) -> Scalar:
+        """log q(z); -inf off the table."""
+        same = [
+            (rows == one[None]).reshape(rows.shape[0], -1).all(1)
+            for rows, one in zip(jax.tree.leaves(self.values), jax.tree.leaves(value), strict=True)
+        ]
+        match = jnp.stack(same).all(0)
+        return jax.nn.logsumexp(jnp.where(match, self.log_probs, -jnp.inf))
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
+        """Rows drawn with their probability."""
+        rows = jax.random.categorical(seed, self.log_probs, shape=sample_shape)
+        return jax.tree.map(lambda leaf: leaf[rows], self.values)
+
+    def entropy(self) -> Scalar:
+        """-sum_m p_m log p_m, in nats."""
+        p = jnp.exp(self.log_probs)
+        return -jnp.where(p > 0, p * self.log_probs, 0.0).sum()
+
+
+def is_reparameterized(q: Distribution) -> bool:
+    """Does a sample of q carry gradients to its parameters? Read from its type, on the host."""
+    inner = q.distribution if isinstance(q, Independent) else q
+    if isinstance(inner, Table | Bernoulli | distrax.OneHotCategorical):
+        return False
+    sample = jax.eval_shape(lambda key: q.sample(seed=key), jax.random.key(0))
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(sample))
+
+
+def support(q: Distribution) -> Latent | None:
+    """Every value of z, stacked along a leading axis [M, ...], or None if q is not finite.
+
+    Raises ValueError for more than MAX_SUPPORT values.
+    """
+    if isinstance(q, Table):
+        return q.values
+    if isinstance(q, Bernoulli):
+        return jnp.asarray(digits(2, q.logits.shape[0]), q.logits.dtype)
+    if isinstance(q, Categorical):
+        return jnp.arange(q.num_categories)
+    inner = q.distribution if isinstance(q, Independent) else None
+    if isinstance(inner, distrax.OneHotCategorical):
+        size = inner.num_categories
+        return jax.nn.one_hot(digits(size, inner.batch_shape[0]), size, dtype=inner.logits.dtype)
+    if isinstance(inner, Categorical):
+        return jnp.asarray(digits(inner.num_categories, inner.batch_shape[0]))
+    return None
+
+
+def flatten(space: Distribution) -> Distribution:
+    """The uniform distribution on the support of a finite distribution, or of a uniform one.
+
+    Raises TypeError where the support has no finite size.
+    """
+    if isinstance(space, Table):
+        num_values = space.log_probs.shape[0]
+        return Table(jnp.full_like(space.log_probs, -math.log(num_values)), space.values)
+    if isinstance(space, Bernoulli):
+        return Bernoulli(jnp.zeros_like(space.logits))
+    if isinstance(space, Categorical):
+        return Categorical(logits=jnp.zeros_like(space.logits))
+    inner = space.distribution if isinstance(space, Independent) else space
+    if isinstance(inner, distrax.OneHotCategorical):
+        return one_hot(jnp.zeros_like(inner.logits))
+    if isinstance(inner, Categorical):
+        return categorical(jnp.zeros_like(inner.logits))
+    if isinstance(inner, distrax.Uniform):
+        return space
+    raise TypeError(
+        f"space: expected a finite distribution or a uniform on a box, got {type(inner).__name__}, "
+        "whose support has no finite size"
+    )
+
+
+def _log_probs(q: Distribution, values: Latent) -> Float[Array, " M"]:
+    """log q of every value of its support, [M]."""
+    return q.log_probs if isinstance(q, Table) else jax.vmap(q.log_prob)(values)
+
+
+def digits(base: int, length: int) -> np.ndarray:
+    """The base^length numbers of `length` digits, [base^length, length], the last digit fastest."""
+    if length * math.log2(base) > math.log2(MAX_SUPPORT):
+        raise ValueError(
+            f"z: expected at most {MAX_SUPPORT:,} values to enumerate, got {base}^{length}; use "
+            "fewer latent variables, or an estimator or evidence method that samples"
+        )
+    rows = np.arange(base**length)
+    return np.stack([rows // base**place % base for place in reversed(range(length))], axis=1)
+
+
+def gaussian_parts(q: Distribution) -> tuple[Array, Array] | None:
+    """Mean [D] and lower Cholesky factor [D, D] of a Gaussian of any kind, or None."""
+    if isinstance(q, FullRankNormal):
+        return q.mean, q.cholesky
+    if isinstance(q, LowRankNormal):
+        covariance = q.factor @ q.factor.T + jnp.diag(q.scale**2)
+        return q.mean, jnp.linalg.cholesky(covariance)
+    inner = q.distribution if isinstance(q, Independent) else None
+    if isinstance(inner, Normal) and len(inner.batch_shape) == 1:
+        loc, scale = (jnp.broadcast_to(v, inner.batch_shape) for v in (inner.loc, inner.scale))
+        return loc, jnp.diag(scale)
+    return None
+
+
+def entropy(q: Distribution) -> Scalar | None:
+    """H(q) in nats by its closed form, or None where there is none."""
+    try:
+        return q.entropy()
+    except (AttributeError, NotImplementedError):
+        return None
+
+
+def kl_divergence(q: Distribution, p: Distribution) -> Scalar | None:
+    """KL(q || p) in nats by its closed form (Gaussians, finite q, equal families), or None."""
+    left, right = gaussian_parts(q), gaussian_parts(p)
+    if left is not None and right is not None:
+        return _gaussian_kl(left, right)
+    values = support(q)
+    if values is not None:
+        log_q, log_p = _log_probs(q, values), jax.vmap(p.log_prob)(values)
+        mass = jnp.exp(log_q)
+        return jnp.where(mass > 0, mass * (log_q - log_p), 0.0).sum()
+    return None
+
+
+def _gaussian_kl(q: tuple[Array, Array], p: tuple[Array, Array]) -> Scalar:
+    (mean_q, cholesky_q), (mean_p, cholesky_p) = q, p
+    ratio = solve_triangular(cholesky_p, cholesky_q, lower=True)
+    shift = solve_triangular(cholesky_p, mean_q - mean_p, lower=True)
+    log_det = jnp.log(jnp.diagonal(cholesky_p)).sum() - jnp.log(jnp.diagonal(cholesky_q)).sum()
+    return 0.5 * ((ratio**2).sum() + shift @ shift - mean_q.shape[0]) + log_det
+
+
+def expectation(q: Distribution, function: Callable[[Latent], Scalar]) -> Scalar | None:
+    """E_q[f(z)] by enumeration of a finite q, or None for any other."""
+    values = support(q)
+    if values is None:
+        return None
+    mass, found = jnp.exp(_log_probs(q, values)), jax.vmap(function)(values)
+    return jnp.where(mass > 0, mass * found, 0.0).sum()
+
+
+def cubature(q: Distribution, function: Callable[[Latent], Scalar]) -> Scalar:
+    """E_q[f(z)] of a Gaussian q from the 2 D points m +- sqrt(D) L e_i.
+
+    Exact where f is a polynomial of degree at most 3 (McNamee and Stenger 1967), as the log-joint
+    of a linear-Gaussian model is; elsewhere an approximation. Raises TypeError for other q.
+    """
+    parts = gaussian_parts(q)
+    if parts is None:
+        raise TypeError(f"q: expected a Gaussian, got {type(q).__name__}")
+    mean, cholesky = parts
+    offsets = math.sqrt(mean.shape[0]) * cholesky.T
+    points = mean[None] + jnp.concatenate([offsets, -offsets])
+    return jax.vmap(function)(points).mean()

@@ -1,6 +1,28 @@
 """Models p(x, z; theta) as pure functions."""
 
 from lvm_jax.models.base import Model, log_joint
+from lvm_jax.models.categorical import Discrete, bernoulli, categorical
+from lvm_jax.models.deep_gaussian import DeepGaussian, deep_gaussian, log_evidence_quadrature
+from lvm_jax.models.factor_analysis import FactorAnalysis, FactorInfo, factor_analysis
 from lvm_jax.models.gaussian_mixture import GaussianMixture, gaussian_mixture
+from lvm_jax.models.linear_gaussian import LinearGaussian, linear_gaussian
+from lvm_jax.models.ppca import ppca
 
-__all__ = ["GaussianMixture", "Model", "gaussian_mixture", "log_joint"]
+__all__ = [
+    "DeepGaussian",
+    "Discrete",
+    "FactorAnalysis",
+    "FactorInfo",
+    "GaussianMixture",
+    "LinearGaussian",
+    "Model",
+    "bernoulli",
+    "categorical",
+    "deep_gaussian",
+    "factor_analysis",
+    "gaussian_mixture",
+    "linear_gaussian",
+    "log_evidence_quadrature",
+    "log_joint",
+    "ppca",
+]

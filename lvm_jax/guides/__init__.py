@@ -1,0 +1,36 @@
+"""Guides q(z | x; phi) as pure functions: a family of q, and where its parameters come from."""
+
+from lvm_jax.guides.amortized import Amortized, amortized, linear, num_outputs
+from lvm_jax.guides.base import Family, Guide
+from lvm_jax.guides.families import (
+    bernoulli,
+    categorical,
+    full_rank,
+    label,
+    location,
+    low_rank,
+    mean_field,
+    one_hot,
+)
+from lvm_jax.guides.shared import exact, fixed, per_point, shared
+
+__all__ = [
+    "Amortized",
+    "Family",
+    "Guide",
+    "amortized",
+    "bernoulli",
+    "categorical",
+    "exact",
+    "fixed",
+    "full_rank",
+    "label",
+    "linear",
+    "location",
+    "low_rank",
+    "mean_field",
+    "num_outputs",
+    "one_hot",
+    "per_point",
+    "shared",
+]

@@ -1,0 +1,69 @@
+"""Guides that do not look at x, and the exact one."""
+
+import jax
+
+from lvm_jax import checks
+from lvm_jax.guides.base import Family, Guide
+from lvm_jax.models.base import Model
+from lvm_jax.typing import Array, Distribution, Key, Params
+
+
+def shared(family: Family) -> Guide:
+    """One q for every x: phi is eta."""
+    return Guide(init=family.init, posterior=lambda phi, x: family.build(phi))
+
+
+def per_point(family: Family, num_points: int) -> Guide:
+    """A q for each of N data points, without amortisation: phi is eta with a leading axis N.
+
+    `posterior` takes the phi of ONE point, so map over phi and x together:
+
+        phi = guide.init(key)                                      # leaves [N, ...]
+
+        def elbo(key, phi, x):
+            q = guide.posterior(phi, x)
+            return bounds.elbo(log_weights(key, log_joint(model, theta, x), q, num_samples))
+
+        jax.vmap(elbo)(jax.random.split(key, N), phi, x)           # [N]
+
+    and for a minibatch take its rows, `jax.tree.map(lambda leaf: leaf[index], phi)`.
+    """
+    num_points = checks.integer(num_points, "num_points", 1)
+
+    def init(key: Key[Array, ""]) -> Params:
+        return jax.vmap(family.init)(jax.random.split(key, num_points))
+
+    return Guide(init, posterior=lambda phi, x: family.build(phi))
+
+
+def fixed(distribution: Distribution) -> Guide:
+    """A q that never changes, such as a prior or a uniform: phi is ().
+
+    Raises ValueError if the distribution holds traced values: they would carry gradients although
+    they are no part of phi, and an estimator that stops phi would not stop them.
+    """
+    if not all(callable(getattr(distribution, name, None)) for name in ("sample", "log_prob")):
+        raise TypeError(
+            "distribution: expected an object with sample and log_prob, got "
+            f"{type(distribution).__name__}"
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(distribution)):
+        raise ValueError(
+            "distribution: expected concrete parameters, got traced ones; build it outside jit, "
+            "grad and vmap, or make them part of phi with guides.shared"
+        )
+    return Guide(init=lambda key: (), posterior=lambda phi, x: distribution)
+
+
+def exact(model: Model, theta: Params) -> Guide:
+    """The posterior p(z | x; theta) of a model that knows it: phi is ().
+
+    The gap to log p(x) is zero, and gradients in theta flow through q as well as through the
+    joint. `Guide(model.init, model.posterior)` is the same with theta as its phi.
+
+    Raises ValueError if the model has no exact posterior.
+    """
+    posterior = model.posterior
+    if posterior is None:
+        raise ValueError("model: expected one with an exact posterior, got posterior=None")
+    return Guide(init=lambda key: (), posterior=lambda phi, x: posterior(theta, x))

@@ -1,0 +1,114 @@
+"""Discrete latent variables with any likelihood: exact by enumeration, streamed."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import checks, distributions
+from lvm_jax.distributions import Table
+from lvm_jax.models.base import Model, log_joint
+from lvm_jax.models.streaming import log_sum
+from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Params, Scalar
+
+CHUNK = 2**12  # terms in memory at once
+MAX_TERMS = 2**30  # of a log-evidence: half a minute or more for one data point
+
+Likelihood = Callable[[Params, Latent], Distribution]
+Init = Callable[[Key[Array, ""]], Params]
+
+
+class Discrete(NamedTuple):
+    """theta: the logits of the prior, and whatever the likelihood takes."""
+
+    logits: Float[Array, "K L"] | Float[Array, " K"]
+    likelihood: Params
+
+
+def categorical(
+    num_variables: int, num_values: int, likelihood: Likelihood, init: Init, one_hot: bool = False
+) -> Model:
+    """The model z_k ~ Categorical(logits_k), k < K, x | z ~ likelihood(parameters, z).
+
+    z is [K] integers in {0, ..., L - 1}, or with `one_hot` [K, L] floats, which a likelihood that
+    is smooth in z allows to relax. `init` draws the parameters of the likelihood; the prior
+    starts uniform.
+
+    log p(x) is a sum of L^K terms, streamed, so that time is its limit and not memory; beyond
+    MAX_TERMS it raises ValueError. The posterior is a `Table`, which has to fit in memory; beyond
+    `distributions.MAX_SUPPORT` values it raises ValueError. The rest works at any size.
+
+    Source: the lecture's section 0.3, z in {1, ..., L}^K.
+    """
+    num_variables = checks.integer(num_variables, "num_variables", 1)
+    num_values = checks.integer(num_values, "num_values", 2)
+    shape = (num_variables, num_values)
+    if one_hot:
+        return _discrete(shape, num_values, distributions.one_hot, _one_hot, likelihood, init)
+    return _discrete(shape, num_values, distributions.categorical, _integers, likelihood, init)
+
+
+def bernoulli(num_variables: int, likelihood: Likelihood, init: Init) -> Model:
+    """The model z_k ~ Bernoulli(sigmoid(logits_k)), z in {0.0, 1.0}^K; else as `categorical`."""
+    shape = (checks.integer(num_variables, "num_variables", 1),)
+    return _discrete(shape, 2, distributions.Bernoulli, _bits, likelihood, init)
+
+
+def _integers(logits: Array, digits: Int[Array, " K"]) -> Latent:
+    return digits
+
+
+def _one_hot(logits: Array, digits: Int[Array, " K"]) -> Latent:
+    return jax.nn.one_hot(digits, logits.shape[1], dtype=logits.dtype)
+
+
+def _bits(logits: Array, digits: Int[Array, " K"]) -> Latent:
+    return digits.astype(logits.dtype)
+
+
+def _discrete(
+    shape: tuple[int, ...],
+    num_values: int,
+    family: Callable[[Array], Distribution],
+    encode: Callable[[Array, Array], Latent],
+    likelihood: Likelihood,
+    init: Init,
+) -> Model:
+    """The model whose prior is family(logits); `encode` makes a z of its digits."""
+    num_terms = num_values ** shape[0]
+    # As many of the last digits as a chunk can count through: chunks are then all of one size.
+    num_fast = min(shape[0], max(1, int(math.log(CHUNK, num_values) + 1e-9)))
+    num_slow = shape[0] - num_fast
+
+    model = Model(
+        init=lambda key: Discrete(jnp.zeros(shape), init(key)),
+        prior=lambda theta: family(theta.logits),
+        likelihood=lambda theta, z: likelihood(theta.likelihood, z),
+    )
+
+    def log_evidence(theta: Discrete, x: Array) -> Scalar:
+        if num_terms > MAX_TERMS:
+            raise ValueError(
+                f"log_evidence: expected at most {MAX_TERMS:,} values of z to sum over, got "
+                f"{num_values}^{shape[0]}; bound or estimate it from samples"
+            )
+        joint = log_joint(model, theta, x)
+        fast = jnp.asarray(distributions.digits(num_values, num_fast), jnp.int32)
+        places = num_values ** jnp.arange(num_slow, dtype=jnp.int32)[::-1]
+
+        def terms(chunk: Int[Array, ""]) -> Float[Array, " M"]:
+            slow = jnp.broadcast_to(chunk // places % num_values, (fast.shape[0], num_slow))
+            rows = jnp.concatenate([slow, fast], axis=1)
+            return jax.vmap(lambda digits: joint(encode(theta.logits, digits)))(rows)
+
+        return log_sum(terms, num_values**num_slow)
+
+    def posterior(theta: Discrete, x: Array) -> Table:
+        values = distributions.support(model.prior(theta))
+        joint = log_joint(model, theta, x)
+        batch = min(CHUNK, num_terms)
+        return Table(jax.nn.log_softmax(jax.lax.map(joint, values, batch_size=batch)), values)
+
+    return model._replace(posterior=posterior, log_evidence=log_evidence)

@@ -1,0 +1,112 @@
+"""The infinite mixture of Gaussians: mean and variances are functions of a continuous z."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import checks
+from lvm_jax.distributions import is_reparameterized, normal
+from lvm_jax.models.base import Model, log_joint
+from lvm_jax.models.streaming import log_sum
+from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params, Scalar
+
+Activation = Callable[[Array], Array]
+RADIUS = 10.0  # standard deviations of the prior that the quadrature covers
+MAX_LATENT_DIM = 3  # of a quadrature
+
+
+class DeepGaussian(NamedTuple):
+    """theta of the lecture's one layer."""
+
+    mean_weight: Float[Array, "D K"]  # A
+    mean_bias: Float[Array, " D"]  # b
+    log_variance_weight: Float[Array, "D K"]  # C
+    log_variance_bias: Float[Array, " D"]  # d
+
+
+def identity(u: Array) -> Array:
+    """u."""
+    return u
+
+
+def soft_clip(u: Array) -> Array:
+    """6 tanh(u / 6): u where it is small, and never beyond +-6."""
+    return 6.0 * jnp.tanh(u / 6.0)
+
+
+def deep_gaussian(
+    latent_dim: int,
+    dim: int,
+    mean_activation: Activation = identity,
+    log_variance_activation: Activation = soft_clip,
+) -> Model:
+    """The model z ~ N(0, I_K), x | z ~ N(h(A z + b), diag(exp(h'(C z + d)))), in D dimensions.
+
+    h = `mean_activation` is the identity unless given, because the mean must reach the data: a
+    bounded h such as tanh bends the plane of the means into clusters, but wants data scaled to
+    its range. h' = `log_variance_activation` keeps standard deviations between 0.05 and 20, for
+    data of unit scale: unbounded, a variance may vanish on one data point and the likelihood has no
+    maximum. log p(x) has no closed form; for small K see `log_evidence_quadrature`.
+
+    Source: the lecture's equations (4) and (5).
+    """
+    latent_dim = checks.integer(latent_dim, "latent_dim", 1)
+    dim = checks.integer(dim, "dim", 1)
+
+    def init(key: Key[Array, ""]) -> DeepGaussian:
+        key_mean, key_variance = jax.random.split(key)
+        scale = latent_dim**-0.5
+        return DeepGaussian(
+            scale * jax.random.normal(key_mean, (dim, latent_dim)),
+            jnp.zeros(dim),
+            0.1 * scale * jax.random.normal(key_variance, (dim, latent_dim)),
+            jnp.zeros(dim),
+        )
+
+    def prior(theta: DeepGaussian) -> Distribution:
+        zeros = jnp.zeros(latent_dim, theta.mean_bias.dtype)
+        return normal(zeros, jnp.ones_like(zeros))
+
+    def likelihood(theta: DeepGaussian, z: Float[Array, " K"]) -> Distribution:
+        mean = mean_activation(theta.mean_weight @ z + theta.mean_bias)
+        logs = log_variance_activation(theta.log_variance_weight @ z + theta.log_variance_bias)
+        return normal(mean, jnp.exp(0.5 * logs))
+
+    return Model(init, prior, likelihood)
+
+
+def log_evidence_quadrature(model: Model, theta: Params, x: Array, num_nodes: int = 200) -> Scalar:
+    """log p(x) of one data point by the trapezoidal rule over z in [-10, 10]^K, in nats.
+
+    For models with z ~ N(0, I_K), K <= 3, and a likelihood that is smooth in z: the rule then
+    converges faster than any power of `num_nodes`, its number of nodes an axis. A posterior that
+    is Gaussian along an axis with standard deviation s is off by about exp(-2 (pi s / h)^2),
+    h = 20 / (num_nodes - 1), so s >= h is enough for eight digits; doubling `num_nodes` measures
+    the rest. Gauss-Hermite nodes, spread over +-sqrt(4 num_nodes), resolve less for their number.
+
+    Raises ValueError for a z that is discrete or not [K] with K <= 3.
+
+    Source: Trefethen and Weideman (2014).
+    """
+    num_nodes = checks.integer(num_nodes, "num_nodes", 2)
+    prior = model.prior(theta)
+    z = jax.eval_shape(lambda key: prior.sample(seed=key), jax.random.key(0))
+    small = getattr(z, "ndim", None) == 1 and z.size <= MAX_LATENT_DIM
+    if not (small and is_reparameterized(prior)):
+        raise ValueError(
+            f"model: expected z of K <= {MAX_LATENT_DIM} real numbers, as a vector, "
+            f"got {z}; estimate log p(x) from samples"
+        )
+    nodes = jnp.linspace(-RADIUS, RADIUS, num_nodes, dtype=z.dtype)
+    rest = jnp.meshgrid(*[nodes] * (z.size - 1), indexing="ij")
+    plane = jnp.stack([axis.ravel() for axis in rest], 1) if rest else jnp.zeros((1, 0), z.dtype)
+    joint = log_joint(model, theta, x)
+
+    def terms(index: Int[Array, ""]) -> Float[Array, " M"]:
+        first = jnp.broadcast_to(nodes[index], (plane.shape[0], 1))
+        return jax.vmap(joint)(jnp.concatenate([first, plane], axis=1))
+
+    step = 2 * RADIUS / (num_nodes - 1)
+    return log_sum(terms, num_nodes) + z.size * jnp.log(step)

@@ -1,0 +1,173 @@
+"""Factor analysis: maximum likelihood by EM, compiled, with its outcome as a value."""
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import cho_solve
+
+from lvm_jax import checks
+from lvm_jax.models.linear_gaussian import LinearGaussian
+from lvm_jax.models.ppca import principal, read
+from lvm_jax.outcome import ConvergenceWarning, Outcome
+from lvm_jax.typing import Array, ArrayLike, Float, Scalar
+
+
+class FactorInfo(NamedTuple):
+    """How the fit went."""
+
+    outcome: Outcome
+    num_steps: int
+    log_likelihood: float  # mean over the points, in nats
+
+
+class FactorAnalysis(NamedTuple):
+    """theta of `linear_gaussian(latent_dim, D, "diagonal")`, and how it came about."""
+
+    theta: LinearGaussian
+    info: FactorInfo
+
+
+class Expectation(NamedTuple):
+    """Moments of z under the posterior, and the log-likelihood that they were computed with."""
+
+    means: Float[Array, "M L"]
+    covariance: Float[Array, "L L"]
+    log_likelihood: Scalar
+
+
+class State(NamedTuple):
+    """The loop's state; `expectation` belongs to `loadings` and `noise`."""
+
+    loadings: Float[Array, "D L"]  # W
+    noise: Float[Array, " D"]  # the diagonal of Psi
+    expectation: Expectation
+    outcome: Any
+    num_steps: Any
+
+
+def factor_analysis(
+    x: ArrayLike,
+    latent_dim: int,
+    *,
+    max_steps: int = 1_000,
+    tolerance: float = 1e-5,
+    throw: bool = True,
+) -> FactorAnalysis:
+    """Maximise the likelihood of x ~ N(b, W W^T + Psi), Psi diagonal, by EM from the PPCA optimum.
+
+    Works on standardised columns, so that the units of x do not matter. A step costs
+    O(min(N, D) D L). W is unique up to a rotation.
+
+    Args:
+        x: data, [N, D]. float64 is kept if x64 is on; otherwise float32.
+        latent_dim: L, at least 1 and less than D.
+        max_steps: the most EM steps. It and `tolerance` may change without a new compilation.
+        tolerance: stop when the mean log-likelihood gains less, in nats per point.
+        throw: raise if EM failed, and warn at the step limit. With False the outcome is only a
+            value in the result.
+
+    Raises:
+        ValueError, TypeError: for bad data, constant columns or L >= D.
+        FloatingPointError: if a noise variance falls to zero (a Heywood case), with `throw`.
+
+    Source: Rubin and Thayer (1982).
+    """
+    max_steps = checks.integer(max_steps, "max_steps", 0)
+    tolerance = checks.number(tolerance, "tolerance")
+    data, dtype = read(x, latent_dim)
+    mean, scale = data.mean(0), data.std(0)
+    check_columns(data)
+    rows = (data - mean) / scale
+    loadings, noise = principal(rows, latent_dim)
+    if rows.shape[0] > rows.shape[1]:  # R^T R has the covariance of the rows
+        rows = np.linalg.qr(rows, mode="r")
+    rows = rows / math.sqrt(data.shape[0])
+    arrays = (rows, loadings, np.full(mean.size, noise), tolerance)
+    state = run(*(jnp.asarray(value, dtype) for value in arrays), jnp.int32(max_steps))
+    log_likelihood = float(state.expectation.log_likelihood) - float(np.log(scale).sum())
+    info = FactorInfo(Outcome(int(state.outcome)), int(state.num_steps), log_likelihood)
+    if throw:
+        report(info, state.noise, max_steps)
+    log_noise = 0.5 * np.log(np.asarray(state.noise, np.float64)) + np.log(scale)
+    weights = np.asarray(state.loadings, np.float64) * scale[:, None]
+    fields = (np.zeros(latent_dim), weights, mean, log_noise)
+    return FactorAnalysis(LinearGaussian(*(jnp.asarray(v, dtype) for v in fields)), info)
+
+
+def check_columns(data: np.ndarray) -> None:
+    """A constant column has no variance to explain: its likelihood has no bound."""
+    constant = np.flatnonzero(data.min(0) == data.max(0)).tolist()
+    if constant:
+        named = f"{constant[:10]}{'...' if len(constant) > 10 else ''}"
+        raise ValueError(f"x: expected columns that vary, got constant columns {named}; drop them")
+
+
+def expect(rows: Array, loadings: Array, noise: Array) -> Expectation:
+    """The E-step, for rows A [M, D] with A^T A the sample covariance."""
+    scale = jnp.sqrt(noise)
+    white_loadings, white_rows = loadings / scale[:, None], rows / scale[None]
+    eye = jnp.eye(loadings.shape[1], dtype=loadings.dtype)
+    cholesky = jnp.linalg.cholesky(eye + white_loadings.T @ white_loadings)
+    means = cho_solve((cholesky, True), (white_rows @ white_loadings).T).T
+    # tr(Sigma^-1 A^T A) as a sum of squares, which cannot cancel.
+    quadratic = ((white_rows - means @ white_loadings.T) ** 2).sum() + (means**2).sum()
+    log_det = jnp.log(scale).sum() + jnp.log(jnp.diagonal(cholesky)).sum()
+    value = -0.5 * (quadratic + scale.size * math.log(2 * math.pi)) - log_det
+    return Expectation(means, cho_solve((cholesky, True), eye), value)
+
+
+def maximize(rows: Array, expectation: Expectation) -> tuple[Array, Array]:
+    """The M-step: W and the diagonal of Psi, again a sum of squares and so never negative."""
+    means, covariance, _ = expectation
+    loadings = jnp.linalg.solve(means.T @ means + covariance, means.T @ rows).T
+    residual = ((rows - means @ loadings.T) ** 2).sum(0)
+    return loadings, residual + ((loadings @ covariance) * loadings).sum(1)
+
+
+@jax.jit
+def run(rows: Array, loadings: Array, noise: Array, tolerance: Scalar, max_steps: Scalar) -> State:
+    """EM until the gain is below the tolerance; a failed step keeps the parameters before it."""
+
+    def body(state: State) -> State:
+        fresh = maximize(rows, state.expectation)
+        expectation = expect(rows, *fresh)
+        value = expectation.log_likelihood
+        gain = value - state.expectation.log_likelihood
+        outcome = jnp.where(gain < tolerance, Outcome.CONVERGED, Outcome.RUNNING)
+        # Noise below eps of a column's variance: the covariance is singular in this precision.
+        proper = (fresh[1] > jnp.finfo(noise.dtype).eps).all()
+        outcome = jnp.where(proper, outcome, Outcome.DEGENERATE)
+        outcome = jnp.where(jnp.isfinite(value), outcome, Outcome.DIVERGED).astype(jnp.int32)
+        accept = proper & jnp.isfinite(value)
+        new = State(*fresh, expectation, outcome, state.num_steps + 1)
+        kept = state._replace(outcome=outcome)
+        return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, kept)
+
+    def unfinished(state: State) -> Array:
+        return (state.outcome == Outcome.RUNNING) & (state.num_steps < max_steps)
+
+    running = jnp.int32(Outcome.RUNNING)
+    start = State(loadings, noise, expect(rows, loadings, noise), running, jnp.int32(0))
+    end = jax.lax.while_loop(unfinished, body, start)
+    limit = jnp.where(end.outcome == Outcome.RUNNING, Outcome.MAX_STEPS, end.outcome)
+    return end._replace(outcome=limit)
+
+
+def report(info: FactorInfo, noise: Array, max_steps: int) -> None:
+    """Turn the outcome into an error or a warning."""
+    if info.outcome >= Outcome.DEGENERATE:
+        raise FloatingPointError(
+            f"EM failed ({info.outcome.name.lower()} after {info.num_steps} steps): the noise of "
+            f"column {int(jnp.argmin(noise))} falls to zero (a Heywood case); lower latent_dim, "
+            "bring more rows, or drop columns that others determine"
+        )
+    if info.outcome == Outcome.MAX_STEPS and max_steps > 0:
+        warnings.warn(
+            f"EM did not converge in {info.num_steps} steps; raise max_steps or tolerance",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

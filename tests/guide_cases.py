@@ -1,0 +1,54 @@
+"""Every family of guides, every place that its parameters come from, and some values of them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lvm_jax import guides
+
+X_DIM = 3
+FAMILIES = {
+    "location": guides.location(2, [0.6, 1.4]),
+    "mean_field": guides.mean_field(2),
+    "full_rank": guides.full_rank(2),
+    "low_rank": guides.low_rank(2, 1),
+    "label": guides.label(3),
+    "categorical": guides.categorical(2, 3),
+    "one_hot": guides.one_hot(2, 3),
+    "bernoulli": guides.bernoulli(3),
+}
+NUM_OUTPUTS = {
+    "location": 2, "mean_field": 4, "full_rank": 5, "low_rank": 6, "label": 3, "categorical": 6,
+    "one_hot": 6, "bernoulli": 3,
+}  # fmt: skip
+GAUSSIAN = ("location", "mean_field", "full_rank", "low_rank")
+each_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+def network(num_outputs):
+    """The smallest network: tanh of a linear map."""
+    return (
+        lambda key: 0.3 * jax.random.normal(key, (num_outputs, X_DIM)),
+        lambda weight, x: jnp.tanh(weight @ x),
+    )
+
+
+WHERE = {
+    "shared": guides.shared,
+    "per_point": lambda family: guides.per_point(family, 1),
+    "linear": lambda family: guides.linear(family, X_DIM),
+    "amortized": lambda family: guides.amortized(family, *network(guides.num_outputs(family))),
+}
+
+
+def random_phi(guide, place):
+    """phi away from its start, without the axis N of a guide with one eta a point."""
+    phi = guide.init(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(phi)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    moved = [
+        leaf + 0.3 * jax.random.normal(key, leaf.shape, leaf.dtype)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    phi = jax.tree.unflatten(tree, moved)
+    return jax.tree.map(lambda leaf: leaf[0], phi) if place == "per_point" else phi

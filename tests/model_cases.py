@@ -1,0 +1,134 @@
+"""Models with exact evidence, at asymmetric parameters, beside densities written apart from them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import beds
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import multivariate_normal
+
+from lvm_jax import distributions, models
+from lvm_jax.normals import LogCholesky
+
+# For a program that runs once: it compiles in two thirds of the time.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+class Case(NamedTuple):
+    model: models.Model
+    theta: Any
+    x: Any  # [2, D]: two very different points
+    z: Any  # every z, or a grid of them, [M, ...]
+    cell: float  # what each z counts for in the integral
+    reference: Callable[[Any], Callable[[Any], Any]]  # x -> z -> log p(x, z)
+
+
+def grid(radius: float, step: float, dim: int) -> Any:
+    """The nodes of a trapezoidal rule, [M, dim]."""
+    axis = np.arange(-radius, radius + step / 2, step)
+    return jnp.asarray(np.stack([a.ravel() for a in np.meshgrid(*[axis] * dim)], 1), float)
+
+
+def isotropic() -> Case:
+    theta = models.LinearGaussian(
+        jnp.array([0.4]), jnp.array([[1.3], [-0.6]]), jnp.array([0.5, -1.0]), jnp.array(-0.4)
+    )
+    return gaussian(theta, "isotropic", jnp.exp(-0.8) * jnp.eye(2), 0.05)
+
+
+def full() -> Case:
+    noise = LogCholesky(jnp.array([-0.3, 0.2]), jnp.array([0.7]))
+    w = jnp.array([[1.0, 0.5], [-0.4, 1.2]])
+    theta = models.LinearGaussian(jnp.array([-0.3, 0.6]), w, jnp.array([0.2, 0.9]), noise)
+    lower = jnp.array([[np.exp(-0.3), 0.0], [0.7, np.exp(0.2)]])
+    return gaussian(theta, "full", lower @ lower.T, 0.2)
+
+
+def gaussian(theta, noise: str, psi, step: float) -> Case:
+    """The reference is the dense joint Gaussian of (z, x)."""
+    m, w, b, _ = theta
+    eye = jnp.eye(m.size)
+    mean = jnp.concatenate([m, w @ m + b])
+    covariance = jnp.block([[eye, w.T], [w, w @ w.T + psi]])
+
+    def reference(x):
+        return lambda z: multivariate_normal.logpdf(jnp.concatenate([z, x]), mean, covariance)
+
+    x = jnp.array([[0.7, 1.1], [-3.0, 2.0]])
+    model = models.linear_gaussian(m.size, 2, noise)
+    return Case(model, theta, x, grid(9.0, step, m.size), step**m.size, reference)
+
+
+def bed_case(bed, model, theta, z, cell=1.0, encode=lambda z: z) -> Case:
+    def reference(x):
+        return lambda z: bed.log_joint(bed.theta, x)(encode(z))
+
+    return Case(model, theta, jnp.stack([bed.x, bed.other_x]), z, cell, reference)
+
+
+def diagonal() -> Case:
+    bed = beds.linear_gaussian()
+    theta = models.LinearGaussian(*(bed.theta[k] for k in ("mean", "weight", "bias", "log_noise")))
+    return bed_case(bed, models.linear_gaussian(2, 3, "diagonal"), theta, grid(9.0, 0.2, 2), 0.04)
+
+
+def mixture() -> Case:
+    bed = beds.mixture()
+    scale = jnp.exp(bed.theta["log_scale"])
+    theta = models.GaussianMixture(
+        bed.theta["logits"] - jax.nn.logsumexp(bed.theta["logits"]),
+        bed.theta["means"],
+        scale[:, None, None] * jnp.eye(2)[None],
+    )
+    return bed_case(bed, models.gaussian_mixture(3, 2), theta, jnp.arange(3))
+
+
+def bits() -> Case:
+    bed = beds.bits()
+
+    def likelihood(parameters, z):
+        mean = parameters["weight"] @ z + parameters["bias"]
+        return distributions.normal(mean, jnp.full(2, jnp.exp(parameters["log_noise"])))
+
+    parameters = {k: bed.theta[k] for k in ("weight", "bias", "log_noise")}
+    model = models.bernoulli(3, likelihood, lambda key: parameters)
+    theta = models.Discrete(bed.theta["logits"], parameters)
+    z = np.stack(np.meshgrid(*[[0.0, 1.0]] * 3, indexing="ij"), -1).reshape(8, 3)
+    return bed_case(bed, model, theta, jnp.asarray(z, float))
+
+
+def one_hot() -> Case:
+    bed, z = beds.one_hot(), np.eye(3)[[[i, j] for i in range(3) for j in range(3)]]
+    parameters = {k: bed.theta[k] for k in ("table", "log_noise")}
+    model = models.categorical(2, 3, look_up, lambda key: parameters, one_hot=True)
+    theta = models.Discrete(bed.theta["logits"], parameters)
+    return bed_case(bed, model, theta, jnp.asarray(z, float))
+
+
+def look_up(parameters, z):
+    mean = (z * parameters["table"]).sum(1)
+    scale = jnp.exp(parameters["log_noise"])
+    return distributions.normal(mean + 0.3 * mean[::-1] * mean, jnp.broadcast_to(scale, (2,)))
+
+
+def integers() -> Case:
+    bed, one_hot_case = beds.one_hot(), one_hot()
+    parameters = one_hot_case.theta.likelihood
+
+    def encode(z):
+        return jax.nn.one_hot(z, 3, dtype=parameters["table"].dtype)
+
+    def likelihood(parameters, z):
+        return look_up(parameters, encode(z))
+
+    model = models.categorical(2, 3, likelihood, lambda key: parameters)
+    z = jnp.array([[i, j] for i in range(3) for j in range(3)])
+    return bed_case(bed, model, one_hot_case.theta, z, encode=encode)
+
+
+CASES = {
+    case.__name__: case for case in (isotropic, diagonal, full, mixture, bits, one_hot, integers)
+}
