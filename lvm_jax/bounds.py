@@ -1,0 +1,197 @@
+"""Bounds on log p(x): reductions of the log-weights of one data point, [S] -> scalar, in nats.
+
+Every bound is maximised where it bounds from below. `BOUNDS` says of each on which side of log p
+its expectation lies and where it is exact; all are exact where q is the posterior, because every
+log-weight then equals log p(x).
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import logsumexp
+
+from lvm_jax import checks
+from lvm_jax.typing import Array, Float, Scalar
+
+Reduction = Callable[[Float[Array, " S"]], Scalar]
+
+
+def elbo(log_w: Float[Array, " S"]) -> Scalar:
+    """Evidence lower bound, (1/S) sum_s log w_s: the lecture's equation (9). Unbiased for it."""
+    return log_w.mean()
+
+
+def iwae(log_w: Float[Array, " S"]) -> Scalar:
+    """Importance-weighted bound, log (1/S) sum_s w_s (Burda et al. 2016, theorem 1).
+
+    From below; tight as S grows, with a gap of about Var(w) / (2 S p(x)^2) (Maddison et al. 2017).
+    """
+    return logsumexp(log_w) - math.log(log_w.shape[0])
+
+
+def renyi(alpha: float) -> Reduction:
+    """Renyi bound L_alpha = 1/(1 - alpha) log (1/S) sum_s w_s^(1 - alpha) (Li and Turner 2016).
+
+    alpha = 1 is the ELBO (its limit) and alpha = 0 is IWAE; alpha = inf is the smallest log-weight
+    and -inf the largest (VR-max). For S -> infinity a lower bound where alpha > 0 and an upper one
+    where alpha < 0; for finite S the expectation is below log p for every alpha in [0, inf], and
+    on neither side for certain where alpha < 0.
+    """
+    alpha = float(alpha)
+    if math.isnan(alpha):
+        raise ValueError("alpha: expected a number (infinities included), got nan")
+    if alpha == 1:
+        return elbo
+    if math.isinf(alpha):
+        return (lambda log_w: log_w.min()) if alpha > 0 else (lambda log_w: log_w.max())
+
+    def reduce(log_w: Float[Array, " S"]) -> Scalar:
+        return iwae((1 - alpha) * log_w) / (1 - alpha)
+
+    return reduce
+
+
+def cubo(order: float) -> Reduction:
+    """Chi upper bound, (1/n) log (1/S) sum_s w_s^n, order n > 1 (Dieng et al. 2017, eq. 3).
+
+    An upper bound for S -> infinity only: the logarithm of an average is biased downwards.
+    """
+    if not (math.isfinite(order) and order > 1):
+        raise ValueError(f"order: expected a finite number > 1, got {order}")
+    return renyi(1 - order)
+
+
+def eubo(log_w: Float[Array, " S"]) -> Scalar:
+    """Evidence upper bound, E_posterior[log w], self-normalised: sum_s v_s log w_s, v = w / sum w.
+
+    log p + KL(posterior || q) as S -> infinity (Ji and Shen 2019); for finite S on neither side.
+    """
+    return (jax.nn.softmax(log_w) * jnp.where(jnp.isneginf(log_w), 0.0, log_w)).sum()
+
+
+def thermodynamic(betas: Sequence[float]) -> Reduction:
+    """Thermodynamic variational objective: a left Riemann sum of E_beta[log w] over `betas`.
+
+    sum_i (beta_{i+1} - beta_i) E_{beta_i}[log w] along q^(1 - beta) p^beta, by self-normalised
+    weights w^beta (Masrani et al. 2019, eq. 7). `betas` rise from 0 to 1; (0, 1) is the ELBO.
+    From below for every S, for it is a left sum under the increasing slope of log (1/S) sum w^beta,
+    which ends at IWAE; tight as S grows and the grid is refined.
+    """
+    grid = np.asarray(betas, np.float64)
+    if (
+        grid.ndim != 1
+        or len(grid) < 2
+        or grid[0] != 0
+        or grid[-1] != 1
+        or (np.diff(grid) <= 0).any()
+    ):
+        raise ValueError(f"betas: expected numbers that rise from 0 to 1, got {list(betas)}")
+
+    def reduce(log_w: Float[Array, " S"]) -> Scalar:
+        inner, widths = (jnp.asarray(v, log_w.dtype) for v in (grid[1:-1], np.diff(grid)))
+        weights = jax.nn.softmax(inner[:, None] * log_w[None], axis=1)
+        # A weight of zero counts for nothing where beta > 0; at beta = 0 it makes the ELBO -inf.
+        finite = jnp.where(jnp.isneginf(log_w), 0.0, log_w)
+        return widths[0] * elbo(log_w) + widths[1:] @ (weights @ finite)
+
+    return reduce
+
+
+def jackknife(order: int) -> Reduction:
+    """Generalised jackknife of the IWAE bound; bias O(S^-(order + 1)) (Nowozin 2018, eq. 11).
+
+    sum_j c_j L_{S-j}, j = 0..m, c_j = (-1)^j (S - j)^m / (j! (m - j)!), with L_{S-j} the mean of
+    the bound over all subsets of S - j weights. Order 0 is IWAE. On neither side of log p. The
+    cost is of S^(m + 1) terms; float32 loses a factor S^(m - 1) of its precision.
+    """
+    order = checks.integer(order, "order", 0)
+
+    def reduce(log_w: Float[Array, " S"]) -> Scalar:
+        size = log_w.shape[0]
+        if size <= order:
+            raise ValueError(
+                f"num_samples: expected more than the jackknife's order {order}, got {size}"
+            )
+        value = whole = iwae(log_w)
+        for left_out in range(1, order + 1):
+            c = (-1) ** left_out * float(size - left_out) ** order
+            c /= math.factorial(left_out) * math.factorial(order - left_out)
+            value = value + c * _change_without(log_w, whole, left_out)
+        return value
+
+    return reduce
+
+
+def _change_without(log_w: Float[Array, " S"], whole: Scalar, left_out: int) -> Scalar:
+    """The mean of IWAE over all ways to leave `left_out` weights out, less IWAE of all."""
+    size = log_w.shape[0]
+    subsets = np.array(list(itertools.combinations(range(size), left_out)))
+    keep = np.ones((len(subsets), size), bool)
+    np.put_along_axis(keep, subsets, False, axis=1)
+    rest = logsumexp(jnp.where(keep, log_w[None], -jnp.inf), axis=1) - math.log(size - left_out)
+    # The coefficients grow as S^order, so a difference of two logarithms would lose as many
+    # digits: take the logarithm of the ratio of the means, which what is left out gives.
+    outside = jax.nn.softmax(log_w)[subsets].sum(1)
+    ratio = (left_out - size * outside) / (size - left_out)
+    small = ratio > -0.5  # else the rest is what remains of a cancellation
+    return jnp.where(small, jnp.log1p(jnp.where(small, ratio, 0.0)), rest - whole).mean()
+
+
+def leave_one_out(log_w: Float[Array, " S"]) -> Float[Array, " S"]:
+    """log sum_{j != s} w_j for every s, without cancellation."""
+    size = log_w.shape[0]
+    return logsumexp(jnp.where(jnp.eye(size, dtype=bool), -jnp.inf, log_w[None]), axis=1)
+
+
+def miwae(num_groups: int) -> Reduction:
+    """Mean of IWAE over `num_groups` groups of S / num_groups weights (Rainforth et al. 2018).
+
+    From below; groups of one are the ELBO, one group is IWAE.
+    """
+    num_groups = checks.integer(num_groups, "num_groups", 1)
+
+    def reduce(log_w: Float[Array, " S"]) -> Scalar:
+        if log_w.shape[0] % num_groups:
+            raise ValueError(
+                f"num_samples: expected a multiple of num_groups = {num_groups}, got "
+                f"{log_w.shape[0]}"
+            )
+        return jax.vmap(iwae)(log_w.reshape(num_groups, -1)).mean()
+
+    return reduce
+
+
+def ciwae(beta: float) -> Reduction:
+    """beta ELBO + (1 - beta) IWAE, beta in [0, 1] (Rainforth et al. 2018). From below."""
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta: expected a number in [0, 1], got {beta}")
+    return lambda log_w: beta * elbo(log_w) + (1 - beta) * iwae(log_w)
+
+
+class Bound(NamedTuple):
+    """A bound by its name: the reduction, its side of log p, and in which limit it is exact."""
+
+    reduce: Reduction
+    side: Literal["lower", "upper", "neither"]  # of the expectation, for every finite S
+    limit: Literal["lower", "upper", "exact"]  # of the value, as S -> infinity
+
+
+BOUNDS: dict[str, Bound] = {
+    "elbo": Bound(elbo, "lower", "lower"),
+    "iwae": Bound(iwae, "lower", "exact"),
+    "renyi_half": Bound(renyi(0.5), "lower", "lower"),
+    "renyi_two": Bound(renyi(2.0), "lower", "lower"),
+    "renyi_minus_one": Bound(renyi(-1.0), "neither", "upper"),
+    "cubo_two": Bound(cubo(2), "neither", "upper"),
+    "eubo": Bound(eubo, "neither", "upper"),
+    "thermodynamic": Bound(thermodynamic((0.0, 0.25, 0.5, 0.75, 1.0)), "lower", "lower"),
+    "jackknife_one": Bound(jackknife(1), "neither", "exact"),
+    "jackknife_two": Bound(jackknife(2), "neither", "exact"),
+    "miwae_two": Bound(miwae(2), "lower", "exact"),
+    "ciwae_half": Bound(ciwae(0.5), "lower", "lower"),
+}

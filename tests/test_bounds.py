@@ -1,0 +1,260 @@
+"""One table for every bound: BOUNDS x exact test beds. A new bound is a row of REFERENCE."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from beds import BEDS
+from model_cases import quick_jit
+from scipy.special import logsumexp, softmax
+from scipy.stats import binom
+
+from lvm_jax import bounds, distributions
+from lvm_jax.weights import log_weights
+
+FINITE = ("mixture", "bits", "one_hot")
+
+
+def mean_exp(log_w):
+    return logsumexp(log_w) - np.log(len(log_w))
+
+
+def tvo(log_w):
+    betas = (0.0, 0.25, 0.5, 0.75)
+    return sum(0.25 * (softmax(beta * log_w) @ log_w) for beta in betas)
+
+
+def mean_without(log_w, left_out):
+    subsets = itertools.combinations(log_w, len(log_w) - left_out)
+    return np.mean([mean_exp(np.array(subset)) for subset in subsets])
+
+
+def jackknife_two(log_w):  # Sharot's form of the coefficients, multiplied out for order 2
+    s = len(log_w)
+    terms = [mean_without(log_w, j) for j in range(3)]
+    return s**2 / 2 * terms[0] - (s - 1) ** 2 * terms[1] + (s - 2) ** 2 / 2 * terms[2]
+
+
+# Each bound once more, in numpy, float64, straight from its formula.
+REFERENCE = {
+    "elbo": np.mean,
+    "iwae": mean_exp,
+    "renyi_half": lambda log_w: 2 * np.log(np.mean(np.exp(log_w / 2))),
+    "renyi_two": lambda log_w: -np.log(np.mean(np.exp(-log_w))),
+    "renyi_minus_one": lambda log_w: 0.5 * np.log(np.mean(np.exp(2 * log_w))),
+    "cubo_two": lambda log_w: 0.5 * np.log(np.mean(np.exp(2 * log_w))),
+    "eubo": lambda log_w: softmax(log_w) @ log_w,
+    "thermodynamic": tvo,
+    "jackknife_one": lambda log_w: (
+        len(log_w) * mean_exp(log_w) - (len(log_w) - 1) * mean_without(log_w, 1)
+    ),
+    "jackknife_two": jackknife_two,
+    "miwae_two": lambda log_w: (mean_exp(log_w[::2]) + mean_exp(log_w[1::2])) / 2,
+    "ciwae_half": lambda log_w: (np.mean(log_w) + mean_exp(log_w)) / 2,
+}
+
+
+@quick_jit
+def reduce_all(log_w):
+    """Every bound of [R, S] log-weights, {name: [R]}."""
+    return {name: jax.vmap(bound.reduce)(log_w) for name, bound in bounds.BOUNDS.items()}
+
+
+@functools.cache
+def enumerated(bed_name, size):
+    """All log-weights of `size` draws of a finite z, [M^size, size], and their probabilities."""
+    with jax.enable_x64(True):
+        bed = BEDS[bed_name]()
+        q = bed.guide(bed.phi)
+        values = distributions.support(q)
+        log_q = np.asarray(jax.vmap(q.log_prob)(values))
+        log_w = np.asarray(jax.vmap(bed.log_joint(bed.theta, bed.x))(values)) - log_q
+        tuples = np.array(list(itertools.product(range(len(log_q)), repeat=size)))
+        return log_w[tuples], np.exp(log_q[tuples].sum(1))
+
+
+@functools.cache
+def expectations(bed_name):
+    """E[bound] for 4 draws, exact, no Monte Carlo; log p; and the ELBO."""
+    log_w, mass = enumerated(bed_name, 4)
+    with jax.enable_x64(True):
+        bed = BEDS[bed_name]()
+        found = {name: mass @ np.asarray(value) for name, value in reduce_all(log_w).items()}
+        log_p = float(bed.log_evidence(bed.theta, bed.x))
+        return found, log_p, float(bed.elbo(bed.theta, bed.phi, bed.x))
+
+
+def two_valued(reduce, size, small, large, chance):
+    """E[bound] - log p for weights of two values: a binomial sum over how many are large."""
+    ones = np.tril(np.ones((size + 1, size)), -1)
+    values = quick_jit(jax.vmap(reduce))(
+        jnp.asarray(np.where(ones > 0, np.log(large), np.log(small)))
+    )
+    mass = binom.pmf(np.arange(size + 1), size, chance)
+    return mass @ np.asarray(values) - np.log((1 - chance) * small + chance * large)
+
+
+@functools.cache
+def gaussian_draws():
+    """Log-weights [20_000, 4] of the linear-Gaussian bed, and log p."""
+    bed = BEDS["linear_gaussian"]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    log_w = quick_jit(lambda key: log_weights(key, joint, q, 80_000))(jax.random.key(0))
+    return log_w.reshape(-1, 4), float(bed.log_evidence(bed.theta, bed.x))
+
+
+def test_every_bound_is_in_the_table():
+    assert set(REFERENCE) == set(bounds.BOUNDS)
+
+
+def test_values_are_the_formulas(x64):
+    # The groups of miwae are halves here, odd and even in the reference: reorder its weights.
+    log_w = np.array([-3.0, 1.5, 0.2, -0.9, 2.1, -6.0])
+    found = reduce_all(np.stack([log_w, log_w[[0, 2, 4, 1, 3, 5]]]))
+    for name, reference in REFERENCE.items():
+        value = found[name][1 if name == "miwae_two" else 0]
+        np.testing.assert_allclose(value, reference(log_w), rtol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("bed_name", BEDS)
+def test_exact_at_the_posterior(bed_name):
+    bed = BEDS[bed_name]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+    keys = jax.random.split(jax.random.key(1), 5)
+    log_w = quick_jit(jax.vmap(lambda key: log_weights(key, joint, q, 4)))(keys)
+    truth = float(bed.log_evidence(bed.theta, bed.x))
+    for name, values in reduce_all(log_w).items():
+        np.testing.assert_allclose(values, truth, atol=3e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("bed_name", FINITE)
+def test_sides_by_enumeration(bed_name):
+    found, log_p, elbo = expectations(bed_name)
+    np.testing.assert_allclose(found["elbo"], elbo, rtol=1e-10)
+    for name, bound in bounds.BOUNDS.items():
+        if bound.side == "lower":
+            assert found[name] < log_p, name
+            assert found[name] > elbo or name in ("elbo", "renyi_two"), name
+        elif bound.side == "upper":
+            assert found[name] > log_p, name
+
+
+@pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.side == "neither"])
+def test_neither_is_on_both_sides(name, x64):
+    # One heavy weight in fifty is missed by most draws of 4; none of the beds' is.
+    assert two_valued(bounds.BOUNDS[name].reduce, 4, small=0.5, large=30.0, chance=0.02) < -0.1
+    assert all(expectations(bed)[0][name] > expectations(bed)[1] for bed in FINITE)
+
+
+@pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.side != "neither"])
+def test_sides_of_a_gaussian_by_sampling(name):
+    log_w, log_p = gaussian_draws()
+    values = reduce_all(log_w)[name]
+    gap, error = log_p - float(values.mean()), float(values.std()) / len(values) ** 0.5
+    assert (gap if bounds.BOUNDS[name].side == "lower" else -gap) > 5 * error
+
+
+@pytest.mark.parametrize("bed_name", BEDS)
+def test_limits(bed_name):
+    # The limit S -> infinity, by q itself put into 256 weights: then log p is their log-mean-exp.
+    bed = BEDS[bed_name]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    log_w = quick_jit(lambda key: log_weights(key, joint, q, 256))(jax.random.key(2))
+    log_p = float(bounds.iwae(log_w))
+    largest = float(jnp.exp(log_w.max() - log_p))  # over the mean weight
+    for name, values in reduce_all(log_w[None]).items():
+        gap, limit = log_p - float(values[0]), bounds.BOUNDS[name].limit
+        if limit == "exact":  # what is left is O(1/S): a few of the largest weights
+            assert abs(gap) <= 2 * largest / 256, name
+        else:
+            assert (gap if limit == "lower" else -gap) > 0.01, name
+
+
+@pytest.mark.parametrize("bed_name", FINITE)
+def test_iwae_tightens_with_every_sample(bed_name, x64):
+    _, log_p, elbo = expectations(bed_name)
+    bounds_ = [elbo]
+    for size in (2, 3, 4):
+        log_w, mass = enumerated(bed_name, size)
+        bounds_.append(mass @ np.asarray(quick_jit(jax.vmap(bounds.iwae))(jnp.asarray(log_w))))
+    assert (np.diff([*bounds_, log_p]) > 0).all()
+
+
+def test_batch_order():
+    # The mean over S is inside the logarithm and the mean over N outside, whatever the batch.
+    bed = BEDS["linear_gaussian"]()
+    q = bed.guide(bed.phi)
+    keys = jax.random.split(jax.random.key(4), 2)
+    batch = jnp.stack([bed.x, bed.other_x])
+
+    def one(key, x):
+        return log_weights(key, bed.log_joint(bed.theta, x), q, 6)
+
+    log_w = np.asarray(quick_jit(jax.vmap(one))(keys, batch), np.float64)
+    alone = quick_jit(one)
+    apart = np.stack([alone(key, x) for key, x in zip(keys, batch, strict=True)])
+    np.testing.assert_allclose(log_w, apart, rtol=1e-5)
+    right = np.mean([np.log(np.mean(np.exp(row))) for row in apart])
+    wrong = np.log(np.mean(np.exp(apart)))  # over the whole batch, as where no plate is declared
+    found = float(jax.vmap(bounds.iwae)(jnp.asarray(log_w)).mean())
+    np.testing.assert_allclose(found, right, rtol=1e-5)
+    assert abs(found - wrong) > 1
+
+
+@quick_jit
+def gradients(log_w):
+    return {name: jax.vmap(jax.grad(b.reduce))(log_w) for name, b in bounds.BOUNDS.items()}
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_shift_equivariance_gradient_and_precision(x64):
+    # log p(x) + c for weights w e^c: values move by c, so that the gradient adds to 1.
+    # 8192 is exact in float32, whose spacing there is 5e-4.
+    with jax.enable_x64(x64):
+        dtype = jnp.float64 if x64 else jnp.float32
+        log_w = jnp.array([[-3.0, 1.5, 0.25, -0.75], [0.5, 0.75, -1.0, 2.0]], dtype)
+        values, shifted, found = reduce_all(log_w), reduce_all(log_w - 8192), gradients(log_w)
+        up, down = reduce_all(log_w.at[:, 1].add(1e-5)), reduce_all(log_w.at[:, 1].add(-1e-5))
+        for name, value in values.items():
+            assert value.dtype == dtype
+            np.testing.assert_allclose(
+                shifted[name] + 8192, value, atol=1e-9 if x64 else 5e-3, err_msg=name
+            )
+            np.testing.assert_allclose(found[name].sum(1), 1, rtol=1e-12 if x64 else 2e-5)
+            if x64:  # and agrees with central differences
+                slope = (up[name] - down[name]) / 2e-5
+                np.testing.assert_allclose(found[name][:, 1], slope, atol=1e-8)
+
+
+def test_zero_weights():
+    # -inf is a weight of zero: the averages of w count it, those of log w are -inf.
+    log_w = jnp.array([-jnp.inf, 0.5, 1.0, -1.0])
+    found = {name: float(values[0]) for name, values in reduce_all(log_w[None]).items()}
+    for name in ("elbo", "renyi_two", "ciwae_half", "thermodynamic"):
+        assert found[name] == -np.inf, name
+    for name in ("iwae", "renyi_half", "cubo_two", "eubo", "jackknife_one"):
+        finite = np.where(np.isneginf(log_w), -1e3, np.asarray(log_w, np.float64))
+        np.testing.assert_allclose(found[name], REFERENCE[name](finite), rtol=2e-5)
+
+
+def test_nan_is_never_masked():
+    log_w = jnp.array([[0.5, jnp.nan, 1.0, -1.0]])
+    assert all(np.isnan(values[0]) for values in reduce_all(log_w).values())
+
+
+def test_one_compilation_per_shape():
+    bed = BEDS["mixture"]()
+    traces = []
+
+    @quick_jit
+    def bound(key, theta, x):
+        traces.append(None)
+        return bounds.jackknife(1)(log_weights(key, bed.log_joint(theta, x), bed.guide(bed.phi), 5))
+
+    first = bound(jax.random.key(0), bed.theta, bed.x)
+    second = bound(jax.random.key(1), jax.tree.map(lambda a: a + 0.1, bed.theta), bed.other_x)
+    assert first != second
+    assert len(traces) == 1

@@ -1,0 +1,111 @@
+"""What single bounds promise: published gaps, orders of bias, ends; and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import quick_jit
+from test_bounds import two_valued
+
+from lvm_jax import bounds, distributions
+from lvm_jax.weights import log_weights
+
+DIM = 20  # of the toy in `toy_log_weights`
+RELATIVE_VARIANCE = (16 / 15) ** 10 - 1  # Var(w) / E[w]^2 of the toy
+
+
+def toy_log_weights(key, num_samples):
+    """log w - log p of z ~ N(mu, I), x | z ~ N(z, I), q = N((x + mu) / 2, 2/3 I)."""
+    mu = jnp.linspace(-1.0, 2.0, DIM)
+    x = jnp.linspace(0.5, -1.5, DIM) ** 3
+    one = jnp.ones(DIM)
+    prior, evidence = distributions.normal(mu, one), distributions.normal(mu, one * 2**0.5)
+    q = distributions.normal((x + mu) / 2, one * (2 / 3) ** 0.5)
+
+    def joint(z):
+        return prior.log_prob(z) + distributions.normal(z, one).log_prob(x)
+
+    return log_weights(key, joint, q, num_samples) - evidence.log_prob(x)
+
+
+def test_toy_gaps():
+    # Exact moments of w (DESIGN.md's toy) give the gap to second order; the control variate
+    # mean(w) - 1, of expectation 0, leaves a standard error of 1 % of it.
+    draws = quick_jit(lambda key: toy_log_weights(key, 400_000))(jax.random.key(3))
+    draws = np.asarray(draws, np.float64)
+    error = draws.std() / len(draws) ** 0.5
+    assert abs(-draws.mean() - 10 * (1 / 3 - np.log(4 / 3))) < 5 * error < 0.02
+    squares = (np.exp(draws) - 1) ** 2
+    assert abs(squares.mean() - RELATIVE_VARIANCE) < 5 * squares.std() / len(draws) ** 0.5 < 0.04
+    groups = np.exp(draws).reshape(-1, 50).mean(1)
+    gaps = groups - 1 - np.log(groups)
+    third = (4 / 3) ** 30 / 2**10 - 3 * (1 + RELATIVE_VARIANCE) + 2
+    expected = RELATIVE_VARIANCE / 100 - (third / 3 - 0.75 * RELATIVE_VARIANCE**2) / 50**2
+    assert abs(gaps.mean() - expected) < 5 * gaps.std() / len(gaps) ** 0.5 < 0.1 * expected
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_jackknife_order(order, x64):
+    reduce = bounds.jackknife(order)
+    biases = [two_valued(reduce, size, small=0.6, large=1.4, chance=0.4) for size in (16, 32)]
+    # Bias O(S^-(order + 1)); at S = 16 the next power of 1/S still adds up to 0.35 to the slope.
+    assert abs(np.log2(biases[0] / biases[1]) - (order + 1)) < 0.4
+
+
+def test_jackknife_keeps_its_digits_in_float32():
+    log_w = np.random.default_rng(0).normal(size=(3, 100)) * [[0.3], [1.0], [4.0]]
+    reduce = quick_jit(jax.vmap(bounds.jackknife(2)))
+    with jax.enable_x64(True):
+        truth = np.asarray(reduce(jnp.asarray(log_w)))
+    np.testing.assert_allclose(reduce(jnp.asarray(log_w, jnp.float32)), truth, atol=2e-4)
+
+
+def test_renyi_limits(x64):
+    log_w = jnp.array([-3.0, 1.5, 0.2, -0.9])
+    alphas = (-np.inf, -30, -2, -1, -0.2, 0, 0.3, 0.999, 1, 1.001, 2, 30, np.inf)
+    values = [float(bounds.renyi(alpha)(log_w)) for alpha in alphas]
+    assert (np.diff(values) < 0).all()  # strictly decreasing in alpha
+    assert values[0] == log_w.max()
+    assert values[-1] == log_w.min()
+    assert values[alphas.index(1)] == bounds.elbo(log_w)
+    np.testing.assert_allclose(values[alphas.index(0)], bounds.iwae(log_w), rtol=1e-14)
+    # To first order L_alpha - ELBO = (1 - alpha) Var(log w) / 2.
+    slope = (values[alphas.index(0.999)] - values[alphas.index(1)]) / 1e-3
+    np.testing.assert_allclose(slope, np.var(np.asarray(log_w)) / 2, rtol=1e-3)
+    np.testing.assert_array_equal(bounds.cubo(3)(log_w), bounds.renyi(-2)(log_w))
+
+
+def test_groups_and_mixes_at_their_ends(x64):
+    log_w = jnp.array([-3.0, 1.5, 0.2, -0.9])
+    for same, as_ in (
+        (bounds.miwae(1), bounds.iwae),
+        (bounds.miwae(4), bounds.elbo),
+        (bounds.ciwae(1.0), bounds.elbo),
+        (bounds.ciwae(0.0), bounds.iwae),
+        (bounds.jackknife(0), bounds.iwae),
+        (bounds.thermodynamic((0.0, 1.0)), bounds.elbo),
+        (bounds.thermodynamic(np.linspace(0, 1, 4001)), bounds.iwae),
+    ):
+        # The last is a Riemann sum of step 1/4000 under a slope that rises by about 3.
+        tolerance = 1e-3 if as_ is bounds.iwae else 1e-14
+        np.testing.assert_allclose(same(log_w), as_(log_w), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (lambda: bounds.renyi(float("nan")), "alpha: expected a number"),
+        (lambda: bounds.cubo(1), "order: expected a finite number > 1, got 1"),
+        (lambda: bounds.cubo(float("inf")), "order: expected a finite number"),
+        (lambda: bounds.jackknife(-1), "order: expected an integer >= 0"),
+        (lambda: bounds.jackknife(3)(jnp.zeros(3)), "more than the jackknife's order 3, got 3"),
+        (lambda: bounds.miwae(0), "num_groups: expected an integer >= 1"),
+        (lambda: bounds.miwae(2)(jnp.zeros(3)), "num_samples: expected a multiple"),
+        (lambda: bounds.ciwae(1.5), "beta: expected a number in"),
+        (lambda: bounds.thermodynamic((0.0, 0.5, 0.5, 1.0)), "betas: expected numbers that rise"),
+        (lambda: bounds.thermodynamic((0.1, 1.0)), "betas: expected numbers that rise"),
+    ],
+)
+def test_refusals(bad, message):
+    with pytest.raises(ValueError, match=message):
+        bad()
