@@ -1,0 +1,213 @@
+"""What the ELBO is made of, and what it lacks: log p(x) = ELBO + KL(q || posterior).
+
+    ELBO = E_q[log p(x, z)] + H(q)                       energy and entropy, the lecture's (12)
+         = E_q[log p(x | z)] - KL(q || prior)            reconstruction and KL to the prior
+
+`decompose` estimates every term from draws, each with its standard error; `decompose_exactly`
+computes them without any, where q and the log-joint allow it. For one data point, in nats.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import bounds, distributions, weights
+from lvm_jax.evidence import Evidence
+from lvm_jax.moments import moments
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
+from lvm_jax.weights import LogJoint
+
+
+class Term(NamedTuple):
+    """A number in nats with its standard error, which is 0 where it is exact."""
+
+    value: Scalar
+    standard_error: Scalar
+    exact: bool
+
+
+class Decomposition(NamedTuple):
+    """The terms of log p(x) = ELBO + KL(q || posterior); None where nothing tells."""
+
+    elbo: Term
+    energy: Term  # E_q[log p(x, z)]
+    entropy: Term  # H(q)
+    reconstruction: Term | None  # E_q[log p(x | z)]; needs the prior
+    kl_prior: Term | None  # KL(q || prior); needs the prior
+    kl_posterior: Term | None  # KL(q || p(z | x))
+    log_evidence: Term | None  # log p(x)
+
+
+def decompose(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    num_samples: int,
+    *,
+    prior: Distribution | None = None,
+    posterior: Distribution | None = None,
+    log_evidence: Scalar | Evidence | None = None,
+) -> Decomposition:
+    """The terms from S draws of q. Entropy and KL to the prior by closed form where known.
+
+    All terms share the draws. With a `posterior`, ELBO + KL(q || posterior) is log p(x) for every
+    draw, to rounding: the standard error of log p(x) is 0 up to it, and a wrong posterior shows
+    as one that is not. Without, KL = log p(x) - ELBO, where log p(x) is `log_evidence` (a number
+    that is known, or an Evidence with its error), or else importance sampling from these draws,
+    with the errors of the two correlated as they are.
+
+    The ELBO is mean(log w) itself, so that energy + entropy and reconstruction - KL(q || prior)
+    equal it in expectation, and with the terms of one draw where no closed form is used.
+
+    Raises ValueError for num_samples < 1, or a log-joint that does not fit q.
+    """
+    z = weights.draw(key, q, num_samples)
+    weights.check_log_joint(log_joint, z)
+    weights.check_log_prob(q, z)
+    log_p, log_q = jax.vmap(log_joint)(z), jax.vmap(q.log_prob)(z)
+    log_posterior = None if posterior is None else jax.vmap(posterior.log_prob)(z)
+    kl_posterior, evidence = _gap(log_p, log_q, log_posterior, _given(log_evidence))
+    reconstruction = kl_prior = None
+    if prior is not None:
+        log_prior = jax.vmap(prior.log_prob)(z)
+        reconstruction = _mean(log_p - log_prior)
+        kl_prior = _closed(distributions.kl_divergence(q, prior)) or _mean(log_q - log_prior)
+    return Decomposition(
+        elbo=_mean(log_p - log_q),
+        energy=_mean(log_p),
+        entropy=_closed(distributions.entropy(q)) or _mean(-log_q),
+        reconstruction=reconstruction,
+        kl_prior=kl_prior,
+        kl_posterior=kl_posterior,
+        log_evidence=evidence,
+    )
+
+
+def _gap(
+    log_p: Float[Array, " S"],
+    log_q: Float[Array, " S"],
+    log_posterior: Float[Array, " S"] | None,
+    known: Term | None,
+) -> tuple[Term, Term]:
+    """KL(q || posterior) and log p(x), from the draws."""
+    if log_posterior is not None:
+        return _mean(log_q - log_posterior), known or _mean(log_p - log_posterior)
+    log_w = log_p - log_q
+    elbo = _mean(log_w)
+    if known is not None:
+        error = jnp.hypot(known.standard_error, elbo.standard_error)
+        return Term(known.value - elbo.value, error, False), known
+    value = bounds.iwae(log_w)
+    # Delta method: to first order log p moves by w_s / p(x) - 1, and the ELBO by log w_s, a draw.
+    relative = jnp.exp(log_w - value)
+    evidence = Term(value, _mean(relative).standard_error, False)
+    return Term(value - elbo.value, _mean(relative - log_w).standard_error, False), evidence
+
+
+def decompose_exactly(
+    log_joint: LogJoint,
+    q: Distribution,
+    *,
+    prior: Distribution | None = None,
+    posterior: Distribution | None = None,
+    log_evidence: Scalar | Evidence | None = None,
+) -> Decomposition:
+    """The terms without sampling: every expectation under q by enumeration or by cubature.
+
+    A finite q is enumerated. A Gaussian q is integrated over 2 D points, exact where log p(x, z)
+    is quadratic in z, as in a linear-Gaussian model, and NOT elsewhere: calling this function says
+    that it is. KL(q || posterior) is by its closed form, independent of the other terms; without
+    a posterior it is log p(x) - ELBO, and without either both are None.
+
+    Raises TypeError for any other q, ValueError for a z that cannot be enumerated or a log-joint
+    or a posterior that does not fit q.
+    """
+    weights.check_log_joint(
+        log_joint, jax.eval_shape(lambda: weights.draw(jax.random.key(0), q, 1))
+    )
+    energy = _expect(q, log_joint)
+    entropy = _need(distributions.entropy(q), "q: expected a closed form of its entropy")
+    reconstruction = kl_prior = kl_posterior = None
+    if prior is not None:
+        reconstruction = _expect(q, lambda z: log_joint(z) - prior.log_prob(z))
+        kl_prior = _need(distributions.kl_divergence(q, prior), "prior: expected q's family")
+    evidence = _given(log_evidence)
+    elbo = _exact(energy.value + entropy.value)
+    if posterior is not None:
+        kl = distributions.kl_divergence(q, posterior)
+        kl_posterior = _need(kl, "posterior: expected q's family")
+        evidence = evidence or _exact(elbo.value + kl_posterior.value)
+    elif evidence is not None:
+        kl_posterior = evidence._replace(value=evidence.value - elbo.value)
+    return Decomposition(elbo, energy, entropy, reconstruction, kl_prior, kl_posterior, evidence)
+
+
+def elbo_energy_entropy(
+    key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int
+) -> Scalar:
+    """ELBO as mean_s log p(x, z_s) + H(q), the entropy by its closed form: the lecture's (12).
+
+    Unbiased; differentiable through the draws where q is reparameterised. Raises TypeError for a
+    q without a closed form of its entropy, ValueError as `weights.log_weights`.
+    """
+    entropy = _need(distributions.entropy(q), "q: expected a closed form of its entropy")
+    return _energy(key, log_joint, q, num_samples) + entropy.value
+
+
+def elbo_reconstruction_kl(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    num_samples: int,
+    *,
+    prior: Distribution,
+) -> Scalar:
+    """ELBO as mean_s log p(x | z_s) - KL(q || prior), the divergence by its closed form.
+
+    log p(x | z) is log p(x, z) - log p(z). Unbiased; differentiable as `elbo_energy_entropy`.
+    Raises TypeError for a q and a prior without a closed form, ValueError as `log_weights`.
+    """
+    kl = _need(distributions.kl_divergence(q, prior), "prior: expected q's family")
+    log_likelihood: LogJoint = lambda z: log_joint(z) - prior.log_prob(z)  # noqa: E731
+    return _energy(key, log_likelihood, q, num_samples) - kl.value
+
+
+def _energy(
+    key: Key[Array, ""], log_density: LogJoint, q: Distribution, num_samples: int
+) -> Scalar:
+    z = weights.draw(key, q, num_samples)
+    weights.check_log_joint(log_density, z)
+    return jax.vmap(log_density)(z).mean()
+
+
+def _expect(q: Distribution, function: Callable[[Latent], Scalar]) -> Term:
+    value = distributions.expectation(q, function)
+    return _exact(distributions.cubature(q, function) if value is None else value)
+
+
+def _exact(value: Scalar) -> Term:
+    value = jnp.asarray(value)
+    return Term(value, jnp.zeros_like(value), True)
+
+
+def _closed(value: Scalar | None) -> Term | None:
+    return None if value is None else _exact(value)
+
+
+def _need(value: Scalar | None, expected: str) -> Term:
+    if value is None:
+        raise TypeError(f"{expected}, got none; use decompose, which samples")
+    return _exact(value)
+
+
+def _given(log_evidence: Scalar | Evidence | None) -> Term | None:
+    if isinstance(log_evidence, Evidence):
+        return Term(log_evidence.log_evidence, log_evidence.standard_error, False)
+    return None if log_evidence is None else _exact(log_evidence)
+
+
+def _mean(values: Float[Array, " S"]) -> Term:
+    found = moments(values)
+    return Term(found.mean, jnp.sqrt(found.variance / values.shape[0]), False)

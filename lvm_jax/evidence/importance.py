@@ -1,0 +1,105 @@
+"""Importance sampling of log p(x), streamed: memory does not grow with the number of samples."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import checks, weights
+from lvm_jax.evidence import pareto
+from lvm_jax.evidence.result import Evidence
+from lvm_jax.moments import Moments, merge, moments
+from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Scalar
+from lvm_jax.weights import LogJoint
+
+CHUNK_SIZE = 1_000  # rows of z that stay in cache: on two CPU cores twice as fast as 25,000
+
+
+class Running(NamedTuple):
+    """What is kept of the log-weights seen so far."""
+
+    largest: Scalar
+    scaled: Moments  # of w exp(-largest)
+    tail: Float[Array, " M1"]  # the M + 1 largest log-weights, descending
+    counts: Int[Array, " 3"]  # of NaN, +inf, -inf
+
+
+def importance(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    num_samples: int,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+) -> Evidence:
+    """log p(x) = log E_q[p(x, z) / q(z)] by the mean of S weights, of one data point, in nats.
+
+        log (1/S) sum_s p(x, z_s) / q(z_s),    z_s ~ q
+
+    the lecture's weighted sample average. Exact, with standard error 0, where q is the posterior.
+    Streams chunks of at most `chunk_size` draws, so memory grows only by the sqrt(S) tail of
+    k-hat. `num_samples` and `chunk_size` are static; another value of either compiles again, and
+    another chunk gives other draws. Unjitted: jit around it, or use `evidence.evaluate`.
+
+    Raises ValueError for num_samples or chunk_size < 1, or a log-joint that does not fit q.
+    """
+    num_samples = checks.integer(num_samples, "num_samples", 1)
+    num_chunks = math.ceil(num_samples / checks.integer(chunk_size, "chunk_size", 1))
+    size = math.ceil(
+        num_samples / num_chunks
+    )  # chunks of one size, the last masked by < num_chunks
+
+    def chunk(index: int | Array) -> Float[Array, " chunk"]:
+        return weights.log_weights(jax.random.fold_in(key, index), log_joint, q, size)
+
+    def step(index: Array, running: Running) -> Running:
+        keep = index * size + jnp.arange(size) < num_samples
+        return _add(running, chunk(index), keep)
+
+    start = _nothing(pareto.tail_size(num_samples), jax.eval_shape(lambda: chunk(0)).dtype)
+    return _conclude(jax.lax.fori_loop(0, num_chunks, step, start), num_samples)
+
+
+def _nothing(tail_size: int, dtype: jnp.dtype) -> Running:
+    zero, least = jnp.zeros((), dtype), jnp.asarray(-jnp.inf, dtype)
+    tail = jnp.full(tail_size + 1, -jnp.inf, dtype)
+    return Running(least, Moments(zero, zero, zero), tail, jnp.zeros(3, jnp.int32))
+
+
+def _add(running: Running, log_w: Float[Array, " S"], keep: Bool[Array, " S"]) -> Running:
+    """The state after one more chunk."""
+    kept = jnp.where(keep, log_w, -jnp.inf)
+    largest = jnp.maximum(running.largest, kept.max())
+    # Equal infinities must leave a scale of 1, not exp(inf - inf).
+    same = running.largest == largest
+    scale = jnp.where(same, 1.0, jnp.exp(running.largest - jnp.where(same, 0.0, largest)))
+    before = running.scaled
+    before = Moments(before.number, before.total * scale, before.squared * scale**2)
+    tail = jax.lax.top_k(jnp.concatenate([running.tail, kept]), running.tail.shape[0])[0]
+    odd = jnp.stack([jnp.isnan(log_w), jnp.isposinf(log_w), jnp.isneginf(log_w)])
+    return Running(
+        largest,
+        merge(before, moments(jnp.exp(kept - _shift(largest)), keep)),
+        tail,
+        running.counts + (odd & keep[None]).sum(1, dtype=jnp.int32),
+    )
+
+
+def _shift(largest: Scalar) -> Scalar:
+    return jnp.where(jnp.isfinite(largest), largest, 0.0)
+
+
+def _conclude(running: Running, num_samples: int) -> Evidence:
+    """The estimate and its diagnostics."""
+    scaled = running.scaled
+    return Evidence(
+        log_evidence=_shift(running.largest) + jnp.log(scaled.mean),
+        standard_error=jnp.sqrt(scaled.variance / num_samples) / scaled.mean,
+        ess=scaled.total**2 / (scaled.total * scaled.mean + scaled.squared),
+        k_hat=pareto.k_of_tail(running.tail),
+        num_samples=jnp.int32(num_samples),
+        num_nan=running.counts[0],
+        num_positive_infinite=running.counts[1],
+        num_negative_infinite=running.counts[2],
+    )

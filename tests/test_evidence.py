@@ -1,0 +1,257 @@
+"""One table for every evidence method: METHODS x exact test beds. A new method is a row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from arviz_stats.base import array_stats
+from beds import BEDS, prior_of
+from model_cases import quick_jit
+from scipy.special import logsumexp
+
+from lvm_jax import distributions, evidence
+from lvm_jax.weights import log_weights
+
+REPEATS, SAMPLES = 300, 1_000
+
+
+def importance(key, bed, joint):
+    return evidence.importance(key, joint, bed.guide(bed.phi), SAMPLES)
+
+
+def naive(key, bed, joint):
+    prior = prior_of(bed)
+    return evidence.naive(key, lambda z: joint(z) - prior.log_prob(z), prior, SAMPLES)
+
+
+def uniform(key, bed, joint):
+    if bed.name == "linear_gaussian":  # a box around the prior's mean; 1e-5 of the mass is outside
+        low, high = bed.theta["mean"] - 4, bed.theta["mean"] + 4
+        return evidence.uniform(key, joint, distributions.uniform(low, high), SAMPLES)
+    return evidence.uniform(key, joint, prior_of(bed), SAMPLES)
+
+
+def sumo(key, bed, joint):
+    return evidence.sumo(key, joint, bed.guide(bed.phi), start=2)
+
+
+# Each answers with a log_evidence; "p" or "log p" is what the answer is unbiased for.
+METHODS = {
+    "importance": (importance, "p"),
+    "naive": (naive, "p"),
+    "uniform": (uniform, "p"),
+    "sumo": (sumo, "log p"),
+}
+
+
+@pytest.fixture(scope="module", params=BEDS)
+def answers(request):
+    """log p of a bed, and {method: its answers to REPEATS keys}."""
+    bed = BEDS[request.param]()
+    joint = bed.log_joint(bed.theta, bed.x)
+
+    def all_methods(key):
+        return {name: method(key, bed, joint) for name, (method, _) in METHODS.items()}
+
+    keys = jax.random.split(jax.random.key(0), REPEATS)
+    found = quick_jit(jax.vmap(all_methods))(keys)
+    return float(bed.log_evidence(bed.theta, bed.x)), found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_unbiased(answers, name):
+    log_p, found = answers
+    estimates = np.asarray(found[name].log_evidence, np.float64) - log_p
+    draws = np.exp(estimates) - 1 if METHODS[name][1] == "p" else estimates
+    error = draws.std() / REPEATS**0.5
+    assert abs(draws.mean()) < 5 * error
+    assert error < (0.02 if METHODS[name][1] == "p" else 0.25)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, unbiased) in METHODS.items() if unbiased == "p"])
+def test_the_standard_error_is_the_spread(answers, name):
+    # Over 300 repeats the spread itself is known to 4 %; the delta method is right to O(1/S).
+    log_p, found = answers
+    spread = found[name].log_evidence.std()
+    reported = jnp.sqrt((found[name].standard_error ** 2).mean())
+    np.testing.assert_allclose(reported, spread, rtol=0.2)
+    wrong_by = np.abs(found[name].log_evidence - log_p) / found[name].standard_error
+    assert np.mean(wrong_by > 1.96) < 0.05 + 3 * (0.05 * 0.95 / REPEATS) ** 0.5
+    np.testing.assert_array_equal(found[name].num_samples, np.full(REPEATS, SAMPLES))
+
+
+def reference(log_w):
+    """Evidence of log-weights in numpy, float64; k-hat by arviz-stats, which takes -log w."""
+    log_w = np.asarray(log_w, np.float64)
+    w = np.exp(log_w - log_w.max())
+    return {
+        "log_evidence": logsumexp(log_w) - np.log(len(w)),
+        "standard_error": w.std(ddof=1) / len(w) ** 0.5 / w.mean(),
+        "ess": w.sum() ** 2 / (w**2).sum(),
+        "k_hat": array_stats.psislw(-log_w)[1],
+    }
+
+
+def wide(z):  # log of a Student-like joint, whose weights against a normal have a tail
+    return -2 * jnp.log1p(z @ z)
+
+
+NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
+
+
+def test_chunks_add_up():
+    # The same draws, chunk by chunk, in numpy: 2,500 as three chunks of 834, the last one partial.
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(5), i) for i in range(3)])
+    log_w = quick_jit(jax.vmap(lambda key: log_weights(key, wide, NORMAL, 834)))(keys)
+    run = quick_jit(lambda key: evidence.importance(key, wide, NORMAL, 2_500, chunk_size=1_000))
+    found = run(jax.random.key(5))
+    for name, value in reference(log_w.ravel()[:2_500]).items():
+        np.testing.assert_allclose(getattr(found, name), value, rtol=2e-4, err_msg=name)
+
+
+def test_few_samples():
+    one, few, many = quick_jit(
+        lambda key: [evidence.importance(key, wide, NORMAL, size) for size in (1, 24, 25)]
+    )(jax.random.key(0))
+    assert np.isnan(one.standard_error)  # one draw says nothing of its spread
+    assert one.ess == 1
+    assert few.k_hat == np.inf  # a tail of fewer than 5
+    assert np.isfinite(many.k_hat)
+
+
+@pytest.mark.parametrize("bed_name", ["linear_gaussian", "one_hot"])
+def test_exact_at_the_posterior(bed_name):
+    bed = BEDS[bed_name]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+    found = quick_jit(lambda key: evidence.importance(key, joint, q, 200))(jax.random.key(0))
+    np.testing.assert_allclose(found.log_evidence, bed.log_evidence(bed.theta, bed.x), rtol=2e-6)
+    np.testing.assert_allclose(found.ess, 200, rtol=1e-6)
+    assert found.standard_error < 1e-7
+    assert found.k_hat == 0  # equal to rounding: no tail
+
+
+def test_odd_weights_are_counted_and_never_dropped():
+    @quick_jit
+    def run(bad, everywhere=False):
+        def joint(z):
+            return NORMAL.log_prob(z) + jnp.where((z[0] > 1) | everywhere, bad, 0.5)
+
+        return evidence.importance(jax.random.key(6), joint, NORMAL, 900, chunk_size=400)
+
+    keys = [jax.random.fold_in(jax.random.key(6), i) for i in range(3)]
+    z = np.concatenate([NORMAL.sample(seed=key, sample_shape=(300,)) for key in keys])
+    odd = int((z[:, 0] > 1).sum())
+    minus, plus, nan = run(-jnp.inf), run(jnp.inf), run(jnp.nan)
+    assert [minus.num_negative_infinite, plus.num_positive_infinite, nan.num_nan] == [odd] * 3
+    assert [minus.num_nan, plus.num_nan, nan.num_negative_infinite] == [0] * 3
+    # A weight of zero is a weight: the mean of 900 of which `odd` are 0.
+    np.testing.assert_allclose(minus.log_evidence, 0.5 + np.log(1 - odd / 900), rtol=1e-5)
+    np.testing.assert_allclose(minus.ess, 900 - odd, rtol=1e-5)
+    w = np.arange(900) >= odd
+    np.testing.assert_allclose(minus.standard_error, w.std(ddof=1) / 30 / w.mean(), rtol=1e-5)
+    assert plus.log_evidence == np.inf
+    assert np.isnan([plus.standard_error, plus.k_hat]).all()
+    assert np.isnan(jnp.stack(nan[:4])).all()
+    nothing = run(-jnp.inf, everywhere=True)
+    assert nothing.log_evidence == -np.inf
+    assert np.isnan(nothing.standard_error)
+    assert nothing.num_negative_infinite == 900
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_precision_far_from_zero(x64):
+    # float32's spacing at 8192 is 5e-4; equal weights have no error at all, however far.
+    with jax.enable_x64(x64):
+        dtype = jnp.float64 if x64 else jnp.float32
+        q = distributions.Bernoulli(jnp.zeros(3, dtype))
+
+        @quick_jit
+        def run(offset, slope):
+            def joint(z):
+                return q.log_prob(z) + slope * z[0] + offset
+
+            return evidence.importance(jax.random.key(0), joint, q, 500)
+
+        equal, near, far = run(-8191.5, 0.0), run(0.0, 0.3), run(-8192.0, 0.3)
+        assert {leaf.dtype for leaf in equal[:4]} == {jnp.dtype(dtype)}
+        np.testing.assert_allclose(equal.log_evidence, -8191.5, atol=1e-9 if x64 else 1e-3)
+        assert equal.standard_error == 0
+        np.testing.assert_allclose(far.log_evidence + 8192, near.log_evidence, atol=1e-3)
+        np.testing.assert_allclose(far.standard_error, near.standard_error, rtol=2e-3)
+        np.testing.assert_allclose(near.log_evidence, np.log((1 + np.exp(0.3)) / 2), atol=0.03)
+
+
+def test_memory_is_flat_in_the_number_of_samples():
+    def temporary_bytes(num_samples):
+        def run(key):
+            return evidence.importance(key, wide, NORMAL, num_samples)
+
+        compiled = jax.jit(run).lower(jax.random.key(0)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    # A hundredfold S adds the tail of 3 sqrt(S) weights, ten times as long, in a few copies.
+    small, large = temporary_bytes(10_000), temporary_bytes(1_000_000)
+    tail = 4 * 3_000
+    assert large - small < 15 * tail < 4 * 1_000_000 / 20
+    assert small < 200_000
+
+
+def test_sumo_law_and_cost():
+    # P(K >= k) = 1/k up to 80, then 0.9^(k - 80) / 80; E[K] = sum_k P(K >= k).
+    keys = jax.random.split(jax.random.key(7), 40_000)
+    draws = quick_jit(jax.vmap(lambda key: evidence.sumo(key, NORMAL.log_prob, NORMAL)))(keys)
+    terms = np.asarray(draws.num_terms)
+    for k in (1, 2, 3, 10, 50, 80, 90):
+        chance = 1 / k if k <= 80 else 0.9 ** (k - 80) / 80
+        error = (chance * (1 - chance) / len(terms)) ** 0.5
+        assert abs((terms >= k).mean() - chance) <= 5 * error, k
+    mean = sum(1 / k for k in range(1, 80)) + 1 / 80 / 0.1
+    assert abs(terms.mean() - mean) < 5 * terms.std() / len(terms) ** 0.5
+    np.testing.assert_array_equal(draws.num_samples, terms + 1)
+    # At the posterior (log p = 0 here) every bound is exact, hence the telescope too.
+    np.testing.assert_allclose(draws.log_evidence, np.zeros(len(terms)), atol=1e-5)
+
+
+def test_sumo_is_the_telescope():
+    # One draw, rebuilt: L_m + sum_k (L_{m+k} - L_{m+k-1}) k for K < 80, on fixed weights.
+    key, start = jax.random.key(12), 3
+    found = quick_jit(lambda key: evidence.sumo(key, wide, NORMAL, start=start))(key)
+    first, terms = jax.random.split(key)
+    log_w = list(np.asarray(log_weights(first, wide, NORMAL, start), np.float64))
+    value = logsumexp(log_w) - np.log(start)
+    assert 2 <= found.num_terms < 80
+    for k in range(1, int(found.num_terms) + 1):
+        own = jax.random.split(jax.random.fold_in(terms, k))[0]
+        before = logsumexp(log_w) - np.log(len(log_w))
+        log_w.append(float(log_weights(own, wide, NORMAL, 1)[0]))
+        value += k * (logsumexp(log_w) - np.log(len(log_w)) - before)
+    np.testing.assert_allclose(found.log_evidence, value, rtol=1e-5)
+    assert found.num_samples == len(log_w)
+
+
+@pytest.mark.parametrize(
+    "space, size",
+    [
+        (distributions.Bernoulli(jnp.array([0.3, -2.0, 1.0])), 2**3),
+        (distributions.Categorical(logits=jnp.array([0.3, -2.0, 1.0])), 3),
+        (distributions.categorical(jnp.arange(8.0).reshape(2, 4)), 4**2),
+        (distributions.one_hot(jnp.arange(8.0).reshape(2, 4)), 4**2),
+        (distributions.Table(jnp.log(jnp.array([0.1, 0.9])), jnp.array([[0, 3], [1, 1]])), 2),
+        (distributions.uniform(jnp.zeros(2), jnp.array([2.0, 5.0])), 10),
+    ],
+)
+def test_uniform_counts_the_space(space, size):
+    # p(x, z) = 1 everywhere adds to |Z|, without error.
+    found = evidence.uniform(jax.random.key(0), lambda z: 0.0, space, 20)
+    np.testing.assert_allclose(found.log_evidence, np.log(size), rtol=1e-6)
+    assert found.standard_error == 0
+
+
+def test_refusals():
+    for arguments in ({"num_samples": 0}, {"num_samples": 3, "chunk_size": 0}):
+        with pytest.raises(ValueError, match="expected an integer >= 1, got 0"):
+            evidence.importance(jax.random.key(0), wide, NORMAL, **arguments)
+    with pytest.raises(TypeError, match="space: expected a finite distribution or a uniform"):
+        evidence.uniform(jax.random.key(0), wide, NORMAL, 10)
+    with pytest.raises(ValueError, match="start: expected an integer >= 1"):
+        evidence.sumo(jax.random.key(0), wide, NORMAL, start=0)
