@@ -1,0 +1,104 @@
+"""What an estimator is, the table of them, and the refusal of a q that an estimator cannot take."""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from lvm_jax import checks, distributions
+from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+from lvm_jax.weights import LogJoint
+
+MakeQ = Callable[[Params], Distribution]  # phi -> q, of one data point
+Estimate = Callable[[Key[Array, ""], LogJoint, MakeQ, Params, int], Scalar]
+LatentKind = Literal["any", "reparameterized", "finite", "relaxable", "bernoulli"]
+
+
+class Estimator(NamedTuple):
+    """An estimator with what it promises; unbiased means: for the gradient of `bound`."""
+
+    estimate: Estimate
+    bound: str  # its name in bounds.BOUNDS
+    unbiased_theta: bool
+    unbiased_phi: bool
+    latent: LatentKind  # the q that it takes
+
+
+ESTIMATORS: dict[str, Estimator] = {}  # the rows stand in gradients/__init__.py
+
+NEEDS: dict[LatentKind, str] = {
+    "any": "any q",
+    "reparameterized": "a reparameterised q, whose draws carry gradients to its parameters",
+    "finite": "a q with finitely many values (Bernoulli, categorical, one_hot or Table)",
+    "relaxable": "distributions.Bernoulli or distributions.one_hot",
+    "bernoulli": "distributions.Bernoulli",
+}
+
+
+def make_q(
+    estimator: str,
+    latent: LatentKind,
+    guide: MakeQ,
+    phi: Params,
+    num_samples: int,
+    minimum: int = 1,
+) -> Distribution:
+    """q = guide(phi), after refusing what the named estimator cannot take."""
+    checks.integer(num_samples, "num_samples", minimum)
+    q = guide(phi)
+    kinds = latent_kinds(q)
+    if latent not in kinds:
+        works = ", ".join(sorted(n for n, row in ESTIMATORS.items() if row.latent in kinds))
+        raise TypeError(
+            f"{estimator}: expected {NEEDS[latent]}, got {type_name(q)}; estimators for this q: "
+            f"{works}"
+        )
+    return q
+
+
+def latent_kinds(q: Distribution) -> set[LatentKind]:
+    """Every kind of latent variable that q is, read from its type."""
+    kinds: set[LatentKind] = {"any"}
+    if distributions.is_reparameterized(q):
+        kinds.add("reparameterized")
+    inner = q.distribution if isinstance(q, distributions.Independent) else q
+    # distrax's OneHotCategorical is a Categorical.
+    if isinstance(inner, distributions.Bernoulli | distributions.Categorical | distributions.Table):
+        kinds.add("finite")
+    if isinstance(q, distributions.Bernoulli):
+        kinds |= {"bernoulli", "relaxable"}
+    if is_one_hot(q):
+        kinds.add("relaxable")
+    return kinds
+
+
+def is_one_hot(q: Distribution) -> bool:
+    """Is q independent one-hot rows, as `distributions.one_hot` makes them?"""
+    return isinstance(q, distributions.Independent) and isinstance(
+        q.distribution, distributions.OneHotCategorical
+    )
+
+
+def type_name(q: Distribution) -> str:
+    """The type of q, and of what it repeats."""
+    if isinstance(q, distributions.Independent):
+        return f"Independent({type(q.distribution).__name__})"
+    return type(q).__name__
+
+
+def through(coefficients: Float[Array, "..."], carrier: Float[Array, "..."]) -> Scalar:
+    """A scalar of value 0 whose gradient is sum coefficients * grad carrier.
+
+    The one trick of every surrogate: coefficients that are numbers times something that carries
+    parameters.
+    """
+    return (jax.lax.stop_gradient(coefficients) * (carrier - jax.lax.stop_gradient(carrier))).sum()
+
+
+def positive(value: object, name: str) -> None:
+    """Refuse a Python number that is not positive and finite; traced numbers pass unseen."""
+    if isinstance(value, Real | np.number) and not (float(value) > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}: expected a finite number > 0, got {value}")

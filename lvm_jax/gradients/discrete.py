@@ -1,0 +1,87 @@
+"""Estimators of the ELBO for discrete z that keep z discrete: enumeration, and antithetic pairs."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import distributions
+from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
+from lvm_jax.typing import Array, Float, Key, Params, Scalar
+from lvm_jax.weights import LogJoint, check_log_joint
+
+
+def enumerated() -> Estimate:
+    """The exact ELBO, sum_z q(z) (log p(x, z) - log q(z)), and its exact gradients.
+
+    Rao-Blackwellised over all of z: no variance; key and num_samples are not used. Needs a q with
+    finitely many values, and one evaluation of log_joint for each (`distributions.support` raises
+    ValueError for too many). Source: Ranganath et al. 2014, section 3.1, with every z summed out.
+    """
+
+    def estimate(
+        key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
+    ) -> Scalar:
+        q = make_q("enumerated", "finite", guide, phi, num_samples)
+        z = distributions.support(q)
+        check_log_joint(log_joint, z)
+        log_q = jax.vmap(q.log_prob)(z)
+        mass = jnp.exp(log_q)
+        return mass @ jnp.where(mass > 0, jax.vmap(log_joint)(z) - log_q, 0.0)
+
+    return estimate
+
+
+def arm() -> Estimate:
+    """ARM: augment, REINFORCE, merge. For K Bernoulli variables with logits l, u ~ U(0, 1)^K,
+
+        logits:  (f(1[u > sigmoid(-l)]) - f(1[u < sigmoid(l)])) (u - 1/2),   f(b) = log p - log q
+        theta:   mean of dlog p(x, b)/dtheta over both b of every pair
+
+    averaged over num_samples = S independent PAIRS, that is 2 S evaluations. Unbiased in theta and
+    phi for the ELBO. Needs distributions.Bernoulli. Source: Yin and Zhou 2019, theorem 1.
+    """
+    return _antithetic("arm", lambda uniform, pair, logits: uniform - 0.5)
+
+
+def disarm() -> Estimate:
+    """DisARM: ARM with u integrated out, given b = 1[u > sigmoid(-l)] and b' = 1[u < sigmoid(l)].
+
+        logits:  (f(b) - f(b')) (b - b') sigmoid(|l|) / 2,   f(b) = log p(x, b) - log q(b)
+        theta:   mean of dlog p(x, b)/dtheta over both b of every pair
+
+    averaged over num_samples = S independent PAIRS, that is 2 S evaluations. Unbiased in theta and
+    phi for the ELBO, and never of larger variance than ARM. Needs distributions.Bernoulli.
+    Source: Dong, Mnih and Tucker 2020, section 3.
+    """
+    return _antithetic(
+        "disarm",
+        lambda uniform, pair, logits: 0.5 * (pair[0] - pair[1]) * jax.nn.sigmoid(jnp.abs(logits)),
+    )
+
+
+Credit = Callable[[Array, Array, Array], Array]  # (u [K], pair [2, K], logits [K]) -> [K]
+
+
+def _antithetic(name: str, credit: Credit) -> Estimate:
+    """The difference of f between the two bits strings that share a uniform, times `credit`."""
+
+    def estimate(
+        key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
+    ) -> Scalar:
+        q = make_q(name, "bernoulli", guide, phi, num_samples)
+        logits = jax.lax.stop_gradient(q.logits)
+        still = distributions.Bernoulli(logits)
+        uniforms = jax.random.uniform(key, (num_samples, *logits.shape), logits.dtype)
+        check_log_joint(log_joint, uniforms)
+
+        def one_pair(uniform: Float[Array, " K"]) -> tuple[Scalar, Float[Array, " K"]]:
+            above, below = uniform > jax.nn.sigmoid(-logits), uniform < jax.nn.sigmoid(logits)
+            pair = jnp.stack([above, below]).astype(logits.dtype)
+            log_w = jax.vmap(lambda b: log_joint(b) - still.log_prob(b))(pair)
+            return log_w.mean(), (log_w[0] - log_w[1]) * credit(uniform, pair, logits)
+
+        values, slopes = jax.vmap(one_pair)(uniforms)
+        return values.mean() + through(slopes.mean(0), q.logits)
+
+    return estimate

@@ -1,0 +1,119 @@
+"""Score-function estimators: any q, any z; the draws carry no gradient, log q(z_s) does.
+
+All of them subtract from the bound what it would have been with the s-th log-weight replaced by
+something that does not depend on z_s, so that z_s is credited with its own share only:
+
+    signal_s = B(log w) - B(log w with log w_s replaced by r_s)
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import bounds, checks
+from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
+from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+from lvm_jax.weights import LogJoint, check_log_joint, draw
+
+
+def score_function(
+    bound: bounds.Reduction = bounds.elbo, baseline: float | Scalar = 0.0
+) -> Estimate:
+    """REINFORCE for any bound, with one constant baseline b in the place of a log-weight.
+
+        phi:    sum_s (h_s(log w) - h_s(log w with log w_s = b)) grad_phi log q(z_s)
+                h_s = B - B_s,   B_s = dB/dlog w_s
+        theta:  sum_s B_s dlog p(x, z_s)/dtheta
+
+    B weighs the draws, and -B_s is what log q inside log w_s adds. For the ELBO the coefficient is
+    (log w_s - b) / S. Unbiased in theta and phi for every b that does not depend on these draws; b
+    may be traced, so that the caller can carry a `moving_average`. S^2 logarithms where the bound
+    takes S. Any q; z may be a pytree. Source: Williams 1992, theorem 1; Mnih and Gregor 2014.
+    """
+
+    def estimate(
+        key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
+    ) -> Scalar:
+        q = make_q("score_function", "any", guide, phi, num_samples)
+        log_w, log_q = score_weights(key, log_joint, q, num_samples)
+        other = replaced(log_w, jnp.full_like(log_w, baseline))
+        value, slope = jax.value_and_grad(bound)(jax.lax.stop_gradient(log_w))
+        values, slopes = jax.vmap(jax.value_and_grad(bound))(other)
+        signal = value - slope - (values - jnp.diagonal(slopes))
+        return bound(log_w) + through(signal, log_q)
+
+    return estimate
+
+
+def moving_average(previous: Scalar, value: Scalar, decay: float | Scalar = 0.9) -> Scalar:
+    """decay * previous + (1 - decay) * value: the next baseline of `score_function`, in nats.
+
+    Feed it the value of the bound of the steps BEFORE: a baseline made of its own draws is biased.
+    """
+    return decay * previous + (1 - decay) * jax.lax.stop_gradient(value)
+
+
+def leave_one_out() -> Estimate:
+    """RLOO: REINFORCE for the ELBO, each draw's baseline the mean of the S - 1 others.
+
+        phi:    1/(S - 1) sum_s (log w_s - mean log w) grad_phi log q(z_s)
+        theta:  (1/S) sum_s dlog p(x, z_s)/dtheta
+
+    Unbiased in theta and phi for the ELBO. Needs num_samples >= 2. Any q; z may be a pytree.
+    Source: Kool et al. 2019.
+    """
+
+    def estimate(
+        key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
+    ) -> Scalar:
+        q = make_q("leave_one_out", "any", guide, phi, num_samples, minimum=2)
+        log_w, log_q = score_weights(key, log_joint, q, num_samples)
+        return log_w.mean() + through((log_w - log_w.mean()) / (num_samples - 1), log_q)
+
+    return estimate
+
+
+def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Estimate:
+    """VIMCO: REINFORCE for IWAE, each weight's replacement the mean of the S - 1 other weights.
+
+        phi:    sum_s (L(log w) - L(log w with log w_s = r_s) - v_s) grad_phi log q(z_s)
+                L = IWAE,   v = w / sum w,
+                r_s = mean_{j != s} log w_j (geometric) or log mean_{j != s} w_j (arithmetic)
+        theta:  sum_s v_s dlog p(x, z_s)/dtheta
+
+    Unbiased in theta and phi for IWAE. Needs num_samples >= 2. Any q; z may be a pytree.
+    Source: Mnih and Rezende 2016.
+    """
+    checks.choice(mean, "mean", ("geometric", "arithmetic"))
+
+    def estimate(
+        key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
+    ) -> Scalar:
+        q = make_q("vimco", "any", guide, phi, num_samples, minimum=2)
+        log_w, log_q = score_weights(key, log_joint, q, num_samples)
+        if mean == "geometric":
+            replacement = (log_w.sum() - log_w) / (num_samples - 1)
+        else:
+            replacement = bounds.leave_one_out(log_w) - math.log(num_samples - 1)
+        signal = bounds.iwae(log_w) - jax.vmap(bounds.iwae)(replaced(log_w, replacement))
+        return bounds.iwae(log_w) + through(signal - jax.nn.softmax(log_w), log_q)
+
+    return estimate
+
+
+def score_weights(
+    key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int
+) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+    """log w_s, which carry theta only, and log q(z_s), which carry phi only, at fixed draws."""
+    z = jax.lax.stop_gradient(draw(key, q, num_samples))
+    check_log_joint(log_joint, z)
+    log_q = jax.vmap(q.log_prob)(z)
+    return jax.vmap(log_joint)(z) - jax.lax.stop_gradient(log_q), log_q
+
+
+def replaced(log_w: Float[Array, " S"], replacement: Float[Array, " S"]) -> Float[Array, "S S"]:
+    """Row s is log_w with its s-th entry replaced, as numbers."""
+    rows = jnp.where(jnp.eye(log_w.size, dtype=bool), replacement[:, None], log_w[None])
+    return jax.lax.stop_gradient(rows)

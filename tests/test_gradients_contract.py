@@ -1,0 +1,231 @@
+"""Every row of gradients.ESTIMATORS on every bed whose q it takes, against exact expectations.
+
+A row that declares itself unbiased must hit the exact mean within 5 standard errors, tight enough
+that a gradient off by a factor of 1.1 would fail; a row that declares a bias must show it, and
+where it follows another objective (OWN_PHI), hit that one's gradient.
+"""
+
+import functools
+import itertools
+
+import beds
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from lvm_jax import bounds, gradients
+from lvm_jax.gradients.base import latent_kinds
+
+NUM_SAMPLES = 2  # S; an expectation over pairs of draws can still be written down
+BATCH = 20_000  # keys per call of the compiled function
+MAX_BATCHES = 150
+QUICK = {"xla_backend_optimization_level": 1}  # compiling is most of this file's time
+TIGHT = 0.018  # standard error of the gradient's size along the exact one: 5 of them stay below 0.1
+
+
+def network_control(log_weight, soften, z):
+    """REBAR's control and a fixed little network: RELAX is unbiased whatever it is."""
+    rebar = gradients.rebar_control(0.7, 0.6)(log_weight, soften, z)
+    return rebar + (jnp.tanh(0.5 * z + 0.3) * jnp.cos(z)).sum()
+
+
+# Options that deserve the contract as well; they are not rows of the public table.
+OPTIONS = {
+    "score_function_baseline": gradients.Estimator(
+        gradients.score_function(bounds.iwae, baseline=-3.0), "iwae", True, True, "any"
+    ),
+    "vimco_arithmetic": gradients.Estimator(
+        gradients.vimco("arithmetic"), "iwae", True, True, "any"
+    ),
+    "straight_through_gumbel": gradients.Estimator(
+        gradients.straight_through(0.5), "elbo", True, False, "relaxable"
+    ),
+    "relax_network": gradients.Estimator(
+        gradients.relax(network_control), "elbo", True, True, "relaxable"
+    ),
+}
+ROWS = gradients.ESTIMATORS | OPTIONS
+
+# What phi follows where that is not the row's bound; MIWAE of two groups of one draw is the ELBO.
+OWN_PHI = {
+    "piwae": "elbo",
+    "reweighted_wake_sleep": "wake",
+    "doubly_reparameterized_wake_sleep": "wake",
+}
+
+
+def cases():
+    for bed_name, make in beds.BEDS.items():
+        bed = make()
+        kinds = latent_kinds(bed.guide(bed.phi))
+        for name, row in ROWS.items():
+            if row.latent in kinds and (name in gradients.ESTIMATORS or bed_name == "bits"):
+                yield pytest.param(name, bed_name, id=f"{name}-{bed_name}")
+
+
+@functools.cache
+def bed_of(bed_name):
+    return beds.BEDS[bed_name]()
+
+
+def pairs(bed, phi, order=20):
+    """Every pair of draws from q with its probability, differentiable in phi: [M], [M, 2, ...]."""
+    if bed.name == "linear_gaussian":
+        nodes, mass = np.polynomial.hermite_e.hermegauss(order)
+        noise = np.array(list(itertools.product(nodes, repeat=4))).reshape(-1, 2, 2)
+        mass = np.prod(list(itertools.product(mass / mass.sum(), repeat=4)), axis=1)
+        z = phi["loc"][None, None] + jnp.exp(phi["log_scale"])[None, None] * noise
+        return jnp.asarray(mass), z
+    values = bed.posterior(bed.theta, bed.x).values
+    index = np.array(list(itertools.product(range(len(values)), repeat=2)))
+    z = values[index]
+    log_q = jax.vmap(jax.vmap(bed.guide(phi).log_prob))(z)
+    return jnp.exp(log_q.sum(1)), z
+
+
+def expected_iwae(bed, theta, phi, order=20):
+    """E of IWAE with two draws, by quadrature or enumeration."""
+    mass, z = pairs(bed, phi, order)
+    joint, q = bed.log_joint(theta, bed.x), bed.guide(phi)
+    log_w = jax.vmap(jax.vmap(lambda one: joint(one) - q.log_prob(one)))(z)
+    return mass @ jax.vmap(bounds.iwae)(log_w)
+
+
+def expected_wake(bed, theta, phi):
+    """E of sum_s v_s log q(z_s): its gradient in phi, and only that, is the wake update's."""
+    mass, z = jax.lax.stop_gradient(pairs(bed, phi))
+    log_q = jax.vmap(jax.vmap(bed.guide(phi).log_prob))(z)
+    log_w = jax.vmap(jax.vmap(bed.log_joint(theta, bed.x)))(z) - log_q
+    return mass @ (jax.lax.stop_gradient(jax.nn.softmax(log_w)) * log_q).sum(1)
+
+
+@functools.cache
+def exact(bed_name, bound):
+    """(value, gradient for theta, gradient for phi) of the expected bound, in float64."""
+    with jax.enable_x64(True):
+        bed = beds.BEDS[bed_name]()
+        target = {
+            "elbo": lambda theta, phi: bed.elbo(theta, phi, bed.x),
+            "iwae": functools.partial(expected_iwae, bed),
+            "wake": functools.partial(expected_wake, bed),
+        }[bound]
+        value, parts = jax.jit(jax.value_and_grad(target, (0, 1)), compiler_options=QUICK)(
+            bed.theta, bed.phi
+        )
+        return (np.array([value]), *(np.asarray(ravel_pytree(part)[0]) for part in parts))
+
+
+def compiled(row, bed):
+    """[B] keys and points -> [B, 1 + P] values and gradients; counts its traces."""
+    traces = []
+
+    def one(key, x):
+        def surrogate(theta, phi):
+            return row.estimate(key, bed.log_joint(theta, x), bed.guide, phi, NUM_SAMPLES)
+
+        value, (theta, phi) = jax.value_and_grad(surrogate, (0, 1))(bed.theta, bed.phi)
+        return value[None], ravel_pytree(theta)[0], ravel_pytree(phi)[0]
+
+    def batch(key, points):
+        traces.append(None)
+        return jax.vmap(one)(jax.random.split(key, BATCH), points)
+
+    return jax.jit(batch, compiler_options=QUICK), traces
+
+
+class Mean:
+    """A running mean of draws around `exact`, with its standard errors."""
+
+    def __init__(self, exact):
+        self.exact, self.count = exact, 0
+        self.sums = np.zeros((2, exact.size))
+        self.along = np.zeros(2)
+
+    def add(self, draws):
+        off = np.asarray(draws, np.float64) - self.exact
+        along = off @ self.exact / max(self.exact @ self.exact, 1e-30)
+        self.sums += off.sum(0), (off**2).sum(0)
+        self.along += along.sum(), (along**2).sum()
+        self.count += len(off)
+
+    @staticmethod
+    def _error(sums, count):
+        return np.sqrt(np.maximum(sums[1] / count - (sums[0] / count) ** 2, 0) / count)
+
+    @property
+    def size_error(self):
+        """Standard error of <mean, exact> / |exact|^2, which is 1 without a bias."""
+        return self._error(self.along, self.count)
+
+    @property
+    def standard_errors_off(self):
+        """How many standard errors the worst coordinate is away; 1e-5 is float32's own."""
+        slack = 1e-5 * (1 + np.abs(self.exact))
+        away = np.maximum(np.abs(self.sums[0] / self.count) - slack, 0)
+        return (away / np.maximum(self._error(self.sums, self.count), 1e-9)).max()
+
+
+@pytest.mark.parametrize("name, bed_name", list(cases()))
+def test_estimator_keeps_its_promise(name, bed_name):
+    row, bed = ROWS[name], bed_of(bed_name)
+    run, traces = compiled(row, bed)
+    here = jnp.broadcast_to(bed.x, (BATCH, *bed.x.shape))
+    there = jnp.broadcast_to(bed.other_x, here.shape)
+
+    means = [Mean(target) for target in exact(bed_name, row.bound)]
+    means.append(Mean(exact(bed_name, OWN_PHI.get(name, row.bound))[2]))
+    for step in range(MAX_BATCHES):
+        draws = run(jax.random.key(step), here)
+        for mean, draw in zip(means, (*draws, draws[2]), strict=True):
+            mean.add(draw)
+        if max(mean.size_error for mean in means[1:]) < TIGHT:
+            break
+    assert max(mean.size_error for mean in means[1:]) < TIGHT
+
+    value, theta, phi, own_phi = (mean.standard_errors_off for mean in means)
+    assert (own_phi < 5) == (row.unbiased_phi or name in OWN_PHI), own_phi
+    assert (value < 5) == row.unbiased_theta  # an objective is relaxed for both or for neither
+    assert (theta < 5) == row.unbiased_theta, theta
+    assert (phi < 5) == row.unbiased_phi, phi
+
+    # A batch of two different points equals the two apart.
+    even = jnp.arange(BATCH) % 2 == 0
+    key = jax.random.key(0)
+    mixed = run(key, jnp.where(even[:, None], here, there))
+    apart = [run(key, here), run(key, there)]
+    for both, one, other in zip(mixed, *apart, strict=True):
+        np.testing.assert_allclose(both[::2], one[::2], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(both[1::2], other[1::2], rtol=1e-5, atol=1e-5)
+    assert np.abs(apart[0][0] - apart[1][0]).max() > 1  # and they do differ
+    assert len(traces) == 1  # whatever the seed and the data
+
+
+@pytest.mark.parametrize("bed_name", beds.BEDS)
+def test_float64_in_float64_out(x64, bed_name):
+    bed = beds.BEDS[bed_name]()
+    for name, row in ROWS.items():
+        if row.latent not in latent_kinds(bed.guide(bed.phi)):
+            continue
+
+        def surrogate(theta, phi, row=row):
+            joint = bed.log_joint(theta, bed.x)
+            return row.estimate(jax.random.key(0), joint, bed.guide, phi, NUM_SAMPLES)
+
+        shapes = jax.eval_shape(jax.value_and_grad(surrogate, (0, 1)), bed.theta, bed.phi)
+        assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float64)}, name
+
+
+def test_quadrature_of_pairs_has_converged(x64):
+    bed = beds.BEDS["linear_gaussian"]()
+
+    def slope(order):
+        value = jax.grad(lambda phi: expected_iwae(bed, bed.theta, phi, order))
+        return ravel_pytree(jax.jit(value, compiler_options=QUICK)(bed.phi))[0]
+
+    np.testing.assert_allclose(slope(20), slope(14), atol=1e-4)
+
+
+def test_every_bound_named_in_the_table_exists():
+    assert {row.bound for row in ROWS.values()} <= set(bounds.BOUNDS)

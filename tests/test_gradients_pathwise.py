@@ -1,0 +1,204 @@
+"""Pathwise gradients: closed forms, quadrature for every bound, zero variance, pytrees."""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import beds
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gradient_tools import KEY, every_key, gradients_of, jit, on_bed
+from jax.flatten_util import ravel_pytree
+
+from lvm_jax import bounds, distributions, gradients
+from lvm_jax.distributions import FullRankNormal
+from lvm_jax.gradients.pathwise import derivatives
+from lvm_jax.weights import draw
+
+
+class GivenNormal(NamedTuple):
+    """A normal on the line whose draws are given, so that expectations are sums over a grid."""
+
+    loc: jax.Array
+    scale: jax.Array
+    noise: jax.Array  # [S]
+
+    def log_prob(self, z):
+        return -0.5 * ((z - self.loc) / self.scale) ** 2 - jnp.log(self.scale)
+
+    def sample(self, *, seed, sample_shape=()):
+        return self.loc + self.scale * (self.noise if sample_shape else self.noise[0])
+
+
+def grid_of_draws(num_samples, order):
+    nodes, mass = np.polynomial.hermite_e.hermegauss(order)
+    noise = np.array(list(itertools.product(nodes, repeat=num_samples)))
+    masses = np.prod(list(itertools.product(mass / mass.sum(), repeat=num_samples)), axis=1)
+    return jnp.asarray(noise), jnp.asarray(masses)
+
+
+def expected(estimate, num_samples, order=20):
+    """The exact expectation of value and gradients on a skew density, by quadrature."""
+    noise, mass = grid_of_draws(num_samples, order)
+
+    def log_joint(theta):
+        return lambda z: -theta[0] * (z - 0.5) ** 2 + theta[1] * jnp.sin(z)
+
+    def one(noise):
+        def guide(phi):
+            return GivenNormal(phi[0], jnp.exp(phi[1]), noise)
+
+        theta, phi = jnp.array([0.4, 0.3]), jnp.array([0.9, 0.1])
+        return gradients_of(estimate, log_joint, guide, num_samples)(theta, phi)
+
+    out = jit(jax.vmap(one))(noise)
+    return [np.asarray(mass @ leaf) for leaf in out]
+
+
+@pytest.mark.parametrize("name", bounds.BOUNDS)
+def test_dreg_and_the_plain_pathwise_gradient_agree_in_expectation(x64, name):
+    # Two, three or four draws: what the bound needs at least.
+    size, order = {"miwae_two": (4, 14), "jackknife_two": (3, 24)}.get(name, (2, 32))
+    bound = bounds.BOUNDS[name].reduce
+    value, theta, phi = expected(gradients.reparameterized(bound), size, order)
+    dreg_value, dreg_theta, dreg_phi = expected(
+        gradients.doubly_reparameterized(bound), size, order
+    )
+    np.testing.assert_allclose(dreg_value, value, rtol=1e-12)
+    np.testing.assert_allclose(dreg_theta, theta, rtol=1e-10)
+    np.testing.assert_allclose(dreg_phi, phi, rtol=1e-4)  # quadrature's own error
+
+
+def test_sticking_the_landing_is_off_under_iwae(x64):
+    _, theta, phi = expected(gradients.reparameterized(bounds.iwae), 2)
+    _, stl_theta, stl_phi = expected(gradients.sticking_the_landing(bounds.iwae), 2)
+    np.testing.assert_allclose(stl_theta, theta, rtol=1e-12)
+    assert (np.abs(stl_phi / phi - 1) > 0.1).all()
+
+
+def test_wake_phi_and_its_reparameterised_form_agree_in_expectation(x64):
+    value, theta, phi = expected(gradients.reweighted_wake_sleep(), 3, 24)
+    other = expected(gradients.doubly_reparameterized_wake_sleep(), 3, 24)
+    np.testing.assert_allclose(other[0], value, rtol=1e-12)
+    np.testing.assert_allclose(other[1], theta, rtol=1e-10)
+    np.testing.assert_allclose(other[2], phi, rtol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.0, -1.0])
+def test_coefficients_of_dreg_have_their_closed_form(x64, alpha):
+    log_w = jnp.array([-3.0, -1.0, -4.5, 0.3, -0.2])
+    first, second = derivatives(bounds.renyi(alpha), log_w)
+    v = jax.nn.softmax((1 - alpha) * log_w)
+    np.testing.assert_allclose(first, v, rtol=1e-12)
+    np.testing.assert_allclose(first - second, alpha * v + (1 - alpha) * v**2, rtol=1e-12)
+
+
+def test_coefficients_in_chunks_are_the_diagonal_of_the_hessian(x64):
+    log_w = jax.random.normal(KEY, (150,))
+    _, second = jit(functools.partial(derivatives, bounds.eubo))(log_w)
+    whole = jnp.diagonal(jit(jax.hessian(bounds.eubo))(log_w))
+    np.testing.assert_allclose(second, whole, atol=1e-15)
+
+
+def test_dreg_for_a_log_scale_by_hand(x64):
+    # distrax keeps old parameters in some distributions; this is the gradient that came out wrong.
+    bed = beds.linear_gaussian()
+    _, _, phi = on_bed(gradients.doubly_reparameterized(), bed, 5)(KEY)
+    loc, scale = bed.phi["loc"], jnp.exp(bed.phi["log_scale"])
+    z = draw(KEY, bed.guide(bed.phi), 5)
+    noise = (z - loc[None]) / scale[None]
+    joint = bed.log_joint(bed.theta, bed.x)
+    log_q = -0.5 * (noise**2).sum(1) - jnp.log(scale).sum() - jnp.log(2 * jnp.pi)
+    v = jax.nn.softmax(jax.vmap(joint)(z) - log_q)
+    slopes = jax.vmap(jax.grad(joint))(z) + noise / scale[None]  # dlog w/dz
+    by_hand = {
+        "loc": (v[:, None] ** 2 * slopes).sum(0),
+        "log_scale": (v[:, None] ** 2 * slopes * noise * scale[None]).sum(0),
+    }
+    np.testing.assert_allclose(phi, ravel_pytree(by_hand)[0], rtol=1e-10)
+
+
+def test_dreg_survives_weights_that_underflow():
+    def log_joint(theta):
+        return lambda z: -theta * (z**2).sum()
+
+    def guide(phi):
+        return distributions.normal(phi, jnp.array([1.0, 2.0]))
+
+    theta, phi = jnp.float32(1e4), jnp.array([0.5, -0.5])
+    estimate = gradients.doubly_reparameterized()
+    _, slope, move = jit(gradients_of(estimate, log_joint, guide, 30))(theta, phi)
+    z = draw(KEY, guide(phi), 30)
+    log_w = jax.vmap(lambda one: log_joint(theta)(one) - guide(phi).log_prob(one))(z)
+    best = z[jnp.argmax(log_w)]  # every other weight is exactly 0 in float32
+    assert jax.nn.softmax(log_w).max() == 1
+    np.testing.assert_allclose(slope[0], -(best**2).sum(), rtol=1e-5)
+    pull = -2e4 * best + (best - phi) / jnp.array([1.0, 4.0])
+    np.testing.assert_allclose(move, pull, rtol=1e-5)
+
+
+def test_relatives_share_draws_and_gradients_key_by_key(x64):
+    bed = beds.linear_gaussian()
+    stl = on_bed(gradients.sticking_the_landing(), bed)(KEY)
+    dreg = on_bed(gradients.doubly_reparameterized(bounds.elbo), bed)(KEY)
+    piwae = on_bed(gradients.piwae(2), bed)(KEY)
+    iwae = on_bed(gradients.reparameterized(bounds.iwae), bed)(KEY)
+    miwae = on_bed(gradients.reparameterized(bounds.miwae(2)), bed)(KEY)
+    for one, other in zip(stl, dreg, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10)
+    np.testing.assert_allclose(piwae[0], iwae[0], rtol=1e-12)
+    np.testing.assert_allclose(piwae[1], iwae[1], rtol=1e-10)
+    np.testing.assert_allclose(piwae[2], miwae[2], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sticking_the_landing", "doubly_reparameterized", "doubly_reparameterized_wake_sleep"],
+)
+def test_zero_at_the_exact_posterior(x64, name):
+    bed = beds.linear_gaussian()
+    phi = bed.posterior(bed.theta, bed.x)  # mean and Cholesky factor, as a pytree
+    joint = bed.log_joint(bed.theta, bed.x)
+
+    def guide(phi):
+        return FullRankNormal(phi.mean, phi.cholesky)
+
+    estimate = gradients.ESTIMATORS[name].estimate
+    assert np.abs(every_key(estimate, joint, guide, phi, 20, 5)).max() < 1e-12
+    plain = every_key(gradients.reparameterized(), joint, guide, phi, 20, 5)
+    assert plain.std(0).max() > 0.1
+
+
+class Pair(NamedTuple):
+    """Two normals under names; `flat` draws the same numbers end to end."""
+
+    loc: jax.Array  # [3]
+    flat: bool
+
+    def log_prob(self, z):
+        z = z if self.flat else jnp.concatenate([z["top"], z["bottom"]])
+        return distributions.normal(self.loc, jnp.array([0.5, 1.0, 1.5])).log_prob(z)
+
+    def sample(self, *, seed, sample_shape=()):
+        q = distributions.normal(self.loc, jnp.array([0.5, 1.0, 1.5]))
+        z = q.sample(seed=seed, sample_shape=sample_shape)
+        return z if self.flat else {"top": z[..., :1], "bottom": z[..., 1:]}
+
+
+# One for each way in which draws and log-weights are made.
+@pytest.mark.parametrize("name", ["reparameterized", "sticking_the_landing", "piwae", "vimco"])
+def test_a_pytree_of_latents_equals_its_flat_form(x64, name):
+    estimate, theta, phi = gradients.ESTIMATORS[name].estimate, jnp.array(0.8), jnp.arange(3.0)
+
+    def joint(theta):
+        return lambda z: -theta * z["top"][0] ** 2 * (z["bottom"] ** 2).sum()
+
+    def flat_joint(theta):
+        return lambda z: joint(theta)({"top": z[:1], "bottom": z[1:]})
+
+    tree = jit(gradients_of(estimate, joint, lambda phi: Pair(phi, False)))(theta, phi)
+    flat = jit(gradients_of(estimate, flat_joint, lambda phi: Pair(phi, True)))(theta, phi)
+    for one, other in zip(tree, flat, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10)
