@@ -1,0 +1,175 @@
+"""The words of the infinite-mixture experiment's report."""
+
+from typing import TYPE_CHECKING
+
+from experiments.infinite_mixture_evaluation import mean_and_error, paired
+from lvm_jax.report import Block, Equation, Fact, Picture, Section, Table, Text
+
+if TYPE_CHECKING:
+    from experiments.infinite_mixture import Result
+
+Page = tuple[str, str, list[Fact], list[Section]]
+
+
+def page(result: "Result", figures: dict[str, bytes]) -> Page:
+    """Title, lead, facts and sections."""
+    facts = []
+    for deep, mixture in zip(result.deep, result.mixtures, strict=True):
+        for density in (deep.density, mixture):
+            mean, error = mean_and_error(density.log_p)
+            told = f"nats per held-out point, {density.name} ({density.num_parameters} numbers)"
+            facts.append(Fact(f"{mean:.3f} ± {error:.3f}", told))
+    lead = (
+        "A mixture of K Gaussians sums over K places. Let z be continuous, and the sum becomes an "
+        "integral: infinitely many Gaussians whose means and variances are functions of z."
+    )
+    sections = [
+        Section("The models", model_blocks(result)),
+        Section("The densities", density_blocks(result, figures)),
+        Section("Why it is an infinite mixture", map_blocks(result, figures)),
+        Section("Training", training_blocks(result, figures)),
+    ]
+    name = result.dataset.name.replace("_", " ")
+    return f"An infinite mixture of {name}", lead, facts, sections
+
+
+def model_blocks(result: "Result") -> list[Block]:
+    """The lecture's equations, what goes beyond them, and how they are trained."""
+    config = result.config
+    blocks: list[Block] = [
+        Equation(
+            r"z \sim \mathcal{N}(0, I_2), \qquad x\,|\,z \sim \mathcal{N}(\mu_\theta(z), "
+            r"\Sigma_\theta(z))"
+        ),
+        Equation(
+            r"\mu_\theta(z) = h(A z + b), \qquad \Sigma_\theta(z) = "
+            r"\mathrm{diag}(\exp(h'(C z + d)))"
+        ),
+        Text(
+            f"The one layer is the lecture's equations (4) and (5), with h = "
+            f"{config.mean_activation} and h′ a soft clip that keeps the variances within bounds, "
+            "without which the likelihood has no maximum. With a linear mean it can widen and turn "
+            "its Gaussians as z moves, but not bend."
+        ),
+    ]
+    if config.hidden:
+        blocks.append(
+            Text(
+                f"The second model puts tanh(B z + c), {config.hidden} numbers, in the place of z. "
+                "That is one layer more than the lecture writes down.",
+                "note",
+            )
+        )
+    objective = "the ELBO" if config.bound == "elbo" else f"IWAE with {config.num_samples} samples"
+    blocks.append(
+        Text(
+            f"Both maximise {objective} by {config.num_steps:,} steps of Adam on minibatches of "
+            f"{config.batch_size}, with q(z | x) a full-covariance Gaussian whose parameters are a "
+            f"{'small network of' if config.guide == 'network' else 'linear function of'} x. Beside "
+            "each stands the full-covariance mixture, fitted by EM, whose number of parameters is "
+            "nearest to that of theta; the parameters of the guide serve to train and are not "
+            "counted."
+        )
+    )
+    return blocks
+
+
+def density_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
+    """Densities, samples and the held-out numbers."""
+    caption = (
+        "Shades are the density; lines are the borders of its smallest regions that hold 50% "
+        "(solid) and 90% (dashed) of it. In the titles: mean log p of held-out points. The deep "
+        "densities are integrals over z, by quadrature."
+    )
+    verdicts = []
+    for deep, mixture in zip(result.deep, result.mixtures, strict=True):
+        mean, error = paired(deep.density, mixture)
+        word = "better" if mean > 2 * error else "worse" if mean < -2 * error else "neither better"
+        told = f"{deep.density.name} predicts held-out points {abs(mean):.3f} ± {error:.3f} nats "
+        verdicts.append(f"{told}{word} than the {mixture.name} of its size")
+    said = "; ".join(verdicts)
+    said = said[0].upper() + said[1:] + "."
+    seen = "As many draws from each as there are data to fit."
+    return [
+        Picture(figures["densities"], caption),
+        Text(said),
+        held_out_table(result),
+        difference_table(result),
+        Picture(figures["samples"], seen),
+    ]
+
+
+def held_out_table(result: "Result") -> Table:
+    """log p with its errors, by quadrature and by importance sampling."""
+    rows = []
+    for deep, mixture in zip(result.deep, result.mixtures, strict=True):
+        mean, error = mean_and_error(deep.density.log_p)
+        summary = deep.importance
+        rows.append(
+            [
+                deep.density.name,
+                f"{deep.density.num_parameters}",
+                f"{deep.density.train_log_p:.4f}",
+                f"{mean:.4f} ± {error:.4f}",
+                f"{summary.log_evidence:.4f} ± {summary.monte_carlo_error:.4f}",
+                f"{deep.elbo:.4f}",
+                f"{summary.num_untrusted} of {summary.num_points}",
+            ]
+        )
+        mean, error = mean_and_error(mixture.log_p)
+        cells = [f"{mixture.num_parameters}", f"{mixture.train_log_p:.4f}"]
+        rows.append([mixture.name, *cells, f"{mean:.4f} ± {error:.4f}", "exact", "–", "–"])
+    if result.truth is not None:
+        mean, error = mean_and_error(result.truth.log_p)
+        cells = ["–", f"{result.truth.train_log_p:.4f}", f"{mean:.4f} ± {error:.4f}"]
+        rows.append(["the true density", *cells, "exact", "–", "–"])
+    header = (
+        "density", "parameters", "fitted points", "held out ± sampling", "importance ± Monte Carlo",
+        "ELBO", "k-hat > 0.7",
+    )  # fmt: skip
+    change = max(deep.quadrature_change for deep in result.deep)
+    note = (
+        f"log p in nats per point, of {len(result.test):,} held-out points. First its mean and the "
+        "standard error from the sample of points; then the same points by importance sampling from "
+        f"the guide ({result.config.evidence_samples:,} draws) with its Monte-Carlo error. Half as "
+        f"many quadrature nodes again change no point by more than {change:.1e} nats."
+    )
+    return Table(header, rows, note)
+
+
+def difference_table(result: "Result") -> Table:
+    """Paired differences, which the common points make much sharper than the means."""
+    rows = []
+    for deep, mixture in zip(result.deep, result.mixtures, strict=True):
+        mean, error = paired(deep.density, mixture)
+        rows.append([deep.density.name, mixture.name, f"{mean:+.4f} ± {error:.4f}"])
+    if result.truth is not None:
+        for deep in result.deep:
+            mean, error = paired(deep.density, result.truth)
+            rows.append([deep.density.name, "the true density", f"{mean:+.4f} ± {error:.4f}"])
+        for mixture in result.mixtures:
+            mean, error = paired(mixture, result.truth)
+            rows.append([mixture.name, "the true density", f"{mean:+.4f} ± {error:.4f}"])
+    note = "Differences of log p, point by point on the held-out points: mean ± standard error."
+    return Table(("density", "less", "nats per point"), rows, note)
+
+
+def map_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
+    """The deformed grid."""
+    caption = (
+        "A square grid in the plane of z, from −2.5 to 2.5, carried into the data by μ(z), with "
+        "some of the Gaussians that stand at its points. Where the grid is folded or torn apart, "
+        "the density has its arms and gaps; the finite mixture has K ellipses in the place of them "
+        "all."
+    )
+    return [Picture(figures["maps"], caption)]
+
+
+def training_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
+    """The learning curves."""
+    caption = (
+        "The training bound, and on 256 held-out points the ELBO and log p itself. The gap between "
+        "the last two is KL(q || posterior), averaged: what the guide misses. Dashed: the mixture "
+        f"fitted by EM. The best of {result.config.num_starts} starts is shown."
+    )
+    return [Picture(figures["training"], caption)]
