@@ -110,7 +110,7 @@ def bias_variance(result: "Result") -> Any:
         plotting.caption_axes(ax, f"gradient for {SAID[group]}", (f"bias or sd {UNIT}", ""))
         ax.annotate("neither: exact", (0.02, 0), xycoords=("axes fraction", "data"), fontsize=8.5,
                     va="center")  # fmt: skip
-    axes[0].invert_yaxis()  # shared
+    axes[0].set_ylim(len(names) - 0.5, -0.6)  # shared; the first row on top, clear of the title
     figure.legend(
         *axes[1].get_legend_handles_labels(),
         loc="outside lower center",
