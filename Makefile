@@ -9,7 +9,7 @@ demo: .venv/.experiments
 	.venv/bin/python -m experiments gmm_em --data lecture --out runs/demo-lecture --overwrite
 
 test: lint
-	.venv/bin/python -m pytest -n 2 --dist worksteal
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.test
 	.venv/bin/ruff check .
@@ -18,6 +18,7 @@ lint: .venv/.test
 
 bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.em
+	.venv/bin/python -m benchmarks.bounds
 
 clean:
 	rm -rf .venv

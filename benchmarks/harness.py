@@ -17,7 +17,7 @@ from typing import Any
 
 from experiments.run_directory import RunDirectory, plain
 
-CHILD_TIMEOUT = 1800.0  # seconds
+CHILD_TIMEOUT = 120.0  # seconds
 
 
 def peak_megabytes() -> float:
