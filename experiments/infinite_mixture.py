@@ -169,7 +169,7 @@ def fit_all(
         key_train, key_measure, key_mixture = jax.random.split(key, 3)
         white, unseen = frame.standardize(train), frame.standardize(test)
         theta, phi, curve = training.train(
-            key_train, model, guide, white, unseen[:256], config, on_record
+            key_train, model, guide, white, unseen[: training.WATCHED], config, on_record
         )
         found = evaluation.measure(
             key_measure, name, model, guide, theta, phi, curve, train, test, frame, config

@@ -64,7 +64,7 @@ class Density(NamedTuple):
 
 
 class Deep(NamedTuple):
-    """A trained infinite mixture. theta and `means` are in standardised units."""
+    """A trained infinite mixture; theta is in standardised units."""
 
     density: Density
     model: Model

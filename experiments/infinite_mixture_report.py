@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from experiments.infinite_mixture_evaluation import mean_and_error, paired
+from experiments.infinite_mixture_training import WATCHED
 from lvm_jax.report import Block, Equation, Fact, Picture, Section, Table, Text
 
 if TYPE_CHECKING:
@@ -24,13 +25,27 @@ def page(result: "Result", figures: dict[str, bytes]) -> Page:
         "integral: infinitely many Gaussians whose means and variances are functions of z."
     )
     sections = [
+        Section("The data", data_blocks(result)),
         Section("The models", model_blocks(result)),
         Section("The densities", density_blocks(result, figures)),
         Section("Why it is an infinite mixture", map_blocks(result, figures)),
         Section("Training", training_blocks(result, figures)),
     ]
     name = result.dataset.name.replace("_", " ")
-    return f"An infinite mixture of {name}", lead, facts, sections
+    return f"An infinite mixture beside a finite one: {name}", lead, facts, sections
+
+
+def data_blocks(result: "Result") -> list[Block]:
+    """What the data are, and in which units the numbers are."""
+    known = "Their density is known, so every fit can be held against the truth. "
+    return [
+        Text(
+            f"{result.dataset.source[0].upper()}{result.dataset.source[1:]}. "
+            f"{len(result.train):,} of them are fitted, {len(result.test):,} are held out. "
+            f"{known if result.truth else ''}The models see the columns less their mean, over "
+            "their standard deviation; every number below is a density of the columns as they came."
+        )
+    ]
 
 
 def model_blocks(result: "Result") -> list[Block]:
@@ -48,27 +63,29 @@ def model_blocks(result: "Result") -> list[Block]:
         Text(
             f"The one layer is the lecture's equations (4) and (5), with h = "
             f"{config.mean_activation} and h′ a soft clip that keeps the variances within bounds, "
-            "without which the likelihood has no maximum. With a linear mean it can widen and turn "
-            "its Gaussians as z moves, but not bend."
+            "without which the likelihood has no maximum. What it can do: its Gaussians widen and "
+            "narrow along the axes as z moves, so that x has skewed sides and long tails. What it "
+            "cannot: h acts on each coordinate by itself, and where it is monotone, as identity and "
+            "tanh are, the means are a plane stretched along the axes, which does not bend."
         ),
     ]
     if config.hidden:
         blocks.append(
             Text(
-                f"The second model puts tanh(B z + c), {config.hidden} numbers, in the place of z. "
-                "That is one layer more than the lecture writes down.",
+                f"The second model puts tanh(B z + c), {config.hidden} numbers, in the place of z, "
+                "with h the identity. This goes beyond the lecture's one layer, and it bends.",
                 "note",
             )
         )
     objective = "the ELBO" if config.bound == "elbo" else f"IWAE with {config.num_samples} samples"
     blocks.append(
         Text(
-            f"Both maximise {objective} by {config.num_steps:,} steps of Adam on minibatches of "
+            f"{'Both maximise' if config.hidden else 'It maximises'} {objective} by {config.num_steps:,} steps of Adam on minibatches of "
             f"{config.batch_size}, with q(z | x) a full-covariance Gaussian whose parameters are a "
             f"{'small network of' if config.guide == 'network' else 'linear function of'} x. Beside "
             "each stands the full-covariance mixture, fitted by EM, whose number of parameters is "
-            "nearest to that of theta; the parameters of the guide serve to train and are not "
-            "counted."
+            f"nearest to that of theta. The {result.deep[0].num_guide_parameters:,} parameters of "
+            "the guide serve to train and are not counted: the density does not depend on them."
         )
     )
     return blocks
@@ -89,14 +106,37 @@ def density_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
         verdicts.append(f"{told}{word} than the {mixture.name} of its size")
     said = "; ".join(verdicts)
     said = said[0].upper() + said[1:] + "."
-    seen = "As many draws from each as there are data to fit."
+    seen = (
+        "As many draws from each as there are data to fit. Look for what connects: a continuous "
+        "map cannot tear its plane, so draws lie on the bridges between parts that stand apart."
+    )
     return [
         Picture(figures["densities"], caption),
         Text(said),
         held_out_table(result),
+        *trust_blocks(result),
         difference_table(result),
         Picture(figures["samples"], seen),
     ]
+
+
+def trust_blocks(result: "Result") -> list[Block]:
+    """Where importance sampling from the guide is not to be believed, and how one can tell."""
+    blocks: list[Block] = []
+    for deep in result.deep:
+        found, exact = deep.importance, float(deep.density.log_p.mean())
+        missed = found.log_evidence - exact
+        if abs(missed) > 5 * found.monte_carlo_error:
+            said = (
+                f"{deep.density.name}: importance sampling misses log p by {missed:+.4f} nats per "
+                f"point, {abs(missed) / found.monte_carlo_error:.0f} times the Monte-Carlo error "
+                "that it reports. Where the map folds, several z explain one x; a Gaussian q finds "
+                "one of them, and draws that never land on the others cannot know of them. k-hat "
+                f"gives the warning: {found.num_untrusted:,} of {found.num_points:,} points are "
+                "above 0.7. Believe the quadrature."
+            )
+            blocks.append(Text(said[0].upper() + said[1:], "note"))
+    return blocks
 
 
 def held_out_table(result: "Result") -> Table:
@@ -113,7 +153,7 @@ def held_out_table(result: "Result") -> Table:
                 f"{mean:.4f} ± {error:.4f}",
                 f"{summary.log_evidence:.4f} ± {summary.monte_carlo_error:.4f}",
                 f"{deep.elbo:.4f}",
-                f"{summary.num_untrusted} of {summary.num_points}",
+                f"{summary.num_untrusted:,} of {summary.num_points:,}",
             ]
         )
         mean, error = mean_and_error(mixture.log_p)
@@ -157,19 +197,32 @@ def difference_table(result: "Result") -> Table:
 def map_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
     """The deformed grid."""
     caption = (
-        "A square grid in the plane of z, from −2.5 to 2.5, carried into the data by μ(z), with "
-        "some of the Gaussians that stand at its points. Where the grid is folded or torn apart, "
-        "the density has its arms and gaps; the finite mixture has K ellipses in the place of them "
-        "all."
+        "Left: a square grid in the plane of z, and circles that hold 50% and 90% of its prior. "
+        "Right: the same grid carried into the data by μ(z), with some of the Gaussians that stand "
+        "on it (ellipses hold 50%). Every z has one; the density is the integral over them all. "
+        "Where the grid is crowded the density is high; where it is stretched lie the gaps, which "
+        "the map must cross and can only cross quickly."
     )
     return [Picture(figures["maps"], caption)]
 
 
 def training_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
     """The learning curves."""
+    starts = result.config.num_starts
+    watched = min(WATCHED, len(result.test))
     caption = (
-        "The training bound, and on 256 held-out points the ELBO and log p itself. The gap between "
-        "the last two is KL(q || posterior), averaged: what the guide misses. Dashed: the mixture "
-        f"fitted by EM. The best of {result.config.num_starts} starts is shown."
+        f"The training bound, and on {watched} held-out points the ELBO and log p itself (by "
+        "quadrature). The gap between these two is KL(q || posterior), averaged: what the guide "
+        "misses. Dashed: the mixture fitted by EM, on the same points. "
+        f"{f'The best of {starts} random starts is shown.' if starts > 1 else ''}"
     )
-    return [Picture(figures["training"], caption)]
+    gaps = "; ".join(
+        f"{deep.density.name} {deep.density.log_p.mean() - deep.elbo:.3f} nats"
+        for deep in result.deep
+    )
+    said = (
+        f"Over all held-out points that gap is: {gaps}. The ELBO is not log p less a constant: it "
+        "also prefers models whose posterior its q can follow, and may give up log p for that. "
+        "--bound iwae asks less of q."
+    )
+    return [Picture(figures["training"], caption), Text(said)]

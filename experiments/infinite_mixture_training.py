@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LATENT_DIM = 2  # a plane that can be drawn, and integrated over
 GUIDE_WIDTH = 32
+WATCHED = 256  # held-out points of the learning curve, the first ones
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda u: u,
     "tanh": jnp.tanh,
