@@ -39,7 +39,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0 when it went well, 1 for input that was refused, 2 for a wrong name."""
+    """Exit code 0 when it went well, 1 for refused input or a failed fit, 2 for a wrong name."""
     traceback = "--traceback" in arguments[:1]
     arguments = list(arguments[traceback:])
     experiments = available()
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         run(name, arguments[1:])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if traceback:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -127,9 +127,10 @@ def main(config: Config) -> Result:
 
     with jax.enable_x64(config.x64):
         config, dataset, original, pca = prepare(config)
+        grid = comparison_grid(config)
+        evaluation.check(dataset.x, grid, config.regularization)
         run = run_directory.create("gmm_em", config.out, config.overwrite)
         run.write_json("config.json", config)
-        grid = comparison_grid(config)
         key_fit, key_grid, key_folds, key_samples = jax.random.split(jax.random.key(config.seed), 4)
         with progress("gmm_em", total=len(grid) + config.num_folds + 2) as bar:
             fit = evaluation.fit_mixture(key_fit, dataset.x, config, run, bar)
@@ -167,16 +168,15 @@ def prepare(config: Config) -> "tuple[Config, data.Dataset, data.Dataset, data.P
     if num_components is None:
         num_components = {"old_faithful": 2, "digits": 10}.get(config.data, 3)
     if largest is None:
-        largest = min(max(6, 2 * num_components), len(dataset.x) // 2)
+        distinct = len(np.unique(dataset.x, axis=0))
+        largest = min(max(6, 2 * num_components), len(dataset.x) // 2, distinct)
     check_numbers(config, num_components, largest, len(dataset.x))
     pca_dim = config.pca_dim
     if pca_dim is None and config.data == "digits" and config.columns is None:
         pca_dim = 16
     if config.standardize:
         dataset = dataset.standardized()
-    pca = None
-    if pca_dim is not None:
-        dataset, pca = data.reduce(dataset, pca_dim)
+    dataset, pca = (dataset, None) if pca_dim is None else data.reduce(dataset, pca_dim)
     filled = {"num_components": num_components, "max_components": largest, "pca_dim": pca_dim}
     if dataset.x.shape[1] == 1:  # on a line full, diag and spherical are the same
         is_tied = config.covariance == "tied"

@@ -1,5 +1,6 @@
 """What the mixture experiment measures: fits, their comparison, held-out likelihood, agreement."""
 
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -9,9 +10,10 @@ from experiments.progress import Progress
 from experiments.run_directory import RunDirectory
 from lvm_jax import em
 from lvm_jax.data import Dataset
+from lvm_jax.em import inputs
 
 if TYPE_CHECKING:
-    from experiments.gmm_em import Config
+    from experiments.gmm_em import Config, Covariance
 
 
 class Candidate(NamedTuple):
@@ -36,6 +38,15 @@ class HeldOut(NamedTuple):
     standard_error: float
     in_sample: float
     num_points: int
+
+
+def check(x: np.ndarray, grid: "list[tuple[Covariance, int]]", regularization: float) -> None:
+    """Refuse, before anything is written, data that some fit of the grid would refuse later."""
+    if (x == x[0]).all():
+        raise ValueError(f"data: expected rows that differ, got {len(x)} equal ones")
+    with warnings.catch_warnings(action="ignore"):  # the fits say it again
+        for covariance, k in grid:
+            inputs.check_data(x, k, em.GAUSSIANS[covariance], None, regularization)
 
 
 def fit_once(key: jax.Array, x: np.ndarray, config: "Config", **changes: Any) -> em.Fit:
@@ -68,6 +79,11 @@ def fit_mixture(
     bar.note("compiling")
     fit = fit_once(key, x, config, on_progress=on_progress)
     info = fit.info
+    if not np.isfinite(info.log_likelihood):
+        raise FloatingPointError(
+            f"no restart made a single step ({info.outcome.name.lower()}): a covariance is singular "
+            "from the start; raise --regularization or lower --num-components"
+        )
     bar.done(
         f"K = {config.num_components}, {config.covariance}: {info.log_likelihood:.6f} nats per "
         f"point, {info.outcome.name.lower()} after {info.num_steps} steps"
@@ -106,6 +122,8 @@ def compare(
 
 def smallest_spread(covariances: np.ndarray, x: np.ndarray) -> float:
     """The smallest variance of any component in any direction, as a share of the data's there."""
+    if not np.isfinite(covariances).all():  # a fit that failed from the start
+        return float("nan")
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))
     kept = values > 1e-12 * values.max()
     whiten = vectors[:, kept] / np.sqrt(values[kept])

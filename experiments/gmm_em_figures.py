@@ -118,7 +118,7 @@ def criteria(result: "Result") -> Any:
         for c in result.candidates
         if not c.is_collapsed and np.isfinite(c.criteria.bic)
     }
-    types = dict.fromkeys(name for name, _ in sound)
+    types = dict.fromkeys(c.covariance for c in result.candidates)
     by_type = {name: [sound.get((name, k), np.nan) for k in sizes] for name in types}
     plotting.curves(right, sizes, by_type)
     frame_around(right, values["BIC"], by_type)
@@ -133,12 +133,13 @@ def frame_around(ax: Any, own: list[float], by_type: dict[str, list[float]]) -> 
     own = [value for value in own if np.isfinite(value)]
     if not own:
         return
-    best = min((np.nanmin(curve) for curve in by_type.values()), default=min(own))
-    top = max(own)
+    drawn = {name: [v for v in curve if np.isfinite(v)] for name, curve in by_type.items()}
+    lowest = {name: min(curve) for name, curve in drawn.items() if curve}
+    best, top = min(lowest.values(), default=min(own)), max(own)
     margin = 0.06 * (top - best) or 1.0
     ax.set_ylim(best - margin, top + margin)
     for line in ax.get_lines():
-        if np.nanmin(by_type.get(str(line.get_label()), [best])) > top + margin:
+        if lowest.get(str(line.get_label()), best) > top + margin:
             line.set_label(f"{line.get_label()} (above the frame)")
 
 

@@ -90,8 +90,7 @@ class RunDirectory:
 def create(name: str, out: Path | None, overwrite: bool) -> RunDirectory:
     """Make the folder `out`, or runs/<name>-<time>; FileExistsError if it holds anything.
 
-    With `overwrite` an earlier run is cleared away, but only a folder that has a config.json: one
-    that is not a run is never deleted.
+    With `overwrite` an earlier run is cleared away; a folder that is not a run is never touched.
     """
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if path.exists() and not path.is_dir():
@@ -101,13 +100,13 @@ def create(name: str, out: Path | None, overwrite: bool) -> RunDirectory:
             raise FileExistsError(
                 f"out: {path} is not empty; choose another --out, or replace it with --overwrite"
             )
-        if not (path / "config.json").is_file():
+        if not _is_run(path):
             raise FileExistsError(
-                f"out: {path} is not empty and not an earlier run (it has no config.json), so "
-                "--overwrite will not clear it; choose another --out"
+                f"out: {path} is not empty and not an earlier run (it has no config.json of one), "
+                "so --overwrite will not clear it; choose another --out"
             )
         with _clear_errors(path):
-            shutil.rmtree(path)
+            _clear(path)
     with _clear_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return RunDirectory(path)
@@ -144,6 +143,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return str(value) if isinstance(value, Path) else value
+
+
+def _is_run(path: Path) -> bool:
+    # Other programs write a config.json too: only ours says where the run lies.
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"seed", "out", "overwrite"} <= config.keys()
+
+
+def _clear(path: Path) -> None:
+    # The folder itself stays: it may be a link, a mount or where one is. config.json goes last, so
+    # that what an interrupted clearing leaves is still a run.
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "config.json"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _git(folder: Path, *arguments: str) -> str:

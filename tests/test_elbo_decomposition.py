@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -58,6 +59,26 @@ def test_jensen_orders_the_averages(result):
     means = above.mean(1)
     assert (np.diff(means) > 0).all()
     assert elbo < means[1] < means[2] < result.log_evidence + 5 * above[2].std() / np.sqrt(500)
+
+
+def test_the_variance_of_a_weight_is_that_of_the_draws(result):
+    _, parts = result.named["Jensen's q"]
+    q = terms.make_q(result.bed, result.named["Jensen's q"][0])
+    posterior = multivariate_normal(result.bed.mean, result.bed.covariance)
+    own = multivariate_normal(q.mean, q.cholesky @ q.cholesky.T)
+    z = own.rvs(200_000, random_state=0)
+    log_ratio = posterior.logpdf(z) - own.logpdf(z)
+    square = np.exp(2 * log_ratio)
+    error = square.std() / np.sqrt(len(z))
+    assert abs(square.mean() - 1 - result.jensen.relative_variance) < 5 * error
+    assert abs(log_ratio.mean() + parts.kl_posterior) < 5 * log_ratio.std() / np.sqrt(len(z))
+
+
+def test_the_same_seed_gives_the_same_numbers(result):
+    key = jax.random.split(jax.random.key(0))[1]
+    knobs = result.named["Jensen's q"][0]
+    again = terms.draw_averages(key, result.bed, knobs, result.config)
+    np.testing.assert_array_equal(again.log_of_average, result.jensen.log_of_average)
 
 
 def test_the_energy_alone_loses_its_entropy(result):

@@ -91,14 +91,79 @@ def test_refused_input_is_one_line_and_exit_code_1(arguments, message, tmp_path,
     assert not out.exists()  # refused before anything was written
 
 
+ROWS = "0,1\n1,2\n2,4\n" * 10
+TABLES = {
+    "text": ("a,b\n" + ROWS + "1,two\n", [], "column 'b'"),
+    "hole": ("a,b\n" + ROWS + "1,\n", [], "1 in 'b'"),
+    "few rows": ("a,b\n0,1\n1,2\n2,3\n3,5\n4,0\n", [], "at least 10 rows for 3 components and 5"),
+    "constant": ("a\n" + "4\n" * 30, ["--standardize"], "got the constant 'a'"),
+    "all equal": ("a,b\n" + "4,5\n" * 30, ["--num-components", "1"], "rows that differ, got 30"),
+    "no variance": (
+        "a,b\n" + "0,3\n1,3\n2,3\n" * 10,
+        ["--regularization", "0"],
+        "got constant columns [1]",
+    ),
+    "copies": (
+        "a,b\n" + ROWS,
+        ["--max-components", "4"],
+        "4 distinct rows for 4 components, got 3",
+    ),
+    "axes": ("a,b\n" + ROWS, ["--pca-dim", "3"], "dim: expected 1 to 2"),
+}
+
+
+@pytest.mark.parametrize(("content", "arguments", "message"), TABLES.values(), ids=TABLES)
+def test_a_table_that_cannot_be_fitted_leaves_no_run_directory(
+    content, arguments, message, tmp_path, capsys
+):
+    table, out = tmp_path / "table.csv", tmp_path / "run"
+    table.write_text(content)
+    assert cli.main(["gmm_em", "--data", str(table), *arguments, "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not out.exists()
+
+
+def test_a_fit_that_fails_from_the_start_is_an_error_with_its_cure(tmp_path, capsys):
+    table = tmp_path / "two.csv"
+    table.write_text("a\n" + "0\n1\n" * 10)  # a component for each value has variance 0
+    options = ["--num-components", "2", "--num-restarts", "1", "--regularization", "0"]
+    arguments = ["gmm_em", "--data", str(table), *options, "--out", str(tmp_path / "run")]
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "raise --regularization or lower --num-components" in error
+
+
 def test_traceback_shows_where_an_error_came_from(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'old_faithful'"):
         cli.main(["--traceback", "gmm_em", "--data", "old_faithfull"])
 
 
 def test_the_module_runs_as_a_command():
-    command = [sys.executable, "-m", "experiments", "gmm_me"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = command("-m", "experiments", "gmm_me")
     assert done.returncode == 2
     assert "did you mean 'gmm_em'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_help_does_not_wait_for_jax():
+    asked = f"""
+import sys
+from experiments.__main__ import main
+for name in {NAMES}:
+    try:
+        main([name, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+sys.exit("jax" in sys.modules)
+"""
+    assert command("-c", asked).returncode == 0
+
+
+def command(*arguments):
+    """A Python of its own in the repository, as a person would start it."""
+    line = [sys.executable, *arguments]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)

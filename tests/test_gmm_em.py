@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
-from experiments import gmm_em, gmm_em_evaluation
+from experiments import gmm_em, gmm_em_evaluation, gmm_em_figures
 from lvm_jax import data, em
 
 SMALL = {"num_restarts": 2, "max_components": 2, "compare": ("full",), "num_folds": 2}
@@ -129,3 +129,38 @@ def test_agreement_is_with_the_true_classes():
     mean = logsumexp(density, axis=1).mean()
     assert scores["log-likelihood per point of the true mixture"] == pytest.approx(mean, rel=1e-5)
     assert gmm_em_evaluation.agreement(truth, data.old_faithful()) == {}
+
+
+def test_a_fit_that_failed_has_no_spread_and_is_not_called_collapsed():
+    x = np.random.default_rng(2).normal(size=(50, 3))  # LAPACK raises on NaN from D = 3
+    failed = np.stack([np.eye(3), np.full((3, 3), np.nan)])
+    assert np.isnan(gmm_em_evaluation.smallest_spread(failed, x))
+
+
+@pytest.mark.parametrize(("distinct", "largest"), [(5, 5), (200, 6)])
+def test_no_more_components_are_compared_than_there_are_distinct_rows(distinct, largest, tmp_path):
+    path = tmp_path / "stars.npy"
+    np.save(path, np.arange(400.0).reshape(-1, 1) % distinct)
+    config, *_ = gmm_em.prepare(gmm_em.Config(data=str(path)))
+    assert config.max_components == largest
+
+
+def test_curves_and_crosses_of_a_covariance_type_share_their_colour(result):
+    criteria = result.criteria
+    candidates = [
+        gmm_em_evaluation.Candidate(covariance, k, outcome, criteria._replace(bic=bic), spread)
+        for covariance, k, outcome, bic, spread in (
+            ("full", 1, "CONVERGED", 90.0, 1e-6),
+            ("full", 2, "CONVERGED", 80.0, 1e-6),
+            ("tied", 1, "CONVERGED", 70.0, 0.5),
+            ("tied", 2, "CONVERGED", 65.0, 1e-6),
+            ("diag", 1, "DEGENERATE", np.nan, np.nan),
+        )
+    ]
+    _, right = gmm_em_figures.criteria(result._replace(candidates=candidates)).axes
+    shown = {line.get_label(): line for line in right.get_lines() if line.get_label()[0] != "_"}
+    assert list(shown) == ["tied", "full, collapsed", "tied, collapsed"]
+    np.testing.assert_array_equal(shown["tied"].get_ydata(), [70, np.nan])
+    np.testing.assert_array_equal(shown["full, collapsed"].get_xdata(), [1, 2])
+    assert shown["tied"].get_color() == shown["tied, collapsed"].get_color()
+    assert shown["tied"].get_color() != shown["full, collapsed"].get_color()

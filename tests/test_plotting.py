@@ -199,6 +199,13 @@ def test_curves_ring_their_minimum(ax):
     assert texts(ax) == ["AIC", "BIC"]
 
 
+def test_curves_beyond_the_styles_are_drawn_too(ax):
+    plotting.curves(ax, [1, 2], {str(i): [i, i + 1] for i in range(6)})
+    drawn = [line for line in ax.get_lines() if line.get_fillstyle() == "full"]
+    assert [line.get_linestyle() for line in drawn] == ["-", "--", "-.", ":", "-", "--"]
+    assert len({line.get_color() for line in drawn}) == 6
+
+
 def test_scatter_gives_each_component_its_colour_in_every_figure(ax):
     component = np.array([0, 1, 17])
     plotting.scatter(ax, np.eye(3, 2), component)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import run_directory
+from experiments import publish, run_directory
 
 
 class Pair(NamedTuple):
@@ -65,15 +65,52 @@ def test_a_full_disk_leaves_the_earlier_file_and_says_what_to_do(run, monkeypatc
     assert [entry.name for entry in run.path.iterdir()] == ["results.json"]
 
 
-def test_a_folder_is_cleared_only_if_it_is_an_earlier_run(tmp_path):
+@pytest.mark.parametrize("blocked", ["results", "metrics"])
+def test_a_target_that_cannot_be_written_is_named_with_the_cure(run, blocked):
+    (run.path / "results").write_text("a file where a folder has to be")
+    (run.path / "metrics.jsonl").mkdir()
+    with pytest.raises(
+        OSError, match=r"cannot write \(.*choose another folder with --out"
+    ) as error:
+        run.log(step=1) if blocked == "metrics" else run.write("results/values.json", "{}")
+    assert blocked in error.value.filename
+
+
+NOT_RUNS = {
+    "no configuration": None,
+    "another program's": '{"model_type": "bert", "seed": 0}',
+    "not JSON": "seed: 0, out: null, overwrite: false",
+    "no object": '["seed", "out", "overwrite"]',
+}
+
+
+@pytest.mark.parametrize("config", NOT_RUNS.values(), ids=NOT_RUNS)
+def test_a_folder_that_is_no_run_is_never_cleared(config, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
     with pytest.raises(FileExistsError, match=r"not empty; choose another --out, or .*--overwrite"):
         run_directory.create("demo", tmp_path, overwrite=False)
-    with pytest.raises(FileExistsError, match=r"not an earlier run \(it has no config.json\)"):
+    with pytest.raises(FileExistsError, match="not an earlier run .* choose another --out"):
         run_directory.create("demo", tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-    (tmp_path / "config.json").write_text("{}")
-    assert list(run_directory.create("demo", tmp_path, overwrite=True).path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_overwrite_clears_an_earlier_run_and_nothing_beside_it(run, tmp_path, is_link):
+    (tmp_path / "beside.txt").write_text("kept")
+    run.write_json("config.json", publish.Options())
+    run.write("figures/a.png", b"png")
+    (run.path / "figures/beside").symlink_to(tmp_path / "beside.txt")
+    (run.path / "up").symlink_to(tmp_path)
+    out = run.path
+    if is_link:  # the folder itself may be a link, or a mount: it stays
+        out = tmp_path / "latest"
+        out.symlink_to(run.path)
+    assert list(run_directory.create("demo", out, overwrite=True).path.iterdir()) == []
+    assert out.is_symlink() == is_link
+    assert run.path.is_dir()
+    assert (tmp_path / "beside.txt").read_text() == "kept"
 
 
 def test_a_file_is_no_folder(tmp_path):
