@@ -163,16 +163,15 @@ def identity(result: "Result") -> Any:
         for index, (precision, found) in enumerate(result.deviations.items()):
             epsilon = np.finfo(precision).eps
             missed = np.maximum(np.abs(found.identity[part]), 0.1 * epsilon)
-            ax.semilogy(x, missed, ".", color=plotting.colour(index), label=precision)
+            label = f"{precision}, ε = {epsilon:.1e} dotted"
+            ax.semilogy(x, missed, ".", color=plotting.colour(index), label=label)
             ax.axhline(epsilon, color=plotting.colour(index), linewidth=0.9, linestyle=":")
-            said = f"ε = {epsilon:.1e}"
-            ax.annotate(said, (x[0], epsilon), (3, 3), textcoords="offset points", fontsize=8)
         knob_axis(ax, name, x)
         ax.set_ylim(1e-17, 1e-3)
         ax.grid(alpha=0.25)
         labels = (AXIS[name], "|ELBO + KL − log p(x)| [nats]")
         plotting.caption_axes(ax, TITLE[name], labels)
-    plotting.legend(axes[0], loc="upper left", ncols=2)
+    plotting.legend(axes[0], loc="center left")
     return figure
 
 

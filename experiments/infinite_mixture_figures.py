@@ -117,29 +117,30 @@ def maps(result: "Result") -> Any:
     for ax, deep in zip(axes, result.deep, strict=True):
         plotting.scatter(ax, result.train)
         images = [conditional(deep.model, deep.theta, line.astype(np.float32))[0] for line in lines]
-        grid_lines(ax, [result.frame.restore(np.asarray(image)) for image in images])
+        grid_lines(ax, [result.frame.restore(np.asarray(image)) for image in images], named=False)
         means, sds = conditional(deep.model, deep.theta, spots)
         for mean, sd in zip(np.asarray(means), np.asarray(sds), strict=True):
             around = result.frame.restore(plotting.ellipse(mean, np.diag(sd**2), 0.5))
             ax.plot(*around.T, color=plotting.INK, linewidth=1)
-        ax.plot([], [], color=plotting.INK, label=f"{len(spots)} of its Gaussians, hold 50%")
+        ax.plot([], [], color=plotting.INK, label=f"{len(spots)} of its Gaussians: 50%")
         window(ax, result, f"μ(z), {deep.density.name}")
         plotting.legend(ax, loc="lower left")
     return figure
 
 
-def grid_lines(ax: Any, lines: list[np.ndarray]) -> None:
+def grid_lines(ax: Any, lines: list[np.ndarray], named: bool = True) -> None:
     """The images of lines of constant z1, then as many of constant z2, in two colours."""
     half = len(lines) // 2
     for index, line in enumerate(lines):
-        label = f"constant z{1 + index // half}" if index % half == 0 else None
+        label = f"constant z{1 + index // half}" if named and index % half == 0 else None
         color = plotting.PALETTE[index // half]
         ax.plot(*line.T, color=color, linewidth=0.8, alpha=0.75, label=label)
 
 
 def training(result: "Result") -> Any:
     """The bound and the log-likelihood of held-out points against the step of the optimiser."""
-    figure, axes = plotting.new_figure(len(result.deep), width=6, height=4, sharey=True)
+    width = 6 if len(result.deep) > 1 else 9
+    figure, axes = plotting.new_figure(len(result.deep), width=width, height=4, sharey=True)
     shift, known = result.frame.log_volume, [*fitted(result)]
     if result.truth is not None:
         known.append(result.truth)
@@ -161,7 +162,8 @@ def training(result: "Result") -> Any:
         plotting.caption_axes(ax, deep.density.name, ("step of Adam", "nats per point"))
         plotting.legend(ax)
     first = len(result.deep[0].curve.step) // 4  # the first steps would flatten the rest
-    low = min((deep.curve.elbo[first:] - shift).min() for deep in result.deep)
+    shown = [(deep.curve.bound, deep.curve.log_evidence) for deep in result.deep]
+    low = min(values[first:].min() for pair in shown for values in pair) - shift
     high = max(density.log_p[:WATCHED].mean() for density in known)
     axes[0].set_ylim(low - 0.1, high + 0.1)
     return figure

@@ -101,11 +101,15 @@ def density_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
     verdicts = []
     for deep, mixture in zip(result.deep, result.mixtures, strict=True):
         mean, error = paired(deep.density, mixture)
-        word = "better" if mean > 2 * error else "worse" if mean < -2 * error else "neither better"
-        told = f"{deep.density.name} predicts held-out points {abs(mean):.3f} ± {error:.3f} nats "
-        verdicts.append(f"{told}{word} than the {mixture.name} of its size")
+        size = f"{abs(mean):.3f} ± {error:.3f} nats"
+        against = f"than the {mixture.name} of its size"
+        if abs(mean) <= 2 * error:
+            told = f"is neither better nor worse {against}, by {mean:+.3f} ± {error:.3f} nats"
+        else:
+            told = f"is {size} {'better' if mean > 0 else 'worse'} {against}"
+        verdicts.append(f"{deep.density.name} {told}")
     said = "; ".join(verdicts)
-    said = said[0].upper() + said[1:] + "."
+    said = f"Per held-out point, {said}."
     seen = (
         "As many draws from each as there are data to fit. Look for what connects: a continuous "
         "map cannot tear its plane, so draws lie on the bridges between parts that stand apart."
@@ -121,21 +125,30 @@ def density_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
 
 
 def trust_blocks(result: "Result") -> list[Block]:
-    """Where importance sampling from the guide is not to be believed, and how one can tell."""
+    """Where a quadrature or importance sampling is not to be believed, and how one can tell."""
     blocks: list[Block] = []
     for deep in result.deep:
         found, exact = deep.importance, float(deep.density.log_p.mean())
-        missed = found.log_evidence - exact
-        if abs(missed) > 5 * found.monte_carlo_error:
+        name = deep.density.name[0].upper() + deep.density.name[1:]
+        missed, converged = found.log_evidence - exact, deep.quadrature_change < 0.05
+        if not converged:
             said = (
-                f"{deep.density.name}: importance sampling misses log p by {missed:+.4f} nats per "
-                f"point, {abs(missed) / found.monte_carlo_error:.0f} times the Monte-Carlo error "
-                "that it reports. Where the map folds, several z explain one x; a Gaussian q finds "
-                "one of them, and draws that never land on the others cannot know of them. k-hat "
-                f"gives the warning: {found.num_untrusted:,} of {found.num_points:,} points are "
-                "above 0.7. Believe the quadrature."
+                f"{name}: half as many quadrature nodes again change a point by "
+                f"{deep.quadrature_change:.2f} nats, because some posteriors are narrower than the "
+                "distance of the nodes. Raise --num-nodes before you believe its log p."
             )
-            blocks.append(Text(said[0].upper() + said[1:], "note"))
+            blocks.append(Text(said, "note"))
+        elif abs(missed) > 5 * found.monte_carlo_error:
+            said = (
+                f"{name}: importance sampling ends {abs(missed):.4f} nats per point "
+                f"{'below' if missed < 0 else 'above'} log p, "
+                f"{abs(missed) / found.monte_carlo_error:.0f} times the Monte-Carlo error that it "
+                "reports. Where the map folds, several z explain one x; a Gaussian q finds one of "
+                "them, and draws that never land on the others cannot know of them. k-hat gives "
+                f"the warning: {found.num_untrusted:,} of {found.num_points:,} points are above "
+                "0.7. Believe the quadrature."
+            )
+            blocks.append(Text(said, "note"))
     return blocks
 
 
@@ -208,13 +221,14 @@ def map_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
 
 def training_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
     """The learning curves."""
-    starts = result.config.num_starts
+    starts, is_iwae = result.config.num_starts, result.config.bound == "iwae"
     watched = min(WATCHED, len(result.test))
     caption = (
         f"The training bound, and on {watched} held-out points the ELBO and log p itself (by "
         "quadrature). The gap between these two is KL(q || posterior), averaged: what the guide "
         "misses. Dashed: the mixture fitted by EM, on the same points. "
-        f"{f'The best of {starts} random starts is shown.' if starts > 1 else ''}"
+        f"{f'The best of {starts} random starts is shown.' if starts > 1 else ''} "
+        f"{'The ELBO is no objective here and may lie below the frame.' if is_iwae else ''}"
     )
     gaps = "; ".join(
         f"{deep.density.name} {deep.density.log_p.mean() - deep.elbo:.3f} nats"
@@ -223,6 +237,6 @@ def training_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
     said = (
         f"Over all held-out points that gap is: {gaps}. The ELBO is not log p less a constant: it "
         "also prefers models whose posterior its q can follow, and may give up log p for that. "
-        "--bound iwae asks less of q."
+        f"{'IWAE asks less of q, which shows in that gap' if is_iwae else '--bound iwae asks less of q'}."
     )
     return [Picture(figures["training"], caption), Text(said)]

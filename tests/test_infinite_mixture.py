@@ -150,7 +150,9 @@ def test_the_report_of_two_models_shows_both_and_warns_of_a_guide_that_misses(re
     ]  # fmt: skip
     notes = [b.text for s in sections for b in s.blocks if b.kind == "note"]
     assert len(notes) == 2  # beyond the lecture, and the missed modes
-    assert "Second: importance sampling misses log p by -0.1000 nats" in notes[1]
+    assert "Second: importance sampling ends 0.1000 nats per point below log p" in notes[1]
+    (note,) = report.trust_blocks(result._replace(deep=[deep._replace(quadrature_change=1.25)]))
+    assert "change a point by 1.25 nats" in note.text
 
 
 def test_the_run_directory_is_whole(result):
