@@ -1,197 +1,280 @@
-"""Figures and words of the bounds experiment."""
+"""The words of the bounds experiment's report."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.importance_bounds import THEORY
-from lvm_jax import plotting
+from experiments.importance_bounds_exact import iwae_coefficients
+from experiments.importance_bounds_figures import with_error
+from experiments.importance_bounds_measure import (
+    BETAS,
+    GROUPS,
+    IWAE,
+    LAWS,
+    LIGHT,
+    NUM_BATCHES,
+    SIGNIFICANT,
+    UPPER,
+)
 from lvm_jax.report import Block, Equation, Fact, Picture, Section, Table, Text
 
 if TYPE_CHECKING:
-    from experiments.importance_bounds import Found, Result, Slope
+    from experiments.importance_bounds import Found, Result
 
-LAWS = {"IWAE": "1/S", "jackknife of order 1": "1/S²", "jackknife of order 2": "1/S³"}
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
-
-
-def draw(result: "Result") -> dict[str, bytes]:
-    """Both figures as PNG."""
-    return {
-        "bounds": plotting.png(bounds(result)),
-        "laws": plotting.png(laws(result)),
-    }
-
-
-def bounds(result: "Result") -> Any:
-    """Every bound less log p(x) against S, with error bars, on each model."""
-    figure, axes = plotting.new_figure(2, width=6.2, height=5.2)
-    for ax, found in zip(axes, result.found, strict=True):
-        for index, (name, curve) in enumerate(found.curves.items()):
-            style = {"color": plotting.colour(index), "marker": MARKS[index], "markersize": 4}
-            error = 2 * curve.standard_error
-            ax.errorbar(curve.num_samples, curve.gap, error, label=name, linewidth=1.2, **style)
-        mean, error, cost = found.sumo
-        style = {"fmt": "o", "color": plotting.INK, "markersize": 6, "fillstyle": "none"}
-        ax.errorbar([cost], [mean], [2 * error], label="SUMO, at its mean cost", **style)
-        ax.axhline(0, color=plotting.INK, linewidth=1)
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("symlog", linthresh=0.01)
-        ax.grid(alpha=0.25)
-        labels = ("number of samples S", "mean of the bound − log p(x) [nats], ± 2 standard errors")
-        plotting.caption_axes(ax, found.bed.name, labels)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
-    return figure
+Page = tuple[str, str, list[Fact], list[Section]]
+SIDES = {
+    "ELBO": "below, always",
+    IWAE: "below, always",
+    "thermodynamic": "below, always",
+    "CUBO, n = 2": "above, only for large S",
+    "EUBO": "above, only for large S",
+    UPPER: "above, always",
+}
 
 
-def laws(result: "Result") -> Any:
-    """|gap| against S on logarithmic axes, with the lines that were fitted."""
-    figure, axes = plotting.new_figure(2, width=5.6, height=4.6)
-    for ax, found in zip(axes, result.found, strict=True):
-        for index, name in enumerate(THEORY):
-            curve, color = found.curves[name], plotting.colour(index)
-            gap, error = np.abs(curve.gap), 2 * curve.standard_error
-            ax.errorbar(
-                curve.num_samples, gap, error, fmt="o", markersize=4, color=color, label=name
-            )
-            slope = found.slopes.get(name)
-            if slope is None:
-                continue
-            reference = found.exact.get(name, curve)
-            last = int(np.flatnonzero(reference.num_samples == slope.last)[0])
-            s = reference.num_samples
-            line = np.abs(reference.gap[last]) * (s / slope.last) ** THEORY[name]
-            ax.plot(s, line, "--", color=color, linewidth=1, label=f"law {LAWS[name]}")
-            if found.exact:
-                ax.plot(s, np.abs(reference.gap), color=color, linewidth=1, label="exact")
-        s = found.curves["IWAE"].num_samples
-        asymptote = found.relative_variance / 2 / s
-        ax.plot(s, asymptote, ":", color=plotting.INK, label="Var(w) / (2 S p²)")
-        ax.set(xscale="log", yscale="log")
-        ax.set_ylim(bottom=3e-8 if found.exact else 2e-5)
-        ax.grid(alpha=0.25)
-        plotting.caption_axes(
-            ax, found.bed.name, ("number of samples S", "|mean of the bound − log p(x)| [nats]")
-        )
-        plotting.legend(ax, loc="lower left")
-    return figure
-
-
-def exponent(slope: "Slope") -> str:
-    """A slope as it is written."""
-    error = f" ± {slope.standard_error:.3f}" if slope.standard_error else ""
-    return f"{slope.value:.3f}{error}"
-
-
-def page(result: "Result", figures: dict[str, bytes]) -> tuple[str, str, list[Fact], list[Section]]:
+def page(result: "Result", figures: dict[str, bytes]) -> Page:
     """Title, lead, facts and sections."""
-    first = result.found[0]
-    gap = first.curves["ELBO"].gap[0]
-    facts = [Fact(f"{-gap:.4f}", f"nats between ELBO and log p, {first.bed.name}")]
-    facts.append(Fact(exponent(first.slopes["IWAE"]), "exponent of S in its 1/S law, measured"))
-    for name, slope in list(result.found[1].slopes.items())[1:]:
-        told = f"exponent of S, {name}, exact at S = {slope.last}; the law says {THEORY[name]:g}"
-        facts.append(Fact(exponent(slope), told))
+    gaussian, mixture = result.found[:2]
+    elbo, iwae = gaussian.curves["ELBO"], gaussian.curves[IWAE]
+    largest = int(iwae.num_samples[-1])
+    facts = [
+        Fact(
+            with_error(elbo.gap[-1], elbo.standard_error[-1]),
+            f"nats, ELBO − log p, {gaussian.bed.name}; exactly −0.456513",
+        ),
+        Fact(slope_said(gaussian, IWAE), "slope of IWAE there; the law says −1"),
+        *(
+            Fact(
+                slope_said(mixture, f"jackknife {m}"), f"slope of jackknife {m}, mixture; −{m + 1}"
+            )
+            for m in (1, 2)
+        ),
+        Fact(
+            f"{gaussian.curves[UPPER].gap[-1] - iwae.gap[-1]:.4f}",
+            f"nats between IWAE from above and from below at S = {largest}, {gaussian.bed.name}",
+        ),
+    ]
     lead = (
-        "More samples inside the logarithm close the gap to log p(x), at a rate that theory names. "
-        "Some bounds come from below, some from above, and some only seem to."
+        "More weights inside the logarithm bring a bound closer to log p(x), at a rate that theory "
+        "names. Some bounds come from below, some from above, some only claim to, and all of them "
+        "wait for the first weight from a mode that q misses."
     )
     sections = [
-        Section("The models", model_blocks(result)),
-        Section("The bounds", bound_blocks(result, figures)),
-        Section("The laws", law_blocks(result, figures)),
+        Section("Three models whose weights are known", model_blocks(result, figures)),
+        Section("Which side of log p(x)?", side_blocks(result, figures)),
+        Section("How fast does the gap close?", law_blocks(result, figures)),
+        Section("What does less bias cost?", cost_blocks(result, figures)),
+        Section("How such small gaps can be measured", method_blocks(result)),
     ]
-    return "How fast the bounds close", lead, facts, sections
+    return "Bounds on log p(x) against the number of samples", lead, facts, sections
 
 
-def model_blocks(result: "Result") -> list[Block]:
-    """What the log-weights are, and why the gaps are known so well."""
-    gaussian, mixture = result.found
+def number(value: float, digits: int = 4) -> str:
+    """A number with a real minus sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def slope_said(found: "Found", name: str) -> str:
+    """A measured slope with its standard error."""
+    slope = found.slopes[name]
+    if slope is None:
+        return "in the noise"
+    return with_error(slope.value, slope.standard_error)
+
+
+def model_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
+    """The beds, and their weights."""
+    rows = []
+    for found in result.found:
+        variance = found.bed.atoms.central_moment(2)
+        a, b = iwae_coefficients(found.bed.atoms)
+        rows.append(
+            (
+                *(found.bed.name, number(found.bed.log_evidence, 6), f"{variance:,.5g}"),
+                *(f"{value:,.5g}".replace("-", "−") for value in (a, b)),
+            )
+        )
+    header = ("model", "log p(x) [nats]", "Var(w) / p²", "a", "b")
+    caption = (
+        "The evidence, and the expansion log p − E[IWAE] = a/S + b/S² + …, a = Var(w) / (2 p²)."
+    )
     return [
         Equation(r"\log\, w_s = \log\, p(x, z_s) - \log\, q(z_s), \qquad z_s \sim q"),
-        Text(
-            f"{gaussian.bed.name}: z ~ N(μ, I), x | z ~ N(z, I), and q = N((x + μ)/2, 2/3 I), the "
-            f"posterior a third too wide in variance; log p(x) = {gaussian.bed.log_evidence:.5f}. "
-            f"{mixture.bed.name}: x at a place that two components claim, and a q over the "
-            f"components that nearly ignores x; log p(x) = {mixture.bed.log_evidence:.5f}, by "
-            "enumeration."
+        *(Text(f"{f.bed.name}: {f.bed.said}.") for f in result.found),
+        Picture(
+            figures["weights"],
+            "The log-weights, less log p(x), of draws from q and of draws from the posterior "
+            "(100,000 of each; logarithmic scale). An average of weights from q must make up for "
+            "what the second histogram has and the first has not. On the right that is a whole "
+            "mode: log-weights far above log p(x), almost never drawn.",
         ),
-        Text(
-            f"Each model gave {result.config.num_weights:,} log-weights, cut into rows of S. The "
-            "mean of w / p(x) is 1, whatever q, so its deviation from 1 in a row is noise of known "
-            "mean: subtracted as a control variate it leaves the small gaps visible."
-        ),
+        Table(header, rows, caption),
     ]
 
 
-def bound_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
-    """The picture of all bounds, and the numbers at three S."""
+def side_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
+    """The picture that brackets log p, and the table."""
     caption = (
-        "Mean of each bound less log p(x), which is the line at 0, with two standard errors "
-        "(mostly smaller than the marks). The scale is linear within ±0.01 nats and logarithmic "
-        "beyond. Lower bounds rise to the line, or to a gap that S does not close (ELBO, Rényi "
-        "with α > 0, the thermodynamic sum). CUBO and EUBO are upper bounds only once S is large: "
-        "with few samples their averages start below the line."
+        "E[bound] − log p(x), zero being the truth: markers are means over draws with ± 2 standard "
+        "errors (mostly smaller than the marker), lines the exact expectations, where there is a "
+        "formula. Dashes at the right edge: the limits for S → ∞ of those that do not end at 0 "
+        "(Rényi α = 2 has none on the right: q is so wide that E_q[1/w] is infinite). Dotted: no "
+        "formula, the draws joined up. "
+        "The scale is linear between −0.1 and 0.1 and logarithmic beyond. Hollow: SUMO, unbiased, "
+        "at its mean cost. Look at CUBO and EUBO: with few samples these “upper bounds” lie "
+        "BELOW the truth, and with one sample they are the ELBO."
     )
-    return [Picture(figures["bounds"], caption), *(value_table(found) for found in result.found)]
+    return [
+        Text(
+            "A bound of finite S is a random number; it bounds in expectation. Lower bounds come "
+            "from Jensen's inequality. From above, CUBO and EUBO are bounds in the limit only. One "
+            "that holds for every S replaces one draw of q by a draw from the posterior, which one "
+            "has on a test bed, or on data simulated from the model:"
+        ),
+        Equation(
+            r"\mathbb{E}_{z_{1:S} \sim q}\left[\log\, \dfrac{1}{S} \sum_s\; w_s\right] \;\leq\; "
+            r"\log\, p(x) \;\leq\; \mathbb{E}_{z_1 \sim p(z | x),\; z_{2:S} \sim q}"
+            r"\left[\log\, \dfrac{1}{S} \sum_s\; w_s\right]"
+        ),
+        Picture(figures["bounds"], caption),
+        *(value_table(found) for found in result.found),
+        Text(
+            f"Thermodynamic: left Riemann sum over β = {', '.join(f'{b:g}' for b in BETAS)}. MIWAE: "
+            f"the mean of {GROUPS} IWAE bounds of S/{GROUPS} weights each, so its gap is that of S/{GROUPS}."
+        ),
+    ]
 
 
 def value_table(found: "Found") -> Table:
-    """The gap of every bound at some S."""
-    shown = [1, 16, 64, int(found.curves["IWAE"].num_samples[-1])]
+    """The gap of every bound at three S, with its limit."""
+    last = int(found.curves[IWAE].num_samples[-1])
+    shown = (1, 16, last) if last > 16 else (1, last)
     rows = []
     for name, curve in found.curves.items():
-        cells = [name]
-        for s in shown:
-            at = np.flatnonzero(curve.num_samples == s)
-            if at.size:
-                cells.append(f"{curve.gap[at[0]]:.5f} ± {curve.standard_error[at[0]]:.5f}")
-            else:
-                cells.append("–")
-        rows.append(cells)
-    mean, error, cost = found.sumo
-    note = f"{found.bed.name}: mean of the bound less log p(x) [nats] ± standard error. "
-    note += f"SUMO, unbiased, gave {mean:.4f} ± {error:.4f} at {cost:.1f} samples a draw."
-    return Table(("bound", *(f"S = {s:,}" for s in shown)), rows, note)
+        if name.startswith("jackknife"):
+            continue
+        cells = []
+        for size in shown:
+            at = np.flatnonzero(curve.num_samples == size)
+            value = [with_error(curve.gap[i], curve.standard_error[i]) for i in at]
+            cells.append(value[0] if value else "–")
+        limit = number(curve.limit) if np.isfinite(curve.limit) else "−∞"
+        side = SIDES.get(name, "below, always" if curve.limit <= 0 else "above, only for large S")
+        rows.append((name, *cells, "0" if curve.limit == 0 else limit, side))
+    header = ("bound", *(f"S = {size}" for size in shown), "S → ∞", "side")
+    sumo = found.sumo
+    caption = (
+        f"{found.bed.name}: E[bound] − log p(x) in nats; in brackets the standard error of the "
+        f"mean, in units of the last digit. SUMO: {with_error(sumo.gap, sumo.standard_error)} at {sumo.mean_cost:.1f} weights a draw."
+    )
+    return Table(header, rows, caption)
 
 
 def law_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
-    """The measured slopes beside the theory."""
-    rows = [
-        [
-            found.bed.name,
-            name,
-            f"{THEORY[name]:g}",
-            exponent(slope),
-            f"{slope.first} to {slope.last}",
-        ]
-        for found in result.found
-        for name, slope in found.slopes.items()
-    ]
+    """Slopes, the picture, and where they cannot be seen."""
+    rows = []
+    for found in result.found:
+        for name, law in LAWS.items():
+            slope = found.slopes[name]
+            if slope is None:
+                cells = ("–", "–", "fewer than two points above the noise")
+            else:
+                end = f"; noise from {slope.floor}" if slope.floor else ""
+                exact = f"{slope.exact:.3f}".replace("-", "−")
+                cells = (slope_said(found, name), exact, f"{slope.first} to {slope.last}{end}")
+            rows.append((found.bed.name, name, f"{law:g}".replace("-", "−"), *cells))
     caption = (
-        "The size of the gap on logarithmic axes: dots with two standard errors from draws; solid "
-        "lines, on the mixture, the expectation itself, by enumerating how often each component is "
-        "drawn. Dashed: the laws, through the last point that was used. Dotted: the asymptote of "
-        "IWAE from the variance of the weights. A dip is a change of sign."
+        "Slopes of log |gap| against log S: the asymptotic law; measured, its standard error in "
+        "brackets in units of the last digit; the "
+        "same fit to the exact gaps, which is what the measurement should give (the law itself is "
+        "met only as S grows); and the S that were fitted. A gap below "
+        f"{SIGNIFICANT:g} standard errors is noise, and no fit goes beyond the first."
     )
-    coefficient = result.found[0].second_order
-    vanishing = (
-        f"On the Gaussian the coefficient of 1/S² is {coefficient:.3f}, near zero by chance, and "
-        "so the jackknife of order 1 is already as good as unbiased at S = 4: its gap is below the "
-        "noise of the draws and gives no slope there."
+    header = ("model", "bound", "law", "measured", "exact, same fit", "S")
+    picture = (
+        "Above: |gap| with ± 2 standard errors, filled where it stands clear of the noise, hollow "
+        "where it does not; solid lines are exact; dotted, Var(w) / (2 S p²). A dip is a change of "
+        "sign. Below: the slope of the exact gap between S and 2 S, and the laws dashed. On the "
+        "right the law holds only once S is far beyond Var(w) / p²: until then adding samples "
+        "buys next to nothing, and the jackknife corrects a law that has not begun."
     )
-    header = ("model", "bound", "law: exponent", "measured", "S used")
-    note = (
-        "Exponents of S: by weighted least squares from draws, over the S whose gap is above ten "
-        "standard errors; or, exact, between the two largest S, where the curve still bends a little."
-    )
+    b = iwae_coefficients(result.found[0].bed.atoms)[1]
     return [
         Equation(
-            r"\log\, p(x) - \mathbb{E}[L_S] = \dfrac{\mathrm{Var}(w)}{2 S\, p(x)^2} + O(S^{-2}), "
-            r"\qquad \log\, p(x) - \mathbb{E}[J_{m,S}] = O(S^{-(m+1)})"
+            r"\log\, p(x) - \mathbb{E}[L_S] = \dfrac{\mathrm{Var}(w)}{2\, S\, p(x)^2} + O(S^{-2}), "
+            r"\qquad J_{m,S} = \sum_{j=0}^{m}\; c_j\, \bar{L}_{S-j}, \qquad "
+            r"\log\, p(x) - \mathbb{E}[J_{m,S}] = O(S^{-(m+1)})"
         ),
-        Picture(figures["laws"], caption),
-        Text(vanishing),
-        Table(header, rows, note),
+        Picture(figures["laws"], picture),
+        Table(header, rows, caption),
+        Text(
+            f"On the Gaussian the 1/S² coefficient of IWAE is only {number(b)}, near zero by chance: "
+            "the jackknife of order 1 is better there than it has a right to be, changes sign on "
+            "the way, and comes to its slope of −2 late."
+        ),
     ]
+
+
+def cost_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
+    """Bias against spread, and SUMO."""
+    sumo = result.found[0].sumo
+    return [
+        Text(
+            "SUMO adds up the differences of successive IWAE bounds, each divided by the "
+            "probability that a random stop has not come before it: unbiased for log p(x), at a "
+            "finite cost. Unbiased is not close."
+        ),
+        Picture(
+            figures["noise"],
+            "The standard deviation of ONE draw of a bound (solid), and its exact bias (dashed), "
+            "against the weights spent on it. A jackknife takes the bias away and leaves the "
+            "spread; SUMO has no bias and the largest spread by far.",
+        ),
+        Text(
+            f"On the Gaussian a draw of SUMO costs {sumo.mean_cost:.1f} weights on average (the "
+            f"longest of {result.config.sumo_draws:,} took {sumo.largest_cost}) and scatters by "
+            f"{sumo.sd:.1f} nats. Its own standard error is optimistic: a part of its variance is "
+            "in draws so long that a sample hardly has any. Where q misses a mode, so do most of "
+            "its draws, and the mean is low until a rare one makes up for it.",
+            "note",
+        ),
+    ]
+
+
+def method_blocks(result: "Result") -> list[Block]:
+    """Control variates, batches, and the exact expectations."""
+    return [
+        Text(
+            f"{result.config.num_weights:,} weights of each model are cut into rows of S, so every "
+            "bound and every S sees the same draws (a jackknife, whose cost grows as S^(m+1), only "
+            "a part of them). With p(x) known, y = w/p(x) − 1 has mean 0, and so have the averages "
+            "of products of up to six distinct y in a row. They are the noise of a bound to first, "
+            "second, … order; their regression is subtracted "
+            f"(not where Var(w)/p² exceeds {LIGHT:g}: such coefficients cannot be had from draws). "
+            f"Standard errors are from {NUM_BATCHES} batches of draws; that of a slope uses the "
+            "covariance of its points."
+        ),
+        Text(agreement(result)),
+        Text("The exact curves are Frullani's integral, for weights whose law is known:"),
+        Equation(
+            r"\mathbb{E}\left[\log\, \dfrac{1}{S} \sum_s\; w_s\right] = \int_0^\infty "
+            r"\dfrac{e^{-S u} - \varphi(u)^S}{u}\, du, \qquad \varphi(u) = \mathbb{E}_q\left[e^{-u w}\right]"
+        ),
+        Text(
+            "for IWAE, and with powers of w for Rényi and CUBO. MIWAE and the jackknife combine "
+            "it at several S; the upper bound has one factor φ of the posterior in place of one of "
+            "q. EUBO and the thermodynamic bound have exact limits only."
+        ),
+    ]
+
+
+def agreement(result: "Result") -> str:
+    """How well all the means over draws agree with the exact expectations."""
+    curves = [curve for found in result.found for curve in found.curves.values()]
+    z = np.concatenate([(c.gap - c.exact) / c.standard_error for c in curves])
+    z = np.abs(z[np.isfinite(z)])
+    return (
+        f"Of {len(z)} means over draws that have an exact expectation, the farthest is "
+        f"{z.max():.1f} of its standard errors away, and {np.mean(z <= 2):.0%} are within 2. (They "
+        "share draws, so they are far from independent.)"
+    )

@@ -1,237 +1,170 @@
-"""Why naive Monte Carlo for p(x) fails as z grows, and why importance sampling does not.
+"""Monte Carlo for log p(x) as z grows: from the prior or a uniform it fails, from a good q it works.
 
-The lecture's section 0.3 on models whose log p(x) is known: draws from the prior, draws uniform
-over the space of z with the factor |Z|, and draws from a q that knows x, weighed by p(x, z) / q(z).
-All three are unbiased for p(x); what differs is how often a draw lands where p(x, z) is high.
+The lecture's section 0.3 on two models whose log p(x) is known: a linear-Gaussian one in growing
+dimension, and z in {1, ..., L}^K with growing K, exact by enumeration. Three ways to draw z (four
+for the first model), the same estimate for all: its error over repeats, the standard error that it
+reports itself, ESS, k-hat, and how many draws it would need.
 
 Leaves a run directory with config.json, metrics.jsonl, results.json, figures and report.html.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from experiments import publish, run_directory
-from experiments.progress import progress
+from experiments.progress import Progress, progress
 
 if TYPE_CHECKING:  # what needs jax is imported where it is used, so that --help is quick
-    from lvm_jax.typing import Distribution
+    import numpy as np
 
-METHODS = ("prior", "uniform", "importance")
-NUM_VALUES = 4  # L of the discrete z in {0, ..., L - 1}^K
-BOX = 6.0  # the uniform box is [-BOX, BOX]^D: it leaves out 2e-9 of the prior in a dimension
+    from experiments.marginal_likelihood_beds import Bed
+    from experiments.marginal_likelihood_measure import Cell
 
 
 @dataclass(frozen=True)
 class Config(publish.Options):
     """Options of the experiment."""
 
-    dims: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    """Dimensions of the continuous z."""
-    variables: tuple[int, ...] = (1, 2, 4, 6, 8)
-    """Variables K of the discrete z, of four values each: at most 10, for the truth is a sum."""
-    num_samples: int = 10_000
-    """S, the draws of one estimate."""
-    num_repeats: int = 50
-    """Estimates of each kind."""
-    growing: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
-    """Values of S at which one dimension is looked at closely."""
-    closely: int = 8
-    """That dimension."""
+    dims: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Dimensions of the Gaussian z; each is compiled on its own."""
+    num_variables: tuple[int, ...] = (2, 4, 6, 8, 10, 12)
+    """Numbers K of discrete variables; the truth is a sum over L^K terms."""
+    num_values: int = 3
+    """Values L of each discrete variable."""
+    num_samples: tuple[int, ...] = (10, 100, 1_000, 10_000)
+    """Numbers S of draws in one estimate; the first S of the same draws."""
+    num_repeats: int = 100
+    """Independent estimates of each kind."""
+    noise: float = 0.5
+    """Standard deviation of x given z [prior standard deviations of z]."""
+    coupling: float = 0.5
+    """x_i = z_i + coupling z_(i+1) + noise: what makes the posterior correlated."""
+    box: float = 5.0
+    """Half the side of the box of the uniform draws [prior standard deviations]."""
     widen: float = 1.2
-    """Importance sampling's q: standard deviations as multiples of the posterior's."""
-    shift: float = 0.2
-    """Importance sampling's q: its mean, moved in every dimension [posterior sd]."""
-
-
-class Bed(NamedTuple):
-    """A model at one data point: what each method needs, and the truth."""
-
-    log_joint: Callable[[Any], Any]
-    log_likelihood: Callable[[Any], Any]
-    prior: "Distribution"
-    space: "Distribution"  # anything on the space that is drawn uniformly
-    q: "Distribution"
-    log_evidence: float
-
-
-class Estimates(NamedTuple):
-    """R estimates of one method: error in nats, its reported standard error, and diagnostics."""
-
-    error: np.ndarray  # log p-hat - log p
-    standard_error: np.ndarray
-    ess: np.ndarray
-    k_hat: np.ndarray
+    """q's standard deviations, as multiples of the posterior's."""
+    shift: float = 0.1
+    """How far q's mean is off, along every axis [posterior standard deviations]."""
+    defensive: float = 0.1
+    """Share of the uniform in each factor of the discrete q."""
 
 
 class Result(NamedTuple):
-    """All that the run found."""
+    """All that the run found; the report is drawn from it and from nothing else."""
 
     config: Config
-    continuous: dict[int, dict[str, Estimates]]  # by dimension, by method
-    discrete: dict[int, dict[str, Estimates]]  # by number of variables, by method
-    growing: dict[int, dict[str, Estimates]]  # by S, by method
-    shares: dict[str, np.ndarray]  # sorted share of the weight of each draw, largest first
+    beds: "dict[str, list[Bed]]"  # by kind (gaussian, discrete), one for each size
+    cells: "dict[str, list[dict[str, list[Cell]]]]"  # kind, size, method, number of draws
+    shares: "dict[str, list[dict[str, np.ndarray]]]"  # kind, size, method: share of the top n
     path: Path
 
 
 def main(config: Config) -> Result:
-    """Estimate on every model by every method, and write the report."""
-    import jax
+    """Draw, estimate, compare with the truth, and write the report."""
+    from experiments import marginal_likelihood_beds as beds
 
     check(config)
     run = run_directory.create("marginal_likelihood", config.out, config.overwrite)
     run.write_json("config.json", config)
-    keys = iter(jax.random.split(jax.random.key(config.seed), 64))
-    tables: dict[str, dict[int, dict[str, Estimates]]] = {
-        "continuous": {}, "discrete": {}, "growing": {}
-    }  # fmt: skip
-    work = [("continuous", d, continuous_bed(d, config), config.num_samples) for d in config.dims]
-    work += [("discrete", k, discrete_bed(k), config.num_samples) for k in config.variables]
-    closely = continuous_bed(config.closely, config)
-    work += [("growing", s, closely, s) for s in config.growing]
-    with progress("marginal_likelihood", total=len(work) + 2) as bar:
-        for kind, size, bed, num_samples in work:
-            found = estimate(next(keys), bed, num_samples, config.num_repeats)
-            tables[kind][size] = found
-            medians = {name: float(np.median(e.error)) for name, e in found.items()}
-            run.log(stage=kind, size=size, num_samples=num_samples, median_error=medians)
-            told = ", ".join(f"{name} {value:+.2f}" for name, value in medians.items())
-            bar.done(f"{kind}, {size}: median error [nats] {told}")
-        shares = weight_shares(next(keys), closely, config.num_samples)
-        bar.done("weights sorted")
-        result = Result(config, **tables, shares=shares, path=run.path)
+    makers = {
+        "gaussian": (beds.gaussian, config.dims),
+        "discrete": (beds.discrete, config.num_variables),
+    }
+    total = sum(len(sizes) for _, sizes in makers.values()) + 1
+    with progress("marginal_likelihood", total=total) as bar:
+        result = Result(config, {}, {}, {}, run.path)
+        for number, (kind, (make, sizes)) in enumerate(makers.items()):
+            made = [make(size, config) for size in sizes]
+            found = [measure(bed, (number, bed.size), config, run, bar) for bed in made]
+            result.beds[kind] = made
+            result.cells[kind] = [cells for cells, _ in found]
+            result.shares[kind] = [shares for _, shares in found]
         finish(result, run)
         bar.done("report written")
     return result
 
 
+def measure(
+    bed: "Bed",
+    stream: tuple[int, int],
+    config: Config,
+    run: run_directory.RunDirectory,
+    bar: Progress,
+) -> "tuple[dict[str, list[Cell]], dict[str, np.ndarray]]":
+    """Every method on one model; `stream` is what sets its random numbers apart."""
+    import jax
+
+    from experiments import marginal_likelihood_measure as measurement
+
+    key = jax.random.key(config.seed)
+    for part in stream:
+        key = jax.random.fold_in(key, part)
+    cells, shares = measurement.measure(key, bed, config.num_samples, config.num_repeats)
+    for name, column in cells.items():
+        for cell in column:
+            run.log(bed=bed.kind, size=bed.size, method=name, **cell.numbers())
+    said = ", ".join(f"{name} {column[-1].rmse:.2g}" for name, column in cells.items())
+    bar.done(f"{bed.kind} z of {bed.size}: RMS error in nats: {said}")
+    return cells, shares
+
+
 def check(config: Config) -> None:
-    """Refuse numbers that make no model or no estimate, before anything is written."""
+    """Refuse, before anything is written, numbers that make no model or no estimate."""
     from lvm_jax import checks
+    from lvm_jax.distributions import MAX_SUPPORT
 
-    for name, largest in (("dims", 200), ("variables", 10), ("growing", 10**7)):
+    for name in ("dims", "num_variables", "num_samples"):
         values = getattr(config, name)
-        if not values or min(values) < 1 or max(values) > largest:
-            raise ValueError(f"{name}: expected numbers from 1 to {largest:,}, got {values}")
-    checks.integer(config.closely, "closely", 1)
-    checks.integer(config.num_samples, "num_samples", 25)
+        if not values or list(values) != sorted(set(values)):
+            raise ValueError(f"{name}: expected rising numbers, such as 2 4 16, got {values}")
+        checks.integer(values[0], name, 2 if name == "num_samples" else 1)
+    checks.integer(config.num_values, "num_values", 2)
     checks.integer(config.num_repeats, "num_repeats", 2)
-    if not checks.number(config.widen, "widen") > 0:
-        raise ValueError("widen: expected a number > 0, got 0")
-
-
-def continuous_bed(dim: int, config: Config) -> Bed:
-    """z ~ N(0, I), x | z ~ N(W z, 0.3^2 I) in as many dimensions, W a turn; x drawn from it."""
-    import jax
-    import jax.numpy as jnp
-
-    from lvm_jax import distributions, models
-
-    model = models.linear_gaussian(dim, dim)
-    turn = np.linalg.qr(np.random.default_rng(dim).normal(size=(dim, dim)))[0]
-    theta = models.LinearGaussian(
-        jnp.zeros(dim), jnp.asarray(turn, jnp.float32), jnp.zeros(dim), jnp.log(0.3)
-    )
-    key_z, key_x = jax.random.split(jax.random.key(dim))
-    prior = model.prior(theta)
-    x = model.likelihood(theta, prior.sample(seed=key_z)).sample(seed=key_x)
-    exact = model.posterior(theta, x)
-    moved = exact.mean + config.shift * exact.cholesky.sum(1)
-    return Bed(
-        models.log_joint(model, theta, x),
-        lambda z: model.likelihood(theta, z).log_prob(x),
-        prior,
-        distributions.uniform(jnp.full(dim, -BOX), jnp.full(dim, BOX)),
-        distributions.FullRankNormal(moved, config.widen * exact.cholesky),
-        float(model.log_evidence(theta, x)),
-    )
-
-
-def discrete_bed(num_variables: int) -> Bed:
-    """z in {0, 1, 2, 3}^K, unevenly; x | z ~ N(sum_k table_k[z_k], 0.3^2 I) in K + 1 dimensions.
-
-    q is the mean-field distribution with the posterior's marginals, and a tenth of it uniform.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from lvm_jax import distributions, models
-
-    dim = num_variables + 1
-    rng = np.random.default_rng(num_variables)
-    tables = jnp.asarray(rng.normal(size=(num_variables, NUM_VALUES, dim)), jnp.float32)
-    places = jnp.arange(num_variables)
-
-    def likelihood(tables: Any, z: Any) -> Any:
-        return distributions.normal(tables[places, z].sum(0), jnp.full(dim, 0.3))
-
-    model = models.categorical(num_variables, NUM_VALUES, likelihood, lambda key: tables)
-    logits = jnp.tile(jnp.log(jnp.array([0.55, 0.25, 0.15, 0.05])), (num_variables, 1))
-    theta = models.Discrete(logits, tables)
-    key_z, key_x = jax.random.split(jax.random.key(num_variables))
-    prior = model.prior(theta)
-    x = model.likelihood(theta, prior.sample(seed=key_z)).sample(seed=key_x)
-    posterior = model.posterior(theta, x)
-    one_hot = jax.nn.one_hot(posterior.values, NUM_VALUES)
-    marginals = jnp.einsum("m,mkl->kl", jnp.exp(posterior.log_probs), one_hot)
-    q = distributions.categorical(jnp.log(0.9 * marginals + 0.1 / NUM_VALUES))
-    joint, truth = models.log_joint(model, theta, x), float(model.log_evidence(theta, x))
-    return Bed(joint, lambda z: model.likelihood(theta, z).log_prob(x), prior, prior, q, truth)
-
-
-def estimate(key: Any, bed: Bed, num_samples: int, num_repeats: int) -> dict[str, Estimates]:
-    """R estimates by every method, in one program each."""
-    import jax
-
-    from lvm_jax import evidence
-
-    calls = {
-        "prior": lambda k: evidence.naive(k, bed.log_likelihood, bed.prior, num_samples),
-        "uniform": lambda k: evidence.uniform(k, bed.log_joint, bed.space, num_samples),
-        "importance": lambda k: evidence.importance(k, bed.log_joint, bed.q, num_samples),
-    }
-    found = {}
-    for index, name in enumerate(METHODS):
-        keys = jax.random.split(jax.random.fold_in(key, index), num_repeats)
-        out = jax.jit(lambda keys, call=calls[name]: jax.lax.map(call, keys))(keys)
-        rows = (out.log_evidence - bed.log_evidence, out.standard_error, out.ess, out.k_hat)
-        found[name] = Estimates(*(np.asarray(row, np.float64) for row in rows))
-    return found
-
-
-def weight_shares(key: Any, bed: Bed, num_samples: int) -> dict[str, np.ndarray]:
-    """The share that each of S draws has in the estimate, the largest first."""
-    import jax
-
-    from lvm_jax import distributions
-    from lvm_jax.weights import log_weights
-
-    proposals = {
-        "prior": bed.prior,
-        "uniform": distributions.flatten(bed.space),
-        "importance": bed.q,
-    }
-    shares = {}
-    for index, (name, q) in enumerate(proposals.items()):
-        log_w = log_weights(jax.random.fold_in(key, index), bed.log_joint, q, num_samples)
-        shares[name] = np.sort(np.asarray(jax.nn.softmax(log_w), np.float64))[::-1]
-    return shares
+    most = config.num_values ** config.num_variables[-1]
+    if most > MAX_SUPPORT:
+        raise ValueError(
+            f"num_variables: expected at most {MAX_SUPPORT:,} values of z, so that the truth can "
+            f"be enumerated, got {config.num_values}^{config.num_variables[-1]} = {most:,}"
+        )
+    for name in ("noise", "box"):
+        if not checks.number(getattr(config, name), name) > 0:
+            raise ValueError(f"{name}: expected a number > 0, got {getattr(config, name):g}")
+    if not checks.number(config.widen, "widen") > 0.5**0.5:
+        raise ValueError(
+            "widen: expected more than 0.7071, at and below which the weights have no variance, "
+            f"got {config.widen:g}"
+        )
+    for name in ("coupling", "shift"):
+        if not abs(getattr(config, name)) < float("inf"):
+            raise ValueError(f"{name}: expected a finite number, got {getattr(config, name):g}")
+    if not 0 < config.defensive <= 1:
+        raise ValueError(f"defensive: expected a share above 0, up to 1, got {config.defensive:g}")
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
     """Draw the figures and write the results and the report."""
+    from experiments import marginal_likelihood_figures as figures
     from experiments import marginal_likelihood_report as report
 
-    figures = report.draw(result)
-    numbers = {
-        kind: {
-            str(size): {name: report.summary(estimates) for name, estimates in found.items()}
-            for size, found in getattr(result, kind).items()
-        }
-        for kind in ("continuous", "discrete", "growing")
+    drawn = figures.draw(result)
+    said = report.page(result, drawn)
+    publish.publish(run, result.config, numbers(result), drawn, *said)
+
+
+def numbers(result: Result) -> dict[str, Any]:
+    """What results.json holds: for each model the truth, and every estimator beside it."""
+    return {
+        kind: [
+            {
+                "size": bed.size,
+                "x": bed.x,
+                "log_evidence": bed.log_evidence,
+                "outside_box": bed.outside_box,
+                "log_second_moment": bed.log_second_moment,
+                "methods": {name: [c.numbers() for c in column] for name, column in cells.items()},
+            }
+            for bed, cells in zip(beds, result.cells[kind], strict=True)
+        ]
+        for kind, beds in result.beds.items()
     }
-    publish.publish(run, result.config, numbers, figures, *report.page(result, figures))

@@ -1,67 +1,178 @@
-"""The bounds experiment, once and small; its exact curves against counting by brute force."""
+"""The bounds experiment, once, small, from end to end; and its exact values against other ways."""
 
-import itertools
 import json
+import math
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from scipy import integrate, stats
+from scipy.special import logsumexp
 
-from experiments import importance_bounds as experiment
+from experiments import __main__ as cli
+from experiments import importance_bounds
+from experiments import importance_bounds_exact as exact
+from experiments import importance_bounds_measure as measurement
+
+FIGURES = ("weights", "bounds", "laws", "noise")
+TOY, MIXTURE, MODES = range(3)
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     out = tmp_path_factory.mktemp("bounds") / "run"
-    config = experiment.Config(out=out, num_weights=2**17, largest=16, num_telescopes=500)
-    return experiment.main(config)
+    options = {"num_weights": 2**15, "largest": 8, "fit_from": 2, "sumo_draws": 2_000}
+    return importance_bounds.main(importance_bounds.Config(out=out, **options))
 
 
-def test_the_toys_gaps_are_those_of_theory(result):
-    gaussian = result.found[0]
-    elbo, iwae = gaussian.curves["ELBO"], gaussian.curves["IWAE"]
-    # 10 (1/3 - log 4/3), and Var(w) / p^2 = (16/15)^10 - 1
-    assert abs(elbo.gap[0] + 0.456514) < 5 * elbo.standard_error[0] < 0.01
-    assert gaussian.relative_variance == pytest.approx(0.90672, rel=0.05)
-    expected = 0.90672 / 2 / 16 * (1 + 0.034 * 2 / 0.90672 / 16)
-    assert abs(iwae.gap[-1] + expected) < 5 * iwae.standard_error[-1] < 0.1 * expected
-    assert gaussian.slopes["IWAE"].value == pytest.approx(-1, abs=0.03)
-    assert gaussian.second_order == pytest.approx(-0.034, abs=0.2)
-
-
-def test_draws_agree_with_the_exact_expectations(result):
-    mixture = result.found[1]
-    for name, exact in mixture.exact.items():
-        drawn = mixture.curves[name]
-        for size, gap in zip(exact.num_samples, exact.gap, strict=True):
-            (at,) = np.flatnonzero(drawn.num_samples == size)
-            assert abs(drawn.gap[at] - gap) < 5 * drawn.standard_error[at] + 1e-6, (name, size)
-
-
-def test_expected_iwae_is_the_mean_over_all_tuples():
-    q, weight = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.5, 1.5, 0.7, 2.1])
-    tuples = np.array(list(itertools.product(range(4), repeat=5)))
-    mass, value = q[tuples].prod(1), np.log(weight[tuples].mean(1))
-    assert experiment.expected_iwae(5, q, weight) == pytest.approx(mass @ value, rel=1e-12)
-
-
-def test_exact_exponents_are_the_laws():
-    slopes = experiment.exact_slopes(experiment.exact_curves(experiment.mixture_bed(), 128))
-    for name, law in experiment.THEORY.items():  # what is left at S = 128 is the next order
-        assert slopes[name].value == pytest.approx(law, abs=0.25)
-        assert abs(slopes[name].value) > abs(law) - 0.01
-
-
-def test_lower_bounds_are_below_and_upper_limits_above(result):
-    for found in result.found:
-        for name in ("ELBO", "IWAE", "Rényi α = 1/2", "Rényi α = 2", "thermodynamic, 4 steps"):
-            assert (found.curves[name].gap < 0).all()
-        for name in ("EUBO", "Rényi α = −1 (CUBO₂)"):
-            assert found.curves[name].gap[-1] > 10 * found.curves[name].standard_error[-1]
+def read(result, name):
+    return json.loads((result.path / name).read_text())
 
 
 def test_the_run_directory_is_whole(result):
-    found = json.loads((result.path / "results.json").read_text())
-    assert {bed.bed.name for bed in result.found} | {"provenance"} == set(found)
-    for name in ("bounds", "laws"):
-        assert (result.path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert (result.path / "report.html").read_text().count("data:image/png;base64,") == 2
+    assert read(result, "config.json")["largest"] == 8
+    lines = [json.loads(x) for x in (result.path / "metrics.jsonl").read_text().splitlines()]
+    assert len({line["bed"] for line in lines}) == 3
+    assert sum(line["bound"] == "IWAE" for line in lines) == 3 * 4  # S = 1, 2, 4, 8
+    found = read(result, "results.json")
+    assert found["provenance"]["seed"] == 0
+    for png in FIGURES:
+        assert (result.path / f"figures/{png}.png").read_bytes().startswith(b"\x89PNG")
+    page = (result.path / "report.html").read_text()
+    HTMLParser().feed(page)
+    assert page.count("data:image/png;base64,") == len(FIGURES)
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_toy_has_its_closed_forms(result):
+    # log w - log p = 10 log 4/3 - c / 6, c chi-squared of 20 degrees: its moments are closed forms.
+    atoms = result.found[TOY].bed.atoms
+    assert atoms.mean_log(0.0) == pytest.approx(-10 * (1 / 3 - math.log(4 / 3)), abs=1e-10)
+    assert atoms.central_moment(2) == pytest.approx((16 / 15) ** 10 - 1, rel=1e-10)
+    assert exact.iwae_coefficients(atoms)[0] == pytest.approx(0.45336, abs=1e-5)
+    for order in (-1.0, 0.5, 2.0):
+        closed = 10 * (order * math.log(4 / 3) - math.log1p(order / 3))
+        assert atoms.moment(order) == pytest.approx(closed, abs=1e-9)
+
+
+def test_the_truths_are_those_of_the_models(result):
+    mixture = np.array([[0.0, 0.0], [2.0, 1.0], [-1.0, 2.0], [1.0, -1.5]])
+    parts = [
+        math.log(pi) + stats.multivariate_normal(mean, sd**2 * np.eye(2)).logpdf([1.1, 0.4])
+        for pi, mean, sd in zip((0.4, 0.3, 0.2, 0.1), mixture, (1.0, 0.7, 1.4, 0.9), strict=True)
+    ]
+    bed = result.found[MIXTURE].bed
+    assert bed.log_evidence == pytest.approx(logsumexp(parts), rel=1e-10)
+
+    def joint(z):  # the two-mode model, by hand
+        prior = 0.5 * (stats.norm.pdf(z, -2, 0.5) + stats.norm.pdf(z, 2, 0.5))
+        return prior * stats.norm.pdf(0.7, z, 1.5)
+
+    value, _ = integrate.quad(joint, -9, 9, points=[-2, 2], epsabs=1e-13)
+    bed = result.found[MODES].bed
+    assert bed.log_evidence == pytest.approx(math.log(value), abs=1e-9)
+    for found in result.found:
+        assert found.bed.atoms.moment(1.0) == pytest.approx(0, abs=1e-9)  # E_q[w] = p(x)
+
+
+def test_the_exact_expectation_is_that_of_enumeration():
+    # Two values of w, three draws: eight outcomes.
+    w, q = np.array([0.4, 1.9]), np.array([0.6, 0.4])
+    w = w / (w @ q)
+    atoms = exact.make_atoms(np.log(w), np.log(q), is_grid=False)
+    outcomes = np.stack(np.meshgrid(*[[0, 1]] * 3), -1).reshape(-1, 3)
+    mass = q[outcomes].prod(1)
+    by_hand = mass @ np.log(w[outcomes].mean(1))
+    assert exact.LogMean(atoms)(3) == pytest.approx(by_hand, abs=1e-12)
+    by_hand = mass @ np.log((w**2)[outcomes].mean(1)) / 2
+    assert exact.LogMean(atoms, 2.0)(3) == pytest.approx(by_hand, abs=1e-12)
+    own = mass * w[outcomes[:, 0]]  # the first draw from the posterior
+    assert exact.LogMean(atoms)(3, 1) == pytest.approx(own @ np.log(w[outcomes].mean(1)), abs=1e-12)
+
+
+def test_the_jackknife_laws_hold_exactly(result):
+    # Halving the gap to the law S^-(m + 1): slopes between S = 64 and 128 of a bed that has met it.
+    log_mean = exact.LogMean(result.found[MIXTURE].bed.atoms)
+    for order, within in ((0, 0.02), (1, 0.08), (2, 0.15)):
+        gaps = [abs(exact.jackknife(log_mean, order, size)) for size in (64, 128)]
+        assert math.log2(gaps[1] / gaps[0]) == pytest.approx(-(order + 1), abs=within)
+
+
+def test_draws_agree_with_the_exact_expectations(result):
+    checked = 0
+    for found in result.found:
+        for name, curve in found.curves.items():
+            known = np.isfinite(curve.exact)
+            z = (curve.gap[known] - curve.exact[known]) / curve.standard_error[known]
+            assert (np.abs(z) < 5).all(), (found.bed.name, name, z)
+            checked += int(known.sum())
+    assert checked == 3 * (6 * 4 + 1 + 3 + 2 + 2)  # every S; MIWAE at 8; three jackknives
+    gap = result.found[TOY].curves["ELBO"]
+    assert gap.standard_error[0] < 0.01  # tight enough to tell 0.4565 from anything like it
+
+
+def test_bounds_bracket_the_truth(result):
+    for found in result.found:
+        for name in ("ELBO", "IWAE", "Rényi α = 0.5", "thermodynamic", "MIWAE, 8 groups"):
+            curve = found.curves[name]
+            assert (curve.gap < 5 * curve.standard_error).all()
+            assert not (curve.exact > 0).any()
+        upper = found.curves["IWAE + posterior draw"]
+        assert (upper.gap > -5 * upper.standard_error).all()
+        assert (upper.exact > 0).all()
+    # E_q[1 / w] has no value where q is wider than a posterior by more than a factor of 2.
+    assert result.found[MODES].curves["Rényi α = 2"].limit == -math.inf
+    cubo = result.found[TOY].curves["CUBO, n = 2"]
+    assert cubo.gap[0] < -0.4  # with one sample it is the ELBO
+    assert cubo.gap[-1] > 0.1
+    assert cubo.limit == pytest.approx(5 * math.log(16 / 15), abs=1e-9)  # half log E[w^2] / p^2
+
+
+def test_measured_slopes_are_the_exact_ones_within_their_errors(result):
+    for found, name, law, within in (
+        (result.found[TOY], "IWAE", -1.0, 0.01),
+        (result.found[MIXTURE], "IWAE", -1.0, 0.3),
+        (result.found[MIXTURE], "jackknife 1", -2.0, 0.6),
+    ):
+        slope = found.slopes[name]
+        assert abs(slope.value - slope.exact) < 5 * slope.standard_error + 1e-3
+        assert slope.standard_error < 0.1
+        assert slope.exact == pytest.approx(law, abs=within)
+
+
+def test_no_slope_is_fitted_in_the_noise():
+    size = 2.0 ** np.arange(2, 8)
+    gap, error = 1 / size**2, np.full(6, 1e-3)
+    rng = np.random.default_rng(0)
+    batches = gap[:, None] + 8e-3 * rng.standard_normal((6, 64))
+    curve = measurement.Curve(size, gap, error, gap, size, size, batches, 0.0)
+    slope = measurement.fit_slope(curve, 4)
+    assert (slope.first, slope.last, slope.floor) == (4, 8, 16)  # 1/256 < 5e-3 < 1/64
+    assert slope.value == pytest.approx(-2)
+    # d slope = (d log g_8 - d log g_4) / log 2, from independent errors of 1e-3 in each
+    expected = 1e-3 * math.hypot(16, 64) / math.log(2)
+    assert slope.standard_error == pytest.approx(expected, rel=0.3)
+    assert measurement.fit_slope(curve._replace(gap=gap / 100), 4) is None
+
+
+def test_sumo_is_unbiased_on_bounded_weights(result):
+    sumo = result.found[MIXTURE].sumo
+    assert abs(sumo.gap) < 5 * sumo.standard_error
+    # 1 + sum_k P(K >= k), P = 1/k to 80 and 0.9^(k - 80) / 80 beyond; a long tail, so 10%
+    expected = 1 + sum(1 / k for k in range(1, 81)) + 9 / 80
+    assert sumo.mean_cost == pytest.approx(expected, rel=0.1)
+
+
+BAD = {
+    "power": (["--largest", "100"], "largest: expected a power of 2, got 100"),
+    "draws": (["--num-weights", "1024"], "num_weights: expected at least 64 times largest"),
+    "alpha": (["--alphas", "1.0"], "alphas: expected finite numbers other than 0 and 1"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_bad_options_are_refused_before_anything_is_written(arguments, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["importance_bounds", *arguments, "--out", str(out)]) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()

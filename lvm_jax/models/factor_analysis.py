@@ -13,7 +13,7 @@ from lvm_jax import checks
 from lvm_jax.models.linear_gaussian import LinearGaussian
 from lvm_jax.models.ppca import principal, read
 from lvm_jax.outcome import ConvergenceWarning, Outcome
-from lvm_jax.typing import Array, ArrayLike, Float, Scalar
+from lvm_jax.typing import Array, ArrayLike, Float, Int, Scalar
 
 
 class FactorInfo(NamedTuple):
@@ -129,7 +129,9 @@ def maximize(rows: Array, expectation: Expectation) -> tuple[Array, Array]:
 
 
 @jax.jit
-def run(rows: Array, loadings: Array, noise: Array, tolerance: Scalar, max_steps: Scalar) -> State:
+def run(
+    rows: Array, loadings: Array, noise: Array, tolerance: Scalar, max_steps: Int[Array, ""]
+) -> State:
     """EM until the gain is below the tolerance; a failed step keeps the parameters before it."""
 
     def body(state: State) -> State:
