@@ -1,4 +1,4 @@
-"""scikit-learn's face of the EM estimators: its parameters, attributes, warnings and errors."""
+"""Mixtures with scikit-learn's parameters, attributes, warnings and errors."""
 
 import math
 import time
@@ -9,15 +9,14 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.linalg import solve_triangular
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from lvm_jax import checks, em
-from lvm_jax.em.gaussian import Gaussians
+from lvm_jax import em
+from lvm_jax.sklearn import arrays
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -145,7 +144,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=X.dtype, ensure_non_negative=True
             )
-        given = self._check_given(X.shape[1], X.dtype)
+        given = arrays.Given(self.weights_init, self.means_init, self.precisions_init)
+        sizes = (self.n_components, self.covariance_type, X.shape[1])
+        given = arrays.check_given(given, *sizes, X.dtype)
         random_state = check_random_state(self.random_state)
         key_seed = int(random_state.randint(np.iinfo(np.int32).max))
         with jax.enable_x64(X.dtype == np.float64), warnings.catch_warnings():
@@ -158,7 +159,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if self.warm_start and hasattr(self, "converged_"):
             return self._current()
         if all(value is not None for value in given):
-            return self._from_arrays(*given)
+            return arrays.from_arrays(given, self.covariance_type)
         start = em.initialize(
             key,
             X,
@@ -169,23 +170,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             regularization=self.reg_covar,
             sample_weight=weight,
         )
-        return self._override(start, *given)
-
-    def _override(self, start: em.Mixture, weights: Any, means: Any, factors: Any) -> em.Mixture:
-        """Put what the user gave in the place of what the start found, in every restart."""
-        restarts = start.log_weights.shape[0]
-        log_weights, (deviations, scale) = start.log_weights, start.components
-
-        def spread(value: Any) -> Any:
-            return jnp.broadcast_to(jnp.asarray(value), (restarts, *np.shape(value)))
-
-        if weights is not None:
-            log_weights = jnp.log(spread(weights))
-        if means is not None:
-            deviations = spread(means - np.asarray(start.origin))
-        if factors is not None:
-            scale = spread(_scale(factors, self.covariance_type))
-        return em.Mixture(log_weights, Gaussians(deviations, scale), start.origin, start.family)
+        return arrays.override(start, given, self.covariance_type)
 
     def _run(self, X: np.ndarray, start: em.Mixture, weight: Any) -> None:
         began = time.perf_counter()
@@ -235,79 +220,22 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _set(self, mixture: em.Mixture) -> None:
         """Write the attributes from the mixture."""
         mixture = jax.tree.map(np.asarray, mixture)
-        scale = mixture.components.scale
         self.weights_ = np.exp(mixture.log_weights)
         self.weights_ /= self.weights_.sum()
         self.means_ = np.asarray(mixture.means)
-        if self.covariance_type in ("full", "tied"):
-            self.covariances_ = scale @ np.swapaxes(scale, -1, -2)
-            self.precisions_cholesky_ = _inverse_transpose(scale)
-            factors = self.precisions_cholesky_
-            self.precisions_ = factors @ np.swapaxes(factors, -1, -2)
-        else:
-            self.covariances_ = scale**2
-            self.precisions_cholesky_ = 1 / scale
-            self.precisions_ = self.precisions_cholesky_**2
+        self.covariances_, self.precisions_, self.precisions_cholesky_ = arrays.covariances(
+            mixture.components.scale, self.covariance_type
+        )
         self._mixture = mixture
         self._fitted = (self.weights_, self.means_, self.precisions_cholesky_)
 
     def _current(self) -> em.Mixture:
         """The fitted mixture, or one rebuilt from attributes that the user has changed."""
-        arrays = (self.weights_, self.means_, self.precisions_cholesky_)
+        current = (self.weights_, self.means_, self.precisions_cholesky_)
         fitted = getattr(self, "_fitted", (None,) * 3)
-        if all(now is then for now, then in zip(arrays, fitted, strict=True)):
+        if all(now is then for now, then in zip(current, fitted, strict=True)):
             return self._mixture
-        return self._from_arrays(*map(np.asarray, arrays))
-
-    def _from_arrays(self, weights: Any, means: Any, factors: Any) -> em.Mixture:
-        origin = means.mean(0)
-        scale = jnp.asarray(_scale(factors, self.covariance_type))
-        components = Gaussians(jnp.asarray(means - origin), scale)
-        family = em.GAUSSIANS[self.covariance_type]
-        with np.errstate(divide="ignore"):
-            return em.Mixture(jnp.log(weights), components, jnp.asarray(origin), family)
-
-    def _check_given(self, dim: int, dtype: Any) -> tuple[Any, Any, Any]:
-        """weights_init, means_init, and the factors U of precisions_init = U U^T."""
-        k = self.n_components
-        weights, means, precisions = self.weights_init, self.means_init, self.precisions_init
-        if weights is not None:
-            weights = check_array(weights, dtype=dtype, ensure_2d=False)
-            _check_shape(weights, (k,), "weights")
-            if (weights < 0).any() or (weights > 1).any():
-                raise ValueError(
-                    "The parameter 'weights' should be in the range [0, 1], but got max value "
-                    f"{weights.max():.5f}, min value {weights.min():.5f}"
-                )
-            if abs(1 - weights.sum()) > (1e-6 if weights.dtype == np.float32 else 1e-8):
-                raise ValueError(
-                    "The parameter 'weights' should be normalized, but got sum(weights) = "
-                    f"{weights.sum():.5f}"
-                )
-        if means is not None:
-            means = check_array(means, dtype=dtype, ensure_2d=False)
-            _check_shape(means, (k, dim), "means")
-        if precisions is not None:
-            precisions = self._check_precisions(precisions, dim, dtype)
-        return weights, means, precisions
-
-    def _check_precisions(self, precisions: Any, dim: int, dtype: Any) -> np.ndarray:
-        kind, k = self.covariance_type, self.n_components
-        shapes = {"full": (k, dim, dim), "tied": (dim, dim), "diag": (k, dim), "spherical": (k,)}
-        array = check_array(precisions, dtype=dtype, ensure_2d=False, allow_nd=True)
-        _check_shape(array, shapes[kind], f"{kind} precision")
-        if kind in ("diag", "spherical"):
-            if (array <= 0).any():
-                raise ValueError(f"'{kind} precision' should be positive")
-            return np.sqrt(array)
-        try:
-            checks.symmetric_positive_definite(array, "precisions_init")
-        except ValueError as error:
-            raise ValueError(
-                f"'{kind} precision' should be symmetric, positive-definite"
-            ) from error
-        # P = U U^T with U upper triangular: the Cholesky factor of P with both axes reversed.
-        return np.linalg.cholesky(array[..., ::-1, ::-1])[..., ::-1, ::-1]
+        return arrays.from_arrays(arrays.Given(*map(np.asarray, current)), self.covariance_type)
 
     def _apply(self, method: str, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -363,33 +291,6 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             assigned = np.log(self.predict_proba(X).max(1)).sum(dtype=np.float64)
         return self.bic(X) - 2 * float(assigned)
-
-
-def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
-    if array.shape != shape:
-        raise ValueError(
-            f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}"
-        )
-
-
-def _inverse_transpose(triangle: np.ndarray) -> np.ndarray:
-    """L^-T for lower triangles L [..., D, D]."""
-    if triangle.ndim == 3:
-        return np.stack([_inverse_transpose(one) for one in triangle])
-    identity = np.eye(len(triangle), dtype=triangle.dtype)
-    return solve_triangular(triangle, identity, lower=True).T
-
-
-def _scale(factors: np.ndarray, covariance_type: str) -> np.ndarray:
-    """The scale whose inverse transpose the precision factors are.
-
-    scikit-learn keeps any factor U with P = U U^T; the lower triangle of U^-T U^-1 is wanted.
-    """
-    factors = np.asarray(factors)
-    if covariance_type in ("diag", "spherical"):
-        return 1 / factors
-    inverse = np.linalg.inv(factors)
-    return np.linalg.cholesky(np.swapaxes(inverse, -1, -2) @ inverse)
 
 
 def _proper(fit: em.Fit) -> bool:

@@ -1,0 +1,132 @@
+"""A mixture as scikit-learn's arrays: those a user gives, checked; and the way to `em.Mixture`."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import solve_triangular
+from sklearn.utils import check_array
+
+from lvm_jax import checks, em
+from lvm_jax.em.gaussian import Gaussians
+
+
+class Given(NamedTuple):
+    """Starting parameters, None where the user leaves them to the start."""
+
+    weights: Any
+    means: Any
+    factors: Any  # U of the precisions U U^T
+
+
+def check_given(
+    given: Given, num_components: int, covariance_type: str, dim: int, dtype: Any
+) -> Given:
+    """The starting parameters in `dtype`, with the precisions (in `factors`) factorised.
+
+    Raises ValueError with scikit-learn's words for wrong shapes, weights that are no distribution
+    and precisions that are not positive definite.
+    """
+    weights, means, precisions = given
+    if weights is not None:
+        weights = _check_weights(check_array(weights, dtype=dtype, ensure_2d=False), num_components)
+    if means is not None:
+        means = check_array(means, dtype=dtype, ensure_2d=False)
+        _check_shape(means, (num_components, dim), "means")
+    if precisions is not None:
+        array = check_array(precisions, dtype=dtype, ensure_2d=False, allow_nd=True)
+        precisions = _check_precisions(array, num_components, covariance_type, dim)
+    return Given(weights, means, precisions)
+
+
+def from_arrays(given: Given, covariance_type: str) -> em.Mixture:
+    """The mixture with these weights, means and precision factors."""
+    origin = given.means.mean(0)
+    scale = jnp.asarray(scale_of(given.factors, covariance_type))
+    components = Gaussians(jnp.asarray(given.means - origin), scale)
+    family = em.GAUSSIANS[covariance_type]
+    with np.errstate(divide="ignore"):
+        return em.Mixture(jnp.log(given.weights), components, jnp.asarray(origin), family)
+
+
+def override(start: em.Mixture, given: Given, covariance_type: str) -> em.Mixture:
+    """Put what the user gave in the place of what the start found, in every restart."""
+    restarts = start.log_weights.shape[0]
+    log_weights, (deviations, scale) = start.log_weights, start.components
+
+    def spread(value: Any) -> Any:
+        return jnp.broadcast_to(jnp.asarray(value), (restarts, *np.shape(value)))
+
+    if given.weights is not None:
+        log_weights = jnp.log(spread(given.weights))
+    if given.means is not None:
+        deviations = spread(given.means - np.asarray(start.origin))
+    if given.factors is not None:
+        scale = spread(scale_of(given.factors, covariance_type))
+    return em.Mixture(log_weights, Gaussians(deviations, scale), start.origin, start.family)
+
+
+def covariances(scale: np.ndarray, covariance_type: str) -> tuple[np.ndarray, ...]:
+    """Covariances, precisions, and the factors U of the precisions U U^T."""
+    if covariance_type in ("full", "tied"):
+        factors = _inverse_transpose(scale)
+        return scale @ np.swapaxes(scale, -1, -2), factors @ np.swapaxes(factors, -1, -2), factors
+    factors = 1 / scale
+    return scale**2, factors**2, factors
+
+
+def scale_of(factors: np.ndarray, covariance_type: str) -> np.ndarray:
+    """The scale whose inverse transpose the precision factors are.
+
+    scikit-learn keeps any factor U with P = U U^T; the lower triangle of U^-T U^-1 is wanted.
+    """
+    factors = np.asarray(factors)
+    if covariance_type in ("diag", "spherical"):
+        return 1 / factors
+    inverse = np.linalg.inv(factors)
+    return np.linalg.cholesky(np.swapaxes(inverse, -1, -2) @ inverse)
+
+
+def _check_weights(weights: np.ndarray, num_components: int) -> np.ndarray:
+    _check_shape(weights, (num_components,), "weights")
+    if (weights < 0).any() or (weights > 1).any():
+        raise ValueError(
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{weights.max():.5f}, min value {weights.min():.5f}"
+        )
+    if abs(1 - weights.sum()) > (1e-6 if weights.dtype == np.float32 else 1e-8):
+        raise ValueError(
+            "The parameter 'weights' should be normalized, but got sum(weights) = "
+            f"{weights.sum():.5f}"
+        )
+    return weights
+
+
+def _check_precisions(array: np.ndarray, k: int, kind: str, dim: int) -> np.ndarray:
+    shapes = {"full": (k, dim, dim), "tied": (dim, dim), "diag": (k, dim), "spherical": (k,)}
+    _check_shape(array, shapes[kind], f"{kind} precision")
+    if kind in ("diag", "spherical"):
+        if (array <= 0).any():
+            raise ValueError(f"'{kind} precision' should be positive")
+        return np.sqrt(array)
+    try:
+        checks.symmetric_positive_definite(array, "precisions_init")
+    except ValueError as error:
+        raise ValueError(f"'{kind} precision' should be symmetric, positive-definite") from error
+    # P = U U^T with U upper triangular: the Cholesky factor of P with both axes reversed.
+    return np.linalg.cholesky(array[..., ::-1, ::-1])[..., ::-1, ::-1]
+
+
+def _check_shape(array: np.ndarray, shape: tuple[int, ...], name: str) -> None:
+    if array.shape != shape:
+        raise ValueError(
+            f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}"
+        )
+
+
+def _inverse_transpose(triangle: np.ndarray) -> np.ndarray:
+    """L^-T for lower triangles L [..., D, D]."""
+    if triangle.ndim == 3:
+        return np.stack([_inverse_transpose(one) for one in triangle])
+    identity = np.eye(len(triangle), dtype=triangle.dtype)
+    return solve_triangular(triangle, identity, lower=True).T
