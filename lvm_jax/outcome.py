@@ -11,6 +11,7 @@ class Outcome(IntEnum):
     MAX_STEPS = 2  # the step limit came first
     DEGENERATE = 3  # a covariance stopped being positive definite; parameters of the step before
     DIVERGED = 4  # the objective became NaN or infinite; parameters of the step before
+    INTERRUPTED = 5  # the user stopped it; it can go on
 
 
 class ConvergenceWarning(UserWarning):

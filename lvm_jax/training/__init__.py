@@ -1,0 +1,38 @@
+"""Training by stochastic gradients: a compiled loop, and runs that can be resumed."""
+
+from lvm_jax.training.book import History
+from lvm_jax.training.checkpoint import CheckpointError, CheckpointWarning
+from lvm_jax.training.diagnosis import Failure
+from lvm_jax.training.fit import Fit, fit
+from lvm_jax.training.objective import (
+    Objective,
+    Parts,
+    Terms,
+    annealed,
+    free_bits,
+    kl_per_dimension,
+    parts,
+)
+from lvm_jax.training.progress import Progress
+from lvm_jax.training.schedules import burda_epochs, burda_stages
+from lvm_jax.training.step import Parameters
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
+    "Failure",
+    "Fit",
+    "History",
+    "Objective",
+    "Parameters",
+    "Parts",
+    "Progress",
+    "Terms",
+    "annealed",
+    "burda_epochs",
+    "burda_stages",
+    "fit",
+    "free_bits",
+    "kl_per_dimension",
+    "parts",
+]

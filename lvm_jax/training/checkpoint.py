@@ -1,0 +1,217 @@
+"""Checkpoints: arrays by Orbax, committed whole, each file under a checksum.
+
+Orbax renames a finished save into place, but it does not notice afterwards that a file was cut or
+changed, nor does it flush to the disk. Here a checkpoint is a folder
+
+    step-000001200/  arrays/ (Orbax)  facts.json  manifest.json (size and SHA-256 of every file)
+
+written under another name, flushed, and renamed: it is there with its manifest, or not at all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MANIFEST, FACTS, ARRAYS = "manifest.json", "facts.json", "arrays"
+PREFIX, WRITING, DAMAGED = "step-", ".writing-", "damaged-"
+
+Arrays = dict[str, np.ndarray]
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written, or none could be read."""
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over."""
+
+
+class Store:
+    """The checkpoints of one run in `folder`, of which the last `keep` stay."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self._keep = folder, keep
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def paths(self) -> list[Path]:
+        """The checkpoints that were finished, oldest first."""
+        return sorted(self.folder.glob(PREFIX + "*"))
+
+    def latest(self) -> tuple[Path, Arrays, dict[str, Any]] | None:
+        """The newest good checkpoint, or None if there never was one.
+
+        Damaged ones are set aside under another name, with a warning that says what is wrong.
+        Raises CheckpointError if there are checkpoints and all of them are damaged.
+        """
+        for path in self.folder.glob(WRITING + "*"):  # of a run that was killed while it saved
+            shutil.rmtree(path, ignore_errors=True)
+        found = self.paths()
+        for path in reversed(found):
+            problem = verify(path)
+            if problem is None:
+                return path, *read(path)
+            warnings.warn(
+                f"checkpoint {path} is damaged ({problem}); it is set aside as "
+                f"{DAMAGED}{path.name}, and the one before it is used",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+            path.rename(_free_name(path.with_name(DAMAGED + path.name)))
+        if found or any(self.folder.glob(DAMAGED + "*")):
+            raise CheckpointError(
+                f"no good checkpoint is left in {self.folder}; remove the folder to begin anew"
+            )
+        return None
+
+    def save(self, step: int, arrays: Arrays, facts: dict[str, Any]) -> None:
+        """Begin to write the checkpoint of a step, after the one before it is on the disk.
+
+        Raises CheckpointError if that one failed.
+        """
+        self.wait()
+        self._pending = self._worker.submit(self._write, step, arrays, facts)
+
+    def check(self) -> None:
+        """Raise CheckpointError if the last save has failed; never waits."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last save is on the disk; CheckpointError if it failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """End the thread that writes, after what it has begun."""
+        self._worker.shutdown()
+
+    def last_good(self) -> str:
+        """Words that name the newest checkpoint, for messages."""
+        found = self.paths()
+        return f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was written"
+
+    def _write(self, step: int, arrays: Arrays, facts: dict[str, Any]) -> None:
+        path = self.folder / f"{PREFIX}{step:09d}"
+        if not path.exists():  # the same step has the same state
+            try:
+                write(path, arrays, facts)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    error.errno,
+                    f"the checkpoint of step {step} could not be written ({error.strerror}); "
+                    f"{self.last_good()}. Free some space, then run the same command to go on",
+                    str(path),
+                ) from error
+        for old in self.paths()[: -self._keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
+    """Write the folder `path` whole, or leave nothing; CheckpointError if the disk refuses.
+
+    An earlier folder of this name is replaced.
+    """
+    temporary = path.with_name(WRITING + path.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        empty = {name: [str(v.dtype), v.shape] for name, v in arrays.items() if not v.size}
+        save_arrays(temporary / ARRAYS, {k: v for k, v in arrays.items() if v.size})
+        text = json.dumps({"empty_arrays": empty, **facts}, indent=1)  # Orbax refuses them
+        (temporary / FACTS).write_text(text, encoding="utf-8")
+        manifest = {str(file.relative_to(temporary)): digest(file) for file in files(temporary)}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for entry in (*files(temporary), *folders(temporary)):
+            _flush(entry)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+        _flush(path.parent)
+    except Exception as error:  # Orbax wraps what the disk says in errors of many types
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(getattr(error, "errno", None), str(error), str(path)) from error
+
+
+def read(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Arrays and facts of a folder that `verify` finds good."""
+    facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+    empty = {name: np.empty(shape, kind) for name, (kind, shape) in facts["empty_arrays"].items()}
+    return load_arrays(path / ARRAYS) | empty, facts
+
+
+def verify(path: Path) -> str | None:
+    """What is wrong with a folder that `write` made, or None: every file against its checksum."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        wanted = {str(name): [int(size), str(mark)] for name, (size, mark) in manifest.items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, AttributeError, TypeError):
+        return f"{MANIFEST} cannot be read"
+    for name, (size, mark) in wanted.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        found = digest(file)
+        if found[0] != size:
+            return f"{name} has {found[0]} bytes instead of {size}"
+        if found[1] != mark:
+            return f"{name} was changed: its checksum is wrong"
+    return None
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
+    """Write a dictionary of NumPy arrays as an Orbax checkpoint."""
+    import orbax.checkpoint as ocp  # slow to import, and only runs with a directory need it
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(arrays))
+
+
+def load_arrays(path: Path) -> Arrays:
+    """The arrays that `save_arrays` wrote."""
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return dict(checkpointer.restore(path.absolute()))
+
+
+def files(folder: Path) -> list[Path]:
+    """Every file below a folder but its manifest."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+
+
+def folders(folder: Path) -> list[Path]:
+    """A folder and every one below it."""
+    return [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]
+
+
+def digest(file: Path) -> list[Any]:
+    """[size in bytes, SHA-256] of a file."""
+    with file.open("rb") as stream:
+        mark = hashlib.file_digest(stream, "sha256").hexdigest()
+    return [file.stat().st_size, mark]
+
+
+def _flush(entry: Path) -> None:
+    handle = os.open(entry, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _free_name(path: Path) -> Path:
+    number, free = 1, path
+    while free.exists():
+        number, free = number + 1, path.with_name(f"{path.name}-{number}")
+    return free

@@ -1,0 +1,80 @@
+"""Where a run broke: the step, and which parameters or gradients are not finite.
+
+Nothing is looked for while all goes well. A broken call is run again from where it began, which
+gives the same bits, to the step before the first bad one.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax.training.feed import Feed
+from lvm_jax.training.step import Keys, Parameters, Program, Run, State, batch_terms
+from lvm_jax.typing import Array, Params
+
+MOST_NAMES = 4  # leaves that a message names
+
+
+class Failure(NamedTuple):
+    """What broke, and the state before it."""
+
+    step: int  # the step that broke, counted from 0
+    bound: float
+    leaves: tuple[str, ...]  # e.g. "gradient of theta.decoder"
+    state: State  # before that step: its parameters are finite
+
+    def __str__(self) -> str:
+        named = ", ".join(self.leaves[:MOST_NAMES])
+        more = len(self.leaves) - MOST_NAMES
+        named += f" and {more} more" if more > 0 else ""
+        what = f"not finite: {named}" if named else "all gradients are finite"
+        return f"training diverged at step {self.step}: bound {self.bound:g}, {what}"
+
+
+def diagnose(program: Program, keys: Keys, feed: Feed, start: State, run: Run) -> Failure:
+    """The first bad step of an unhealthy run that began at `start`."""
+    first, last = int(start.step), int(run.state.step) - 1  # the last step made is bad if no other
+    good = start
+    while first < last:  # the first step that leaves a parameter which is not finite, by halves
+        middle = (first + last) // 2
+        probe = feed.advance(start, middle + 1)
+        if bool(probe.healthy):
+            first, good = middle + 1, probe.state
+        else:
+            last = middle
+    bound = float(np.asarray(run.trace.bound)[first - int(start.step)])
+    gradient, after = _look(program, keys, good, feed.batch(first))
+    leaves = broken("gradient of ", gradient) or broken("", after)
+    return Failure(first, bound, leaves, good)
+
+
+def broken(prefix: str, parameters: Parameters) -> tuple[str, ...]:
+    """The names of the leaves that are not finite, such as theta.decoder[0]."""
+    leaves = jax.tree_util.tree_leaves_with_path(parameters)
+    return tuple(
+        prefix + name_of(path) for path, leaf in leaves if not bool(jnp.isfinite(leaf).all())
+    )
+
+
+def name_of(path: Params) -> str:
+    """A leaf's name from its path: .theta['w'] becomes theta['w']."""
+    return jax.tree_util.keystr(path).lstrip(".")
+
+
+@partial(jax.jit, static_argnums=0)
+def _look(
+    program: Program, keys: Keys, state: State, batch: Array
+) -> tuple[Parameters, Parameters]:
+    """The gradient of a step, and the optimiser's updates."""
+    noise = jax.random.split(jax.random.fold_in(keys.noise, state.step), program.batch_size)
+
+    def objective(parameters: Parameters) -> Array:
+        return batch_terms(program, noise, parameters, batch, state.step).objective.mean()
+
+    gradient = jax.grad(objective)(state.parameters)
+    descent = jax.tree.map(jnp.negative, gradient)
+    updates, _ = program.optimizer.update(descent, state.optimizer, state.parameters)
+    return gradient, updates

@@ -1,0 +1,188 @@
+"""Where a step's rows come from: all of them on the device, or batches from the host.
+
+Both orders are the same permutation of the rows, made from the epoch's number, and the last
+N mod B rows of it are dropped: they come at other places in other epochs.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax import parallel
+from lvm_jax.training.step import (
+    SEGMENT,
+    Keys,
+    Program,
+    Run,
+    State,
+    advance,
+    advance_fed,
+    epoch_order,
+)
+from lvm_jax.typing import Array, ArrayLike
+
+DEVICE_BYTES = 2**30  # data of more bytes are fed from the host unless told otherwise
+CHUNK_BYTES = 2**24  # of the batches that go to the device together
+
+
+class Feed(Protocol):
+    """Runs steps from the state's own on."""
+
+    steps_per_epoch: int
+
+    def furthest(self, step: int) -> int:
+        """The last step that one call from `step` on can reach."""
+
+    def advance(self, state: State, stop: int) -> Run:
+        """Run to step `stop`, or to the first unhealthy one."""
+
+    def batch(self, step: int) -> Array:
+        """The minibatch of a step, [B, ...]."""
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+
+
+class DeviceFeed:
+    """All rows on the device, or a copy on every device of the mesh."""
+
+    def __init__(self, program: Program, keys: Keys, x: ArrayLike, worst: float) -> None:
+        self._program, self._keys, self._worst = program, keys, worst
+        self._x = parallel.replicate(program.mesh, jnp.asarray(x))
+        self.steps_per_epoch = x.shape[0] // program.batch_size
+
+    def furthest(self, step: int) -> int:
+        """The last step that one call can reach."""
+        return step + SEGMENT
+
+    def advance(self, state: State, stop: int) -> Run:
+        """Run to step `stop`, or to the first unhealthy one."""
+        return advance(self._program, self._keys, state, self._x, np.int32(stop), self._worst)
+
+    def batch(self, step: int) -> Array:
+        """The minibatch of a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = epoch_order(self._keys.order, epoch, self._x.shape[0])
+        size = self._program.batch_size
+        return self._x[order[place * size : (place + 1) * size]]
+
+    def close(self) -> None:
+        """Nothing reads ahead."""
+
+
+class HostFeed:
+    """Batches from rows on the host (in memory or a memory map), read ahead by Grain.
+
+    Several batches travel together, as one chunk. Grain reads chunks and not rows: a Python call
+    for every row would cost more than the step. x is this process's rows alone.
+    """
+
+    def __init__(
+        self, program: Program, keys: Keys, x: np.ndarray, worst: float, num_epochs: int
+    ) -> None:
+        self._program, self._keys, self._worst = program, keys, worst
+        self._chunks = Chunks(x, keys.order, program, num_epochs)
+        self.steps_per_epoch = self._chunks.steps_per_epoch
+        self._reader: Iterator[np.ndarray] | None = None
+        self._number = -1  # of the chunk that is on the device
+        self._batches: Any = None
+
+    def furthest(self, step: int) -> int:
+        """The end of the chunk that holds the step."""
+        return self._chunks.span(self._chunks.find(step))[1]
+
+    def advance(self, state: State, stop: int) -> Run:
+        """Run to step `stop`, or to the first unhealthy one."""
+        number = self._chunks.find(int(state.step))
+        self._fetch(number)
+        start = np.int32(self._chunks.span(number)[0])
+        return advance_fed(
+            self._program, self._keys, state, self._batches, start, np.int32(stop), self._worst
+        )
+
+    def batch(self, step: int) -> Array:
+        """The minibatch of a step."""
+        number = self._chunks.find(step)
+        self._fetch(number)
+        return self._batches[step - self._chunks.span(number)[0]]
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        close = getattr(self._reader, "close", None)
+        if close is not None:
+            close()
+        self._reader = None
+
+    def _fetch(self, number: int) -> None:
+        if number == self._number:
+            return
+        if self._reader is None or number != self._number + 1:
+            self.close()
+            self._reader = read_ahead(self._chunks, number)
+        rows = next(self._reader)
+        self._batches = parallel.rows_to_global(self._program.mesh, rows, axis=1)
+        self._number = number
+
+
+class Chunks:
+    """A random-access source of chunks of batches, [T, B, ...], for Grain.
+
+    A chunk never crosses the end of an epoch; the last one of an epoch is filled up with rows of
+    zeros, which no step reaches.
+    """
+
+    def __init__(self, x: np.ndarray, key: Any, program: Program, num_epochs: int) -> None:
+        self._x = x
+        self._size = parallel.rows_per_process(program.mesh, program.batch_size)
+        self.steps_per_epoch = x.shape[0] // self._size
+        row_bytes = max(1, x[:1].size) * np.dtype(float_type(x)).itemsize
+        self._steps = max(
+            1, min(SEGMENT, self.steps_per_epoch, CHUNK_BYTES // (row_bytes * self._size))
+        )
+        self._per_epoch = -(-self.steps_per_epoch // self._steps)
+        self._num_epochs = num_epochs
+        permute = jax.jit(partial(epoch_order, num_rows=x.shape[0]))
+        self._order = lru_cache(2)(lambda epoch: np.asarray(permute(key, epoch)))
+
+    def __len__(self) -> int:
+        return self._per_epoch * self._num_epochs
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        start, stop = self.span(number)
+        epoch = start // self.steps_per_epoch
+        first, last = (step - epoch * self.steps_per_epoch for step in (start, stop))
+        rows = self._order(epoch)[first * self._size : last * self._size]
+        shape = (self._steps, self._size, *self._x.shape[1:])
+        chunk = np.zeros(shape, float_type(self._x))
+        chunk[: last - first] = self._x[rows].reshape(-1, *shape[1:])
+        return chunk
+
+    def find(self, step: int) -> int:
+        """The number of the chunk that holds a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return epoch * self._per_epoch + place // self._steps
+
+    def span(self, number: int) -> tuple[int, int]:
+        """The steps [start, stop) of a chunk."""
+        epoch, place = divmod(number, self._per_epoch)
+        start = place * self._steps
+        stop = min(start + self._steps, self.steps_per_epoch)
+        return epoch * self.steps_per_epoch + start, epoch * self.steps_per_epoch + stop
+
+
+def read_ahead(chunks: Chunks, first: int) -> Iterator[np.ndarray]:
+    """The chunks from number `first` on, in order, made in another thread while a step runs."""
+    import grain  # only a run that is fed from the host pays for this import
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+    return iter(grain.MapDataset.source(chunks)[first:].to_iter_dataset(options))
+
+
+def float_type(x: ArrayLike) -> Any:
+    """The type that rows have on the device: float64 only if given so and x64 is on."""
+    given = x.dtype if x.dtype.kind == "f" else np.float64
+    return jax.dtypes.canonicalize_dtype(given)

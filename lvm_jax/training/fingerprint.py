@@ -1,0 +1,112 @@
+"""What a run must be resumed with: the same data, shapes and options, compared by name."""
+
+import functools
+import hashlib
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from lvm_jax.training.diagnosis import name_of
+from lvm_jax.training.step import Program, State
+from lvm_jax.typing import Array, ArrayLike, Key
+
+HASHED_BYTES = 2**28  # larger data are judged by rows spread over them
+DEPTH = 6  # functions within functions that are looked into
+
+
+def fingerprint(
+    program: Program,
+    key: Key[Array, ""],
+    state: State,
+    x: ArrayLike,
+    validation: ArrayLike | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Names to JSON values. num_epochs is no part of it: a run may be resumed to go on longer.
+
+    A function is known by its name and what it closes over (a learning rate, a bound), not by its
+    text.
+    """
+    skipped = ("mesh",)  # another number of devices gives the same numbers, to rounding
+    named = program._asdict().items()
+    return {
+        "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
+        **{name: describe(value) for name, value in named if name not in skipped},
+        **{
+            group: {name: shape_of(leaf) for name, leaf in flatten(tree).items()}
+            for group, tree in (
+                ("parameters", state.parameters),
+                ("optimizer_state", state.optimizer),
+            )
+        },
+        "x": describe(x),
+        "validation": describe(validation),
+        **{name: describe(value) for name, value in options.items()},
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The names whose values differ, each with both values."""
+    names = [*new, *(name for name in old if name not in new)]
+    return [
+        f"{name}: {_short(old.get(name))} then, {_short(new.get(name))} now"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def describe(value: Any, depth: int = DEPTH) -> Any:
+    """A value as JSON; arrays by shape and checksum, functions by name and closure."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray | jax.Array):
+        return f"{value.dtype}{list(value.shape)} {checksum(value)}"
+    if depth == 0:
+        return type(value).__name__
+    if isinstance(value, Mapping):
+        return {str(name): describe(inner, depth - 1) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(inner, depth - 1) for inner in value]
+    if isinstance(value, functools.partial):
+        return ["partial", *(describe(v, depth - 1) for v in (value.func, value.args))]
+    if hasattr(value, "__wrapped__"):  # jax.jit
+        return describe(value.__wrapped__, depth)
+    if isinstance(value, types.FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        inner = {name: describe(_contents(cell), depth - 1) for name, cell in cells}
+        return {f"{value.__module__}.{value.__qualname__}": inner}
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def checksum(array: ArrayLike) -> str:
+    """The first 16 digits of SHA-256 over the array, or over rows spread through a large one."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    rows = array if array.ndim else np.asarray(array)[None]
+    step = max(1, -(-rows.nbytes // HASHED_BYTES))
+    return hashlib.sha256(np.ascontiguousarray(rows[::step]).tobytes()).hexdigest()[:16]
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by name."""
+    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def shape_of(leaf: Any) -> str:
+    """Type and shape of a leaf, such as float32[3, 2]."""
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that is bound later
+        return None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

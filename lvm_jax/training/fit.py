@@ -1,0 +1,298 @@
+"""Train a model and a guide: the entry point, its result, and its errors."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from lvm_jax import checks, parallel
+from lvm_jax.gradients.base import Estimate
+from lvm_jax.guides.base import Guide
+from lvm_jax.models.base import Model
+from lvm_jax.outcome import Outcome
+from lvm_jax.training.book import Book, History
+from lvm_jax.training.checkpoint import Store
+from lvm_jax.training.diagnosis import Failure
+from lvm_jax.training.feed import DEVICE_BYTES, DeviceFeed, Feed, HostFeed
+from lvm_jax.training.fingerprint import fingerprint
+from lvm_jax.training.objective import Objective
+from lvm_jax.training.progress import Journal, Progress, interruptible
+from lvm_jax.training.session import Plan, Session
+from lvm_jax.training.step import (
+    SEGMENT,
+    Keys,
+    Parameters,
+    Program,
+    Tie,
+    Transform,
+    averaged,
+    initialize,
+)
+from lvm_jax.typing import Array, ArrayLike, Key, Params
+
+
+class Fit(NamedTuple):
+    """A trained model, and how the training went.
+
+    theta and phi are those of the best validation (moving averages if `ema` is given), or without
+    validation those of the last step. theta has seen `tie`.
+    """
+
+    theta: Params
+    phi: Params
+    ema: Parameters | None  # moving averages at the last step, without their bias to zero
+    outcome: Outcome  # MAX_STEPS: all epochs; CONVERGED: patience ran out; INTERRUPTED; DIVERGED
+    step: int  # steps made
+    best_step: int | None  # of the best validation
+    history: History
+    failure: Failure | None  # where it diverged
+
+
+def fit(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide,
+    x: ArrayLike,
+    *,
+    estimate: Estimate | None = None,
+    objective: Objective | None = None,
+    num_samples: int,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    num_epochs: int,
+    transform: Transform | None = None,
+    tie: Tie | None = None,
+    initial: tuple[Params, Params] | None = None,
+    ema: float | None = None,
+    validation: ArrayLike | None = None,
+    validate_every: int = 1,
+    patience: int | None = None,
+    worst_bound: float = -np.inf,
+    mesh: Mesh | None = None,
+    on_device: bool | None = None,
+    directory: str | Path | None = None,
+    save_every: float = 60.0,
+    keep: int = 3,
+    config: Mapping[str, Any] | None = None,
+    steps_per_call: int = SEGMENT,
+    on_progress: Callable[[Progress], None] | None = None,
+    throw: bool = True,
+) -> Fit:
+    """Climb a bound on sum_n log p(x_n; theta) in theta and phi by stochastic gradients.
+
+    Each step takes the next `batch_size` rows of the epoch's permutation, from fold_in(key, epoch);
+    the last N mod batch_size rows of the permutation are dropped, other rows in every epoch. The
+    gradient is the mean of `jax.grad(estimate)` over the rows, negated for the optimiser. The
+    steps run in one compiled loop, on rows that lie on the device or are fed from the host: both
+    give the same numbers. A second call with the same functions and shapes does not compile again.
+
+    With a `directory` the run can be killed at any moment: the same call goes on from its newest
+    checkpoint and ends with the same bits. What it needs lies in directory/checkpoints, what a
+    person reads in directory/metrics.jsonl (a line for each epoch), and events for TensorBoard in
+    directory/tensorboard if tensorboardX or PyTorch is installed. Ctrl-C saves first.
+
+    Args:
+        key: a typed PRNG key.
+        model: p(x, z; theta).
+        guide: q(z | x; phi), amortised or shared.
+        x: data, [N, ...]; on several processes, this process's rows alone, as many on each.
+            float64 is kept if x64 is on; otherwise float32.
+        estimate: a gradient estimator, such as `gradients.sticking_the_landing()`.
+        objective: instead of it, a modified objective (`annealed`, `free_bits`); the true bound is
+            reported beside it.
+        num_samples: draws of z for each data point and step.
+        optimizer: any of Optax; a schedule, clipping and other transformations go into it. Its
+            params are `Parameters(theta, phi)`.
+        batch_size: rows a step, over all processes and devices.
+        num_epochs: passes over the data. A finished run can be called again with more.
+        transform: (key, x) -> x, a fresh version of one data point whenever it is used, such as a
+            dynamic binarisation. Validation uses it with noise that is always the same.
+        tie: (theta, phi) -> theta, for a prior that reads the guide's parameters.
+        initial: theta and phi to start from, instead of `model.init` and `guide.init`.
+        ema: decay in (0, 1) of a moving average of the parameters.
+        validation: held-out data, [M, ...]; their bound is measured every `validate_every` epochs
+            and after the last, always with the same noise. On several processes, the same rows.
+        patience: stop after so many validations without a new best.
+        worst_bound: a bound below it counts as diverged, as one that is not finite does.
+        mesh: spread each batch over these devices, `parallel.data_mesh()`.
+        on_device: whether the rows lie on the device; None decides by their size (1 GiB), and
+            feeds memory maps from the host.
+        directory: of the run.
+        save_every: seconds between checkpoints; 0 saves after every compiled call.
+        keep: how many checkpoints stay.
+        config: JSON values that a resumed run must have too: what fit itself cannot see.
+        steps_per_call: the most steps between two looks of the host; calls aim at a second anyway.
+        on_progress: called with a `Progress` after every compiled call.
+        throw: raise when the run diverged or was interrupted. With False the outcome is only a
+            value in the result.
+
+    Returns:
+        A `Fit`.
+
+    Raises:
+        ValueError, TypeError: for bad input, and a directory whose run had other settings.
+        FloatingPointError: where the bound or a parameter stops being finite; it names the
+            step, the parameters, and the last good checkpoint.
+        CheckpointError (an OSError): if a checkpoint cannot be written, or none can be read.
+        KeyboardInterrupt: after Ctrl-C, when the state is saved.
+
+    Source: Kingma and Welling 2014, algorithm 1; Burda et al. 2016, section 3.
+    """
+    program = Program(
+        *(model, guide, estimate, objective, num_samples, optimizer, batch_size),
+        *(transform, tie, ema, mesh),
+    )
+    check_program(program)
+    key_values = Keys(*jax.random.split(checks.key(key), len(Keys._fields)))
+    x = check_rows(x, "x", parallel.rows_per_process(mesh, batch_size))
+    if validation is not None:
+        validation = check_rows(validation, "validation")
+    num_epochs = checks.integer(num_epochs, "num_epochs", 0)
+    feed = make_feed(program, key_values, x, on_device, worst_bound, num_epochs)
+    plan = Plan(
+        num_steps=num_epochs * feed.steps_per_epoch,
+        validate_every=checks.integer(validate_every, "validate_every", 1),
+        patience=check_patience(patience, validation),
+        save_every=checks.number(save_every, "save_every"),
+        steps_per_call=checks.integer(steps_per_call, "steps_per_call", 1),
+        on_progress=on_progress,
+    )
+    start = None if initial is None else Parameters(*initial)
+    state = parallel.replicate(mesh, initialize(program, key_values, start))
+    store = open_store(directory, mesh, checks.integer(keep, "keep", 1))
+    facts: dict[str, Any] = {}
+    if store is not None:
+        options = {"config": config, "patience": patience, "validate_every": validate_every}
+        marks = fingerprint(program, key, state, x, validation, options)
+        facts = {"fingerprint": json.loads(json.dumps(marks))}
+    rows = None if validation is None else parallel.replicate(mesh, jnp.asarray(validation))
+    book = Book(feed.steps_per_epoch)
+    session = Session(
+        program, key_values, feed, plan, state, book, rows, store, None, facts,
+        length=min(SEGMENT, plan.steps_per_call),
+    )  # fmt: skip
+    return conclude(session, directory, throw)
+
+
+def conclude(session: Session, directory: str | Path | None, throw: bool) -> Fit:
+    """Run a session from its newest checkpoint to its end, and turn the end into a result."""
+    try:
+        session.resume()
+        if directory is not None:
+            session.journal = Journal(Path(directory), session.step)
+        with interruptible(session.store is not None) as interrupt:
+            outcome, failure = session.run(interrupt)
+            if session.store is not None:
+                session.store.wait()
+    finally:
+        session.close()
+    if throw:
+        report(session, outcome, failure, directory)
+    return result(session, outcome, failure)
+
+
+def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
+    """The parameters to use, and the account."""
+    book, program = session.book, session.program
+    chosen = session.state.parameters if book.best is None else book.best
+    theta, phi = chosen
+    return Fit(
+        theta=theta if program.tie is None else program.tie(theta, phi),
+        phi=phi,
+        ema=averaged(program, session.state) if session.step else None,
+        outcome=outcome,
+        step=session.step,
+        best_step=None if book.best is None else book.best_step,
+        history=book.history(),
+        failure=failure,
+    )
+
+
+def report(
+    session: Session, outcome: Outcome, failure: Failure | None, directory: str | Path | None
+) -> None:
+    """Raise what a caller must not overlook."""
+    if failure is not None:
+        where = "no directory was given" if session.store is None else session.store.last_good()
+        raise FloatingPointError(
+            f"{failure}; {where}. Begin again with a lower learning rate, "
+            "optax.clip_by_global_norm, or data of unit scale"
+        )
+    if outcome == Outcome.INTERRUPTED:
+        raise KeyboardInterrupt(
+            f"stopped at step {session.step} and saved in {directory}; the same call goes on"
+        )
+
+
+def check_program(program: Program) -> None:
+    """Refuse what no step could be made of."""
+    if (program.estimate is None) == (program.objective is None):
+        raise ValueError("estimate: expected an estimator or an objective, exactly one of the two")
+    checks.integer(program.num_samples, "num_samples", 1)
+    parallel.rows_per_process(program.mesh, program.batch_size)
+    if program.ema is not None and not 0 < checks.number(program.ema, "ema") < 1:
+        raise ValueError(f"ema: expected a decay between 0 and 1, got {program.ema}")
+    if not hasattr(program.optimizer, "update"):
+        raise TypeError(
+            "optimizer: expected one of Optax, such as optax.adam(1e-3), got "
+            f"{type(program.optimizer).__name__}"
+        )
+
+
+def check_rows(x: ArrayLike, name: str, minimum: int = 1) -> ArrayLike:
+    """Refuse data that are not [N, ...] finite numbers of at least a batch; maps are not read."""
+    array = x if isinstance(x, np.memmap) else checks.float_array(x, name)
+    if array.ndim < 1 or array.shape[0] < minimum:
+        raise ValueError(
+            f"{name}: expected shape [N, ...] with at least {minimum} rows, got "
+            f"{array.shape}" + ("; lower batch_size" if minimum > 1 else "")
+        )
+    if not isinstance(array, np.memmap):
+        checks.finite(array, name)
+    return array
+
+
+def check_patience(patience: int | None, validation: ArrayLike | None) -> int | None:
+    """Patience needs something to wait for."""
+    if patience is None:
+        return None
+    if validation is None:
+        raise ValueError("patience: expected validation data with it, got validation=None")
+    return checks.integer(patience, "patience", 1)
+
+
+def make_feed(
+    program: Program,
+    keys: Keys,
+    x: ArrayLike,
+    on_device: bool | None,
+    worst_bound: float,
+    num_epochs: int,
+) -> Feed:
+    """The rows on the device, or from the host where they are many, mapped or spread."""
+    spread = parallel.num_processes(program.mesh) > 1
+    if on_device is None:
+        on_device = not (spread or isinstance(x, np.memmap) or x.nbytes > DEVICE_BYTES)
+    if on_device and spread:
+        raise ValueError("on_device: expected False or None with several processes, got True")
+    if on_device:
+        return DeviceFeed(program, keys, x, worst_bound)
+    rows = x if isinstance(x, np.ndarray) else np.asarray(x)
+    return HostFeed(program, keys, rows, worst_bound, num_epochs)
+
+
+def open_store(directory: str | Path | None, mesh: Mesh | None, keep: int) -> Store | None:
+    """The checkpoints of a directory; None without one."""
+    if directory is None:
+        return None
+    if parallel.num_processes(mesh) > 1:
+        raise ValueError(
+            "directory: expected None with several processes, got one; save the result of process 0"
+        )
+    return Store(Path(directory) / "checkpoints", keep)

@@ -1,0 +1,163 @@
+"""What a step climbs for one data point, and the true bound that is reported beside it.
+
+A KL warm-up or a free-bits floor is another objective than the bound. It is written here as one,
+from log p(x | z), log p(z) and log q(z | x), and each step reports the bound too, from the same
+draws.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import bounds, checks, distributions
+from lvm_jax.gradients.base import make_q
+from lvm_jax.guides.base import Guide
+from lvm_jax.models.base import Model, check_point
+from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Params, Scalar
+from lvm_jax.weights import check_log_prob, draw
+
+BATCH = "batch"  # the axis that a step maps data points over, for jax.lax.pmean
+Schedule = Callable[[Int[Array, ""]], Scalar]  # the step's number -> a number, as Optax has them
+
+
+class Terms(NamedTuple):
+    """Of one data point, in nats, both to be maximised."""
+
+    objective: Scalar  # its gradient is climbed
+    bound: Scalar  # a bound on log p(x) under its true name; only its value is read
+
+
+# (key, model, guide, theta, phi, x, num_samples, step) -> Terms
+Objective = Callable[
+    [Key[Array, ""], Model, Guide, Params, Params, Array, int, Int[Array, ""]], Terms
+]
+
+
+class Parts(NamedTuple):
+    """The parts of log w_s = log p(x | z_s) + log p(z_s) - log q(z_s | x), each [S], in nats."""
+
+    log_likelihood: Float[Array, " S"]
+    log_prior: Float[Array, " S"]
+    log_q: Float[Array, " S"]
+
+    def log_weights(self, kl_weight: Scalar | float = 1.0) -> Float[Array, " S"]:
+        """log p(x | z_s) + kl_weight (log p(z_s) - log q(z_s | x))."""
+        return self.log_likelihood + kl_weight * (self.log_prior - self.log_q)
+
+
+def parts(model: Model, theta: Params, q: Distribution, x: Array, z: Latent) -> Parts:
+    """log p(x | z_s), log p(z_s) and log q(z_s | x) at draws z with a leading axis S.
+
+    Raises ValueError if x is not one data point of the model, or log q(z) not one number.
+    """
+    check_point(model, theta, x)
+    check_log_prob(q, z)
+    prior = model.prior(theta)
+    return Parts(
+        jax.vmap(lambda one: model.likelihood(theta, one).log_prob(x))(z),
+        jax.vmap(prior.log_prob)(z),
+        jax.vmap(q.log_prob)(z),
+    )
+
+
+def annealed(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo) -> Objective:
+    """KL warm-up: the bound of log p(x | z) + beta (log p(z) - log q(z | x)), beta = kl_weight.
+
+    For the ELBO that is E_q[log p(x | z)] - beta KL(q || p(z)); for another bound the same weights
+    are tempered inside it. `kl_weight` is a number (beta-VAE) or an Optax schedule of the step, as
+    `optax.linear_schedule(0.0, 1.0, 10_000)`. Reparameterised gradients. The reported bound is
+    `bound` at beta = 1. For beta < 1 the objective is no bound on log p(x): it lies above the ELBO.
+
+    Source: Bowman et al. 2016, section 3.1; Sonderby et al. 2016, section 2.3; Higgins et al. 2017.
+    """
+    if not callable(kl_weight):
+        checks.number(kl_weight, "kl_weight")
+
+    def objective(
+        key: Key[Array, ""],
+        model: Model,
+        guide: Guide,
+        theta: Params,
+        phi: Params,
+        x: Array,
+        num_samples: int,
+        step: Int[Array, ""],
+    ) -> Terms:
+        q = _reparameterized("annealed", guide, phi, x, num_samples)
+        found = parts(model, theta, q, x, draw(key, q, num_samples))
+        weight = kl_weight(step) if callable(kl_weight) else kl_weight
+        return Terms(bound(found.log_weights(weight)), bound(found.log_weights()))
+
+    return objective
+
+
+def free_bits(minimum: float, group: Literal["dimension", "all"] = "dimension") -> Objective:
+    """Free bits: E_q[log p(x | z)] - sum_j max(minimum, KL_j), KL_j averaged over the minibatch.
+
+    `minimum` is in nats a group, and no group is pressed below it. The groups are the dimensions
+    of z, where q and the prior are products of Normals, so that KL_j has its closed form; or `all`
+    of z as one group, for any reparameterised q and any prior: its KL is the closed form of
+    `distributions.kl_divergence`, or where there is none log q(z_s) - log p(z_s) averaged over the
+    draws. The reported bound is the ELBO, E_q[log p(x | z)] - KL, from the same draws; the
+    objective lies below it.
+
+    Raises ValueError for a negative minimum, and TypeError when q or the prior has no dimensions
+    to be taken apart. Source: Kingma et al. 2016, appendix C.8.
+    """
+    minimum = checks.number(minimum, "minimum")
+    checks.choice(group, "group", ("dimension", "all"))
+
+    def objective(
+        key: Key[Array, ""],
+        model: Model,
+        guide: Guide,
+        theta: Params,
+        phi: Params,
+        x: Array,
+        num_samples: int,
+        step: Int[Array, ""],
+    ) -> Terms:
+        q = _reparameterized("free_bits", guide, phi, x, num_samples)
+        found = parts(model, theta, q, x, draw(key, q, num_samples))
+        prior, likelihood = model.prior(theta), found.log_likelihood.mean()
+        if group == "dimension":
+            kl = kl_per_dimension(q, prior)
+        else:
+            closed = distributions.kl_divergence(q, prior)
+            kl = (found.log_q - found.log_prior).mean() if closed is None else closed
+        floored = jnp.maximum(minimum, jax.lax.pmean(kl, BATCH))
+        return Terms(likelihood - floored.sum(), likelihood - kl.sum())
+
+    return objective
+
+
+def kl_per_dimension(q: Distribution, prior: Distribution) -> Float[Array, " K"]:
+    """KL(q_k || p_k) of products of Normals, [K], in nats:
+
+        log(t_k / s_k) + (s_k^2 + (m_k - n_k)^2) / (2 t_k^2) - 1/2,   q_k = N(m_k, s_k^2)
+
+    with p_k = N(n_k, t_k^2). Raises TypeError for anything else.
+    """
+    pair = []
+    for name, distribution in (("q", q), ("prior", prior)):
+        inner = getattr(distribution, "distribution", None)
+        if not (
+            isinstance(distribution, distributions.Independent)
+            and isinstance(inner, distributions.Normal)
+            and len(inner.batch_shape) == 1
+        ):
+            raise TypeError(
+                f"{name}: expected a product of Normals, whose KL has one term a dimension, got "
+                f'{type(distribution).__name__}; use free_bits(minimum, "all")'
+            )
+        pair.append((inner.loc, inner.scale))
+    (m, s), (n, t) = pair
+    return jnp.log(t / s) + 0.5 * ((s / t) ** 2 + ((m - n) / t) ** 2) - 0.5
+
+
+def _reparameterized(
+    name: str, guide: Guide, phi: Params, x: Array, num_samples: int
+) -> Distribution:
+    return make_q(name, "reparameterized", lambda p: guide.posterior(p, x), phi, num_samples)

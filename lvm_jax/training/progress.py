@@ -1,0 +1,144 @@
+"""What a run says of itself: a callback, metrics.jsonl, TensorBoard; and how a signal stops it."""
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+METRICS = "metrics.jsonl"
+
+
+class Progress(NamedTuple):
+    """Where a run stands. Bounds are nats per data point."""
+
+    step: int  # steps made
+    num_steps: int
+    epoch: int  # epochs finished
+    bound: float  # the true bound, averaged over the steps since the last call
+    objective: float  # what is climbed: the same unless an `objective` is given
+    validation_bound: float | None  # the last one
+    samples_per_second: float  # rows per second since the run began, compiling left out
+    seconds_left: float  # NaN until there is a speed
+
+
+class Meter:
+    """Rows per second, without the first call, which compiles."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._since: float | None = None
+
+    def add(self, rows: int) -> None:
+        """Count the rows of a call that has just ended."""
+        if self._since is None:
+            self._since = time.perf_counter()
+        else:
+            self._rows += rows
+
+    def speed(self) -> float:
+        """Rows per second; NaN before the second call."""
+        if self._since is None or not self._rows:
+            return math.nan
+        return self._rows / (time.perf_counter() - self._since)
+
+
+class Journal:
+    """metrics.jsonl, one line an epoch, and TensorBoard events where a writer is installed."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        """Open the journal of a run that has made `step` steps: later lines are taken back."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / METRICS
+        rewind(self._path, step)
+        self._events = events(directory / "tensorboard", step)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one epoch: its numbers must hold `step`. What is not finite becomes null."""
+        plain = {k: None if v is None or not math.isfinite(v) else v for k, v in line.items()}
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain) + "\n")
+        except OSError as error:
+            raise type(error)(
+                error.errno, f"cannot write ({error.strerror}); free some space", str(self._path)
+            ) from error
+        if self._events is not None:
+            for name, value in plain.items():
+                if name not in ("step", "epoch") and value is not None:
+                    self._events.add_scalar(name, value, int(line["step"]))
+
+    def close(self) -> None:
+        """Flush the events."""
+        if self._events is not None:
+            self._events.close()
+
+
+def rewind(path: Path, step: int) -> None:
+    """Keep the lines of a metrics file up to `step`: a resumed run writes the others again.
+
+    A line that was cut by a kill is dropped too.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def events(folder: Path, step: int) -> Any:
+    """A TensorBoard writer by tensorboardX or PyTorch, or None where neither is installed.
+
+    Events after `step`, of a run that was resumed from there, are taken back.
+    """
+    for name in ("tensorboardX", "torch.utils.tensorboard"):
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            continue
+        try:
+            module = importlib.import_module(name)
+        except ImportError:  # PyTorch is there, and TensorBoard is not
+            continue
+        return module.SummaryWriter(str(folder), purge_step=step + 1)
+    return None
+
+
+class Interrupt:
+    """Whether the user asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@contextmanager
+def interruptible(active: bool) -> Iterator[Interrupt]:
+    """Catch the first SIGINT, so that the loop can save and stop; a second one is Python's own."""
+    flag = Interrupt()
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield flag  # only the main thread may set a handler
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: Any) -> None:
+        flag.asked = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)

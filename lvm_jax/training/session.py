@@ -1,0 +1,205 @@
+"""One run: its state, its account, and the loop of compiled calls around them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from lvm_jax import parallel
+from lvm_jax.outcome import Outcome
+from lvm_jax.training.book import Book, from_arrays, to_arrays
+from lvm_jax.training.checkpoint import Store
+from lvm_jax.training.diagnosis import Failure, diagnose
+from lvm_jax.training.feed import Feed
+from lvm_jax.training.fingerprint import differences
+from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
+from lvm_jax.training.step import SEGMENT, Keys, Parameters, Program, State, averaged, validate
+from lvm_jax.typing import Array
+
+SHORT, LONG = 1.0, 4.0  # seconds that a compiled call should take: signals and saves wait for it
+FIRST = 16  # steps of the first call, when nothing is known of their speed
+
+
+@dataclass
+class Plan:
+    """How long a run goes on, and how often the host looks at it."""
+
+    num_steps: int
+    validate_every: int  # epochs
+    patience: int | None  # validations
+    save_every: float  # seconds
+    steps_per_call: int
+    on_progress: Callable[[Progress], None] | None
+
+
+@dataclass
+class Session:
+    """A run in progress."""
+
+    program: Program
+    keys: Keys
+    feed: Feed
+    plan: Plan
+    state: State
+    book: Book
+    validation: Array | None
+    store: Store | None
+    journal: Journal | None
+    facts: dict[str, Any]  # what every checkpoint says of the run
+    before: float = 0.0  # seconds of the run before it was resumed
+    began: float = field(default_factory=time.perf_counter)
+    saved: float = field(default_factory=time.perf_counter)
+    length: int = FIRST
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def step(self) -> int:
+        """Steps made."""
+        return int(self.state.step)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all parts of a resumed run."""
+        return self.before + time.perf_counter() - self.began
+
+    def run(self, interrupt: Interrupt) -> tuple[Outcome, Failure | None]:
+        """Steps until the run is over, one way or another."""
+        while (outcome := self.verdict(interrupt)) == Outcome.RUNNING:
+            failure = self.call()
+            if failure is not None:
+                return Outcome.DIVERGED, failure
+            if time.perf_counter() - self.saved >= self.plan.save_every:
+                self.save()
+        self.save()
+        return outcome, None
+
+    def verdict(self, interrupt: Interrupt) -> Outcome:
+        """Whether to stop here."""
+        if self.plan.patience is not None and self.book.stale >= self.plan.patience:
+            return Outcome.CONVERGED
+        if self.step >= self.plan.num_steps:
+            return Outcome.MAX_STEPS
+        return Outcome.INTERRUPTED if interrupt.asked else Outcome.RUNNING
+
+    def call(self) -> Failure | None:
+        """One compiled call, and everything that follows from it on the host."""
+        if self.store is not None:
+            self.store.check()
+        start, first, clock = self.state, self.step, time.perf_counter()
+        run = self.feed.advance(start, self.stop(first))
+        if not bool(run.healthy):
+            failure = diagnose(self.program, self.keys, self.feed, start, run)
+            self.state = failure.state
+            return failure
+        self.state = run.state
+        made = self.step - first
+        self.adapt(time.perf_counter() - clock)
+        self.meter.add(made * self.program.batch_size)
+        trace = jax.tree.map(lambda rows: np.asarray(rows, np.float64)[:made], run.trace)
+        ended = self.book.add(first, trace, self.seconds)
+        if ended and self.validation is not None and self.is_due(self.step):
+            self.judge()
+        self.log(ended)
+        if self.plan.on_progress is not None:
+            self.plan.on_progress(self.report(trace.bound.mean(), trace.objective.mean()))
+        return None
+
+    def stop(self, step: int) -> int:
+        """Where the call from `step` on must end."""
+        ends = [self.plan.num_steps, self.feed.furthest(step), step + self.length]
+        if self.validation is not None:
+            every = self.feed.steps_per_epoch * self.plan.validate_every
+            ends.append((step // every + 1) * every)
+        return min(ends)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a validation follows this step."""
+        every = self.feed.steps_per_epoch * self.plan.validate_every
+        return step % every == 0 or step == self.plan.num_steps
+
+    def adapt(self, seconds: float) -> None:
+        """Let calls take a second or so. Their length changes no number."""
+        if seconds < SHORT:
+            self.length = min(2 * self.length, self.plan.steps_per_call, SEGMENT)
+        elif seconds > LONG:
+            self.length = max(self.length // 2, 1)
+
+    def evaluated(self) -> Parameters:
+        """The parameters that validation looks at: the moving average where there is one."""
+        average = averaged(self.program, self.state)
+        return self.state.parameters if average is None else average
+
+    def judge(self) -> None:
+        """Measure the validation bound, and keep the best parameters."""
+        parameters = self.evaluated()
+        bound = validate(self.program, self.keys, parameters, self.validation, self.state.step)
+        self.book.judge(self.step, float(bound), parameters)
+
+    def log(self, ended: int) -> None:
+        """One line for each epoch that has ended."""
+        if self.journal is None or not ended:
+            return
+        history, speed = self.book.history(), self.meter.speed()
+        for row in range(len(history.step) - ended, len(history.step)):
+            line = {name: column[row].item() for name, column in history._asdict().items()}
+            if self.program.objective is None:
+                del line["objective"]
+            if self.validation is None:
+                del line["validation_bound"]
+            self.journal.write({"epoch": row + 1, **line, "samples_per_second": speed})
+
+    def report(self, bound: float, objective: float) -> Progress:
+        """Where the run stands."""
+        values = [row[3] for row in self.book.rows if row[3] == row[3]]
+        speed = self.meter.speed()
+        return Progress(
+            step=self.step,
+            num_steps=self.plan.num_steps,
+            epoch=len(self.book.rows),
+            bound=float(bound),
+            objective=float(objective),
+            validation_bound=values[-1] if values else None,
+            samples_per_second=speed,
+            seconds_left=(self.plan.num_steps - self.step) * self.program.batch_size / speed,
+        )
+
+    def save(self) -> None:
+        """Begin to write a checkpoint; nothing without a directory."""
+        if self.store is None:
+            return
+        arrays, account = self.book.save()
+        arrays |= to_arrays("state", self.state)
+        facts = {**self.facts, **account, "step": self.step, "epoch": len(self.book.rows)}
+        self.store.save(self.step, arrays, {**facts, "seconds": self.seconds})
+        self.saved = time.perf_counter()
+
+    def resume(self) -> None:
+        """Go on from the newest good checkpoint, if there is one.
+
+        Raises ValueError, naming what differs, if it belongs to another run.
+        """
+        found = self.store.latest() if self.store is not None else None
+        if found is None:
+            return
+        path, arrays, facts = found
+        changed = differences(facts["fingerprint"], self.facts["fingerprint"])
+        if changed:
+            raise ValueError(
+                f"directory: {path} is of a run with other settings ({'; '.join(changed)}); choose "
+                "another directory, or go on with those settings"
+            )
+        state = from_arrays("state", self.state, arrays)
+        self.state = parallel.replicate(self.program.mesh, state)
+        self.book.load(arrays, facts, self.state.parameters)
+        self.before = facts["seconds"]
+
+    def close(self) -> None:
+        """Stop what works beside the loop."""
+        self.feed.close()
+        if self.journal is not None:
+            self.journal.close()
+        if self.store is not None:
+            self.store.close()

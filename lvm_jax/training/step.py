@@ -1,0 +1,248 @@
+"""One optimiser step, and the compiled loop of steps that never leaves the device.
+
+Every random number comes from fold_in(key, step) or fold_in(key, epoch), and a compiled call may
+stop at any step: how a run is cut into calls, interrupted or resumed changes no bit of it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lvm_jax import parallel
+from lvm_jax.gradients.base import Estimate
+from lvm_jax.guides.base import Guide
+from lvm_jax.models.base import Model, log_joint
+from lvm_jax.training.objective import BATCH, Objective, Terms
+from lvm_jax.typing import Array, Bool, Float, Int, Key, Params, Scalar
+
+SEGMENT = 4096  # the most steps of one compiled call: the length of its trace
+
+Transform = Callable[[Key[Array, ""], Array], Array]  # one data point -> a fresh one
+Tie = Callable[[Params, Params], Params]  # theta, phi -> the theta that the model sees
+
+
+class Program(NamedTuple):
+    """What a step compiles to; a second fit with an equal one does not compile again."""
+
+    model: Model
+    guide: Guide
+    estimate: Estimate | None  # exactly one of these two
+    objective: Objective | None
+    num_samples: int
+    optimizer: optax.GradientTransformation
+    batch_size: int  # of all processes together
+    transform: Transform | None
+    tie: Tie | None
+    ema: float | None  # the decay of the parameters' moving average
+    mesh: Mesh | None
+
+
+class Keys(NamedTuple):
+    """The streams of random numbers of one run."""
+
+    theta: Key[Array, ""]
+    phi: Key[Array, ""]
+    order: Key[Array, ""]  # folded with the epoch
+    noise: Key[Array, ""]  # folded with the step
+    validation: Key[Array, ""]  # folded with the row: every validation sees the same noise
+
+
+class Parameters(NamedTuple):
+    """What the optimiser moves."""
+
+    theta: Params
+    phi: Params
+
+
+class State(NamedTuple):
+    """What the next step needs of the one before."""
+
+    parameters: Parameters
+    optimizer: Any
+    average: Any  # optax.EmaState of the parameters, or None
+    step: Int[Array, ""]  # steps made
+
+
+class Run(NamedTuple):
+    """Where a compiled call stopped. Rows of the trace beyond the steps made are not used."""
+
+    state: State
+    trace: Terms  # [SEGMENT], minibatch means
+    first: Int[Array, ""]  # the step of the trace's first row
+    healthy: Bool[Array, ""]  # False: the last step's bound, or a parameter after it, is not
+
+
+def initialize(program: Program, keys: Keys, initial: Parameters | None) -> State:
+    """The state before the first step."""
+    if initial is None:
+        initial = Parameters(program.model.init(keys.theta), program.guide.init(keys.phi))
+    # A Python number or a weakly typed array would change its type in the first step.
+    parameters = jax.tree.map(lambda v: jnp.asarray(v, jnp.asarray(v).dtype), initial)
+    average = None if program.ema is None else optax.ema(program.ema).init(parameters)
+    return State(parameters, program.optimizer.init(parameters), average, jnp.int32(0))
+
+
+def update(
+    program: Program, key: Key[Array, ""], state: State, batch: Array
+) -> tuple[State, Terms]:
+    """One step of the optimiser on a minibatch [B, ...]; key is the run's `Keys.noise`."""
+    keys = jax.random.split(jax.random.fold_in(key, state.step), program.batch_size)
+
+    def loss(parameters: Parameters) -> tuple[Scalar, Terms]:
+        terms = jax.tree.map(jnp.mean, batch_terms(program, keys, parameters, batch, state.step))
+        return -terms.objective, terms  # negated here, and nowhere else
+
+    gradient, terms = jax.grad(loss, has_aux=True)(state.parameters)
+    updates, optimizer = program.optimizer.update(gradient, state.optimizer, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+    average = state.average
+    if program.ema is not None:
+        _, average = optax.ema(program.ema).update(parameters, average)
+    return State(parameters, optimizer, average, state.step + 1), terms
+
+
+def batch_terms(
+    program: Program, keys: Key[Array, " B"], parameters: Parameters, batch: Array, step: Array
+) -> Terms:
+    """Objective and bound of every data point of a batch, leaves [B]."""
+    batch = parallel.constrain(program.mesh, batch)
+
+    def one(key: Key[Array, ""], x: Array) -> Terms:
+        return point_terms(program, key, parameters, x, step)
+
+    return jax.vmap(one, axis_name=BATCH)(keys, batch)
+
+
+def point_terms(
+    program: Program, key: Key[Array, ""], parameters: Parameters, x: Array, step: Array
+) -> Terms:
+    """Objective and bound of one data point."""
+    theta, phi = parameters
+    if program.tie is not None:
+        theta = program.tie(theta, phi)
+    if program.transform is not None:
+        key_transform, key = jax.random.split(key)
+        x = program.transform(key_transform, x)
+    if program.objective is not None:
+        return program.objective(
+            key, program.model, program.guide, theta, phi, x, program.num_samples, step
+        )
+    if program.estimate is None:
+        raise ValueError("estimate: expected an estimator, or an objective, got neither")
+
+    def make_q(phi: Params) -> Any:
+        return program.guide.posterior(phi, x)
+
+    joint = log_joint(program.model, theta, x)
+    value = program.estimate(key, joint, make_q, phi, program.num_samples)
+    return Terms(value, value)
+
+
+def epoch_order(key: Key[Array, ""], epoch: Array | int, num_rows: int) -> Int[Array, " N"]:
+    """The order of the rows in an epoch: a permutation from fold_in(key, epoch)."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_rows)
+
+
+@partial(jax.jit, static_argnums=0)
+def advance(program: Program, keys: Keys, state: State, x: Array, stop: Array, worst: Array) -> Run:
+    """Run to step `stop`, or to the first unhealthy one, with all rows x [N, ...] on the device."""
+    length = x.shape[0] // program.batch_size  # the rest of the rows waits for another epoch
+
+    def epoch(run: Run) -> Run:
+        number = run.state.step // length
+        order = epoch_order(keys.order, number, x.shape[0])
+
+        def take(step: Int[Array, ""]) -> Array:
+            start = (step - number * length) * program.batch_size
+            return x[jax.lax.dynamic_slice(order, (start,), (program.batch_size,))]
+
+        return walk(program, keys, run, take, jnp.minimum(stop, (number + 1) * length), worst)
+
+    return finish(jax.lax.while_loop(unfinished(stop), epoch, begin(state)))
+
+
+@partial(jax.jit, static_argnums=0)
+def advance_fed(
+    program: Program,
+    keys: Keys,
+    state: State,
+    batches: Float[Array, "T B ..."],
+    start: Array,
+    stop: Array,
+    worst: Array,
+) -> Run:
+    """The same on batches from the host, the first of which belongs to step `start`."""
+
+    def take(step: Int[Array, ""]) -> Array:
+        return jax.lax.dynamic_index_in_dim(batches, step - start, keepdims=False)
+
+    return finish(walk(program, keys, begin(state), take, stop, worst))
+
+
+def begin(state: State) -> Run:
+    """A call that has made no step yet."""
+    return Run(state, Terms(jnp.zeros(SEGMENT), jnp.zeros(SEGMENT)), state.step, jnp.bool_(True))
+
+
+def unfinished(stop: Array) -> Callable[[Run], Bool[Array, ""]]:
+    """The condition of the loops: healthy, and before step `stop`."""
+    return lambda run: run.healthy & (run.state.step < stop)
+
+
+def walk(
+    program: Program,
+    keys: Keys,
+    run: Run,
+    take: Callable[[Int[Array, ""]], Array],
+    stop: Array,
+    worst: Array,
+) -> Run:
+    """Steps on the batches take(step), until `stop` or until a bound is not finite or too low."""
+
+    def body(run: Run) -> Run:
+        step = run.state.step
+        state, terms = update(program, keys.noise, run.state, take(step))
+        trace = jax.tree.map(lambda rows, v: rows.at[step - run.first].set(v), run.trace, terms)
+        finite = jnp.isfinite(terms.objective) & jnp.isfinite(terms.bound)
+        return Run(state, trace, run.first, finite & (terms.bound >= worst))
+
+    return jax.lax.while_loop(unfinished(stop), body, run)
+
+
+def finish(run: Run) -> Run:
+    """Look at the parameters once a call: in every step it would cost a pass over them."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(run.state.parameters)]
+    return run._replace(healthy=jnp.stack([run.healthy, *finite]).all())
+
+
+@partial(jax.jit, static_argnums=0)
+def validate(program: Program, keys: Keys, parameters: Parameters, x: Array, step: Array) -> Scalar:
+    """The mean bound over x [M, ...], `batch_size` rows at a time; row i has a noise of its own."""
+    num_rows, size = x.shape[0], program.batch_size
+    noise = jax.vmap(partial(jax.random.fold_in, keys.validation))(jnp.arange(num_rows))
+
+    def chunk(pair: tuple[Array, Array]) -> Float[Array, " B"]:
+        return batch_terms(program, pair[0], parameters, pair[1], step).bound
+
+    whole = num_rows // size * size
+    split = jax.tree.map(lambda v: v[:whole].reshape(-1, size, *v.shape[1:]), (noise, x))
+    found = [jax.lax.map(chunk, split).ravel()] if whole else []
+    if whole < num_rows:
+        found.append(chunk((noise[whole:], x[whole:])))
+    return jnp.concatenate(found).mean()
+
+
+def averaged(program: Program, state: State) -> Parameters | None:
+    """The moving average of the parameters without its bias to zero, or None if none is kept:
+
+    (1 - d) sum_{i <= t} d^(t - i) parameters_i / (1 - d^t)
+    """
+    if program.ema is None:
+        return None
+    correction = 1 - program.ema**state.average.count
+    return jax.tree.map(lambda v: v / correction.astype(v.dtype), state.average.ema)

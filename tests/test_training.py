@@ -1,0 +1,390 @@
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training_cases import BATCH, GUIDE, KEY, MODEL, by_hand, data, fit, same
+
+from lvm_jax import models, parallel, training
+from lvm_jax.distributions import normal
+from lvm_jax.outcome import Outcome
+from lvm_jax.training.feed import Chunks
+from lvm_jax.training.progress import events
+from lvm_jax.training.step import Program, epoch_order
+
+
+def noisy(key, x):
+    return x + 0.1 * jax.random.normal(key, x.shape)
+
+
+def close(left, right, tolerance=2e-5):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), left, right
+    )
+
+
+# ---------------------------------------------------------------- the step and the loop
+
+
+def test_steps_are_those_of_a_loop_by_hand():
+    """Order, noise, clipping, schedule, the moving average, and the rest of a batch that is dropped."""
+    x = data()
+    trajectory, bounds = by_hand(x, 8, noisy)
+    found = fit(x, transform=noisy, num_epochs=2, ema=0.7)
+    close((found.theta, found.phi), tuple(trajectory[-1]))
+    np.testing.assert_allclose(found.history.bound, np.reshape(bounds, (2, 4)).mean(1), rtol=1e-5)
+    weights = 0.3 * 0.7 ** np.arange(7, -1, -1.0) / (1 - 0.7**8)
+    average = jax.tree.map(lambda *v: np.tensordot(weights, np.stack(v), 1), *trajectory)
+    close(found.ema, average)
+    assert (found.outcome, found.step) == (Outcome.MAX_STEPS, 8)
+    np.testing.assert_array_equal(found.history.step, [4, 8])
+
+
+def test_every_way_to_cut_and_feed_a_run_gives_the_same_bits(tmp_path):
+    whole = fit()
+    stored = np.memmap(tmp_path / "x", np.float32, "w+", shape=(43, 3))
+    stored[:] = data()
+    for options in ({"steps_per_call": 3}, {"on_device": False}, {"x": stored}):
+        other = fit(**options)
+        assert same(whole[:2], other[:2])
+        np.testing.assert_array_equal(whole.history.bound, other.history.bound)
+
+
+def test_an_epoch_has_every_row_at_most_once_and_drops_other_rows_each_time():
+    dropped = [set(np.asarray(epoch_order(KEY, epoch, 43))[40:].tolist()) for epoch in range(3)]
+    assert len(set.union(*dropped)) > 3
+    program = Program(*[None] * 6, BATCH, *[None] * 4)
+    chunks = Chunks(np.arange(43.0)[:, None], KEY, program, num_epochs=2)
+    rows = np.concatenate(
+        [chunks[n][: np.subtract(*chunks.span(n)[::-1])] for n in range(len(chunks))]
+    )
+    want = [np.asarray(epoch_order(KEY, epoch, 43))[:40] for epoch in range(2)]
+    np.testing.assert_array_equal(rows.ravel(), np.concatenate(want))
+    assert [chunks.find(step) for step in (0, 3, 4, 7)] == [0, 0, 1, 1]
+
+
+def test_one_compilation_serves_keys_lengths_and_cuts():
+    count = 0
+
+    def likelihood(theta, z):
+        nonlocal count
+        count += 1
+        return MODEL.likelihood(theta, z)
+
+    model = MODEL._replace(likelihood=likelihood)
+    x, estimate = data(), lambda key, joint, guide, phi, n: joint(guide(phi).sample(seed=key))
+    settings = {
+        "estimate": estimate,
+        "num_samples": 1,
+        "optimizer": optax.sgd(1e-3),
+        "batch_size": 10,
+    }
+    training.fit(KEY, model, GUIDE, x, num_epochs=1, **settings)
+    first, other = count, jax.random.key(9)
+    training.fit(
+        other, model, GUIDE, x, num_epochs=3, steps_per_call=5, worst_bound=-1e9, **settings
+    )
+    assert 0 < first == count
+
+
+def test_it_finds_the_maximum_likelihood():
+    """The guide's family holds the exact posterior, so that the bound ends at PPCA's closed form."""
+    x = data(400)
+    theta = models.ppca(x, 2)
+    optimum = float(jax.vmap(lambda row: MODEL.log_evidence(theta, row))(x).mean())
+    found = fit(
+        x,
+        optimizer=optax.adam(optax.cosine_decay_schedule(0.03, 6_000)),
+        batch_size=100,
+        num_epochs=1_500,
+    )
+    reached = jax.vmap(lambda row: MODEL.log_evidence(found.theta, row))(x).mean()
+    assert optimum - 2e-3 < float(reached) <= optimum + 1e-5
+    assert abs(found.history.bound[-50:].mean() - optimum) < 5e-3
+
+
+def test_float64_stays_float64(x64):
+    found = fit(data().astype(np.float64), num_epochs=1, initial=start64())
+    assert {leaf.dtype for leaf in jax.tree.leaves(found[:2])} == {np.dtype("float64")}
+
+
+def start64():
+    return MODEL.init(KEY), GUIDE.init(KEY)
+
+
+def test_initial_parameters_and_no_epochs():
+    start = (MODEL.init(jax.random.key(8)), GUIDE.init(KEY))
+    found = fit(initial=start, num_epochs=0)
+    assert same(found[:2], start)
+    assert found.step == 0
+    assert found.history.bound.shape == (0,)
+
+
+def test_a_tied_prior_reads_phi():
+    def tie(theta, phi):
+        return theta._replace(prior_mean=phi.offset.loc)
+
+    found = fit(tie=tie, num_epochs=2)
+    np.testing.assert_array_equal(found.theta.prior_mean, found.phi.offset.loc)
+    assert np.abs(found.phi.offset.loc).max() > 0
+
+
+# ---------------------------------------------------------------- validation
+
+
+def test_early_stopping_keeps_the_best_parameters():
+    """The same run, cut at the best validation, ends with the same parameters to the bit."""
+    options = {"x": data(20), "batch_size": 10, "optimizer": optax.adam(0.1)}
+    held_out = data(33, seed=1)
+    found = fit(num_epochs=400, validation=held_out, patience=5, **options)
+    values = found.history.validation_bound
+    assert found.outcome == Outcome.CONVERGED
+    assert found.best_step == found.history.step[np.argmax(values)]
+    assert len(values) == np.argmax(values) + 1 + 5
+    again = fit(num_epochs=found.best_step // 2, **options)
+    assert same(found[:2], again[:2])
+
+
+def test_validation_is_the_mean_bound_of_the_averages():
+    """At an exact posterior every estimate is log p(x), with no noise."""
+    theta = MODEL.init(KEY)
+    exact = (lambda key: (), lambda phi, x: MODEL.posterior(theta, x))
+    x, held_out = data(), data(33, seed=1)
+    found = training.fit(
+        KEY, MODEL, GUIDE._replace(init=exact[0], posterior=exact[1]), x,
+        estimate=training_estimate(), num_samples=1, optimizer=optax.sgd(0.0), batch_size=10, num_epochs=2,
+        initial=(theta, ()), ema=0.5, validation=held_out, validate_every=2,
+    )  # fmt: skip
+    want = jax.vmap(lambda row: MODEL.log_evidence(theta, row))(held_out).mean()
+    assert np.isnan(found.history.validation_bound[0])
+    np.testing.assert_allclose(found.history.validation_bound[1], want, rtol=1e-5)
+
+
+def training_estimate():
+    from lvm_jax import gradients
+
+    return gradients.reparameterized()
+
+
+# ---------------------------------------------------------------- divergence
+
+
+def test_a_step_too_long_is_named_with_its_parameters():
+    options = {"optimizer": optax.sgd(1e12), "num_epochs": 3}
+    with pytest.raises(
+        FloatingPointError, match=r"step \d+: bound -?(inf|nan).*theta.*no directory"
+    ):
+        fit(**options)
+    found = fit(throw=False, **options)
+    assert found.outcome == Outcome.DIVERGED
+    assert found.failure.step == found.step
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[:2]))
+
+
+def test_a_bad_gradient_behind_a_good_bound_is_found_at_its_step():
+    """The gradient of sqrt at 0 is not finite. That step's own bound is, and the bound of the next is not."""
+
+    def objective(key, model, guide, theta, phi, x, num_samples, step):
+        z = guide.posterior(phi, x).sample(seed=key)
+        bound = models.log_joint(model, theta, x)(z)
+        hidden = jnp.sqrt(jnp.where(step == 6, 0.0, 1.0) * (1 + (theta.offset**2).sum()))
+        return training.Terms(bound + 1e-3 * hidden, bound)
+
+    for length in (100, 7, 6):
+        found = fit(
+            objective=objective, throw=False, steps_per_call=length, optimizer=optax.sgd(1e-3)
+        )
+        assert found.failure.step == found.step == 6
+        assert found.failure.leaves == ("gradient of theta.offset",)
+        assert np.isfinite(found.failure.bound)
+    with pytest.raises(
+        FloatingPointError, match=r"step 6: bound -[\d.]+, not finite: gradient of theta\.offset"
+    ):
+        fit(objective=objective, optimizer=optax.sgd(1e-3))
+
+
+def test_a_bound_below_the_worst_one_has_diverged():
+    found = fit(worst_bound=0.0, throw=False)
+    assert (found.outcome, found.step) == (Outcome.DIVERGED, 0)
+    assert "all gradients are finite" in str(found.failure)
+
+
+# ---------------------------------------------------------------- modified objectives
+
+
+def test_annealed_at_one_is_the_elbo_and_its_schedule_counts_steps():
+    theta, phi, x = MODEL.init(KEY), GUIDE.init(KEY), data()[0]
+
+    def terms(weight, step=0):
+        return training.annealed(weight)(KEY, MODEL, GUIDE, theta, phi, x, 50, jnp.int32(step))
+
+    whole = terms(1.0)
+    joint = models.log_joint(MODEL, theta, x)
+    want = training_estimate()(KEY, joint, lambda p: GUIDE.posterior(p, x), phi, 50)
+    np.testing.assert_allclose(whole, [want, want], rtol=1e-5)
+    q, z = GUIDE.posterior(phi, x), GUIDE.posterior(phi, x).sample(seed=KEY, sample_shape=(50,))
+    likelihood = jax.vmap(lambda one: MODEL.likelihood(theta, one).log_prob(x))(z).mean()
+    kl = jax.vmap(lambda one: q.log_prob(one) - MODEL.prior(theta).log_prob(one))(z).mean()
+    ramp = optax.linear_schedule(0.0, 1.0, 10)
+    for step, beta in ((0, 0.0), (5, 0.5), (10, 1.0)):
+        np.testing.assert_allclose(terms(ramp, step), [likelihood - beta * kl, want], rtol=1e-5)
+
+
+def test_history_holds_the_true_bound_beside_the_objective():
+    """Without draws' noise: the warm-up at weight 0 lies above the bound by the KL divergence."""
+    found = fit(objective=training.annealed(optax.linear_schedule(0.0, 1.0, 12)))
+    gap = found.history.objective - found.history.bound
+    assert (gap[:3] > 0).all()
+    np.testing.assert_array_equal(found.history.objective[3:], found.history.bound[3:])
+
+
+def test_free_bits_floor_each_dimension_of_the_minibatch_mean():
+    mean = np.array([[0.2, 3.0], [0.6, -1.0]], np.float32)
+    scale = np.array([[0.9, 0.3], [1.2, 0.5]], np.float32)
+    prior_mean, x = np.array([0.5, -0.2], np.float32), data()[:2]
+    theta = MODEL.init(KEY)._replace(prior_mean=jnp.array(prior_mean))
+    kl = -np.log(scale) + 0.5 * (scale**2 + (mean - prior_mean) ** 2) - 0.5  # [n, k]
+    floor = 0.3
+    assert (kl.mean(0) < floor).any()
+    assert (kl.mean(0) > floor).any()
+
+    def run(group, minimum=floor):
+        objective = training.free_bits(minimum, group)
+
+        def one(key, mean, scale, x):
+            guide = GUIDE._replace(posterior=lambda phi, x: normal(mean, scale))
+            return objective(key, MODEL, guide, theta, (), x, 3, jnp.int32(0))
+
+        keys = jax.random.split(KEY, 2)
+        return jax.vmap(one, axis_name="batch")(
+            keys, jnp.array(mean), jnp.array(scale), jnp.array(x)
+        )
+
+    apart, together = run("dimension"), run("all", 2 * floor)
+    likelihood = np.asarray(apart.bound) + kl.sum(1)
+    np.testing.assert_allclose(
+        apart.objective, likelihood - np.maximum(floor, kl.mean(0)).sum(), rtol=1e-5
+    )
+    np.testing.assert_allclose(together.bound, apart.bound, rtol=1e-5)
+    want = likelihood - np.maximum(2 * floor, kl.sum(1).mean())
+    np.testing.assert_allclose(together.objective, want, rtol=1e-5)
+    np.testing.assert_allclose(
+        run("dimension", 0.0).objective.mean(), apart.bound.mean(), rtol=1e-5
+    )
+
+
+def test_free_bits_without_a_closed_form_take_the_draws():
+    """A q that is not Gaussian: the mean of log q - log p over the draws, here against its own draws."""
+
+    class Logistic(tuple):
+        def sample(self, *, seed, sample_shape=()):
+            return jax.random.logistic(seed, (*sample_shape, 2))
+
+        def log_prob(self, z):
+            return (-z - 2 * jax.nn.softplus(-z)).sum()
+
+    theta, x = MODEL.init(KEY), data()[0]
+    guide = GUIDE._replace(posterior=lambda phi, x: Logistic())
+    options = (MODEL, guide, theta, (), x, 40, jnp.int32(0))
+    one = lambda key: training.free_bits(0.1, "all")(key, *options)  # noqa: E731
+    terms = jax.vmap(one, axis_name="batch")(jax.random.split(KEY, 1))
+    key = jax.random.split(KEY, 1)[0]
+    want = training_estimate()(key, models.log_joint(MODEL, theta, x), lambda p: Logistic(), (), 40)
+    np.testing.assert_allclose(terms.bound[0], want, rtol=1e-5)
+    with pytest.raises(TypeError, match='product of Normals.*free_bits\\(minimum, "all"\\)'):
+        training.free_bits(0.1)(KEY, *options)
+
+
+def test_burda_stages_are_the_papers():
+    """8 stages, 3^i epochs at 1e-3 * 10^(-i/7): 3,280 epochs that end at a rate of 1e-4."""
+    schedule = training.burda_stages(8, steps_per_epoch=10)
+    steps = np.array([0, 9, 10, 39, 40, 32_799, 10**6])
+    stages = np.array([0, 0, 1, 1, 2, 7, 7])
+    np.testing.assert_allclose([schedule(s) for s in steps], 1e-3 * 10 ** (-stages / 7), rtol=1e-6)
+    assert training.burda_epochs(8) == 3280
+    np.testing.assert_allclose(schedule(jnp.int32(32_799)), 1e-4, rtol=1e-6)
+    assert float(training.burda_stages(1, 5)(jnp.int32(7))) == np.float32(1e-3)
+
+
+# ---------------------------------------------------------------- what a run says
+
+
+def test_progress_counts_steps_and_estimates_the_rest():
+    seen = []
+    found = fit(validation=data(), on_progress=seen.append)
+    assert [p.step for p in seen] == [4, 8, 12, 16, 20]
+    assert [p.epoch for p in seen] == [1, 2, 3, 4, 5]
+    np.testing.assert_array_equal([p.bound for p in seen], found.history.bound)
+    np.testing.assert_array_equal(
+        [p.validation_bound for p in seen], found.history.validation_bound
+    )
+    assert np.isnan(seen[0].samples_per_second)
+    for p in seen[1:]:
+        np.testing.assert_allclose(p.seconds_left * p.samples_per_second, (20 - p.step) * BATCH)
+
+
+def test_tensorboard_is_used_where_it_is_installed(tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    fake = types.ModuleType("tensorboardX")
+    fake.SummaryWriter, fake.__spec__ = SummaryWriter, types.SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "tensorboardX", fake)
+    found = fit(num_epochs=1, directory=tmp_path)
+    assert written[0] == (str(tmp_path / "tensorboard"), 1)
+    assert ("bound", found.history.bound[0], 4) in written
+    assert written[-1] == "closed"
+
+
+def test_tensorboard_may_be_absent(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert events(tmp_path, 0) is None
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"estimate": None}, ValueError, "exactly one of the two"),
+        ({"num_samples": 0}, ValueError, "num_samples: expected an integer >= 1"),
+        ({"batch_size": 44}, ValueError, "x: expected shape .* at least 44 rows.*lower batch_size"),
+        ({"x": np.full((43, 3), np.nan)}, ValueError, "x: expected finite numbers"),
+        ({"x": np.zeros((43, 2))}, ValueError, "x: expected one data point of shape"),
+        ({"optimizer": 0.1}, TypeError, "optimizer: expected one of Optax"),
+        ({"ema": 1.0}, ValueError, "ema: expected a decay between 0 and 1"),
+        ({"patience": 3}, ValueError, "patience: expected validation data"),
+        ({"validation": np.zeros((0, 3))}, ValueError, "validation: expected shape"),
+        ({"num_epochs": -1}, ValueError, "num_epochs"),
+        ({"save_every": -1.0}, ValueError, "save_every"),
+    ],
+)
+def test_refusals(options, error, words):
+    with pytest.raises(error, match=words):
+        fit(**options)
+
+
+def test_refusals_of_keys_and_objectives():
+    with pytest.raises(TypeError, match="key"):
+        training.fit(0, MODEL, GUIDE, data(), estimate=training_estimate(), num_samples=1,
+                     optimizer=optax.sgd(0.1), batch_size=2, num_epochs=1)  # fmt: skip
+    with pytest.raises(ValueError, match="kl_weight"):
+        training.annealed(-1.0)
+    with pytest.raises(ValueError, match="minimum"):
+        training.free_bits(-0.1)
+    with pytest.raises(ValueError, match="group.*did you mean 'dimension'"):
+        training.free_bits(0.1, "dimensions")
+    assert parallel.rows_per_process(None, 7) == 7
