@@ -15,6 +15,8 @@ from lvm_jax.models.ppca import principal, read
 from lvm_jax.outcome import ConvergenceWarning, Outcome
 from lvm_jax.typing import Array, ArrayLike, Float, Int, Scalar
 
+TRACED = 1 << 16  # steps that a trace can hold: one length for every step limit, so one program
+
 
 class FactorInfo(NamedTuple):
     """How the fit went."""
@@ -22,6 +24,7 @@ class FactorInfo(NamedTuple):
     outcome: Outcome
     num_steps: int
     log_likelihood: float  # mean over the points, in nats
+    trace: np.ndarray  # the same after every step, of the first TRACED
 
 
 class FactorAnalysis(NamedTuple):
@@ -45,6 +48,7 @@ class State(NamedTuple):
     loadings: Float[Array, "D L"]  # W
     noise: Float[Array, " D"]  # the diagonal of Psi
     expectation: Expectation
+    trace: Float[Array, " T"]
     outcome: Any
     num_steps: Any
 
@@ -88,8 +92,10 @@ def factor_analysis(
     rows = rows / math.sqrt(data.shape[0])
     arrays = (rows, loadings, np.full(mean.size, noise), tolerance)
     state = run(*(jnp.asarray(value, dtype) for value in arrays), jnp.int32(max_steps))
-    log_likelihood = float(state.expectation.log_likelihood) - float(np.log(scale).sum())
-    info = FactorInfo(Outcome(int(state.outcome)), int(state.num_steps), log_likelihood)
+    num_steps, log_scale = int(state.num_steps), float(np.log(scale).sum())
+    log_likelihood = float(state.expectation.log_likelihood) - log_scale
+    trace = np.asarray(state.trace, np.float64)[:num_steps] - log_scale
+    info = FactorInfo(Outcome(int(state.outcome)), num_steps, log_likelihood, trace)
     if throw:
         report(info, state.noise, max_steps)
     log_noise = 0.5 * np.log(np.asarray(state.noise, np.float64)) + np.log(scale)
@@ -145,7 +151,9 @@ def run(
         outcome = jnp.where(proper, outcome, Outcome.DEGENERATE)
         outcome = jnp.where(jnp.isfinite(value), outcome, Outcome.DIVERGED).astype(jnp.int32)
         accept = proper & jnp.isfinite(value)
-        new = State(*fresh, expectation, outcome, state.num_steps + 1)
+        trace = state.trace.at[state.num_steps].set(jnp.where(accept, value, jnp.nan))
+        state = state._replace(trace=trace)
+        new = State(*fresh, expectation, trace, outcome, state.num_steps + 1)
         kept = state._replace(outcome=outcome)
         return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, kept)
 
@@ -153,7 +161,8 @@ def run(
         return (state.outcome == Outcome.RUNNING) & (state.num_steps < max_steps)
 
     running = jnp.int32(Outcome.RUNNING)
-    start = State(loadings, noise, expect(rows, loadings, noise), running, jnp.int32(0))
+    trace = jnp.full(TRACED, jnp.nan, noise.dtype)
+    start = State(loadings, noise, expect(rows, loadings, noise), trace, running, jnp.int32(0))
     end = jax.lax.while_loop(unfinished, body, start)
     limit = jnp.where(end.outcome == Outcome.RUNNING, Outcome.MAX_STEPS, end.outcome)
     return end._replace(outcome=limit)

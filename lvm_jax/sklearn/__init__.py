@@ -1,5 +1,6 @@
 """scikit-learn estimators over the models: the interfaces that users' hands know."""
 
 from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
+from lvm_jax.sklearn.linear_gaussian import FactorAnalysis, ProbabilisticPCA
 
-__all__ = ["GaussianMixture"]
+__all__ = ["FactorAnalysis", "GaussianMixture", "ProbabilisticPCA"]
