@@ -93,6 +93,8 @@ def test_select_takes_the_marginal_of_the_truth():
     )
     with pytest.raises(ValueError, match="the data set made_up has no column 'heigth'; .*'height'"):
         whole.select(["heigth"])
+    with pytest.raises(ValueError, match="at least one name, got none; None takes all .* count"):
+        whole.select([])
 
 
 def test_standardized_columns_are_z_scores():

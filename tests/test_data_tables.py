@@ -39,6 +39,7 @@ GOOD = {
     "delimiter in a name": ("a.csv", '"height","mass; kg"\n1,2\n3.5,-4e3\n', ("height", "mass; kg")),
     "no header": ("a.csv", "1,2\n3.5,-4e3\n", X12),
     "header in part": ("a.csv", ",mass\n1,2\n3.5,-4e3\n", ("x1", "mass")),
+    "column numbers": ("a.csv", "0,1\n1,2\n3.5,-4e3\n", X12),
     "header with a number": ("a.csv", "2020,mass\n1,2\n3.5,-4e3\n", ("2020", "mass")),
     "array": ("a.npy", X, X12),
     "array, Fortran order": ("a.npy", np.asfortranarray(X), X12),
@@ -52,7 +53,12 @@ GOOD = {
         "a.parquet", table(height=X[:, 0], mass=X[:, 1], __index_level_0__=[0, 7]), HM
     ),
 }  # fmt: skip
-OTHER = {"array, int": X[:1].astype(int), "array, bool": X > 2, "parquet, kinds": [[1, 2], [0, 3]]}
+OTHER = {
+    "column numbers": [[0.0, 1.0], *X],  # no header: nothing sets them apart from data
+    "array, int": X[:1].astype(int),
+    "array, bool": X > 2,
+    "parquet, kinds": [[1, 2], [0, 3]],
+}
 
 
 @pytest.mark.parametrize("case", GOOD)
@@ -170,6 +176,8 @@ def test_tables_that_cannot_be_used_are_refused_with_the_place(tmp_path, name, c
         (["x1", "x22"], ValueError, r"no column 'x22'; did you mean 'x2'\? It has: x1, x2$"),
         (["mass"], ValueError, r"columns: .*a\.\w+ has no column 'mass'\. It has: x1, x2$"),
         (["x1", "x2", "x1"], ValueError, "columns: expected each column once, got 'x1' more"),
+        ([], ValueError, r"columns: expected at least one name, got none; None takes .*: x1, x2$"),
+        ((), ValueError, "columns: expected at least one name, got none"),
         ("x1", TypeError, "columns: expected a sequence of names, got the string 'x1'"),
     ],
 )

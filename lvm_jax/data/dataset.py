@@ -41,7 +41,7 @@ class Dataset(NamedTuple):
         )
 
     def select(self, columns: Sequence[str]) -> Dataset:
-        """The same data with these columns only, in this order; ValueError for an unknown one."""
+        """The same data with these columns only, in this order; ValueError if unknown or none."""
         index = column_indices(columns, self.columns, where=f"the data set {self.name}")
         truth = self.truth
         if truth is not None:  # a marginal of a Gaussian: the same rows and columns of mu and Sigma
@@ -67,9 +67,14 @@ class Dataset(NamedTuple):
 
 
 def column_indices(chosen: Sequence[str], available: Sequence[str], where: str) -> list[int]:
-    """Where each chosen column stands; ValueError naming the nearest for one that is not there."""
+    """Where each chosen column stands; ValueError for none, or for one that is not there."""
     if isinstance(chosen, str):
         raise TypeError(f"columns: expected a sequence of names, got the string {chosen!r}")
+    if len(chosen) == 0:
+        raise ValueError(
+            f"columns: expected at least one name, got none; None takes all columns of {where}, "
+            f"which has: {shortlist(available)}"
+        )
     for name in chosen:
         if name not in available:
             near = difflib.get_close_matches(name, available, n=1, cutoff=0.4)

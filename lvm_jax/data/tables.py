@@ -21,6 +21,7 @@ def load_table(path: str | Path, columns: Sequence[str] | None = None) -> Datase
 
     `path` ends in .csv, .tsv, .npy or .parquet. `columns` chooses columns by name and sets their
     order (default: all); those of an array, or of a CSV without a header, are called x1, x2, ...
+    A header needs one name that is no number: a first line 0,1,2 is the first data point.
 
     Raises FileNotFoundError for a file that is not there, and ValueError for one that cannot be
     used, naming the line, row or column at fault. Missing values are refused, never filled in.
