@@ -128,14 +128,16 @@ def main(config: Config) -> Result:
     with jax.enable_x64(config.x64):
         config, dataset, original, pca = prepare(config)
         grid = comparison_grid(config)
-        evaluation.check(dataset.x, grid, config.regularization)
+        key_fit, key_grid, key_folds, key_samples = jax.random.split(jax.random.key(config.seed), 4)
+        key_order, key_folds = jax.random.split(key_folds)
+        folds = evaluation.split_folds(key_order, len(dataset.x), config.num_folds)
+        evaluation.check(dataset.x, grid, folds, config.regularization)
         run = run_directory.create("gmm_em", config.out, config.overwrite)
         run.write_json("config.json", config)
-        key_fit, key_grid, key_folds, key_samples = jax.random.split(jax.random.key(config.seed), 4)
         with progress("gmm_em", total=len(grid) + config.num_folds + 2) as bar:
             fit = evaluation.fit_mixture(key_fit, dataset.x, config, run, bar)
             candidates = evaluation.compare(key_grid, dataset.x, config, grid, fit, run, bar)
-            held_out = evaluation.cross_validate(key_folds, dataset.x, config, bar)
+            held_out = evaluation.cross_validate(key_folds, dataset.x, folds, config, bar)
             samples, samples_z = fit.mixture.sample(key_samples, len(dataset.x))
             result = Result(
                 config=config,

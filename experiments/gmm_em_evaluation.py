@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.progress import Progress
 from experiments.run_directory import RunDirectory
-from lvm_jax import em
+from lvm_jax import checks, em
 from lvm_jax.data import Dataset
 from lvm_jax.em import inputs
 
@@ -40,13 +40,36 @@ class HeldOut(NamedTuple):
     num_points: int
 
 
-def check(x: np.ndarray, grid: "list[tuple[Covariance, int]]", regularization: float) -> None:
-    """Refuse, before anything is written, data that some fit of the grid would refuse later."""
+def check(
+    x: np.ndarray,
+    grid: "list[tuple[Covariance, int]]",
+    folds: list[np.ndarray],
+    regularization: float,
+) -> None:
+    """Refuse, before anything is written, data that a fit of the grid or a fold would refuse later.
+
+    The grid begins with the mixture that is fitted without each fold.
+    """
     if (x == x[0]).all():
         raise ValueError(f"data: expected rows that differ, got {len(x)} equal ones")
     with warnings.catch_warnings(action="ignore"):  # the fits say it again
         for covariance, k in grid:
             inputs.check_data(x, k, em.GAUSSIANS[covariance], None, regularization)
+    k = grid[0][1]
+    for number, fold in enumerate(folds, 1):
+        try:
+            checks.distinct_rows(np.delete(x, fold, axis=0), k, "data")
+        except ValueError as error:
+            raise ValueError(
+                f"data: expected at least {k} distinct rows outside fold {number} of {len(folds)} "
+                f"for {k} components, but it holds every copy of some; lower --num-components, or "
+                "raise --num-folds where they have several copies"
+            ) from error
+
+
+def split_folds(key: jax.Array, num_points: int, num_folds: int) -> list[np.ndarray]:
+    """The indices of the points in random folds of nearly equal size."""
+    return np.array_split(np.asarray(jax.random.permutation(key, num_points)), num_folds)
 
 
 def fit_once(key: jax.Array, x: np.ndarray, config: "Config", **changes: Any) -> em.Fit:
@@ -130,18 +153,18 @@ def smallest_spread(covariances: np.ndarray, x: np.ndarray) -> float:
     return float(np.linalg.eigvalsh(whiten.T @ covariances @ whiten).min())
 
 
-def cross_validate(key: jax.Array, x: np.ndarray, config: "Config", bar: Progress) -> HeldOut:
+def cross_validate(
+    key: jax.Array, x: np.ndarray, folds: list[np.ndarray], config: "Config", bar: Progress
+) -> HeldOut:
     """Log-likelihood of each point under the mixture fitted without its fold.
 
     The standard error is that of a mean over points; it treats the fits as given.
     """
-    key_order, key_fits = jax.random.split(key)
-    order = np.asarray(jax.random.permutation(key_order, len(x)))
     unseen, seen = [], []
-    for i, fold in enumerate(np.array_split(order, config.num_folds)):
+    for i, fold in enumerate(folds):
         weight = np.ones(len(x))
         weight[fold] = 0.0  # a row without weight is not there, and all folds share one program
-        fit = fit_once(jax.random.fold_in(key_fits, i), x, config, sample_weight=weight)
+        fit = fit_once(jax.random.fold_in(key, i), x, config, sample_weight=weight)
         unseen.append(np.asarray(fit.mixture.log_prob(x))[fold])
         seen.append(fit.info.log_likelihood)
         bar.done(f"fold {i + 1} held out: {unseen[-1].mean():.4f} nats per point")

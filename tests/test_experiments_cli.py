@@ -108,6 +108,11 @@ TABLES = {
         ["--max-components", "4"],
         "4 distinct rows for 4 components, got 3",
     ),
+    "only copy in a fold": (
+        "a,b\n" + ROWS + "9,9\n",
+        ["--num-components", "4"],
+        "at least 4 distinct rows outside fold 1 of 5 for 4 components, but it holds every copy",
+    ),
     "axes": ("a,b\n" + ROWS, ["--pca-dim", "3"], "dim: expected 1 to 2"),
 }
 
