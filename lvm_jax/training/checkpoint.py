@@ -11,6 +11,7 @@ written under another name, flushed, and renamed: it is there with its manifest,
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,7 +61,7 @@ class Store:
                 return path, *read(path)
             warnings.warn(
                 f"checkpoint {path} is damaged ({problem}); it is set aside as "
-                f"{DAMAGED}{path.name}, and the one before it is used",
+                f"{DAMAGED}{path.name}, and the one before it is looked at",
                 CheckpointWarning,
                 stacklevel=2,
             )
@@ -138,7 +139,7 @@ def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
         _flush(path.parent)
     except Exception as error:  # Orbax wraps what the disk says in errors of many types
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(getattr(error, "errno", None), str(error), str(path)) from error
+        raise CheckpointError(*_reason(error), str(path)) from error
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -200,6 +201,15 @@ def digest(file: Path) -> list[Any]:
     with file.open("rb") as stream:
         mark = hashlib.file_digest(stream, "sha256").hexdigest()
     return [file.stat().st_size, mark]
+
+
+def _reason(error: Exception) -> tuple[int | None, str]:
+    """What the disk said: its error number, and its words for it."""
+    number = getattr(error, "errno", None)
+    told = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore, behind Orbax
+    if number is None and told is not None:
+        number = int(told[1])
+    return number, str(error) if number is None else os.strerror(number)
 
 
 def _flush(entry: Path) -> None:

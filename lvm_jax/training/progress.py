@@ -55,21 +55,17 @@ class Journal:
 
     def __init__(self, directory: Path, step: int) -> None:
         """Open the journal of a run that has made `step` steps: later lines are taken back."""
-        directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / METRICS
-        rewind(self._path, step)
+        with clear_errors(self._path):
+            directory.mkdir(parents=True, exist_ok=True)
+            rewind(self._path, step)
         self._events = events(directory / "tensorboard", step)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one epoch: its numbers must hold `step`. What is not finite becomes null."""
         plain = {k: None if v is None or not math.isfinite(v) else v for k, v in line.items()}
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(plain) + "\n")
-        except OSError as error:
-            raise type(error)(
-                error.errno, f"cannot write ({error.strerror}); free some space", str(self._path)
-            ) from error
+        with clear_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain) + "\n")
         if self._events is not None:
             for name, value in plain.items():
                 if name not in ("step", "epoch") and value is not None:
@@ -88,17 +84,29 @@ def rewind(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    kept, text = [], path.read_text(encoding="utf-8")
+    for line in text.splitlines():
         try:
             if json.loads(line)["step"] > step:
                 break
         except (ValueError, KeyError, TypeError):
             break
         kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    if "".join(kept) != text:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Say what to do when the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"cannot write ({error.strerror}); free some space", str(path)
+        ) from error
 
 
 def events(folder: Path, step: int) -> Any:

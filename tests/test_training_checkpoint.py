@@ -1,0 +1,334 @@
+import errno
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from training_cases import GUIDE, KEY, MODEL, data, fit, same
+
+from lvm_jax import training
+from lvm_jax.outcome import Outcome
+from lvm_jax.training import checkpoint
+from lvm_jax.training.progress import Journal, rewind
+
+OPTIONS = {"ema": 0.9, "validation": data(21, seed=2), "num_epochs": 4}  # 16 steps
+
+
+class Crash(Exception):
+    pass
+
+
+def stop_at(step, action):
+    """A callback that acts once the run has made `step` steps."""
+
+    def act(progress):
+        if progress.step >= step:
+            action()
+
+    return act
+
+
+def crash():
+    raise Crash
+
+
+def run(directory, **options):
+    """A run that saves after every call, of 3 steps or less: a checkpoint at 3, 4, 7, 8, ..."""
+    return fit(
+        **OPTIONS | {"directory": directory, "save_every": 0.0, "steps_per_call": 3} | options
+    )
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return fit(**OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A run that crashed at step 11, in the middle of its third epoch."""
+    directory = tmp_path_factory.mktemp("cut")
+    with pytest.raises(Crash):
+        run(directory, on_progress=stop_at(11, crash))
+    return directory
+
+
+@pytest.fixture
+def crashed(cut, tmp_path):
+    shutil.copytree(cut, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def checkpoints(directory):
+    return sorted((directory / "checkpoints").glob("step-*"))
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_is(found, whole):
+    """Every number of the run, to the bit, but for the seconds that it took."""
+    assert same(found._replace(history=found.history._replace(seconds=0)),
+                whole._replace(history=whole.history._replace(seconds=0)))  # fmt: skip
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_a_crashed_run_goes_on_to_the_same_bits(crashed, whole):
+    assert [path.name for path in checkpoints(crashed)] == [
+        "step-000000004",
+        "step-000000007",
+        "step-000000008",
+    ]
+    assert_is(run(crashed), whole)
+    written = lines(crashed)
+    assert [line["step"] for line in written] == [4, 8, 12, 16]
+    assert [line["bound"] for line in written] == whole.history.bound.tolist()
+    assert [line["validation_bound"] for line in written] == whole.history.validation_bound.tolist()
+
+
+def test_a_checkpoint_in_the_middle_of_an_epoch_keeps_its_first_steps(crashed, whole):
+    shutil.rmtree(crashed / "checkpoints" / "step-000000008")
+    assert_is(run(crashed), whole)
+    assert [line["step"] for line in lines(crashed)] == [4, 8, 12, 16]
+
+
+def test_a_finished_run_makes_no_step_and_a_longer_one_goes_on(tmp_path, whole):
+    short = run(tmp_path, num_epochs=2)
+    assert short.step == 8
+    again = run(tmp_path, num_epochs=2, on_progress=crash)
+    assert_is(again, short)
+    assert_is(run(tmp_path), whole)
+
+
+def test_early_stopping_is_remembered(tmp_path):
+    options = {"patience": 2, "optimizer": optax.sgd(-1e-3), "num_epochs": 9}
+    first = run(tmp_path, **options)
+    assert (first.outcome, first.best_step, first.step) == (Outcome.CONVERGED, 4, 12)
+    assert_is(run(tmp_path, **options, on_progress=crash), first)
+
+
+def test_the_last_few_stay(tmp_path):
+    run(tmp_path, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000015", "step-000000016"]
+
+
+def test_what_a_killed_save_left_is_cleared(crashed, whole):
+    left = crashed / "checkpoints" / ".writing-step-000000011"
+    left.mkdir()
+    (left / "facts.json").write_text("{")
+    assert_is(run(crashed), whole)
+    assert not left.exists()
+
+
+# ---------------------------------------------------------------- damage
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [truncate, flip, Path.unlink])
+def test_damage_to_any_file_is_seen(cut, tmp_path, harm):
+    path = checkpoints(cut)[-1]
+    assert checkpoint.verify(path) is None
+    files = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+    assert len(files) > 6
+    for file in files:
+        copy = shutil.copytree(path, tmp_path / "copy")
+        harm(copy / file)
+        found = checkpoint.verify(copy)
+        # A changed manifest may be read as that of other files.
+        assert file.name in found or (file.name == checkpoint.MANIFEST and found)
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (truncate, "has .* bytes instead of"),
+        (flip, "its checksum is wrong"),
+        (Path.unlink, "missing"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(crashed, whole, harm, words):
+    newest = checkpoints(crashed)[-1]
+    harm(
+        max((newest / "arrays").rglob("*"), key=lambda file: file.is_file() and file.stat().st_size)
+    )
+    with pytest.warns(training.CheckpointWarning, match=f"step-000000008 is damaged .*{words}"):
+        found = run(crashed)
+    assert_is(found, whole)
+    assert (crashed / "checkpoints" / "damaged-step-000000008").is_dir()
+
+
+def test_no_good_checkpoint_is_an_error_then_and_later(crashed):
+    for path in checkpoints(crashed):
+        flip(path / "facts.json")
+    with (
+        pytest.warns(
+            training.CheckpointWarning, match="step-.* is damaged .facts.json was changed"
+        ),
+        pytest.raises(training.CheckpointError, match="no good checkpoint is left in .*begin anew"),
+    ):
+        run(crashed)
+    with pytest.raises(training.CheckpointError, match="no good checkpoint"):
+        run(crashed)
+
+
+# ---------------------------------------------------------------- another run's directory
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"x": data(43, seed=1)}, r"x: float32\[43, 3\] \w+ then, float32\[43, 3\] \w+ now"),
+        ({"validation": data(20)}, "validation: "),
+        ({"batch_size": 11}, "batch_size: 10 then, 11 now"),
+        ({"num_samples": 3}, "num_samples: 2 then, 3 now"),
+        ({"ema": 0.8}, "ema: 0.9 then, 0.8 now"),
+        ({"optimizer": optax.adam(0.1)}, "optimizer: "),
+        ({"config": {"layers": 2}}, r"config: None then, {'layers': 2} now"),
+    ],
+)
+def test_other_settings_are_refused_by_name(cut, options, words):
+    with pytest.raises(ValueError, match=f"directory: .*other settings .*{words}"):
+        run(cut, **options)
+
+
+def test_another_key_and_another_learning_rate_are_seen():
+    def marks(key, optimizer):
+        from lvm_jax.training.fingerprint import differences, fingerprint
+        from lvm_jax.training.step import Keys, Program, initialize
+
+        program = Program(
+            MODEL, GUIDE, None, training.annealed(0.5), 2, optimizer, 10, None, None, None, None
+        )
+        state = initialize(program, Keys(*[KEY] * 5), None)
+        return differences, fingerprint(program, key, state, data(), None, {})
+
+    differences, one = marks(KEY, optax.adam(1e-3))
+    assert differences(one, marks(KEY, optax.adam(1e-3))[1]) == []
+    assert [
+        text.partition(":")[0]
+        for text in differences(one, marks(jax.random.key(1), optax.adam(1e-3))[1])
+    ] == ["key"]
+    assert [
+        text.partition(":")[0] for text in differences(one, marks(KEY, optax.adam(2e-3))[1])
+    ] == ["optimizer"]
+
+
+# ---------------------------------------------------------------- a disk that refuses
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(
+    tmp_path, monkeypatch, whole
+):
+    save, count = checkpoint.save_arrays, 0
+
+    def full(path, arrays):
+        nonlocal count
+        count += 1
+        save(path, arrays)
+        if count > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_arrays", full)
+    words = "checkpoint of step 7 could not be written .*No space left.*last good checkpoint is .*step-000000004"
+    with pytest.raises(training.CheckpointError, match=words) as caught:
+        run(tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000003", "step-000000004"]
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+    monkeypatch.undo()
+    assert_is(run(tmp_path), whole)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
+def test_metrics_on_a_full_disk_are_an_error_too(tmp_path):
+    journal = Journal(tmp_path, 0)
+    journal._path = Path("/dev/full")
+    with pytest.raises(OSError, match=r"cannot write \(No space left on device\); free some space"):
+        journal.write({"step": 1, "bound": 0.5})
+
+
+def test_a_divergence_names_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(
+        FloatingPointError, match=r"step 8: .*last good checkpoint is .*step-000000008"
+    ):
+        run(tmp_path, optimizer=optax.sgd(lambda count: 1e-3 + 1e30 * (count == 7)))
+    assert checkpoint.verify(checkpoints(tmp_path)[-1]) is None
+
+
+# ---------------------------------------------------------------- signals, and the journal
+
+
+def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, whole):
+    before = signal.getsignal(signal.SIGINT)
+    ask = stop_at(7, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(
+        KeyboardInterrupt, match="stopped at step 7 and saved in .*the same call goes on"
+    ):
+        run(tmp_path, save_every=1e9, on_progress=ask)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000007"]
+    assert_is(run(tmp_path), whole)
+
+
+def test_ctrl_c_may_be_a_value_and_twice_is_at_once(tmp_path):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    ask = stop_at(3, lambda: signal.raise_signal(signal.SIGINT))
+    found = run(tmp_path / "once", on_progress=ask, throw=False)
+    assert (found.outcome, found.step) == (Outcome.INTERRUPTED, 3)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(tmp_path / "twice", on_progress=stop_at(3, twice))
+    assert caught.value.args == ()
+
+
+def test_a_journal_is_rewound_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
+    rewind(path, 12)
+    assert path.read_text() == '{"step": 4}\n{"step": 8}\n{"step": 12}\n'
+    rewind(path, 8)
+    assert path.read_text() == '{"step": 4}\n{"step": 8}\n'
+    rewind(tmp_path / "absent", 8)
+
+
+def test_a_journal_writes_null_for_what_is_not_finite(tmp_path):
+    Journal(tmp_path / "new", 0).write({"step": 4, "bound": np.float64(0.5), "speed": float("nan")})
+    assert lines(tmp_path / "new") == [{"step": 4, "bound": 0.5, "speed": None}]
+
+
+# ---------------------------------------------------------------- the arrays themselves
+
+
+def test_arrays_come_back_to_the_bit(tmp_path):
+    arrays = {
+        "empty['a/b']": np.zeros((0, 3), np.float32),
+        "scalar": np.array(3, np.int32),
+        "theta.layers[0]['w.x']": np.array([[np.nan, -0.0, np.inf]], np.float64),
+        "half": np.asarray(jax.numpy.arange(3, dtype="bfloat16")),
+    }
+    checkpoint.write(tmp_path / "one", arrays, {"step": 7})
+    found, facts = checkpoint.read(tmp_path / "one")
+    assert facts["step"] == 7
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
+        assert found[name].tobytes() == value.tobytes()

@@ -1,0 +1,56 @@
+"""A small run in a process of its own, which test_training_kill.py ends in many ways.
+
+    python training_worker.py DIRECTORY [renaming|renamed|small_files]
+
+renaming and renamed: SIGKILL at the fourth save of this process, just before and just after the rename
+that commits it. small_files: no file may grow beyond 1,500 bytes, as on a full disk.
+"""
+
+import os
+import pathlib
+import resource
+import signal
+import sys
+
+from test_training_checkpoint import OPTIONS
+from training_cases import fit
+
+NUM_EPOCHS = 15
+
+
+def kill_at_a_rename(after):
+    rename, count = pathlib.Path.rename, 0
+
+    def counted(self, target):
+        nonlocal count
+        count += 1
+        if count == 4 and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = rename(self, target)
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    pathlib.Path.rename = counted
+
+
+def main(directory, way=""):
+    if way == "small_files":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+    if way.startswith("renam"):
+        kill_at_a_rename(after=way == "renamed")
+    try:
+        fit(
+            **OPTIONS | {"num_epochs": NUM_EPOCHS},
+            directory=directory,
+            save_every=0.0,
+            steps_per_call=3,
+        )
+    except KeyboardInterrupt as error:
+        sys.stderr.write(str(error))
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
