@@ -11,11 +11,11 @@ Leaves a run directory with config.json, metrics.jsonl, results.json, figures an
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments import run_directory
+from experiments import publish, run_directory
 from experiments.progress import progress
 
 if TYPE_CHECKING:  # what needs jax is imported where it is used, so that --help is quick
@@ -27,7 +27,7 @@ COVARIANCES: tuple[Covariance, ...] = ("full", "tied", "diag", "spherical")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(publish.Options):
     """Options of the experiment; None means the default that fits the data."""
 
     data: str = "lecture"
@@ -58,12 +58,6 @@ class Config:
     """Covariance types to compare; the one of the mixture is always among them."""
     num_folds: int = 5
     """Folds of the cross-validated log-likelihood."""
-    seed: int = 0
-    """Seed of every random number."""
-    out: Path | None = None
-    """Run directory; None means runs/gmm_em-<time>."""
-    overwrite: bool = False
-    """Replace an earlier run in --out."""
     x64: bool = True
     """Compute in float64 (--no-x64: float32)."""
 
@@ -124,6 +118,7 @@ def main(config: Config) -> Result:
     import jax
 
     from experiments import gmm_em_evaluation as evaluation
+    from experiments import gmm_em_figures
 
     with jax.enable_x64(config.x64):
         config, dataset, original, pca = prepare(config)
@@ -155,9 +150,9 @@ def main(config: Config) -> Result:
                 path=run.path,
             )
             result = result._replace(expected=against_expected(result))
-            finish(result, run)
-            bar.done("report written")
-    tell(result)
+            figures = gmm_em_figures.draw(result)
+            bar.done("figures drawn")
+        finish(result, figures, run)  # it prints a table: not while the bar is live
     return result
 
 
@@ -248,15 +243,19 @@ def against_expected(result: Result) -> list[tuple[str, Expected, float]]:
     ]
 
 
-def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Draw the figures and write the results and the report."""
-    from experiments import gmm_em_figures, gmm_em_report
+def finish(result: Result, figures: dict[str, bytes], run: run_directory.RunDirectory) -> None:
+    """Print the numbers to expect, and write the figures, the results and the report."""
+    from experiments import gmm_em_report
 
-    figures = gmm_em_figures.draw(result)
-    for name, png in figures.items():
-        run.write(f"figures/{name}.png", png)
+    tell(result)
+    said = gmm_em_report.page(result, figures)
+    publish.publish(run, result.config, numbers(result), figures, *said)
+
+
+def numbers(result: Result) -> dict[str, Any]:
+    """What results.json holds."""
     info, mixture = result.fit.info, result.fit.mixture
-    results = {
+    return {
         "mixture": {
             "weights": mixture.weights,
             "means": mixture.means,
@@ -269,14 +268,11 @@ def finish(result: Result, run: run_directory.RunDirectory) -> None:
         "held_out": result.held_out,
         "agreement": result.agreement,
         "expected": {name: {**e._asdict(), "obtained": got} for name, e, got in result.expected},
-        "provenance": run.provenance(result.config.seed),
     }
-    run.write_json("results.json", results)
-    run.write("report.html", gmm_em_report.page(result, figures, results["provenance"]))
 
 
 def tell(result: Result) -> None:
-    """Print the numbers to expect beside those obtained, and where the report lies."""
+    """Print the fit, what to mind in it, and the numbers to expect beside those obtained."""
     from rich import table
     from rich.console import Console
 
@@ -299,4 +295,3 @@ def tell(result: Result) -> None:
         for row in known.rows:
             drawn.add_row(*row)
         console.print(drawn)
-    console.print(f"report: {result.path / 'report.html'}", soft_wrap=True)

@@ -1,6 +1,6 @@
 """The words of the mixture experiment's report."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from lvm_jax.report import (
     Picture,
     Section,
     Text,
-    mapping_table,
-    render,
 )
 
 if TYPE_CHECKING:
@@ -28,8 +26,8 @@ OUTCOMES = {
 }
 
 
-def page(result: "Result", figures: dict[str, bytes], provenance: dict[str, Any]) -> str:
-    """The whole report as HTML."""
+def page(result: "Result", figures: dict[str, bytes]) -> tuple[str, str, list[Fact], list[Section]]:
+    """Title, lead, facts and sections."""
     config, info, held_out = result.config, result.fit.info, result.held_out
     lead = (
         f"A mixture of {config.num_components} Gaussians with {config.covariance} covariances, "
@@ -57,10 +55,9 @@ def page(result: "Result", figures: dict[str, bytes], provenance: dict[str, Any]
         Section("How many components?", choice_blocks(result, figures)),
         Section("Does it make data like these?", sample_blocks(result, figures)),
         Section("Where is it uncertain?", uncertainty_blocks(result, figures)),
-        Section("To run it again", again_blocks(result, provenance)),
     ]
     title = f"Gaussian mixture of {result.original.name.replace('_', ' ')}"
-    return render(title, lead, facts, sections, f"lvm_jax, {provenance['started']}")
+    return title, lead, facts, sections
 
 
 def data_blocks(result: "Result") -> list[Block]:
@@ -287,14 +284,3 @@ def uncertainty_blocks(result: "Result", figures: dict[str, bytes]) -> list[Bloc
     if result.dataset.x.shape[1] == 1:
         caption = "The entropy of p(z | x) along the line; peaks are borders between components."
     return [Text(said), Picture(figures["uncertainty"], caption)]
-
-
-def again_blocks(result: "Result", provenance: dict[str, Any]) -> list[Block]:
-    """Command, configuration and provenance."""
-    from experiments.run_directory import plain
-
-    return [
-        Text(str(provenance["command"]), "code"),
-        mapping_table(plain(result.config), "Configuration, with the defaults filled in."),
-        mapping_table(provenance, "Provenance."),
-    ]
