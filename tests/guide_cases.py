@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lvm_jax import guides
+from lvm_jax import guides, networks
 
 X_DIM = 3
 FAMILIES = {
@@ -33,11 +33,18 @@ def network(num_outputs):
     )
 
 
+def mlp(family):
+    """The family amortised by a network of lvm_jax.networks."""
+    net = networks.mlp(X_DIM, (4,), guides.num_outputs(family))
+    return guides.amortized(family, net.init, net.apply)
+
+
 WHERE = {
     "shared": guides.shared,
     "per_point": lambda family: guides.per_point(family, 1),
     "linear": lambda family: guides.linear(family, X_DIM),
     "amortized": lambda family: guides.amortized(family, *network(guides.num_outputs(family))),
+    "mlp": mlp,
 }
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import beds
+import deep_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +46,26 @@ def full() -> Case:
     theta = models.LinearGaussian(jnp.array([-0.3, 0.6]), w, jnp.array([0.2, 0.9]), noise)
     lower = jnp.array([[np.exp(-0.3), 0.0], [0.7, np.exp(0.2)]])
     return gaussian(theta, "full", lower @ lower.T, 0.2)
+
+
+def linear_networks() -> Case:
+    """A deep model of one layer with a linear decoder: probabilistic PCA, and its exact answers."""
+    bed, model = isotropic(), deep_cases.one_layer(1, 2)
+
+    def as_linear(theta):
+        output = theta.decoder["output"]
+        return models.LinearGaussian(
+            jnp.zeros(1), output["kernel"].T, output["bias"], theta.likelihood
+        )
+
+    model = model._replace(
+        posterior=lambda theta, x: bed.model.posterior(as_linear(theta), x),
+        log_evidence=lambda theta, x: bed.model.log_evidence(as_linear(theta), x),
+    )
+    _, weight, bias, log_noise = bed.theta
+    theta = models.DeepLatentGaussian((), (), deep_cases.linear(weight, bias), log_noise)
+    own = gaussian(as_linear(theta), "isotropic", jnp.exp(2 * log_noise) * jnp.eye(2), 0.05)
+    return own._replace(model=model, theta=theta)
 
 
 def gaussian(theta, noise: str, psi, step: float) -> Case:
@@ -130,5 +151,6 @@ def integers() -> Case:
 
 
 CASES = {
-    case.__name__: case for case in (isotropic, diagonal, full, mixture, bits, one_hot, integers)
+    case.__name__: case
+    for case in (isotropic, diagonal, full, linear_networks, mixture, bits, one_hot, integers)
 }

@@ -12,19 +12,23 @@ from lvm_jax.guides.families import (
     mean_field,
     one_hot,
 )
+from lvm_jax.guides.hierarchical import Ladder, bottom_up, ladder
 from lvm_jax.guides.shared import exact, fixed, per_point, shared
 
 __all__ = [
     "Amortized",
     "Family",
     "Guide",
+    "Ladder",
     "amortized",
     "bernoulli",
+    "bottom_up",
     "categorical",
     "exact",
     "fixed",
     "full_rank",
     "label",
+    "ladder",
     "linear",
     "location",
     "low_rank",

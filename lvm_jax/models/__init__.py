@@ -3,6 +3,11 @@
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.models.categorical import Discrete, bernoulli, categorical
 from lvm_jax.models.deep_gaussian import DeepGaussian, deep_gaussian, log_evidence_quadrature
+from lvm_jax.models.deep_latent_gaussian import (
+    DeepLatentGaussian,
+    Layer,
+    deep_latent_gaussian,
+)
 from lvm_jax.models.factor_analysis import FactorAnalysis, FactorInfo, factor_analysis
 from lvm_jax.models.gaussian_mixture import GaussianMixture, gaussian_mixture
 from lvm_jax.models.linear_gaussian import LinearGaussian, linear_gaussian
@@ -10,15 +15,18 @@ from lvm_jax.models.ppca import ppca
 
 __all__ = [
     "DeepGaussian",
+    "DeepLatentGaussian",
     "Discrete",
     "FactorAnalysis",
     "FactorInfo",
     "GaussianMixture",
+    "Layer",
     "LinearGaussian",
     "Model",
     "bernoulli",
     "categorical",
     "deep_gaussian",
+    "deep_latent_gaussian",
     "factor_analysis",
     "gaussian_mixture",
     "linear_gaussian",

@@ -1,0 +1,69 @@
+"""Deep latent Gaussian models: networks between one or several Gaussian layers and the data."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+
+from lvm_jax.chain import Chain, Layer, check_layers, init_each
+from lvm_jax.models.base import Model
+from lvm_jax.typing import Array, Distribution, Key, Latent, Params
+
+if TYPE_CHECKING:  # a VampPrior is made of a guide, and guides import the models
+    from lvm_jax.likelihoods import Likelihood
+    from lvm_jax.networks import Network
+    from lvm_jax.priors import Prior
+
+__all__ = ["DeepLatentGaussian", "Layer", "deep_latent_gaussian"]
+
+
+class DeepLatentGaussian(NamedTuple):
+    """theta: every part's own parameters."""
+
+    prior: Params  # of p(z_L)
+    layers: tuple[Params, ...]  # of p(z_1 | z_2), ..., p(z_(L-1) | z_L)
+    decoder: Params
+    likelihood: Params  # what the likelihood learns beside the decoder, as a noise variance
+
+
+def deep_latent_gaussian(
+    prior: "Prior", decoder: "Network", likelihood: "Likelihood", layers: Sequence[Layer] = ()
+) -> Model:
+    """z_L ~ prior, z_l | z_(l+1) ~ N(m_l, diag(s_l)^2), x | z_1 ~ likelihood(decoder(z_1)).
+
+    `layers[l - 1]` makes m_l and s_l of z_(l+1), so `layers` runs from the data upwards and L is
+    one more than its length. z is an array [K] where L = 1, and the tuple (z_1, ..., z_L) of arrays
+    [K_l], z_1 next to x, where L > 1; `prior` is that of z_L. With a standard normal and L = 1 this
+    is the VAE. log p(x) has no closed form: `evidence.evaluate` measures it.
+
+    Raises ValueError if the decoder or a layer has another number of outputs than is needed; a
+    network raises when it meets a z of another size than its input.
+
+    Source: Kingma and Welling (2014); Rezende et al. (2014); Burda et al. (2016), equation 1.
+    """
+    layers = check_layers(layers, 0)
+    if decoder.num_outputs != likelihood.num_outputs:
+        raise ValueError(
+            f"decoder: expected {likelihood.num_outputs} outputs, as the likelihood takes them, "
+            f"got {decoder.num_outputs}"
+        )
+    steps = tuple(layer.gaussian for layer in reversed(layers))
+
+    def init(key: Key[Array, ""]) -> DeepLatentGaussian:
+        key_prior, key_layers, key_decoder, key_likelihood = jax.random.split(key, 4)
+        return DeepLatentGaussian(
+            prior.init(key_prior),
+            init_each(key_layers, [layer.network for layer in layers]),
+            decoder.init(key_decoder),
+            likelihood.init(key_likelihood),
+        )
+
+    def build_prior(theta: DeepLatentGaussian) -> Distribution:
+        top = prior.build(theta.prior)
+        return Chain(top, theta.layers[::-1], steps, downward=True) if layers else top
+
+    def build_likelihood(theta: DeepLatentGaussian, z: Latent) -> Distribution:
+        outputs = decoder.apply(theta.decoder, z[0] if layers else z)
+        return likelihood.build(theta.likelihood, outputs)
+
+    return Model(init, build_prior, build_likelihood)
