@@ -14,6 +14,7 @@ from lvm_jax.training.objective import (
     parts,
 )
 from lvm_jax.training.progress import Progress
+from lvm_jax.training.saved import Saved, load_model, save_model
 from lvm_jax.training.schedules import burda_epochs, burda_stages
 from lvm_jax.training.step import Parameters
 
@@ -27,6 +28,7 @@ __all__ = [
     "Parameters",
     "Parts",
     "Progress",
+    "Saved",
     "Terms",
     "annealed",
     "burda_epochs",
@@ -34,5 +36,7 @@ __all__ = [
     "fit",
     "free_bits",
     "kl_per_dimension",
+    "load_model",
     "parts",
+    "save_model",
 ]

@@ -1,0 +1,64 @@
+"""Runs in processes whose number of devices is forced, for test_parallel.py; prints JSON.
+
+python parallel_worker.py devices            eight devices, one process
+python parallel_worker.py process I PORT     process I of two, each with two devices and half the rows
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+OPTIONS = {"batch_size": 8, "num_epochs": 2, "num_samples": 3}
+
+
+def numbers(found):
+    leaves = jax.tree.leaves((found.theta, found.phi, found.ema))
+    return {
+        "parameters": np.concatenate([np.asarray(leaf).ravel() for leaf in leaves]).tolist(),
+        "bound": found.history.bound.tolist(),
+        "validation_bound": found.history.validation_bound.tolist(),
+    }
+
+
+def devices():
+    from training_cases import data, fit
+
+    from lvm_jax import parallel
+
+    options = OPTIONS | {"ema": 0.9, "validation": data(21, seed=2)}
+    eight, two = parallel.data_mesh(), parallel.data_mesh(jax.devices()[:2])
+    found = {
+        "eight": numbers(fit(**options, mesh=eight)),
+        "two, fed": numbers(fit(**options, mesh=two, on_device=False)),
+        "one": numbers(fit(**options)),
+    }
+    rows = parallel.rows_to_global(eight, np.arange(32.0).reshape(16, 2))
+    batch = jax.jit(lambda x: parallel.constrain(eight, 1 * x))(np.zeros((16, 2)))
+    copy = parallel.replicate(eight, {"w": np.ones(3)})["w"]
+    found["shards"] = [
+        [list(shard.data.shape) for shard in array.addressable_shards]
+        for array in (rows, batch, copy)
+    ]
+    return found
+
+
+def process(index, port):
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", 2, index)
+    from training_cases import data, fit  # these make arrays, which only now may be made
+
+    from lvm_jax import parallel
+
+    mesh = parallel.data_mesh(jax.devices())
+    assert (mesh.size, parallel.num_processes(mesh)) == (4, 2)
+    own = data(40)[index::2]
+    found = numbers(fit(own, **OPTIONS, mesh=mesh, validation=data(21, seed=2)))
+    found["steps"] = 2 * (len(own) // 4)
+    return found
+
+
+if __name__ == "__main__":
+    way, *rest = sys.argv[1:]
+    print(json.dumps(devices() if way == "devices" else process(*map(int, rest))))  # noqa: T201

@@ -1,0 +1,118 @@
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from training_cases import ESTIMATE, GUIDE, KEY, MODEL, OPTIMIZER, data, fit
+
+from lvm_jax import models, parallel, training
+from lvm_jax.training.step import Keys, epoch_order
+
+WORKER = Path(__file__).with_name("parallel_worker.py")
+
+
+def start(num_devices, *arguments):
+    # The worker imports training_cases from here, and the package from beside it.
+    forced = f"--xla_force_host_platform_device_count={num_devices}"
+    quick = "--xla_backend_optimization_level=0"  # most of the time goes into compiling
+    flags = " ".join([os.environ.get("XLA_FLAGS", ""), forced, quick])
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(WORKER.parents[1])}
+    command = [sys.executable, str(WORKER), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def answer(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return json.loads(next(line for line in out.splitlines() if line.startswith("{")))
+
+
+def assert_close(one, other):
+    for name in other:
+        np.testing.assert_allclose(one[name], other[name], rtol=2e-5, atol=2e-6)
+
+
+def test_two_and_eight_devices_give_the_numbers_of_one():
+    found = answer(start(8, "devices"))
+    for name in ("eight", "two, fed"):
+        assert_close(found[name], found["one"])
+    rows, batch, copy = found["shards"]
+    assert rows == batch == [[2, 2]] * 8
+    assert copy == [[3]] * 8
+
+
+def test_two_processes_that_each_hold_half_of_the_rows():
+    """Against a loop by hand on the batches that the two bring together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    found = [answer(one) for one in [start(2, "process", index, port) for index in (0, 1)]]
+    assert found[0] == found[1]
+    parameters, bounds = together(data(40), found[0]["steps"])
+    np.testing.assert_allclose(found[0]["parameters"], parameters, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(found[0]["bound"], np.reshape(bounds, (2, -1)).mean(1), rtol=1e-5)
+
+
+def together(x, num_steps):
+    keys = Keys(*jax.random.split(KEY, 5))
+    parameters = training.Parameters(MODEL.init(keys.theta), GUIDE.init(keys.phi))
+    state, bounds = OPTIMIZER.init(parameters), []
+
+    @jax.jit
+    def slope(parameters, noise, rows):
+        def mean_bound(parameters):
+            def one(key, row):
+                joint = models.log_joint(MODEL, parameters.theta, row)
+                return ESTIMATE(key, joint, lambda p: GUIDE.posterior(p, row), parameters.phi, 3)
+
+            return jax.vmap(one)(noise, rows).mean()
+
+        return jax.value_and_grad(mean_bound)(parameters)
+
+    for step in range(num_steps):
+        epoch, place = divmod(step, 5)
+        order = np.asarray(epoch_order(keys.order, epoch, 20))[4 * place :][:4]
+        rows = np.concatenate([x[0::2][order], x[1::2][order]])
+        bound, gradient = slope(
+            parameters, jax.random.split(jax.random.fold_in(keys.noise, step), 8), rows
+        )
+        updates, state = OPTIMIZER.update(jax.tree.map(lambda v: -v, gradient), state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+        bounds.append(float(bound))
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(parameters)]), bounds
+
+
+def test_a_mesh_of_one_device_changes_no_bit():
+    mesh = parallel.data_mesh()
+    assert mesh.size == 1
+    one, other = fit(num_epochs=1), fit(num_epochs=1, mesh=mesh)
+    np.testing.assert_array_equal(one.theta.loadings, other.theta.loadings)
+
+
+def test_without_a_mesh_everything_stays_where_it_is():
+    tree = {"w": np.ones(3)}
+    assert parallel.replicate(None, tree) is tree
+    assert parallel.constrain(None, tree["w"]) is tree["w"]
+    np.testing.assert_array_equal(parallel.rows_to_global(None, np.ones((2, 3))), np.ones((2, 3)))
+
+
+def test_refusals():
+    device = jax.devices()[0]
+    for devices in ([], [device, device]):
+        with pytest.raises(ValueError, match="devices: expected different devices, at least one"):
+            parallel.data_mesh(devices)
+
+    class Mesh:
+        size = 8
+
+    with pytest.raises(ValueError, match=re.escape("a multiple of the mesh's 8 devices, got 12")):
+        parallel.rows_per_process(Mesh(), 12)
