@@ -61,6 +61,10 @@ class Bernoulli(NamedTuple):
         noise = jax.random.logistic(seed, shape, self.logits.dtype)
         return (noise + jnp.broadcast_to(self.logits, shape) > 0).astype(noise.dtype)
 
+    def mean(self) -> Float[Array, " K"]:
+        """E[z_k] = sigmoid(l_k)."""
+        return jax.nn.sigmoid(self.logits)
+
     def entropy(self) -> Scalar:
         """sum_k log(1 + exp(l_k)) - l_k sigmoid(l_k), in nats."""
         return sum_softplus(self.logits) - self.logits @ jax.nn.sigmoid(self.logits)
@@ -115,9 +119,15 @@ class Table(NamedTuple):
 
 
 def is_reparameterized(q: Distribution) -> bool:
-    """Does a sample of q carry gradients to its parameters? Read from its type, on the host."""
+    """Does a sample of q carry gradients to its parameters? Read from its type, on the host.
+
+    A distribution whose samples are floats without such gradients says so by an attribute
+    `reparameterized`, False.
+    """
     inner = q.distribution if isinstance(q, Independent) else q
     if isinstance(inner, Table | Bernoulli | distrax.OneHotCategorical):
+        return False
+    if not getattr(q, "reparameterized", True):
         return False
     sample = jax.eval_shape(lambda key: q.sample(seed=key), jax.random.key(0))
     return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(sample))

@@ -1,0 +1,179 @@
+"""Likelihoods of counts, stable in float32 at any size of count.
+
+The textbook forms subtract log-gammas that grow as x log x: at a count of 10^6 float32 keeps not
+one digit of the difference. Here, as in Loader (2000), the distribution is written as its value
+at the best parameters for the count, which needs only c(x) = log x! - x log x + x (of the size
+of log x), times a deviance that is small where the probability is not.
+"""
+
+import math
+from functools import reduce
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import gammaln
+
+from lvm_jax import checks
+from lvm_jax.chain import positive_scale
+from lvm_jax.likelihoods.base import Likelihood, Support, no_parameters, split_outputs
+from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+
+STIRLING = (1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)  # of x^-9, x^-7, ..., x^-1
+MAX_RATE = 2.0**30  # of draws, which JAX makes with 32-bit integers
+COUNTS = Support(
+    *(0.0, math.inf, 1.0, "counts 0, 1, 2, ..."),
+    cure="give raw counts (neither normalised nor logarithms), or use a gaussian",
+)
+
+
+def poisson(dim: int) -> Likelihood:
+    """D independent counts x_d ~ Poisson(exp(o_d)); the outputs o are log-rates."""
+    dim = checks.integer(dim, "dim", 1)
+
+    def build(params: Params, outputs: Float[Array, " D"]) -> Distribution:
+        return Poisson(split_outputs(outputs, 1, dim)[0])
+
+    return Likelihood(dim, no_parameters, build, COUNTS)
+
+
+def negative_binomial(dim: int, total_count: str = "learned") -> Likelihood:
+    """D independent counts, `NegativeBinomial`: Poisson counts whose rate is Gamma-distributed.
+
+    `total_count` says where n comes from, always as exp(8 tanh(u / 8)): "learned", one u_d per
+    dimension, starting at 0 (the outputs [D] are the logits), or "output", from the network
+    (outputs [2 D] are the logits, then u). Since n <= 3e3, counts with means near 3e3 and beyond
+    cannot come as close to Poisson as their data may want: use `poisson` for those.
+
+    Raises ValueError for another `total_count`.
+    """
+    dim = checks.integer(dim, "dim", 1)
+    learned = checks.choice(total_count, "total_count", ("learned", "output")) == "learned"
+    parts = 1 if learned else 2
+
+    def build(free: Params, outputs: Float[Array, " P"]) -> Distribution:
+        logits, *rest = split_outputs(outputs, parts, dim)
+        return NegativeBinomial(logits, positive_scale(free if learned else rest[0]))
+
+    init = (lambda key: jnp.zeros(dim)) if learned else no_parameters
+    return Likelihood(parts * dim, init, build, COUNTS)
+
+
+class Poisson(NamedTuple):
+    """D independent counts, as floats."""
+
+    log_rate: Float[Array, " D"]
+
+    @property
+    def reparameterized(self) -> bool:
+        """No: a count has no derivative."""
+        return False
+
+    def log_prob(self, value: Float[Array, " D"]) -> Scalar:
+        """sum_d x_d o_d - exp(o_d) - log x_d!, in nats: a probability; -inf off the counts."""
+        x = jnp.where(value > 0, value, 1)
+        offset = self.log_rate - jnp.log(x)
+        some = -x * (jnp.expm1(offset) - offset) - _log_factorial_rest(x)
+        log_p = jnp.where(value > 0, some, -jnp.exp(self.log_rate))
+        return jnp.where(_is_count(value), log_p, -jnp.inf).sum()
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
+        """Counts, [*sample_shape, D]; NaN where the rate is beyond 2^30."""
+        log_rate = jnp.broadcast_to(self.log_rate, (*sample_shape, *self.log_rate.shape))
+        return _draw(seed, log_rate)
+
+    def mean(self) -> Float[Array, " D"]:
+        """E[x_d] = exp(o_d)."""
+        return jnp.exp(self.log_rate)
+
+
+class NegativeBinomial(NamedTuple):
+    """D independent counts of mean m = n exp(l) and variance m + m^2 / n, as floats.
+
+    p(x) = Gamma(x + n) / (Gamma(n) x!) sigmoid(-l)^n sigmoid(l)^x, for any real n > 0.
+    """
+
+    logits: Float[Array, " D"]  # l
+    total_count: Float[Array, " D"]  # n
+
+    @property
+    def reparameterized(self) -> bool:
+        """No: a count has no derivative."""
+        return False
+
+    def log_prob(self, value: Float[Array, " D"]) -> Scalar:
+        """sum_d log p(x_d), in nats: a probability; -inf off the counts."""
+        x, n = jnp.where(value > 0, value, 1), self.total_count
+        both = n + x
+        best = jnp.log(n / both) + _log_factorial_rest(both)
+        best = best - _log_factorial_rest(n) - _log_factorial_rest(x)
+        some = best - _binomial_deviance(self.logits, x, n)
+        log_p = jnp.where(value > 0, some, -n * jax.nn.softplus(self.logits))
+        return jnp.where(_is_count(value), log_p, -jnp.inf).sum()
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
+        """Counts, [*sample_shape, D]; NaN where the rate drawn is beyond 2^30."""
+        key_rate, key_count = jax.random.split(seed)
+        shape = (*sample_shape, *self.logits.shape)
+        n, logits = (jnp.broadcast_to(v, shape) for v in (self.total_count, self.logits))
+        # A small n draws rates that are 0 in float32, but not their logarithms.
+        return _draw(key_count, jax.random.loggamma(key_rate, n, dtype=n.dtype) + logits)
+
+    def mean(self) -> Float[Array, " D"]:
+        """E[x_d] = n_d exp(l_d)."""
+        return self.total_count * jnp.exp(self.logits)
+
+
+def _is_count(value: Float[Array, " D"]) -> Array:
+    return (value >= 0) & (value == jnp.floor(value))
+
+
+def _draw(key: Key[Array, ""], log_rate: Float[Array, "..."]) -> Float[Array, "..."]:
+    rate = jnp.exp(log_rate)
+    possible = rate < MAX_RATE
+    counts = jax.random.poisson(key, jnp.where(possible, rate, 1.0))
+    return jnp.where(possible, counts.astype(rate.dtype), jnp.nan)
+
+
+def _log_factorial_rest(x: Float[Array, " D"]) -> Float[Array, " D"]:
+    """c(x) = log x! - x log x + x for real x > 0, by Stirling's series from 16 upwards."""
+    large = x > 16
+    big, small = jnp.where(large, x, 16), jnp.where(large, 1, x)
+    zero = jnp.zeros_like(big)
+    series = reduce(lambda total, term: total / big**2 + term, STIRLING, zero) / big
+    direct = gammaln(small + 1) - small * jnp.log(small) + small
+    return jnp.where(large, 0.5 * jnp.log(2 * math.pi * big) + series, direct)
+
+
+@jax.custom_jvp
+def _binomial_deviance(
+    logits: Float[Array, " D"], x: Float[Array, " D"], n: Float[Array, " D"]
+) -> Float[Array, " D"]:
+    """x log(q'/q) + n log(p'/p) with q = sigmoid(l), p = 1 - q, and q' = x / (n + x), p' = 1 - q'.
+
+    In the excess d = l - log(x/n) of the logit it is (n + x) log(1 + q' (e^d - 1)) - x d, and the
+    same with x and n, q' and p', d and -d exchanged. With the lesser of x and n in the lead
+    neither term dwarfs the result. Where e^d would overflow, 1 - q' is as good as 1.
+    """
+    excess = logits - jnp.log(x / n)
+    lead = jnp.minimum(x, n)
+    rise = jnp.where(x <= n, excess, -excess)
+    share = lead / (n + x)
+    far = rise > 40
+    steep = jax.nn.softplus(jnp.log(share) + rise)
+    gentle = jnp.log1p(share * jnp.expm1(jnp.where(far, 0, rise)))
+    return (n + x) * jnp.where(far, steep, gentle) - lead * rise
+
+
+@_binomial_deviance.defjvp
+def _binomial_deviance_jvp(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
+    # q' is at the optimum, so its own dependence on x and n drops out; differentiated term by
+    # term, it would leave differences of numbers that are 1/n times larger.
+    logits, x, n = primals
+    in_logits = n * jax.nn.sigmoid(logits) - x * jax.nn.sigmoid(-logits)
+    in_x = jnp.log(x / (n + x)) + jax.nn.softplus(-logits)
+    in_n = jnp.log(n / (n + x)) + jax.nn.softplus(logits)
+    change = in_logits * tangents[0] + in_x * tangents[1] + in_n * tangents[2]
+    return _binomial_deviance(*primals), change

@@ -1,0 +1,78 @@
+"""Gaussian likelihoods, by where the variance comes from.
+
+A learned standard deviation is s = exp(8 tanh(u / 8)) of a free number u, `chain.positive_scale`.
+Its floor of 3e-4 matters: a dimension that never changes (the border of an image), or one data
+point that the decoder meets exactly, would let the likelihood grow without bound as s -> 0
+(Mattei and Frellsen 2018). Give data in units in which 3e-4 is fine, as [0, 1] or unit variance.
+"""
+
+import jax.numpy as jnp
+
+from lvm_jax import checks
+from lvm_jax.chain import positive_scale
+from lvm_jax.distributions import normal
+from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
+from lvm_jax.typing import Array, Distribution, Float, Params
+
+
+def gaussian(dim: int) -> Likelihood:
+    """x ~ N(outputs, s^2 I) with ONE learned standard deviation s, its u a scalar starting at 0.
+
+    At its optimum s^2 is the mean squared error of a pixel, so the balance of reconstruction and
+    KL is learned and not set (Rybkin et al. 2021). Log-density in nats per data point.
+    """
+    return _learned(dim, ())
+
+
+def gaussian_per_dimension(dim: int) -> Likelihood:
+    """x ~ N(outputs, diag(s)^2) with a learned s_d per dimension, u [D] starting at 0.
+
+    With a linear decoder this is factor analysis, as `gaussian` is probabilistic PCA. Log-density
+    in nats per data point.
+    """
+    return _learned(dim, (checks.integer(dim, "dim", 1),))
+
+
+def gaussian_fixed(dim: int, scale: float = 0.1) -> Likelihood:
+    """x ~ N(outputs, scale^2 I), `scale` a fixed standard deviation in the units of x.
+
+    The 0.1 is meant for data in [0, 1]. A smaller scale weighs reconstruction more and the KL less,
+    like a beta < 1; bounds at two scales are not of one model. Log-density in nats per data point.
+
+    Raises ValueError for a scale that is not positive.
+    """
+    dim = checks.integer(dim, "dim", 1)
+    scale = checks.number(scale, "scale")
+    if scale == 0:
+        raise ValueError("scale: expected a positive standard deviation, got 0")
+
+    def build(params: Params, outputs: Float[Array, " D"]) -> Distribution:
+        loc = split_outputs(outputs, 1, dim)[0]
+        return normal(loc, jnp.full_like(loc, scale))
+
+    return Likelihood(dim, no_parameters, build)
+
+
+def gaussian_output(dim: int) -> Likelihood:
+    """x ~ N(m, diag(s)^2) with both from the network: outputs [2 D] are m, then u.
+
+    The variances are then functions of z, the lecture's Sigma_theta(z). Log-density in nats per
+    data point.
+    """
+    dim = checks.integer(dim, "dim", 1)
+
+    def build(params: Params, outputs: Float[Array, " 2*D"]) -> Distribution:
+        loc, free = split_outputs(outputs, 2, dim)
+        return normal(loc, positive_scale(free))
+
+    return Likelihood(2 * dim, no_parameters, build)
+
+
+def _learned(dim: int, shape: tuple[int, ...]) -> Likelihood:
+    dim = checks.integer(dim, "dim", 1)
+
+    def build(free: Float[Array, "..."], outputs: Float[Array, " D"]) -> Distribution:
+        loc = split_outputs(outputs, 1, dim)[0]
+        return normal(loc, jnp.broadcast_to(positive_scale(free), (dim,)))
+
+    return Likelihood(dim, lambda key: jnp.zeros(shape), build)
