@@ -1,0 +1,191 @@
+"""Priors p(z) of a latent z: standard normal, a learned mixture, the VampPrior."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax import checks
+from lvm_jax.distributions import normal
+from lvm_jax.guides.base import Guide
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params, Scalar
+
+SPREAD = 0.5  # of a component of a fresh mixture, whose whole has unit variance
+JITTER = 0.01  # of fresh pseudo-inputs about their data, in standard deviations of the data
+
+
+class Prior(NamedTuple):
+    """p(z). `build` makes it afresh from its parameters, so that these may be transformed."""
+
+    init: Callable[[Key[Array, ""]], Params]
+    build: Callable[[Params], Distribution]
+
+
+class MixturePrior(NamedTuple):
+    """The parameters of `mixture`."""
+
+    logits: Float[Array, " K"]  # log pi up to a constant
+    locs: Float[Array, "K D"]
+    log_scales: Float[Array, "K D"]
+
+
+class Vamp(NamedTuple):
+    """The parameters of `vamp`."""
+
+    pseudo_inputs: Float[Array, "K D"]
+    logits: Float[Array, " K"]  # log pi up to a constant
+    encoder: Params  # the guide's phi; see `tie`
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["log_weights", "shared", "parts"],
+    meta_fields=["component"],
+)
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """p(z) = sum_k pi_k component(shared, parts_k)(z), with parts_k row k of every leaf of `parts`.
+
+    A pytree whose leaves are its arrays, the function being static: components are built anew
+    whenever they are used, so it is safe under every transformation whatever distribution they
+    are. `shared` is what all components depend on, () if nothing.
+    """
+
+    log_weights: Float[Array, " K"]  # log pi, normalised
+    shared: Params
+    parts: Params  # leaves [K, ...]
+    component: Callable[[Params, Params], Distribution] = field(repr=False)
+
+    @property
+    def reparameterized(self) -> bool:
+        """No: which component a draw comes from has no derivative in the parameters."""
+        return False
+
+    def log_prob(self, value: Latent) -> Scalar:
+        """log sum_k pi_k p_k(z), in nats."""
+        each = jax.vmap(lambda part: self.component(self.shared, part).log_prob(value))
+        return jax.nn.logsumexp(self.log_weights + each(self.parts))
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
+        """A component for each draw, then z from it; leaves [*sample_shape, ...]."""
+        key_label, key_z = jax.random.split(seed)
+        count = math.prod(sample_shape)
+        labels = jax.random.categorical(key_label, self.log_weights, shape=(count,))
+
+        def draw(key: Key[Array, ""], label: Int[Array, ""]) -> Latent:
+            part = jax.tree.map(lambda leaf: leaf[label], self.parts)
+            return self.component(self.shared, part).sample(seed=key)
+
+        flat = jax.vmap(draw)(jax.random.split(key_z, count), labels)
+        return jax.tree.map(lambda leaf: leaf.reshape(*sample_shape, *leaf.shape[1:]), flat)
+
+
+def standard_normal(dim: int) -> Prior:
+    """z ~ N(0, I) in `dim` dimensions; no parameters."""
+    dim = checks.integer(dim, "dim", 1)
+    return Prior(
+        init=lambda key: (),
+        build=lambda params: normal(jnp.zeros(dim), jnp.ones(dim)),
+    )
+
+
+def mixture(dim: int, num_components: int) -> Prior:
+    """z ~ sum_k pi_k N(loc_k, diag(exp(log_scale_k))^2), all of it learned.
+
+    It starts with equal weights, standard deviations of 1/2 and means drawn from N(0, 3/4 I): on
+    average N(0, I), where guides start, with every component at a place of its own. Equal
+    components would have equal gradients, and stay equal for ever.
+    """
+    dim = checks.integer(dim, "dim", 1)
+    num_components = checks.integer(num_components, "num_components", 1)
+
+    def init(key: Key[Array, ""]) -> MixturePrior:
+        shape = (num_components, dim)
+        locs = math.sqrt(1 - SPREAD**2) * jax.random.normal(key, shape)
+        return MixturePrior(jnp.zeros(num_components), locs, jnp.full(shape, math.log(SPREAD)))
+
+    def build(params: MixturePrior) -> Mixture:
+        parts = (params.locs, params.log_scales)
+        return Mixture(jax.nn.log_softmax(params.logits), (), parts, _diagonal_normal)
+
+    return Prior(init, build)
+
+
+def _diagonal_normal(shared: Params, part: tuple[Array, Array]) -> Distribution:
+    loc, log_scale = part
+    return normal(loc, jnp.exp(log_scale))
+
+
+def vamp(guide: Guide, num_components: int, start: ArrayLike) -> Prior:
+    """The VampPrior, p(z) = sum_k pi_k q(z | u_k; phi), with learned pseudo-inputs u_k and pi_k.
+
+    The optimal prior of a VAE is the aggregate posterior, the mean of q(z | x_n; phi) over the
+    data; this is its best summary by K inputs. Its parameters are `Vamp`, and hold a COPY of phi
+    as `encoder`, because a prior has nothing else to build from: `tie` puts the present phi
+    there, and training calls it at each step. The copy that `init` makes is a draw of its own,
+    and only gives the shape.
+
+    `start` is data rows [N, D], N >= K: the pseudo-inputs begin at K rows drawn without
+    replacement, plus noise of a hundredth of the data's standard deviation, so that two equal
+    rows give no two equal components. They are not held to the range of the data.
+
+    One density costs K densities of q at a z that it did not draw: an inverse autoregressive q has
+    to be inverted for each, a coupling flow or a Gaussian has not.
+
+    Raises ValueError for a `start` without K distinct rows.
+
+    Source: Tomczak and Welling (2018), section 3, whose equal pi_k are learned here.
+    """
+    num_components = checks.integer(num_components, "num_components", 1)
+    rows = np.asarray(checks.points(start, "start", num_components))
+    checks.distinct_rows(rows, num_components, "start")
+    jitter = JITTER * float(rows.std())
+
+    def init(key: Key[Array, ""]) -> Vamp:
+        key_rows, key_noise, key_guide = jax.random.split(key, 3)
+        index = jax.random.choice(key_rows, len(rows), (num_components,), replace=False)
+        chosen = jnp.asarray(rows, float)[index]
+        noise = jitter * jax.random.normal(key_noise, chosen.shape)
+        return Vamp(chosen + noise, jnp.zeros(num_components), guide.init(key_guide))
+
+    def build(params: Vamp) -> Mixture:
+        log_weights = jax.nn.log_softmax(params.logits)
+        return Mixture(log_weights, params.encoder, params.pseudo_inputs, guide.posterior)
+
+    return Prior(init, build)
+
+
+def tie(theta: Any, phi: Params) -> Any:
+    """theta with phi as the encoder of its VampPrior, `theta.prior`; a pure function.
+
+    Call it inside what is differentiated, `loss(tie(theta, phi), phi)`: the gradient in phi then
+    comes through the prior too, as in Tomczak and Welling (2018), and the gradient in the copy
+    that theta held is exactly zero. Call it once more on the trained theta before it is used alone.
+
+    Raises TypeError for a theta whose `prior` is not a `Vamp`, and ValueError for a phi of
+    another structure or other shapes than the guide of this prior has.
+    """
+    prior = getattr(theta, "prior", None)
+    if not isinstance(prior, Vamp):
+        raise TypeError(
+            "theta: expected a field `prior` with the parameters of priors.vamp, got "
+            f"{type(prior).__name__}; other priors need no tie"
+        )
+    _check_alike(prior.encoder, phi)
+    return theta._replace(prior=prior._replace(encoder=phi))
+
+
+def _check_alike(encoder: Params, phi: Params) -> None:
+    expected, got = (
+        jax.tree.map(lambda leaf: tuple(jnp.shape(leaf)), tree) for tree in (encoder, phi)
+    )
+    if expected != got:
+        raise ValueError(
+            f"phi: expected the parameters of the guide that priors.vamp was given, shapes "
+            f"{expected}, got {got}"
+        )
