@@ -4,8 +4,11 @@ import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lvm_jax.data.binarize import BINARIZATIONS, Binarization, binarized
 from lvm_jax.data.dataset import Dataset, Truth
 from lvm_jax.data.embedded import PCA, digits, old_faithful, pca, reduce
+from lvm_jax.data.images import ImageData, from_array, load_images
+from lvm_jax.data.levels import NAMED_IMAGES
 from lvm_jax.data.synthetic import lecture_clusters
 from lvm_jax.data.tables import load_table
 
@@ -35,12 +38,19 @@ def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
 
 
 __all__ = [
+    "BINARIZATIONS",
+    "NAMED_IMAGES",
     "PCA",
+    "Binarization",
     "Dataset",
+    "ImageData",
     "Truth",
+    "binarized",
     "digits",
+    "from_array",
     "lecture_clusters",
     "load",
+    "load_images",
     "load_table",
     "old_faithful",
     "pca",

@@ -27,7 +27,7 @@ def load_table(path: str | Path, columns: Sequence[str] | None = None) -> Datase
     used, naming the line, row or column at fault. Missing values are refused, never filled in.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path, list(READERS))
     table = READERS[path.suffix.lower()](path, columns)
     if table.x.shape[0] == 0:
         raise ValueError(f"path: expected rows of numbers, got a table without data rows: {path}")
@@ -41,7 +41,8 @@ def load_table(path: str | Path, columns: Sequence[str] | None = None) -> Datase
     )
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path, suffixes: Sequence[str]) -> None:
+    """Refuse what is not a file with one of these endings and something in it."""
     if path.is_dir():
         raise ValueError(f"path: expected a file, got a folder: {path}")
     if not path.parent.is_dir():
@@ -51,9 +52,9 @@ def _check_file(path: Path) -> None:
         near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.5)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise FileNotFoundError(f"path: no file {path}{hint}")
-    if path.suffix.lower() not in READERS:
+    if path.suffix.lower() not in suffixes:
         raise ValueError(
-            f"path: expected a file ending in {', '.join(READERS)}, got {path.name!r}. Convert it "
+            f"path: expected a file ending in {', '.join(suffixes)}, got {path.name!r}. Convert it "
             "first: numpy.save writes .npy, a pandas frame has to_csv(..., index=False)"
         )
     if path.stat().st_size == 0:
@@ -75,7 +76,8 @@ def _check_finite(path: Path, table: Columns) -> None:
     )
 
 
-def _read_npy(path: Path, columns: Sequence[str] | None) -> Columns:
+def read_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file of real numbers; ValueError for another or a damaged one."""
     try:
         with path.open("rb") as file:  # np.load would open archives and pickles by this name too
             array = np.lib.format.read_array(file, allow_pickle=False)
@@ -91,6 +93,11 @@ def _read_npy(path: Path, columns: Sequence[str] | None) -> Columns:
         ) from error
     if array.dtype.kind not in "fiub":
         raise ValueError(f"path: expected real numbers, got dtype {array.dtype} in {path}")
+    return array
+
+
+def _read_npy_table(path: Path, columns: Sequence[str] | None) -> Columns:
+    array = read_npy(path)
     if array.ndim != 2:
         cure = " Save array.reshape(-1, 1) for one column." if array.ndim == 1 else ""
         raise ValueError(f"path: expected shape [N, D], got {array.shape} in {path}.{cure}")
@@ -142,4 +149,4 @@ def _parquet_column(path: Path, name: str, column: Any) -> np.ndarray:
     return column.cast("float64", safe=False).fill_null(float("nan")).to_numpy()
 
 
-READERS = {".csv": read_csv, ".tsv": read_csv, ".npy": _read_npy, ".parquet": _read_parquet}
+READERS = {".csv": read_csv, ".tsv": read_csv, ".npy": _read_npy_table, ".parquet": _read_parquet}

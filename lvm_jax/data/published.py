@@ -1,0 +1,109 @@
+"""The published image data sets: their files, addresses and checksums."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class PublishedFile(NamedTuple):
+    """One file of a data set, as its authors publish it.
+
+    `name` is that of the unzipped file. `served` is the checksum of what `url` serves, `content`
+    that of the unzipped file, both as "algorithm:digest": a copy that was zipped again, as Debian's
+    is, has the same content under another `served`.
+    """
+
+    name: str
+    url: str
+    served: str
+    content: str
+
+
+class Collection(NamedTuple):
+    """The files of one data set, its folder's name, and where a system may have put it."""
+
+    name: str
+    files: tuple[PublishedFile, ...]
+    system: tuple[Path, ...] = ()
+    package: str = ""  # how to install the files below `system`
+
+
+def _idx(address: str, checksums: dict[str, tuple[str, str]]) -> tuple[PublishedFile, ...]:
+    return tuple(
+        PublishedFile(name, f"{address}/{name}.gz", f"md5:{served}", f"md5:{content}")
+        for name, (served, content) in checksums.items()
+    )
+
+
+def _amat(address: str, checksums: dict[str, str]) -> tuple[PublishedFile, ...]:
+    return tuple(
+        PublishedFile(name, f"{address}/{name}", f"sha1:{digest}", f"sha1:{digest}")
+        for name, digest in checksums.items()
+    )
+
+
+# LeCun, Cortes and Burges (1998); the address is the mirror of the Common Visual Data Foundation.
+MNIST = Collection(
+    "mnist",
+    _idx(
+        "https://storage.googleapis.com/cvdf-datasets/mnist",
+        {
+            "train-images-idx3-ubyte": (
+                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                "6bbc9ace898e44ae57da46a324031adb",
+            ),
+            "train-labels-idx1-ubyte": (
+                "d53e105ee54ea40749a09fcbcd1e9432",
+                "a25bea736e30d166cdddb491f175f624",
+            ),
+            "t10k-images-idx3-ubyte": (
+                "9fb629c4189551a2d022fa330f9573f3",
+                "2646ac647ad5339dbf082846283269ea",
+            ),
+            "t10k-labels-idx1-ubyte": (
+                "ec29112dd5afa0611ce80d1b7f02629c",
+                "27ae3e4e09519cfbb04c329615203637",
+            ),
+        },
+    ),
+)
+
+# Xiao, Rasul and Vollgraf (2017); `served` as in the README of zalandoresearch/fashion-mnist.
+FASHION_MNIST = Collection(
+    "fashion_mnist",
+    _idx(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        {
+            "train-images-idx3-ubyte": (
+                "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            ),
+            "train-labels-idx1-ubyte": (
+                "25c81989df183df01b3e8a0aad5dffbe",
+                "9018921c3c673c538a1fc5bad174d6f9",
+            ),
+            "t10k-images-idx3-ubyte": (
+                "bef4ecab320f06d8554ea6380940ec79",
+                "8181f5470baa50b63fa0f6fddb340f0a",
+            ),
+            "t10k-labels-idx1-ubyte": (
+                "bb300cfdad3c16e7a12a480ee83cd310",
+                "15d484375f8d13e6eb1aabb0c3f46965",
+            ),
+        },
+    ),
+    system=(Path("/usr/share/datasets/fashion-mnist"),),
+    package="apt install dataset-fashion-mnist",
+)
+
+# Larochelle and Murray (2011): the bits that every paper on fixed-binarised MNIST reports on.
+BINARIZED_MNIST = Collection(
+    "binarized_mnist",
+    _amat(
+        "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
+        {
+            "binarized_mnist_train.amat": "cf70514ec5f481e54ad3eb0e6c03c83326ff96f8",
+            "binarized_mnist_valid.amat": "13418487742e6ea6d48db7b5187353a20b1b1f8c",
+            "binarized_mnist_test.amat": "ca70bd7775e182596dec148d4dc1bc6bd6c4c5f4",
+        },
+    ),
+)
