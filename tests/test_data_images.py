@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import os
 import struct
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +164,7 @@ def test_the_digits_need_no_files_and_are_split_once_for_all():
         np.testing.assert_array_equal(classes, whole.target[want])
     assert (digits.shape, digits.train.dtype, digits.fixed_bits) == ((8, 8), np.float32, False)
     assert digits.source.endswith("; train/validation/test 1297/200/300")
+    np.testing.assert_array_equal(data.load_images(Path("digits")).train, digits.train)
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def load_images(name: str | Path, split: str | None = None) -> ImageData:
     Raises ValueError for an unknown name or split and for a file that is not the published one,
     FileNotFoundError, saying what to put where, for a file that cannot be had.
     """
-    if isinstance(name, str) and name in NAMED_IMAGES:
-        return _load_named(name, split)
+    if str(name) in NAMED_IMAGES:
+        return _load_named(str(name), split)
     path = Path(name)
     if path.suffix or len(path.parts) > 1 or path.exists():
         return _load_file(path, split)
