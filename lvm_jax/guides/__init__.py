@@ -12,7 +12,9 @@ from lvm_jax.guides.families import (
     mean_field,
     one_hot,
 )
+from lvm_jax.guides.flow import flow, flow_family
 from lvm_jax.guides.hierarchical import Ladder, bottom_up, ladder
+from lvm_jax.guides.refined import Refined, cubature_elbo, refine, refined, sampled_elbo
 from lvm_jax.guides.shared import exact, fixed, per_point, shared
 
 __all__ = [
@@ -20,12 +22,16 @@ __all__ = [
     "Family",
     "Guide",
     "Ladder",
+    "Refined",
     "amortized",
     "bernoulli",
     "bottom_up",
     "categorical",
+    "cubature_elbo",
     "exact",
     "fixed",
+    "flow",
+    "flow_family",
     "full_rank",
     "label",
     "ladder",
@@ -36,5 +42,8 @@ __all__ = [
     "num_outputs",
     "one_hot",
     "per_point",
+    "refine",
+    "refined",
+    "sampled_elbo",
     "shared",
 ]

@@ -1,0 +1,95 @@
+"""Normalising flows: a diagonal Gaussian bent by a chain of invertible layers, for ONE point.
+
+    z = loc + exp(log_scale) * f_L(... f_1(epsilon)),    epsilon ~ N(0, I)
+    log q(z) = log N(epsilon; 0, I) - log |det dz/depsilon|
+
+Every layer is affine in what it moves, y_d = z_d exp(a_d) + t_d, with a and t networks of
+coordinates that it has not moved, and of a context h. loc and log_scale come last, so that the
+networks see numbers of unit size however narrow q is. A new flow is the identity: q starts as
+N(loc, diag(exp(log_scale))^2).
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax.flows.perceptron import Context
+from lvm_jax.normals import LOG_2PI
+from lvm_jax.typing import Array, Float, Key, Scalar
+
+
+class Layer(Protocol):
+    """An invertible map of [D] to [D]; a NamedTuple of arrays."""
+
+    def forward(self, z: Array, context: Context) -> tuple[Array, Scalar]:
+        """y, and log |det dy/dz|."""
+
+    def inverse(self, y: Array, context: Context) -> tuple[Array, Scalar]:
+        """z, and log |det dy/dz|."""
+
+    @staticmethod
+    def turn(z: Float[Array, " D"], times: int) -> Float[Array, " D"]:
+        """The permutation that stands between two layers, `times` over; backwards below 0."""
+
+
+class Flow(NamedTuple):
+    """q(z) of the formulas above; a pytree of arrays, safe under every transformation.
+
+    `sample_and_log_prob` prices its own draws in one pass, whatever the layer. `log_prob` of a z
+    from elsewhere inverts the flow, which for D-dimensional `Autoregressive` layers takes up to D
+    passes each. No closed form of the entropy.
+    """
+
+    loc: Float[Array, " D"]
+    log_scale: Float[Array, " D"]
+    context: Context  # h, for every layer
+    layers: Layer  # leaves [L, ...]
+
+    def forward(self, noise: Float[Array, " D"]) -> tuple[Array, Scalar]:
+        """epsilon -> z [D], and log |det dz/depsilon|."""
+
+        def bend(value: Array, layer: Layer) -> tuple[Array, Scalar]:
+            value, log_det = layer.forward(value, self.context)
+            return layer.turn(value, 1), log_det
+
+        value, log_dets = jax.lax.scan(bend, noise, self.layers)
+        value = self.layers.turn(value, -log_dets.size)
+        return self.loc + jnp.exp(self.log_scale) * value, log_dets.sum() + self.log_scale.sum()
+
+    def inverse(self, z: Float[Array, " D"]) -> tuple[Array, Scalar]:
+        """z -> epsilon [D], and log |det dz/depsilon|."""
+
+        def unbend(value: Array, layer: Layer) -> tuple[Array, Scalar]:
+            return layer.inverse(layer.turn(value, -1), self.context)
+
+        num_layers = jax.tree.leaves(self.layers)[0].shape[0]
+        value = self.layers.turn((z - self.loc) * jnp.exp(-self.log_scale), num_layers)
+        value, log_dets = jax.lax.scan(unbend, value, self.layers, reverse=True)
+        return value, log_dets.sum() + self.log_scale.sum()
+
+    def log_prob(self, value: Float[Array, " D"]) -> Scalar:
+        """Log-density of one point, in nats, by the inverse."""
+        noise, log_det = self.inverse(value)
+        return _log_normal(noise) - log_det
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws, [*sample_shape, D]; gradients flow through them."""
+        return self.sample_and_log_prob(seed=seed, sample_shape=sample_shape)[0]
+
+    def sample_and_log_prob(
+        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Array, Array]:
+        """The draws of `sample`, [*sample_shape, D], and their log-densities, [*sample_shape]."""
+        noise = jax.random.normal(seed, (*sample_shape, self.loc.size), self.loc.dtype)
+
+        def one(noise: Array) -> tuple[Array, Scalar]:
+            z, log_det = self.forward(noise)
+            return z, _log_normal(noise) - log_det
+
+        z, log_q = jax.vmap(one)(noise.reshape(-1, self.loc.size))
+        return z.reshape(noise.shape), log_q.reshape(sample_shape)
+
+
+def _log_normal(noise: Float[Array, " D"]) -> Scalar:
+    return -0.5 * (noise @ noise + noise.size * LOG_2PI)
