@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax import checks
-from lvm_jax.distributions import normal
+from lvm_jax.distributions import is_reparameterized, normal
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 if TYPE_CHECKING:  # a density needs none of flax
@@ -72,6 +72,11 @@ class Chain:
     params: tuple[Params, ...]  # of the steps, in the order of drawing
     steps: tuple[Step, ...] = field(repr=False)
     downward: bool  # is z_L drawn first?
+
+    @property
+    def reparameterized(self) -> bool:
+        """Do draws carry gradients to the parameters? Those of the steps do."""
+        return is_reparameterized(self.first)
 
     def log_prob(self, value: tuple[Array, ...]) -> Scalar:
         """Joint log-density of one z = (z_1, ..., z_L), in nats.

@@ -8,32 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import distributions, guides, models, networks
+from lvm_jax import guides, likelihoods, models, networks, priors
 from lvm_jax.normals import FullRankNormal
-
-
-class Normal(NamedTuple):
-    """A likelihood N(outputs, exp(log_scale)^2) with one learned scale, by its interface."""
-
-    num_outputs: int
-
-    def init(self, key):
-        return jnp.zeros(())
-
-    def build(self, log_scale, outputs):
-        return distributions.normal(outputs, jnp.broadcast_to(jnp.exp(log_scale), outputs.shape))
-
-
-class StandardNormal(NamedTuple):
-    """A prior without parameters, by its interface."""
-
-    dim: int
-
-    def init(self, key):
-        return ()
-
-    def build(self, params):
-        return distributions.normal(jnp.zeros(self.dim), jnp.ones(self.dim))
 
 
 class Dense(NamedTuple):
@@ -50,17 +26,23 @@ def linear(weight, bias=None):
     return {"output": {"kernel": jnp.asarray(weight.T), "bias": jnp.asarray(bias)}}
 
 
+def free(scale):
+    """The free number of a standard deviation exp(8 tanh(u / 8))."""
+    return 8 * np.arctanh(np.log(scale) / 8)
+
+
 def gaussian_layer(weight, bias, scale):
     """The parameters of a linear layer with mean W u + b and constant standard deviations."""
     weight = np.asarray(weight, float)
-    free = 8 * np.arctanh(np.log(scale) / 8)
-    return linear(np.concatenate([weight, 0 * weight]), np.concatenate([bias, free]))
+    return linear(np.concatenate([weight, 0 * weight]), np.concatenate([bias, free(scale)]))
 
 
 def one_layer(latent_dim, dim):
     """A deep model of one stochastic layer and a linear decoder."""
     decoder = networks.mlp(latent_dim, (), dim)
-    return models.deep_latent_gaussian(StandardNormal(latent_dim), decoder, Normal(dim))
+    return models.deep_latent_gaussian(
+        priors.standard_normal(latent_dim), decoder, likelihoods.gaussian(dim)
+    )
 
 
 # z_2 -> z_1 -> x. The columns of DECODER are orthogonal, so that the posterior of z_1 given z_2 is
@@ -75,16 +57,16 @@ POINTS = np.array([[0.7, 1.1, -0.3], [-3.0, 2.0, 1.5]])
 def linear_chain():
     """The model, theta at asymmetric parameters, and its joint of (z_1, z_2, x), [2 + 1 + 3]."""
     model = models.deep_latent_gaussian(
-        StandardNormal(1),
+        priors.standard_normal(1),
         networks.mlp(2, (), 3),
-        Normal(3),
+        likelihoods.gaussian(3),
         [models.Layer(networks.mlp(1, (), 4), 2)],
     )
     theta = models.DeepLatentGaussian(
         (),
         (gaussian_layer(LAYER, LAYER_BIAS, LAYER_SCALE),),
         linear(DECODER, DECODER_BIAS),
-        jnp.log(jnp.asarray(NOISE)),
+        jnp.asarray(free(NOISE)),
     )
     return model, theta, dense()
 
@@ -98,6 +80,12 @@ def dense():
     data = out @ latent @ out.T + NOISE**2 * np.eye(3)
     mean = np.concatenate([LAYER_BIAS, [0.0], DECODER @ LAYER_BIAS + DECODER_BIAS])
     return Dense(mean, np.block([[latent, cross], [cross.T, data]]))
+
+
+def dense_data():
+    """x of `linear_chain`."""
+    joint = dense()
+    return Dense(joint.mean[3:], joint.covariance[3:, 3:])
 
 
 class Joined(NamedTuple):
@@ -149,11 +137,11 @@ def exact_ladder(theta):
 
 
 def narrow_chain():
-    """One dimension a layer: a bottom-up guide can be its posterior. Model, theta, guide, phi."""
+    """One dimension a layer: a bottom-up guide can be its posterior. See `exact_case`."""
     model = models.deep_latent_gaussian(
-        StandardNormal(1),
+        priors.standard_normal(1),
         networks.mlp(1, (), 3),
-        Normal(3),
+        likelihoods.gaussian(3),
         [models.Layer(networks.mlp(1, (), 2), 1)],
     )
     slope, offset, scale, weight = 1.3, -0.4, 0.6, DECODER[:, 0]
@@ -161,7 +149,7 @@ def narrow_chain():
         (),
         (gaussian_layer([[slope]], [offset], [scale]),),
         linear(weight[:, None], DECODER_BIAS),
-        jnp.log(jnp.asarray(NOISE)),
+        jnp.asarray(free(NOISE)),
     )
     spread = slope**2 + scale**2  # variance of z_1
     below = 1 / (1 / spread + weight @ weight / NOISE**2)
@@ -174,7 +162,17 @@ def narrow_chain():
     guide = guides.bottom_up(
         [models.Layer(networks.mlp(3, (), 2), 1), models.Layer(networks.mlp(1, (), 2), 1)]
     )
-    return model, theta, guide, (first, second)
+    covariance = spread * np.outer(weight, weight) + NOISE**2 * np.eye(3)
+    data = Dense(DECODER_BIAS + weight * offset, covariance)
+    return model, theta, guide, (first, second), data
+
+
+def exact_case(name):
+    """Model, theta, a hierarchical guide that is its posterior, phi, and the Gaussian of x."""
+    if name == "bottom_up":
+        return narrow_chain()
+    model, theta, _ = linear_chain()
+    return model, theta, *exact_ladder(theta), dense_data()
 
 
 def moved(params: Any, seed: int = 5, size: float = 0.5) -> Any:
@@ -203,9 +201,9 @@ def bent_model():
 @functools.cache
 def _bent_model():
     return models.deep_latent_gaussian(
-        StandardNormal(1),
+        priors.standard_normal(1),
         networks.mlp(1, (4,), 3),
-        Normal(3),
+        likelihoods.gaussian(3),
         [models.Layer(networks.mlp(1, (4,), 2), 1)],
     )
 

@@ -55,7 +55,10 @@ def linear_networks() -> Case:
     def as_linear(theta):
         output = theta.decoder["output"]
         return models.LinearGaussian(
-            jnp.zeros(1), output["kernel"].T, output["bias"], theta.likelihood
+            jnp.zeros(1),
+            output["kernel"].T,
+            output["bias"],
+            8 * jnp.tanh(theta.likelihood / 8),
         )
 
     model = model._replace(
@@ -63,7 +66,9 @@ def linear_networks() -> Case:
         log_evidence=lambda theta, x: bed.model.log_evidence(as_linear(theta), x),
     )
     _, weight, bias, log_noise = bed.theta
-    theta = models.DeepLatentGaussian((), (), deep_cases.linear(weight, bias), log_noise)
+    theta = models.DeepLatentGaussian(
+        (), (), deep_cases.linear(weight, bias), 8 * jnp.arctanh(log_noise / 8)
+    )
     own = gaussian(as_linear(theta), "isotropic", jnp.exp(2 * log_noise) * jnp.eye(2), 0.05)
     return own._replace(model=model, theta=theta)
 
