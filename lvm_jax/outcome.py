@@ -7,7 +7,7 @@ class Outcome(IntEnum):
     """How an iteration ended."""
 
     RUNNING = 0
-    CONVERGED = 1  # the objective changed by less than the tolerance
+    CONVERGED = 1  # the objective changed by less than the tolerance, or patience ran out
     MAX_STEPS = 2  # the step limit came first
     DEGENERATE = 3  # a covariance stopped being positive definite; parameters of the step before
     DIVERGED = 4  # the objective became NaN or infinite; parameters of the step before

@@ -2,6 +2,7 @@ import errno
 import json
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,7 +14,9 @@ from training_cases import GUIDE, KEY, MODEL, data, fit, same
 from lvm_jax import training
 from lvm_jax.outcome import Outcome
 from lvm_jax.training import checkpoint
+from lvm_jax.training.fingerprint import describe, differences, fingerprint
 from lvm_jax.training.progress import Journal, rewind
+from lvm_jax.training.step import Keys, Program, initialize
 
 OPTIONS = {"ema": 0.9, "validation": data(21, seed=2), "num_epochs": 4}  # 16 steps
 
@@ -208,26 +211,41 @@ def test_other_settings_are_refused_by_name(cut, options, words):
         run(cut, **options)
 
 
-def test_another_key_and_another_learning_rate_are_seen():
-    def marks(key, optimizer):
-        from lvm_jax.training.fingerprint import differences, fingerprint
-        from lvm_jax.training.step import Keys, Program, initialize
+def test_functions_are_known_by_what_they_hold():
+    def made(scale):
+        return lambda x, power=scale: scale * x**power
 
+    def held(value):
+        return json.dumps(describe(value))
+
+    pairs = [
+        (made(1.0), made(2.0)),
+        (partial(made, scale=1.0), partial(made, scale=2.0)),
+        (jax.jit(made(1.0)), jax.jit(made(2.0))),
+        ([{"a": np.ones(3)}], [{"a": np.zeros(3)}]),
+        (optax.linear_schedule(0.0, 1.0, 10), optax.linear_schedule(0.0, 1.0, 20)),
+    ]
+    for one, other in pairs:
+        assert held(one) == held(one) != held(other)
+    assert held(made(1.0)) == held(made(1.0))
+
+
+def test_another_key_and_another_learning_rate_are_seen():
+    def marks(key, rate):
+        objective = training.annealed(0.5)
         program = Program(
-            MODEL, GUIDE, None, training.annealed(0.5), 2, optimizer, 10, None, None, None, None
+            *(MODEL, GUIDE, None, objective, 2, optax.adam(rate), 10, None, None, None, None)
         )
         state = initialize(program, Keys(*[KEY] * 5), None)
-        return differences, fingerprint(program, key, state, data(), None, {})
+        return fingerprint(program, key, state, data(), None, {})
 
-    differences, one = marks(KEY, optax.adam(1e-3))
-    assert differences(one, marks(KEY, optax.adam(1e-3))[1]) == []
-    assert [
-        text.partition(":")[0]
-        for text in differences(one, marks(jax.random.key(1), optax.adam(1e-3))[1])
-    ] == ["key"]
-    assert [
-        text.partition(":")[0] for text in differences(one, marks(KEY, optax.adam(2e-3))[1])
-    ] == ["optimizer"]
+    def changed(key, rate):
+        found = differences(marks(KEY, 1e-3), marks(key, rate))
+        return [text.partition(":")[0] for text in found]
+
+    assert changed(KEY, 1e-3) == []
+    assert changed(jax.random.key(1), 1e-3) == ["key"]
+    assert changed(KEY, 2e-3) == ["optimizer"]
 
 
 # ---------------------------------------------------------------- a disk that refuses

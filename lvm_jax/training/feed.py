@@ -28,6 +28,8 @@ from lvm_jax.typing import Array, ArrayLike
 DEVICE_BYTES = 2**30  # data of more bytes are fed from the host unless told otherwise
 CHUNK_BYTES = 2**24  # of the batches that go to the device together
 
+permute = partial(jax.jit, static_argnums=2)(epoch_order)
+
 
 class Feed(Protocol):
     """Runs steps from the state's own on."""
@@ -66,7 +68,7 @@ class DeviceFeed:
     def batch(self, step: int) -> Array:
         """The minibatch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = epoch_order(self._keys.order, epoch, self._x.shape[0])
+        order = permute(self._keys.order, epoch, self._x.shape[0])
         size = self._program.batch_size
         return self._x[order[place * size : (place + 1) * size]]
 
@@ -145,8 +147,7 @@ class Chunks:
         )
         self._per_epoch = -(-self.steps_per_epoch // self._steps)
         self._num_epochs = num_epochs
-        permute = jax.jit(partial(epoch_order, num_rows=x.shape[0]))
-        self._order = lru_cache(2)(lambda epoch: np.asarray(permute(key, epoch)))
+        self._order = lru_cache(2)(lambda epoch: np.asarray(permute(key, epoch, x.shape[0])))
 
     def __len__(self) -> int:
         return self._per_epoch * self._num_epochs

@@ -71,13 +71,15 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
     if isinstance(value, list | tuple):
         return [describe(inner, depth - 1) for inner in value]
     if isinstance(value, functools.partial):
-        return ["partial", *(describe(v, depth - 1) for v in (value.func, value.args))]
+        parts = (value.func, value.args, value.keywords)
+        return ["partial", *(describe(part, depth - 1) for part in parts)]
     if hasattr(value, "__wrapped__"):  # jax.jit
         return describe(value.__wrapped__, depth)
     if isinstance(value, types.FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
         inner = {name: describe(_contents(cell), depth - 1) for name, cell in cells}
-        return {f"{value.__module__}.{value.__qualname__}": inner}
+        defaults = describe(value.__defaults__, depth - 1)
+        return {f"{value.__module__}.{value.__qualname__}": [inner, defaults]}
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
