@@ -193,17 +193,16 @@ def test_a_bad_gradient_behind_a_good_bound_is_found_at_its_step():
         hidden = jnp.sqrt(jnp.where(step == 6, 0.0, 1.0) * (1 + (theta.offset**2).sum()))
         return training.Terms(bound + 1e-3 * hidden, bound)
 
+    optimizer = optax.sgd(1e-3)
     for length in (100, 7, 6):
-        found = fit(
-            objective=objective, throw=False, steps_per_call=length, optimizer=optax.sgd(1e-3)
-        )
+        found = fit(objective=objective, throw=False, steps_per_call=length, optimizer=optimizer)
         assert found.failure.step == found.step == 6
         assert found.failure.leaves == ("gradient of theta.offset",)
         assert np.isfinite(found.failure.bound)
     with pytest.raises(
         FloatingPointError, match=r"step 6: bound -[\d.]+, not finite: gradient of theta\.offset"
     ):
-        fit(objective=objective, optimizer=optax.sgd(1e-3))
+        fit(objective=objective, optimizer=optimizer)
 
 
 def test_a_bound_below_the_worst_one_has_diverged():
