@@ -16,11 +16,14 @@ FAMILIES = {
     "categorical": guides.categorical(2, 3),
     "one_hot": guides.one_hot(2, 3),
     "bernoulli": guides.bernoulli(3),
+    "iaf": guides.flow_family("iaf", 2, 2, (3,), context_dim=1),
+    "coupling": guides.flow_family("coupling", 2, 2, (3,), context_dim=1),
 }
 NUM_OUTPUTS = {
     "location": 2, "mean_field": 4, "full_rank": 5, "low_rank": 6, "label": 3, "categorical": 6,
-    "one_hot": 6, "bernoulli": 3,
+    "one_hot": 6, "bernoulli": 3, "iaf": 61, "coupling": 39,
 }  # fmt: skip
+FLOWS = ("iaf", "coupling")
 GAUSSIAN = ("location", "mean_field", "full_rank", "low_rank")
 each_family = pytest.mark.parametrize("name", FAMILIES)
 

@@ -4,34 +4,14 @@ import numpy as np
 import pytest
 import scipy.stats
 from beds import linear_gaussian
+from flow_cases import KEY, drawn, kinds, one_layer, random_flow
 from jax.flatten_util import ravel_pytree
 from model_cases import grid, quick_jit
 
-from lvm_jax import bounds, evidence, flows, gradients, guides
+from lvm_jax import bounds, evidence, gradients, guides
 from lvm_jax.flows.autoregressive import autoregressive_masks, settle
+from lvm_jax.networks import mlp
 from lvm_jax.weights import draw, log_weights, weigh
-
-KEY = jax.random.key(0)
-kinds = pytest.mark.parametrize("kind", flows.LAYERS)
-
-
-def drawn(init, size=0.7, seed=5):
-    """Parameters of the shapes that init gives, all of them at random."""
-    rng = np.random.default_rng(seed)
-    dtype = jnp.zeros(()).dtype
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(size * rng.standard_normal(leaf.shape), dtype),
-        jax.eval_shape(init, KEY),
-    )
-
-
-def random_flow(kind, dim=5, num_layers=3, hidden=(7, 6), context_dim=2, size=0.7):
-    return drawn(guides.flow_family(kind, dim, num_layers, hidden, context_dim).init, size)
-
-
-def one_layer(kind, dim=5, hidden=(9, 8)):
-    layer = drawn(lambda key: flows.LAYERS[kind](key, dim, hidden, 2))
-    return layer, jnp.array([0.4, -1.0])
 
 
 def test_autoregressive_layers_have_a_triangular_jacobian(x64):
@@ -71,13 +51,18 @@ def test_masks_allow_no_path_from_a_coordinate_to_itself(dim, hidden, has_contex
 def test_coupling_layers_move_the_second_half_by_the_first(x64):
     layer, context = one_layer("coupling")
     z = jnp.linspace(-1.0, 1.5, 5)
-    jacobian = np.asarray(jax.jacfwd(lambda z: layer.forward(z, context)[0])(z))
+    large = jax.tree.map(lambda leaf: 1e3 * leaf, layer)
+
+    @quick_jit
+    def compute(layer):
+        jacobian = jax.jacfwd(lambda z: layer.forward(z, context)[0])(z)
+        return jacobian, large.affine(z[:2], context)[0]
+
+    jacobian, log_scale = map(np.asarray, compute(layer))
     np.testing.assert_array_equal(jacobian[:2], np.eye(5)[:2])
     assert (jacobian[2:, :2] != 0).all()
     np.testing.assert_array_equal(jacobian[2:, 2:], np.diag(np.diag(jacobian)[2:]))
     # However large the network's outputs, the scale stays within exp(+-2).
-    large = jax.tree.map(lambda leaf: 1e3 * leaf, layer)
-    log_scale, _ = large.affine(z[:2], context)
     np.testing.assert_allclose(np.abs(log_scale), 2.0, rtol=1e-3)
 
 
@@ -233,4 +218,45 @@ def test_a_flow_refuses_what_every_q_refuses():
     with pytest.raises(TypeError, match="key: expected a typed key"):
         log_weights(0, jnp.sum, q, 2)
     with pytest.raises(ValueError, match="log_joint: expected one real number"):
-        log_weights(KEY, lambda z: z, q, 2)
+        jax.eval_shape(lambda: log_weights(KEY, lambda z: z, q, 2))
+
+
+@pytest.mark.parametrize("kind, context_dim", [("iaf", 3), ("coupling", 0)])
+def test_an_amortised_flow_takes_base_and_context_from_x(kind, context_dim, x64):
+    network = mlp(3, (4,), 4 + context_dim)
+    guide = guides.flow(kind, 2, 2, (5,), network)
+    phi = drawn(guide.init)
+    x, z = jnp.array([[0.5, -1.0, 0.3], [4.0, 2.0, -3.0]]), jnp.array([0.2, -0.4])
+
+    @quick_jit
+    def compute(phi):
+        fields = [jax.vmap(lambda row: network.apply(phi.network, row))(x)]
+        return fields, jax.vmap(lambda row: guide.posterior(phi, row).log_prob(z))(x)
+
+    (fields,), found = compute(phi)
+    for row, log_q in zip(fields, found, strict=True):
+        loc, log_scale, context = jnp.split(row, (2, 4))
+        q = phi.offset._replace(
+            loc=phi.offset.loc + loc,
+            log_scale=phi.offset.log_scale + log_scale,
+            context=phi.offset.context + context if context_dim else None,
+        )
+        np.testing.assert_allclose(log_q, quick_jit(q.log_prob)(z), rtol=1e-12)
+    # An array of no numbers could not be saved.
+    assert all(leaf.size for leaf in jax.tree.leaves(phi))
+
+
+def test_sizes_are_refused():
+    refusals = (
+        ("kind: expected one of iaf, coupling, got 'ia'", ("ia", 2, 1, (4,))),
+        ("dim: expected an integer >= 2, got 1", ("coupling", 1, 1, (4,))),
+        ("num_layers: expected an integer >= 1, got 0", ("iaf", 2, 0, (4,))),
+        ("hidden: expected at least one width", ("iaf", 2, 1, ())),
+        ("hidden: expected an integer >= 1, got 0", ("iaf", 2, 1, (4, 0))),
+        ("context_dim: expected an integer >= 0, got -1", ("iaf", 2, 1, (4,), -1)),
+    )
+    for message, arguments in refusals:
+        with pytest.raises(ValueError, match=message):
+            guides.flow_family(*arguments)
+    with pytest.raises(ValueError, match="network: expected at least 2 dim = 4 outputs.* got 3"):
+        guides.flow("iaf", 2, 1, (4,), mlp(3, (), 3))

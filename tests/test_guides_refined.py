@@ -117,9 +117,6 @@ def test_the_evidence_of_a_refined_guide_is_exact(bed):
     want = quick_jit(jax.vmap(MODEL.log_evidence, (None, 0)))(theta, x)
     np.testing.assert_allclose(found.log_evidence, want, rtol=1e-6)
     assert (found.standard_error < 1e-5).all()
-    first = place(guides.full_rank(2))
-    loose = evidence.evaluate(jax.random.key(1), MODEL, first, theta, phi.start, x, 20)
-    assert (loose.standard_error > 0.1).all()
 
 
 def elbo_of(guide, x):
