@@ -11,6 +11,7 @@ from training_cases import BATCH, GUIDE, KEY, MODEL, by_hand, data, fit, same
 from lvm_jax import models, parallel, training
 from lvm_jax.distributions import normal
 from lvm_jax.outcome import Outcome
+from lvm_jax.training import session
 from lvm_jax.training.feed import Chunks
 from lvm_jax.training.progress import events
 from lvm_jax.training.step import Program, epoch_order
@@ -350,6 +351,14 @@ def test_tensorboard_is_used_where_it_is_installed(tmp_path, monkeypatch):
 def test_tensorboard_may_be_absent(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert events(tmp_path, 0) is None
+
+
+def test_calls_grow_to_about_a_second_whatever_the_first_one_took():
+    """The first compiles; a host that waited minutes for 4,096 unseen steps could not be stopped."""
+    ends = []
+    fit(num_epochs=40, on_progress=lambda progress: ends.append(progress.step))
+    assert ends[0] == session.FIRST
+    assert ends[-1] == 160
 
 
 # ---------------------------------------------------------------- refusals

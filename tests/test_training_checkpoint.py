@@ -13,7 +13,7 @@ from training_cases import GUIDE, KEY, MODEL, data, fit, same
 
 from lvm_jax import training
 from lvm_jax.outcome import Outcome
-from lvm_jax.training import checkpoint
+from lvm_jax.training import checkpoint, session
 from lvm_jax.training.fingerprint import describe, differences, fingerprint
 from lvm_jax.training.progress import Journal, rewind
 from lvm_jax.training.step import Keys, Program, initialize
@@ -44,6 +44,14 @@ def run(directory, **options):
     return fit(
         **OPTIONS | {"directory": directory, "save_every": 0.0, "steps_per_call": 3} | options
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def calls_of_one_length():
+    """However slow the machine: the tests know after which steps there are checkpoints."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "LONG", float("inf"))
+        yield
 
 
 @pytest.fixture(scope="module")

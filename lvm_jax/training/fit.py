@@ -23,7 +23,7 @@ from lvm_jax.training.feed import DEVICE_BYTES, DeviceFeed, Feed, HostFeed
 from lvm_jax.training.fingerprint import fingerprint
 from lvm_jax.training.objective import Objective
 from lvm_jax.training.progress import Journal, Progress, interruptible
-from lvm_jax.training.session import Plan, Session
+from lvm_jax.training.session import FIRST, Plan, Session
 from lvm_jax.training.step import (
     SEGMENT,
     Keys,
@@ -175,7 +175,7 @@ def fit(
     book = Book(feed.steps_per_epoch)
     session = Session(
         program, key_values, feed, plan, state, book, rows, store, None, facts,
-        length=min(SEGMENT, plan.steps_per_call),
+        length=min(FIRST, plan.steps_per_call),
     )  # fmt: skip
     return conclude(session, directory, throw)
 

@@ -49,10 +49,11 @@ class Session:
     store: Store | None
     journal: Journal | None
     facts: dict[str, Any]  # what every checkpoint says of the run
+    length: int  # steps of the next call
     before: float = 0.0  # seconds of the run before it was resumed
     began: float = field(default_factory=time.perf_counter)
     saved: float = field(default_factory=time.perf_counter)
-    length: int = FIRST
+    is_first: bool = True  # the first call compiles, and tells nothing of the speed
     meter: Meter = field(default_factory=Meter)
 
     @property
@@ -122,6 +123,9 @@ class Session:
 
     def adapt(self, seconds: float) -> None:
         """Let calls take a second or so. Their length changes no number."""
+        compiled, self.is_first = self.is_first, False
+        if compiled:
+            return
         if seconds < SHORT:
             self.length = min(2 * self.length, self.plan.steps_per_call, SEGMENT)
         elif seconds > LONG:
