@@ -133,6 +133,15 @@ def is_reparameterized(q: Distribution) -> bool:
     return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(sample))
 
 
+def prices_draws(q: Distribution) -> bool:
+    """Has q a `sample_and_log_prob` that costs less than its draws and then their `log_prob`?
+
+    So has a flow, which would have to invert its own draws. distrax's have the method too, but at
+    no gain, and draws priced at their own noise differ from `log_prob` in the last digits.
+    """
+    return hasattr(q, "sample_and_log_prob") and not isinstance(q, distrax.Distribution)
+
+
 def support(q: Distribution) -> Latent | None:
     """Every value of z, stacked along a leading axis [M, ...], or None if q is not finite.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax import checks
-from lvm_jax.flows import Flow
+from lvm_jax.distributions import prices_draws
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
 LogJoint = Callable[[Latent], Scalar]  # z -> log p(x, z), of one data point, in nats
@@ -42,7 +42,7 @@ def log_weights(
 
 def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int) -> Weighted:
     """`log_weights`, with the draws that they belong to."""
-    if isinstance(q, Flow):  # it knows the densities of its own draws, at no inversion
+    if prices_draws(q):
         checks.integer(num_samples, "num_samples", 1)
         z, log_q = q.sample_and_log_prob(seed=checks.key(key), sample_shape=(num_samples,))
         check_log_joint(log_joint, z)

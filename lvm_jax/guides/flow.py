@@ -53,8 +53,8 @@ def flow(kind: str, dim: int, num_layers: int, hidden: Sequence[int], network: "
     x. See `flow_family` for the rest. `gradients.reparameterized` and importance sampling need no
     inverse. `sticking_the_landing` and `doubly_reparameterized` take log q at frozen parameters,
     and so invert: exactly, but slower. Measured at D = 50 (four layers of width 100, 100 draws,
-    two CPU cores), a gradient of theirs takes 4 (q near the identity) to 12 times (far from it)
-    that of `reparameterized` with "iaf", and 1.6 times with "coupling".
+    two CPU cores), a gradient of theirs takes 4 (q near the identity) to 14 times (far from it)
+    that of `reparameterized` with "iaf", and 1.5 times with "coupling".
 
     Raises ValueError for a network of fewer than 2 `dim` outputs, and as `flow_family`.
     """
