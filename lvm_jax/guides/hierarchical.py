@@ -101,16 +101,12 @@ def ladder(
             init_each(key_layers, [layer.network for layer in layers]),
         )
 
-    def climb(phi: Ladder, x: Array) -> list[Gaussian]:
-        """N(a_l, b_l^2) of every layer, from the data upwards."""
-        features, found = x, []
-        for network, head, *params in zip(upward, heads, phi.upward, phi.heads, strict=True):
-            features = act(network.apply(params[0], features))
-            found.append(head.gaussian(params[1], features))
-        return found
-
     def posterior(phi: Ladder, x: Array) -> Distribution:
-        *seen, top = climb(phi, x)
+        features, seen = x, []  # N(a_l, b_l^2) of every layer, from the data upwards
+        for network, head, up, across in zip(upward, heads, phi.upward, phi.heads, strict=True):
+            features = act(network.apply(up, features))
+            seen.append(head.gaussian(across, features))
+        top = seen.pop()
         params = tuple(zip(phi.layers, seen, strict=True))
         return Chain(normal(*top), params[::-1], steps, downward=True)
 

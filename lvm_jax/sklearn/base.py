@@ -1,5 +1,6 @@
 """What the linear-Gaussian estimators share: everything but the fit."""
 
+from abc import ABC, abstractmethod
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -36,7 +37,9 @@ def _sample(key: Key[Array, ""], theta: LinearGaussian, num_samples: int) -> Arr
     return jax.vmap(lambda k, one: likelihood(theta, one).sample(seed=k))(keys, z)
 
 
-class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class LinearGaussianEstimator(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
+):
     """z ~ N(0, I), x | z ~ N(W z + mean_, Psi), from the attributes that `fit` has set.
 
     A subclass has `n_components`, `random_state`, `mean_` [D], `components_` [L, D],
@@ -44,9 +47,9 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     """
 
     @property
+    @abstractmethod
     def _loadings(self) -> np.ndarray:
         """W, [D, L]."""
-        raise NotImplementedError
 
     @property
     def _n_features_out(self) -> int:
