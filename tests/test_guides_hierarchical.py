@@ -6,15 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from deep_cases import (
-    GUIDES,
-    POINTS,
-    bent_guides,
-    bent_model,
-    drawn,
-    exact_case,
-    moved,
-)
+from deep_cases import GUIDES, POINTS, bent_guides, bent_model, drawn, exact_case, moved
 from gradient_tools import KEY, gradients_of
 from model_cases import quick_jit
 from scipy.stats import multivariate_normal, norm

@@ -1,22 +1,17 @@
 import errno
-import json
 import shutil
 import signal
-from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
-from training_cases import GUIDE, KEY, MODEL, data, fit, same
+from training_cases import data, fit, lines, same
 
 from lvm_jax import training
 from lvm_jax.outcome import Outcome
 from lvm_jax.training import checkpoint, session
-from lvm_jax.training.fingerprint import describe, differences, fingerprint
-from lvm_jax.training.progress import Journal, rewind
-from lvm_jax.training.step import Keys, Program, initialize
 
 OPTIONS = {"ema": 0.9, "validation": data(21, seed=2), "num_epochs": 4}  # 16 steps
 
@@ -76,10 +71,6 @@ def crashed(cut, tmp_path):
 
 def checkpoints(directory):
     return sorted((directory / "checkpoints").glob("step-*"))
-
-
-def lines(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_is(found, whole):
@@ -219,43 +210,6 @@ def test_other_settings_are_refused_by_name(cut, options, words):
         run(cut, **options)
 
 
-def test_functions_are_known_by_what_they_hold():
-    def made(scale):
-        return lambda x, power=scale: scale * x**power
-
-    def held(value):
-        return json.dumps(describe(value))
-
-    pairs = [
-        (made(1.0), made(2.0)),
-        (partial(made, scale=1.0), partial(made, scale=2.0)),
-        (jax.jit(made(1.0)), jax.jit(made(2.0))),
-        ([{"a": np.ones(3)}], [{"a": np.zeros(3)}]),
-        (optax.linear_schedule(0.0, 1.0, 10), optax.linear_schedule(0.0, 1.0, 20)),
-    ]
-    for one, other in pairs:
-        assert held(one) == held(one) != held(other)
-    assert held(made(1.0)) == held(made(1.0))
-
-
-def test_another_key_and_another_learning_rate_are_seen():
-    def marks(key, rate):
-        objective = training.annealed(0.5)
-        program = Program(
-            *(MODEL, GUIDE, None, objective, 2, optax.adam(rate), 10, None, None, None, None)
-        )
-        state = initialize(program, Keys(*[KEY] * 5), None)
-        return fingerprint(program, key, state, data(), None, {})
-
-    def changed(key, rate):
-        found = differences(marks(KEY, 1e-3), marks(key, rate))
-        return [text.partition(":")[0] for text in found]
-
-    assert changed(KEY, 1e-3) == []
-    assert changed(jax.random.key(1), 1e-3) == ["key"]
-    assert changed(KEY, 2e-3) == ["optimizer"]
-
-
 # ---------------------------------------------------------------- a disk that refuses
 
 
@@ -282,14 +236,6 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(
     assert_is(run(tmp_path), whole)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
-def test_metrics_on_a_full_disk_are_an_error_too(tmp_path):
-    journal = Journal(tmp_path, 0)
-    journal._path = Path("/dev/full")
-    with pytest.raises(OSError, match=r"cannot write \(No space left on device\); free some space"):
-        journal.write({"step": 1, "bound": 0.5})
-
-
 def test_a_divergence_names_the_last_good_checkpoint(tmp_path):
     with pytest.raises(
         FloatingPointError, match=r"step 8: .*last good checkpoint is .*step-000000008"
@@ -298,7 +244,7 @@ def test_a_divergence_names_the_last_good_checkpoint(tmp_path):
     assert checkpoint.verify(checkpoints(tmp_path)[-1]) is None
 
 
-# ---------------------------------------------------------------- signals, and the journal
+# ---------------------------------------------------------------- signals
 
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, whole):
@@ -324,21 +270,6 @@ def test_ctrl_c_may_be_a_value_and_twice_is_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt) as caught:
         run(tmp_path / "twice", on_progress=stop_at(3, twice))
     assert caught.value.args == ()
-
-
-def test_a_journal_is_rewound_to_the_checkpoint(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
-    rewind(path, 12)
-    assert path.read_text() == '{"step": 4}\n{"step": 8}\n{"step": 12}\n'
-    rewind(path, 8)
-    assert path.read_text() == '{"step": 4}\n{"step": 8}\n'
-    rewind(tmp_path / "absent", 8)
-
-
-def test_a_journal_writes_null_for_what_is_not_finite(tmp_path):
-    Journal(tmp_path / "new", 0).write({"step": 4, "bound": np.float64(0.5), "speed": float("nan")})
-    assert lines(tmp_path / "new") == [{"step": 4, "bound": 0.5, "speed": None}]
 
 
 # ---------------------------------------------------------------- the arrays themselves

@@ -1,5 +1,7 @@
 """One small problem for every test of training: fits that share it share one compilation."""
 
+import json
+
 import jax
 import numpy as np
 import optax
@@ -75,3 +77,7 @@ def same(left, right):
     return jax.tree.structure(left) == jax.tree.structure(right) and all(
         np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs
     )
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

@@ -7,6 +7,7 @@ from lvm_jax.training.fit import Fit, fit
 from lvm_jax.training.objective import (
     Objective,
     Parts,
+    Point,
     Terms,
     annealed,
     free_bits,
@@ -27,6 +28,7 @@ __all__ = [
     "Objective",
     "Parameters",
     "Parts",
+    "Point",
     "Progress",
     "Saved",
     "Terms",

@@ -29,10 +29,18 @@ class Terms(NamedTuple):
     bound: Scalar  # a bound on log p(x) under its true name; only its value is read
 
 
-# (key, model, guide, theta, phi, x, num_samples, step) -> Terms
-Objective = Callable[
-    [Key[Array, ""], Model, Guide, Params, Params, Array, int, Int[Array, ""]], Terms
-]
+class Point(NamedTuple):
+    """One data point, and the model and guide as they stand in a step."""
+
+    model: Model
+    guide: Guide
+    theta: Params
+    phi: Params
+    x: Array
+
+
+# (key, point, num_samples, step) -> Terms
+Objective = Callable[[Key[Array, ""], Point, int, Int[Array, ""]], Terms]
 
 
 class Parts(NamedTuple):
@@ -76,17 +84,9 @@ def annealed(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo)
         checks.number(kl_weight, "kl_weight")
 
     def objective(
-        key: Key[Array, ""],
-        model: Model,
-        guide: Guide,
-        theta: Params,
-        phi: Params,
-        x: Array,
-        num_samples: int,
-        step: Int[Array, ""],
+        key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]
     ) -> Terms:
-        q = _reparameterized("annealed", guide, phi, x, num_samples)
-        found = parts(model, theta, q, x, draw(key, q, num_samples))
+        _, found = sample_parts("annealed", key, point, num_samples)
         weight = kl_weight(step) if callable(kl_weight) else kl_weight
         return Terms(bound(found.log_weights(weight)), bound(found.log_weights()))
 
@@ -110,18 +110,10 @@ def free_bits(minimum: float, group: Literal["dimension", "all"] = "dimension") 
     checks.choice(group, "group", ("dimension", "all"))
 
     def objective(
-        key: Key[Array, ""],
-        model: Model,
-        guide: Guide,
-        theta: Params,
-        phi: Params,
-        x: Array,
-        num_samples: int,
-        step: Int[Array, ""],
+        key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]
     ) -> Terms:
-        q = _reparameterized("free_bits", guide, phi, x, num_samples)
-        found = parts(model, theta, q, x, draw(key, q, num_samples))
-        prior, likelihood = model.prior(theta), found.log_likelihood.mean()
+        q, found = sample_parts("free_bits", key, point, num_samples)
+        prior, likelihood = point.model.prior(point.theta), found.log_likelihood.mean()
         if group == "dimension":
             kl = kl_per_dimension(q, prior)
         else:
@@ -157,7 +149,10 @@ def kl_per_dimension(q: Distribution, prior: Distribution) -> Float[Array, " K"]
     return jnp.log(t / s) + 0.5 * ((s / t) ** 2 + ((m - n) / t) ** 2) - 0.5
 
 
-def _reparameterized(
-    name: str, guide: Guide, phi: Params, x: Array, num_samples: int
-) -> Distribution:
-    return make_q(name, "reparameterized", lambda p: guide.posterior(p, x), phi, num_samples)
+def sample_parts(
+    name: str, key: Key[Array, ""], point: Point, num_samples: int
+) -> tuple[Distribution, Parts]:
+    """q(z | x; phi), which must be reparameterised, and the parts of the log-weights of draws."""
+    model, guide, theta, phi, x = point
+    q = make_q(name, "reparameterized", lambda p: guide.posterior(p, x), phi, num_samples)
+    return q, parts(model, theta, q, x, draw(key, q, num_samples))

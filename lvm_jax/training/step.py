@@ -17,7 +17,7 @@ from lvm_jax import parallel
 from lvm_jax.gradients.base import Estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model, log_joint
-from lvm_jax.training.objective import BATCH, Objective, Terms
+from lvm_jax.training.objective import BATCH, Objective, Point, Terms
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Params, Scalar
 
 SEGMENT = 4096  # the most steps of one compiled call: the length of its trace
@@ -129,9 +129,8 @@ def point_terms(
         key_transform, key = jax.random.split(key)
         x = program.transform(key_transform, x)
     if program.objective is not None:
-        return program.objective(
-            key, program.model, program.guide, theta, phi, x, program.num_samples, step
-        )
+        point = Point(program.model, program.guide, theta, phi, x)
+        return program.objective(key, point, program.num_samples, step)
     if program.estimate is None:
         raise ValueError("estimate: expected an estimator, or an objective, got neither")
 

@@ -1,0 +1,76 @@
+"""What a run writes for people, and the settings by which it is known again."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from training_cases import GUIDE, KEY, MODEL, data, lines
+
+from lvm_jax import training
+from lvm_jax.training.fingerprint import describe, differences, fingerprint
+from lvm_jax.training.progress import Journal, rewind
+from lvm_jax.training.step import Keys, Program, initialize
+
+
+def test_functions_are_known_by_what_they_hold():
+    def made(scale):
+        return lambda x, power=scale: scale * x**power
+
+    def held(value):
+        return json.dumps(describe(value))
+
+    pairs = [
+        (made(1.0), made(2.0)),
+        (partial(made, scale=1.0), partial(made, scale=2.0)),
+        (jax.jit(made(1.0)), jax.jit(made(2.0))),
+        ([{"a": np.ones(3)}], [{"a": np.zeros(3)}]),
+        (optax.linear_schedule(0.0, 1.0, 10), optax.linear_schedule(0.0, 1.0, 20)),
+    ]
+    for one, other in pairs:
+        assert held(one) == held(one) != held(other)
+    assert held(made(1.0)) == held(made(1.0))
+
+
+def test_another_key_and_another_learning_rate_are_seen():
+    def marks(key, rate):
+        objective = training.annealed(0.5)
+        program = Program(
+            *(MODEL, GUIDE, None, objective, 2, optax.adam(rate), 10, None, None, None, None)
+        )
+        state = initialize(program, Keys(*[KEY] * 5), None)
+        return fingerprint(program, key, state, data(), None, {})
+
+    def changed(key, rate):
+        found = differences(marks(KEY, 1e-3), marks(key, rate))
+        return [text.partition(":")[0] for text in found]
+
+    assert changed(KEY, 1e-3) == []
+    assert changed(jax.random.key(1), 1e-3) == ["key"]
+    assert changed(KEY, 2e-3) == ["optimizer"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")
+def test_metrics_on_a_full_disk_are_an_error_too(tmp_path):
+    journal = Journal(tmp_path, 0)
+    journal._path = Path("/dev/full")
+    with pytest.raises(OSError, match=r"cannot write \(No space left on device\); free some space"):
+        journal.write({"step": 1, "bound": 0.5})
+
+
+def test_a_journal_is_rewound_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
+    rewind(path, 12)
+    assert path.read_text() == '{"step": 4}\n{"step": 8}\n{"step": 12}\n'
+    rewind(path, 8)
+    assert path.read_text() == '{"step": 4}\n{"step": 8}\n'
+    rewind(tmp_path / "absent", 8)
+
+
+def test_a_journal_writes_null_for_what_is_not_finite(tmp_path):
+    Journal(tmp_path / "new", 0).write({"step": 4, "bound": np.float64(0.5), "speed": float("nan")})
+    assert lines(tmp_path / "new") == [{"step": 4, "bound": 0.5, "speed": None}]
