@@ -1,19 +1,39 @@
-"""Can an estimate be trusted? ESS and Pareto k-hat of log-weights; signal to noise of gradients."""
+"""Can an estimate be trusted, and is z used?
+
+ESS and Pareto k-hat of log-weights; signal to noise of gradients; active units of z.
+"""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from lvm_jax import checks
+from lvm_jax import checks, distributions
+from lvm_jax.chain import Chain
 from lvm_jax.evidence import pareto
+from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.guides.base import Guide
 from lvm_jax.moments import Moments, merge, moments
-from lvm_jax.typing import Array, Float, Int, Key, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    ArrayLike,
+    Bool,
+    Distribution,
+    Float,
+    Int,
+    Key,
+    Latent,
+    Params,
+    Scalar,
+)
+from lvm_jax.weights import draw
 
 Gradient = Callable[[Key[Array, ""]], Params]  # one draw of a gradient, a pytree
+THRESHOLD = 0.01  # of A_u, by Burda et al. (2016)
 
 
 def effective_sample_size(log_w: Float[Array, " S"]) -> Scalar:
@@ -146,3 +166,84 @@ def _check_like(value: Params | None, one: Params, name: str) -> None:
     got = jax.tree.map(lambda leaf: tuple(jnp.shape(leaf)), value)
     if got != expected:
         raise ValueError(f"{name}: expected a pytree as the gradient, {expected}, got {got}")
+
+
+def posterior_means(
+    key: Key[Array, ""], guide: Guide, phi: Params, x: ArrayLike, num_samples: int
+) -> Latent:
+    """E_q(z|x)[z] of every point of x [N, ...], as a z with leaves [N, ...].
+
+    Exact, without a draw, where q is a Gaussian or finite. A chain z_1 -> z_2 -> ... averages the
+    conditional means of `num_samples` draws of what comes before, and its first part is exact.
+    Any other q averages `num_samples` draws, and the variance over x of such means is too high by
+    E_x[Var_q(z)] / num_samples: with 100 draws a unit that ignores x, with variance 1, stands at
+    the threshold of `active_units`. Point i draws from fold_in(key, i). Compiled once per shape,
+    guide and `num_samples`.
+
+    Raises ValueError or TypeError for num_samples < 1 or an x of no rows or that is not finite.
+    """
+    checks.key(key)
+    num_samples = checks.integer(num_samples, "num_samples", 1)
+    x = checks.float_array(x, "x")
+    if x.ndim < 1 or x.shape[0] < 1:
+        raise ValueError(f"x: expected at least one data point, [N, ...], got shape {x.shape}")
+    checks.finite(x, "x")
+    return _posterior_means(key, phi, jnp.asarray(x), guide, num_samples)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _posterior_means(
+    key: Key[Array, ""], phi: Params, x: Array, guide: Guide, num_samples: int
+) -> Latent:
+    def one(point: tuple[Array, Array]) -> Latent:
+        q = guide.posterior(phi, point[1])
+        return _mean(jax.random.fold_in(key, point[0]), q, num_samples)
+
+    together = min(max(CHUNK_SIZE // num_samples, 1), x.shape[0])
+    return jax.lax.map(one, (jnp.arange(x.shape[0]), x), batch_size=together)
+
+
+def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
+    """E_q[z], with as little noise as q allows."""
+    gaussian, values = distributions.gaussian_parts(q), distributions.support(q)
+    if gaussian is not None:
+        return gaussian[0]
+    if values is not None:
+        mass = jax.nn.softmax(jax.vmap(q.log_prob)(values))
+        return jax.tree.map(lambda leaf: jnp.tensordot(mass, leaf.astype(mass.dtype), 1), values)
+    z = draw(key, q, num_samples)
+    if not isinstance(q, Chain):
+        return jax.tree.map(lambda leaf: leaf.mean(0), z)
+    drawn = z[::-1] if q.downward else z
+    means = [_mean(key, q.first, num_samples)]
+    for step, params, before in zip(q.steps, q.params, drawn, strict=False):
+        # Rao-Blackwell: the conditional means vary less than the draws, and agree for a unit
+        # that ignores what comes before.
+        means.append(jax.vmap(partial(step, params))(before)[0].mean(0))
+    return tuple(means[::-1] if q.downward else means)
+
+
+class ActiveUnits(NamedTuple):
+    """Which units of z the data move; pytrees as z, one leaf for each stochastic layer."""
+
+    variance: Latent  # A_u, leaves [K]
+    active: Latent  # A_u > threshold, leaves [K]
+    number: Latent  # of active units, leaves []
+
+
+def active_units(means: Latent, threshold: float = THRESHOLD) -> ActiveUnits:
+    """The units u of z with A_u = Var_x(E_q(z|x)[z_u]) > threshold.
+
+    `means` are `posterior_means`, leaves [N, K]; the variance over the N points is the unbiased
+    one. A unit is inactive where its posterior mean hardly depends on x. NaN counts as inactive.
+
+    Raises ValueError for leaves that are not [N, ...] with the same N >= 2, or a negative
+    threshold. Source: Burda et al. (2016), section 5.2.
+    """
+    threshold = checks.number(threshold, "threshold")
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(means)]
+    if not shapes or any(s[:1] != shapes[0][:1] for s in shapes) or min(shapes[0][:1] or (0,)) < 2:
+        raise ValueError(f"means: expected leaves [N, K] with one N >= 2, got shapes {shapes}")
+    variance = jax.tree.map(lambda leaf: jnp.var(jnp.asarray(leaf), axis=0, ddof=1), means)
+    active: Bool[Array, " K"] = jax.tree.map(lambda leaf: leaf > threshold, variance)
+    return ActiveUnits(variance, active, jax.tree.map(jnp.sum, active))

@@ -1,3 +1,5 @@
+import deep_cases
+import guide_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,15 @@ import pytest
 from arviz_stats.base import array_stats
 from model_cases import quick_jit
 
-from lvm_jax.diagnostics import effective_sample_size, gradient_statistics, pareto_k, psis
+from lvm_jax import guides, models, networks
+from lvm_jax.diagnostics import (
+    active_units,
+    effective_sample_size,
+    gradient_statistics,
+    pareto_k,
+    posterior_means,
+    psis,
+)
 
 
 def test_effective_sample_size():
@@ -158,3 +168,117 @@ def test_nan_is_kept_and_pairs_are_groups():
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=message):
         gradient_statistics(jax.random.key(0), noisy, **arguments)
+
+
+X = np.random.default_rng(4).normal(size=(120, 3)) * [1.0, 2.0, 0.3] + [0.5, -1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["location", "mean_field", "full_rank", "low_rank"])
+def test_active_units_of_a_linear_gaussian_guide_are_exact(name, x64):
+    # E_q[z] = A x + b, so A_u = (A Cov(x) A^T)_uu, whatever the covariance of q. x64.
+    family = guide_cases.FAMILIES[name]
+    guide = guides.linear(family, 3, ("loc",))
+    weight = np.array([[0.3, -0.2, 1.0], [0.02, 0.02, -0.01]])
+    offset, fresh = np.array([0.4, -1.0]), guide.init(jax.random.key(0))
+    phi = guides.Amortized(fresh.offset._replace(loc=jnp.asarray(offset)), jnp.asarray(weight))
+    means = posterior_means(jax.random.key(1), guide, phi, X, 1)
+    np.testing.assert_allclose(means, X @ weight.T + offset[None], atol=1e-12)
+    expected = np.diag(weight @ np.cov(X.T) @ weight.T)
+    found = active_units(means)
+    np.testing.assert_allclose(found.variance, expected, rtol=1e-9)
+    assert found.active.tolist() == [True, False]  # 0.40 and 0.0018
+    assert found.number == 1
+    assert active_units(means, 0.0017).number == 2
+    assert active_units(means, expected[1] * (1 + 1e-6)).number == 1
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "categorical", "one_hot", "label"])
+def test_means_of_finite_posteriors_are_exact(name):
+    family = guide_cases.FAMILIES[name]
+    guide = guides.linear(family, 3)
+    phi = guide_cases.random_phi(guide, "linear")
+    means = posterior_means(jax.random.key(1), guide, phi, X[:5], 1)
+    (start,) = jax.tree.leaves(phi.offset)
+    logits = X[:5] @ np.asarray(phi.network).T + np.ravel(start)[None]
+    if name == "bernoulli":
+        expected = 1 / (1 + np.exp(-logits))
+    else:
+        odds = np.exp(logits).reshape(5, *start.shape)
+        mass = odds / odds.sum(-1, keepdims=True)
+        expected = mass if name == "one_hot" else mass @ np.arange(3)
+    np.testing.assert_allclose(means, expected, rtol=2e-5)
+
+
+def test_active_units_of_a_hierarchy_from_below():
+    # Linear layers: E[z_1] = W x + c exactly; z_2's mean has the noise of V s_1 eps, averaged.
+    layers = [
+        models.Layer(networks.mlp(3, (), 4), 2),
+        models.Layer(networks.mlp(2, (), 4), 2),
+    ]
+    guide, num_samples = guides.bottom_up(layers), 500
+    first, second = np.array([[0.6, -0.4, 0.0], [0.01, 0.0, 0.02]]), np.array([[1.5, 0], [0, 0]])
+    phi = (
+        deep_cases.gaussian_layer(first, [0.1, -2.0], [0.5, 1.0]),
+        deep_cases.gaussian_layer(second, [3.0, 1.0], [0.2, 1.0]),
+    )
+    z_1, z_2 = posterior_means(jax.random.key(2), guide, phi, X, num_samples)
+    exact = X @ first.T + np.array([[0.1, -2.0]])
+    np.testing.assert_allclose(z_1, exact, atol=1e-5)
+    error = (z_2 - exact @ second.T - np.array([[3.0, 1.0]]))[:, 0]
+    sd = 1.5 * 0.5 / num_samples**0.5
+    assert np.abs(error).max() < 5 * sd
+    assert abs(error.std() / sd - 1) < 5 / (2 * len(X)) ** 0.5  # every point has noise of its own
+    found = active_units((z_1, z_2))
+    # The idle unit of z_2 has variance 1 given z_1, of which nothing is left: no draw of it is made.
+    assert found.variance[1][1] < 1e-12
+    assert [leaf.tolist() for leaf in found.active] == [[True, False], [True, False]]
+    assert [int(leaf) for leaf in found.number] == [1, 1]
+    np.testing.assert_allclose(found.variance[0], exact.var(0, ddof=1), rtol=1e-4)
+
+
+def test_means_of_a_hierarchy_from_above_and_of_any_other_q():
+    # The ladder that is the exact posterior, and the same posterior as a q of unknown kind.
+    _, theta, joint = deep_cases.linear_chain()
+    gain = joint.covariance[:3, 3:] @ np.linalg.inv(joint.covariance[3:, 3:])
+    exact = joint.mean[None, :3] + (deep_cases.POINTS - joint.mean[None, 3:]) @ gain.T
+    sd = np.sqrt(np.diag(joint.covariance[:3, :3] - gain @ joint.covariance[3:, :3]))
+    ladder, phi = deep_cases.exact_ladder(theta)
+    num_samples = 2_000
+    for guide, parameters in ((ladder, phi), (deep_cases.exact_guide(joint), ())):
+        means = posterior_means(
+            jax.random.key(3), guide, parameters, deep_cases.POINTS, num_samples
+        )
+        assert [leaf.shape for leaf in means] == [(2, 2), (2, 1)]
+        error = np.concatenate(means, axis=1) - exact
+        assert (np.abs(error) < 5 * sd[None] / num_samples**0.5 + 1e-5).all()
+        if guide is ladder:  # z_2 is drawn first: its mean needs no draw
+            assert np.abs(error[:, 2]).max() < 1e-5
+
+
+def test_a_point_keeps_its_mean_whatever_stands_beside_it():
+    guide = deep_cases.exact_guide(deep_cases.dense())
+    few = posterior_means(jax.random.key(0), guide, (), X[:2], 40)
+    many = posterior_means(jax.random.key(0), guide, (), X, 40)
+    for one, other in zip(few, many, strict=True):
+        np.testing.assert_allclose(one, other[:2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "means", [jnp.zeros((1, 3)), (jnp.zeros((4, 3)), jnp.zeros((5, 2))), jnp.float32(1.0), ()]
+)
+def test_means_that_are_not_rows_are_refused(means):
+    with pytest.raises(ValueError, match=r"means: expected leaves \[N, K\] with one N >= 2"):
+        active_units(means)
+
+
+def test_posterior_means_refuse_bad_input():
+    guide = guides.linear(guides.mean_field(2), 3)
+    phi, key = guide.init(jax.random.key(0)), jax.random.key(0)
+    with pytest.raises(ValueError, match="num_samples: expected an integer >= 1"):
+        posterior_means(key, guide, phi, X, 0)
+    with pytest.raises(ValueError, match="x: expected at least one data point"):
+        posterior_means(key, guide, phi, X[:0], 1)
+    with pytest.raises(ValueError, match="x: expected finite numbers"):
+        posterior_means(key, guide, phi, np.full((2, 3), np.nan), 1)
+    with pytest.raises(ValueError, match="threshold: expected a finite number >= 0"):
+        active_units(jnp.zeros((3, 2)), -1.0)
