@@ -133,6 +133,12 @@ def is_reparameterized(q: Distribution) -> bool:
     return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(sample))
 
 
+def is_discrete(q: Distribution) -> bool:
+    """Does q draw labels, bits, one-hot rows or rows of a table? Read from its type."""
+    inner = q.distribution if isinstance(q, Independent) else q
+    return isinstance(inner, Table | Bernoulli | Categorical)
+
+
 def prices_draws(q: Distribution) -> bool:
     """Has q a `sample_and_log_prob` that costs less than its draws and then their `log_prob`?
 

@@ -28,6 +28,7 @@ def evaluate(
     num_samples: int,
     *,
     phi_per_point: bool = False,
+    index: ArrayLike | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> Evidence:
     """`importance` for every point of x [N, ...] with q(z | x; phi): an Evidence of leaves [N].
@@ -35,20 +36,23 @@ def evaluate(
     Compiled once per shape, `num_samples`, model and guide; the key, theta and phi may change.
     At most `chunk_size` rows (points times samples) are alive at a time, so that they stay in
     cache; memory grows in neither N nor S, but for the result. Point i draws from
-    fold_in(key, i): its answer does not depend on the other points. With `phi_per_point` the
-    leaves of phi are [N, ...], a phi for each point, as `guides.per_point` has them.
+    fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer
+    does not depend on the other points. With `phi_per_point` the leaves of phi are [N, ...], a phi
+    for each point, as `guides.per_point` has them.
 
     Raises ValueError or TypeError for num_samples or chunk_size < 1, x with NaN or infinities or
-    of a shape that the model does not draw, a q whose z is not of the model's shape, and a phi
-    that is not per point.
+    of a shape that the model does not draw, a q whose z is not of the model's shape, a phi that is
+    not per point, and an index of another shape.
     """
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 1)
     chunk_size = checks.integer(chunk_size, "chunk_size", 1)
-    _check_data(model, theta, x)
+    check_data(model, theta, x)
     own, common = (phi, None) if phi_per_point else (None, phi)
-    _check_guide(model, guide, theta, _first(own, x.shape[0]) if phi_per_point else phi, x)
-    points = (jnp.arange(x.shape[0]), jnp.asarray(x), own)
+    check_guide(model, guide, theta, _first(own, x.shape[0]) if phi_per_point else phi, x)
+    index = jnp.arange(x.shape[0]) if index is None else jnp.asarray(index)
+    checks.shape(index, x.shape[:1], "index")
+    points = (index, jnp.asarray(x), own)
     return _evaluate(key, theta, common, points, model, guide, num_samples, chunk_size)
 
 
@@ -77,7 +81,7 @@ def _evaluate(
     return jax.lax.map(one, points, batch_size=batch_size)
 
 
-def _check_data(model: Model, theta: Params, x: ArrayLike) -> None:
+def check_data(model: Model, theta: Params, x: ArrayLike) -> None:
     """Refuse x unless it holds at least one finite point as the model draws them."""
     if not isinstance(x, np.ndarray | jax.Array) or x.ndim < 1 or x.shape[0] < 1:
         got = getattr(x, "shape", type(x).__name__)
@@ -91,7 +95,7 @@ def _check_data(model: Model, theta: Params, x: ArrayLike) -> None:
         )
 
 
-def _check_guide(model: Model, guide: Guide, theta: Params, phi: Params, x: ArrayLike) -> None:
+def check_guide(model: Model, guide: Guide, theta: Params, phi: Params, x: ArrayLike) -> None:
     """Refuse a q whose z does not fit the model."""
     z = jax.eval_shape(lambda: _draw(model.prior(theta)))
     guided = jax.eval_shape(lambda: _draw(guide.posterior(phi, jnp.asarray(x[0]))))

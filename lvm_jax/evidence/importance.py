@@ -61,6 +61,12 @@ def importance(
     return _conclude(jax.lax.fori_loop(0, num_chunks, step, start), num_samples)
 
 
+def from_log_weights(log_w: Float[Array, " S"]) -> Evidence:
+    """The Evidence of S independent log-weights with E[w] = p(x), however they were drawn."""
+    start = _nothing(pareto.tail_size(log_w.shape[0]), log_w.dtype)
+    return _conclude(_add(start, log_w, jnp.ones(log_w.shape[0], bool)), log_w.shape[0])
+
+
 def _nothing(tail_size: int, dtype: jnp.dtype) -> Running:
     zero, least = jnp.zeros((), dtype), jnp.asarray(-jnp.inf, dtype)
     tail = jnp.full(tail_size + 1, -jnp.inf, dtype)

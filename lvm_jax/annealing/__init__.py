@@ -1,0 +1,35 @@
+"""From an easy density to a hard one by steps: the path, its schedules, and what moves on it.
+
+    log f_beta(z) = (1 - beta) log q(z) + beta log p(x, z),    0 <= beta <= 1,    of ONE data point
+
+`evidence.annealed`, `evidence.sequential` and `evidence.sandwich` weigh what travels on this path;
+`unadjusted_log_weights` is the same by a differentiable dynamics, for a bound to train with.
+"""
+
+from lvm_jax.annealing.discrete import flip, gibbs
+from lvm_jax.annealing.journey import Journey, anneal, reverse
+from lvm_jax.annealing.path import Path, linear, sigmoid
+from lvm_jax.annealing.transitions import Transition, hmc, mala, random_walk
+from lvm_jax.annealing.tuning import Schedule, Tuned, schedule, spread, tune
+from lvm_jax.annealing.unadjusted import unadjusted_log_weights
+
+__all__ = [
+    "Journey",
+    "Path",
+    "Schedule",
+    "Transition",
+    "Tuned",
+    "anneal",
+    "flip",
+    "gibbs",
+    "hmc",
+    "linear",
+    "mala",
+    "random_walk",
+    "reverse",
+    "schedule",
+    "sigmoid",
+    "spread",
+    "tune",
+    "unadjusted_log_weights",
+]

@@ -1,0 +1,87 @@
+"""One chain along the path, forwards from q or backwards from the posterior, and its weight."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax.annealing.path import Path
+from lvm_jax.annealing.transitions import Transition
+from lvm_jax.annealing.tuning import Schedule
+from lvm_jax.typing import Array, Float, Key, Latent, Scalar
+
+
+class Journey(NamedTuple):
+    """Where one chain ended, and what it weighs."""
+
+    z: Latent
+    log_weight: Scalar
+    acceptance: Float[Array, " T"]  # of the moves at beta_1, ..., beta_T
+
+
+def anneal(
+    key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
+) -> Journey:
+    """From z_0 ~ q to beta = 1, by a weight and a move at every temperature.
+
+        log w = sum_t (beta_t - beta_{t-1}) (log p(x, z_{t-1}) - log q(z_{t-1}))
+
+    with z_t ~ K_t(z_{t-1}) and K_t invariant for f_{beta_t}: E[w] = p(x), whatever the moves.
+    With T = 1 it is one draw of importance sampling. The last z is a draw of the posterior in the
+    sense of w.
+
+    Source: Neal (2001), equations 3 to 11.
+    """
+
+    def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple[Latent, Scalar], Scalar]:
+        z, log_w = state
+        index, before, beta, step_size = now
+        log_w = log_w + (beta - before) * path.log_weight(z)
+        z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
+        return (z, log_w), accepted
+
+    betas = schedule.temperatures
+    times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
+    (z, log_w), accepted = jax.lax.scan(step, (z, jnp.zeros((), betas.dtype)), times)
+    return Journey(z, log_w, accepted)
+
+
+def reverse(
+    key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
+) -> Journey:
+    """From z_T ~ p(z | x) back to beta = 0: the journey of `anneal` run in the other direction.
+
+        log w = sum_t (beta_t - beta_{t-1}) (log p(x, z_{t-1}) - log q(z_{t-1}))
+
+    with z_{t-1} ~ K_t(z_t). E[1 / w] = 1 / p(x) if z_T is an exact draw, so that
+    E[log w] >= log p(x). It needs reversible moves, as ours are. `acceptance` is in the order of
+    the temperatures, as that of `anneal`.
+
+    Source: Grosse, Ghahramani and Adams (2015), equation 7.
+    """
+
+    def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple[Latent, Scalar], Scalar]:
+        z, log_w = state
+        index, before, beta, step_size = now
+        z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
+        return (z, log_w + (beta - before) * path.log_weight(z)), accepted
+
+    betas = schedule.temperatures
+    times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
+    start = (z, jnp.zeros((), betas.dtype))
+    (z, log_w), accepted = jax.lax.scan(step, start, times, reverse=True)
+    return Journey(z, log_w, accepted)
+
+
+def _move(
+    key: Key[Array, ""],
+    index: Array,
+    path: Path,
+    beta: Scalar,
+    z: Latent,
+    schedule: Schedule,
+    transition: Transition,
+    step_size: Scalar,
+) -> tuple[Latent, Scalar]:
+    density = lambda one: path.log_density(beta, one)  # noqa: E731
+    return transition.move(jax.random.fold_in(key, index), density, z, schedule.scale, step_size)

@@ -1,0 +1,96 @@
+"""The geometric path between q and the joint density, and the temperatures on it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax import checks, distributions, weights
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Latent, Scalar
+from lvm_jax.weights import LogJoint
+
+STEEPNESS = 4.0  # of the sigmoid schedule, in Grosse et al. (2015)
+
+
+class Path(NamedTuple):
+    """log f_beta = log q + beta (log p - log q), unnormalised, from q to the joint density."""
+
+    log_q: LogJoint  # z -> log q(z), normalised
+    log_joint: LogJoint  # z -> log p(x, z)
+
+    def log_weight(self, z: Latent) -> Scalar:
+        """log p(x, z) - log q(z), the derivative of log f_beta in beta; in nats."""
+        return self.log_joint(z) - self.log_q(z)
+
+    def log_density(self, beta: Scalar, z: Latent) -> Scalar:
+        """log f_beta(z), in nats; NaN, which no move accepts, where q and p are both zero."""
+        log_q = self.log_q(z)
+        return log_q + beta * (self.log_joint(z) - log_q)
+
+    def dtype(self, z: Latent) -> jnp.dtype:
+        """The dtype of the log-weights of draws z [C, ...], which temperatures must share."""
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), z)
+        return jax.eval_shape(self.log_weight, one).dtype
+
+
+def make_path(log_joint: LogJoint, q: Distribution, z: Latent, continuous: bool) -> Path:
+    """The path from q, after refusing a log-joint, a q or a z (draws, [C, ...]) that do not fit.
+
+    `continuous` says that the moves need a real-valued z.
+    """
+    weights.check_log_joint(log_joint, z)
+    weights.check_log_prob(q, z)
+    if continuous and distributions.is_discrete(q):
+        raise TypeError(
+            "transition: expected annealing.gibbs or annealing.flip for a discrete z, got a move "
+            "for real-valued z"
+        )
+    return Path(q.log_prob, log_joint)
+
+
+def linear(num_temperatures: int) -> Float[Array, " T1"]:
+    """beta_t = t / T for t = 0, ..., T, [T + 1]."""
+    return jnp.linspace(0.0, 1.0, checks.integer(num_temperatures, "num_temperatures", 1) + 1)
+
+
+def sigmoid(num_temperatures: int, steepness: float = STEEPNESS) -> Float[Array, " T1"]:
+    """Temperatures by a sigmoid of steepness (2 t / T - 1), stretched to 0 and 1, [T + 1].
+
+    Temperatures crowd at both ends, where the densities change fastest.
+
+    Source: Grosse, Ghahramani and Adams (2015), section 5.1, with steepness 4.
+    """
+    num_temperatures = checks.integer(num_temperatures, "num_temperatures", 1)
+    if not checks.number(steepness, "steepness") > 0:
+        raise ValueError(f"steepness: expected a number > 0, got {steepness}")
+    raw = jax.nn.sigmoid(steepness * jnp.linspace(-1.0, 1.0, num_temperatures + 1))
+    betas = (raw - raw[0]) / (raw[-1] - raw[0])
+    return betas.at[-1].set(1.0)
+
+
+def check_temperatures(temperatures: ArrayLike) -> Float[Array, " T1"]:
+    """Return [T + 1] temperatures that rise from 0 to 1, or say what is wrong with them.
+
+    Traced ones pass unseen, but for their shape.
+    """
+    shape = jnp.shape(temperatures)
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(
+            f"temperatures: expected [T + 1] numbers from 0 to 1 with T >= 1, got shape {shape}; "
+            "annealing.sigmoid(100) makes 100"
+        )
+    if not isinstance(temperatures, jax.core.Tracer):
+        values = np.asarray(temperatures)
+        if not (np.isfinite(values).all() and values[0] == 0 and values[-1] == 1):
+            raise ValueError(
+                f"temperatures: expected to start at 0 and end at 1, got {values[0]} and "
+                f"{values[-1]}"
+            )
+        if not (np.diff(values) > 0).all():
+            first = int(np.argmin(np.diff(values) > 0))
+            raise ValueError(
+                f"temperatures: expected to rise at every step, got {values[first]} before "
+                f"{values[first + 1]} at index {first}"
+            )
+    return jnp.asarray(temperatures)

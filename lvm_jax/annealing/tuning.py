@@ -1,0 +1,149 @@
+"""Step sizes and temperatures from a pilot run, so that the run itself stays unbiased.
+
+A kernel that adapts to the chain it moves no longer leaves the density invariant, and the weights
+lose their expectation. Here everything is chosen by other chains, with other random numbers, and
+then stands.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import checks, weights
+from lvm_jax.annealing.path import check_temperatures, make_path
+from lvm_jax.annealing.transitions import Transition
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Scalar
+from lvm_jax.weights import LogJoint
+
+NUM_SPREAD = 100  # draws of q from which its standard deviations are taken
+GAIN = 1.0  # of the log step size, per unit of acceptance missed
+NUM_WARM = 10  # moves at beta = 0 before the pilot sets off
+
+
+class Schedule(NamedTuple):
+    """The temperatures, and the step size of the move made at each but the first."""
+
+    temperatures: Float[Array, " T1"]  # 0 = beta_0 < ... < beta_T = 1
+    step_sizes: Float[Array, " T"]  # at beta_1, ..., beta_T; in units of `scale`
+    scale: Latent  # of each coordinate of z
+
+
+class Tuned(NamedTuple):
+    """A schedule, and what the pilot saw."""
+
+    schedule: Schedule
+    acceptance: Float[Array, " T"]  # the pilot's, at its own temperatures
+    deviation: Float[Array, " T"]  # of log p(x, z) - log q(z) at beta_0, ..., beta_(T-1)
+
+
+def schedule(
+    temperatures: ArrayLike, transition: Transition, like: Latent, step_size: float | None = None
+) -> Schedule:
+    """The same step size everywhere (the transition's, if None), and scales of 1 as `like` z."""
+    temperatures = check_temperatures(temperatures)
+    chosen = transition.step_size if step_size is None else checks.number(step_size, "step_size")
+    steps = jnp.full(temperatures.shape[0] - 1, chosen, temperatures.dtype)
+    scale = jax.tree.map(lambda leaf: jnp.ones(jnp.shape(leaf), steps.dtype), like)
+    return Schedule(temperatures, steps, scale)
+
+
+def spread(key: Key[Array, ""], q: Distribution) -> Latent:
+    """Standard deviations of q's coordinates from 100 draws, as z; 1 where it does not vary."""
+    z = weights.draw(key, q, NUM_SPREAD)
+
+    def deviation(leaf: Array) -> Array:
+        scale = leaf.astype(jnp.result_type(float)).std(0)
+        return jnp.where(scale > 0, scale, 1.0)
+
+    return jax.tree.map(deviation, z)
+
+
+class _State(NamedTuple):
+    z: Latent  # of all pilot chains
+    log_w: Float[Array, " C"]
+    log_step: Scalar
+
+
+def tune(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    temperatures: ArrayLike,
+    transition: Transition,
+    num_chains: int = 8,
+    *,
+    adaptive: bool = False,
+) -> Tuned:
+    """A `Schedule` from a pilot run of `num_chains` chains, of ONE data point.
+
+    The step size moves after every temperature by log e <- log e + acceptance - target, the
+    acceptance being the chains' mean, after ten moves on q itself. With `adaptive` the T
+    temperatures are placed anew so that the conditional effective sample size (Zhou, Johansen and
+    Aston 2016, equation 3.9) is the same at every step, to second order in it:
+
+        CESS / S = 1 / (1 + (Delta beta)^2 Var_beta(log p(x, z) - log q(z)) + ...)
+
+    which holds for steps at equal distances of int sd_beta(log p - log q) d beta. The pilot's own
+    step sizes are then interpolated. `key` must not be that of the run that follows: the pilot's
+    draws choose, the run's draws are weighed.
+
+    Raises ValueError for num_chains < 2 or temperatures that do not rise from 0 to 1.
+    """
+    temperatures = check_temperatures(temperatures)
+    num_chains = checks.integer(num_chains, "num_chains", 2)
+    key_scale, key_start, key_warm, key_move = jax.random.split(checks.key(key), 4)
+    scale = spread(key_scale, q)
+    z = weights.draw(key_start, q, num_chains)
+    path = make_path(log_joint, q, z, transition.continuous)
+    temperatures = temperatures.astype(path.dtype(z))
+
+    def move(state: _State, key: Key[Array, ""], beta: Scalar) -> tuple[_State, Scalar]:
+        step_size = jnp.exp(state.log_step)
+        z, accepted = jax.vmap(
+            lambda key, z: transition.move(
+                key, lambda one: path.log_density(beta, one), z, scale, step_size
+            )
+        )(jax.random.split(key, num_chains), state.z)
+        missed = 0.0 if transition.target is None else accepted.mean() - transition.target
+        return _State(z, state.log_w, state.log_step + GAIN * missed), accepted.mean()
+
+    def step(state: _State, now: tuple[Array, Array, Array]) -> tuple[_State, tuple]:
+        index, before, beta = now
+        log_w = jax.vmap(path.log_weight)(state.z)
+        seen = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
+        state = state._replace(log_w=state.log_w + (beta - before) * log_w)
+        state, accepted = move(state, jax.random.fold_in(key_move, index), beta)
+        return state, (*seen, accepted)
+
+    first = jnp.log(jnp.asarray(transition.step_size, temperatures.dtype))
+    start = _State(z, jnp.zeros(num_chains, temperatures.dtype), first)
+    # The transition's own step size is only a guess: moves on q itself make a better one.
+    warm = jax.random.split(key_warm, NUM_WARM)
+    start, _ = jax.lax.scan(lambda state, key: move(state, key, temperatures[0]), start, warm)
+    times = (jnp.arange(temperatures.shape[0] - 1), temperatures[:-1], temperatures[1:])
+    _, (steps, deviation, accepted) = jax.lax.scan(step, start, times)
+    if adaptive:
+        placed = _place(temperatures, deviation)
+        steps = jnp.exp(jnp.interp(placed[1:], temperatures[1:], jnp.log(steps)))
+        temperatures = placed
+    return Tuned(Schedule(temperatures, steps, scale), accepted, deviation)
+
+
+def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
+    """Standard deviation of the finite `values` under normalised weights."""
+    good = jnp.isfinite(values) & jnp.isfinite(log_w)
+    values, log_w = jnp.where(good, values, 0.0), jnp.where(good, log_w, -jnp.inf)
+    w = jnp.where(good, jnp.exp(log_w - log_w.max()), 0.0)
+    p = w / jnp.maximum(w.sum(), jnp.finfo(w.dtype).tiny)
+    return jnp.sqrt(p @ (values - p @ values) ** 2)
+
+
+def _place(temperatures: Float[Array, " T1"], deviation: Float[Array, " T"]) -> Float[Array, " T1"]:
+    """As many temperatures, at equal distances of the integral of the deviation."""
+    # A floor keeps the map invertible where the pilot saw nothing vary, and the steps bounded.
+    usual = jnp.maximum(deviation, 0.01 * deviation.max() + jnp.finfo(deviation.dtype).tiny)
+    lengths = jnp.diff(temperatures) * usual
+    distance = jnp.concatenate([jnp.zeros(1, lengths.dtype), jnp.cumsum(lengths)])
+    even = jnp.linspace(0.0, 1.0, temperatures.shape[0], dtype=temperatures.dtype)
+    return jnp.interp(even * distance[-1], distance, temperatures).at[-1].set(1.0)

@@ -1,0 +1,337 @@
+"""Annealed chains against exact evidence: every move, forwards and backwards, and their tuning."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from beds import BEDS
+from model_cases import quick_jit
+
+from lvm_jax import annealing, distributions, evidence
+from lvm_jax.annealing.path import Path
+from lvm_jax.models import Model
+
+CHAINS, REPEATS = 6_000, 77.46  # and the square root
+
+# bed: the moves that its z can make
+MOVES = {
+    "linear_gaussian": {
+        "hmc": annealing.hmc(3),
+        "mala": annealing.mala(),
+        "random_walk": annealing.random_walk(2),
+    },
+    "mixture": {"gibbs": annealing.gibbs(3), "flip": annealing.flip(3)},
+    "bits": {"gibbs": annealing.gibbs(2, 2), "flip": annealing.flip(2, 2)},
+    "one_hot": {"gibbs": annealing.gibbs(3, 3, True), "flip": annealing.flip(3, 2, True)},
+}
+ROWS = [(bed, move) for bed, moves in MOVES.items() for move in moves]
+NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
+
+
+@pytest.fixture(scope="module")
+def found():
+    """{bed: (log p, {move: (forward Annealed, reverse Journey from exact posterior draws)})}."""
+
+    def of_bed(name):
+        bed = BEDS[name]()
+        joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+        posterior = bed.posterior(bed.theta, bed.x)
+
+        def both(key, move):
+            forward_key, z_key, back_key = jax.random.split(key, 3)
+            forward = evidence.annealed(
+                forward_key, joint, q, CHAINS, temperatures=annealing.sigmoid(8),
+                transition=move, num_pilot=20 if move.continuous else 0, adaptive=move.continuous,
+            )  # fmt: skip
+            z = posterior.sample(seed=z_key, sample_shape=(CHAINS,))
+            back = jax.vmap(
+                lambda key, z: annealing.reverse(
+                    key, Path(q.log_prob, joint), z, forward.schedule, move
+                )
+            )(jax.random.split(back_key, CHAINS), z)
+            return forward, back
+
+        def every(key):
+            keys = jax.random.split(key, len(MOVES[name]))
+            return {
+                move: both(k, MOVES[name][move]) for k, move in zip(keys, MOVES[name], strict=True)
+            }
+
+        log_p = float(bed.log_evidence(bed.theta, bed.x))
+        return log_p, jax.device_get(quick_jit(every)(jax.random.key(1)))
+
+    return {name: of_bed(name) for name in MOVES}
+
+
+@pytest.mark.parametrize("bed, move", ROWS)
+def test_both_directions_are_unbiased(found, bed, move):
+    log_p, journeys = found[bed][0], found[bed][1][move]
+    forward, back = journeys
+    for draws in (np.exp(forward.log_weights - log_p), np.exp(log_p - back.log_weight)):
+        error = draws.std() / REPEATS
+        assert abs(draws.mean() - 1) < 5 * error
+        assert error < 0.018  # so that a factor of 1.1 would be seen
+    # The logarithms bound log p(x) from the two sides (Jensen), by more than their errors here.
+    assert forward.log_weights.mean() + 5 * forward.log_weights.std() / REPEATS < log_p
+    assert back.log_weight.mean() - 5 * back.log_weight.std() / REPEATS > log_p
+    assert forward.acceptance.shape == (8,)
+    assert ((forward.acceptance > 0.1) & (forward.acceptance <= 1)).all()
+
+
+def test_annealing_helps(found):
+    # The same q without annealing: the spread of its log-weights is wider on every bed.
+    for name, (_, journeys) in found.items():
+        bed = BEDS[name]()
+        joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+        z = q.sample(seed=jax.random.key(2), sample_shape=(2_000,))
+        plain = np.var(jax.vmap(lambda one: joint(one) - q.log_prob(one))(z))  # noqa: B023
+        for forward, _ in journeys.values():
+            assert np.var(forward.log_weights) < 0.9 * plain, name
+
+
+@pytest.mark.parametrize("move", MOVES["linear_gaussian"])
+def test_moves_leave_the_posterior_invariant(found, move):
+    # Ten moves at beta = 1 from exact draws: mean and second moments stay within 5 errors.
+    bed = BEDS["linear_gaussian"]()
+    joint, posterior = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+    transition = MOVES["linear_gaussian"][move]
+
+    @quick_jit
+    def run(key):
+        key_z, key_move = jax.random.split(key)
+        z = posterior.sample(seed=key_z, sample_shape=(CHAINS,))
+
+        def step(z, key):
+            keys = jax.random.split(key, CHAINS)
+            scale, size = jnp.ones(2), jnp.asarray(0.4)
+            return jax.vmap(lambda k, one: transition.move(k, joint, one, scale, size)[0])(
+                keys, z
+            ), None
+
+        return z, jax.lax.scan(step, z, jax.random.split(key_move, 10))[0]
+
+    start, end = (np.asarray(z, np.float64) for z in run(jax.random.key(3)))
+    assert (np.abs(end - start).max(0) > 0.5).all()  # they did move
+    factor = np.linalg.inv(np.asarray(posterior.cholesky, np.float64))
+    white = (end - np.asarray(posterior.mean)) @ factor.T
+    assert np.abs(white.mean(0)).max() < 5 / REPEATS
+    products = white[:, :, None] * white[:, None, :] - np.eye(2)
+    assert (np.abs(products.mean(0)) < 5 * products.std(0) / REPEATS).all()
+
+
+def test_exact_at_the_posterior():
+    bed = BEDS["linear_gaussian"]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+    run = quick_jit(
+        lambda key: evidence.annealed(
+            key, joint, q, 30, temperatures=annealing.linear(3), num_pilot=0
+        )
+    )
+    result = run(jax.random.key(0))
+    truth = bed.log_evidence(bed.theta, bed.x)
+    np.testing.assert_allclose(result.log_weights, np.full(30, truth), rtol=3e-6)
+    assert result.evidence.num_samples == 30
+    assert result.evidence.standard_error < 1e-6
+
+
+def test_adaptive_temperatures_have_equal_conditional_ess():
+    # z ~ N(0, 1), x | z ~ N(z, 1/16) at x = 1: pi_beta = N(m, 1 / (1 + 16 beta)), and the variance
+    # of log p(x | z) under it is 8^2 Var((1 - z)^2) in closed form.
+    def joint(z):
+        return -0.5 * (z**2).sum() - 8 * ((1.0 - z) ** 2).sum()
+
+    q = distributions.normal(jnp.zeros(1), jnp.ones(1))
+    tuned = quick_jit(
+        lambda key: annealing.tune(
+            key, joint, q, annealing.sigmoid(24), annealing.random_walk(4), 800, adaptive=True
+        )
+    )(jax.random.key(0))
+    betas = np.linspace(0, 1, 20_001)
+    variance, mean = 1 / (1 + 16 * betas), 16 * betas / (1 + 16 * betas)
+    off = 1 - mean
+    deviation = 8 * np.sqrt(2 * variance**2 + 4 * variance * off**2)
+    distance = np.concatenate([[0], np.cumsum(0.5 * (deviation[1:] + deviation[:-1]))])
+    exact = np.interp(np.linspace(0, 1, 25), distance / distance[-1], betas)
+    placed = np.asarray(tuned.schedule.temperatures)
+    assert placed[0] == 0
+    assert placed[-1] == 1
+    # The pilot's grid is coarse and its 800 chains are noisy: a few per cent of sigmoid spacing.
+    np.testing.assert_allclose(np.interp(placed, betas, distance / distance[-1]),
+                               np.linspace(0, 1, 25), atol=0.04)  # fmt: skip
+    assert exact[1] < 0.5 * np.asarray(annealing.linear(24))[1]
+    # The step follows the density as it narrows, 4.1-fold, a little late.
+    steps = np.asarray(tuned.schedule.step_sizes)
+    assert steps[0] / steps[-1] > 2.5
+    assert abs(tuned.acceptance.mean() - 0.234) < 0.1
+
+
+def test_weights_of_zero_are_counted():
+    def half(z):
+        return NORMAL.log_prob(z) + jnp.where(z[0] > 0, 0.0, -jnp.inf)
+
+    result = quick_jit(
+        lambda key: evidence.annealed(key, half, NORMAL, 900, temperatures=annealing.linear(3))
+    )(jax.random.key(0))
+    zero = int(result.evidence.num_negative_infinite)
+    assert abs(zero - 450) < 5 * 15
+    np.testing.assert_allclose(result.evidence.log_evidence, np.log(1 - zero / 900), rtol=1e-4)
+    assert (np.asarray(result.z)[np.isfinite(result.log_weights), 0] > 0).all()
+
+
+def test_a_step_size_that_rejects_everything_shows():
+    huge = annealing.hmc(2)._replace(step_size=1e4)
+    result = quick_jit(
+        lambda key: evidence.annealed(
+            key, lambda z: NORMAL.log_prob(z - 1), NORMAL, 50,
+            temperatures=annealing.linear(3), transition=huge, num_pilot=0,
+        )
+    )(jax.random.key(0))  # fmt: skip
+    np.testing.assert_array_equal(result.acceptance, np.zeros(3))
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_unadjusted_chains_are_unbiased_and_differentiable(x64):
+    with jax.enable_x64(x64):
+        bed = BEDS["linear_gaussian"]()
+        number = jnp.float64 if x64 else jnp.float32
+        log_p = float(bed.log_evidence(bed.theta, bed.x))
+
+        def log_w(phi, theta, step_size, key, num_samples):
+            return annealing.unadjusted_log_weights(
+                key, bed.log_joint(theta, bed.x), bed.guide(phi), num_samples,
+                temperatures=annealing.linear(8), step_size=step_size, refreshment=0.3,
+            )  # fmt: skip
+
+        step = jnp.asarray(0.2, number)
+        draws = quick_jit(partial(log_w, bed.phi, bed.theta, step, num_samples=CHAINS))(
+            jax.random.key(4)
+        )
+        assert draws.dtype == number
+        ratio = np.exp(np.asarray(draws) - log_p)
+        assert abs(ratio.mean() - 1) < 5 * ratio.std() / REPEATS < 5 * 0.018
+        assert draws.mean() > float(bed.elbo(bed.theta, bed.phi, bed.x)) + 0.01
+        if x64:  # central differences along a direction of everything that can be learned
+            point = (bed.phi, bed.theta, step)
+            way = jax.tree.map(
+                lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), point
+            )
+
+            def total(args):
+                return log_w(*args, jax.random.key(5), 3).mean()
+
+            slope, total = quick_jit(jax.grad(total))(point), quick_jit(total)
+            along = sum(
+                (a * b).sum() for a, b in zip(*map(jax.tree.leaves, (slope, way)), strict=True)
+            )
+            h = 1e-6
+            ends = [total(jax.tree.map(lambda p, w: p + s * w, point, way)) for s in (h, -h)]  # noqa: B023
+            np.testing.assert_allclose(along, (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
+
+
+def test_every_point_of_a_data_set():
+    # The lecture's z -> N(z, ...): a point's answer is `annealed` of that point, whatever the rest.
+    traces = []
+
+    def likelihood(theta, z):
+        traces.append(None)
+        return distributions.normal(z + theta, jnp.ones(2))
+
+    model = Model(lambda key: jnp.zeros(2), lambda theta: NORMAL, likelihood)
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    options = {
+        "temperatures": annealing.linear(3),
+        "transition": annealing.random_walk(1),
+        "num_pilot": 0,
+    }
+
+    def run(seed, x, theta):
+        key = jax.random.key(seed)
+        return evidence.evaluate_annealed(key, model, None, theta, None, x, 40, **options)
+
+    theta = jnp.array([0.3, -0.2])
+    result = run(0, x, theta)
+    truth = -((x - np.asarray(theta)) ** 2).sum(1) / 4 - np.log(4 * np.pi)
+    off = (np.asarray(result.evidence.log_evidence) - truth) / result.evidence.standard_error
+    assert np.abs(off).max() < 5
+    assert result.acceptance.shape == (5, 3)
+    before = len(traces)
+    other = run(0, np.where(np.arange(5)[:, None] == 2, x, -x), theta)
+    run(1, x, theta + 1)
+    assert len(traces) == before + 2  # two checks of shapes, no compilation
+    assert other.evidence.log_evidence[2] == result.evidence.log_evidence[2]
+    with pytest.raises(ValueError, match="x: expected shape"):
+        run(0, x[:, :1], theta)
+
+
+@pytest.mark.parametrize(
+    "temperatures, message",
+    [
+        ([0.0], "expected \\[T \\+ 1\\] numbers"),
+        ([0.0, 0.5, 0.5, 1.0], "rise at every step, got 0.5 before 0.5 at index 1"),
+        ([0.1, 1.0], "start at 0 and end at 1, got 0.1 and 1.0"),
+        ([0.0, np.nan, 1.0], "start at 0 and end at 1"),
+    ],
+)
+def test_refused_temperatures(temperatures, message):
+    with pytest.raises(ValueError, match=message):
+        evidence.annealed(
+            jax.random.key(0), NORMAL.log_prob, NORMAL, 3, temperatures=np.array(temperatures)
+        )
+
+
+def test_refusals():
+    bed = BEDS["bits"]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    options = {"temperatures": annealing.linear(3)}
+    with pytest.raises(TypeError, match=r"expected annealing\.gibbs or annealing\.flip"):
+        evidence.annealed(jax.random.key(0), joint, q, 3, **options)
+    with pytest.raises(ValueError, match="num_chains: expected an integer >= 1, got 0"):
+        evidence.annealed(jax.random.key(0), NORMAL.log_prob, NORMAL, 0, **options)
+    with pytest.raises(ValueError, match="num_pilot: expected at least 2"):
+        evidence.annealed(
+            jax.random.key(0), NORMAL.log_prob, NORMAL, 3, num_pilot=0, adaptive=True, **options
+        )
+    with pytest.raises(ValueError, match="num_temperatures: expected an integer >= 1, got 0"):
+        annealing.linear(0)
+    with pytest.raises(ValueError, match="refreshment: expected a share in"):
+        annealing.unadjusted_log_weights(
+            jax.random.key(0), NORMAL.log_prob, NORMAL, 3, step_size=0.1, refreshment=1.5, **options
+        )
+    for bad in (lambda: annealing.hmc(0), lambda: annealing.gibbs(1), lambda: annealing.flip(2, 0)):
+        with pytest.raises(ValueError, match="expected an integer"):
+            bad()
+    with pytest.raises(ValueError, match="jitter"):
+        annealing.hmc(3, 1.0)
+
+
+def test_equal_options_are_one_object():
+    assert annealing.hmc(7) is annealing.hmc(7)
+    assert annealing.gibbs(4, 2) is annealing.gibbs(4, 2)
+
+
+def test_a_latent_of_several_parts():
+    # A tuple z, as a hierarchy has: scales, momenta and proposals follow its structure.
+    def joint(z):
+        return (NORMAL.log_prob(z[0]) + NORMAL.log_prob(z[1] - z[0])) + 0.7
+
+    class Pair(tuple):
+        def sample(self, *, seed, sample_shape=()):
+            keys = jax.random.split(seed)
+            return tuple(NORMAL.sample(seed=k, sample_shape=sample_shape) for k in keys)
+
+        def log_prob(self, z):
+            return NORMAL.log_prob(z[0]) + NORMAL.log_prob(z[1])
+
+    @quick_jit
+    def run(key):
+        return [
+            evidence.annealed(
+                key, joint, Pair(), 2_000, temperatures=annealing.linear(4), transition=move
+            ).evidence
+            for move in (annealing.hmc(2), annealing.random_walk(2))
+        ]
+
+    for answer in run(jax.random.key(6)):
+        assert abs(answer.log_evidence - 0.7) < 5 * answer.standard_error < 0.5
