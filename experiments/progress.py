@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+QUIET = 60.0  # seconds without a line, after which a note is one
+
 
 class Progress:
     """Stages of a run; `done` moves on by one, `note` says how the present one goes."""
@@ -17,7 +19,7 @@ class Progress:
         self._show(1, message)
 
     def note(self, message: str) -> None:
-        """Say what is going on; only a live bar shows it."""
+        """Say what is going on; plain lines show it once a minute."""
         self._show(0, message)
 
 
@@ -43,13 +45,14 @@ def _live(title: str, total: int) -> Iterator[Progress]:
 
 
 def _lines(title: str, total: int) -> Iterator[Progress]:
-    start, count = time.perf_counter(), 0
+    start, count, last = time.perf_counter(), 0, 0.0
 
     def show(step: int, text: str) -> None:
-        nonlocal count
+        nonlocal count, last
         count += step
-        if step:
-            seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        if step or seconds - last >= QUIET:
+            last = seconds
             print(f"{title} [{count}/{total}, {seconds:.0f} s] {text}", file=sys.stderr, flush=True)
 
     yield Progress(show)
