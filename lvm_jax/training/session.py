@@ -97,7 +97,7 @@ class Session:
             return failure
         self.state = run.state
         made = self.step - first
-        self.adapt(time.perf_counter() - clock)
+        self.adapt(made, time.perf_counter() - clock)
         self.meter.add(made * self.program.batch_size)
         trace = jax.tree.map(lambda rows: np.asarray(rows, np.float64)[:made], run.trace)
         ended = self.book.add(first, trace, self.seconds)
@@ -121,13 +121,17 @@ class Session:
         every = self.feed.steps_per_epoch * self.plan.validate_every
         return step % every == 0 or step == self.plan.num_steps
 
-    def adapt(self, seconds: float) -> None:
-        """Let calls take a second or so. Their length changes no number."""
+    def adapt(self, made: int, seconds: float) -> None:
+        """Let calls take a second or so, soon: each makes its epoch's permutation anew.
+
+        Their length changes no number.
+        """
         compiled, self.is_first = self.is_first, False
         if compiled:
             return
         if seconds < SHORT:
-            self.length = min(2 * self.length, self.plan.steps_per_call, SEGMENT)
+            longer = max(2 * self.length, int(made * SHORT / seconds))
+            self.length = min(longer, self.plan.steps_per_call, SEGMENT)
         elif seconds > LONG:
             self.length = max(self.length // 2, 1)
 
