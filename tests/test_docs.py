@@ -1,14 +1,29 @@
-"""The pages of docs/ and the README's example run, and print what they say."""
+"""The pages of docs/ and the README's example run, and print what they say; all links resolve."""
 
 import ast
+import importlib
 import re
+from functools import reduce
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+OTHERS = ("CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md", "benchmarks/README.md")
+TEXTS = [*PAGES, *(ROOT / name for name in OTHERS)]
 PAGES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+OPTIMIZATIONS = "jax_disable_most_optimizations"
+
+
+@pytest.fixture
+def compile_quickly():
+    """A page compiles each of its programs once and runs it briefly."""
+    before = jax.config.read(OPTIMIZATIONS)
+    jax.config.update(OPTIMIZATIONS, True)
+    yield
+    jax.config.update(OPTIMIZATIONS, before)
 
 
 def run(page):
@@ -22,8 +37,43 @@ def run(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_runs_and_gives_what_it_says(page):
+def test_a_page_runs_and_gives_what_it_says(page, compile_quickly, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     claims = run(page)
     assert claims
     for line, obtained, expected in claims:
         assert obtained == expected, line
+
+
+def anchors(page):
+    """What GitHub makes of the headings of a page."""
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    headings = re.findall(r"^#+ (.*)$", prose, re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_every_link_goes_to_a_file_and_a_heading(page):
+    """Those within the repository: nothing is looked up elsewhere."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, heading = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not heading or heading in anchors(target), link
+
+
+def test_the_table_of_the_lecture_names_what_exists():
+    """All equations (1) to (12), each with functions that exist and experiments that can be run."""
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if "| `" in line]
+    assert len(rows) > 10
+    numbers = {int(n) for row in rows for n in re.findall(r"\((\d+)\)", row[0])}
+    assert numbers == set(range(1, 13))
+    for _, functions, experiments in rows:
+        for name in re.findall(r"`([^`]+)`", functions):
+            room, *path = name.split(".")
+            reduce(getattr, path, importlib.import_module(f"lvm_jax.{room}"))
+        for name in re.findall(r"`([^`]+)`", experiments):
+            assert (ROOT / "experiments" / f"{name}.py").exists(), name
