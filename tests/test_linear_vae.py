@@ -1,0 +1,296 @@
+"""The linear VAE, trained once and small, and its closed forms against SciPy and NumPy."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from model_cases import quick_jit
+from scipy.stats import multivariate_normal
+
+from experiments import linear_vae as experiment
+from experiments import linear_vae_data as data
+from experiments import linear_vae_exact as exact
+from experiments import linear_vae_landscape as landscape
+from experiments import linear_vae_training as training
+from experiments.linear_vae_results import count_active, count_directions
+from lvm_jax import models
+
+EIGENVALUES = np.array([9.0, 4.0, 1.6, 0.3, 0.2, 0.1])  # of the table's covariance, exactly
+LATENT, GIVEN = 3, 2.5  # a given s2 that two eigenvalues are above
+SMALL = {
+    "latent_dim": LATENT, "noise_variances": (GIVEN,), "num_epochs": 600, "batch_size": 60,
+    "learning_rate": 0.03, "num_records": 4, "num_samples": 2,
+}  # fmt: skip
+
+
+def table():
+    """300 rows whose covariance (over N) has the eigenvalues above to rounding."""
+    rng = np.random.default_rng(4)
+    white = rng.normal(size=(300, 6))
+    left, _, _ = np.linalg.svd(white - white.mean(0), full_matrices=False)
+    turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    return np.sqrt(300) * left * np.sqrt(EIGENVALUES) @ turn.T + rng.normal(size=6)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("linear")
+    np.save(folder / "table.npy", table())
+    config = experiment.Config(data=str(folder / "table.npy"), out=folder / "run", **SMALL)
+    return experiment.main(config)
+
+
+@pytest.fixture(scope="module")
+def rows(result):
+    """Every row, scaled, in float64."""
+    return np.asarray(result.data.x, np.float64)
+
+
+def test_the_spectrum_is_that_of_the_data(result):
+    np.testing.assert_allclose(
+        result.spectrum.values * result.data.scale**2, EIGENVALUES, rtol=1e-5
+    )
+    assert [run.num_above for run in result.runs] == [3, 2]
+
+
+def test_log_p_is_the_marginal_gaussians(result, rows):
+    for run in result.runs:
+        loadings, noise = run.best.loadings, run.noise_variance
+        marginal = multivariate_normal(run.best.offset, loadings @ loadings.T + noise * np.eye(6))
+        assert float(run.exact.log_evidence) == pytest.approx(
+            marginal.logpdf(rows).mean(), abs=1e-9
+        )
+
+
+def test_at_the_optimum_the_elbo_is_log_p_and_every_unit_has_its_law(result):
+    for run in result.runs:
+        assert abs(run.exact.log_evidence - run.exact.elbo) < 1e-10
+        assert abs(run.exact.kl_posterior) < 1e-10
+        values, noise = result.spectrum.values[:LATENT], run.noise_variance
+        assert np.diagonal(run.exact.means) == pytest.approx(
+            np.maximum(1 - noise / values, 0), abs=1e-8
+        )
+        assert run.exact.kl_units == pytest.approx(
+            np.maximum(0.5 * np.log(values / noise), 0), abs=1e-8
+        )
+
+
+def test_the_learned_noise_is_the_mean_of_the_discarded_eigenvalues(result):
+    square = result.data.scale**2
+    learned, given = result.runs
+    assert learned.noise_variance * square == pytest.approx(EIGENVALUES[LATENT:].mean(), rel=1e-5)
+    assert given.noise_variance * square == pytest.approx(GIVEN, rel=1e-6)
+    assert learned.ascent.theta.log_noise == pytest.approx(0.5 * np.log(learned.noise_variance))
+    again = exact.optimum(result.spectrum, learned.best.offset, LATENT, learned.noise_variance)
+    np.testing.assert_allclose(again.loadings, learned.best.loadings, atol=1e-6)
+
+
+def test_no_other_loadings_or_noise_are_more_likely(result):
+    best, top = result.runs[0].best, float(result.runs[0].exact.log_evidence)
+    rng = np.random.default_rng(0)
+    for scale in (1e-3, 1e-2, 1e-1):
+        loadings = best.loadings + scale * rng.normal(size=best.loadings.shape)
+        for log_noise in (best.log_noise, best.log_noise + scale, best.log_noise - scale):
+            moved = best._replace(loadings=loadings, log_noise=log_noise)
+            assert exact.measure_optimum(moved, moments(result)).log_evidence < top
+
+
+def moments(result):
+    return exact.moment_points(result.spectrum, result.runs[0].best.offset)
+
+
+def test_a_few_points_average_like_all_rows(result, rows):
+    rng = np.random.default_rng(1)
+    theta = result.runs[0].best
+    theta = theta._replace(loadings=theta.loadings + rng.normal(size=theta.loadings.shape))
+    phi = exact.best_guide(theta)
+    phi = phi._replace(network=phi.network + rng.normal(size=phi.network.shape))
+    model, guide = exact.model_and_guide(6, LATENT)
+    few, every = (
+        exact.measure_double(model, guide, theta, phi, points) for points in (moments(result), rows)
+    )
+    for one, other in zip(few, every, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    assert every.log_evidence - every.elbo == pytest.approx(every.kl_posterior, rel=1e-12)
+    assert every.kl_posterior > 1  # far from the posterior, where nothing cancels
+
+
+def test_a_rotation_costs_the_elbo_what_hadamard_says(result):
+    same, permuted, *turned = result.rotations
+    assert abs(same.gap) < 1e-12
+    assert abs(permuted.gap) < 1e-12
+    for found in result.rotations:
+        assert found.log_evidence == pytest.approx(same.log_evidence, abs=1e-10)
+        assert found.log_evidence - found.elbo == pytest.approx(found.gap, abs=1e-10)
+    assert min(found.gap for found in turned) > 0.05  # 1 and 2 by 45 degrees: log(13^2 / 144) / 2
+    values = result.spectrum.values[:LATENT]
+    assert turned[0].gap == pytest.approx(0.5 * np.log(13**2 / (4 * 9 * 4)), rel=1e-4)
+    assert landscape.turn_price(values)[0] == pytest.approx(turned[0].gap, rel=1e-9)
+    for turn in result.turns:
+        at = np.searchsorted(turn.angle, turn.measured_angle)
+        np.testing.assert_allclose(turn.gap[at], turn.measured_gap, atol=1e-10)
+
+
+def test_a_full_rank_q_does_not_mind_a_rotation(result):
+    best, points = result.runs[1].best, moments(result)
+    turn, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(LATENT, LATENT)))
+    found = exact.measure_optimum(landscape.turned(best, turn), points, "full_rank")
+    assert abs(found.log_evidence - found.elbo) < 1e-10
+    assert count_active(found) == LATENT  # turned units share what two directions carry
+    assert count_directions(found) == result.runs[1].num_above
+
+
+def test_points_that_leave_an_eigenvalue_out_are_saddles(result):
+    noise = result.middle.noise_variance
+    assert [point.kept for point in result.saddles] == [0, 1, 2]
+    for point in result.saddles:
+        value = result.spectrum.values[point.kept]
+        assert point.slope < 1e-9
+        assert point.residual < 1e-5
+        assert point.curvature == pytest.approx((value - noise) / noise**2, rel=1e-9)
+        mean, half = -(1 / noise + value) / 2, (1 / noise - value) / 2
+        root = mean + np.hypot(half, value / noise)  # of the 2 x 2 block
+        assert point.elbo_curvature == pytest.approx(root, rel=1e-9)
+        assert (point.curvature > 0) == (point.elbo_curvature > 0) == (point.kept < 2)
+    assert result.saddles[-1].below == pytest.approx(0, abs=1e-12)
+
+
+def test_the_way_up_is_the_steepest_of_the_whole_hessian(result, x64):
+    found, noise, points = result.spectrum, result.middle.noise_variance, moments(result)
+    mean = result.runs[0].best.offset
+    hessian = quick_jit(jax.hessian(landscape.mean_log_p))
+    for kept, point in enumerate(result.saddles):
+        theta = exact.stationary(found, mean, LATENT, noise, kept)
+        whole = np.asarray(hessian(theta.loadings, theta, points)).reshape(18, 18)
+        steepest = np.linalg.eigvalsh(whole)[-1]
+        assert steepest == pytest.approx(max(point.curvature_law, 0), abs=1e-8)  # 0: rotations
+
+
+def test_the_training_reaches_ppca(result):
+    for run in result.runs:
+        found = run.trained.measured
+        assert -1e-9 < run.exact.log_evidence - found.log_evidence < 0.01
+        assert found.log_evidence - found.elbo == pytest.approx(found.kl_posterior, abs=1e-10)
+        assert 0 <= found.kl_posterior < 0.02
+        assert run.trained.num_active == count_active(found) == run.num_above
+        curve = run.trained.curve
+        assert curve.log_evidence[-1] == pytest.approx(found.log_evidence, abs=1e-4)
+        assert curve.elbo[0] < curve.elbo[-1]
+    assert np.exp(2 * result.runs[0].trained.theta.log_noise) == pytest.approx(
+        result.runs[0].noise_variance, rel=0.02
+    )
+
+
+def test_units_come_in_the_order_of_their_eigenvalues(result):
+    for run in result.runs:
+        active = np.diagonal(run.trained.measured.means)
+        law = exact.active_variance(result.spectrum.values[:LATENT], run.noise_variance)
+        np.testing.assert_allclose(active, law, atol=0.05)
+        assert (run.trained_axes.cosines > 0.97).all()
+
+
+def test_an_ascent_without_noise_ends_at_the_closed_form(result):
+    for run in result.runs:
+        assert abs(run.exact.log_evidence - run.ascended.elbo) < 1e-9
+        assert abs(run.ascended.log_evidence - run.ascended.elbo) < 1e-9
+        assert run.ascended_axes.cosines == pytest.approx(1, abs=1e-6)
+        assert run.ascended_axes.subspace_angle < 0.01
+
+
+def test_the_prior_and_a_given_noise_stay_as_they_are(result):
+    for run in result.runs:
+        np.testing.assert_array_equal(run.trained.theta.prior_mean, 0)
+    given = result.runs[1].trained
+    assert float(np.exp(2 * given.theta.log_noise)) == result.runs[1].noise_variance
+
+
+def test_guides_have_the_parameters_that_their_options_say():
+    sizes = {}
+    for family in ("mean_field", "full_rank"):
+        for covariance in ("shared", "per_x"):
+            config = experiment.Config(guide=family, covariance=covariance)
+            guide = training.make_guide(config, 3, 6)
+            phi = jax.eval_shape(guide.init, jax.random.key(0))
+            sizes[family, covariance] = sum(leaf.size for leaf in jax.tree.leaves(phi))
+    # a location and a spread of 3, or of 3 and 3 below the diagonal; and what 6 columns move
+    assert sizes == {
+        ("mean_field", "shared"): 6 + 18, ("mean_field", "per_x"): 6 + 36,
+        ("full_rank", "shared"): 9 + 18, ("full_rank", "per_x"): 9 + 54,
+    }  # fmt: skip
+
+
+def test_images_are_centred_and_brought_to_one_scale():
+    loaded = data.load("digits", None, False)
+    assert loaded.shape == (8, 8)
+    assert (loaded.x.astype(np.float64) ** 2).mean() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(loaded.x.mean(0), 0, atol=1e-6)
+    back = loaded.x * loaded.scale + loaded.mean
+    assert back.min() == pytest.approx(0, abs=1e-6)
+    assert back.max() == pytest.approx(1, abs=1e-6)
+
+
+def test_default_noises_are_spread_over_the_spectrum():
+    loaded = data.load("digits", None, False)
+    config = experiment.filled(experiment.Config(), loaded)
+    found = exact.spectrum(loaded.x)
+    noises = experiment.noise_variances(config, loaded, found)
+    assert noises[0] is None
+    assert [found.above(noise) for noise in noises[1:]] == [0, 2, 5, 7, 10]
+
+
+def test_the_run_directory_is_whole(result):
+    found = json.loads((result.path / "results.json").read_text())
+    learned, given = found["runs"]
+    assert learned["given_noise_variance"] is None
+    assert given["given_noise_variance"] == pytest.approx(GIVEN)
+    # in the data's units: the density of the rows as they came
+    marginal = np.linalg.slogdet(2 * np.pi * np.e * np.diag([9, 4, 1.6, 0.2, 0.2, 0.2]))[1]
+    assert learned["optimum"]["log_evidence"] == pytest.approx(-0.5 * marginal, rel=1e-6)
+    lines = (result.path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == sum(len(run.trained.curve.step) for run in result.runs)
+    assert (result.path / "report.html").read_text().count("data:image/png;base64,") == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim: expected an integer >= 1, got 0"),
+        ({"latent_dim": 64}, "latent_dim: expected fewer than the 64 columns"),
+        ({"latent_dim": 62}, "latent_dim: expected fewer than the 60 dimensions"),
+        ({"noise_variances": (0.1, 0.0)}, "noise_variances: expected numbers > 0, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a number > 0"),
+        ({"estimator": "leave_one_out"}, "num_samples: expected at least 2"),
+        ({"data": "digts"}, "data: expected .*digits.*, got 'digts'"),
+        ({"columns": ("a",)}, "columns: expected none, digits is taken as whole images"),
+        ({"standardize": True}, "expected columns that vary, got the constant"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        experiment.main(experiment.Config(out=tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_are_equal_are_refused(tmp_path):
+    np.save(tmp_path / "flat.npy", np.ones((20, 4)))
+    with pytest.raises(ValueError, match="data: expected rows that differ"):
+        experiment.main(experiment.Config(data=str(tmp_path / "flat.npy"), out=tmp_path / "run"))
+
+
+def test_a_curve_is_dense_at_its_beginning():
+    found = training.epochs_to_record(100, 6)
+    assert found == [1, 3, 6, 16, 40, 100]
+    assert training.epochs_to_record(2, 20) == [1, 2]
+
+
+def test_wide_data_have_the_spectrum_of_their_rows():
+    x = np.random.default_rng(3).normal(size=(5, 9))
+    centred = x - x.mean(0)
+    found = exact.spectrum(x)
+    want = np.linalg.eigvalsh(centred.T @ centred / 5)[::-1]
+    np.testing.assert_allclose(found.values, want, atol=1e-12)
+    assert found.vectors.shape == (9, 4)
+    covariance = found.vectors @ np.diag(found.values[:4]) @ found.vectors.T
+    np.testing.assert_allclose(covariance, centred.T @ centred / 5, atol=1e-12)
+    assert isinstance(exact.model_and_guide(9, 2)[0], models.Model)
