@@ -1,0 +1,168 @@
+"""From the options of the `vae` experiment to what is trained; whatever is wrong is refused here."""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import optax
+
+from experiments import run_directory, vae_data, vae_models, vae_objectives
+from experiments.vae_data import Pixels
+from experiments.vae_models import HIERARCHICAL, Built, Description
+from experiments.vae_objectives import Climb
+from lvm_jax import checks, priors
+from lvm_jax.gradients import ESTIMATORS
+from lvm_jax.networks import ACTIVATIONS
+from lvm_jax.training.step import Tie
+
+if TYPE_CHECKING:
+    from experiments.vae import Config
+
+FREE = ("out", "overwrite", "resume")  # options that a resumed run may have otherwise
+ONE_LAYER, TWO_LAYERS = (2,), (8, 2)  # latent_dims
+
+
+class Prepared(NamedTuple):
+    """Everything that training needs, checked."""
+
+    config: "Config"
+    pixels: Pixels
+    description: Description
+    built: Built
+    climb: Climb
+    optimizer: optax.GradientTransformation
+    tie: Tie | None
+
+
+def filled(config: "Config") -> "Config":
+    """The configuration with the defaults that depend on other options."""
+    guide, dims = config.guide, config.latent_dims
+    if dims is None:
+        dims = TWO_LAYERS if guide in HIERARCHICAL else ONE_LAYER
+    if guide is None:
+        guide = "bottom_up" if len(dims) > 1 else "mean_field"
+    likelihood = config.likelihood
+    if likelihood is None:
+        likelihood = "discretized_logistic" if config.dataset == "digits" else "bernoulli"
+    config = dataclasses.replace(config, guide=guide, latent_dims=dims, likelihood=likelihood)
+    bound = config.bound or default_bound(config.estimator)
+    config = dataclasses.replace(config, bound=bound)
+    estimator = config.estimator or default_estimator(config)
+    number = config.num_samples
+    if number is None:
+        score = estimator in ("score_function", "leave_one_out")
+        number = 1 if bound == "elbo" and not score else 10
+    return dataclasses.replace(config, estimator=estimator, num_samples=number)
+
+
+def default_bound(estimator: str | None) -> str:
+    """The bound that an estimator is known for."""
+    row = ESTIMATORS.get(estimator or "")
+    return "elbo" if row is None or row.bound not in vae_objectives.BOUNDS else row.bound
+
+
+def default_estimator(config: "Config") -> str:
+    """Little variance at little cost: STL for the ELBO, DReG for the others.
+
+    Both ask for log q at frozen parameters, which an inverse autoregressive flow has to be inverted
+    for, and local steps to be made twice; and a changed objective is not what they estimate.
+    """
+    if config.guide == "iaf" or config.refine_steps or config.warm_up or config.free_bits:
+        return "reparameterized"
+    return "sticking_the_landing" if config.bound == "elbo" else "doubly_reparameterized"
+
+
+def check(config: "Config") -> None:
+    """Refuse names and numbers before any data are read."""
+    vae_objectives.check(config)
+    checks.choice(config.schedule, "schedule", vae_objectives.SCHEDULES)
+    checks.choice(config.activation, "activation", tuple(ACTIVATIONS))
+    checks.integer(config.seed, "seed", 0)
+    checks.integer(config.epochs, "epochs", 1)
+    for name in ("batch_size", "evaluated", "evidence_samples"):
+        checks.integer(getattr(config, name), name, 2)
+    if config.patience is not None:
+        checks.integer(config.patience, "patience", 1)
+    for name in ("learning_rate", "clip", "refine_rate"):
+        value = getattr(config, name)
+        if value is not None and not checks.number(value, name) > 0:
+            raise ValueError(f"{name}: expected a number > 0, got {value:g}")
+    if config.ema is not None and not 0 < checks.number(config.ema, "ema") < 1:
+        raise ValueError(f"ema: expected a decay between 0 and 1, got {config.ema:g}")
+    if not config.latent_dims:
+        raise ValueError("latent_dims: expected at least one number")
+    if config.resume and config.out is None:
+        raise ValueError("resume: expected --out with it, the directory of the run")
+    if config.resume and config.overwrite:
+        raise ValueError("resume, overwrite: expected one of the two, got both")
+
+
+def prepare(config: "Config") -> Prepared:
+    """Read the data and build the model; ValueError for what does not go together."""
+    pixels = vae_data.load(config)
+    if config.batch_size > len(pixels.train):
+        raise ValueError(
+            f"batch_size: expected at most {len(pixels.train)}, the images to train on, got "
+            f"{config.batch_size}"
+        )
+    description = describe(config, pixels)
+    built = vae_models.make(description, pixels.train)
+    vae_data.check_support(pixels, vae_models.make_likelihood(description))
+    per_epoch = len(pixels.train) // config.batch_size
+    climb = vae_objectives.make(config, built.guide, per_epoch)
+    tie = priors.tie if config.prior == "vamp" else None
+    vae_objectives.rehearse(built.model, built.amortized, climb, tie, pixels.seen, config)
+    optimizer = vae_objectives.optimizer(config, per_epoch)
+    return Prepared(config, pixels, description, built, climb, optimizer, tie)
+
+
+def describe(config: "Config", pixels: Pixels) -> Description:
+    """The model and guide that the options ask for."""
+    above = len(config.latent_dims) - 1
+    same = {field.name for field in dataclasses.fields(Description)} & {
+        field.name for field in dataclasses.fields(config)
+    } - {"hidden", "levels"}
+    return Description(
+        shape=pixels.images.shape,
+        high=pixels.high,
+        levels=pixels.levels,
+        hidden=(config.hidden, *[config.hidden_above] * above),
+        **{name: getattr(config, name) for name in same},
+    )
+
+
+def open_run(config: "Config") -> run_directory.RunDirectory:
+    """A new run directory with its config.json, or the one that is to go on.
+
+    Raises ValueError, naming what differs, if that one had other options; FileExistsError for a
+    folder that is not a run.
+    """
+    path = config.out
+    if config.resume and path is not None and (path / "config.json").exists():
+        changed = differences(read_config(path), run_directory.plain(config))
+        if changed:
+            raise ValueError(
+                f"resume: {path} is a run with other options ({'; '.join(changed)}); give it the "
+                "same ones, or choose another --out"
+            )
+        return run_directory.RunDirectory(path)
+    run = run_directory.create("vae", path, config.overwrite)
+    run.write_json("config.json", config)
+    return run
+
+
+def read_config(path: Any) -> dict[str, Any]:
+    """The options of an earlier run; ValueError if the file does not hold any."""
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"resume: {path / 'config.json'} cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"resume: {path / 'config.json'} does not hold the options of a run")
+    return found
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The options that differ, each with both values."""
+    names = [name for name in new if name not in FREE and old.get(name) != new[name]]
+    return [f"{name}: {old.get(name)} then, {new[name]} now" for name in names]

@@ -1,0 +1,213 @@
+"""The VAE experiment, once and small: every number against the reloaded model, and a stopped run."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+from experiments import vae as experiment
+from experiments import vae_evaluation, vae_figures, vae_models, vae_setup
+from experiments.progress import Progress
+from lvm_jax import training
+
+SMALL = {
+    "hidden": (12,), "epochs": 3, "batch_size": 100, "evaluated": 40, "evidence_samples": 300,
+    "bound": "iwae", "num_samples": 3, "estimator": "reparameterized", "learning_rate": 3e-3,
+}  # fmt: skip
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Nothing here runs for long: compile with little optimisation."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def prepared(quick):
+    config = vae_setup.filled(experiment.Config(**SMALL))
+    vae_setup.check(config)
+    return vae_setup.prepare(config)
+
+
+@pytest.fixture(scope="module")
+def result(prepared, tmp_path_factory):
+    config = experiment.Config(out=tmp_path_factory.mktemp("vae") / "run", **SMALL)
+    with pytest.MonkeyPatch.context() as patch:  # the same functions, so that they compile once
+        patch.setattr(vae_setup, "prepare", lambda config: prepared._replace(config=config))
+        return experiment.main(config)
+
+
+@pytest.fixture(scope="module")
+def saved(result):
+    return training.load_model(result.path, vae_models.build)
+
+
+def by_hand(saved, x, num_draws):
+    """log-weights [S], log p(x | z) [S] and q's mean and scale, from the parameters alone."""
+    rng = np.random.default_rng(0)
+    theta, phi = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (saved.theta, saved.phi))
+
+    def dense(params, rows):
+        hidden = rows @ params["hidden_0"]["kernel"] + params["hidden_0"]["bias"]
+        return np.maximum(hidden, 0) @ params["output"]["kernel"] + params["output"]["bias"]
+
+    loc, log_scale = np.split(dense(phi.network, x), 2)
+    loc, scale = loc + phi.offset.loc, np.exp(log_scale + phi.offset.log_scale)
+    z = loc + scale * rng.normal(size=(num_draws, 2))
+    middle, free = np.split(dense(theta.decoder, z), 2, axis=1)
+    width = np.exp(8 * np.tanh(free / 8))
+    low = np.where(x < 1 / 32, -np.inf, x - 1 / 32)  # the 17 levels of the digits
+    high = np.where(x > 31 / 32, np.inf, x + 1 / 32)
+    cdf = [1 / (1 + np.exp(-np.clip((e - middle) / width, -700, 700))) for e in (low, high)]
+    log_likelihood = np.log(np.maximum(cdf[1] - cdf[0], 1e-300)).sum(1)
+    log_prior, log_q = norm.logpdf(z).sum(1), norm.logpdf(z, loc, scale).sum(1)
+    return log_likelihood + log_prior - log_q, log_likelihood, loc, scale
+
+
+def test_log_p_and_its_bounds_are_recomputed_from_the_saved_parameters(result, saved):
+    test = result.measured.parts[-1]
+    chosen = vae_evaluation.choose(result.pixels, result.config)
+    found, log_p, errors = [], [], []
+    for x in chosen.rows["test"].astype(np.float64):
+        log_w, log_likelihood, loc, scale = by_hand(saved, x, 3_000)
+        kl = (0.5 * (loc**2 + scale**2 - 1) - np.log(scale)).sum()
+        groups = logsumexp(log_w.reshape(-1, 3), axis=1) - np.log(3)
+        reconstruction = log_likelihood.mean()
+        found.append((groups.mean(), reconstruction - kl, reconstruction, kl))
+        log_p.append(logsumexp(log_w) - np.log(len(log_w)))
+        w = np.exp(log_w - log_w.max())
+        spreads = (groups.std() / 1000**0.5, log_likelihood.std() / 3000**0.5)
+        errors.append((*spreads, w.std() / w.mean() / 3000**0.5))
+    sums = np.sqrt((np.array(errors) ** 2).sum(0)) / len(errors)
+    pairs = zip((test.bound, test.elbo, test.reconstruction, test.kl_prior), np.mean(found, 0),
+                (sums[0], sums[1], sums[1], 0), strict=True)  # fmt: skip
+    for mean, want, error in pairs:
+        assert abs(mean.value - want) < 5 * np.hypot(error, mean.monte_carlo_error) + 1e-3
+    summary = result.measured.summary
+    error = np.hypot(summary.monte_carlo_error, sums[2])
+    assert abs(summary.log_evidence - np.mean(log_p)) < 5 * error + 1e-3
+    assert test.elbo.value < test.bound.value < summary.log_evidence  # 3 draws are between
+
+
+def test_the_terms_of_every_part_add_up_and_know_their_size(result):
+    parts = {part.name: part for part in result.measured.parts}
+    assert {name: (p.num_points, p.out_of) for name, p in parts.items()} == {
+        "train": (40, 1297), "validation": (40, 200), "test": (40, 300)
+    }  # fmt: skip
+    for part in parts.values():
+        terms = part.reconstruction.value - part.kl_prior.value
+        assert part.elbo.value == pytest.approx(terms, abs=1e-4)
+        assert part.kl_prior.monte_carlo_error == 0  # by its closed form
+
+
+def test_another_process_reloads_the_model_and_finds_the_same(result, tmp_path):
+    """The report's own lines, on test images and with the key that the run had."""
+    html = (result.path / "report.html").read_text()
+    start = html.index("import jax\n")
+    lines = html[start : html.index("</pre>", start)].replace("&#34;", '"')
+    assert "key_p, *saved[:4], x[None], 1_000" in lines
+    lines = lines.replace("key_p, *saved[:4], x[None], 1_000", "key, *saved[:4], rows, 300")
+    index = vae_evaluation.choose(result.pixels, result.config).index["test"]
+    np.save(tmp_path / "rows.npy", result.pixels.test[index[:3]])
+    again = f"""
+import jax, numpy as np
+key_measure, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 1))
+_, key, _ = jax.random.split(key_measure, 3)
+rows = np.load("rows.npy")
+{lines}
+print([mean.min().item(), mean.max().item()], found.log_evidence.tolist(), sep="\\n")
+"""
+    environment = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", again], cwd=tmp_path, env=os.environ | environment,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (low, high), log_p = (json.loads(line) for line in done.stdout.splitlines())
+    assert 0 <= low < high <= 1  # a grey image
+    np.testing.assert_allclose(log_p, result.measured.point_evidence.log_evidence[:3], rtol=1e-5)
+
+
+def test_a_stopped_run_goes_on_to_the_same_parameters(
+    result, prepared, tmp_path, monkeypatch, capsys
+):
+    """Ctrl-C after the first epoch, then the same command."""
+    config = dataclasses.replace(prepared.config, out=tmp_path / "run", resume=True)
+    plain, asked = training.fit, []
+
+    def stopping(*args, on_progress, **options):
+        def stop(now):
+            on_progress(now)
+            if now.epoch >= 1 and not asked:
+                asked.append(now.epoch)
+                signal.raise_signal(signal.SIGINT)
+
+        return plain(*args, on_progress=stop, **options)
+
+    def train():
+        return experiment.train(prepared, vae_setup.open_run(config), Progress(lambda *said: None))
+
+    monkeypatch.setattr(training, "fit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert f"--out {tmp_path / 'run'} --resume" in capsys.readouterr().err
+    assert asked[0] < 3
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == asked[0]
+    other = dataclasses.replace(config, learning_rate=0.01)
+    with pytest.raises(ValueError, match=r"learning_rate: 0.003 then, 0.01 now"):
+        vae_setup.open_run(other)
+    again = train()
+    assert [len(fit.history.step) for fit in (again, result.fit)] == [3, 3]
+    pairs = zip(
+        *(jax.tree.leaves((f.theta, f.phi, f.history.bound)) for f in (again, result.fit)),
+        strict=True,
+    )
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)
+
+
+def test_pictures_are_of_the_test_images_and_of_the_model(result, saved):
+    pictures, pixels = result.pictures, result.pixels
+    index = vae_evaluation.choose(pixels, result.config).index["test"]
+    np.testing.assert_array_equal(pictures.originals, pixels.test[index[:20]])
+    np.testing.assert_array_equal(pictures.labels, pixels.images.test_labels[index])
+    assert pictures.plane.shape == (16**2, 64)
+    low = jnp.asarray(pictures.window[0], jnp.float32)  # of both axes
+    corner = saved.model.likelihood(saved.theta, low).mean()
+    np.testing.assert_allclose(pictures.plane[-16], corner, atol=1e-5)  # lower left
+    assert pictures.traversals.shape == (2, 11, 64)
+    means = [saved.guide.posterior(saved.phi, x).mean() for x in pixels.test[index[:3]]]
+    np.testing.assert_allclose(pictures.codes[:3], means, atol=1e-5)
+    assert list(pictures.units) == list(np.argsort(-pictures.codes.var(0)))
+
+
+def test_tiles_stand_in_rows():
+    sheet = vae_figures.tiles(np.arange(12.0).reshape(3, 4), (2, 2), 2)
+    nan = np.nan
+    np.testing.assert_array_equal(
+        sheet,
+        [[0, 1, nan, 4, 5], [2, 3, nan, 6, 7], [nan] * 5, [8, 9, nan, nan, nan], [10, 11, *[nan] * 3]],
+    )  # fmt: skip
+
+
+def test_the_run_directory_is_whole(result):
+    found = json.loads((result.path / "results.json").read_text())
+    assert found["evidence"]["num_points"] == 40
+    assert found["num_parameters"]["theta"] == 2 * 12 + 12 + 12 * 128 + 128
+    assert found["num_parameters"]["phi"] == 64 * 12 + 12 + 12 * 4 + 4 + 4
+    assert (result.path / "report.html").read_text().count("data:image/png;base64,") == 5
+    assert len((result.path / "metrics.jsonl").read_text().splitlines()) == 3

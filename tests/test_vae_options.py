@@ -1,0 +1,166 @@
+"""The options of the VAE experiment: every word builds something, and the others are refused."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import quick_jit
+
+from experiments import vae as experiment
+from experiments import vae_data, vae_models, vae_objectives, vae_setup
+from lvm_jax import gradients, likelihoods
+from lvm_jax.models import log_joint
+from lvm_jax.training import Point
+from lvm_jax.weights import log_weights
+
+
+def describe(**options):
+    values = {
+        "shape": (4, 4), "high": 1.0, "likelihood": "bernoulli", "guide": "mean_field",
+        "prior": "standard_normal", "latent_dims": (3,), "hidden": ((5,),), "components": 4,
+        "levels": 3, "channels": (2,), "flow_hidden": (4,),
+    } | options  # fmt: skip
+    return vae_models.Description(**values)
+
+
+TWO = {"latent_dims": (3, 2), "hidden": ((5,), (4,))}
+DESCRIBED = {
+    **{g: {"guide": g} for g in vae_models.GUIDES if g not in vae_models.HIERARCHICAL},
+    **{g: {"guide": g, **TWO} for g in vae_models.HIERARCHICAL},
+    "mixture": {"prior": "mixture"},
+    "vamp": {"prior": "vamp"},
+    "conv": {"network": "conv", "likelihood": "categorical", "high": 2.0},
+    "refined": {"refine_steps": 2},
+}
+
+
+@pytest.mark.parametrize("options", DESCRIBED.values(), ids=DESCRIBED)
+def test_a_model_is_built_from_its_json_and_its_guide_fits(options):
+    d = describe(**options)
+    model, guide = vae_models.build(json.loads(json.dumps(vae_models.to_json(d))))
+    assert vae_models.describe(json.loads(json.dumps(vae_models.to_json(d)))) == d
+
+    def draw(key):
+        theta = model.init(key)
+        q = guide.posterior(guide.init(key), jnp.zeros(16))
+        return model.prior(theta).sample(seed=key), q.sample(seed=key)
+
+    of_prior, of_q = jax.eval_shape(draw, jax.random.key(0))
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, z) for z in (of_prior, of_q)]
+    assert shapes[0] == shapes[1]
+    assert [leaf.shape[0] for leaf in jax.tree.leaves(of_q)] == list(d.latent_dims)
+
+
+@pytest.mark.parametrize("name", likelihoods.LIKELIHOODS)
+def test_digits_come_in_the_units_of_every_likelihood(name):
+    config = vae_setup.filled(experiment.Config(likelihood=name))
+    pixels = vae_data.load(config)
+    d = vae_setup.describe(config, pixels)
+    vae_data.check_support(pixels, vae_models.make_likelihood(d))
+    grey = pixels.high == 16 if name in vae_data.INTEGERS else pixels.high == 1
+    assert grey
+    assert (pixels.transform is not None) == (name == "bernoulli")
+    assert pixels.levels == (2 if name == "bernoulli" else 17)
+    assert pixels.train.max() == pixels.high
+
+
+def test_a_refined_guide_is_tied_to_theta_in_training():
+    """The objective is the bound of the refined guide at the theta of the step, whatever it is."""
+    d = describe(refine_steps=2, refine_rate=0.05)
+    built = vae_models.make(d)
+    config = vae_setup.filled(experiment.Config(refine_steps=2))
+    climb = vae_objectives.make(config, built.guide, 10)
+    x = (jnp.arange(16) % 3 == 0).astype(float)
+
+    @quick_jit
+    def both(key):
+        theta, phi = built.model.init(key), built.amortized.init(key)
+        point = Point(built.model, built.amortized, theta, phi, x)
+        q = built.guide.posterior(vae_models.final_phi(d, theta, phi), x)
+        want = log_weights(key, log_joint(built.model, theta, x), q, 5).mean()
+        start = log_weights(
+            key, log_joint(built.model, theta, x), built.amortized.posterior(phi, x), 5
+        ).mean()
+        return climb.objective(key, point, 5, jnp.int32(0)).objective, want, start
+
+    for seed in (0, 1):
+        found, want, start = both(jax.random.key(seed))
+        assert found == pytest.approx(float(want), abs=1e-4)
+        assert abs(found - start) > 1e-2  # the steps do move q
+
+
+def test_every_bound_and_estimator_go_together_or_say_what_would():
+    taken = 0
+    for bound in vae_objectives.BOUNDS:
+        for name, row in gradients.ESTIMATORS.items():
+            config = vae_setup.filled(experiment.Config(bound=bound, estimator=name, num_samples=4))
+            fits = row.bound == bound or name in vae_objectives.ANY_BOUND
+            if fits and row.latent in ("any", "reparameterized"):
+                vae_objectives.check(config)
+                assert callable(vae_objectives.make_estimate(config))
+                taken += 1
+            else:
+                with pytest.raises(ValueError, match="take one of .*reparameterized"):
+                    vae_objectives.check(config)
+    assert taken == 5 * 3 + 2 + 6  # three for any bound, two for the elbo alone, six for iwae
+
+
+def test_one_word_is_enough():
+    """What the other options have to be follows from it."""
+    named = {
+        "ladder": {"guide": "ladder"}, "vimco": {"estimator": "vimco"}, "iaf": {"guide": "iaf"},
+        "layers": {"latent_dims": (8, 4)}, "warm": {"warm_up": 3}, "renyi": {"bound": "renyi"},
+        "rloo": {"estimator": "leave_one_out"},
+    }  # fmt: skip
+    filled = {n: vae_setup.filled(experiment.Config(**options)) for n, options in named.items()}
+    for config in filled.values():
+        vae_setup.check(config)
+    assert filled["ladder"].latent_dims == (8, 2)
+    assert filled["layers"].guide == "bottom_up"
+    assert (filled["vimco"].bound, filled["vimco"].num_samples) == ("iwae", 10)
+    assert filled["iaf"].estimator == filled["warm"].estimator == "reparameterized"
+    assert filled["renyi"].estimator == "doubly_reparameterized"
+    assert filled["rloo"].num_samples == 10
+
+
+BAD = {
+    "dataset": ({"dataset": "digit"}, "did you mean 'digits'"),
+    "likelihood": ({"likelihood": "bernouli"}, "did you mean 'bernoulli'"),
+    "guide": ({"guide": "full_rnak"}, "did you mean 'full_rank'"),
+    "bound": ({"bound": "iwea"}, "did you mean 'iwae'"),
+    "estimator": ({"estimator": "vimko"}, "did you mean 'vimco'"),
+    "binarization": ({"binarization": "dynamical"}, "did you mean 'dynamic'"),
+    "discrete": ({"estimator": "disarm"}, "got 'disarm', which is for discrete z"),
+    "layers": ({"latent_dims": (3, 2), "guide": "iaf"}, "expected bottom_up or ladder for 2"),
+    "vamp": ({"guide": "ladder", "prior": "vamp"}, "with several stochastic layers, got 'vamp'"),
+    "refine": ({"guide": "iaf", "refine_steps": 2}, "local steps work for mean_field"),
+    "grey": ({"likelihood": "bernoulli", "binarization": "none"}, "expected bits, 0 or 1, got"),
+    "rank": ({"guide": "low_rank", "rank": 2}, "rank: expected fewer than dim = 2"),
+    "coupling": ({"guide": "coupling", "latent_dims": (1,)}, "dim: expected an integer >= 2"),
+    "groups": ({"bound": "miwae", "num_samples": 5}, "expected a multiple of num_groups = 2"),
+    "both": ({"warm_up": 2, "free_bits": 0.1}, "expected one of the two, got both"),
+    "free bits": ({"prior": "mixture", "free_bits": 0.1}, "free_bits_group: expected 'all'"),
+    "stl": ({"warm_up": 2, "estimator": "sticking_the_landing"}, "expected 'reparameterized'"),
+    "batch": ({"batch_size": 5000}, "batch_size: expected at most 1297"),
+    "resume": ({"resume": True, "out": None}, "resume: expected --out with it"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
+def test_bad_options_are_refused_before_anything_is_written(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        experiment.main(experiment.Config(**{"out": tmp_path / "run"} | options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_users_file_needs_its_number_of_levels(tmp_path):
+    x = np.random.default_rng(0).integers(0, 5, (60, 5, 6)) / 4
+    np.save(tmp_path / "mine.npy", x)
+    options = {"dataset": str(tmp_path / "mine.npy"), "likelihood": "categorical"}
+    with pytest.raises(ValueError, match="levels: expected how many grey levels"):
+        vae_data.load(vae_setup.filled(experiment.Config(**options)))
+    pixels = vae_data.load(vae_setup.filled(experiment.Config(levels=5, **options)))
+    assert pixels.images.shape == (5, 6)
+    assert np.unique(pixels.train).tolist() == [0, 1, 2, 3, 4]
