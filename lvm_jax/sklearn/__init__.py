@@ -2,5 +2,6 @@
 
 from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
 from lvm_jax.sklearn.linear_gaussian import FactorAnalysis, ProbabilisticPCA
+from lvm_jax.sklearn.variational_autoencoder import VariationalAutoencoder
 
-__all__ = ["FactorAnalysis", "GaussianMixture", "ProbabilisticPCA"]
+__all__ = ["FactorAnalysis", "GaussianMixture", "ProbabilisticPCA", "VariationalAutoencoder"]

@@ -1,0 +1,124 @@
+"""What a fitted variational autoencoder computes: compiled functions, units, and draws of a row."""
+
+import zlib
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lvm_jax.distributions import gaussian_parts
+from lvm_jax.guides import Guide
+from lvm_jax.models import Model
+from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params
+
+CHUNK_SIZE = 1_000  # rows alive at a time, as `evidence.evaluate` has them
+
+# How a Gaussian's data are measured; the others know their units, and keep them.
+MEASURED = {
+    "gaussian": "together",
+    "gaussian_per_dimension": "each",
+    "gaussian_output": "each",
+    "gaussian_fixed": "from the mean",
+}
+
+
+class Units(NamedTuple):
+    """x = mean + scale u, where the model is one of u: log p(x) = log p(u) - sum_d log scale_d."""
+
+    mean: np.ndarray  # [D]
+    scale: np.ndarray  # [D]
+
+    def measure(self, x: np.ndarray) -> np.ndarray:
+        """x in the model's units."""
+        return (x - self.mean) / self.scale
+
+    def restore(self, u: Array) -> np.ndarray:
+        """The way back."""
+        return self.mean + self.scale * np.asarray(u)
+
+    @property
+    def log_volume(self) -> float:
+        """sum_d log scale_d, in nats."""
+        return float(np.log(self.scale.astype(np.float64)).sum())
+
+
+def units_of(x: np.ndarray, likelihood: str) -> Units:
+    """The units in which a model of x begins at zero mean and unit variance.
+
+    They leave the family of densities as it is: one scale for all columns where they share a noise
+    variance, one for each where they have their own, none where the noise is given. A constant
+    column, or constant data, keeps the scale 1.
+    """
+    how = MEASURED.get(likelihood)
+    if how is None:
+        return Units(np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype))
+    mean = x.mean(0, dtype=np.float64)
+    deviation = x.std(0, dtype=np.float64)
+    deviation[x.min(0) == x.max(0)] = 0  # not what rounding makes of it
+    if how == "together":
+        deviation[:] = np.sqrt(np.mean(deviation**2))
+    if how == "from the mean":
+        deviation[:] = 1
+    scale = np.where(deviation > 0, deviation, 1)
+    return Units(mean.astype(x.dtype), scale.astype(x.dtype))
+
+
+def labels(x: np.ndarray) -> np.ndarray:
+    """A number for each row, [N], that is a function of its bits: its stream of random draws.
+
+    So the answer for a row depends neither on its place nor on its company, and equal rows have
+    equal answers.
+    """
+    rows = np.ascontiguousarray(x) + 0.0  # -0.0 is 0.0
+    return np.fromiter((zlib.crc32(row) for row in rows), np.uint32, len(rows))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def encode(
+    guide: Guide,
+    num_samples: int,
+    key: Key[Array, ""],
+    phi: Params,
+    label: Int[Array, " N"],
+    x: Float[Array, "N D"],
+) -> Float[Array, "N L"]:
+    """E_q[z | x] of each row, [N, L]: exact, or where q does not know it the mean of draws."""
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        return mean_of(jax.random.fold_in(key, pair[0]), guide.posterior(phi, pair[1]), num_samples)
+
+    return jax.lax.map(one, (label, x), batch_size=min(CHUNK_SIZE, x.shape[0]))
+
+
+def mean_of(key: Key[Array, ""], q: Distribution, num_samples: int) -> Array:
+    """The mean of q, in closed form for a Gaussian."""
+    gaussian = gaussian_parts(q)
+    if gaussian is not None:
+        return gaussian[0]
+    return q.sample(seed=key, sample_shape=(num_samples,)).mean(0)
+
+
+@partial(jax.jit, static_argnums=0)
+def decode(model: Model, theta: Params, z: Float[Array, "N L"]) -> Float[Array, "N D"]:
+    """E[x | z] of each row, [N, D]."""
+
+    def one(z: Array) -> Array:
+        return model.likelihood(theta, z).mean()
+
+    return jax.lax.map(one, z, batch_size=min(CHUNK_SIZE, z.shape[0]))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def sample(
+    model: Model, num_samples: int, key: Key[Array, ""], theta: Params
+) -> Float[Array, "S D"]:
+    """Draws of x from p(x), [num_samples, D]."""
+
+    def one(key: Key[Array, ""]) -> Array:
+        key_z, key_x = jax.random.split(key)
+        z = model.prior(theta).sample(seed=key_z)
+        return model.likelihood(theta, z).sample(seed=key_x)
+
+    keys = jax.random.split(key, num_samples)
+    return jax.lax.map(one, keys, batch_size=min(CHUNK_SIZE, num_samples))

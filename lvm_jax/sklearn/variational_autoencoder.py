@@ -1,0 +1,288 @@
+"""A variational autoencoder with scikit-learn's interface."""
+
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import validate_data
+
+from lvm_jax import checks, training
+from lvm_jax.likelihoods import LIKELIHOODS
+from lvm_jax.networks import ACTIVATIONS
+from lvm_jax.outcome import Outcome
+from lvm_jax.sklearn import vae_parts
+from lvm_jax.sklearn.autoencoder import LARGEST_SEED, FittedAutoencoder, check_data
+from lvm_jax.sklearn.base import DTYPES
+from lvm_jax.sklearn.vae_parts import Architecture, word
+from lvm_jax.sklearn.vae_programs import Units, units_of
+from lvm_jax.training import Parameters, Progress
+
+
+class VariationalAutoencoder(FittedAutoencoder):
+    """A deep latent Gaussian model, z ~ p(z), x | z ~ likelihood(decoder(z)), by amortised VI.
+
+    Trained by Adam on a lower bound of log p(x), with q(z | x) from an encoder network; both
+    networks are perceptrons. `score_samples` measures log p(x) itself, by importance sampling from
+    q, and `evidence` says how far to trust that.
+
+    With a Gaussian likelihood training begins at zero mean and unit variance: the model is one of
+    (x - mean_) / scale_, and every density, bound and variance reported is one of x in its own
+    units. `scale_` is one number where the columns share a noise variance ("gaussian"), and one
+    for each column where they do not ("gaussian_per_dimension", "gaussian_output"), so that the
+    densities which can be reached are those of the likelihood's definition; "gaussian_fixed" is
+    only centred. Other likelihoods take x as it is, and refuse what is off their support.
+
+    Computes in the dtype of X (float32, which is faster, or float64). A power user has more in
+    `lvm_jax.training.fit`: other optimisers, schedules, checkpoints, several devices and layers.
+
+    Parameters
+    ----------
+    n_components : int, default=2
+        Dimensions of z.
+    hidden_layer_sizes : int or sequence of int, default=(200, 200)
+        Widths of the encoder's hidden layers; the decoder has them in reverse. () is linear.
+    activation : str, default="tanh"
+        Of the hidden layers: tanh, relu, softplus, gelu, silu or identity.
+    likelihood : str, default="gaussian"
+        A name of `lvm_jax.likelihoods.LIKELIHOODS`, by what X holds.
+    likelihood_params : dict, default=None
+        Its options, as {"num_levels": 17} of "discretized_logistic" and "categorical".
+    guide : {"mean_field", "full_rank", "low_rank", "iaf", "coupling"}, default="mean_field"
+        The family of q(z | x): a Gaussian, or a normalising flow.
+    guide_params : dict, default=None
+        `rank` (1) of "low_rank"; `num_layers`, `hidden`, `context_dim` of a flow.
+    prior : {"standard_normal", "mixture", "vamp"}, default="standard_normal"
+        p(z); the last two are learned.
+    prior_params : dict, default=None
+        `num_components` (10) of the last two.
+    bound : {"elbo", "iwae"}, default="elbo"
+        What is climbed; "iwae" needs n_gradient_samples > 1 to differ.
+    estimator : str, default="auto"
+        An unbiased pathwise estimator of the bound's gradient, named as in
+        `lvm_jax.gradients.ESTIMATORS`. "auto" is "sticking_the_landing" or
+        "doubly_reparameterized", and for "iaf", which would have to be inverted for those,
+        "reparameterized" or "reparameterized_iwae".
+    n_gradient_samples : int, default=1
+        Draws of z for each row and step.
+    learning_rate : float, default=1e-3
+        Of Adam.
+    batch_size : int, default=100
+        Rows a step; all of them where there are fewer.
+    max_iter : int, default=200
+        Epochs; at most so many with early stopping.
+    early_stopping : bool, default=False
+        Hold rows out, stop when their bound gains nothing more, and keep the best parameters.
+        Otherwise training makes all its epochs.
+    validation_fraction : float, default=0.1
+        Of the rows, held out for early stopping.
+    n_iter_no_change : int, default=10
+        Epochs without a new best bound, after which early stopping ends.
+    n_importance_samples : int, default=1000
+        Draws of z for each row in `score_samples`, and in `transform` with a flow.
+    warm_start : bool, default=False
+        Start the next `fit` at the parameters and units of the last one.
+    verbose : int, default=0
+        Print the bound about once a second.
+    random_state : int, RandomState instance or None, default=None
+        Seeds `fit`, and through it `transform` and `score_samples`; and `sample`.
+
+    Attributes
+    ----------
+    theta_, phi_ : pytrees of ndarray
+        Parameters of `model_` and of `guide_`, in the model's units.
+    model_, guide_ : Model, Guide
+        p(x, z; theta_) and q(z | x; phi_) as `lvm_jax` has them, in the model's units.
+    mean_, scale_ : ndarray of shape (n_features,)
+        Those units; 0 and 1 unless the likelihood is Gaussian.
+    noise_variance_ : float or ndarray of shape (n_features,)
+        The noise of "gaussian" and "gaussian_per_dimension", in the units of X.
+    bound_curve_ : ndarray of shape (n_iter_,)
+        The bound of the training rows in each epoch, nats per row.
+    validation_bound_curve_ : ndarray of shape (n_iter_,) or None
+        That of the rows held out, after each epoch.
+    n_iter_ : int
+        Epochs made.
+    converged_ : bool
+        Whether early stopping ended the training.
+    seed_ : int
+        Seeds the draws of `transform` and `score_samples`.
+    n_features_in_ : int
+        D of the fit.
+
+    References
+    ----------
+    Kingma and Welling (2014); Rezende et al. (2014); Burda et al. (2016) for the bound "iwae".
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood_params": [dict, None],
+        "guide": [StrOptions(set(vae_parts.GUIDES))],
+        "guide_params": [dict, None],
+        "prior": [StrOptions(set(vae_parts.PRIORS))],
+        "prior_params": [dict, None],
+        "bound": [StrOptions({"elbo", "iwae"})],
+        "estimator": [StrOptions({"auto", *vae_parts.UNBIASED})],
+        "n_gradient_samples": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "n_importance_samples": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        *,
+        hidden_layer_sizes: int | Sequence[int] = (200, 200),
+        activation: str = "tanh",
+        likelihood: str = "gaussian",
+        likelihood_params: dict[str, Any] | None = None,
+        guide: str = "mean_field",
+        guide_params: dict[str, Any] | None = None,
+        prior: str = "standard_normal",
+        prior_params: dict[str, Any] | None = None,
+        bound: str = "elbo",
+        estimator: str = "auto",
+        n_gradient_samples: int = 1,
+        learning_rate: float = 1e-3,
+        batch_size: int = 100,
+        max_iter: int = 200,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        n_importance_samples: int = 1000,
+        warm_start: bool = False,
+        verbose: int = 0,
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.likelihood = likelihood
+        self.likelihood_params = likelihood_params
+        self.guide = guide
+        self.guide_params = guide_params
+        self.prior = prior
+        self.prior_params = prior_params
+        self.bound = bound
+        self.estimator = estimator
+        self.n_gradient_samples = n_gradient_samples
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.n_importance_samples = n_importance_samples
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Climb the bound.
+
+        Raises ValueError for data off the likelihood's support and options that do not fit, and
+        FloatingPointError, naming the step and the parameters, where training diverges.
+        """
+        X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
+        architecture = self._describe(X.shape[1])
+        parts = vae_parts.build(architecture)
+        check_data(parts.likelihood, self.likelihood, X)
+        estimate = vae_parts.choose_estimator(self.bound, self.estimator, self.guide)
+        random_state = check_random_state(self.random_state)
+        seed, seed_split, seed_fit = map(int, random_state.randint(LARGEST_SEED, size=3))
+        rows, held = X, None
+        if self.early_stopping:
+            rows, held = train_test_split(
+                X, test_size=self.validation_fraction, random_state=seed_split
+            )
+        with jax.enable_x64(X.dtype == np.float64):
+            key_start, key_fit = jax.random.split(jax.random.key(seed_fit))
+            units, initial = self._start(key_start, architecture, rows)
+            fit = training.fit(
+                *(key_fit, parts.model, parts.guide, units.measure(rows)),
+                estimate=estimate,
+                num_samples=self.n_gradient_samples,
+                optimizer=vae_parts.adam(float(self.learning_rate)),
+                batch_size=min(self.batch_size, len(rows)),
+                num_epochs=self.max_iter,
+                tie=parts.tie,
+                initial=initial,
+                validation=None if held is None else units.measure(held),
+                patience=None if held is None else self.n_iter_no_change,
+                on_progress=self._printer(units) if self.verbose else None,
+            )
+        self._architecture, self.seed_ = architecture, seed
+        self._write(fit, units)
+        return self
+
+    def _describe(self, num_features: int) -> Architecture:
+        hidden = self.hidden_layer_sizes
+        widths = tuple(hidden) if np.iterable(hidden) else (hidden,)
+        return Architecture(
+            num_features,
+            int(self.n_components),
+            tuple(checks.integer(width, "hidden_layer_sizes", 1) for width in widths),
+            self.activation,
+            word(self.likelihood, self.likelihood_params),
+            word(self.guide, self.guide_params),
+            word(self.prior, self.prior_params),
+        )
+
+    def _start(
+        self, key: Any, architecture: Architecture, rows: np.ndarray
+    ) -> tuple[Units, Parameters]:
+        """Units and parameters to begin with."""
+        if not (self.warm_start and hasattr(self, "theta_")):
+            units = units_of(rows, self.likelihood)
+            return units, vae_parts.start(key, architecture, units.measure(rows))
+        if architecture != self._architecture:
+            raise ValueError(
+                f"warm_start: expected the architecture of the last fit, {self._architecture}, "
+                f"got {architecture}; set warm_start=False"
+            )
+        last = (self._units, Parameters(self.theta_, self.phi_))
+        return jax.tree.map(lambda leaf: leaf.astype(rows.dtype), last)
+
+    def _printer(self, units: Units) -> Any:
+        def show(progress: Progress) -> None:
+            bound = progress.bound - units.log_volume
+            print(f"Epoch {progress.epoch}, {self.bound} {bound:.4f} nats per row")  # noqa: T201
+
+        return show
+
+    def _write(self, fit: training.Fit, units: Units) -> None:
+        """The attributes, in the units of X where they are bounds."""
+        self.theta_, self.phi_ = jax.tree.map(np.asarray, (fit.theta, fit.phi))
+        self.mean_, self.scale_ = units
+        self.bound_curve_ = fit.history.bound - units.log_volume
+        validated = fit.history.validation_bound - units.log_volume
+        self.validation_bound_curve_ = validated if self.early_stopping else None
+        self.n_iter_ = len(self.bound_curve_)
+        self.converged_ = fit.outcome == Outcome.CONVERGED
+        if self.early_stopping and not self.converged_:
+            warnings.warn(
+                f"VariationalAutoencoder still improved within its {self.max_iter} epochs; "
+                "increase max_iter or learning_rate.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
