@@ -7,11 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_likelihood_densities as densities
+import test_likelihood_draws as draws_of
+import test_likelihoods as likelihood_tests
+import test_networks as network_tests
+import test_priors_contract as prior_tests
+import test_training_objectives as objective_tests
 from beds import linear_gaussian, mixture, prior_of
+from model_cases import quick_jit
 from scipy import stats
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
+from training_cases import GUIDE, KEY, MODEL, data, fit
 
-from lvm_jax import distributions, em, gradients
+from lvm_jax import distributions, em, gradients, training
+from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.models import log_joint
 from lvm_jax.weights import log_weights
 
@@ -111,3 +120,107 @@ def test_the_estimator_to_copy_has_the_bias_that_it_states():
     for seed in range(5):  # (S - 1) / S of the unbiased one, draw by draw
         half, whole = slopes(jax.random.key(seed))
         np.testing.assert_allclose(half, whole / 2, rtol=1e-5, atol=1e-7)
+
+
+def test_the_likelihood_to_copy_passes_its_tables(monkeypatch):
+    """With the rows that the page names, against SciPy's binomial."""
+    names, name, n = block("class Binomial"), "binomial", 16
+    binomial, grid = names["binomial"], [0.0, 1.0, 5.0, 15.0, 16.0]
+    with pytest.raises(ValueError, match="num_trials: expected an integer >= 1, got 0"):
+        binomial(2, 0)
+    monkeypatch.setitem(LIKELIHOODS, name, lambda dim: binomial(dim, n))
+    likelihood_tests.test_every_likelihood_has_the_interface(name)
+    likelihood_tests.test_outputs_of_another_shape_are_refused(name)
+    monkeypatch.setitem(likelihood_tests.GOOD, name, [[0, 16, 3]])
+    monkeypatch.setitem(
+        likelihood_tests.BAD, name, (0.5, "counts 0, ..., 16, got 0.5 .*; multiply numbers")
+    )
+    likelihood_tests.test_data_off_the_support_are_refused(name)
+    case = densities.Case(
+        lambda logits: binomial(1, n).build((), logits[None]),
+        lambda x, logits: stats.binom.logpmf(x, n, expit(logits)),
+        [(x, logits) for x in grid for logits in (-15.0, -2.0, 0.0, 0.7, 8.0)],
+    )
+    monkeypatch.setitem(densities.CASES, name, case)
+    monkeypatch.setattr(
+        densities, "slopes", lambda name, columns: [columns[0] - n * expit(columns[1])]
+    )
+    for x64, rtol in ((False, 1e-5), (True, 1e-10)):
+        densities.test_log_prob_is_that_of_another_implementation(name, x64, rtol)
+        densities.test_gradients_are_the_closed_forms_at_the_extremes_too(name, x64, rtol)
+    whole = (lambda: binomial(2, n).build((), jnp.array([-1.5, 0.6]))), np.arange(n + 1)
+    monkeypatch.setitem(draws_of.WHOLE, name, whole)
+    with jax.enable_x64(True):
+        draws_of.test_the_whole_is_one_and_the_mean_is_its_mean(name, None)
+    draws_of.test_draws_have_the_mean_and_the_variance(name)
+
+
+def test_the_prior_to_copy_passes_its_table(monkeypatch):
+    names, name = block("class LogisticPrior"), "logistic"
+    loc, scale, z = [0.4, -1.0], np.array([0.6, 1.3]), [3.0, -300.0]
+    params = names["LogisticPrior"](np.array(loc), np.log(scale))
+    row = prior_tests.Row(names["logistic"](2), params, 30.0)
+    monkeypatch.setitem(prior_tests.PRIORS, name, row)
+    prior_tests.test_it_is_built_afresh_from_its_parameters(name, True, 1e-12)
+    prior_tests.test_it_is_built_afresh_from_its_parameters(name, False, 1e-5)
+    prior_tests.test_the_mass_is_one_and_draws_have_the_moments_of_the_density(name)
+    prior_tests.test_init_makes_parameters_of_the_same_shapes(name)
+    found = row.prior.build(prior_tests.as_floats(params, np.float32)).log_prob(jnp.array(z))
+    np.testing.assert_allclose(found, stats.logistic(loc, scale).logpdf(z).sum(), rtol=1e-5)
+    with pytest.raises(ValueError, match="dim: expected an integer >= 1, got 0"):
+        names["logistic"](0)
+
+
+def test_the_network_to_copy_passes_its_table(monkeypatch):
+    make, name = block("def residual_mlp")["residual_mlp"], "residual_mlp"
+    network = make(5, 4, 3, 2)
+    monkeypatch.setitem(network_tests.BOTH, name, network)
+    monkeypatch.setitem(network_tests.SIZES, name, 5)
+    network_tests.test_parameters_are_a_plain_tree_of_arrays(name)
+    network_tests.test_a_batch_is_its_rows_apart(name)
+    with jax.enable_x64(True):
+        network_tests.test_the_dtype_is_that_of_the_parameters(None, name)
+        params, x = network_tests.away(network), network_tests.inputs(name)
+        first, blocks, last = (params[part] for part in ("first", "blocks", "last"))
+        u = np.asarray(x @ first["kernel"] + first["bias"])
+        for i in range(3):
+            inner = np.tanh(u @ blocks["in"]["kernel"][i] + blocks["in"]["bias"][i])
+            u = u + inner @ np.asarray(blocks["out"][i])
+        want = u @ np.asarray(last["kernel"]) + np.asarray(last["bias"])
+        found = network_tests.apply(network, params, x)
+        np.testing.assert_allclose(found, want, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"x: expected shape \(5,\), got \(2, 5\)"):
+        network.apply(params, jnp.ones((2, 5)))
+    with pytest.raises(ValueError, match="num_blocks: expected an integer >= 1, got 0"):
+        make(5, 4, 0, 2)
+
+
+def test_the_objective_to_copy_passes_its_table(monkeypatch):
+    capacity = block("def capacity")["capacity"]
+    monkeypatch.setitem(objective_tests.OBJECTIVES, "capacity", capacity(0.7, 3.0))
+    objective_tests.test_the_reported_bound_is_the_elbo_and_shows_what_is_not_finite("capacity")
+    # Of two points at once: the KL divergence of the minibatch is held, not that of each point.
+    theta, phi, keys = MODEL.init(KEY), GUIDE.init(KEY), jax.random.split(KEY, 2)
+
+    def terms(target, strength):
+        def one(key, x):
+            point = training.Point(MODEL, GUIDE, theta, phi, x)
+            return capacity(target, strength)(key, point, 4, jnp.int32(3))
+
+        return jax.vmap(one, axis_name="batch")(keys, jnp.asarray(data()[:2]))
+
+    free, fixed, ramp = quick_jit(
+        lambda: (terms(0.0, 0.0), terms(0.7, 3.0), terms(lambda step: 0.1 * step, 3.0))
+    )()
+    kl = float((free.objective - free.bound).mean())  # `free` climbs the reconstruction alone
+    for held, target in ((fixed, 0.7), (ramp, 0.3)):
+        np.testing.assert_allclose(
+            held.objective, free.objective - 3.0 * abs(kl - target), rtol=1e-4
+        )
+        np.testing.assert_allclose(held.bound, free.bound, rtol=1e-6)
+    history = fit(objective=capacity(0.7, 3.0), num_epochs=2).history
+    assert np.isfinite(history.bound).all()
+    assert (history.bound != history.objective).all()
+    for options, message in (((-1.0,), "nats: expected"), ((1.0, -2.0), "strength: expected")):
+        with pytest.raises(ValueError, match=message):
+            capacity(*options)

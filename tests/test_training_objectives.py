@@ -5,10 +5,45 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from deep_cases import moved
+from model_cases import quick_jit
 from training_cases import GUIDE, KEY, MODEL, data, fit
 
-from lvm_jax import gradients, models, training
+from lvm_jax import decomposition, gradients, models, training
 from lvm_jax.distributions import normal
+
+OBJECTIVES = {  # away from where they are the ELBO; for q and prior as in training_cases
+    "annealed": training.annealed(0.3),
+    "free_bits": training.free_bits(20.0, "all"),
+}
+each_objective = pytest.mark.parametrize("name", OBJECTIVES)
+
+
+@each_objective
+def test_the_reported_bound_is_the_elbo_and_shows_what_is_not_finite(name):
+    """In expectation over the draws, where the ELBO is known; and no NaN is masked."""
+    theta, phi, x = moved(MODEL.init(KEY), size=0.3), moved(GUIDE.init(KEY), size=0.3), data()[0]
+    num = 2_000
+
+    @quick_jit
+    def compute(theta, phi, x):
+        def one(key):
+            point = training.Point(MODEL, GUIDE, theta, phi, x)
+            return jax.vmap(
+                lambda key: OBJECTIVES[name](key, point, 2, jnp.int32(5)), axis_name="batch"
+            )(key[None])
+
+        joint, q = models.log_joint(MODEL, theta, x), GUIDE.posterior(phi, x)
+        exact = decomposition.decompose_exactly(joint, q).elbo.value
+        return jax.vmap(one)(jax.random.split(KEY, num)), exact
+
+    found, exact = compute(theta, phi, x)
+    bound, objective = np.asarray(found.bound, float), np.asarray(found.objective, float)
+    assert abs(bound.mean() - exact) < 5 * bound.std() / np.sqrt(num) + 1e-4
+    assert np.abs(objective - bound).max() > 0.01
+    broken, _ = compute(theta, phi, jnp.asarray(x).at[0].set(jnp.nan))
+    assert np.isnan(broken.bound).all()
+    assert np.isnan(broken.objective).all()
 
 
 def test_annealed_at_one_is_the_elbo_and_its_schedule_counts_steps():
