@@ -45,7 +45,7 @@ class Config(publish.Options):
     schedules: tuple[Literal["burda", "short"], ...] = ("burda",)
     """burda (the paper's stages) and short (a cosine, larger batches, less noisy gradients)."""
     num_stages: int | None = None
-    """Stages of burda, 1 to 8: stage i has 3^i epochs. None means 8, and 5 for the digits."""
+    """Stages of burda, 1 to 8: stage i has 3^i epochs. None means 8, and 4 for the digits."""
     budget: float | None = None
     """Minutes of training, all cells together; no stage begins after them."""
     batch_size: int | None = None
@@ -100,7 +100,7 @@ def filled(config: Config) -> Config:
     """The configuration with the defaults that depend on others, and nothing named twice."""
     stages = config.num_stages
     if stages is None:
-        stages = 5 if config.dataset == "digits" else 8
+        stages = 4 if config.dataset == "digits" else 8
     once = {
         name: tuple(dict.fromkeys(getattr(config, name)))
         for name in ("objectives", "samples", "layers", "schedules")

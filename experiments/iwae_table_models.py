@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SPLITS = {"mnist": "59600/400/10000"}  # the paper's; of the others the published one
 NUM_STAGES = 8  # of the paper
 BATCH_SIZE = {"burda": 20, "short": 100}
-EPS = 1e-4  # of Adam, by the paper
+EPS = 1e-4  # of Adam, by the paper, whose code sums gradients over a batch; ours are means
 
 
 Start = tuple[DeepLatentGaussian, Params]  # theta, phi
@@ -122,13 +122,13 @@ def batch_size(cell: "Cell", config: "Config") -> int:
 
 @cache
 def optimizer(
-    schedule: str, steps_per_epoch: int, short_epochs: int, short_rate: float
+    schedule: str, batch_size: int, steps_per_epoch: int, short_epochs: int, short_rate: float
 ) -> optax.GradientTransformation:
     """Adam with the rates of the schedule."""
     rate: Any = training.burda_stages(NUM_STAGES, steps_per_epoch)
     if schedule == "short":
         rate = optax.cosine_decay_schedule(short_rate, short_epochs * steps_per_epoch)
-    return optax.adam(rate, b1=0.9, b2=0.999, eps=EPS)
+    return optax.adam(rate, b1=0.9, b2=0.999, eps=EPS / batch_size)
 
 
 def milestones(cell: "Cell", config: "Config") -> list[int]:
