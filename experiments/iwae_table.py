@@ -52,7 +52,7 @@ class Config(publish.Options):
     """Images in each step; None means 20 for burda and 100 for short."""
     short_epochs: int = 60
     """Epochs of short."""
-    short_rate: float = 2e-3
+    short_rate: float = 4e-3
     """Learning rate with which short begins; it falls to 0 as a cosine."""
     width: int = 200
     """Of the networks between x and z_1; those between z_1 and z_2 have half of it."""
