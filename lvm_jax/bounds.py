@@ -29,7 +29,8 @@ def elbo(log_w: Float[Array, " S"]) -> Scalar:
 def iwae(log_w: Float[Array, " S"]) -> Scalar:
     """Importance-weighted bound, log (1/S) sum_s w_s (Burda et al. 2016, theorem 1).
 
-    From below; tight as S grows, with a gap of about Var(w) / (2 S p(x)^2) (Maddison et al. 2017).
+    From below; tight as S grows, with a gap of about Var(w) / (2 S p(x)^2) (Nowozin 2018,
+    proposition 1).
     """
     return logsumexp(log_w) - math.log(log_w.shape[0])
 
@@ -40,7 +41,7 @@ def renyi(alpha: float) -> Reduction:
     alpha = 1 is the ELBO (its limit) and alpha = 0 is IWAE; alpha = inf is the smallest log-weight
     and -inf the largest (VR-max). For S -> infinity a lower bound where alpha > 0 and an upper one
     where alpha < 0; for finite S the expectation is below log p for every alpha in [0, inf], and
-    on neither side for certain where alpha < 0.
+    on neither side for certain where alpha < 0. Raises ValueError for NaN.
     """
     alpha = float(alpha)
     if math.isnan(alpha):
@@ -59,7 +60,8 @@ def renyi(alpha: float) -> Reduction:
 def cubo(order: float) -> Reduction:
     """Chi upper bound, (1/n) log (1/S) sum_s w_s^n, order n > 1 (Dieng et al. 2017, eq. 3).
 
-    An upper bound for S -> infinity only: the logarithm of an average is biased downwards.
+    An upper bound for S -> infinity only: the logarithm of an average is biased downwards. Raises
+    ValueError for an order that is not a finite number > 1.
     """
     if not (math.isfinite(order) and order > 1):
         raise ValueError(f"order: expected a finite number > 1, got {order}")
@@ -80,7 +82,8 @@ def thermodynamic(betas: Sequence[float]) -> Reduction:
     sum_i (beta_{i+1} - beta_i) E_{beta_i}[log w] along q^(1 - beta) p^beta, by self-normalised
     weights w^beta (Masrani et al. 2019, eq. 7). `betas` rise from 0 to 1; (0, 1) is the ELBO.
     From below for every S, for it is a left sum under the increasing slope of log (1/S) sum w^beta,
-    which ends at IWAE; tight as S grows and the grid is refined.
+    which ends at IWAE; tight as S grows and the grid is refined. Raises ValueError for `betas` that
+    do not rise from 0 to 1.
     """
     grid = np.asarray(betas, np.float64)
     if (
@@ -103,11 +106,14 @@ def thermodynamic(betas: Sequence[float]) -> Reduction:
 
 
 def jackknife(order: int) -> Reduction:
-    """Generalised jackknife of the IWAE bound; bias O(S^-(order + 1)) (Nowozin 2018, eq. 11).
+    """Generalised jackknife of the IWAE bound; bias O(S^-(order + 1)).
 
     sum_j c_j L_{S-j}, j = 0..m, c_j = (-1)^j (S - j)^m / (j! (m - j)!), with L_{S-j} the mean of
     the bound over all subsets of S - j weights. Order 0 is IWAE. On neither side of log p. The
     cost is of S^(m + 1) terms; float32 loses a factor S^(m - 1) of its precision.
+
+    Raises ValueError for an order < 0 and, where it is used, for S <= order.
+    Source: Nowozin 2018, definition 1, and proposition 3 for the bias.
     """
     order = checks.integer(order, "order", 0)
 
@@ -151,7 +157,8 @@ def leave_one_out(log_w: Float[Array, " S"]) -> Float[Array, " S"]:
 def miwae(num_groups: int) -> Reduction:
     """Mean of IWAE over `num_groups` groups of S / num_groups weights (Rainforth et al. 2018).
 
-    From below; groups of one are the ELBO, one group is IWAE.
+    From below; groups of one are the ELBO, one group is IWAE. Raises ValueError for less than one
+    group and, where it is used, for an S that is no multiple of `num_groups`.
     """
     num_groups = checks.integer(num_groups, "num_groups", 1)
 
@@ -167,7 +174,10 @@ def miwae(num_groups: int) -> Reduction:
 
 
 def ciwae(beta: float) -> Reduction:
-    """beta ELBO + (1 - beta) IWAE, beta in [0, 1] (Rainforth et al. 2018). From below."""
+    """beta ELBO + (1 - beta) IWAE, beta in [0, 1] (Rainforth et al. 2018). From below.
+
+    Raises ValueError for another beta.
+    """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta: expected a number in [0, 1], got {beta}")
     return lambda log_w: beta * elbo(log_w) + (1 - beta) * iwae(log_w)

@@ -86,7 +86,7 @@ class Mixture:
 
 
 def standard_normal(dim: int) -> Prior:
-    """z ~ N(0, I) in `dim` dimensions; no parameters."""
+    """z ~ N(0, I) in `dim` dimensions; no parameters. Raises ValueError for dim < 1."""
     dim = checks.integer(dim, "dim", 1)
     return Prior(
         init=lambda key: (),
@@ -100,6 +100,8 @@ def mixture(dim: int, num_components: int) -> Prior:
     It starts with equal weights, standard deviations of 1/2 and means drawn from N(0, 3/4 I): on
     average N(0, I), where guides start, with every component at a place of its own. Equal
     components would have equal gradients, and stay equal for ever.
+
+    Raises ValueError for dim or num_components < 1.
     """
     dim = checks.integer(dim, "dim", 1)
     num_components = checks.integer(num_components, "num_components", 1)

@@ -41,7 +41,7 @@ def log_weights(
 
 
 def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int) -> Weighted:
-    """`log_weights`, with the draws that they belong to."""
+    """`log_weights`, with the draws that they belong to; raises as it does."""
     if prices_draws(q):
         checks.integer(num_samples, "num_samples", 1)
         z, log_q = q.sample_and_log_prob(seed=checks.key(key), sample_shape=(num_samples,))
@@ -54,7 +54,10 @@ def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples
 
 
 def draw(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
-    """`num_samples` draws from q, stacked along a leading axis S on every leaf."""
+    """`num_samples` draws from q, stacked along a leading axis S on every leaf.
+
+    Raises ValueError for num_samples < 1, TypeError for a key that is not typed.
+    """
     checks.integer(num_samples, "num_samples", 1)
     return q.sample(seed=checks.key(key), sample_shape=(num_samples,))
 

@@ -140,6 +140,10 @@ def test_default_prior_is_fraley_and_rafterys():
     np.testing.assert_allclose(diagonal, np.diag(covariance) / K ** (2 / D))
     spherical = em.default_prior(X, K, "spherical").components.scale
     np.testing.assert_allclose(spherical, np.trace(covariance) / D / K ** (2 / D))
+    with pytest.raises(ValueError, match="covariance_type: expected one of .*did you mean 'diag'"):
+        em.default_prior(X, K, "diagonal")
+    with pytest.raises(ValueError, match="num_components: expected an integer >= 1, got 0"):
+        em.default_prior(X, 0)
 
 
 GOOD = strong_prior("full").components

@@ -87,6 +87,8 @@ def pca(x: Float[np.ndarray, "N D"], dim: int) -> PCA:
 
     Each axis is signed so that its largest entry is positive: the decomposition leaves the sign
     free, and a figure should not flip between machines.
+
+    Raises ValueError for a `dim` beyond the shape of x, or rows that are all equal.
     """
     limit = min(x.shape)
     if not 1 <= dim <= limit:

@@ -45,7 +45,12 @@ def default_prior(x: ArrayLike, num_components: int, covariance_type: str = "ful
     mean = average of x, strength = 0.01, degrees = D + 2, and scale = cov(x) / K^(2/D): its
     trace average for a spherical model, its diagonal for a diagonal one. The weights stay flat
     (concentration 1).
+
+    Raises ValueError or TypeError for an x that is not [N, D] finite numbers with N >= 2,
+    num_components < 1, or another covariance_type than full, tied, diag and spherical.
     """
+    num_components = checks.integer(num_components, "num_components", 1)
+    checks.choice(covariance_type, "covariance_type", ("full", "tied", "diag", "spherical"))
     rows = np.asarray(checks.points(x, "x", 2), np.float64)
     dim = rows.shape[1]
     scale = np.cov(rows, rowvar=False).reshape(dim, dim) / num_components ** (2 / dim)

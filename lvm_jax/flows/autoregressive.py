@@ -27,7 +27,7 @@ class Autoregressive(NamedTuple):
     D, each of which settles at least one more coordinate, and stops when a pass changes nothing
     beyond rounding; so do the linear systems of its derivative, that of the implicit function.
 
-    Source: Kingma et al. 2016, section 4; the masks, Germain et al. 2015, section 4.
+    Source: Kingma et al. 2016, equations 12 to 14; the masks, Germain et al. 2015, section 4.
     """
 
     network: Perceptron

@@ -16,7 +16,7 @@ class Coupling(NamedTuple):
 
         y_2 = z_2 exp(a) + t,    a = LIMIT tanh(r / LIMIT),    (r, t) a network of (z_1, h)
 
-    Source: Dinh et al. 2017, section 3.2; the bound on a keeps a layer from exploding.
+    Source: Dinh et al. 2017, equations 4 and 5; the bound on a keeps a layer from exploding.
     """
 
     network: Perceptron

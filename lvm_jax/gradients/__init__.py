@@ -11,6 +11,9 @@ that log_joint closes over, both at once:
 
 Map over data points and their keys outside. A surrogate is for first derivatives only. Options go
 to the functions below, which return estimators; `ESTIMATORS` lists them with their promises.
+
+Every estimator raises ValueError for too few num_samples or a log-joint that does not take q's z
+to one number, and TypeError for a q that it cannot take, naming those that could.
 """
 
 from lvm_jax import bounds

@@ -46,7 +46,11 @@ def make_q(
     num_samples: int,
     minimum: int = 1,
 ) -> Distribution:
-    """q = guide(phi), after refusing what the named estimator cannot take."""
+    """q = guide(phi), after refusing what the named estimator cannot take.
+
+    Raises ValueError for num_samples < `minimum`, and TypeError for another kind of q than
+    `latent`, naming the estimators that would work.
+    """
     checks.integer(num_samples, "num_samples", minimum)
     q = guide(phi)
     kinds = latent_kinds(q)

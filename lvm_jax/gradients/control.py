@@ -30,7 +30,7 @@ def relax(control: Control) -> Estimate:
     averaged over num_samples = S. Unbiased in theta and phi for the ELBO whatever the control
     c(log_weight, soften, z), which may close over traced parameters: adapt them by the gradient of
     `variance_objective`. log_joint need accept soft values only if the control asks for them.
-    Needs Bernoulli or one-hot rows. Source: Grathwohl et al. 2018, section 3.
+    Needs Bernoulli or one-hot rows. Source: Grathwohl et al. 2018, section 3.2.
     """
     return _controlled("relax", control)
 
@@ -50,8 +50,8 @@ def variance_objective(control: Control) -> Estimate:
 
     The mean of the gradient does not depend on the control, so the gradient of this square is an
     unbiased one of the summed variance (Tucker et al. 2017, section 3.2; Grathwohl et al. 2018,
-    section 3). Same signature as an estimator, but no bound: its gradient in theta and phi is of
-    no use.
+    section 3.1). Needs Bernoulli or one-hot rows. Same signature as an estimator, but no bound: its
+    gradient in theta and phi is of no use.
     """
 
     def objective(

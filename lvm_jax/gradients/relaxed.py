@@ -69,7 +69,8 @@ def concrete(temperature: float | Scalar = 0.5) -> Estimate:
     H(q) is the exact entropy of the discrete q; only log p sees soft values. Value and both
     gradients are those of THIS objective: biased for the ELBO in theta and phi, with a bias that
     vanishes, and a variance that grows, as temperature -> 0. The temperature may be traced. Needs
-    Bernoulli or one-hot rows. Source: Maddison et al. 2017 and Jang et al. 2017, section 2.
+    Bernoulli or one-hot rows. Source: Maddison et al. 2017, equation 10, and Jang et al. 2017,
+    equation 2, for the draws. Maddison's objective, equation 13, relaxes the densities too.
     """
     positive(temperature, "temperature")
 

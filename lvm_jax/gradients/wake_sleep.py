@@ -63,7 +63,8 @@ def sleep(
     To be maximised in phi: its gradient is an unbiased one of -E_{p(x)} KL(p(z | x) || q), the
     forward KL averaged over the model's own data, not over yours. It carries nothing to theta.
     Takes the model and the guide (not one data point's log_joint), since it draws x itself. Any z
-    and any q.
+    and any q. Raises ValueError for num_samples < 1.
+
     Source: Hinton et al. 1995, the sleep phase; Bornschein and Bengio 2015, section 2.
     """
     checks.integer(num_samples, "num_samples", 1)

@@ -1,4 +1,8 @@
-"""Families of q, from unconstrained parameters; each starts at N(0, I) or at the uniform."""
+"""Families of q, from unconstrained parameters; each starts at N(0, I) or at the uniform.
+
+All raise ValueError or TypeError for sizes that are not integers of at least 1 (2 values of a
+label, 2 dimensions of `low_rank`).
+"""
 
 from typing import NamedTuple
 
@@ -48,7 +52,10 @@ class Logits(NamedTuple):
 
 
 def location(dim: int, scale: float | ArrayLike) -> Family:
-    """N(loc, diag(scale^2)) in `dim` dimensions with a fixed standard deviation, one or [dim]."""
+    """N(loc, diag(scale^2)) in `dim` dimensions with a fixed standard deviation, one or [dim].
+
+    Raises ValueError for a scale of another shape, or that is not finite and positive.
+    """
     dim = checks.integer(dim, "dim", 1)
     given = np.asarray(checks.float_array(scale, "scale"))
     if given.shape not in ((), (dim,)) or not (np.isfinite(given) & (given > 0)).all():
@@ -82,7 +89,8 @@ def full_rank(dim: int) -> Family:
 def low_rank(dim: int, rank: int) -> Family:
     """N(loc, F F^T + diag(scale^2)) in `dim` dimensions, F of `rank` < `dim` columns.
 
-    F starts at random, small: at F = 0 its gradient vanishes.
+    F starts at random, small: at F = 0 its gradient vanishes. Raises ValueError for a rank that is
+    not less than `dim`.
     """
     dim = checks.integer(dim, "dim", 2)
     rank = checks.integer(rank, "rank", 1)

@@ -27,7 +27,10 @@ def sampled_elbo(key: Key[Array, ""], num_samples: int) -> Objective:
     """The ELBO from draws of ONE fixed key, the same in every step: smooth in eta, for any q.
 
     Keep the key for this alone. Draws of the refined q from another key then weigh without bias;
-    the ELBO at this key's draws is the one that was climbed, and too high.
+    the ELBO at this key's draws is the one that was climbed, and too high. Few draws are fitted
+    themselves, and the refined q is then no better for others.
+
+    Raises ValueError for num_samples < 1 and TypeError for a key that is not typed.
     """
     checks.key(key)
     checks.integer(num_samples, "num_samples", 1)

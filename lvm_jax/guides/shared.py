@@ -27,6 +27,8 @@ def per_point(family: Family, num_points: int) -> Guide:
         jax.vmap(elbo)(jax.random.split(key, N), phi, x)           # [N]
 
     and for a minibatch take its rows, `jax.tree.map(lambda leaf: leaf[index], phi)`.
+
+    Raises ValueError for num_points < 1.
     """
     num_points = checks.integer(num_points, "num_points", 1)
 

@@ -9,7 +9,8 @@
 
 Log-probabilities are in nats per data point, summed over its D dimensions: a density with respect
 to length for numbers, a probability for bits, levels and counts, so values of the two kinds do not
-compare. `LIKELIHOODS` has them by name, each a function of D (and of more, where it has options).
+compare. `LIKELIHOODS` has them by name, each a function of D (and of more, where it has options);
+all raise ValueError or TypeError for a D that is not an integer >= 1.
 """
 
 from collections.abc import Callable

@@ -63,7 +63,8 @@ class DiscretizedLogistic(NamedTuple):
     takes all below it too and the highest all above, so the masses sum to one. The mass of an x
     between the levels is that of the interval x +- h.
 
-    Source: Kingma et al. (2016), appendix; Salimans et al. (2017), section 2.1.
+    Source: Salimans et al. (2017), equation 2 with one component; Kingma et al. (2016), appendix
+    C.5, without the ends.
     """
 
     loc: Float[Array, " D"]

@@ -51,7 +51,10 @@ def categorical(
 
 
 def bernoulli(num_variables: int, likelihood: Likelihood, init: Init) -> Model:
-    """The model z_k ~ Bernoulli(sigmoid(logits_k)), z in {0.0, 1.0}^K; else as `categorical`."""
+    """The model z_k ~ Bernoulli(sigmoid(logits_k)), z in {0.0, 1.0}^K; else as `categorical`.
+
+    Raises ValueError for num_variables < 1, and as `categorical`.
+    """
     shape = (checks.integer(num_variables, "num_variables", 1),)
     return _discrete(shape, 2, distributions.Bernoulli, _bits, likelihood, init)
 

@@ -50,6 +50,7 @@ def deep_gaussian(
     data of unit scale: unbounded, a variance may vanish on one data point and the likelihood has no
     maximum. log p(x) has no closed form; for small K see `log_evidence_quadrature`.
 
+    Raises ValueError or TypeError for dimensions that are not integers >= 1.
     Source: the lecture's equations (4) and (5).
     """
     latent_dim = checks.integer(latent_dim, "latent_dim", 1)

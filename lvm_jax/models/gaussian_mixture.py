@@ -24,7 +24,7 @@ def gaussian_mixture(num_components: int, dim: int) -> Model:
 
     The posterior (the responsibilities) and log p(x) come from enumerating z. `init` draws the
     means from N(0, I) and gives equal weights and unit covariances; `Mixture.as_theta`
-    turns what `em.fit` returns into theta.
+    turns what `em.fit` returns into theta. Raises ValueError for num_components or dim < 1.
     """
     num_components = checks.integer(num_components, "num_components", 1)
     dim = checks.integer(dim, "dim", 1)

@@ -32,6 +32,7 @@ def linear_gaussian(latent_dim: int, dim: int, noise: str = "isotropic") -> Mode
     O(D L^2 + L^3), and O(D^2 L) with full noise. `init` draws W from N(0, 1/L) with unit noise;
     `ppca` and `factor_analysis` find the maximum likelihood.
 
+    Raises ValueError for a dimension < 1 or another `noise`.
     Source: Tipping and Bishop (1999), equations 2-6; Bishop (2006), section 12.2.
     """
     latent_dim = checks.integer(latent_dim, "latent_dim", 1)

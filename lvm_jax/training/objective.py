@@ -78,6 +78,7 @@ def annealed(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo)
     `optax.linear_schedule(0.0, 1.0, 10_000)`. Reparameterised gradients. The reported bound is
     `bound` at beta = 1. For beta < 1 the objective is no bound on log p(x): it lies above the ELBO.
 
+    Raises ValueError for a negative weight and TypeError for a q that is not reparameterised.
     Source: Bowman et al. 2016, section 3.1; Sonderby et al. 2016, section 2.3; Higgins et al. 2017.
     """
     if not callable(kl_weight):
@@ -104,7 +105,7 @@ def free_bits(minimum: float, group: Literal["dimension", "all"] = "dimension") 
     objective lies below it.
 
     Raises ValueError for a negative minimum, and TypeError when q or the prior has no dimensions
-    to be taken apart. Source: Kingma et al. 2016, appendix C.8.
+    to be taken apart. Source: Kingma et al. 2016, equation 15.
     """
     minimum = checks.number(minimum, "minimum")
     checks.choice(group, "group", ("dimension", "all"))

@@ -29,5 +29,8 @@ def burda_stages(num_stages: int, steps_per_epoch: int, learning_rate: float = 1
 
 
 def burda_epochs(num_stages: int) -> int:
-    """1 + 3 + ... + 3^(num_stages - 1) epochs: the length of `burda_stages`."""
+    """1 + 3 + ... + 3^(num_stages - 1) epochs: the length of `burda_stages`.
+
+    Raises ValueError for num_stages < 1.
+    """
     return (3 ** checks.integer(num_stages, "num_stages", 1) - 1) // 2
