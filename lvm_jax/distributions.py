@@ -7,7 +7,7 @@ Independent over a scalar family, which is safe, or a NamedTuple of plain arrays
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import distrax
 import jax
@@ -53,7 +53,12 @@ class Bernoulli(NamedTuple):
 
     def log_prob(self, value: Float[Array, " K"]) -> Scalar:
         """sum_k z_k l_k - log(1 + exp(l_k)), in nats."""
-        return value @ self.logits - sum_softplus(self.logits)
+        if jnp.shape(value) != self.logits.shape:
+            raise ValueError(
+                f"value: expected shape {self.logits.shape}, as the logits, got "
+                f"{jnp.shape(value)}; map over rows with jax.vmap"
+            )
+        return _log_bits(value, self.logits)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """Bits, [*sample_shape, K]."""
@@ -67,26 +72,42 @@ class Bernoulli(NamedTuple):
 
     def entropy(self) -> Scalar:
         """sum_k log(1 + exp(l_k)) - l_k sigmoid(l_k), in nats."""
-        return sum_softplus(self.logits) - self.logits @ jax.nn.sigmoid(self.logits)
+        return -self.log_prob(self.mean())
 
 
 @jax.custom_jvp
-def sum_softplus(logits: Float[Array, " K"]) -> Scalar:
-    """sum_k log(1 + exp(l_k)), in nats, to K / 2 units of roundoff.
+def _log_bits(value: Float[Array, " K"], logits: Float[Array, " K"]) -> Scalar:
+    """sum_k z_k l_k - log(1 + exp(l_k)), in nats, to K / 2 units of roundoff.
 
-    One logarithm serves 16 numbers: the product of 16 factors 1 + exp(-|l|), each in (1, 2]. The
-    logarithms of an image's pixels would otherwise cost as much as the last layer of its decoder.
+    One logarithm serves 16 numbers: the product of 16 factors 1 + exp(-|l|), each in (1, 2]. One
+    pass over the logits makes the products and the sums of z l - max(l, 0). The pixels of an image
+    would otherwise cost as much as the last layer of its decoder.
     """
     if logits.shape[0] < 64:
-        return jax.nn.softplus(logits).sum()
-    factors = 1 + jnp.exp(-jnp.abs(logits))
-    rows = jnp.pad(factors, (0, -logits.shape[0] % 16), constant_values=1).reshape(16, -1)
-    return jnp.maximum(logits, 0).sum() + jnp.log(rows.prod(0)).sum()
+        return value @ logits - jax.nn.softplus(logits).sum()
+    factors, rest = 1 + jnp.exp(-jnp.abs(logits)), value * logits - jnp.maximum(logits, 0)
+    pad = (0, -logits.shape[0] % 16)
+    rows = jnp.pad(factors, pad, constant_values=1), jnp.pad(rest, pad)
+    products, sums = jax.lax.reduce(
+        tuple(row.reshape(16, -1) for row in rows),
+        tuple(jnp.asarray(v, row.dtype) for v, row in zip((1, 0), rows, strict=True)),
+        lambda left, right: (left[0] * right[0], left[1] + right[1]),
+        (0,),
+    )
+    return (sums - jnp.log(products)).sum()
 
 
-@sum_softplus.defjvp
-def _sum_softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return sum_softplus(*primals), jax.nn.sigmoid(primals[0]) @ tangents[0]
+def _log_bits_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    # Most often z is data: its tangent is a symbolic zero, which costs nothing.
+    value, logits = primals
+    slopes = (logits, value - jax.nn.sigmoid(logits))
+    zero = jax.custom_derivatives.SymbolicZero
+    parts = [s @ t for s, t in zip(slopes, tangents, strict=True) if not isinstance(t, zero)]
+    result = _log_bits(value, logits)
+    return result, sum(parts, jnp.zeros_like(result))
+
+
+_log_bits.defjvp(_log_bits_jvp, symbolic_zeros=True)
 
 
 class Table(NamedTuple):

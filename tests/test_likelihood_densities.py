@@ -234,3 +234,36 @@ def test_categorical_levels_against_the_softmax(x64):
     want = log_p[x[:, 0], 0] + log_p[x[:, 1], 1]
     found = quick_jit(jax.vmap(q.log_prob))(jnp.asarray(x, float))
     np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("bits", [5, 64, 100])  # one by one, products, products with padding
+def test_many_bits_keep_every_digit_and_derivative(bits):
+    rng = np.random.default_rng(bits)
+    logits = np.float32(rng.normal(scale=20, size=bits))
+    z, vector = np.float32(rng.uniform(size=bits)), np.float32(rng.normal(size=bits))
+    exact, relaxed = logits.astype(float), z.astype(float)
+    on = expit(exact)
+    want = relaxed @ exact - np.logaddexp(0, exact).sum()
+
+    def log_prob(z, logits):
+        return distributions.Bernoulli(logits).log_prob(z)
+
+    def both(z, logits, vector):
+        slopes = jax.grad(log_prob, argnums=1)
+        change = jax.jvp(slopes, (z, logits), (vector, vector))[1]
+        return *jax.value_and_grad(log_prob, argnums=(0, 1))(z, logits), change
+
+    value, (in_z, in_logits), change = quick_jit(both)(z, logits, vector)
+    np.testing.assert_allclose(value, want, rtol=bits / 2 * np.finfo(np.float32).eps)
+    np.testing.assert_allclose(in_z, logits, rtol=1e-6)
+    np.testing.assert_allclose(in_logits, relaxed - on, atol=1e-6)
+    np.testing.assert_allclose(change, vector * (1 - on * (1 - on)), atol=1e-5)
+    entropy = distributions.Bernoulli(logits).entropy()
+    np.testing.assert_allclose(entropy, st.bernoulli(on).entropy().sum(), atol=1e-4)
+
+
+def test_bits_of_another_number_are_refused():
+    with pytest.raises(
+        ValueError, match=r"value: expected shape \(3,\), as the logits, got \(1,\)"
+    ):
+        distributions.Bernoulli(jnp.zeros(3)).log_prob(jnp.zeros(1))
