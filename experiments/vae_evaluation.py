@@ -81,7 +81,7 @@ def choose(pixels: Pixels, config: "Config") -> Chosen:
     for place, name in enumerate(PARTS):
         x = pixels.seen if name == "train" else getattr(pixels, name)
         random = np.random.default_rng([config.seed, place])
-        index[name] = np.sort(random.permutation(len(x))[: config.evaluated])
+        index[name] = random.permutation(len(x))[: config.evaluated]
         rows[name], out_of[name] = x[index[name]], len(x)
     return Chosen(rows, index, out_of)
 

@@ -56,7 +56,11 @@ def training(result: "Result") -> Any:
         curves["what was climbed"] = (history.objective, plotting.colour(2), "--")
     for label, (values, color, style) in curves.items():
         seen = np.isfinite(values)
-        ax.plot(epochs[seen], values[seen], style, color=color, lw=1.5, label=label)
+        marker = "o" if seen.sum() <= 40 else None
+        ax.plot(
+            epochs[seen], values[seen], style, color=color, lw=1.5, label=label, marker=marker,
+            markersize=3.5,
+        )  # fmt: skip
     if fit.best_step is not None:
         best = int(np.searchsorted(history.step, fit.best_step))
         value = history.validation_bound[best]
@@ -135,7 +139,7 @@ def traversals(result: "Result") -> Any:
     """One number of z_1 moves at a time, the others stay where one image put them."""
     pictures = result.pictures
     units, steps = pictures.traversals.shape[:2]
-    figure, (ax,) = plotting.new_figure(1, 1, width=6.8, height=0.5 + 0.6 * units)
+    figure, (ax,) = plotting.new_figure(1, 1, width=6.8, height=0.3 + 0.59 * units)
     flat = pictures.traversals.reshape(units * steps, -1)
     sheet(ax, result, flat, steps, "One z moves through the middle 99% of its aggregate posterior")
     height = result.description.shape[0] + 1
@@ -188,11 +192,12 @@ def aggregate_plane(result: "Result") -> Any:
     low, high = np.quantile(both, [0.001, 0.999], axis=0)
     margin = 0.05 * (high - low)
     scatter(axes[0], pictures.aggregate, pictures.labels)
-    plotting.scatter(axes[1], pictures.prior)
+    prior = pictures.prior[: len(pictures.aggregate)]
+    plotting.scatter(axes[1], prior)
     axes[0].set(
         xlim=(low[0] - margin[0], high[0] + margin[0]),
         ylim=(low[1] - margin[1], high[1] + margin[1]),
     )
     plotting.caption_axes(axes[0], "Aggregate posterior: a draw for each test image", ("z1", "z2"))
-    plotting.caption_axes(axes[1], f"Prior: {len(pictures.prior):,} draws", ("z1", "z2"))
+    plotting.caption_axes(axes[1], f"Prior: {len(prior):,} draws", ("z1", "z2"))
     return figure

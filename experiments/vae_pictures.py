@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from experiments.vae_setup import Prepared
 
 RECONSTRUCTED, DRAWN = 20, 64  # images
+FROM_PRIOR = 20_000  # z, for its histograms
 SIDE = 16  # images along each axis of the latent plane
 UNITS, STEPS = 8, 11  # rows and columns of the traversals
 MIDDLE = (0.005, 0.995)  # quantiles of the aggregate posterior that are looked at
@@ -32,7 +33,7 @@ class Pictures(NamedTuple):
     codes: np.ndarray  # [n, K], posterior means of test images
     labels: np.ndarray | None  # [n]
     aggregate: np.ndarray  # [n, K], one draw of q(z | x) for each test image
-    prior: np.ndarray  # [n, K]
+    prior: np.ndarray  # [FROM_PRIOR, K]
     names: list[str]  # [K], of the latents
     units: np.ndarray  # latents, the one whose posterior mean varies most first
     window: np.ndarray | None  # [2, 2], low and high of the two axes, of a latent plane
@@ -50,7 +51,7 @@ def take(
     test, index = chosen.rows["test"], chosen.index["test"]
     z = encode(key_q, guide, phi, test)
     means = diagnostics.posterior_means(key_means, guide, phi, test, DRAWS)
-    prior = draw_prior(key_prior, model, theta, max(len(test), DRAWN))
+    prior = draw_prior(key_prior, model, theta, FROM_PRIOR)
     some = jax.tree.map(lambda leaf: leaf[:DRAWN], prior)
     codes, names = flat(means)
     labels = prepared.pixels.images.test_labels
