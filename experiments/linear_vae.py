@@ -54,7 +54,7 @@ class Config(publish.Options):
     """Passes over the data of each training."""
     batch_size: int = 400
     """Rows in each step."""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     """Adam's at the first step; falls to 0 as a cosine."""
     num_records: int = 20
     """Points of the learning curves."""

@@ -19,6 +19,8 @@ from lvm_jax.guides.amortized import Amortized
 from lvm_jax.models import LinearGaussian
 from lvm_jax.typing import Array, Params, Scalar
 
+TO_THE_END = {"maxcor": 30, "ftol": 0.0, "gtol": 1e-9}  # of L-BFGS, in float64
+
 
 class Rotation(NamedTuple):
     """A turned maximum of the likelihood, nats per point of the scaled data."""
@@ -233,18 +235,8 @@ def ascend(
             steep[-1] *= learn_noise  # the last is that of log s
             return float(value), steep
 
-        found = minimize(
-            *(descend, np.asarray(start)),
-            jac=True,
-            method="L-BFGS-B",
-            options={
-                "maxiter": max_steps,
-                "maxfun": 2 * max_steps,
-                "maxcor": 30,
-                "ftol": 0.0,
-                "gtol": 1e-9,
-            },
-        )
+        options = {"maxiter": max_steps, "maxfun": 2 * max_steps, **TO_THE_END}
+        found = minimize(descend, np.asarray(start), jac=True, method="L-BFGS-B", options=options)
         parts = jax.tree.map(np.asarray, unravel(jnp.asarray(found.x)))
         ended = LinearGaussian(np.asarray(theta.prior_mean), *parts)
         return Ascent(ended, int(found.nit), float(np.abs(found.jac).max()))

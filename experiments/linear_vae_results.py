@@ -40,7 +40,7 @@ def numbers(result: "Result") -> dict[str, Any]:
 def run_numbers(result: "Result", run: "Run") -> dict[str, Any]:
     """One noise variance."""
     square, shift = result.data.scale**2, result.data.log_volume
-    width = len(run.trained.order)
+    width, curve = len(run.trained.order), run.trained.curve
     values = result.spectrum.values[:width]
     return {
         "given_noise_variance": run.trained.given and run.trained.given * square,
@@ -56,7 +56,11 @@ def run_numbers(result: "Result", run: "Run") -> dict[str, Any]:
             "num_active": run.trained.num_active,
             **averages(run.trained.measured, shift),
             **axes_numbers(run.trained_axes),
-            "curve": run.trained.curve,
+            "curve": curve._replace(
+                noise_variance=curve.noise_variance * square,
+                log_evidence=curve.log_evidence - shift,
+                elbo=curve.elbo - shift,
+            ),
         },
         "ascended": {
             "noise_variance": noise_of(run.ascent.theta) * square,

@@ -1,6 +1,7 @@
 """The linear VAE, trained once and small, and its closed forms against SciPy and NumPy."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from experiments import linear_vae_exact as exact
 from experiments import linear_vae_landscape as landscape
 from experiments import linear_vae_training as training
 from experiments.linear_vae_results import count_active, count_directions
-from lvm_jax import models
+from lvm_jax import models, plotting
 
 EIGENVALUES = np.array([9.0, 4.0, 1.6, 0.3, 0.2, 0.1])  # of the table's covariance, exactly
 LATENT, GIVEN = 3, 2.5  # a given s2 that two eigenvalues are above
@@ -38,7 +39,9 @@ def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("linear")
     np.save(folder / "table.npy", table())
     config = experiment.Config(data=str(folder / "table.npy"), out=folder / "run", **SMALL)
-    return experiment.main(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting, "png", partial(plotting.png, dpi=40))  # coarser pictures
+        return experiment.main(config)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +170,26 @@ def test_the_way_up_is_the_steepest_of_the_whole_hessian(result, x64):
         assert steepest == pytest.approx(max(point.curvature_law, 0), abs=1e-8)  # 0: rotations
 
 
+def test_a_full_set_of_wrong_eigenvectors_turns_upwards(result):
+    """log p along a turn from u_j to u_k has the second derivative (1/s2 - 1/l_j)(l_k - l_j)."""
+    found, points = result.spectrum, moments(result)
+    noise = 0.5 * found.values[3]  # both are above it
+    best = exact.optimum(found, result.runs[0].best.offset, LATENT, noise)
+    for kept, way in ((3, 2), (2, 3)):  # from the fourth eigenvector to the third, and back
+        value, toward = found.values[kept], found.values[way]
+        length, step = np.sqrt(value - noise), 1e-3
+        heights = []
+        for angle in (-step, 0.0, step):
+            column = np.cos(angle) * found.vectors[:, kept] + np.sin(angle) * found.vectors[:, way]
+            loadings = np.array(best.loadings)
+            loadings[:, 2] = length * column
+            moved = best._replace(loadings=loadings)
+            heights.append(float(exact.measure_optimum(moved, points).log_evidence))
+        curvature = (heights[0] - 2 * heights[1] + heights[2]) / step**2
+        law = (1 / noise - 1 / value) * (toward - value)
+        assert curvature == pytest.approx(law, rel=1e-4)
+
+
 def test_the_training_reaches_ppca(result):
     for run in result.runs:
         found = run.trained.measured
@@ -247,6 +270,9 @@ def test_the_run_directory_is_whole(result):
     # in the data's units: the density of the rows as they came
     marginal = np.linalg.slogdet(2 * np.pi * np.e * np.diag([9, 4, 1.6, 0.2, 0.2, 0.2]))[1]
     assert learned["optimum"]["log_evidence"] == pytest.approx(-0.5 * marginal, rel=1e-6)
+    curve = learned["trained"]["curve"]
+    assert curve["elbo"][-1] == pytest.approx(learned["trained"]["elbo"], abs=1e-4)
+    assert curve["noise_variance"][-1] == pytest.approx(learned["trained"]["noise_variance"])
     lines = (result.path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == sum(len(run.trained.curve.step) for run in result.runs)
     assert (result.path / "report.html").read_text().count("data:image/png;base64,") == 6
