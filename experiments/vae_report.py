@@ -175,10 +175,9 @@ def evidence_blocks(result: "Result") -> list[Block]:
     )
     blocks: list[Block] = [Text(said), parts_table(result)]
     if summary.num_untrusted:
-        share = summary.num_untrusted / summary.num_points
         blocks.append(
             Text(
-                f"k-hat is above 0.7 for {untrusted} images ({share:.0%}): for these the weights "
+                f"k-hat is above 0.7 for {untrusted} images: for these the weights "
                 "have so heavy a tail that their estimate is likely too low and its Monte-Carlo "
                 "error too small. More --evidence-samples or a wider guide help.",
                 "note",
@@ -250,6 +249,8 @@ def latent_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
             "Each row moves one number of z from the low end of its aggregate posterior to the high "
             "one, the others staying at the posterior mean of one test image. The most active on top."
         )
+        if len(result.description.latent_dims) > 1:
+            seen += " z1.3 is the third number of the layer next to x, through which z makes x."
     against = (
         "The aggregate posterior is the mean of q(z | x) over images. Where the prior has mass and "
         "it has none, samples come from places that the decoder never learned."
