@@ -21,7 +21,7 @@ def draw(result: "Result") -> dict[str, bytes]:
     """Every figure by name, in the order of the report."""
     figures = {
         "training": training(result),
-        "rotation": rotation(result),
+        **({"rotation": rotation(result)} if result.turns else {}),  # one unit: nothing to turn
         "axes": axes_found(result),
         "spectrum": spectrum(result),
         "units": units(result),
@@ -97,7 +97,7 @@ def rotation(result: "Result") -> Any:
     run = result.runs[0]
     number = len(run.trained.order)
     prices = landscape.turn_price(result.spectrum.values[:number])
-    second.bar(np.arange(1, number) + 0.5, np.maximum(prices, FLOOR), 0.7, color=BLUE, alpha=0.75)
+    second.plot(np.arange(1, number) + 0.5, np.maximum(prices, FLOOR), "o", color=BLUE, ms=7)
     second.set_yscale("log")
     labels = ("between unit u and unit u + 1", "nats per point")
     plotting.caption_axes(second, "The price of 45° between neighbours", labels)
@@ -113,11 +113,10 @@ def rotation(result: "Result") -> Any:
     plotting.caption_axes(third, "Are the axes principal?", labels)
     for ax in (second, third):
         ax.set_xlim(0.4, number + 0.6)
-        plotting.whole_numbers(ax)
+        number_units(ax, number)
     for ax in (first, second, third):
         ax.grid(alpha=0.25)
-    if result.turns:
-        plotting.legend(first, loc="lower center")
+    plotting.legend(first, loc="lower center")
     plotting.legend(third, loc="lower left")
     return figure
 
@@ -172,8 +171,13 @@ def as_matrices(result: "Result", rows: list[tuple[str, np.ndarray]]) -> Any:
         if len(result.data.columns) <= 20:
             ax.set_yticks(range(len(loadings)), result.data.columns)
         plotting.caption_axes(ax, name.replace("\n", " "), ("unit", ""))
-        plotting.whole_numbers(ax)
+        number_units(ax, loadings.shape[1])
     return figure
+
+
+def number_units(ax: Any, number: int) -> None:
+    """Ticks at about ten of the units."""
+    ax.set_xticks(range(1, number + 1, -(-number // 10)))
 
 
 def unit(result: "Result") -> str:

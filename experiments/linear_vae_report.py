@@ -136,13 +136,7 @@ def rotation_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
             "principal axes for its units, up to order and sign (Lucas et al. 2019)."
         ),
         rotation_table(result),
-        Picture(
-            figures["rotation"],
-            "Left: two units of PPCA turned into each other; lines are the closed form, dots energy + "
-            "entropy. Middle: the same at 45° for neighbours, ½ log((λ + λ′)² / 4λλ′): where two "
-            "eigenvalues are alike the ELBO hardly minds. Right: the axes that were found, s² learned.",
-        ),
-        Text(verdict(result)),
+        *turning_blocks(result, figures),
         Picture(
             figures["axes"],
             "Columns of W. PPCA's with s² learned, those trained, those after the ascent; then PPCA's "
@@ -150,6 +144,18 @@ def rotation_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
             "each row on its own scale; the sign of a unit is free, and set to PPCA's.",
         ),
     ]
+
+
+def turning_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
+    """What a turn costs, and the axes that were found; a single unit has nothing to turn into."""
+    if not result.turns:
+        return []
+    seen = (
+        "Left: two units of PPCA turned into each other; lines are the closed form, dots energy + "
+        "entropy. Middle: the same at 45° for neighbours, ½ log((λ + λ′)² / 4λλ′): where two "
+        "eigenvalues are alike the ELBO hardly minds. Right: the axes that were found, s² learned."
+    )
+    return [Picture(figures["rotation"], seen), Text(verdict(result))]
 
 
 def verdict(result: "Result") -> str:
@@ -200,8 +206,8 @@ def collapse_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
         *differing(result),
         Picture(
             figures["units"],
-            "Every unit of every training against its eigenvalue over s²: all lie on one curve, which "
-            "leaves zero at λ = s².",
+            "Every unit of every training against its eigenvalue over s². The closed form is one "
+            "curve for all of them, and leaves zero at λ = s²; it is that of the principal axes.",
         ),
         unit_table(result),
         Text(
