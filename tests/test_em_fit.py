@@ -119,14 +119,17 @@ def test_the_best_restart_wins_and_one_program_serves_a_grid():
                 tolerance=tolerance, regularization=regularization, max_steps=20 + seed,
                 throw=False,
             )  # fmt: skip
-            sizes.append((loop.segment._cache_size(), starts.start._cache_size()))
+            programs = (starts.centres, starts.start, loop.segment)
+            sizes.append([program._cache_size() for program in programs])
             info = fit.info
             assert info.best_restart == np.argmax(info.restart_objectives)
             assert np.ptp(info.restart_objectives) > 0  # the restarts differ, so there is a choice
             assert info.trace[-1] == info.restart_objectives[info.best_restart]
             score = float(np.mean(fit.mixture.log_prob(X)))
             np.testing.assert_allclose(info.log_likelihood, score, rtol=1e-5)
-    assert len(set(sizes)) == 1
+    assert all(size == sizes[0] for size in sizes)
+    em.initialize(KEY, X, K, "diag", start="random_from_data", num_restarts=4)
+    assert starts.centres._cache_size() == sizes[0][0]  # the centres know no family
 
 
 @pytest.mark.parametrize("start", em.STARTS)

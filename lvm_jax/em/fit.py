@@ -179,9 +179,8 @@ def prepare(
         num_restarts = parameters.log_weights.shape[0]
     rows = rows_per_chunk(family, x.shape, num_restarts * num_components, data)
     if initial is None:
-        parameters = starts.start(
-            key, data, family, start, num_components, num_restarts, rows, controls.settings
-        )
+        centres = starts.centres(key, data, start, num_components, num_restarts, rows)
+        parameters = starts.start(key, centres, data, family, start, rows, controls.settings)
     return Problem(family, parameters, data, rows, controls, origin)
 
 

@@ -25,34 +25,48 @@ def maximize(family: Family, summary: Any, previous: Any, settings: Settings) ->
     return Parameters(jnp.log(counts) - jnp.log(counts.sum()), components)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
-def start(
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def centres(
     key: Key[Array, ""],
     data: Data,
-    family: Family,
     name: str,
     num_components: int,
     num_restarts: int,
     rows: int,
+) -> Float[Array, "R K D"]:
+    """Where the R mixtures begin; no family is in it, so that all of them share one program.
+
+    kmeans: the centres of Lloyd's algorithm from k-means++ seeds. k-means++ and
+    random_from_data: the seeds, which are different data points. random: the data's mean.
+    """
+    if name == "random":
+        return jnp.zeros((num_restarts, num_components, data.x.shape[1]), data.x.dtype)
+    choose = _different_rows if name == "random_from_data" else kmeans.seed
+    keys = jax.random.split(key, num_restarts)
+    seeds = jax.lax.map(lambda k: choose(k, data, num_components), keys)
+    if name != "kmeans":
+        return seeds
+    tolerance = KMEANS_TOLERANCE * (data.x.std(0) ** 2).mean()
+    return kmeans.lloyd(seeds, data, rows, jnp.int32(KMEANS_STEPS), tolerance).centres
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def start(
+    key: Key[Array, ""],
+    centres: Float[Array, "R K D"],
+    data: Data,
+    family: Family,
+    name: str,
+    rows: int,
     settings: Settings,
 ) -> Parameters:
-    """Parameters of R mixtures, by one M-step from the assignment that `name` makes.
+    """Parameters of R mixtures, by one M-step from an assignment.
 
-    kmeans: the clusters of Lloyd's algorithm from k-means++ seeds. k-means++ and
-    random_from_data: every point goes to the nearest seed. random: uniform responsibilities,
-    normalised. The seeds are different data points.
+    Every point goes to the nearest centre, or with the name `random` to all of them, with uniform
+    responsibilities, normalised.
     """
+    num_restarts, num_components, _ = centres.shape
     keys = jax.random.split(key, num_restarts)
-    spread = data.x.std(0)
-    if name == "random":
-        centres = jnp.zeros((num_restarts, num_components, data.x.shape[1]), data.x.dtype)
-    elif name == "random_from_data":
-        centres = jax.lax.map(lambda k: _different_rows(k, data, num_components), keys)
-    else:
-        centres = jax.lax.map(lambda k: kmeans.seed(k, data, num_components), keys)
-    if name == "kmeans":
-        tolerance = KMEANS_TOLERANCE * (spread**2).mean()
-        centres = kmeans.lloyd(centres, data, rows, jnp.int32(KMEANS_STEPS), tolerance).centres
 
     def random(x: Array, begin: Array) -> tuple[Array, Array]:
         def one(key: Array) -> Array:
@@ -67,7 +81,7 @@ def start(
         return jax.vmap(lambda c: kmeans.nearest(c, x))(centres)
 
     summary, _ = assigned_pass(family, data, rows, random if name == "random" else hard)
-    previous = jax.vmap(lambda c: family.start(c, spread))(centres)
+    previous = jax.vmap(lambda c: family.start(c, data.x.std(0)))(centres)
     return jax.vmap(lambda s, p: maximize(family, s, p, settings))(summary, previous)
 
 
