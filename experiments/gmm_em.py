@@ -209,7 +209,7 @@ def check_numbers(config: Config, num_components: int, largest: int, num_points:
 def comparison_grid(config: Config) -> list[tuple[Covariance, int]]:
     """The (covariance type, K) to compare, the mixture's own first; at most seven values of K.
 
-    Every cell is compiled, seconds each: other types only at the own K and its two neighbours.
+    Every cell compiles its start, a second each: other types only at the own K and its neighbours.
     """
     own = (config.covariance, config.num_components)
     spaced = np.linspace(1, config.max_components, min(config.max_components, 6))

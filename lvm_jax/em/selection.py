@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lvm_jax.em.mixture import Mixture
+from lvm_jax.em.statistics import Evaluation
 from lvm_jax.typing import ArrayLike
 
 
@@ -30,15 +31,19 @@ class Criteria(NamedTuple):
 
 def criteria(mixture: Mixture, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Criteria:
     """All criteria of a fitted mixture on x [N, D], in one pass over the data."""
-    log_likelihood, entropy, classification = map(float, mixture.evaluate(x, sample_weight))
     total = x.shape[0] if sample_weight is None else float(np.sum(np.asarray(sample_weight)))
-    p = mixture.num_parameters
-    bic = -2 * log_likelihood + p * math.log(total)
+    return from_evaluation(mixture.evaluate(x, sample_weight), mixture.num_parameters, total)
+
+
+def from_evaluation(evaluation: Evaluation, num_parameters: int, total_weight: float) -> Criteria:
+    """All criteria from what `Mixture.evaluate` found, p and W."""
+    log_likelihood, entropy, classification = map(float, evaluation)
+    bic = -2 * log_likelihood + num_parameters * math.log(total_weight)
     return Criteria(
         log_likelihood=log_likelihood,
-        aic=-2 * log_likelihood + 2 * p,
+        aic=-2 * log_likelihood + 2 * num_parameters,
         bic=bic,
         icl=bic - 2 * classification,
         entropy=entropy,
-        num_parameters=p,
+        num_parameters=num_parameters,
     )
