@@ -1,0 +1,47 @@
+"""What the ELBO is made of, what it lacks, and why: of one data point, and of a data set."""
+
+from lvm_jax.decomposition.aggregate import Surgery, log_aggregate, surgery
+from lvm_jax.decomposition.calibration import Calibration, calibrate
+from lvm_jax.decomposition.gaps import FamilyGaps, Gaps, gaps
+from lvm_jax.decomposition.local import Local, fit_local
+from lvm_jax.decomposition.measured import Average, Measured, average
+from lvm_jax.decomposition.rate_distortion import (
+    Channel,
+    RateDistortion,
+    channel,
+    rate_distortion,
+)
+from lvm_jax.decomposition.terms import (
+    Decomposition,
+    Term,
+    decompose,
+    decompose_exactly,
+    elbo_energy_entropy,
+    elbo_reconstruction_kl,
+)
+
+__all__ = [
+    "Average",
+    "Calibration",
+    "Channel",
+    "Decomposition",
+    "FamilyGaps",
+    "Gaps",
+    "Local",
+    "Measured",
+    "RateDistortion",
+    "Surgery",
+    "Term",
+    "average",
+    "calibrate",
+    "channel",
+    "decompose",
+    "decompose_exactly",
+    "elbo_energy_entropy",
+    "elbo_reconstruction_kl",
+    "fit_local",
+    "gaps",
+    "log_aggregate",
+    "rate_distortion",
+    "surgery",
+]

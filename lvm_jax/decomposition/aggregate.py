@@ -1,0 +1,234 @@
+"""The aggregate posterior q(z) = (1/N) sum_n q(z | x_n), and what it says of the KL to the prior.
+
+    (1/N) sum_n KL(q(z | x_n) || p(z)) = I_q(n; z) + KL(q(z) || p(z))
+
+The first part is what z knows of the index n of a data point drawn uniformly; the second is the
+mismatch that samples of the prior see, and the one that a better prior would cure.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import logsumexp
+
+from lvm_jax import checks, distributions, weights
+from lvm_jax.decomposition.measured import Measured, of_draws, of_points
+from lvm_jax.evidence.dataset import check_data, check_guide
+from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.guides.base import Guide
+from lvm_jax.models.base import Model
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params
+
+BLOCK = 100_000  # densities log q(z_r | x_n) held at once
+PRIOR_DRAWS = 10_000  # for the moments of a prior that is not Gaussian
+
+
+class Surgery(NamedTuple):
+    """The mean KL to the prior of N points and its two parts, in nats; q(z) beside the prior."""
+
+    kl: Measured  # (1/N) sum_n KL(q(z | x_n) || p(z))
+    mutual_information: Measured  # I_q(n; z), between 0 and log N
+    marginal_kl: Measured  # KL(q(z) || p(z))
+    log_num_points: float  # log N: a mutual information near it is capped by the size of the data
+    per_dimension: Measured | None  # mean KL of each coordinate's marginal, [D]; see `surgery`
+    mean: Measured  # of q(z), leaves as z
+    variance: Measured
+    prior_mean: Measured
+    prior_variance: Measured
+
+
+def log_aggregate(guide: Guide, phi: Params, x: ArrayLike, z: Latent) -> Float[Array, " R"]:
+    """log q(z_r) = log (1/N) sum_n q(z_r | x_n) of draws z, leaves [R, ...], in nats.
+
+    The sum over the N points of x is exact, and streamed: no more than about 100,000 of the N R
+    densities are held at once, or R. q(z | x_n) is made once for every n. Unjitted.
+    """
+    x = jnp.asarray(x)
+    num_points, rows = x.shape[0], jax.tree.leaves(z)[0].shape[0]
+    together = min(max(BLOCK // rows, 1), num_points)
+
+    def one(point: Array) -> Float[Array, " R"]:
+        return jax.vmap(guide.posterior(phi, point).log_prob)(z)
+
+    def step(index: Array, total: Float[Array, " R"]) -> Float[Array, " R"]:
+        places = index * together + jnp.arange(together)
+        log_q = jax.vmap(one)(x[jnp.minimum(places, num_points - 1)])
+        log_q = jnp.where((places < num_points)[:, None], log_q, -jnp.inf)
+        return jnp.logaddexp(total, logsumexp(log_q, axis=0))
+
+    start = jnp.full(rows, -jnp.inf, jax.eval_shape(one, x[0]).dtype)
+    total = jax.lax.fori_loop(0, math.ceil(num_points / together), step, start)
+    return total - math.log(num_points)
+
+
+def surgery(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide,
+    theta: Params,
+    phi: Params,
+    x: ArrayLike,
+    num_samples: int = 10,
+    *,
+    num_points: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> Surgery:
+    """Mean KL = mutual information + marginal KL for the N points of x [N, ...].
+
+        I_q(n; z)       = (1/N) sum_n E_q(z|x_n)[log q(z | x_n) - log q(z)]
+        KL(q(z) || p(z)) = (1/N) sum_n E_q(z|x_n)[log q(z) - log p(z)]
+
+    from S = `num_samples` draws for every point, or for `num_points` of them chosen at random;
+    q(z) is the mixture of all N in either case, so nothing but the draws (and the choice) errs. All
+    three share the draws: their estimates add up. Costs N P S densities for P points, and the
+    guide once for each of the N. A flow prices draws that are not its own by its inverse.
+
+    I_q is at most log N = `log_num_points`, which says nothing of another sample's size: where it
+    is near, every q(z | x_n) is apart from the others.
+
+    `per_dimension` is the mean over n of KL(q(z_d | x_n) || p(z_d)), [D]: in closed form for
+    Gaussians of any covariance, from the draws where q and prior are independent in each coordinate
+    (bits, labels), None for a flow or a hierarchy, whose marginals have no density at hand. The sum
+    over d is the mean KL if both factorise. `mean` and `variance` are q(z)'s by coordinate.
+
+    Raises ValueError or TypeError for num_samples < 2, num_points outside 1, ..., N, and an x or a
+    guide that does not fit the model.
+
+    Source: Hoffman and Johnson (2016).
+    """
+    checks.key(key)
+    num_samples = checks.integer(num_samples, "num_samples", 2)
+    check_data(model, theta, x)
+    check_guide(model, guide, theta, phi, x)
+    total = x.shape[0]
+    chosen = checks.integer(total if num_points is None else num_points, "num_points", 1)
+    if chosen > total:
+        raise ValueError(f"num_points: expected at most the {total} points of x, got {chosen}")
+    if 1 == chosen < total:
+        raise ValueError("num_points: expected at least 2 of many points, for an error, got 1")
+    together = max(checks.integer(chunk_size, "chunk_size", 1) // num_samples, 1)
+    found = _surgery(
+        *(key, theta, phi, jnp.asarray(x), model, guide, num_samples, chosen),
+        min(together, chosen),
+    )
+    return found._replace(log_num_points=math.log(total))
+
+
+class _Drawn(NamedTuple):
+    """The draws of the chosen points."""
+
+    z: Latent  # leaves [P, S, ...]
+    log_q: Float[Array, "P S"]
+    log_prior: Float[Array, "P S"]
+    per_dimension: Array | None  # [P, S or 1, D]
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+def _surgery(
+    key: Key[Array, ""],
+    theta: Params,
+    phi: Params,
+    x: Array,
+    model: Model,
+    guide: Guide,
+    num_samples: int,
+    num_points: int,
+    together: int,
+) -> Surgery:
+    key_choose, key_draw, key_prior = jax.random.split(key, 3)
+    prior, total = model.prior(theta), x.shape[0]
+    places = jnp.arange(total)
+    if num_points < total:
+        places = jax.random.choice(key_choose, total, (num_points,), replace=False)
+
+    def one(place: Array) -> _Drawn:
+        q = guide.posterior(phi, x[place])
+        return _draw(jax.random.fold_in(key_draw, place), q, model.prior(theta), num_samples)
+
+    drawn = jax.lax.map(one, places, batch_size=together if together > 1 else None)
+    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn.z)
+    log_aggregated = log_aggregate(guide, phi, x, rows).reshape(drawn.log_q.shape)
+    measure = partial(of_points, num_points=total)
+    mean, variance = _moments(drawn.z, measure)
+    prior_mean, prior_variance = _prior_moments(key_prior, prior)
+    return Surgery(
+        measure(drawn.log_q - drawn.log_prior),
+        measure(drawn.log_q - log_aggregated),
+        measure(log_aggregated - drawn.log_prior),
+        math.log(total),
+        None if drawn.per_dimension is None else measure(drawn.per_dimension),
+        mean,
+        variance,
+        prior_mean,
+        prior_variance,
+    )
+
+
+def _draw(key: Key[Array, ""], q: Distribution, prior: Distribution, num_samples: int) -> _Drawn:
+    z, log_q = price_draws(key, q, num_samples)
+    return _Drawn(z, log_q, jax.vmap(prior.log_prob)(z), _per_dimension(q, prior, z))
+
+
+def price_draws(key: Key[Array, ""], q: Distribution, num_samples: int) -> tuple[Latent, Array]:
+    """S draws of q, leaves [S, ...], and their log q, [S], as cheaply as q has them."""
+    if distributions.prices_draws(q):
+        return q.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
+    z = weights.draw(key, q, num_samples)
+    return z, jax.vmap(q.log_prob)(z)
+
+
+def _per_dimension(q: Distribution, prior: Distribution, z: Latent) -> Array | None:
+    """log q(z_d) - log p(z_d) of the draws, [S, D], or its expectation twice, [2, D]; or None."""
+    left, right = distributions.gaussian_parts(q), distributions.gaussian_parts(prior)
+    if left is not None and right is not None:
+        (mean, var), (prior_mean, prior_var) = ((m, (c**2).sum(1)) for m, c in (left, right))
+        kl = (var + (mean - prior_mean) ** 2) / prior_var - 1 - jnp.log(var / prior_var)
+        return jnp.stack([0.5 * kl, 0.5 * kl])
+    log_q, log_prior = _factors(q), _factors(prior)
+    if log_q is None or log_prior is None:
+        return None
+    return jax.vmap(lambda one: log_q(one) - log_prior(one))(z)
+
+
+def _factors(q: Distribution) -> Callable[[Array], Array] | None:
+    """z -> log q(z_d), [D], or None where q is not known to factorise."""
+    if isinstance(q, distributions.Independent):
+        return q.distribution.log_prob
+    if isinstance(q, distributions.Bernoulli):
+        return lambda z: z * q.logits - jax.nn.softplus(q.logits)
+    return None
+
+
+def _moments(z: Latent, measure: Callable[[Array], Measured]) -> tuple[Measured, Measured]:
+    """Mean and variance by coordinate, each a Measured of latent pytrees."""
+    draws = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), z)
+    mean = _unzip(jax.tree.map(measure, draws))
+    squares = jax.tree.map(
+        lambda leaf, at: (leaf - at.reshape((1,) * (leaf.ndim - at.ndim) + at.shape)) ** 2,
+        draws,
+        mean.value,
+    )
+    return mean, _unzip(jax.tree.map(measure, squares))
+
+
+def _unzip(tree: Latent) -> Measured:
+    """A pytree of Measured as a Measured of pytrees."""
+    is_leaf = lambda node: isinstance(node, Measured)  # noqa: E731
+    return Measured(
+        jax.tree.map(lambda node: node.value, tree, is_leaf=is_leaf),
+        jax.tree.map(lambda node: node.standard_error, tree, is_leaf=is_leaf),
+    )
+
+
+def _prior_moments(key: Key[Array, ""], prior: Distribution) -> tuple[Measured, Measured]:
+    """Exact for a Gaussian prior, otherwise from 10,000 draws."""
+    parts = distributions.gaussian_parts(prior)
+    if parts is None:
+        return _moments(weights.draw(key, prior, PRIOR_DRAWS), of_draws)
+    mean, variance = parts[0], (parts[1] ** 2).sum(1)
+    zeros = jnp.zeros_like(mean)
+    return Measured(mean, zeros), Measured(variance, zeros)

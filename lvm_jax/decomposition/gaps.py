@@ -1,0 +1,183 @@
+"""Why the ELBO is loose: q's family, or that one function serves every x.
+
+    log p(x) - ELBO(q) = [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q)]
+                           approximation gap         amortisation gap
+
+with q the guide's and q* the best of a family for that x alone.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lvm_jax import checks, evidence, gradients, weights
+from lvm_jax.decomposition.local import NUM_JUDGES, fit_local
+from lvm_jax.decomposition.measured import Measured, of_draws
+from lvm_jax.evidence import Evidence
+from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.guides.base import Family, Guide
+from lvm_jax.models.base import Model, log_joint
+from lvm_jax.moments import moments
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Params, Scalar
+
+
+class FamilyGaps(NamedTuple):
+    """The split by one family's q*, leaves [N, ...], in nats."""
+
+    elbo: Measured  # of q*
+    approximation: Measured  # log p - ELBO(q*)
+    amortization: Measured  # ELBO(q*) - ELBO(q)
+    gain: Measured  # of the ELBO in the last tenth of the ascent: is q* the best yet?
+    start: Int[Array, " N"]  # where q* came from, see `fit_local`
+    eta: Params  # of q*; `guides.per_point` and `evidence.evaluate` take it
+
+
+class Gaps(NamedTuple):
+    """log p, the guide's ELBO, their gap and its split by family, leaves [N], in nats."""
+
+    log_evidence: Measured
+    k_hat: Float[Array, " N"]  # of the weights behind log p; NaN where it was given as numbers
+    source: str  # of log p: "given", or "importance"
+    elbo: Measured  # of the guide's q
+    inference: Measured  # log p - ELBO(q), the sum of both gaps
+    families: dict[str, FamilyGaps]
+
+
+def gaps(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide,
+    theta: Params,
+    phi: Params,
+    x: ArrayLike,
+    *,
+    families: Mapping[str, Family],
+    num_samples: int = 1_000,
+    log_evidence: Evidence | ArrayLike | None = None,
+    num_steps: int = 1_000,
+    optimizer: optax.GradientTransformation | None = None,
+    num_draws: int = 10,
+    num_starts: int = 2,
+    estimate: gradients.Estimate | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> Gaps:
+    """Approximation and amortisation gap of every point of x [N, ...], for each of the families.
+
+    q* is `fit_local`'s, to which num_steps, ..., estimate go. All ELBOs then take S =
+    `num_samples` fresh draws of the same random numbers, so that differences of similar q vary
+    little; neither the ascent nor its choices have seen these draws, and no gap is biased by them.
+
+    `log_evidence` is an Evidence or numbers, of leaves [N]: `evidence.evaluate_annealed` is the
+    reference to publish. Without it, log p comes by importance sampling from the best q at hand
+    (chosen by other draws), with the same S draws: its error is correlated with that of the ELBO,
+    and the gap's error is much smaller than either. It is low by half its variance, and where
+    k_hat > 0.7 it is not to be trusted.
+
+    With a family other than the guide's own, the amortisation gap says how much better its best
+    q is than the guide's; it may then be negative. An ascent that stopped short moves the
+    difference from the second gap to the first: see `gain`.
+
+    Raises ValueError for no families or a log_evidence that is not [N], and as `fit_local`.
+
+    Source: Cremer, Li and Duvenaud (2018), table 1.
+    """
+    checks.key(key)
+    num_samples = checks.integer(num_samples, "num_samples", 2)
+    if not families:
+        raise ValueError('families: expected at least one, such as {"mean-field": ...}, got none')
+    given = _given(log_evidence, x)
+    key_fit, key_weigh = jax.random.split(key)
+    local = {
+        name: fit_local(
+            *(jax.random.fold_in(key_fit, place), model, guide, theta, phi, x, family),
+            num_steps=num_steps, optimizer=optimizer, num_draws=num_draws,
+            num_starts=num_starts, estimate=estimate, chunk_size=chunk_size,
+        )
+        for place, (name, family) in enumerate(families.items())
+    }  # fmt: skip
+    etas = tuple(found.eta for found in local.values())
+    points = (jnp.arange(x.shape[0]), jnp.asarray(x), etas, given)
+    together = min(max(checks.integer(chunk_size, "chunk_size", 1) // num_samples, 1), x.shape[0])
+    log_p, k_hat, elbo, inference, split = _weigh(
+        key_weigh, theta, phi, points, model, guide, tuple(families.values()), num_samples, together
+    )
+    found = {
+        name: FamilyGaps(best, approximation, amortization, one.gain, one.start, one.eta)
+        for (name, one), (best, approximation, amortization) in zip(
+            local.items(), split, strict=True
+        )
+    }
+    k_hat = log_evidence.k_hat if isinstance(log_evidence, Evidence) else k_hat
+    source = "importance" if given is None else "given"
+    return Gaps(log_p, k_hat, source, elbo, inference, found)
+
+
+def _given(log_evidence: Evidence | ArrayLike | None, x: ArrayLike) -> Measured | None:
+    """log p as it came, [N] with its errors."""
+    if log_evidence is None:
+        return None
+    if isinstance(log_evidence, Evidence):
+        found = Measured(log_evidence.log_evidence, log_evidence.standard_error)
+    else:
+        value = jnp.asarray(log_evidence)
+        found = Measured(value, jnp.zeros_like(value))
+    checks.shape(found.value, x.shape[:1], "log_evidence")
+    return found
+
+
+_Split = list[Measured]  # ELBO of q*, and the two gaps
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+def _weigh(
+    key: Key[Array, ""],
+    theta: Params,
+    phi: Params,
+    points: tuple[Array, Array, tuple[Params, ...], Measured | None],
+    model: Model,
+    guide: Guide,
+    families: tuple[Family, ...],
+    num_samples: int,
+    together: int,
+) -> tuple[Measured, Array, Measured, Measured, list[_Split]]:
+    def one(point: tuple) -> tuple:
+        index, x, etas, given = point
+        key_weigh, key_judge = jax.random.split(jax.random.fold_in(key, index))
+        joint = log_joint(model, theta, x)
+        every = [guide.posterior(phi, x)]
+        every += [family.build(eta) for family, eta in zip(families, etas, strict=True)]
+        log_w = [weights.log_weights(key_weigh, joint, q, num_samples) for q in every]
+        if given is None:
+            judged = [_safe_elbo(key_judge, joint, q) for q in every]
+            log_p, k_hat, influence = _importance(jnp.stack(log_w)[jnp.argmax(jnp.stack(judged))])
+        else:
+            log_p, k_hat = given, jnp.full_like(given.value, jnp.nan)
+            influence = jnp.zeros_like(log_w[0])
+
+        def gap(log_w: Float[Array, " S"]) -> Measured:
+            error = moments(influence - log_w).variance / num_samples
+            error += 0.0 if given is None else given.standard_error**2
+            return Measured(log_p.value - log_w.mean(), jnp.sqrt(error))
+
+        split = [[of_draws(w), gap(w), of_draws(w - log_w[0])] for w in log_w[1:]]
+        return log_p, k_hat, of_draws(log_w[0]), gap(log_w[0]), split
+
+    return jax.lax.map(one, points, batch_size=together if together > 1 else None)
+
+
+def _safe_elbo(key: Key[Array, ""], joint: weights.LogJoint, q: Distribution) -> Scalar:
+    """The ELBO less 4 errors: of nearly equal q, the one whose weights vary less weighs better."""
+    found = of_draws(weights.log_weights(key, joint, q, NUM_JUDGES))
+    safe = found.value - 4 * found.standard_error
+    return jnp.where(jnp.isnan(safe), -jnp.inf, safe)
+
+
+def _importance(log_w: Float[Array, " S"]) -> tuple[Measured, Array, Float[Array, " S"]]:
+    """log p, its k-hat, and what each draw moves it by, times S: w_s / p(x) - 1, to first order."""
+    found = evidence.from_log_weights(log_w)
+    influence = jnp.exp(log_w - found.log_evidence) - 1
+    return Measured(found.log_evidence, found.standard_error), found.k_hat, influence

@@ -1,0 +1,217 @@
+"""The best q of a family for each point by itself: local optimisation, from several starts."""
+
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lvm_jax import checks, distributions, gradients, weights
+from lvm_jax.decomposition.measured import Measured, of_draws
+from lvm_jax.evidence.dataset import check_data, check_guide
+from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.guides.base import Family, Guide
+from lvm_jax.models.base import Model, log_joint
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params, Scalar
+from lvm_jax.weights import LogJoint
+
+NUM_JUDGES = 200  # draws that choose among the starts, and as many that measure the last gain
+NUM_MOMENTS = 200  # draws that give the moments of a q without closed ones
+RATE = 0.05  # of the default optimiser, at its start
+
+
+class Local(NamedTuple):
+    """q(z) = family(eta) of every point, leaves [N, ...]."""
+
+    eta: Params
+    start: Int[Array, " N"]  # which start it came from: 0 the guide's q, 1 the family's own, ...
+    gain: Measured  # of the ELBO over the last tenth of the steps, [N]; near 0 once converged
+
+
+@lru_cache
+def default_optimizer(num_steps: int) -> optax.GradientTransformation:
+    """Adam, its rate falling from 0.05 to 0 by a cosine: the noise of the draws averages out."""
+    return optax.adam(optax.cosine_decay_schedule(RATE, num_steps))
+
+
+def fit_local(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide,
+    theta: Params,
+    phi: Params,
+    x: ArrayLike,
+    family: Family,
+    *,
+    num_steps: int = 1_000,
+    optimizer: optax.GradientTransformation | None = None,
+    num_draws: int = 10,
+    num_starts: int = 2,
+    estimate: gradients.Estimate | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> Local:
+    """q*(z | x) of the family for every point of x [N, ...]: ELBO ascent in eta, point by point.
+
+    From `num_starts` starts: the guide's q as far as the family can express it (its moments), the
+    family's own start, and then the family's own at draws of the prior, for posteriors of several
+    modes. Each takes `num_steps` steps by `num_draws` fresh draws a step, unlike `guides.refine`,
+    which climbs on one set of them and can fit it. The start with the best ELBO by other draws is
+    kept: whatever is measured later with another key knows nothing of that choice.
+
+    Gradients stick to the landing (for a flow, whose own draws are dear to price again, they are
+    `reparameterized`), so where the family holds the posterior the noise vanishes on arrival.
+    `estimate` is another, as for a q of discrete z. Local optima cannot be excluded: the ELBO of
+    q* is at most the best of the family.
+
+    Point i draws from fold_in(key, i). Points run together as far as their draws make at most
+    `chunk_size` rows. Compiled once per shape, model, guide, family, optimiser and sizes.
+
+    Raises ValueError or TypeError for sizes < 1, an x, a guide or a family that does not fit the
+    model, or a q without the gradients that `estimate` needs.
+    """
+    checks.key(key)
+    check_data(model, theta, x)
+    check_guide(model, guide, theta, phi, x)
+    start = family.init(jax.random.key(0))
+    check_guide(model, Guide(family.init, lambda eta, x: family.build(eta)), theta, start, x)
+    sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
+    num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
+    rows = num_draws * num_starts
+    together = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
+    return _fit(
+        *(key, theta, phi, (jnp.arange(x.shape[0]), jnp.asarray(x))),
+        *(model, guide, family, num_steps, optimizer or default_optimizer(num_steps)),
+        *(num_draws, num_starts, estimate, min(together, x.shape[0])),
+    )
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9, 10, 11, 12))
+def _fit(
+    key: Key[Array, ""],
+    theta: Params,
+    phi: Params,
+    points: tuple[Array, Array],
+    model: Model,
+    guide: Guide,
+    family: Family,
+    num_steps: int,
+    optimizer: optax.GradientTransformation,
+    num_draws: int,
+    num_starts: int,
+    estimate: gradients.Estimate | None,
+    together: int,
+) -> Local:
+    def one(point: tuple[Array, Array]) -> Local:
+        index, x = point
+        keys = jax.random.split(jax.random.fold_in(key, index), 4)
+        joint, q = log_joint(model, theta, x), guide.posterior(phi, x)
+        first = _starts(keys[0], family, q, model.prior(theta), num_starts)
+        slope = _slope(joint, family, first, estimate, num_draws)
+        before, after = jax.vmap(lambda key, eta: _climb(key, eta, slope, optimizer, num_steps))(
+            jax.random.split(keys[1], num_starts), first
+        )
+        elbo = jax.vmap(lambda eta: _log_weights(keys[2], joint, family, eta).mean())(after)
+        best = jnp.argmax(jnp.where(jnp.isnan(elbo), -jnp.inf, elbo))
+        before, after = jax.tree.map(lambda leaf: leaf[best], (before, after))
+        gain = _log_weights(keys[3], joint, family, after)
+        gain -= _log_weights(keys[3], joint, family, before)
+        return Local(after, best, of_draws(gain))
+
+    return jax.lax.map(one, points, batch_size=together if together > 1 else None)
+
+
+def _log_weights(
+    key: Key[Array, ""], joint: LogJoint, family: Family, eta: Params
+) -> Float[Array, " S"]:
+    return weights.log_weights(key, joint, family.build(eta), NUM_JUDGES)
+
+
+def _slope(
+    joint: LogJoint,
+    family: Family,
+    etas: Params,
+    estimate: gradients.Estimate | None,
+    num_draws: int,
+) -> Any:
+    """(eta, key) -> the gradient of the negative ELBO."""
+    if estimate is None:
+        one = jax.tree.map(lambda leaf: leaf[0], etas)
+        priced = distributions.prices_draws(family.build(one))
+        estimate = gradients.reparameterized() if priced else gradients.sticking_the_landing()
+
+    def loss(eta: Params, key: Key[Array, ""]) -> Scalar:
+        return -estimate(key, joint, family.build, eta, num_draws)
+
+    return jax.grad(loss)
+
+
+def _climb(
+    key: Key[Array, ""],
+    eta: Params,
+    slope: Any,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+) -> tuple[Params, Params]:
+    """eta after nine tenths of the steps, and after all of them."""
+    mark = num_steps - max(num_steps // 10, 1)
+
+    def step(state: tuple[Params, Any, Params], index: Array) -> tuple[tuple, None]:
+        eta, memory, marked = state
+        marked = jax.tree.map(lambda now, old: jnp.where(index == mark, now, old), eta, marked)
+        grads = slope(eta, jax.random.fold_in(key, index))
+        updates, memory = optimizer.update(grads, memory, eta)
+        return (optax.apply_updates(eta, updates), memory, marked), None
+
+    start = (eta, optimizer.init(eta), eta)
+    (eta, _, marked), _ = jax.lax.scan(step, start, jnp.arange(num_steps))
+    return marked, eta
+
+
+def _starts(
+    key: Key[Array, ""], family: Family, q: Distribution, prior: Distribution, num_starts: int
+) -> Params:
+    """The etas to start from, stacked: leaves [R, ...]."""
+    key_init, key_q, key_prior = jax.random.split(key, 3)
+    etas = [family.init(key) for key in jax.random.split(key_init, num_starts)]
+    etas[0] = _express(key_q, etas[0], q)
+    draws = weights.draw(key_prior, prior, num_starts)
+    for place in range(2, num_starts):
+        if _has_loc(etas[place], jax.tree.map(lambda leaf: leaf[0], draws)):
+            etas[place] = etas[place]._replace(loc=draws[place])
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *etas)
+
+
+def _express(key: Key[Array, ""], eta: Any, q: Distribution) -> Params:
+    """The eta that gives q, or has its moments; eta as it came where neither can be said."""
+    if _describe(eta) == _describe(q):
+        return q  # a flow is its own eta
+    parts = distributions.gaussian_parts(q)
+    if parts is None:
+        z = weights.draw(key, q, NUM_MOMENTS)
+        if not isinstance(z, jax.Array) or z.ndim != 2:
+            return eta
+        z = z.astype(jnp.result_type(float))
+        parts = z.mean(0), jnp.diag(z.std(0) + jnp.finfo(z.dtype).eps)
+    mean, cholesky = parts
+    if not _has_loc(eta, mean):
+        return eta
+    fields = {"loc": mean, "log_scale": 0.5 * jnp.log((cholesky**2).sum(1))}
+    if hasattr(eta, "log_cholesky"):
+        below = np.tril_indices(mean.shape[0], -1)
+        logs = jnp.log(jnp.diagonal(cholesky))
+        fields["log_cholesky"] = eta.log_cholesky._replace(log_diagonal=logs, lower=cholesky[below])
+    known = {name: value for name, value in fields.items() if name in eta._fields}
+    return eta._replace(**known)
+
+
+def _has_loc(eta: Any, z: Latent) -> bool:
+    """Has eta a location that can be set to z?"""
+    loc = getattr(eta, "loc", None)
+    return isinstance(z, jax.Array) and isinstance(loc, jax.Array) and loc.shape == z.shape
+
+
+def _describe(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]

@@ -1,0 +1,70 @@
+"""A Monte Carlo number with its standard error, and averages of such numbers over data points."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.scipy.stats import norm
+
+from lvm_jax.moments import moments
+from lvm_jax.typing import Array, Float, Scalar
+
+
+class Measured(NamedTuple):
+    """Numbers with their standard errors over the draws (0 where they are exact)."""
+
+    value: Float[Array, "..."]
+    standard_error: Float[Array, "..."]
+
+    def interval(self, confidence: float = 0.95) -> tuple[Array, Array]:
+        """The normal interval, value -+ z standard_error, of that confidence."""
+        half = norm.ppf(0.5 + confidence / 2) * self.standard_error
+        return self.value - half, self.value + half
+
+
+class Average(NamedTuple):
+    """The mean over N data points, with its two errors apart, as `evidence.Summary` has them."""
+
+    value: Scalar
+    monte_carlo_error: Scalar  # over the draws, these points given
+    sampling_error: Scalar  # over the points, another data set being drawn; holds the first
+
+
+def average(found: Measured) -> Average:
+    """The mean over the leading axis N of numbers measured independently for each point.
+
+        monte_carlo_error = sqrt(sum_n standard_error_n^2) / N
+        sampling_error = sqrt(Var_n(value_n) / N)
+
+    The sampling error of one point is NaN.
+    """
+    num_points = found.value.shape[0]
+    spread = moments(found.value)
+    return Average(
+        spread.mean,
+        jnp.sqrt((found.standard_error**2).sum(0)) / num_points,
+        jnp.sqrt(spread.variance / num_points),
+    )
+
+
+def of_draws(values: Float[Array, "S ..."]) -> Measured:
+    """The mean of S independent draws; its error is NaN for S = 1."""
+    found = moments(values)
+    return Measured(found.mean, jnp.sqrt(found.variance / values.shape[0]))
+
+
+def of_points(values: Float[Array, "P S ..."], num_points: int) -> Measured:
+    """The mean over N = `num_points` points from S >= 2 draws for each of P <= N of them.
+
+        error^2 = (1 - P/N) Var_p(mean_p) / P + (P/N) mean_p(Var_s) / (P S)
+
+    the two-stage formula for P points drawn without replacement: with P = N only the draws err.
+
+    Source: Cochran (1977), chapter 10.
+    """
+    chosen, draws = values.shape[:2]
+    rows = moments(jnp.moveaxis(values, 1, 0))  # over the draws, [P, ...] each
+    share = chosen / num_points
+    variance = share * rows.variance.mean(0) / (chosen * draws)
+    if share < 1:
+        variance += (1 - share) * moments(rows.mean).variance / chosen
+    return Measured(rows.mean.mean(0), jnp.sqrt(variance))

@@ -1,0 +1,268 @@
+"""Rate and distortion: what a code of x costs, against what it loses, for one data point each.
+
+    rate R = KL(q(z | x) || p(z)),    distortion D = -E_q[log p(x | z)],    R + D = -ELBO
+
+Of all q the one with the least R + beta D is p_beta(z) = p(z) p(x | z)^beta / Z_beta, for which
+
+    R(beta) = -beta D(beta) - log Z_beta,    dR/dD = -beta
+
+At beta = 1 it is the posterior, and R + D = -log p(x). No guide lies below the curve.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import logsumexp
+
+from lvm_jax import annealing, checks, distributions, weights
+from lvm_jax.annealing.path import Path, make_path
+from lvm_jax.decomposition.aggregate import price_draws
+from lvm_jax.decomposition.measured import Measured, of_draws
+from lvm_jax.evidence.dataset import check_data, check_guide
+from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.guides.base import Guide
+from lvm_jax.models.base import Model
+from lvm_jax.moments import moments
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params, Scalar
+from lvm_jax.weights import LogJoint
+
+
+class Channel(NamedTuple):
+    """Rate and distortion of a guide at every point, [N], in nats."""
+
+    rate: Measured
+    distortion: Measured
+
+
+class RateDistortion(NamedTuple):
+    """The curve of every point at T + 1 betas, in nats."""
+
+    betas: Float[Array, " T1"]
+    rate: Measured  # [N, T + 1]
+    distortion: Measured  # [N, T + 1]
+    log_normalizer: Measured  # log Z_beta, [N, T + 1]; at beta = 1 log p(x)
+    ess: Float[Array, "N T1"]  # of the chains' weights, between 1 and C
+    acceptance: Float[Array, "N T"]  # of the moves at each beta but the first
+
+
+def channel(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide,
+    theta: Params,
+    phi: Params,
+    x: ArrayLike,
+    num_samples: int = 1_000,
+    *,
+    chunk_size: int = CHUNK_SIZE,
+) -> Channel:
+    """Where the guide stands: R and D of every point of x [N, ...] from S draws, in nats.
+
+    The rate is exact where the KL to the prior has a closed form. Point i draws from
+    fold_in(key, i). Raises as `evidence.evaluate`. Source: Alemi et al. (2018).
+    """
+    checks.key(key)
+    num_samples = checks.integer(num_samples, "num_samples", 2)
+    check_data(model, theta, x)
+    check_guide(model, guide, theta, phi, x)
+    together = max(checks.integer(chunk_size, "chunk_size", 1) // num_samples, 1)
+    points = (jnp.arange(x.shape[0]), jnp.asarray(x))
+    return _channel(key, theta, phi, points, model, guide, num_samples, min(together, x.shape[0]))
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _channel(
+    key: Key[Array, ""],
+    theta: Params,
+    phi: Params,
+    points: tuple[Array, Array],
+    model: Model,
+    guide: Guide,
+    num_samples: int,
+    together: int,
+) -> Channel:
+    def one(point: tuple[Array, Array]) -> Channel:
+        index, x = point
+        q, prior = guide.posterior(phi, x), model.prior(theta)
+        z, log_q = price_draws(jax.random.fold_in(key, index), q, num_samples)
+        losses = -jax.vmap(lambda one: model.likelihood(theta, one).log_prob(x))(z)
+        kl = distributions.kl_divergence(q, prior)
+        if kl is None:
+            return Channel(of_draws(log_q - jax.vmap(prior.log_prob)(z)), of_draws(losses))
+        return Channel(Measured(kl, jnp.zeros_like(kl)), of_draws(losses))
+
+    return jax.lax.map(one, points, batch_size=together if together > 1 else None)
+
+
+def rate_distortion(
+    key: Key[Array, ""],
+    model: Model,
+    theta: Params,
+    x: ArrayLike,
+    num_chains: int,
+    *,
+    betas: ArrayLike,
+    transition: annealing.Transition | None = None,
+    num_pilot: int = 8,
+    chunk_size: int = CHUNK_SIZE // 2,
+) -> RateDistortion:
+    """R(beta) and D(beta) of every point of x [N, ...], by one run of annealed chains along beta.
+
+        log w_t = sum_{s <= t} (beta_s - beta_{s-1}) log p(x | z_{s-1}),    z_0 ~ p(z)
+        log Z_t = log (1/C) sum_c w_tc,    D_t = -sum_c w_tc log p(x | z_tc) / sum_c w_tc
+
+    with z_t moved from z_{t-1} by a kernel that leaves p(z) p(x | z)^beta_t invariant, and
+    R_t = -beta_t D_t - log Z_t. Every beta on the way is a point of the curve, so the temperatures
+    are the result, too: `betas` rise from 0 to whatever is the last of interest, beyond 1 for
+    codes that lose less than the posterior's. Use many more than those to be read off.
+
+    w_t is unbiased for Z_t, so log Z_t is low in expectation and R_t high: with D_t exact, an upper
+    bound of the rate. D_t is a ratio, biased by O(1 / C); see `ess`. Standard errors are over the
+    C chains, to first order. Step sizes come from a pilot of `num_pilot` other chains, as in
+    `evidence.annealed`; a discrete z needs `annealing.gibbs` or `flip`, with num_pilot = 0.
+
+    Point i draws from fold_in(key, i). Average over points with `average`, beta by beta.
+
+    Raises ValueError for num_chains < 2, betas that do not rise from 0, or an x that does not fit;
+    TypeError for continuous moves on a discrete z.
+
+    Source: Huang et al. (2020).
+    """
+    checks.key(key)
+    num_chains = checks.integer(num_chains, "num_chains", 2)
+    num_pilot = checks.integer(num_pilot, "num_pilot", 0)
+    betas = _check_betas(betas)
+    check_data(model, theta, x)
+    transition = annealing.hmc() if transition is None else transition
+    together = max(checks.integer(chunk_size, "chunk_size", 1) // num_chains, 1)
+    points = (jnp.arange(x.shape[0]), jnp.asarray(x))
+    found = _curves(
+        *(key, theta, points, betas, model, num_chains, transition, num_pilot),
+        min(together, x.shape[0]),
+    )
+    return found._replace(betas=betas)
+
+
+def _check_betas(betas: ArrayLike) -> Float[Array, " T1"]:
+    values = np.asarray(checks.float_array(betas, "betas"))
+    if values.ndim != 1 or values.size < 2:
+        raise ValueError(f"betas: expected [T + 1] numbers with T >= 1, got shape {values.shape}")
+    checks.finite(values, "betas")
+    if values[0] != 0 or not (np.diff(values) > 0).all():
+        raise ValueError(f"betas: expected to start at 0 and to rise at every step, got {values}")
+    return jnp.asarray(values)
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+def _curves(
+    key: Key[Array, ""],
+    theta: Params,
+    points: tuple[Array, Array],
+    betas: Float[Array, " T1"],
+    model: Model,
+    num_chains: int,
+    transition: annealing.Transition,
+    num_pilot: int,
+    together: int,
+) -> RateDistortion:
+    last = betas[-1]
+
+    def one(point: tuple[Array, Array]) -> RateDistortion:
+        index, x = point
+        keys = jax.random.split(jax.random.fold_in(key, index), 3)
+        prior = model.prior(theta)
+
+        def joint(z: Latent) -> Scalar:  # the path ends at the last beta, not at 1
+            return prior.log_prob(z) + last * model.likelihood(theta, z).log_prob(x)
+
+        z = weights.draw(keys[0], prior, num_chains)
+        path = make_path(joint, prior, z, transition.continuous)
+        schedule = _schedule(keys[1], path, prior, z, betas / last, transition, num_pilot)
+        log_likelihood = lambda z: model.likelihood(theta, z).log_prob(x)  # noqa: E731
+        journey = lambda key, z: _travel(  # noqa: E731
+            key, z, path, last, log_likelihood, schedule, transition
+        )
+        log_w, found, accepted = jax.vmap(journey)(jax.random.split(keys[2], num_chains), z)
+        at = jax.vmap(_at_beta, in_axes=(1, 1, 0))(log_w, found, betas.astype(log_w.dtype))
+        return RateDistortion(betas, *at, accepted.mean(0))
+
+    return jax.lax.map(one, points, batch_size=together if together > 1 else None)
+
+
+def _schedule(
+    key: Key[Array, ""],
+    path: Path,
+    prior: Distribution,
+    z: Latent,
+    shares: Float[Array, " T1"],
+    transition: annealing.Transition,
+    num_pilot: int,
+) -> annealing.Schedule:
+    """The temperatures with step sizes from a pilot, or without one the transition's own."""
+    if num_pilot:
+        tuned = annealing.tune(key, path.log_joint, prior, shares, transition, num_pilot)
+        schedule = tuned.schedule
+    else:
+        one = jax.tree.map(lambda leaf: leaf[0], z)
+        schedule = annealing.schedule(shares, transition, one)
+    dtype = path.dtype(z)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), schedule)
+
+
+def _travel(
+    key: Key[Array, ""],
+    z: Latent,
+    path: Path,
+    last: Scalar,
+    log_likelihood: LogJoint,
+    schedule: annealing.Schedule,
+    transition: annealing.Transition,
+) -> tuple[Array, Array, Array]:
+    """One chain: log w and log p(x | z) at every beta, [T + 1], and its acceptances, [T]."""
+
+    def step(state: tuple[Latent, Scalar, Scalar], now: tuple) -> tuple[tuple, tuple]:
+        z, here, log_w = state
+        index, before, share, step_size = now
+        log_w = log_w + (share - before) * last * here
+        density = lambda one: path.log_density(share, one)  # noqa: E731
+        z, accepted = transition.move(
+            jax.random.fold_in(key, index), density, z, schedule.scale, step_size
+        )
+        here = log_likelihood(z)
+        return (z, here, log_w), (log_w, here, accepted)
+
+    shares = schedule.temperatures
+    times = (jnp.arange(shares.size - 1), shares[:-1], shares[1:], schedule.step_sizes)
+    first = log_likelihood(z)
+    zero = jnp.zeros_like(first)
+    _, (log_w, found, accepted) = jax.lax.scan(step, (z, first, zero), times)
+    starts_at = lambda one, rest: jnp.concatenate([one[None], rest])  # noqa: E731
+    return starts_at(zero, log_w), starts_at(first, found), accepted
+
+
+def _at_beta(
+    log_w: Float[Array, " C"], log_likelihood: Float[Array, " C"], beta: Scalar
+) -> tuple[Measured, Measured, Measured, Scalar]:
+    """Rate, distortion and log Z at one beta, and the ESS, from C chains."""
+    num = log_w.shape[0]
+    log_z = logsumexp(log_w) - jnp.log(float(num))
+    w = jnp.exp(log_w - log_z)  # of mean 1
+    # A weight of 0 excludes its draw, whose log-likelihood may be -inf.
+    losses = jnp.where(w > 0, -log_likelihood, 0.0)
+    distortion = (w * losses).mean()
+    # To first order a chain moves D by w (d - D) / C and log Z by (w - 1) / C.
+    pull = w * (losses - distortion)
+    zero = beta == 0
+    rate = jnp.where(zero, 0.0, -beta * distortion - log_z)
+    moved = jnp.where(zero, 0.0, -beta * pull - (w - 1))
+    error = lambda values: jnp.sqrt(moments(values).variance / num)  # noqa: E731
+    ess = jnp.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w))
+    return (
+        Measured(rate, error(moved)),
+        Measured(distortion, error(pull)),
+        Measured(log_z, error(w)),
+        ess,
+    )

@@ -1,0 +1,90 @@
+"""Simulation-based calibration: the exact posterior passes, and what is wrong with another shows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from decomposition_cases import quick_programs  # noqa: F401
+from model_cases import CASES
+from scipy.stats import chisquare
+
+from lvm_jax import distributions, guides
+from lvm_jax.decomposition import calibrate
+from lvm_jax.guides import Guide
+
+MODEL, THETA, *_ = CASES["diagonal"]()
+NUM = 2_000
+
+
+def posterior(phi, x):
+    """The posterior, shifted by phi[0] of its deviations and stretched by phi[1]; the prior, phi[2]."""
+    exact = MODEL.posterior(THETA, x)
+    unit = jnp.array([1.0, 0.0])  # along the first coordinate
+    deviation = jnp.sqrt((exact.cholesky**2).sum(1))
+    mean = exact.mean + phi[0] * unit * deviation
+    return distributions.FullRankNormal(
+        jnp.where(phi[2] > 0, THETA.prior_mean, mean),
+        jnp.where(phi[2] > 0, jnp.eye(2), phi[1] * exact.cholesky),
+    )
+
+
+GUIDE = Guide(lambda key: jnp.array([0.0, 1.0, 0.0]), posterior)
+
+
+def run(shift, stretch, seed=0, blind=0.0):
+    phi = jnp.array([shift, stretch, blind])
+    return jax.device_get(calibrate(jax.random.key(seed), MODEL, GUIDE, THETA, phi, NUM))
+
+
+def test_the_posterior_is_calibrated():
+    found = run(0.0, 1.0)
+    assert found.ranks.shape == (NUM, 2)
+    assert (found.ranks.min(), found.ranks.max()) == (0, 99)
+    assert (found.p_value > 1e-3).all()
+    assert (np.abs(found.mean - 0.5) < 5 / np.sqrt(12 * NUM)).all()
+    assert (np.abs(found.spread - 1) < 5 * np.sqrt(0.8 / NUM)).all()  # kurtosis 1.8 of uniforms
+    np.testing.assert_array_equal(found.counts.sum(0), [NUM, NUM])
+    for place in range(2):
+        counts = np.histogram(found.ranks[:, place], bins=20, range=(0, 100))[0]
+        np.testing.assert_array_equal(found.counts[:, place], counts)
+        oracle = chisquare(counts)
+        np.testing.assert_allclose(found.chi_square[place], oracle.statistic, rtol=1e-5)
+        np.testing.assert_allclose(found.p_value[place], oracle.pvalue, rtol=1e-3)
+
+
+def test_p_values_are_uniform():
+    values = np.array([run(0.0, 1.0, seed).p_value for seed in range(40)]).ravel()
+    assert abs(values.mean() - 0.5) < 5 / np.sqrt(12 * values.size)
+
+
+def test_what_is_wrong_shows():
+    narrow, wide, low = run(0.0, 0.8), run(0.0, 1.25), run(-0.2, 1.0)
+    for found in (narrow, wide):
+        assert (found.p_value < 1e-4).all()
+    assert (narrow.spread > 1 + 5 * np.sqrt(0.8 / NUM)).all()
+    assert (wide.spread < 1 - 5 * np.sqrt(0.8 / NUM)).all()
+    # The shift is of the first coordinate alone: q is low, so z* is above it.
+    assert low.p_value[0] < 1e-4 < low.p_value[1]
+    assert low.mean[0] > 0.5 + 5 / np.sqrt(12 * NUM)
+
+
+def test_the_prior_passes_although_it_knows_nothing():
+    found = run(0.0, 1.0, blind=1.0)
+    assert (found.p_value > 1e-3).all()
+
+
+def test_ties_are_broken_by_chance():
+    """Bits: most draws equal the truth, and the exact posterior still has uniform ranks."""
+    model, theta, *_ = CASES["bits"]()
+    exact = guides.exact(model, theta)
+    found = calibrate(jax.random.key(2), model, exact, theta, (), 1_000, 19, num_bins=10)
+    assert (found.p_value > 1e-3).all()
+
+
+def test_refusals():
+    with pytest.raises(
+        ValueError, match="num_draws: expected one less than a multiple of num_bins"
+    ):
+        calibrate(jax.random.key(0), MODEL, GUIDE, THETA, jnp.array([0.0, 1.0, 0.0]), 200, 100)
+    with pytest.raises(ValueError, match="num_simulations: expected an integer >= 100, got 99"):
+        calibrate(jax.random.key(0), MODEL, GUIDE, THETA, jnp.array([0.0, 1.0, 0.0]), 99)

@@ -1,0 +1,187 @@
+"""Approximation and amortisation gaps on a linear-Gaussian model, where both are closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from decomposition_cases import quick_programs  # noqa: F401
+from model_cases import CASES
+
+from lvm_jax import distributions, evidence, guides
+from lvm_jax.decomposition import Measured, average, fit_local, gaps
+from lvm_jax.models import Model
+
+MODEL, THETA, ROWS, *_ = CASES["diagonal"]()  # two latent dimensions, x in three
+ROWS = ROWS * jnp.array([[1.0], [0.5]])
+THETA = THETA._replace(loadings=jnp.array([[1.2, 0.9], [-0.5, -0.8], [0.7, 0.9]]))
+REPEATS = 50
+X = jnp.repeat(ROWS, REPEATS, axis=0)  # [100, 3]: repeats show the true error of everything
+GUIDE = guides.linear(guides.mean_field(2), 3)
+PHI = guides.Amortized(
+    guides.families.MeanField(jnp.array([0.2, -0.4]), jnp.array([-0.9, -0.2])),
+    0.15 * jnp.asarray(np.random.default_rng(1).standard_normal((4, 3)), jnp.float32),
+)
+FAMILIES = {
+    "mean-field": guides.mean_field(2),
+    "full covariance": guides.full_rank(2),
+    "flow": guides.flow_family("coupling", 2, 2, (4,)),
+}
+SIZES = {"num_steps": 400, "num_samples": 400}
+
+
+def run(seed, families, **options):
+    key = jax.random.key(seed)
+    return jax.device_get(
+        gaps(key, MODEL, GUIDE, THETA, PHI, X, families=families, **SIZES, **options)
+    )
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """log p and KL(q || posterior) of the two points, [2, 1], and the mean-field gap."""
+    posterior = [MODEL.posterior(THETA, x) for x in ROWS]
+    guide = [GUIDE.posterior(PHI, x) for x in ROWS]
+    kl = [distributions.kl_divergence(q, p) for q, p in zip(guide, posterior, strict=True)]
+    lower = np.asarray(posterior[0].cholesky, float)
+    precision = np.linalg.inv(lower @ lower.T)
+    # The best mean-field q has the posterior's mean and the variances 1 / Lambda_dd.
+    best = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
+    log_p = [MODEL.log_evidence(THETA, x) for x in ROWS]
+    return np.array(log_p, float)[:, None], np.array(kl, float)[:, None], best
+
+
+@pytest.fixture(scope="module")
+def found():
+    return run(0, FAMILIES)
+
+
+def grouped(measured):
+    """Mean over the repeats of a point and its error, [2, 1] each."""
+    value, error = (leaf.reshape(2, REPEATS) for leaf in measured)
+    return value.mean(1, keepdims=True), np.sqrt((error**2).sum(1, keepdims=True)) / REPEATS
+
+
+def check(measured, want, atol=0.0, share=0.02):
+    """Within 5 errors of the truth, and the error at most a share of it."""
+    value, error = grouped(measured)
+    assert (np.abs(value - want) < 5 * error + atol).all()
+    assert (error < share * np.abs(want)).all()
+
+
+def test_gaps_are_the_closed_forms(found, truth):
+    log_p, kl, best = truth
+    assert best > 0.2
+    assert (kl - best > 0.3).all()
+    # log p from 400 draws is low by half its variance, which vanishes with the best q's gap.
+    check(found.log_evidence, log_p, 2e-4)
+    check(found.elbo, log_p - kl)
+    check(found.inference, kl, 2e-4)
+    field, full = found.families["mean-field"], found.families["full covariance"]
+    # 400 steps of Adam leave q* within a thousandth of a nat of the best of its family.
+    check(field.approximation, best, 1e-3)
+    check(field.amortization, kl - best, 1e-3)
+    check(full.amortization, kl, 2e-4)
+    for one in found.families.values():
+        total = one.approximation.value + one.amortization.value
+        np.testing.assert_allclose(total, found.inference.value, atol=2e-5)
+        rise = one.elbo.value - found.elbo.value
+        np.testing.assert_allclose(one.amortization.value, rise, atol=2e-5)
+
+
+def test_errors_are_those_of_repeats(found):
+    field = found.families["mean-field"]
+    for one in (found.elbo, found.inference, field.elbo, field.approximation, field.amortization):
+        spread = one.value.reshape(2, REPEATS).var(1, ddof=1)
+        stated = (one.standard_error.reshape(2, REPEATS) ** 2).mean(1)
+        assert (np.abs(spread / stated - 1) < 5 * np.sqrt(2 / (REPEATS - 1))).all()
+    mean = average(found.elbo)
+    np.testing.assert_allclose(mean.value, found.elbo.value.mean(), rtol=1e-6)
+    error = np.sqrt((found.elbo.standard_error**2).sum()) / (2 * REPEATS)
+    np.testing.assert_allclose(mean.monte_carlo_error, error, rtol=1e-5)
+    error = found.elbo.value.std(ddof=1) / np.sqrt(2 * REPEATS)
+    np.testing.assert_allclose(mean.sampling_error, error, rtol=1e-5)
+
+
+def test_the_family_that_holds_the_posterior_has_no_gap(found):
+    # Sticking to the landing: the gradient's noise vanishes there, and so does the error.
+    full = found.families["full covariance"]
+    assert (np.abs(full.approximation.value) < 1e-4).all()
+    assert (full.approximation.standard_error < 1e-3).all()
+    assert found.source == "importance"
+    assert (found.k_hat < 0.7).mean() > 0.9
+
+
+def test_a_flow_comes_nearer_than_the_mean_field(found, truth):
+    value, error = grouped(found.families["flow"].approximation)
+    assert (value + 5 * error < 0.5 * truth[2]).all()
+    assert (value > -5 * error - 1e-4).all()
+
+
+def test_the_ascent_says_whether_it_arrived(found):
+    for one in found.families.values():
+        value, error = grouped(one.gain)
+        assert (np.abs(value) < 5 * error + 2e-3).all()
+        assert set(one.start) <= {0, 1}
+
+
+def test_log_evidence_may_be_given(found, truth):
+    log_p, kl, _ = truth
+    family = {"full covariance": FAMILIES["full covariance"]}
+    exact = run(0, family, log_evidence=np.repeat(log_p, REPEATS).astype(np.float32))
+    assert exact.source == "given"
+    assert np.isnan(exact.k_hat).all()
+    check(exact.inference, kl)
+    # The best q, one for each point, weighs for any other method too.
+    eta = found.families["mean-field"].eta
+    guide = guides.per_point(FAMILIES["mean-field"], 2 * REPEATS)
+    key = jax.random.key(2)
+    known = evidence.evaluate(key, MODEL, guide, THETA, eta, X, 100, phi_per_point=True)
+    check(Measured(known.log_evidence, known.standard_error), log_p, 5e-3)
+    measured = run(0, family, log_evidence=known)
+    np.testing.assert_array_equal(measured.log_evidence.value, known.log_evidence)
+    np.testing.assert_array_equal(measured.k_hat, known.k_hat)
+    both = np.hypot(exact.inference.standard_error, known.standard_error)
+    np.testing.assert_allclose(measured.inference.standard_error, both, rtol=1e-5)
+
+
+def test_starts_find_the_larger_mode():
+    """x = 4 of N(z^2, 1/4): modes near -2 and 2, and the prior N(1, 1) prefers the second."""
+    model = Model(
+        lambda key: (),
+        lambda theta: distributions.normal(jnp.ones(1), jnp.ones(1)),
+        lambda theta, z: distributions.normal(z**2, jnp.full(1, 0.5)),
+    )
+    family = guides.mean_field(1)
+    phi = guides.families.MeanField(jnp.array([-2.0]), jnp.array([-2.0]))
+    arguments = model, guides.shared(family), (), phi, jnp.array([[4.0]]), family
+    found = fit_local(
+        jax.random.key(0), *arguments, num_steps=40, num_starts=4, optimizer=optax.adam(0.05)
+    )
+    assert found.eta.loc[0, 0] > 1.5
+    assert found.start[0] > 0
+    # 40 steps are too few, and the gain of the last ones says so.
+    assert found.gain.value[0] > 3 * found.gain.standard_error[0]
+    assert found.gain.value[0] > 0.5
+
+
+def test_intervals():
+    low, high = Measured(jnp.array([1.0, -2.0]), jnp.array([0.0, 0.5])).interval(0.9)
+    np.testing.assert_allclose(low, [1.0, -2.0 - 0.5 * 1.6448536], rtol=1e-6)
+    np.testing.assert_allclose(high, [1.0, -2.0 + 0.5 * 1.6448536], rtol=1e-6)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="families: expected at least one"):
+        run(0, {})
+    with pytest.raises(ValueError, match=r"log_evidence: expected shape \(100,\), got \(3,\)"):
+        run(0, FAMILIES, log_evidence=jnp.zeros(3))
+    with pytest.raises(ValueError, match="num_starts: expected an integer >= 1, got 0"):
+        run(0, FAMILIES, num_starts=0)
+    with pytest.raises(ValueError, match="guide: expected a q that draws z as the model's prior"):
+        run(0, {"other": guides.mean_field(3)})
+    mixture, theta, x, *_ = CASES["mixture"]()
+    label = guides.label(3)
+    phi = label.init(jax.random.key(0))
+    with pytest.raises(TypeError, match="sticking_the_landing: expected a reparameterised q"):
+        fit_local(jax.random.key(0), mixture, guides.shared(label), theta, phi, x, label)
