@@ -11,6 +11,7 @@ and report.html.
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -142,14 +143,8 @@ def main(config: Config) -> Result:
     return result
 
 
-def train(prepared: "Prepared", run: run_directory.RunDirectory, bar: Progress) -> "Fit":
-    """Climb the bound, or go on where the run in this directory stopped; save the model."""
-    import jax
-
-    from experiments import vae_models
-    from lvm_jax import training
-
-    config, pixels, built = prepared.config, prepared.pixels, prepared.built
+def teller(bar: Progress) -> Callable[["training.Progress"], None]:
+    """Tells the bar how the training goes: a stage for each twentieth of its steps."""
     told = 0
 
     def on_progress(now: "training.Progress") -> None:
@@ -162,6 +157,17 @@ def train(prepared: "Prepared", run: run_directory.RunDirectory, bar: Progress) 
             bar.done(said)
         told = max(told, due)
 
+    return on_progress
+
+
+def train(prepared: "Prepared", run: run_directory.RunDirectory, bar: Progress) -> "Fit":
+    """Climb the bound, or go on where the run in this directory stopped; save the model."""
+    import jax
+
+    from experiments import vae_models
+    from lvm_jax import training
+
+    config, pixels, built = prepared.config, prepared.pixels, prepared.built
     try:
         fit = training.fit(
             *(jax.random.key(config.seed), built.model, built.amortized, pixels.train),
@@ -177,7 +183,7 @@ def train(prepared: "Prepared", run: run_directory.RunDirectory, bar: Progress) 
             validation=pixels.validation,
             patience=config.patience,
             directory=run.path,
-            on_progress=on_progress,
+            on_progress=teller(bar),
         )
     except KeyboardInterrupt:
         print(f"\nstopped; to go on: the same options, --out {run.path} --resume", file=sys.stderr)

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments import vae_objectives
 from experiments.vae_data import Pixels
-from lvm_jax import diagnostics, distributions, evidence
+from lvm_jax import bounds, diagnostics, distributions, evidence
 from lvm_jax.bounds import Reduction
 from lvm_jax.diagnostics import ActiveUnits
 from lvm_jax.evidence import Evidence, Summary
@@ -134,7 +134,7 @@ def _terms(
         closed = distributions.kl_divergence(q, prior)
         kl = log_likelihood - log_w if closed is None else jnp.broadcast_to(closed, log_w.shape)
         of_groups = jax.vmap(reduce)(log_w.reshape(groups, size))
-        bound = log_likelihood - kl if reduce is vae_objectives.bounds.elbo else of_groups
+        bound = log_likelihood - kl if reduce is bounds.elbo else of_groups
         return Terms(*map(_mean, (bound, log_likelihood - kl, log_likelihood, kl)))
 
     together = max(1, ROWS // (groups * size))

@@ -91,14 +91,8 @@ def make(d: Description, start: np.ndarray | None = None) -> Built:
     """
     check(d)
     likelihood, amortized = make_likelihood(d), make_guide(d)
-    layers = [
-        Layer(networks.mlp(above, hidden, 2 * below, d.activation), below)
-        for below, above, hidden in zip(
-            d.latent_dims[:-1], d.latent_dims[1:], d.hidden[1:], strict=True
-        )
-    ]
     prior = make_prior(d, amortized, start)
-    model = models.deep_latent_gaussian(prior, decoder(d, likelihood), likelihood, layers)
+    model = models.deep_latent_gaussian(prior, decoder(d, likelihood), likelihood, downward(d))
     return Built(model, amortized, refined(d, model) if d.refine_steps else amortized)
 
 
@@ -139,6 +133,15 @@ def check(d: Description) -> None:
         )
     if d.guide == "ladder" and not all(d.hidden):
         raise ValueError("hidden: expected at least one width in every network of a ladder")
+
+
+def downward(d: Description) -> list[Layer]:
+    """z_(l+1) -> the Gaussian of z_l, from the data upwards; none for one layer of z."""
+    pairs = zip(d.latent_dims[:-1], d.latent_dims[1:], d.hidden[1:], strict=True)
+    return [
+        Layer(networks.mlp(above, hidden, 2 * below, d.activation), below)
+        for below, above, hidden in pairs
+    ]
 
 
 def make_likelihood(d: Description) -> Likelihood:
@@ -212,12 +215,7 @@ def ladder(d: Description) -> Guide:
     upward = [encoder(d, first[-1], first[:-1])]
     for below, hidden in zip(d.hidden[:-1], rest, strict=True):
         upward.append(networks.mlp(below[-1], hidden[:-1], hidden[-1], d.activation))
-    pairs = zip(d.latent_dims[:-1], d.latent_dims[1:], rest, strict=True)
-    layers = [
-        Layer(networks.mlp(above, hidden, 2 * below, d.activation), below)
-        for below, above, hidden in pairs
-    ]
-    return guides.ladder(upward, d.latent_dims[-1], layers, d.activation)
+    return guides.ladder(upward, d.latent_dims[-1], downward(d), d.activation)
 
 
 def make_prior(d: Description, guide: Guide, start: np.ndarray | None) -> Prior:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from experiments.vae import Result
 
 Page = tuple[str, str, list[Fact], list[Section]]
-DENSITIES = ("continuous_bernoulli", "gaussian", "gaussian_fixed", "gaussian_per_dimension")
-DENSITIES = (*DENSITIES, "gaussian_output")
+GAUSSIANS = ("gaussian", "gaussian_fixed", "gaussian_per_dimension", "gaussian_output")
+DENSITIES = ("continuous_bernoulli", *GAUSSIANS)
 
 RELOAD = """\
 import jax
