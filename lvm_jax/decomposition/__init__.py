@@ -1,10 +1,12 @@
 """What the ELBO is made of, what it lacks, and why: of one data point, and of a data set."""
 
+from lvm_jax.decomposition.account import Account, Effort, Row, account
 from lvm_jax.decomposition.aggregate import Surgery, log_aggregate, surgery
 from lvm_jax.decomposition.calibration import Calibration, calibrate
 from lvm_jax.decomposition.gaps import FamilyGaps, Gaps, gaps
 from lvm_jax.decomposition.local import Local, fit_local
 from lvm_jax.decomposition.measured import Average, Measured, average
+from lvm_jax.decomposition.page import report
 from lvm_jax.decomposition.rate_distortion import (
     Channel,
     RateDistortion,
@@ -21,17 +23,21 @@ from lvm_jax.decomposition.terms import (
 )
 
 __all__ = [
+    "Account",
     "Average",
     "Calibration",
     "Channel",
     "Decomposition",
+    "Effort",
     "FamilyGaps",
     "Gaps",
     "Local",
     "Measured",
     "RateDistortion",
+    "Row",
     "Surgery",
     "Term",
+    "account",
     "average",
     "calibrate",
     "channel",
@@ -43,5 +49,6 @@ __all__ = [
     "gaps",
     "log_aggregate",
     "rate_distortion",
+    "report",
     "surgery",
 ]

@@ -1,0 +1,152 @@
+"""The whole account of a trained model and guide in one call."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lvm_jax import annealing, checks
+from lvm_jax.decomposition.aggregate import Surgery, surgery
+from lvm_jax.decomposition.calibration import Calibration, calibrate
+from lvm_jax.decomposition.gaps import Gaps, gaps
+from lvm_jax.decomposition.measured import Measured, average
+from lvm_jax.decomposition.rate_distortion import (
+    Channel,
+    RateDistortion,
+    channel,
+    rate_distortion,
+)
+from lvm_jax.diagnostics import ActiveUnits, active_units, posterior_means
+from lvm_jax.evidence import Evidence
+from lvm_jax.guides.base import Family, Guide
+from lvm_jax.models.base import Model
+from lvm_jax.typing import Array, ArrayLike, Float, Key, Params
+
+
+class Effort(NamedTuple):
+    """How much each part spends."""
+
+    num_samples: int = 1_000  # draws for every ELBO and expectation of one point
+    num_steps: int = 1_000  # of local optimisation
+    num_starts: int = 2
+    aggregate_samples: int = 10  # draws of q(z | x_n) for the aggregate posterior
+    num_chains: int = 50  # along beta
+    num_simulations: int = 1_000  # pairs (z, x) for calibration
+    num_ranked: int = 99  # draws of q for each of them
+    num_bins: int = 20
+
+
+class Row(NamedTuple):
+    """A number of the account: a mean over the data, in nats, with its errors."""
+
+    part: str
+    quantity: str
+    value: float
+    monte_carlo_error: float
+    sampling_error: float  # over the data points; NaN where the number is of the whole data set
+
+
+class Account(NamedTuple):
+    """log p - ELBO, KL to the prior, rate and distortion, and calibration, part by part."""
+
+    gaps: Gaps
+    surgery: Surgery
+    active: ActiveUnits | None  # None for a single data point
+    channel: Channel
+    curve: RateDistortion
+    calibration: Calibration
+
+    def as_rows(self) -> list[Row]:
+        """The numbers that are means over the data, in the order of a table."""
+        found = self.gaps
+        rows = [
+            _row("gap", f"log p(x) ({found.source})", found.log_evidence),
+            _row("gap", "ELBO of the guide", found.elbo),
+            _row("gap", "inference gap", found.inference),
+        ]
+        for name, one in found.families.items():
+            rows += [
+                _row("gap", f"{name}: ELBO of the best q", one.elbo),
+                _row("gap", f"{name}: approximation gap", one.approximation),
+                _row("gap", f"{name}: amortisation gap", one.amortization),
+                _row("gap", f"{name}: gain of the last steps", one.gain),
+            ]
+        parts = self.surgery
+        rows += [
+            _whole("KL to the prior", "mean KL", parts.kl),
+            _whole("KL to the prior", "mutual information", parts.mutual_information),
+            Row("KL to the prior", "log N, its cap", parts.log_num_points, 0.0, np.nan),
+            _whole("KL to the prior", "marginal KL", parts.marginal_kl),
+            _row("rate and distortion", "rate of the guide", self.channel.rate),
+            _row("rate and distortion", "distortion of the guide", self.channel.distortion),
+        ]
+        return rows
+
+
+def default_betas() -> Float[np.ndarray, " T1"]:
+    """0, then 60 betas in equal ratios from 1e-4 to 1, and 15 more to 4, [76]."""
+    low, high = np.geomspace(1e-4, 1.0, 60), np.geomspace(1.0, 4.0, 16)[1:]
+    return np.concatenate([[0.0], low, high]).astype(np.float32)
+
+
+def account(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide,
+    theta: Params,
+    phi: Params,
+    x: ArrayLike,
+    *,
+    families: Mapping[str, Family],
+    log_evidence: Evidence | ArrayLike | None = None,
+    betas: ArrayLike | None = None,
+    transition: annealing.Transition | None = None,
+    effort: Effort = Effort(),  # noqa: B008
+) -> Account:
+    """`gaps`, `surgery`, `active_units`, `channel`, `rate_distortion` and `calibrate` together.
+
+    For the points x [N, ...], each part with a key of its own; what each means, costs and assumes
+    stands in its docstring. Without a `log_evidence`, [N], log p is importance sampling from the
+    best local q: give `evidence.evaluate_annealed`'s to publish. `betas` are `default_betas()`
+    unless given. `decomposition.report` makes a page of it, `as_rows` a table.
+
+    Raises as its parts.
+    """
+    keys = jax.random.split(checks.key(key), 6)
+    common = model, guide, theta, phi, x
+    moves = 0 if transition is not None and not transition.continuous else 8
+    return Account(
+        gaps(
+            keys[0], *common, families=families, num_samples=effort.num_samples,
+            log_evidence=log_evidence, num_steps=effort.num_steps, num_starts=effort.num_starts,
+        ),
+        surgery(keys[1], *common, effort.aggregate_samples),
+        _active(keys[2], guide, phi, x, effort.num_samples),
+        channel(keys[3], *common, effort.num_samples),
+        rate_distortion(
+            keys[4], model, theta, x, effort.num_chains,
+            betas=default_betas() if betas is None else betas, transition=transition,
+            num_pilot=moves,
+        ),
+        calibrate(
+            keys[5], model, guide, theta, phi, effort.num_simulations, effort.num_ranked,
+            num_bins=effort.num_bins,
+        ),
+    )  # fmt: skip
+
+
+def _active(
+    key: Key[Array, ""], guide: Guide, phi: Params, x: ArrayLike, num_samples: int
+) -> ActiveUnits | None:
+    if x.shape[0] < 2:
+        return None
+    return active_units(posterior_means(key, guide, phi, x, num_samples))
+
+
+def _row(part: str, quantity: str, found: Measured) -> Row:
+    return Row(part, quantity, *(float(number) for number in average(found)))
+
+
+def _whole(part: str, quantity: str, found: Measured) -> Row:
+    return Row(part, quantity, float(found.value), float(found.standard_error), np.nan)

@@ -1,0 +1,230 @@
+"""An account as tables, figures and a page that stands alone. Needs the `experiments` extra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from lvm_jax import report as pages
+from lvm_jax.decomposition.account import Account, Row
+from lvm_jax.decomposition.measured import average
+from lvm_jax.report import Block, Equation, Fact, Picture, Section, Table, Text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+READ_OFF = (0.01, 0.1, 0.5, 1.0, 2.0)  # betas whose rows stand in the table
+HALF = 1.96  # of a 95% interval
+
+
+def tables(account: Account) -> dict[str, Table]:
+    """The account as tables, by name: gaps, kl, units, rate_distortion."""
+    rows = account.as_rows()
+    head = ("nats per data point", "mean", "95% Monte Carlo interval", "error over the data")
+    return {
+        "gaps": Table(head, [_line(row) for row in rows if row.part == "gap"]),
+        "kl": Table(head, [_line(row) for row in rows if row.part == "KL to the prior"]),
+        "units": _units(account),
+        "rate_distortion": _rate_distortion(account),
+    }
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    half = HALF * row.monte_carlo_error
+    over = "" if np.isnan(row.sampling_error) else f"{row.sampling_error:.3f}"
+    interval = f"{row.value - half:.3f} to {row.value + half:.3f}"
+    return row.quantity, f"{row.value:.3f}", interval, over
+
+
+def _units(account: Account) -> Table:
+    """One row for every coordinate of z."""
+    found, marks = account.surgery, account.calibration
+    columns: dict[str, Any] = {
+        "KL, nats": None if found.per_dimension is None else found.per_dimension.value,
+        "A_u": None if account.active is None else account.active.variance,
+        "mean of q(z)": found.mean.value,
+        "of p(z)": found.prior_mean.value,
+        "variance of q(z)": found.variance.value,
+        "of p(z) ": found.prior_variance.value,
+        "mean rank": marks.mean,
+        "spread of ranks": marks.spread,
+        "p-value": marks.p_value,
+    }
+    present = {name: _flat(tree) for name, tree in columns.items() if tree is not None}
+    names = _names(found.mean.value)
+    rows = [
+        (name, *(_short(column[place]) for column in present.values()))
+        for place, name in enumerate(names)
+    ]
+    return Table(("unit of z", *present), rows)
+
+
+def _short(number: float) -> str:
+    return "< 1e-6" if 0 <= number < 1e-6 else f"{number:.3g}"
+
+
+def _flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _names(tree: Any) -> list[str]:
+    leaves = jax.tree.leaves(tree)
+    if len(leaves) == 1:
+        return [str(unit + 1) for unit in range(np.size(leaves[0]))]
+    return [
+        f"layer {layer + 1}, {unit + 1}"
+        for layer, leaf in enumerate(leaves)
+        for unit in range(np.size(leaf))
+    ]
+
+
+def _rate_distortion(account: Account) -> Table:
+    """The guide, and the curve at some betas."""
+    curve, here = account.curve, account.channel
+    betas = np.asarray(curve.betas)
+    kept = sorted({int(np.abs(betas - beta).argmin()) for beta in READ_OFF})
+    rate, distortion = average(curve.rate), average(curve.distortion)
+    rows: list[tuple[str, ...]] = [
+        ("guide", *_cells(average(here.rate)), *_cells(average(here.distortion)), "")
+    ]
+    for place in kept:
+        ess = f"{float(np.median(curve.ess[:, place])):.0f}"
+        pair = (jax.tree.map(lambda leaf, at=place: leaf[at], one) for one in (rate, distortion))
+        cells = (cell for one in pair for cell in _cells(one))
+        rows.append((f"beta = {betas[place]:.3g}", *cells, ess))
+    head = ("", "rate, nats", "±", "distortion, nats", "±", "median ESS of the chains")
+    return Table(head, rows, "± are standard errors over the draws and the chains.")
+
+
+def _cells(mean: Any) -> tuple[str, str]:
+    return f"{float(mean.value):.3f}", f"{float(mean.monte_carlo_error):.3f}"
+
+
+def sections(account: Account) -> list[Section]:
+    """The account as sections of a report, with figures."""
+    found = tables(account)
+    split = r"\log p(x) - \mathrm{ELBO}(q) = [\log p(x) - \mathrm{ELBO}(q^*)] + "
+    split += r"[\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)]"
+    kl = r"\frac{1}{N} \sum_n \mathrm{KL}(q(z|x_n) \| p(z)) = I_q(n; z) + \mathrm{KL}(q(z) \| p(z))"
+    picture = Picture(
+        _png(_plane(account)),
+        "Rate against distortion, means over the data. Beta rises from right to left; no guide can "
+        "lie below the line. The dashed one has slope -1: all q on it share the guide's ELBO.",
+    )
+    ranks = Picture(
+        _png(_ranks(account)),
+        "Ranks of the true z among draws of q, by unit. Grey: 95% of counts under calibration. "
+        "A valley in the middle is a q too narrow, a hill one too wide, a slope one that is off.",
+    )
+    gaps: list[Block] = [Equation(split), found["gaps"], *_warnings(account)]
+    return [
+        Section("Where the gap comes from", gaps),
+        Section("What the KL to the prior is made of", [Equation(kl), found["kl"]]),
+        Section("Rate and distortion", [picture, found["rate_distortion"]]),
+        Section("Unit by unit", [found["units"]]),
+        Section("Calibration on simulated data", [ranks]),
+    ]
+
+
+def report(account: Account, title: str = "Where the gap comes from", lead: str = "") -> str:
+    """The account as one HTML page that needs nothing else."""
+    gap, surgery = average(account.gaps.inference), account.surgery
+    facts = [
+        Fact(f"{float(average(account.gaps.log_evidence).value):.2f}", "log p(x), nats"),
+        Fact(f"{float(gap.value):.2f}", "log p(x) - ELBO, nats"),
+        Fact(f"{float(surgery.mutual_information.value):.2f}", "mutual information, nats"),
+    ]
+    if account.active is not None:
+        active, total = _flat(account.active.active), _flat(account.active.variance).size
+        facts.append(Fact(f"{int(active.sum())} of {total}", "active units"))
+    return pages.render(title, lead, facts, sections(account))
+
+
+def _warnings(account: Account) -> Sequence[Text]:
+    """What of the gaps is not to be trusted."""
+    notes = []
+    doubted = int((~(np.asarray(account.gaps.k_hat) <= 0.7)).sum())
+    if account.gaps.source == "importance" and doubted:
+        notes.append(
+            Text(f"log p(x) is not to be trusted at {doubted} points: k-hat > 0.7.", "note")
+        )
+    for name, one in account.gaps.families.items():
+        gain = average(one.gain)
+        if float(gain.value) > 0.05 * abs(float(average(one.approximation).value)) + 0.01:
+            notes.append(
+                Text(f"{name}: the ascent still gained {float(gain.value):.3f} nats.", "note")
+            )
+    return notes
+
+
+def _plane(account: Account) -> Figure:
+    from lvm_jax import plotting
+
+    figure, (ax,) = plotting.new_figure(width=6.4)
+    rate, distortion = average(account.curve.rate), average(account.curve.distortion)
+    here = average(account.channel.rate), average(account.channel.distortion)
+    # Betas near 0 lie far to the right, where a tiny rate already saves much of the distortion.
+    shown = np.asarray(rate.value) > 0.02 * float(here[0].value)
+    x, y = np.asarray(distortion.value)[shown], np.asarray(rate.value)[shown]
+    ax.plot(x, y, color=plotting.colour(0), label="best of all q")
+    _mark_beta(ax, account, rate, distortion)
+    elbo = float(here[0].value + here[1].value)
+    ends = np.array([max(x.min(), elbo - y.max()), min(x.max(), elbo)])
+    ax.plot(ends, elbo - ends, "--", color=plotting.GREY, linewidth=1, label="R + D = -ELBO")
+    ax.plot(
+        float(here[1].value), float(here[0].value), "o", color=plotting.colour(1), label="guide"
+    )
+    plotting.caption_axes(
+        ax, "Rate and distortion", ("distortion, nats per data point", "rate, nats per data point")
+    )
+    plotting.legend(ax)
+    return figure
+
+
+def _mark_beta(ax: Axes, account: Account, rate: Any, distortion: Any) -> None:
+    """A mark on the curve at beta = 1, the posterior, if it is there."""
+    from lvm_jax import plotting
+
+    betas = np.asarray(account.curve.betas)
+    place = int(np.abs(betas - 1).argmin())
+    if abs(betas[place] - 1) < 0.01:
+        at = float(distortion.value[place]), float(rate.value[place])
+        ax.plot(*at, "s", color=plotting.colour(0), markersize=5, label="posterior (beta = 1)")
+
+
+def _ranks(account: Account, most: int = 12) -> Figure:
+    from scipy.stats import binom
+
+    from lvm_jax import plotting
+
+    leaves = [np.reshape(leaf, (leaf.shape[0], -1)) for leaf in _leaves(account)]
+    counts = np.concatenate(leaves, axis=1)
+    names = _names(account.calibration.p_value)[:most]
+    columns = min(len(names), 4)
+    figure, axes = plotting.new_figure(columns, -(-len(names) // columns), 2.6, 2.1, sharey=True)
+    num_bins, total = counts.shape[0], int(counts[:, 0].sum())
+    low, high = binom.interval(0.95, total, 1 / num_bins)
+    for place, ax in enumerate(axes):
+        if place >= len(names):
+            ax.set_visible(False)
+            continue
+        ax.axhspan(low, high, color=plotting.GREY, alpha=0.3, linewidth=0)
+        edges = np.arange(num_bins + 1) / num_bins
+        ax.stairs(counts[:, place], edges, fill=True, color=plotting.colour(0), alpha=0.8)
+        left = "simulations" if place % columns == 0 else ""
+        plotting.caption_axes(ax, f"unit {names[place]}", ("rank / (L + 1)", left))
+    return figure
+
+
+def _leaves(account: Account) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(account.calibration.counts)]
+
+
+def _png(figure: Figure) -> bytes:
+    from lvm_jax import plotting
+
+    return plotting.png(figure)
