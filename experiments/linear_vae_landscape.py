@@ -20,6 +20,7 @@ from lvm_jax.models import LinearGaussian
 from lvm_jax.typing import Array, Params, Scalar
 
 TO_THE_END = {"maxcor": 30, "ftol": 0.0, "gtol": 1e-9}  # of L-BFGS, in float64
+MOST_POINTS = 8  # stationary points that are looked at
 
 
 class Rotation(NamedTuple):
@@ -124,7 +125,7 @@ def saddles(
 ) -> list[Saddle]:
     """Stationary points with 0, 1, ... units in use, up to the optimum at s2 = noise.
 
-    With an empty unit. Along w = c u its log p per point is -(log(s2 + c^2) + lambda / (s2 + c^2)) / 2
+    All have an empty unit; of many they are a choice, both ends in it. Along w = c u its log p per point is -(log(s2 + c^2) + lambda / (s2 + c^2)) / 2
     and a constant, whose second derivative at 0 is (lambda - s2) / s2^2: upwards as long as an
     eigenvalue above s2 is left out, and for no other.
     """
@@ -132,8 +133,8 @@ def saddles(
     with jax.enable_x64(True):
         best = exact.optimum(found, mean, latent_dim, noise)
         highest = float(exact.measure_optimum(best, rows).log_evidence)
-        kept = range(min(top, latent_dim - 1) + 1)
-        kept = [k for k in kept if k < found.vectors.shape[1]]
+        last = min(top, latent_dim - 1, found.vectors.shape[1] - 1)
+        kept = sorted(set(np.linspace(0, last, MOST_POINTS).round().astype(int).tolist()))
         return [saddle(found, mean, latent_dim, noise, rows, k, highest) for k in kept]
 
 

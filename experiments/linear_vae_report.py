@@ -2,22 +2,23 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from experiments import linear_vae_exact as exact
-from experiments import linear_vae_landscape as landscape
 from experiments.linear_vae_tables import (
     after,
     count_table,
     gap_table,
     identity,
-    named,
     rotation_table,
     saddle_table,
     short_of,
     unit_table,
 )
-from lvm_jax.diagnostics import THRESHOLD
+from experiments.linear_vae_verdicts import (
+    axes_said,
+    collapsed_for_good,
+    differing,
+    ending,
+    turned_note,
+)
 from lvm_jax.report import Block, Equation, Fact, Picture, Section, Text
 
 if TYPE_CHECKING:
@@ -113,8 +114,7 @@ def training_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
             f"posterior, and at the closed form with R = I it is, to {worst:.1e} nats (energy and "
             "entropy on one side, the Gaussian density of x on the other). The training ends short "
             "of it by its length and the noise of its gradients. From there L-BFGS climbs the same "
-            "ELBO with q at its best for each theta, in float64 and without noise: the gap closes "
-            "to rounding."
+            f"ELBO with q at its best for each theta, in float64 and without noise. {ending(result)}"
         ),
     ]
 
@@ -155,29 +155,7 @@ def turning_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
         "entropy. Middle: the same at 45° for neighbours, ½ log((λ + λ′)² / 4λλ′): where two "
         "eigenvalues are alike the ELBO hardly minds. Right: the axes that were found, s² learned."
     )
-    return [Picture(figures["rotation"], seen), Text(verdict(result))]
-
-
-def verdict(result: "Result") -> str:
-    """How well the axes were found, in words."""
-    run, number = result.runs[0], len(result.runs[0].trained.order)
-    if result.config.guide == "full_rank":
-        return (
-            "The guide of this run has a full covariance: its ELBO is log p(x) for every R, nothing "
-            "breaks the symmetry, and the axes that were found mean nothing. The span of W does: it "
-            f"is {run.trained_axes.subspace_angle:.2g}° from the principal subspace, and "
-            f"{run.ascended_axes.subspace_angle:.1g}° after the ascent."
-        )
-    prices = landscape.turn_price(result.spectrum.values[:number])
-    cheap = "" if not len(prices) else f", as little as {prices.min():.1e} nats for a turn of 45°"
-    return (
-        f"With s² learned the trained W spans the principal subspace to "
-        f"{run.trained_axes.subspace_angle:.2g}°, while its columns have cosines of "
-        f"{run.trained_axes.cosines.min(initial=1):.3f} to "
-        f"{run.trained_axes.cosines.max(initial=0):.3f} with the eigenvectors. The likelihood holds the subspace; the axes are held only by the price of a "
-        f"turn{cheap}, so that under noisy gradients they settle last. The ascent without noise "
-        f"takes them there: every cosine is at least {run.ascended_axes.cosines.min(initial=1):.6f}."
-    )
+    return [Picture(figures["rotation"], seen), Text(axes_said(result))]
 
 
 def collapse_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
@@ -220,40 +198,6 @@ def collapse_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
     return blocks + turned_note(result)
 
 
-def differing(result: "Result") -> list[Block]:
-    """The trainings whose count is another, and by how much their units miss the threshold."""
-    said = []
-    for run in result.runs:
-        if run.trained.num_active == run.num_above or result.config.guide == "full_rank":
-            continue
-        activity = np.diagonal(run.trained.measured.means)
-        law = exact.active_variance(result.spectrum.values[: len(activity)], run.noise_variance)
-        wrong = np.flatnonzero((activity > THRESHOLD) != (law > 0))
-        units = ", ".join(f"unit {u + 1} with A = {activity[u]:.4f}" for u in wrong)
-        said.append(
-            f"at s² = {named(result, run)}, {units} (exact: {', '.join(f'{law[u]:.4f}' for u in wrong)})"
-        )
-    if not said:
-        return []
-    text = (
-        f"On the other side of the threshold than the eigenvalues say: {'; '.join(said)}. The "
-        "ascent's count tells whether noise and the length of the training were the reason, or an "
-        "eigenvalue within 1% of s²."
-    )
-    return [Text(text, "note")]
-
-
-def turned_note(result: "Result") -> list[Block]:
-    """What Burda's criterion says where nothing holds the axes."""
-    if result.config.guide != "full_rank":
-        return []
-    said = (
-        "With a full covariance the units are turned arbitrarily, and Burda's criterion counts "
-        "them as active one by one although fewer directions carry anything: count directions."
-    )
-    return [Text(said, "note")]
-
-
 def saddle_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
     """Curvatures at the stationary points."""
     return [
@@ -270,11 +214,11 @@ def saddle_blocks(result: "Result", figures: dict[str, bytes]) -> list[Block]:
         Text(
             "which is positive: a saddle, not a maximum. Without an empty unit, turning the unit that "
             "holds λ′ towards a left-out u with λ > λ′ curves upwards by (1/s² − 1/λ′)(λ − λ′). The ELBO "
-            "adds no maxima of its own (Lucas et al. 2019): in c and the unit's own row of V, v uᵀ, its second derivatives are −1/s², λ/s² and −λ, with "
-            "a determinant λ (s² − λ) / s⁴: a way up exactly where λ > s². Below, both are compared "
-            "with the Hessian of the whole function, by differentiation along that direction, which is an "
-            "eigenvector of it to the residual. With every eigenvalue above s² in use (the last row) "
-            "an empty unit has no way up: it stays collapsed, and should."
+            "adds no maxima of its own (Lucas et al. 2019): in c and the unit's own row of V, v uᵀ, "
+            "its second derivatives are −1/s², λ/s² and −λ, with a determinant λ (s² − λ) / s⁴: a way "
+            "up exactly where λ > s². Below, both are compared with the Hessian of the whole function, "
+            "by differentiation along that direction, which is an eigenvector of it to the residual."
+            f"{collapsed_for_good(result)}"
         ),
         saddle_table(result),
         Picture(
