@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from model_cases import quick_jit
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
@@ -17,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from lvm_jax import evidence
+from lvm_jax.evidence import dataset
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.models import log_joint
 from lvm_jax.sklearn import ProbabilisticPCA, VariationalAutoencoder
@@ -39,12 +39,26 @@ LINEAR = {
 }
 
 
+# Programs that run for a moment: these options compile them in a third of the time.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
 @pytest.fixture(autouse=True, scope="module")
 def quick_training():
-    """Programs that run for a moment: they compile in three quarters of the time."""
+    """Training, in which check_estimator meets a dozen shapes."""
+    function = feed.advance.__wrapped__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feed, "advance", quick_jit(feed.advance.__wrapped__, static_argnums=0))
+        quick = jax.jit(function, static_argnums=0, compiler_options=QUICK)
+        patch.setattr(feed, "advance", quick)
         yield
+
+
+@pytest.fixture
+def quick_evidence(monkeypatch):
+    """Importance sampling likewise, where no bits are compared with those of another process."""
+    function = dataset._evaluate.__wrapped__
+    static = {"static_argnums": (4, 5, 6, 7)}
+    monkeypatch.setattr(dataset, "_evaluate", jax.jit(function, compiler_options=QUICK, **static))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +73,7 @@ def short(**options):
     return VariationalAutoencoder(**{**LINEAR, "max_iter": 20, **options})
 
 
-def test_check_estimator_has_no_failures():
+def test_check_estimator_has_no_failures(quick_evidence):
     estimator = VariationalAutoencoder(hidden_layer_sizes=(), max_iter=2, n_importance_samples=20)
     results = check_estimator(estimator, on_fail=None, on_skip=None)
     failed = [r["check_name"] for r in results if r["status"] not in ("passed", "skipped")]
@@ -89,7 +103,7 @@ def test_a_linear_vae_becomes_probabilistic_pca(linear):
     )
 
 
-def test_score_samples_is_importance_sampling_by_hand(linear):
+def test_score_samples_is_importance_sampling_by_hand(linear, quick_evidence):
     rows = X[:7]
     key = jax.random.split(jax.random.key(linear.seed_))[0]
     measured = (rows - linear.mean_) / linear.scale_
@@ -100,7 +114,9 @@ def test_score_samples_is_importance_sampling_by_hand(linear):
         return evidence.importance(jax.random.fold_in(key, label), joint, q, 50)
 
     with jax.enable_x64(True):
-        by_hand = quick_jit(jax.vmap(one))(labels(measured), jnp.asarray(measured))
+        by_hand = jax.jit(jax.vmap(one), compiler_options=QUICK)(
+            labels(measured), jnp.asarray(measured)
+        )
     by_hand = jax.tree.map(np.asarray, by_hand)
     expected = by_hand.log_evidence - np.log(linear.scale_).sum()
     found = linear.evidence(rows)
@@ -110,6 +126,18 @@ def test_score_samples_is_importance_sampling_by_hand(linear):
     np.testing.assert_array_equal(linear.score_samples(rows), found.log_evidence)
     backwards = linear.evidence(rows[::-1]).log_evidence[::-1]
     np.testing.assert_allclose(backwards, found.log_evidence, rtol=1e-13)
+
+
+def test_scores_that_rest_on_a_few_draws_are_said_to(linear, quick_evidence):
+    stray = pickle.loads(pickle.dumps(linear)).set_params(n_importance_samples=400)
+    offset = stray.phi_.offset
+    narrow = offset._replace(log_scale=offset.log_scale - 2)  # by e^2 in every direction
+    stray.phi_ = stray.phi_._replace(offset=narrow)
+    number = (stray.evidence(X).k_hat > 0.7).sum()
+    assert number > N / 2
+    with pytest.warns(UserWarning, match=rf"of {number} of 120 rows rest on a few of 400 draws"):
+        low = stray.score_samples(X)
+    assert low.mean() < linear.score(X) - 0.5
 
 
 def test_samples_have_the_models_moments(linear):
@@ -198,7 +226,7 @@ def test_the_decoder_starts_at_the_mean_of_the_data(name, x64):
         np.testing.assert_allclose(mean, x.mean(0), rtol=0.02, atol=0.03)
 
 
-def test_probabilities_of_all_bits_add_to_one():
+def test_probabilities_of_all_bits_add_to_one(quick_evidence):
     x = (RNG.random((60, 3)) < np.array([0.2, 0.5, 0.9])).astype(np.float32)
     model = VariationalAutoencoder(
         **{**LINEAR, "likelihood": "bernoulli", "guide": "full_rank", "bound": "iwae"},
@@ -237,10 +265,10 @@ def test_flows_and_learned_priors(likelihood, guide, prior):
     np.testing.assert_allclose(model.transform(rows[::-1])[::-1], model.transform(rows), atol=1e-12)
     with jax.enable_x64(True):
         q = partial(model.guide_.posterior, model.phi_, rows[0])
-        draws = quick_jit(lambda key: q().sample(seed=key, sample_shape=(4_000,)))(
-            jax.random.key(9)
+        draw = jax.jit(
+            lambda key: q().sample(seed=key, sample_shape=(4_000,)), compiler_options=QUICK
         )
-        draws = np.asarray(draws)
+        draws = np.asarray(draw(jax.random.key(9)))
     error = draws.std(0) * np.sqrt(1 / 4_000 + 1 / model.n_importance_samples)
     assert (np.abs(model.transform(rows[:1])[0] - draws.mean(0)) < 5 * error).all()
 

@@ -1,5 +1,6 @@
 """A fitted autoencoder: everything that `VariationalAutoencoder` does but its fit."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from lvm_jax import checks, evidence
 from lvm_jax.chain import positive_scale
 from lvm_jax.evidence import Evidence
+from lvm_jax.evidence.dataset import TRUSTED_K_HAT
 from lvm_jax.guides import Guide
 from lvm_jax.likelihoods import Likelihood, check_support
 from lvm_jax.models import Model
@@ -138,9 +140,22 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """log p(x) of each sample, in nats, as `evidence` estimates it.
 
         A density for numbers, a probability for bits, levels and counts. Low by about half the
-        squared standard error on average.
+        squared standard error on average. Warns where most rows have a k-hat above 0.7: log p(x)
+        is then likely to be higher by more than the errors say.
         """
-        return np.asarray(self.evidence(X).log_evidence)
+        found = self.evidence(X)
+        num_rows = len(found.k_hat)
+        # Of fewer than 25 draws k-hat is not known, and inf.
+        num_untrusted = int((np.isfinite(found.k_hat) & (found.k_hat > TRUSTED_K_HAT)).sum())
+        if num_untrusted > num_rows / 2:
+            warnings.warn(
+                f"score_samples: the estimates of {num_untrusted} of {num_rows} rows rest on a few "
+                f"of {self.n_importance_samples} draws (Pareto k-hat above {TRUSTED_K_HAT}); "
+                "they are likely to be low: raise n_importance_samples, or see evidence(X)",
+                UserWarning,
+                stacklevel=2,
+            )
+        return np.asarray(found.log_evidence)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log p(x) per sample, in nats."""
