@@ -8,10 +8,7 @@ products alone, 1,000 rows at a time.
 """
 
 import argparse
-import json
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,56 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-
-LATENT, HIDDEN, PIXELS = 50, 200, 784
-CHUNK = 1_000  # rows of the floor's products
-FLOPS_PER_ROW = 2 * (LATENT * HIDDEN + HIDDEN * HIDDEN + HIDDEN * PIXELS)
-
-
-def layer(key: jax.Array, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
-    """Glorot's weights and zero biases."""
-    limit = np.sqrt(6 / (rows + columns))
-    return jax.random.uniform(key, (rows, columns), minval=-limit, maxval=limit), jnp.zeros(columns)
-
-
-def network(layers: Any, h: jax.Array) -> jax.Array:
-    """A tanh network with a linear last layer, for one vector."""
-    for weight, bias in layers[:-1]:
-        h = jnp.tanh(h @ weight + bias)
-    weight, bias = layers[-1]
-    return h @ weight + bias
-
-
-def problem(case: dict[str, Any]) -> tuple[Any, Any, jax.Array]:
-    """Decoder, encoder and N random binary images."""
-    keys = jax.random.split(jax.random.key(case["seed"]), 7)
-    sizes = (LATENT, HIDDEN, HIDDEN, PIXELS)
-    theta = [layer(k, a, b) for k, a, b in zip(keys[:3], sizes[:-1], sizes[1:], strict=True)]
-    sizes = (PIXELS, HIDDEN, HIDDEN, 2 * LATENT)
-    phi = [layer(k, a, b) for k, a, b in zip(keys[3:6], sizes[:-1], sizes[1:], strict=True)]
-    x = jax.random.bernoulli(keys[6], 0.2, (case["points"], PIXELS)).astype(jnp.float32)
-    return theta, phi, x
-
-
-def posterior(phi: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Location and scale of q(z | x)."""
-    loc, raw = jnp.split(network(phi, x), 2)
-    return loc, jnp.exp(0.3 * raw - 1)
-
-
-def ours() -> tuple[Any, Any]:
-    """The same model and guide as lvm_jax has them."""
-    from lvm_jax import distributions
-    from lvm_jax.guides import Guide
-    from lvm_jax.models import Model
-
-    model = Model(
-        init=lambda key: None,
-        prior=lambda theta: distributions.normal(jnp.zeros(LATENT), jnp.ones(LATENT)),
-        likelihood=lambda theta, z: distributions.Bernoulli(network(theta, z)),
-    )
-    guide = Guide(lambda key: None, lambda phi, x: distributions.normal(*posterior(phi, x)))
-    return model, guide
+from benchmarks.decoder import (
+    CHUNK,
+    LATENT,
+    PIXELS,
+    network,
+    ours,
+    posterior,
+    problem,
+    product,
+    with_speed,
+)
 
 
 def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +44,7 @@ def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
             evidence.evaluate(key, model, guide, theta, phi, x, case["samples"])
         )
 
-    return {**timed(run, case), "log_evidence": float(found.log_evidence.mean())}
+    return {**measured(run, case), "log_evidence": float(found.log_evidence.mean())}
 
 
 def numpyro(case: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +81,7 @@ def numpyro(case: dict[str, Any]) -> dict[str, Any]:
         nonlocal found
         found = jax.block_until_ready(evaluate(jax.random.key(1)))
 
-    return {**timed(run, case), "log_evidence": float(found.sum() / case["points"])}
+    return {**measured(run, case), "log_evidence": float(found.sum() / case["points"])}
 
 
 def unchunked(case: dict[str, Any]) -> dict[str, Any]:
@@ -149,41 +107,12 @@ def unchunked(case: dict[str, Any]) -> dict[str, Any]:
         nonlocal found
         found = jax.block_until_ready(evaluate(jax.random.key(1)))
 
-    return {**timed(run, case), "log_evidence": float(found.mean())}
+    return {**measured(run, case), "log_evidence": float(found.mean())}
 
 
-def product(case: dict[str, Any]) -> dict[str, Any]:
-    """The three matrix products of the decoder on as many rows, 1,000 at a time."""
-    theta, _, _ = problem(case)
-    chunks = -(-case["points"] * case["samples"] // CHUNK)
-    z = jax.random.normal(jax.random.key(1), (CHUNK, LATENT))
-
-    @jax.jit
-    def evaluate(z: jax.Array) -> jax.Array:
-        def body(_: int, h: jax.Array) -> jax.Array:
-            out = h
-            for weight, _ in theta:
-                out = out @ weight
-            return h + 1e-30 * out[:, :LATENT]  # so that no product may be left out
-
-        return jax.lax.fori_loop(0, chunks, body, z)
-
-    return timed(lambda: jax.block_until_ready(evaluate(z)), case)
-
-
-def timed(run: Callable[[], Any], case: dict[str, Any]) -> dict[str, Any]:
-    """Seconds after a first call that compiles; peak memory of the process."""
-    began = time.perf_counter()
-    run()
-    first = time.perf_counter() - began
-    seconds = float(np.median(harness.seconds(run, case["repeats"])))
-    rows = case["points"] * case["samples"]
-    return {
-        "seconds": seconds,
-        "compile_seconds": first - seconds,
-        "gigaflops": rows * FLOPS_PER_ROW / seconds / 1e9,
-        "peak_mb": harness.peak_megabytes(),
-    }
+def measured(run: Callable[[], Any], case: dict[str, Any]) -> dict[str, float]:
+    """Seconds, compilation, memory and rate of a contestant."""
+    return with_speed(case, harness.timed(run, case["repeats"]))
 
 
 def estimators(case: dict[str, Any]) -> dict[str, Any]:
@@ -239,14 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bounds", description=__doc__)
     parser.add_argument("--points", type=int, default=1_000, help="data points N")
     parser.add_argument("--samples", type=int, nargs="+", default=[50, 500, 5_000], help="S")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant")
-    parser.add_argument("--seed", type=int, default=0, help="seed of networks and data")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        print(json.dumps(child(json.loads(options.child))))
-        return
+    options = harness.read_options(parser, child)
     base = {"points": options.points, "seed": options.seed, "repeats": 1}
     results, rows = [], []
     for samples in options.samples:

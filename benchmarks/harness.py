@@ -5,6 +5,7 @@ threads or caches favour another. The contestants of a case take turns, round af
 slow minute of the machine falls on all of them.
 """
 
+import argparse
 import json
 import resource
 import statistics
@@ -17,7 +18,9 @@ from typing import Any
 
 from experiments.run_directory import RunDirectory, plain
 
-CHILD_TIMEOUT = 120.0  # seconds
+Child = Callable[[dict[str, Any]], dict[str, Any]]  # a case -> its numbers, in its own process
+
+CHILD_TIMEOUT = 120.0  # seconds, where a case names no `timeout`
 
 
 def peak_megabytes() -> float:
@@ -35,13 +38,38 @@ def seconds(function: Callable[[], Any], repeats: int) -> list[float]:
     return times
 
 
+def timed(run: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Median seconds after a first call that compiles; peak memory of the process."""
+    first = seconds(run, 1)[0]
+    median = statistics.median(seconds(run, repeats))
+    return {
+        "seconds": median,
+        "compile_seconds": first - median,
+        "peak_mb": peak_megabytes(),
+    }
+
+
+def read_options(parser: argparse.ArgumentParser, child: Child, rounds: int = 3) -> Any:
+    """The options of a benchmark with those that all have; a child measures, prints and ends."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each contestant")
+    parser.add_argument("--seed", type=int, default=0, help="seed of whatever is drawn")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(child(json.loads(options.child))))
+        sys.exit()
+    return options
+
+
 def measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
     """Run `python -m module --child CASE` and read the JSON object on its last line."""
     command = [sys.executable, "-m", module, "--child", json.dumps(case)]
+    limit = case.get("timeout", CHILD_TIMEOUT)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_TIMEOUT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"failed": f"no result within {CHILD_TIMEOUT:.0f} s"}
+        return {"failed": f"no result within {limit:.0f} s"}
     if done.returncode:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         return {"failed": "out of memory" if done.returncode == -9 else reason}
