@@ -25,7 +25,7 @@ X = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32) * [1.3, 0.8
 BETAS = np.linspace(0.0, 1.0, 11, dtype=np.float32)
 EFFORT = decomposition.Effort(
     num_samples=100, num_steps=200, num_starts=1, aggregate_samples=20, num_chains=50,
-    num_simulations=200, num_ranked=19, num_bins=10,
+    num_simulations=260, num_ranked=19, num_bins=10,
 )  # fmt: skip
 
 

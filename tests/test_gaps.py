@@ -145,6 +145,17 @@ def test_log_evidence_may_be_given(found, truth):
     np.testing.assert_allclose(measured.inference.standard_error, both, rtol=1e-5)
 
 
+def test_without_families_the_gap_stays_whole(truth):
+    whole = run(0, {})
+    assert whole.families == {}
+    value, error = grouped(whole.elbo)
+    assert (np.abs(value - (truth[0] - truth[1])) < 5 * error).all()
+    # log p is by importance sampling from the guide itself.
+    inference = whole.log_evidence.value - whole.elbo.value
+    np.testing.assert_allclose(whole.inference.value, inference, atol=1e-5)
+    assert grouped(whole.inference)[0][0] > 0.5 * truth[1][0]
+
+
 def test_starts_find_the_larger_mode():
     """x = 4 of N(z^2, 1/4): modes near -2 and 2, and the prior N(1, 1) prefers the second."""
     model = Model(
@@ -172,8 +183,6 @@ def test_intervals():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="families: expected at least one"):
-        run(0, {})
     with pytest.raises(ValueError, match=r"log_evidence: expected shape \(100,\), got \(3,\)"):
         run(0, FAMILIES, log_evidence=jnp.zeros(3))
     with pytest.raises(ValueError, match="num_starts: expected an integer >= 1, got 0"):

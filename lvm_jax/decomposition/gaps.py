@@ -18,6 +18,7 @@ from lvm_jax import checks, evidence, gradients, weights
 from lvm_jax.decomposition.local import NUM_JUDGES, fit_local
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence import Evidence
+from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Family, Guide
 from lvm_jax.models.base import Model, log_joint
@@ -81,14 +82,17 @@ def gaps(
     q is than the guide's; it may then be negative. An ascent that stopped short moves the
     difference from the second gap to the first: see `gain`.
 
-    Raises ValueError for no families or a log_evidence that is not [N], and as `fit_local`.
+    No families, {}, leave the inference gap alone: so for a hierarchy, whose z has several parts
+    and none of the `guides` families draws it. A family of your own may.
+
+    Raises ValueError for a log_evidence that is not [N], and as `fit_local`.
 
     Source: Cremer, Li and Duvenaud (2018), table 1.
     """
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
-    if not families:
-        raise ValueError('families: expected at least one, such as {"mean-field": ...}, got none')
+    check_data(model, theta, x)
+    check_guide(model, guide, theta, phi, x)
     given = _given(log_evidence, x)
     key_fit, key_weigh = jax.random.split(key)
     local = {

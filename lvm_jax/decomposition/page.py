@@ -168,16 +168,14 @@ def _plane(account: Account) -> Figure:
     rate, distortion = average(account.curve.rate), average(account.curve.distortion)
     here = average(account.channel.rate), average(account.channel.distortion)
     # Betas near 0 lie far to the right, where a tiny rate already saves much of the distortion.
-    shown = np.asarray(rate.value) > 0.02 * float(here[0].value)
+    shown = np.asarray(rate.value) >= 0.02 * np.asarray(rate.value).max()
     x, y = np.asarray(distortion.value)[shown], np.asarray(rate.value)[shown]
     ax.plot(x, y, color=plotting.colour(0), label="best of all q")
     _mark_beta(ax, account, rate, distortion)
-    elbo = float(here[0].value + here[1].value)
-    ends = np.array([max(x.min(), elbo - y.max()), min(x.max(), elbo)])
-    ax.plot(ends, elbo - ends, "--", color=plotting.GREY, linewidth=1, label="R + D = -ELBO")
-    ax.plot(
-        float(here[1].value), float(here[0].value), "o", color=plotting.colour(1), label="guide"
-    )
+    at = float(here[1].value), float(here[0].value)
+    along = at[1] * np.array([-0.6, 0.6])
+    ax.plot(at[0] - along, at[1] + along, "--", color=plotting.GREY, label="R + D = -ELBO")
+    ax.plot(*at, "o", color=plotting.colour(1), label="guide")
     plotting.caption_axes(
         ax, "Rate and distortion", ("distortion, nats per data point", "rate, nats per data point")
     )
