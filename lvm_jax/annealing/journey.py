@@ -30,7 +30,7 @@ def anneal(
     With T = 1 it is one draw of importance sampling. The last z is a draw of the posterior in the
     sense of w.
 
-    Source: Neal (2001), equations 3 to 11.
+    Source: Neal (2001).
     """
 
     def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple[Latent, Scalar], Scalar]:
@@ -57,7 +57,7 @@ def reverse(
     E[log w] >= log p(x). It needs reversible moves, as ours are. `acceptance` is in the order of
     the temperatures, as that of `anneal`.
 
-    Source: Grosse, Ghahramani and Adams (2015), equation 7.
+    Source: Grosse, Ghahramani and Adams (2015).
     """
 
     def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple[Latent, Scalar], Scalar]:

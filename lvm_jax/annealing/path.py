@@ -59,7 +59,7 @@ def sigmoid(num_temperatures: int, steepness: float = STEEPNESS) -> Float[Array,
 
     Temperatures crowd at both ends, where the densities change fastest.
 
-    Source: Grosse, Ghahramani and Adams (2015), section 5.1, with steepness 4.
+    Source: Grosse, Ghahramani and Adams (2015), with steepness 4.
     """
     num_temperatures = checks.integer(num_temperatures, "num_temperatures", 1)
     if not checks.number(steepness, "steepness") > 0:

@@ -80,7 +80,7 @@ def tune(
     The step size moves after every temperature by log e <- log e + acceptance - target, the
     acceptance being the chains' mean, after ten moves on q itself. With `adaptive` the T
     temperatures are placed anew so that the conditional effective sample size (Zhou, Johansen and
-    Aston 2016, equation 3.9) is the same at every step, to second order in it:
+    Aston 2016) is the same at every step, to second order in it:
 
         CESS / S = 1 / (1 + (Delta beta)^2 Var_beta(log p(x, z) - log q(z)) + ...)
 

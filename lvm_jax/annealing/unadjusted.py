@@ -40,7 +40,7 @@ def unadjusted_log_weights(
     Raises ValueError for temperatures that do not rise from 0 to 1, num_samples < 1, or a
     refreshment outside (0, 1].
 
-    Source: Zhang et al. (2021), algorithm 1, with refreshment 1 - gamma^2.
+    Source: Zhang et al. (2021), whose gamma^2 is 1 - `refreshment`.
     """
     temperatures = check_temperatures(temperatures)
     if not 0 < checks.number(refreshment, "refreshment") <= 1:

@@ -1,23 +1,39 @@
 """Estimates of log p(x) with an error: from naive Monte Carlo to annealed chains."""
 
 from lvm_jax.evidence.annealed import Annealed, annealed, evaluate_annealed
+from lvm_jax.evidence.certified import Certificate, Round, certify
 from lvm_jax.evidence.dataset import Summary, evaluate, summarize
+from lvm_jax.evidence.debiased import average, jackknife, multilevel
 from lvm_jax.evidence.importance import from_log_weights, importance
 from lvm_jax.evidence.naive import naive, uniform
 from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.sandwich import Bidirectional, Sandwich, bidirectional, sandwich
+from lvm_jax.evidence.sequential import Sequential, sequential
 from lvm_jax.evidence.sumo import Telescope, sumo
 
 __all__ = [
     "Annealed",
+    "Bidirectional",
+    "Certificate",
     "Evidence",
+    "Round",
+    "Sandwich",
+    "Sequential",
     "Summary",
     "Telescope",
     "annealed",
+    "average",
+    "bidirectional",
+    "certify",
     "evaluate",
     "evaluate_annealed",
     "from_log_weights",
     "importance",
+    "jackknife",
+    "multilevel",
     "naive",
+    "sandwich",
+    "sequential",
     "summarize",
     "sumo",
     "uniform",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax import annealing, checks, weights
-from lvm_jax.annealing.path import check_temperatures, make_path
+from lvm_jax.annealing.path import Path, check_temperatures, make_path
 from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence
@@ -33,7 +33,7 @@ def annealed(
     q: Distribution,
     num_chains: int,
     *,
-    temperatures: ArrayLike,
+    temperatures: ArrayLike | None = None,
     transition: annealing.Transition | None = None,
     num_pilot: int = 8,
     adaptive: bool = False,
@@ -67,12 +67,9 @@ def annealed(
     key_pilot, key_start, key_chains = jax.random.split(checks.key(key), 3)
     z = weights.draw(key_start, q, num_chains)
     path = make_path(log_joint, q, z, transition.continuous)
-    if schedule is None:
-        schedule = _schedule(
-            *(key_pilot, log_joint, q, temperatures, transition, num_pilot, adaptive), z
-        )
-    dtype = path.dtype(z)
-    schedule = jax.tree.map(lambda leaf: leaf.astype(dtype), schedule)
+    schedule = make_schedule(
+        key_pilot, path, q, z, schedule, temperatures, transition, num_pilot, adaptive
+    )
 
     def one(key: Key[Array, ""], z: Latent) -> annealing.Journey:
         return annealing.anneal(key, path, z, schedule, transition)
@@ -87,25 +84,49 @@ def annealed(
     )
 
 
-def _schedule(
+def make_schedule(
     key: Key[Array, ""],
-    log_joint: LogJoint,
+    path: Path,
     q: Distribution,
-    temperatures: ArrayLike,
+    z: Latent,
+    schedule: annealing.Schedule | None,
+    temperatures: ArrayLike | None,
     transition: annealing.Transition,
     num_pilot: int,
     adaptive: bool,
-    z: Latent,
 ) -> annealing.Schedule:
-    """A tuned schedule, or without pilot chains the plain one."""
-    if checks.integer(num_pilot, "num_pilot", 0) == 0:
-        if adaptive:
-            raise ValueError("num_pilot: expected at least 2 with adaptive=True, got 0")
-        one = jax.tree.map(lambda leaf: leaf[0], z)
-        return annealing.schedule(check_temperatures(temperatures), transition, one)
-    return annealing.tune(
-        key, log_joint, q, temperatures, transition, num_pilot, adaptive=adaptive
-    ).schedule
+    """The schedule as given, a tuned one, or without pilot chains the plain one; in z's dtype."""
+    if schedule is None:
+        schedule = _new_schedule(
+            key, path.log_joint, q, z, temperatures, transition, num_pilot, adaptive
+        )
+    dtype = path.dtype(z)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), schedule)
+
+
+def _new_schedule(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    z: Latent,
+    temperatures: ArrayLike | None,
+    transition: annealing.Transition,
+    num_pilot: int,
+    adaptive: bool,
+) -> annealing.Schedule:
+    if temperatures is None:
+        raise ValueError(
+            "temperatures: expected [T + 1] numbers from 0 to 1, or a schedule, got neither; "
+            "annealing.sigmoid(100) makes 100"
+        )
+    if checks.integer(num_pilot, "num_pilot", 0) > 0:
+        return annealing.tune(
+            key, log_joint, q, temperatures, transition, num_pilot, adaptive=adaptive
+        ).schedule
+    if adaptive:
+        raise ValueError("num_pilot: expected at least 2 with adaptive=True, got 0")
+    one = jax.tree.map(lambda leaf: leaf[0], z)
+    return annealing.schedule(temperatures, transition, one)
 
 
 def evaluate_annealed(

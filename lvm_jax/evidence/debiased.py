@@ -1,0 +1,97 @@
+"""log p(x) with less bias than log-mean-exp, or none: multilevel telescopes and the jackknife."""
+
+import jax
+import jax.numpy as jnp
+from jax.nn import logsumexp
+
+from lvm_jax import bounds, checks, weights
+from lvm_jax.evidence.importance import from_log_weights
+from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.sumo import Telescope
+from lvm_jax.moments import moments
+from lvm_jax.typing import Array, Distribution, Float, Int, Key
+from lvm_jax.weights import LogJoint
+
+RATIO = 2**-1.5  # P(level l + 1) / P(level l): between the variances', 1/4, and the costs', 1/2
+
+
+def multilevel(
+    key: Key[Array, ""], log_joint: LogJoint, q: Distribution, *, base: int = 8
+) -> Telescope:
+    """One draw of log p(x) whose expectation is log p(x) itself, in nats: no bound, no bias.
+
+        log mean(w_1..M) + Delta_l / P(l),    P(l) = (1 - r) r^(l - 1), l = 1, 2, ...,  r = 2^-1.5
+
+    M = `base`; Delta_l is log-mean-exp of 2^l M fresh weights less the mean of that of its two
+    halves. Halves that share their draws with the whole are antithetic: E[Delta_l^2] falls as 4^-l
+    where the weights have four moments, so that the variance is finite (SUMO's, in theory, is
+    not) and the expected cost, 5.4 M weights, is too. With heavier tails the variance diverges.
+
+    `num_terms` is l and `num_samples` the cost. Weights are streamed, M at a time, in a loop whose
+    length is random: draws vmapped together wait for the longest, so map over keys with
+    `jax.lax.map`, and see `average`. Not differentiable in reverse mode.
+
+    Raises ValueError for base < 1, or a log-joint that does not fit q.
+
+    Source: Shi and Cornish (2021), for bounds of latent-variable models; the single-term estimator
+    of Rhee and Glynn (2015).
+    """
+    base = checks.integer(base, "base", 1)
+    key_first, key_level, key_rest = jax.random.split(checks.key(key), 3)
+    first = bounds.iwae(weights.log_weights(key_first, log_joint, q, base))
+    u = jax.random.uniform(key_level, (), minval=jnp.finfo(jnp.float32).tiny)
+    level = 1 + jnp.floor(jnp.log(u) / jnp.log(RATIO)).astype(jnp.int32)
+    half = 2 ** (level - 1)
+
+    def block(index: Int[Array, ""], sums: Float[Array, " 2"]) -> Float[Array, " 2"]:
+        log_w = weights.log_weights(jax.random.fold_in(key_rest, index), log_joint, q, base)
+        side = (index >= half).astype(jnp.int32)
+        return sums.at[side].set(jnp.logaddexp(sums[side], logsumexp(log_w)))
+
+    sums = jax.lax.fori_loop(0, 2 * half, block, jnp.full(2, -jnp.inf, first.dtype))
+    # log-mean of the whole less the mean of the halves' log-means, without their common size.
+    difference = logsumexp(sums) - jnp.log(2.0).astype(first.dtype) - sums.mean()
+    chance = (1 - RATIO) * RATIO ** (level - 1)
+    return Telescope(first + difference / chance, level, base * (1 + 2 * half))
+
+
+def average(draws: Telescope) -> Evidence:
+    """The mean of R unbiased draws, [R] leaves of `sumo` or `multilevel`, with its standard error.
+
+    Here `standard_error` is sd / sqrt(R) of the draws of log p(x) themselves, and `ess` is R:
+    there are no weights. `k_hat` is the tail of their distance from the median: above 0.5 their
+    variance, and with it the standard error, cannot be trusted. `num_samples` is R;
+    the cost is the sum of the draws' own.
+
+    Raises ValueError for leaves that are not [R].
+    """
+    values = draws.log_evidence
+    if values.ndim != 1:
+        raise ValueError(f"draws: expected leaves of shape [R], got {values.shape}")
+    found = moments(values)
+    distance = jnp.log(jnp.abs(values - jnp.median(values)))
+    number = jnp.asarray(values.shape[0], values.dtype)
+    odd = [jnp.isnan(values), jnp.isposinf(values), jnp.isneginf(values)]
+    return Evidence(
+        found.mean,
+        jnp.sqrt(found.variance / number),
+        number,
+        from_log_weights(distance).k_hat,
+        jnp.int32(values.shape[0]),
+        *(flags.sum(dtype=jnp.int32) for flags in odd),
+    )
+
+
+def jackknife(
+    key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int, *, order: int = 1
+) -> Evidence:
+    """Importance sampling whose bias is taken down to O(S^-(order + 1)), of ONE data point.
+
+    `bounds.jackknife` of S log-weights; neither a lower nor an upper bound. All S weights are in
+    memory. The standard error is that of log-mean-exp, to which it is equal at first order in 1/S.
+
+    Raises ValueError for num_samples <= order, or a log-joint that does not fit q.
+    Source: Nowozin (2018), as `bounds.jackknife`.
+    """
+    log_w = weights.log_weights(key, log_joint, q, num_samples)
+    return from_log_weights(log_w)._replace(log_evidence=bounds.jackknife(order)(log_w))

@@ -1,0 +1,212 @@
+"""log p(x) between two bounds: chains from q below it, chains back from the posterior above.
+
+On data that the model itself simulated an exact posterior draw is at hand: the z that made x.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax import annealing, checks, weights
+from lvm_jax.annealing.path import check_temperatures, make_path
+from lvm_jax.evidence.annealed import make_schedule
+from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
+from lvm_jax.evidence.result import Evidence
+from lvm_jax.guides.base import Guide
+from lvm_jax.models.base import Model, log_joint
+from lvm_jax.moments import moments
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params, Scalar
+from lvm_jax.weights import LogJoint
+
+CROSSED = 4.0  # standard errors by which the bounds must not be the wrong way round
+
+
+class Sandwich(NamedTuple):
+    """Two stochastic bounds of log p(x), of one point or leaves [N] of N."""
+
+    lower: Evidence  # C forward chains: E[lower] <= log p(x)
+    upper: Evidence  # C chains back: E[upper] >= log p(x)
+    forward_acceptance: Float[Array, "... T"]
+    reverse_acceptance: Float[Array, "... T"]
+
+    @property
+    def gap(self) -> Float[Array, "..."]:
+        """upper - lower, in nats: in expectation at least the error of either."""
+        return self.upper.log_evidence - self.lower.log_evidence
+
+    def interval(self, level: float = 0.95) -> tuple[Array, Array]:
+        """[lower - b, upper + b], b = log(2 / (1 - level)): holds log p(x) with that probability.
+
+        For every number of chains and temperatures, and any weights: exp(lower) is unbiased for
+        p(x), so that P(lower > log p(x) + b) < exp(-b) by Markov's inequality, and so is
+        exp(-upper) for 1 / p(x). Over draws of x, z and the chains together.
+        """
+        if not 0 < checks.number(level, "level") < 1:
+            raise ValueError(f"level: expected a probability in (0, 1), got {level}")
+        margin = np.log(2 / (1 - level))
+        return self.lower.log_evidence - margin, self.upper.log_evidence + margin
+
+
+def sandwich(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    z: Latent,
+    num_chains: int,
+    *,
+    temperatures: ArrayLike | None = None,
+    transition: annealing.Transition | None = None,
+    num_pilot: int = 8,
+    adaptive: bool = False,
+    schedule: annealing.Schedule | None = None,
+) -> Sandwich:
+    """A lower and an upper bound of log p(x) from C chains each way, of ONE data point, in nats.
+
+        lower = log (1/C) sum_c w_c,    upper = -log (1/C) sum_c 1 / w'_c
+
+    w of `annealing.anneal` from q, w' of `annealing.reverse` from `z`, ONE exact draw of p(z | x)
+    that all C chains share. Both use one schedule, tuned by forward pilot chains as in `annealed`.
+    The chains back are dependent through z: the upper bound's own standard error, given z, does
+    not know of another z.
+
+    Raises ValueError for a z that is not as q draws it, and as `annealed`.
+
+    Source: Grosse, Ghahramani and Adams (2015); Grosse, Ancha and Roy (2016).
+    """
+    checks.integer(num_chains, "num_chains", 1)
+    transition = annealing.hmc() if transition is None else transition
+    key_pilot, key_start, key_forward, key_back = jax.random.split(checks.key(key), 4)
+    start = weights.draw(key_start, q, num_chains)
+    _check_draw(z, start)
+    path = make_path(log_joint, q, start, transition.continuous)
+    schedule = make_schedule(
+        key_pilot, path, q, start, schedule, temperatures, transition, num_pilot, adaptive
+    )
+    keys = jax.random.split(key_forward, num_chains), jax.random.split(key_back, num_chains)
+    forward = jax.vmap(lambda key, z: annealing.anneal(key, path, z, schedule, transition))(
+        keys[0], start
+    )
+    back = jax.vmap(lambda key: annealing.reverse(key, path, z, schedule, transition))(keys[1])
+    inverse = from_log_weights(-back.log_weight)
+    return Sandwich(
+        from_log_weights(forward.log_weight),
+        inverse._replace(log_evidence=-inverse.log_evidence),
+        forward.acceptance.mean(0),
+        back.acceptance.mean(0),
+    )
+
+
+class Bidirectional(NamedTuple):
+    """`sandwich` on simulated data, and its summary over the N points, in nats."""
+
+    x: Array  # simulated, [N, ...]
+    sandwich: Sandwich  # leaves [N, ...]
+    lower: Scalar  # mean over the points
+    lower_error: Scalar  # its standard error, over points
+    upper: Scalar
+    upper_error: Scalar
+    gap: Scalar  # mean of upper - lower: bounds the mean error of `annealed` on such data
+    gap_error: Scalar
+
+
+def bidirectional(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide | None,
+    theta: Params,
+    phi: Params,
+    num_points: int,
+    num_chains: int,
+    *,
+    temperatures: ArrayLike,
+    transition: annealing.Transition | None = None,
+    num_pilot: int = 8,
+    adaptive: bool = False,
+    chunk_size: int = CHUNK_SIZE // 2,
+) -> Bidirectional:
+    """Bidirectional Monte Carlo: how far `annealed` is from log p(x), on data of the model itself.
+
+    Draws N pairs z ~ p(z), x ~ p(x | z), of which z is an exact draw of p(z | x), and sandwiches
+    log p(x) of each. What `annealed` with the same settings misses on real data cannot be seen
+    there; that the gap is small here certifies the procedure, as far as real data resemble the
+    model's. From q(z | x; phi), or with guide=None from the prior. Points run together as in
+    `evaluate_annealed`.
+
+    Raises ValueError if the bounds come out the wrong way round by more than 4 standard errors (the
+    prior and the likelihood then do not draw what they price), and as `sandwich`.
+
+    Source: Grosse, Ancha and Roy (2016).
+    """
+    num_points = checks.integer(num_points, "num_points", 2)
+    num_chains = checks.integer(num_chains, "num_chains", 1)
+    temperatures = check_temperatures(temperatures)
+    transition = annealing.hmc() if transition is None else transition
+    together = max(checks.integer(chunk_size, "chunk_size", 1) // (2 * num_chains), 1)
+    x, found = _bidirectional(
+        *(checks.key(key), theta, () if guide is None else phi, temperatures),
+        *(model, guide, num_points, num_chains, transition, num_pilot, adaptive),
+        min(together, num_points),
+    )
+    lower, lower_error = _mean(found.lower.log_evidence)
+    upper, upper_error = _mean(found.upper.log_evidence)
+    gap, gap_error = _mean(found.gap)
+    _check_order(gap, gap_error)
+    return Bidirectional(x, found, lower, lower_error, upper, upper_error, gap, gap_error)
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9, 10, 11))
+def _bidirectional(
+    key: Key[Array, ""],
+    theta: Params,
+    phi: Params,
+    temperatures: Float[Array, " T1"],
+    model: Model,
+    guide: Guide | None,
+    num_points: int,
+    num_chains: int,
+    transition: annealing.Transition,
+    num_pilot: int,
+    adaptive: bool,
+    together: int,
+) -> tuple[Array, Sandwich]:
+    def one(index: Array) -> tuple[Array, Sandwich]:
+        key_z, key_x, key_chains = jax.random.split(jax.random.fold_in(key, index), 3)
+        z = model.prior(theta).sample(seed=key_z)
+        x = model.likelihood(theta, z).sample(seed=key_x)
+        q = model.prior(theta) if guide is None else guide.posterior(phi, x)
+        return x, sandwich(
+            key_chains, log_joint(model, theta, x), q, z, num_chains,
+            temperatures=temperatures, transition=transition, num_pilot=num_pilot,
+            adaptive=adaptive,
+        )  # fmt: skip
+
+    batch_size = together if together > 1 else None
+    return jax.lax.map(one, jnp.arange(num_points), batch_size=batch_size)
+
+
+def _mean(values: Float[Array, " N"]) -> tuple[Scalar, Scalar]:
+    found = moments(values)
+    return found.mean, jnp.sqrt(found.variance / values.shape[0])
+
+
+def _check_order(gap: Scalar, error: Scalar) -> None:
+    """Refuse bounds that have crossed beyond chance."""
+    if gap < -CROSSED * error:
+        raise ValueError(
+            f"model: expected E[upper] >= E[lower], got a mean gap of {gap:.3f} +- {error:.3f} "
+            "nats; draws of the prior or the likelihood do not follow their log_prob"
+        )
+
+
+def _check_draw(z: Latent, draws: Latent) -> None:
+    """Refuse a posterior draw of another structure or shape than q's draws [C, ...]."""
+    expected = jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), draws)
+    got = jax.tree.map(lambda leaf: tuple(jnp.shape(leaf)), z)
+    if expected != got:
+        raise ValueError(
+            f"z: expected one draw of the posterior with shapes as q draws them, {expected}, "
+            f"got {got}"
+        )

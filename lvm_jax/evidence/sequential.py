@@ -1,0 +1,142 @@
+"""log p(x) by sequential Monte Carlo: annealed particles that are resampled on the way."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import logsumexp
+
+from lvm_jax import annealing, checks, weights
+from lvm_jax.annealing.path import Path, make_path
+from lvm_jax.evidence.annealed import make_schedule
+from lvm_jax.evidence.importance import from_log_weights
+from lvm_jax.evidence.result import Evidence
+from lvm_jax.typing import Array, ArrayLike, Bool, Distribution, Float, Key, Latent, Scalar
+from lvm_jax.weights import LogJoint
+
+RESAMPLING = ("systematic", "stratified", "multinomial")
+
+Resample = Callable[[Key[Array, ""], Array, int], Array]
+
+
+class Sequential(NamedTuple):
+    """The evidence of R independent runs of S particles, and how they travelled."""
+
+    evidence: Evidence  # num_samples is the number of runs, each one weight
+    log_evidences: Float[Array, " R"]
+    z: Latent  # the particles at the end, leaves [R, S, ...]
+    log_weights: Float[Array, "R S"]  # of the particles, normalised in each run
+    ess: Float[Array, "R T"]  # of the particles before resampling
+    resampled: Bool[Array, "R T"]
+    acceptance: Float[Array, " T"]
+    schedule: annealing.Schedule
+
+
+class _Cloud(NamedTuple):
+    z: Latent
+    log_w: Float[Array, " S"]  # normalised
+    log_evidence: Scalar
+
+
+def sequential(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    num_particles: int,
+    *,
+    num_runs: int = 8,
+    temperatures: ArrayLike | None = None,
+    transition: annealing.Transition | None = None,
+    num_pilot: int = 8,
+    adaptive: bool = False,
+    schedule: annealing.Schedule | None = None,
+    threshold: float = 0.5,
+    resampling: str = "systematic",
+) -> Sequential:
+    """log p(x) by R runs of S annealed particles with resampling, of ONE data point, in nats.
+
+        Z_r = prod_t sum_s W_s^{t-1} (p(x, z_s) / q(z_s))^(beta_t - beta_{t-1}),   (1/R) sum_r Z_r
+
+    with W the normalised weights, equal again after a resampling. Particles are resampled where
+    their effective sample size falls below `threshold` S (0: never, which is `annealed`; 1:
+    always). Each Z_r is unbiased for p(x) (Del Moral 2004); their spread gives the standard error,
+    which one run cannot. Schedules, moves and the pilot are those of `annealed`. Resampling by
+    blackjax: systematic, stratified or multinomial.
+
+    Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
+    resampling, and as `annealed`.
+
+    Source: Del Moral, Doucet and Jasra (2006).
+    """
+    checks.integer(num_particles, "num_particles", 1)
+    checks.integer(num_runs, "num_runs", 1)
+    if not 0 <= checks.number(threshold, "threshold") <= 1:
+        raise ValueError(f"threshold: expected a share in [0, 1], got {threshold}")
+    checks.choice(resampling, "resampling", RESAMPLING)
+    transition = annealing.hmc() if transition is None else transition
+    key_pilot, key_start, key_runs = jax.random.split(checks.key(key), 3)
+    z = weights.draw(key_start, q, num_runs * num_particles)
+    path = make_path(log_joint, q, z, transition.continuous)
+    schedule = make_schedule(
+        key_pilot, path, q, z, schedule, temperatures, transition, num_pilot, adaptive
+    )
+    clouds = jax.tree.map(lambda leaf: leaf.reshape(num_runs, num_particles, *leaf.shape[1:]), z)
+
+    def one(key: Key[Array, ""], z: Latent) -> tuple[_Cloud, tuple]:
+        return run(key, path, z, schedule, transition, threshold, _resampler(resampling))
+
+    ends, (ess, resampled, accepted) = jax.vmap(one)(jax.random.split(key_runs, num_runs), clouds)
+    return Sequential(
+        from_log_weights(ends.log_evidence),
+        ends.log_evidence,
+        ends.z,
+        ends.log_w,
+        ess,
+        resampled,
+        accepted.mean(0),
+        schedule,
+    )
+
+
+def run(
+    key: Key[Array, ""],
+    path: Path,
+    z: Latent,
+    schedule: annealing.Schedule,
+    transition: annealing.Transition,
+    threshold: float,
+    resample: Resample,
+) -> tuple[_Cloud, tuple[Array, Array, Array]]:
+    """One run from particles z [S, ...] of q: its end; ESS, resampled?, acceptance, [T] each."""
+    size = jax.tree.leaves(z)[0].shape[0]
+    betas = schedule.temperatures
+
+    def step(cloud: _Cloud, now: tuple) -> tuple[_Cloud, tuple]:
+        index, before, beta, step_size = now
+        key_pick, key_move = jax.random.split(jax.random.fold_in(key, index))
+        total = cloud.log_w + (beta - before) * jax.vmap(path.log_weight)(cloud.z)
+        gain = logsumexp(total)
+        # Where every weight is zero they stay so; normalising would make NaN of them.
+        log_w = total - jnp.where(jnp.isneginf(gain), 0.0, gain)
+        ess = jnp.exp(-logsumexp(2 * log_w))
+        poor = (ess < threshold * size) | (threshold >= 1)
+        rows = jnp.where(poor, resample(key_pick, jnp.exp(log_w), size), jnp.arange(size))
+        z = jax.tree.map(lambda leaf: leaf[rows], cloud.z)
+        log_w = jnp.where(poor & ~jnp.isneginf(gain), -jnp.log(float(size)), log_w)
+        z, accepted = jax.vmap(
+            lambda key, one: transition.move(
+                key, lambda at: path.log_density(beta, at), one, schedule.scale, step_size
+            )
+        )(jax.random.split(key_move, size), z)
+        return _Cloud(z, log_w, cloud.log_evidence + gain), (ess, poor, accepted.mean())
+
+    equal = jnp.full(size, -jnp.log(float(size)), betas.dtype)
+    times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
+    return jax.lax.scan(step, _Cloud(z, equal, jnp.zeros((), betas.dtype)), times)
+
+
+def _resampler(name: str) -> Resample:
+    from blackjax.smc import resampling
+
+    return getattr(resampling, name)

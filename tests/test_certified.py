@@ -1,0 +1,86 @@
+"""Certificates: intervals that hold, the method that answered, the budget that ends it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lvm_jax import annealing, distributions, evidence
+from lvm_jax.guides.base import Guide
+from lvm_jax.models import Model
+
+NUM_POINTS = 48
+
+
+@pytest.fixture(scope="module")
+def case():
+    """z ~ N(0, I_2), x | z ~ N(z, I): a good q for half of the points, one too narrow for the rest."""
+    model = Model(
+        init=lambda key: (),
+        prior=lambda theta: distributions.normal(jnp.zeros(2), jnp.ones(2)),
+        likelihood=lambda theta, z: distributions.normal(z, jnp.ones(2)),
+    )
+
+    def posterior(phi, x):
+        scale = jnp.where(x[0] > 0, 0.75, 0.2)
+        return distributions.normal(0.5 * x, jnp.broadcast_to(scale, 2))
+
+    guide = Guide(lambda key: (), posterior)
+    x = np.random.default_rng(0).normal(size=(NUM_POINTS, 2)).astype(np.float32)
+    x[:, 0] = np.where(np.arange(NUM_POINTS) < NUM_POINTS // 2, 1, -1) * np.abs(x[:, 0])
+    truth = -(x**2).sum(1) / 4 - np.log(4 * np.pi)
+
+    def run(**options):
+        return evidence.certify(
+            jax.random.key(3), model, guide, (), (), x,
+            transition=annealing.random_walk(2), gradients_per_move=3, **options,
+        )  # fmt: skip
+
+    return run, truth, run(tolerance=0.25)
+
+
+def test_every_point_is_answered_by_what_works(case):
+    _, truth, found = case
+    good = np.arange(NUM_POINTS) < NUM_POINTS // 2
+    np.testing.assert_array_equal(found.method[good], np.full(good.sum(), "importance"))
+    assert (found.method[~good] == "annealed").mean() > 0.8  # k-hat sees most of the narrow ones
+    assert found.num_open == 0
+    half = (found.high - found.low) / 2
+    assert (half <= 0.25).all()
+    covered = (found.low <= truth) & (truth <= found.high)
+    assert covered.mean() > 0.95 - 4 * (0.95 * 0.05 / NUM_POINTS) ** 0.5
+    assert np.abs(found.log_evidence - truth).max() < 0.4
+
+
+def test_the_cost_is_that_of_the_rounds(case):
+    _, _, found = case
+    total = 0.0
+    for now in found.rounds:
+        each = now.num_samples
+        if now.method == "annealed":
+            each = (now.num_samples + 8) * now.num_temperatures * 4
+        total += now.num_points * each
+    np.testing.assert_allclose(found.cost.sum(), total)
+    # The pilot's draws decide how many the answer takes, and are not among them.
+    assert found.rounds[0] == evidence.Round("importance", NUM_POINTS, 1_000, 1)
+    assert (found.cost >= 2_000).all()
+
+
+def test_a_budget_leaves_points_open_with_the_interval_they_have(case):
+    run, truth, _ = case
+    found = run(tolerance=0.1, budget=1_500)
+    assert found.num_open == NUM_POINTS
+    np.testing.assert_array_equal(found.cost, np.full(NUM_POINTS, 1_000))
+    good = np.arange(NUM_POINTS) < NUM_POINTS // 2
+    assert (np.abs(found.log_evidence - truth)[good] < 0.1).all()
+    assert (found.k_hat[~good] > 0.5).mean() > 0.8
+
+
+def test_refusals(case):
+    run, *_ = case
+    with pytest.raises(ValueError, match="tolerance: expected a number > 0"):
+        run(tolerance=0.0)
+    with pytest.raises(ValueError, match="budget: expected a number > 0"):
+        run(tolerance=0.1, budget=0.0)
+    with pytest.raises(ValueError, match="level: expected a probability"):
+        run(tolerance=0.1, level=1.0)
