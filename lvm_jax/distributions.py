@@ -7,7 +7,7 @@ Independent over a scalar family, which is safe, or a NamedTuple of plain arrays
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import distrax
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from lvm_jax.bits import Bernoulli
 from lvm_jax.normals import FullRankNormal, LowRankNormal
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
@@ -44,70 +45,6 @@ def categorical(logits: Float[Array, "K L"]) -> Distribution:
 def one_hot(logits: Float[Array, "K L"]) -> Distribution:
     """K independent one-hot rows of L floats: `categorical`, for densities that may relax it."""
     return Independent(distrax.OneHotCategorical(logits=logits, dtype=logits.dtype), 1)
-
-
-class Bernoulli(NamedTuple):
-    """K independent bits, as floats 0.0 and 1.0 so that a density may relax them."""
-
-    logits: Float[Array, " K"]
-
-    def log_prob(self, value: Float[Array, " K"]) -> Scalar:
-        """sum_k z_k l_k - log(1 + exp(l_k)), in nats."""
-        if jnp.shape(value) != self.logits.shape:
-            raise ValueError(
-                f"value: expected shape {self.logits.shape}, as the logits, got "
-                f"{jnp.shape(value)}; map over rows with jax.vmap"
-            )
-        return _log_bits(value, self.logits)
-
-    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        """Bits, [*sample_shape, K]."""
-        shape = (*sample_shape, *self.logits.shape)
-        noise = jax.random.logistic(seed, shape, self.logits.dtype)
-        return (noise + jnp.broadcast_to(self.logits, shape) > 0).astype(noise.dtype)
-
-    def mean(self) -> Float[Array, " K"]:
-        """E[z_k] = sigmoid(l_k)."""
-        return jax.nn.sigmoid(self.logits)
-
-    def entropy(self) -> Scalar:
-        """sum_k log(1 + exp(l_k)) - l_k sigmoid(l_k), in nats."""
-        return -self.log_prob(self.mean())
-
-
-@jax.custom_jvp
-def _log_bits(value: Float[Array, " K"], logits: Float[Array, " K"]) -> Scalar:
-    """sum_k z_k l_k - log(1 + exp(l_k)), in nats, to K / 2 units of roundoff.
-
-    One logarithm serves 16 numbers: the product of 16 factors 1 + exp(-|l|), each in (1, 2]. One
-    pass over the logits makes the products and the sums of z l - max(l, 0). The pixels of an image
-    would otherwise cost as much as the last layer of its decoder.
-    """
-    if logits.shape[0] < 64:
-        return value @ logits - jax.nn.softplus(logits).sum()
-    factors, rest = 1 + jnp.exp(-jnp.abs(logits)), value * logits - jnp.maximum(logits, 0)
-    pad = (0, -logits.shape[0] % 16)
-    rows = jnp.pad(factors, pad, constant_values=1), jnp.pad(rest, pad)
-    products, sums = jax.lax.reduce(
-        tuple(row.reshape(16, -1) for row in rows),
-        tuple(jnp.asarray(v, row.dtype) for v, row in zip((1, 0), rows, strict=True)),
-        lambda left, right: (left[0] * right[0], left[1] + right[1]),
-        (0,),
-    )
-    return (sums - jnp.log(products)).sum()
-
-
-def _log_bits_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    # Most often z is data: its tangent is a symbolic zero, which costs nothing.
-    value, logits = primals
-    slopes = (logits, value - jax.nn.sigmoid(logits))
-    zero = jax.custom_derivatives.SymbolicZero
-    parts = [s @ t for s, t in zip(slopes, tangents, strict=True) if not isinstance(t, zero)]
-    result = _log_bits(value, logits)
-    return result, sum(parts, jnp.zeros_like(result))
-
-
-_log_bits.defjvp(_log_bits_jvp, symbolic_zeros=True)
 
 
 class Table(NamedTuple):
