@@ -19,6 +19,9 @@ lint: .venv/.test
 bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.em
 	.venv/bin/python -m benchmarks.bounds
+	.venv/bin/python -m benchmarks.training
+	.venv/bin/python -m benchmarks.evaluation
+	.venv/bin/python -m benchmarks.startup
 
 clean:
 	rm -rf .venv
