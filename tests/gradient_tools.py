@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 KEY = jax.random.key(3)
 # Compiling is most of these tests' time, and eager differentiation takes longer still.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def gradients_of(estimate, log_joint, guide, num_samples=4):
