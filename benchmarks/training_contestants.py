@@ -1,0 +1,295 @@
+"""Those that train a VAE for `benchmarks.training`: one measurement each, in its own process.
+
+All train 784-200-200-50 tanh networks on the same images, binarised afresh in every step, with the
+same optimiser and batches of rows in a random order. Every figure is for one step.
+"""
+
+import os
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import harness
+from benchmarks.decoder import HIDDEN, LATENT, PIXELS
+from lvm_jax import (
+    bounds,
+    data,
+    gradients,
+    guides,
+    likelihoods,
+    models,
+    networks,
+    priors,
+    training,
+)
+from lvm_jax.training.step import Keys
+
+WIDTHS = (HIDDEN, HIDDEN)
+AGREE = 0.5  # nats; with the same noise only rounding parts the two trajectories
+OPTIMIZER = optax.adam(1e-3, eps=1e-4)
+DECODER = networks.mlp(LATENT, WIDTHS, PIXELS)
+ENCODER = networks.mlp(PIXELS, WIDTHS, 2 * LATENT)
+MODEL = models.deep_latent_gaussian(
+    priors.standard_normal(LATENT), DECODER, likelihoods.bernoulli(PIXELS)
+)
+ESTIMATE = gradients.reparameterized(bounds.iwae)  # made once: a program is known by its functions
+GUIDE = guides.amortized(guides.mean_field(LATENT), ENCODER.init, ENCODER.apply)
+
+
+def images(case: dict[str, Any]) -> np.ndarray:
+    """The first rows of MNIST where LVM_JAX_DATA has it, else as many rows of random bits."""
+    if os.environ.get("LVM_JAX_DATA"):
+        return data.load_images("mnist").train[: case["images"]]
+    rng = np.random.default_rng(case["seed"])
+    return (rng.random((case["images"], PIXELS), np.float32) < 0.13).astype(np.float32)
+
+
+def start(case: dict[str, Any]) -> training.Parameters:
+    """The parameters that all begin with."""
+    key_theta, key_phi = jax.random.split(jax.random.key(case["seed"]))
+    return training.Parameters(MODEL.init(key_theta), GUIDE.init(key_phi))
+
+
+def flops(case: dict[str, Any]) -> float:
+    """Of the matrix products of a step: forward, and backward for weights and inputs."""
+    layers = [(a, b, rows) for rows, sizes in products(case) for a, b in sizes]
+    first = 2 * PIXELS * HIDDEN * case["batch"]  # no gradient goes to the images
+    return 3 * sum(2 * a * b * rows for a, b, rows in layers) - first
+
+
+def products(case: dict[str, Any]) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Rows and layers of the encoder and of the decoder."""
+    encoder = [(PIXELS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2 * LATENT)]
+    decoder = [(LATENT, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, PIXELS)]
+    return [(case["batch"], encoder), (case["batch"] * case["samples"], decoder)]
+
+
+def lvm_jax_and_scan(case: dict[str, Any]) -> dict[str, Any]:
+    """Whole trainings in turn, from rows on the host to a result there: fit, and a loop by hand.
+
+    Raises ValueError where the two do not reach the same bound.
+    """
+    x, parameters, key = images(case), start(case), jax.random.key(case["seed"] + 1)
+    loop = scan(case, x)
+
+    def by_fit() -> float:
+        found = training.fit(
+            key, MODEL, GUIDE, x,
+            estimate=ESTIMATE, num_samples=case["samples"],
+            optimizer=OPTIMIZER, batch_size=case["batch"], num_epochs=case["epochs"],
+            transform=data.BINARIZATIONS["dynamic"].transform, initial=parameters,
+        )  # fmt: skip
+        return float(found.history.bound[-1])
+
+    def by_hand() -> float:
+        return loop(key, parameters)
+
+    reached = {"bound": by_fit(), "scan_bound": by_hand()}
+    if not abs(reached["bound"] - reached["scan_bound"]) < AGREE:
+        raise ValueError(f"bounds: expected the same within {AGREE} nats, got {reached}")
+    ours, theirs = [], []
+    for turn in range(case["repeats"]):
+        pair = [(by_fit, ours), (by_hand, theirs)]
+        for run, times in pair[:: 1 if turn % 2 else -1]:
+            times += harness.seconds(run, 1)
+    steps = case["epochs"] * (len(x) // case["batch"])
+    ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
+    return {
+        "seconds": statistics.median(ours) / steps,
+        "scan_seconds": statistics.median(theirs) / steps,
+        "ratio": statistics.median(ratios),
+        "peak_mb": harness.peak_megabytes(),
+        **reached,
+    }
+
+
+def dense(layers: Any, h: jax.Array) -> jax.Array:
+    """The tanh network of `networks.mlp`, for any number of rows."""
+    for name in ("hidden_0", "hidden_1"):
+        h = jnp.tanh(h @ layers[name]["kernel"] + layers[name]["bias"])
+    return h @ layers["output"]["kernel"] + layers["output"]["bias"]
+
+
+def scan(case: dict[str, Any], x: np.ndarray) -> Callable[[Any, training.Parameters], float]:
+    """By hand, for whole batches, with the random numbers that `fit` would draw."""
+    samples, batch = case["samples"], case["batch"]
+    length = len(x) // batch
+
+    def loss(parameters: training.Parameters, keys: jax.Array, rows: jax.Array) -> jax.Array:
+        theta, phi = parameters
+        key_bits, key_noise = jax.vmap(jax.random.split, out_axes=1)(keys)
+        bits = jax.vmap(jax.random.bernoulli)(key_bits, rows).astype(jnp.float32)
+        loc, log_scale = jnp.split(dense(phi.network, bits), 2, axis=-1)
+        loc, log_scale = loc + phi.offset.loc, log_scale + phi.offset.log_scale
+        noise = jax.vmap(lambda key: jax.random.normal(key, (samples, LATENT)))(key_noise)
+        z = loc[:, None] + jnp.exp(log_scale)[:, None] * noise
+        logits = dense(theta.decoder, z)
+        log_w = (bits[:, None] * logits - jax.nn.softplus(logits)).sum(-1)
+        log_w += 0.5 * (noise**2 - z**2).sum(-1) + log_scale.sum(-1)[:, None]
+        return -(jax.nn.logsumexp(log_w, axis=1) - np.log(samples)).mean()
+
+    @jax.jit
+    def epoch(keys: Keys, number: Any, carry: Any, x: jax.Array) -> Any:
+        order = jax.random.permutation(jax.random.fold_in(keys.order, number), len(x))
+
+        def step(carry: Any, place: jax.Array) -> Any:
+            parameters, state = carry
+            rows = x[jax.lax.dynamic_slice(order, (place * batch,), (batch,))]
+            noise = jax.random.fold_in(keys.noise, number * length + place)
+            found = jax.value_and_grad(loss)(parameters, jax.random.split(noise, batch), rows)
+            updates, state = OPTIMIZER.update(found[1], state, parameters)
+            return (optax.apply_updates(parameters, updates), state), -found[0]
+
+        return jax.lax.scan(step, carry, jnp.arange(length))
+
+    def run(key: jax.Array, parameters: training.Parameters) -> float:
+        keys = Keys(*jax.random.split(key, len(Keys._fields)))
+        carry, rows = (parameters, OPTIMIZER.init(parameters)), jnp.asarray(x)
+        for number in range(case["epochs"]):
+            carry, found = epoch(keys, number, carry, rows)
+        jax.block_until_ready(carry)
+        return float(np.asarray(found).mean())
+
+    return run
+
+
+def numpyro(case: dict[str, Any]) -> dict[str, Any]:
+    """SVI.update in a scan over the batches, as in NumPyro's own VAE; `objective` says which."""
+    import numpyro as npy
+    from numpyro import distributions as dist
+    from numpyro import infer
+
+    x, (theta, phi) = jnp.asarray(images(case)), start(case)
+
+    def model(bits: jax.Array) -> None:
+        layers = npy.param("theta$params", theta.decoder)
+        with npy.plate("N", bits.shape[0]):
+            z = npy.sample("z", dist.Normal(0.0, 1.0).expand([LATENT]).to_event(1))
+            npy.sample("x", dist.Bernoulli(logits=dense(layers, z)).to_event(1), obs=bits)
+
+    def guide(bits: jax.Array) -> None:
+        out = dense(npy.param("phi$params", phi.network), bits)
+        loc, log_scale = jnp.split(out, 2, axis=-1)
+        with npy.plate("N", bits.shape[0]):
+            npy.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
+
+    renyi = case["contestant"] == "numpyro_renyi"
+    make = partial(infer.RenyiELBO, alpha=0.0) if renyi else infer.Trace_ELBO
+    svi = infer.SVI(model, guide, OPTIMIZER, make(num_particles=case["samples"]))
+    state = svi.init(jax.random.key(case["seed"] + 1), x[: case["batch"]])
+
+    def step(state: Any, key: jax.Array, rows: jax.Array) -> tuple[Any, jax.Array]:
+        return svi.update(state, jax.random.bernoulli(key, rows).astype(jnp.float32))
+
+    return on_device(case, step, state, x)
+
+
+def on_device(case: dict[str, Any], step: Any, state: Any, x: jax.Array) -> dict[str, Any]:
+    """Seconds of a step(state, key, rows) in a scan over an epoch's first batches."""
+    batch = case["batch"]
+
+    @jax.jit
+    def epoch(key: jax.Array, state: Any, x: jax.Array) -> Any:
+        order = jax.random.permutation(key, len(x))
+
+        def one(state: Any, place: jax.Array) -> Any:
+            rows = x[jax.lax.dynamic_slice(order, (place * batch,), (batch,))]
+            return step(state, jax.random.fold_in(key, place), rows)
+
+        return jax.lax.scan(one, state, jnp.arange(case["steps"]))
+
+    key = jax.random.key(case["seed"] + 2)
+    found = harness.timed(lambda: jax.block_until_ready(epoch(key, state, x)), case["repeats"])
+    return {**found, "seconds": found["seconds"] / case["steps"]}
+
+
+def flax(case: dict[str, Any]) -> dict[str, Any]:
+    """A jitted step on a TrainState, a batch at a time from the host, as in flax's VAE example."""
+    from flax import linen as nn
+    from flax.training.train_state import TrainState
+
+    class VAE(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array, key: jax.Array) -> Any:
+            for width in WIDTHS:
+                x = nn.tanh(nn.Dense(width)(x))
+            mean, log_variance = nn.Dense(LATENT)(x), nn.Dense(LATENT)(x)
+            h = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+            for width in WIDTHS:
+                h = nn.tanh(nn.Dense(width)(h))
+            return nn.Dense(PIXELS)(h), mean, log_variance
+
+    @jax.jit
+    def train(state: Any, rows: jax.Array, key: jax.Array) -> Any:
+        key_bits, key_z = jax.random.split(key)
+        bits = jax.random.bernoulli(key_bits, rows).astype(jnp.float32)
+
+        def loss(params: Any) -> jax.Array:
+            logits, mean, log_variance = state.apply_fn({"params": params}, bits, key_z)
+            log_on = nn.log_sigmoid(logits)
+            entropy = -(bits * log_on + (1 - bits) * jnp.log(-jnp.expm1(log_on))).sum(-1)
+            kl = -0.5 * (1 + log_variance - mean**2 - jnp.exp(log_variance)).sum(-1)
+            return (entropy + kl).mean()
+
+        return state.apply_gradients(grads=jax.grad(loss)(state.params))
+
+    x, vae, batch = images(case), VAE(), case["batch"]
+    key = jax.random.key(case["seed"])
+    params = vae.init(key, jnp.zeros((batch, PIXELS)), key)["params"]
+    first = TrainState.create(apply_fn=vae.apply, params=params, tx=OPTIMIZER)
+
+    def run() -> None:
+        state, rng = first, jax.random.key(case["seed"] + 1)
+        order = np.random.default_rng(case["seed"]).permutation(len(x))
+        for place in range(case["steps"]):
+            rng, key = jax.random.split(rng)
+            rows = x[order[place * batch : (place + 1) * batch]]
+            state = train(state, rows, key)
+        jax.block_until_ready(state)
+
+    found = harness.timed(run, case["repeats"])
+    return {**found, "seconds": found["seconds"] / case["steps"]}
+
+
+def product(case: dict[str, Any]) -> dict[str, Any]:
+    """The matrix products of a step alone, each weight rewritten by its own, in one loop."""
+    shapes = products(case)
+    weights = [[jnp.full(size, 1e-2) for size in sizes] for _, sizes in shapes]
+    inputs = [jnp.ones((rows, sizes[0][0])) for rows, sizes in shapes]
+
+    def network(weights: Any, h: jax.Array, to_input: bool) -> Any:
+        seen = [h]
+        for weight in weights:
+            seen.append(seen[-1] @ weight)
+        slope, moved = seen.pop(), []
+        for place, weight in reversed(list(enumerate(weights))):
+            moved.append(weight - 1e-30 * (seen[place].T @ slope))
+            if place or to_input:
+                slope = slope @ weight.T
+        return moved[::-1], 1e-30 * slope if to_input else 0.0
+
+    def step(_: int, carry: Any) -> Any:
+        (encoder, decoder), z = carry
+        encoder, _ = network(encoder, inputs[0], False)
+        decoder, change = network(decoder, z, True)
+        return [encoder, decoder], z + change
+
+    loop = jax.jit(lambda carry: jax.lax.fori_loop(0, case["steps"], step, carry))
+    run = lambda: jax.block_until_ready(loop((weights, inputs[1])))  # noqa: E731
+    found = harness.timed(run, case["repeats"])
+    return {**found, "seconds": found["seconds"] / case["steps"]}
+
+
+JOBS = {
+    "lvm_jax": lvm_jax_and_scan,
+    "numpyro_elbo": numpyro,
+    "numpyro_renyi": numpyro,
+    "flax": flax,
+    "product": product,
+}
