@@ -1,6 +1,8 @@
-"""What starting costs: importing lvm_jax beside jax and flax, and the command line's --help.
+"""How long one waits for an import, and for the command line's help.
 
-Every figure is the wall time of a whole process, interpreter included; they take turns.
+Each measurement is a fresh interpreter from its start to its end, and an empty one is taken off
+for an import. Files are in the disk's cache, for a first round is thrown away. For the help it is
+also asked whether jax was imported.
 """
 
 import argparse
@@ -12,52 +14,75 @@ from typing import Any
 
 from benchmarks import harness
 
-ROOMS = (
-    "annealing, bounds, data, decomposition, diagnostics, em, evidence, flows, gradients, guides, "
-    "likelihoods, models, networks, parallel, priors, training, weights"
+IMPORTS = (
+    "jax, flax",
+    "jax, flax.nnx, optax, distrax",
+    "lvm_jax",
+    "lvm_jax.em",
+    "lvm_jax.networks",
+    "lvm_jax.gradients",
+    "lvm_jax.evidence",
+    "lvm_jax.training",
+    "jax, sklearn.mixture",
+    "lvm_jax.sklearn",
 )
-COMMANDS = {
-    "python -c pass": ("-c", "pass"),
-    "import jax, flax.nnx": ("-c", "import jax, flax.nnx"),
-    "import jax, flax.nnx, optax, distrax": ("-c", "import jax, flax.nnx, optax, distrax"),
-    "import lvm_jax": ("-c", "import lvm_jax"),
-    "from lvm_jax import (every room)": ("-c", f"from lvm_jax import {ROOMS}"),
-    "python -m experiments --help": ("-m", "experiments", "--help"),
-    "python -m experiments gmm_em --help": ("-m", "experiments", "gmm_em", "--help"),
-    "python -m experiments vae --help": ("-m", "experiments", "vae", "--help"),
-}
+HELPS = ("experiments --help", "experiments gmm_em --help")
+
+
+def wait(command: list[str]) -> tuple[float, str]:
+    """Seconds of a command in a fresh process, and what it said on its error stream.
+
+    Raises subprocess.CalledProcessError where it fails.
+    """
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    return time.perf_counter() - began, done.stderr
+
+
+def imports_jax(command: list[str]) -> bool:
+    """Does the command import jax? By the interpreter's own account."""
+    report = wait(["-X", "importtime", *command])[1]
+    return any(line.rpartition("|")[2].strip() == "jax" for line in report.splitlines())
+
+
+def child(case: dict[str, Any]) -> dict[str, Any]:
+    """No measurement has a child of this module: its imports would count."""
+    raise ValueError(f"child: expected none, got {case}")
 
 
 def main() -> None:
-    """Measure everything, print the table, write the JSON."""
+    """Measure everything, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
-    options = harness.read_options(parser, lambda case: {}, rounds=5)
-    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(options.rounds + 1):
-        for name, arguments in COMMANDS.items():
-            began = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-            times[name].append(time.perf_counter() - began)
-    # The first turn also fills the disk's cache and writes byte code.
-    median = {name: statistics.median(values[1:]) for name, values in times.items()}
-    floor = median["import jax, flax.nnx"]
-    rows = [[name, f"{seconds:.2f}", f"{seconds / floor:.2f}"] for name, seconds in median.items()]
-    print(harness.markdown(("process", "seconds", "of jax and flax"), rows))
-    results: dict[str, Any] = {"seconds": median, "rounds": times, "jax_imported": imported()}
-    for name, value in results["jax_imported"].items():
-        print(f"{name}: {'imports jax' if value else 'does not import jax'}")
+    options = harness.read_options(parser, child, rounds=7)
+    commands = {"": ["-c", ""]}
+    commands |= {f"import {names}": ["-c", f"import {names}"] for names in IMPORTS}
+    commands |= {f"python -m {words}": ["-m", *words.split()] for words in HELPS}
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for index in range(options.rounds + 1):
+        for name, command in commands.items():
+            seconds, _ = wait(command)
+            if index:
+                times[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    jax = {name: imports_jax(command) for name, command in commands.items()}
+    show(medians, jax)
+    results = {"seconds": times, "imports_jax": jax}
     print(f"\nwritten: {harness.save('startup', options.out, options.seed, results)}")
 
 
-def imported() -> dict[str, bool]:
-    """Does each --help import jax?"""
-    found = {}
-    for name, arguments in COMMANDS.items():
-        if arguments[-1] == "--help":
-            command = [sys.executable, "-X", "importtime", *arguments]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-            found[name] = any(line.split("|")[-1].strip() == "jax" for line in said.splitlines())
-    return found
+def show(medians: dict[str, float], jax: dict[str, bool]) -> None:
+    """The tables of imports and of help."""
+    empty = medians[""]
+    both = medians[f"import {IMPORTS[0]}"] - empty
+    rows = []
+    for names in IMPORTS:
+        seconds = medians[f"import {names}"] - empty
+        rows.append([f"import {names}", f"{seconds:.2f}", f"{seconds / both:.2f}x"])
+    print(harness.markdown(("", "seconds", "of jax and flax"), rows))
+    helps = [f"python -m {words}" for words in HELPS]
+    rows = [[name, f"{medians[name]:.2f}", "yes" if jax[name] else "no"] for name in helps]
+    print("\n" + harness.markdown(("", "seconds", "imports jax"), rows))
+    print(f"\nan empty interpreter: {empty:.3f} s")
 
 
 if __name__ == "__main__":
