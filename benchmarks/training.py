@@ -2,11 +2,11 @@
 
 784-200-200-50 tanh networks with Bernoulli pixels, k draws of z for each image, Adam, batches of
 dynamically binarised images in the order of an epoch's permutation. lvm_jax's `training.fit` and a
-plain `lax.scan` loop take turns in ONE process, draw the same random numbers, and must reach the
-same bound; both are timed as whole trainings, from rows on the host to a result there, after a
-first run that compiles. NumPyro's Trace_ELBO and RenyiELBO with k particles run in a scan over the
-batches on the device; flax's example makes a call for every batch from the host, and has k = 1
-only. The floor is the matrix products of a step, forward and backward.
+plain `lax.scan` loop take turns in ONE process, draw the same random numbers, and must have the
+same bound after 20 steps. Both are timed as whole trainings, from rows on the host to a result
+there, after a first run that compiles. NumPyro's Trace_ELBO and RenyiELBO with k particles run in a
+scan over the batches on the device; flax's example makes a call for every batch from the host, and
+has k = 1 only. The floor is the matrix products of a step, forward and backward.
 """
 
 import argparse
