@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax import checks, weights
-from lvm_jax.annealing.path import check_temperatures, make_path
+from lvm_jax.annealing.path import Path, check_temperatures, make_path
 from lvm_jax.annealing.transitions import Transition
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
@@ -92,11 +92,30 @@ def tune(
     """
     temperatures = check_temperatures(temperatures)
     num_chains = checks.integer(num_chains, "num_chains", 2)
-    key_scale, key_start, key_warm, key_move = jax.random.split(checks.key(key), 4)
+    key_scale, key_start, key_moves = jax.random.split(checks.key(key), 3)
     scale = spread(key_scale, q)
     z = weights.draw(key_start, q, num_chains)
     path = make_path(log_joint, q, z, transition.continuous)
     temperatures = temperatures.astype(path.dtype(z))
+    steps, accepted, deviation = _pilot(key_moves, path, z, temperatures, transition, scale)
+    if adaptive:
+        placed = _place(temperatures, deviation)
+        steps = jnp.exp(jnp.interp(placed[1:], temperatures[1:], jnp.log(steps)))
+        temperatures = placed
+    return Tuned(Schedule(temperatures, steps, scale), accepted, deviation)
+
+
+def _pilot(
+    key: Key[Array, ""],
+    path: Path,
+    z: Latent,
+    temperatures: Float[Array, " T1"],
+    transition: Transition,
+    scale: Latent,
+) -> tuple[Array, Array, Array]:
+    """Step size, acceptance and deviation at every temperature, [T] each, of chains z [C, ...]."""
+    key_warm, key_moves = jax.random.split(key)
+    num_chains = jax.tree.leaves(z)[0].shape[0]
 
     def move(state: _State, key: Key[Array, ""], beta: Scalar) -> tuple[_State, Scalar]:
         step_size = jnp.exp(state.log_step)
@@ -111,10 +130,10 @@ def tune(
     def step(state: _State, now: tuple[Array, Array, Array]) -> tuple[_State, tuple]:
         index, before, beta = now
         log_w = jax.vmap(path.log_weight)(state.z)
-        seen = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
+        step_size, deviation = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
         state = state._replace(log_w=state.log_w + (beta - before) * log_w)
-        state, accepted = move(state, jax.random.fold_in(key_move, index), beta)
-        return state, (*seen, accepted)
+        state, accepted = move(state, jax.random.fold_in(key_moves, index), beta)
+        return state, (step_size, accepted, deviation)
 
     first = jnp.log(jnp.asarray(transition.step_size, temperatures.dtype))
     start = _State(z, jnp.zeros(num_chains, temperatures.dtype), first)
@@ -122,12 +141,7 @@ def tune(
     warm = jax.random.split(key_warm, NUM_WARM)
     start, _ = jax.lax.scan(lambda state, key: move(state, key, temperatures[0]), start, warm)
     times = (jnp.arange(temperatures.shape[0] - 1), temperatures[:-1], temperatures[1:])
-    _, (steps, deviation, accepted) = jax.lax.scan(step, start, times)
-    if adaptive:
-        placed = _place(temperatures, deviation)
-        steps = jnp.exp(jnp.interp(placed[1:], temperatures[1:], jnp.log(steps)))
-        temperatures = placed
-    return Tuned(Schedule(temperatures, steps, scale), accepted, deviation)
+    return jax.lax.scan(step, start, times)[1]
 
 
 def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
