@@ -21,3 +21,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def x64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """Let a file's compiled programs go when it ends: kept, they make 5 GB of a worker."""
+    yield
+    jax.clear_caches()
