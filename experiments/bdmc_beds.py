@@ -78,11 +78,16 @@ def load(config: "Config", key: jax.Array) -> tuple[Model, Guide, Params, Params
     return made.model, made.guide, fit.theta, fit.phi, digits.test[rows]
 
 
-def transition(config: "Config") -> annealing.Transition:
-    """The move by its name."""
-    if config.transition == "hmc":
-        return annealing.hmc(config.num_leapfrogs)
-    return annealing.mala() if config.transition == "mala" else annealing.random_walk(5)
+def plan(config: "Config", num_temperatures: int) -> annealing.Plan:
+    """So many temperatures, placed by pilot chains, and the move by its name."""
+    moves = {
+        "hmc": lambda: annealing.hmc(config.num_leapfrogs),
+        "mala": annealing.mala,
+        "random_walk": lambda: annealing.random_walk(5),
+    }
+    return annealing.plan(
+        annealing.sigmoid(num_temperatures), moves[config.transition](), adaptive=True
+    )
 
 
 def measure(bed: Bed, number: int, config: "Config") -> "Found":
@@ -93,7 +98,7 @@ def measure(bed: Bed, number: int, config: "Config") -> "Found":
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     bounds = evidence.bidirectional(
         key, bed.model, bed.guide, bed.theta, bed.phi, config.num_points, config.num_chains,
-        temperatures=annealing.sigmoid(number), transition=transition(config), adaptive=True,
+        plan(config, number),
     )  # fmt: skip
     bounds = jax.device_get(bounds)
     seconds = time.perf_counter() - start
@@ -113,8 +118,7 @@ def held_out(bed: Bed, config: "Config") -> "Held":
     key_annealed, key_importance = jax.random.split(key)
     annealed = evidence.evaluate_annealed(
         key_annealed, bed.model, bed.guide, bed.theta, bed.phi, bed.images, config.num_chains,
-        temperatures=annealing.sigmoid(config.num_temperatures[-1]),
-        transition=transition(config), adaptive=True,
+        plan(config, config.num_temperatures[-1]),
     ).evidence  # fmt: skip
     guide = bed.guide or Guide(lambda key: (), lambda phi, x: bed.model.prior(bed.theta))
     plain = evidence.evaluate(

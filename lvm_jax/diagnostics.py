@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.nn import logsumexp
 
 from lvm_jax import checks, distributions
+from lvm_jax.batching import batch_size, for_each
 from lvm_jax.chain import Chain
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -199,8 +200,8 @@ def _posterior_means(
         q = guide.posterior(phi, point[1])
         return _mean(jax.random.fold_in(key, point[0]), q, num_samples)
 
-    together = min(max(CHUNK_SIZE // num_samples, 1), x.shape[0])
-    return jax.lax.map(one, (jnp.arange(x.shape[0]), x), batch_size=together)
+    together = batch_size(CHUNK_SIZE, num_samples, x.shape[0])
+    return for_each(one, (jnp.arange(x.shape[0]), x), together)
 
 
 def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:

@@ -41,10 +41,11 @@ def found():
 
         def both(key, move):
             forward_key, z_key, back_key = jax.random.split(key, 3)
-            forward = evidence.annealed(
-                forward_key, joint, q, CHAINS, temperatures=annealing.sigmoid(8),
-                transition=move, num_pilot=20 if move.continuous else 0, adaptive=move.continuous,
+            plan = annealing.plan(
+                annealing.sigmoid(8), move,
+                num_pilot=20 if move.continuous else 0, adaptive=move.continuous,
             )  # fmt: skip
+            forward = evidence.annealed(forward_key, joint, q, CHAINS, plan)
             z = posterior.sample(seed=z_key, sample_shape=(CHAINS,))
             back = jax.vmap(
                 lambda key, z: annealing.reverse(
@@ -124,11 +125,8 @@ def test_moves_leave_the_posterior_invariant(found, move):
 def test_exact_at_the_posterior():
     bed = BEDS["linear_gaussian"]()
     joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
-    run = quick_jit(
-        lambda key: evidence.annealed(
-            key, joint, q, 30, temperatures=annealing.linear(3), num_pilot=0
-        )
-    )
+    plan = annealing.plan(annealing.linear(3), num_pilot=0)
+    run = quick_jit(lambda key: evidence.annealed(key, joint, q, 30, plan))
     result = run(jax.random.key(0))
     truth = bed.log_evidence(bed.theta, bed.x)
     np.testing.assert_allclose(result.log_weights, np.full(30, truth), rtol=3e-6)
@@ -172,7 +170,7 @@ def test_weights_of_zero_are_counted():
         return NORMAL.log_prob(z) + jnp.where(z[0] > 0, 0.0, -jnp.inf)
 
     result = quick_jit(
-        lambda key: evidence.annealed(key, half, NORMAL, 900, temperatures=annealing.linear(3))
+        lambda key: evidence.annealed(key, half, NORMAL, 900, annealing.plan(annealing.linear(3)))
     )(jax.random.key(0))
     zero = int(result.evidence.num_negative_infinite)
     assert abs(zero - 450) < 5 * 15
@@ -182,12 +180,10 @@ def test_weights_of_zero_are_counted():
 
 def test_a_step_size_that_rejects_everything_shows():
     huge = annealing.hmc(2)._replace(step_size=1e4)
+    plan = annealing.plan(annealing.linear(3), huge, num_pilot=0)
     result = quick_jit(
-        lambda key: evidence.annealed(
-            key, lambda z: NORMAL.log_prob(z - 1), NORMAL, 50,
-            temperatures=annealing.linear(3), transition=huge, num_pilot=0,
-        )
-    )(jax.random.key(0))  # fmt: skip
+        lambda key: evidence.annealed(key, lambda z: NORMAL.log_prob(z - 1), NORMAL, 50, plan)
+    )(jax.random.key(0))
     np.testing.assert_array_equal(result.acceptance, np.zeros(3))
 
 
@@ -240,15 +236,11 @@ def test_every_point_of_a_data_set():
 
     model = Model(lambda key: jnp.zeros(2), lambda theta: NORMAL, likelihood)
     x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
-    options = {
-        "temperatures": annealing.linear(3),
-        "transition": annealing.random_walk(1),
-        "num_pilot": 0,
-    }
+    plan = annealing.plan(annealing.linear(3), annealing.random_walk(1), num_pilot=0)
 
     def run(seed, x, theta):
         key = jax.random.key(seed)
-        return evidence.evaluate_annealed(key, model, None, theta, None, x, 40, **options)
+        return evidence.evaluate_annealed(key, model, None, theta, None, x, 40, plan)
 
     theta = jnp.array([0.3, -0.2])
     result = run(0, x, theta)
@@ -263,52 +255,6 @@ def test_every_point_of_a_data_set():
     assert other.evidence.log_evidence[2] == result.evidence.log_evidence[2]
     with pytest.raises(ValueError, match="x: expected shape"):
         run(0, x[:, :1], theta)
-
-
-@pytest.mark.parametrize(
-    "temperatures, message",
-    [
-        ([0.0], "expected \\[T \\+ 1\\] numbers"),
-        ([0.0, 0.5, 0.5, 1.0], "rise at every step, got 0.5 before 0.5 at index 1"),
-        ([0.1, 1.0], "start at 0 and end at 1, got 0.1 and 1.0"),
-        ([0.0, np.nan, 1.0], "start at 0 and end at 1"),
-    ],
-)
-def test_refused_temperatures(temperatures, message):
-    with pytest.raises(ValueError, match=message):
-        evidence.annealed(
-            jax.random.key(0), NORMAL.log_prob, NORMAL, 3, temperatures=np.array(temperatures)
-        )
-
-
-def test_refusals():
-    bed = BEDS["bits"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
-    options = {"temperatures": annealing.linear(3)}
-    with pytest.raises(TypeError, match=r"expected annealing\.gibbs or annealing\.flip"):
-        evidence.annealed(jax.random.key(0), joint, q, 3, **options)
-    with pytest.raises(ValueError, match="num_chains: expected an integer >= 1, got 0"):
-        evidence.annealed(jax.random.key(0), NORMAL.log_prob, NORMAL, 0, **options)
-    with pytest.raises(ValueError, match="num_pilot: expected at least 2"):
-        evidence.annealed(
-            jax.random.key(0), NORMAL.log_prob, NORMAL, 3, num_pilot=0, adaptive=True, **options
-        )
-    with pytest.raises(ValueError, match="num_temperatures: expected an integer >= 1, got 0"):
-        annealing.linear(0)
-    with pytest.raises(ValueError, match="refreshment: expected a share in"):
-        annealing.unadjusted_log_weights(
-            jax.random.key(0), NORMAL.log_prob, NORMAL, 3, step_size=0.1, refreshment=1.5, **options
-        )
-    for bad in (lambda: annealing.hmc(0), lambda: annealing.gibbs(1), lambda: annealing.flip(2, 0)):
-        with pytest.raises(ValueError, match="expected an integer"):
-            bad()
-    with pytest.raises(ValueError, match="jitter"):
-        annealing.hmc(3, 1.0)
-
-
-def test_equal_options_are_one_object():
-    assert annealing.hmc(7) is annealing.hmc(7)
-    assert annealing.gibbs(4, 2) is annealing.gibbs(4, 2)
 
 
 def test_a_latent_of_several_parts():
@@ -328,7 +274,7 @@ def test_a_latent_of_several_parts():
     def run(key):
         return [
             evidence.annealed(
-                key, joint, Pair(), 2_000, temperatures=annealing.linear(4), transition=move
+                key, joint, Pair(), 2_000, annealing.plan(annealing.linear(4), move)
             ).evidence
             for move in (annealing.hmc(2), annealing.random_walk(2))
         ]

@@ -45,13 +45,15 @@ MOVES = {
     "bits": annealing.gibbs(2, 2),
     "one_hot": annealing.flip(3, 2, True),
 }
-PATH = {"temperatures": annealing.linear(8), "num_pilot": 0}
+PLANS = {
+    name: annealing.plan(annealing.linear(8), move, num_pilot=0) for name, move in MOVES.items()
+}
 
 
 def sequential(key, bed, joint):
-    move = MOVES[bed.name]
+    plan = PLANS[bed.name]
     return evidence.sequential(
-        key, joint, bed.guide(bed.phi), 10, num_runs=50, transition=move, threshold=0.9, **PATH
+        key, joint, bed.guide(bed.phi), 10, plan, num_runs=50, threshold=0.9
     ).evidence
 
 
@@ -59,8 +61,7 @@ def sandwich(key, bed, joint):
     """Chains both ways, those back from a posterior draw of their own."""
     key_z, key_chain = jax.random.split(key)
     z = bed.posterior(bed.theta, bed.x).sample(seed=key_z)
-    q, move = bed.guide(bed.phi), MOVES[bed.name]
-    return evidence.sandwich(key_chain, joint, q, z, 30, transition=move, **PATH)
+    return evidence.sandwich(key_chain, joint, bed.guide(bed.phi), z, 30, PLANS[bed.name])
 
 
 # Each answers with a log_evidence, unbiased for "p", "log p" or "1 / p", from so many weights.

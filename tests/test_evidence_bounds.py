@@ -13,8 +13,8 @@ from lvm_jax.models import Model
 from lvm_jax.weights import log_weights
 
 NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
-PATH = {"temperatures": annealing.sigmoid(6), "num_pilot": 0}
 WALK = annealing.random_walk(2)
+PLAN = annealing.plan(annealing.sigmoid(6), WALK, num_pilot=0)
 
 
 def toy(likelihood_scale=1.0):
@@ -40,7 +40,7 @@ def bidirectional():
     def run(seed, temperatures):
         return evidence.bidirectional(
             jax.random.key(seed), MODEL, None, (), None, 300, 5,
-            temperatures=temperatures, transition=WALK, num_pilot=0,
+            annealing.plan(temperatures, WALK, num_pilot=0),
         )  # fmt: skip
 
     MODEL = toy()
@@ -81,7 +81,7 @@ def test_bounds_that_cross_are_refused():
     with pytest.raises(ValueError, match="do not follow their log_prob"):
         evidence.bidirectional(
             jax.random.key(0), toy(3.0), None, (), None, 60, 40,
-            temperatures=annealing.linear(1), transition=still, num_pilot=0,
+            annealing.plan(annealing.linear(1), still, num_pilot=0),
         )  # fmt: skip
 
 
@@ -92,11 +92,9 @@ def test_sequential_without_resampling_is_annealed():
 
     @quick_jit
     def run(key):
-        one = evidence.sequential(key, joint, q, 1, num_runs=400, transition=WALK, **PATH)
-        many = evidence.sequential(key, joint, q, 16, num_runs=400, transition=WALK, **PATH)
-        always = evidence.sequential(
-            key, joint, q, 16, num_runs=3, transition=WALK, threshold=1.0, **PATH
-        )
+        one = evidence.sequential(key, joint, q, 1, PLAN, num_runs=400)
+        many = evidence.sequential(key, joint, q, 16, PLAN, num_runs=400)
+        always = evidence.sequential(key, joint, q, 16, PLAN, num_runs=3, threshold=1.0)
         return one, many, always
 
     one, many, always = run(jax.random.key(0))
@@ -194,11 +192,9 @@ def test_refusals():
         ({"num_particles": 3, "resampling": "systematc"}, "did you mean 'systematic'"),
     ):
         with pytest.raises(ValueError, match=message):
-            evidence.sequential(key, NORMAL.log_prob, NORMAL, **options, **PATH)
-    with pytest.raises(ValueError, match="temperatures: expected .* or a schedule, got neither"):
-        evidence.sequential(key, NORMAL.log_prob, NORMAL, 3)
+            evidence.sequential(key, NORMAL.log_prob, NORMAL, plan=PLAN, **options)
     with pytest.raises(ValueError, match="z: expected one draw of the posterior"):
-        evidence.sandwich(key, NORMAL.log_prob, NORMAL, jnp.zeros(3), 2, **PATH)
+        evidence.sandwich(key, NORMAL.log_prob, NORMAL, jnp.zeros(3), 2, PLAN)
     with pytest.raises(ValueError, match="base: expected an integer >= 1"):
         evidence.multilevel(key, NORMAL.log_prob, NORMAL, base=0)
     with pytest.raises(ValueError, match="draws: expected leaves of shape"):

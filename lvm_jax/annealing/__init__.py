@@ -2,13 +2,14 @@
 
     log f_beta(z) = (1 - beta) log q(z) + beta log p(x, z),    0 <= beta <= 1,    of ONE data point
 
-`evidence.annealed`, `evidence.sequential` and `evidence.sandwich` weigh what travels on this path;
+A `plan` says how chains travel: `evidence.annealed`, `sequential` and `sandwich` weigh them;
 `unadjusted_log_weights` is the same by a differentiable dynamics, for a bound to train with.
 """
 
 from lvm_jax.annealing.discrete import flip, gibbs
-from lvm_jax.annealing.journey import Journey, anneal, reverse
+from lvm_jax.annealing.journey import Journey, Trail, anneal, reverse, trail
 from lvm_jax.annealing.path import Path, linear, sigmoid
+from lvm_jax.annealing.plan import Plan, fixed, plan
 from lvm_jax.annealing.transitions import Transition, hmc, mala, random_walk
 from lvm_jax.annealing.tuning import Schedule, Tuned, schedule, spread, tune
 from lvm_jax.annealing.unadjusted import unadjusted_log_weights
@@ -16,20 +17,25 @@ from lvm_jax.annealing.unadjusted import unadjusted_log_weights
 __all__ = [
     "Journey",
     "Path",
+    "Plan",
     "Schedule",
+    "Trail",
     "Transition",
     "Tuned",
     "anneal",
+    "fixed",
     "flip",
     "gibbs",
     "hmc",
     "linear",
     "mala",
+    "plan",
     "random_walk",
     "reverse",
     "schedule",
     "sigmoid",
     "spread",
+    "trail",
     "tune",
     "unadjusted_log_weights",
 ]

@@ -19,6 +19,15 @@ class Journey(NamedTuple):
     acceptance: Float[Array, " T"]  # of the moves at beta_1, ..., beta_T
 
 
+class Trail(NamedTuple):
+    """What one chain had at each of its temperatures, beta_0 = 0 among them."""
+
+    z: Latent  # at the end
+    log_weights: Float[Array, " T1"]  # log w_t, log w_0 = 0
+    log_ratios: Float[Array, " T1"]  # log p(x, z_t) - log q(z_t)
+    acceptance: Float[Array, " T"]
+
+
 def anneal(
     key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
 ) -> Journey:
@@ -32,18 +41,29 @@ def anneal(
 
     Source: Neal (2001).
     """
+    found = trail(key, path, z, schedule, transition)
+    return Journey(found.z, found.log_weights[-1], found.acceptance)
 
-    def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple[Latent, Scalar], Scalar]:
-        z, log_w = state
+
+def trail(
+    key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
+) -> Trail:
+    """`anneal` with all that it passed: log w_t is the weight of z_t as a draw of f_{beta_t}."""
+
+    def step(state: tuple[Latent, Scalar, Scalar], now: tuple) -> tuple[tuple, tuple]:
+        z, ratio, log_w = state
         index, before, beta, step_size = now
-        log_w = log_w + (beta - before) * path.log_weight(z)
+        log_w = log_w + (beta - before) * ratio
         z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
-        return (z, log_w), accepted
+        ratio = path.log_weight(z)
+        return (z, ratio, log_w), (log_w, ratio, accepted)
 
     betas = schedule.temperatures
     times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
-    (z, log_w), accepted = jax.lax.scan(step, (z, jnp.zeros((), betas.dtype)), times)
-    return Journey(z, log_w, accepted)
+    first = path.log_weight(z), jnp.zeros((), betas.dtype)
+    (z, _, _), (log_w, ratio, accepted) = jax.lax.scan(step, (z, *first), times)
+    starts_at = lambda one, rest: jnp.concatenate([one[None], rest])  # noqa: E731
+    return Trail(z, starts_at(first[1], log_w), starts_at(first[0], ratio), accepted)
 
 
 def reverse(

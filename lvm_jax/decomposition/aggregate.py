@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.nn import logsumexp
 
 from lvm_jax import checks, distributions, weights
+from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.measured import Measured, of_draws, of_points
 from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -110,10 +111,9 @@ def surgery(
         raise ValueError(f"num_points: expected at most the {total} points of x, got {chosen}")
     if 1 == chosen < total:
         raise ValueError("num_points: expected at least 2 of many points, for an error, got 1")
-    together = max(checks.integer(chunk_size, "chunk_size", 1) // num_samples, 1)
     found = _surgery(
         *(key, theta, phi, jnp.asarray(x), model, guide, num_samples, chosen),
-        min(together, chosen),
+        batch_size(chunk_size, num_samples, chosen),
     )
     return found._replace(log_num_points=math.log(total))
 
@@ -149,7 +149,7 @@ def _surgery(
         q = guide.posterior(phi, x[place])
         return _draw(jax.random.fold_in(key_draw, place), q, model.prior(theta), num_samples)
 
-    drawn = jax.lax.map(one, places, batch_size=together if together > 1 else None)
+    drawn = for_each(one, places, together)
     rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn.z)
     log_aggregated = log_aggregate(guide, phi, x, rows).reshape(drawn.log_q.shape)
     measure = partial(of_points, num_points=total)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaincc
 
 from lvm_jax import checks, weights
+from lvm_jax.batching import batch_size, for_each
 from lvm_jax.evidence.dataset import check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
@@ -68,10 +69,9 @@ def calibrate(
         )
     x = jax.eval_shape(lambda key: _simulate(key, model, theta)[1], key)
     check_guide(model, guide, theta, phi, jnp.zeros((1, *x.shape), x.dtype))
-    together = max(checks.integer(chunk_size, "chunk_size", 1) // num_draws, 1)
     return _calibrate(
         *(key, theta, phi, model, guide, num_simulations, num_draws, num_bins),
-        min(together, num_simulations),
+        batch_size(chunk_size, num_draws, num_simulations),
     )
 
 
@@ -101,8 +101,7 @@ def _calibrate(
         keys = jax.tree.unflatten(structure, list(jax.random.split(key_ties, len(leaves))))
         return jax.tree.map(_rank, keys, truth, draws)
 
-    batch_size = together if together > 1 else None
-    ranks = jax.lax.map(one, jnp.arange(num_simulations), batch_size=batch_size)
+    ranks = for_each(one, jnp.arange(num_simulations), together)
     leaves, structure = jax.tree.flatten(ranks)
     each = zip(*(_summarize(leaf, num_draws, num_bins) for leaf in leaves), strict=True)
     return Calibration(ranks, *(jax.tree.unflatten(structure, part) for part in each))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from lvm_jax import checks, evidence, gradients, weights
+from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.local import NUM_JUDGES, fit_local
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence import Evidence
@@ -105,7 +106,7 @@ def gaps(
     }  # fmt: skip
     etas = tuple(found.eta for found in local.values())
     points = (jnp.arange(x.shape[0]), jnp.asarray(x), etas, given)
-    together = min(max(checks.integer(chunk_size, "chunk_size", 1) // num_samples, 1), x.shape[0])
+    together = batch_size(chunk_size, num_samples, x.shape[0])
     log_p, k_hat, elbo, inference, split = _weigh(
         key_weigh, theta, phi, points, model, guide, tuple(families.values()), num_samples, together
     )
@@ -170,7 +171,7 @@ def _weigh(
         split = [[of_draws(w), gap(w), of_draws(w - log_w[0])] for w in log_w[1:]]
         return log_p, k_hat, of_draws(log_w[0]), gap(log_w[0]), split
 
-    return jax.lax.map(one, points, batch_size=together if together > 1 else None)
+    return for_each(one, points, together)
 
 
 def _safe_elbo(key: Key[Array, ""], joint: weights.LogJoint, q: Distribution) -> Scalar:

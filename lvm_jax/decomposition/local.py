@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from lvm_jax import checks, distributions, gradients, weights
+from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -78,12 +79,11 @@ def fit_local(
     check_guide(model, Guide(family.init, lambda eta, x: family.build(eta)), theta, start, x)
     sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
     num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
-    rows = num_draws * num_starts
-    together = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
     return _fit(
         *(key, theta, phi, (jnp.arange(x.shape[0]), jnp.asarray(x))),
         *(model, guide, family, num_steps, optimizer or default_optimizer(num_steps)),
-        *(num_draws, num_starts, estimate, min(together, x.shape[0])),
+        *(num_draws, num_starts, estimate),
+        batch_size(chunk_size, num_draws * num_starts, x.shape[0]),
     )
 
 
@@ -119,7 +119,7 @@ def _fit(
         gain -= _log_weights(keys[3], joint, family, before)
         return Local(after, best, of_draws(gain))
 
-    return jax.lax.map(one, points, batch_size=together if together > 1 else None)
+    return for_each(one, points, together)
 
 
 def _log_weights(

@@ -18,7 +18,8 @@ import numpy as np
 from jax.nn import logsumexp
 
 from lvm_jax import annealing, checks, distributions, weights
-from lvm_jax.annealing.path import Path, make_path
+from lvm_jax.annealing.path import make_path
+from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.aggregate import price_draws
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.dataset import check_data, check_guide
@@ -26,8 +27,7 @@ from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params, Scalar
-from lvm_jax.weights import LogJoint
+from lvm_jax.typing import Array, ArrayLike, Float, Key, Latent, Params, Scalar
 
 
 class Channel(NamedTuple):
@@ -68,9 +68,9 @@ def channel(
     num_samples = checks.integer(num_samples, "num_samples", 2)
     check_data(model, theta, x)
     check_guide(model, guide, theta, phi, x)
-    together = max(checks.integer(chunk_size, "chunk_size", 1) // num_samples, 1)
     points = (jnp.arange(x.shape[0]), jnp.asarray(x))
-    return _channel(key, theta, phi, points, model, guide, num_samples, min(together, x.shape[0]))
+    together = batch_size(chunk_size, num_samples, x.shape[0])
+    return _channel(key, theta, phi, points, model, guide, num_samples, together)
 
 
 @partial(jax.jit, static_argnums=(4, 5, 6, 7))
@@ -94,7 +94,7 @@ def _channel(
             return Channel(of_draws(log_q - jax.vmap(prior.log_prob)(z)), of_draws(losses))
         return Channel(Measured(kl, jnp.zeros_like(kl)), of_draws(losses))
 
-    return jax.lax.map(one, points, batch_size=together if together > 1 else None)
+    return for_each(one, points, together)
 
 
 def rate_distortion(
@@ -137,11 +137,10 @@ def rate_distortion(
     betas = _check_betas(betas)
     check_data(model, theta, x)
     transition = annealing.hmc() if transition is None else transition
-    together = max(checks.integer(chunk_size, "chunk_size", 1) // num_chains, 1)
     points = (jnp.arange(x.shape[0]), jnp.asarray(x))
     found = _curves(
         *(key, theta, points, betas, model, num_chains, transition, num_pilot),
-        min(together, x.shape[0]),
+        batch_size(chunk_size, num_chains, x.shape[0]),
     )
     return found._replace(betas=betas)
 
@@ -180,67 +179,16 @@ def _curves(
 
         z = weights.draw(keys[0], prior, num_chains)
         path = make_path(joint, prior, z, transition.continuous)
-        schedule = _schedule(keys[1], path, prior, z, betas / last, transition, num_pilot)
-        log_likelihood = lambda z: model.likelihood(theta, z).log_prob(x)  # noqa: E731
-        journey = lambda key, z: _travel(  # noqa: E731
-            key, z, path, last, log_likelihood, schedule, transition
+        plan = annealing.Plan(betas / last, transition, num_pilot, adaptive=False)
+        schedule = plan.prepare(keys[1], path, prior, z)
+        found = jax.vmap(lambda key, z: annealing.trail(key, path, z, schedule, transition))(
+            jax.random.split(keys[2], num_chains), z
         )
-        log_w, found, accepted = jax.vmap(journey)(jax.random.split(keys[2], num_chains), z)
-        at = jax.vmap(_at_beta, in_axes=(1, 1, 0))(log_w, found, betas.astype(log_w.dtype))
-        return RateDistortion(betas, *at, accepted.mean(0))
+        log_w, log_likelihood = found.log_weights, found.log_ratios / last
+        at = jax.vmap(_at_beta, in_axes=(1, 1, 0))(log_w, log_likelihood, betas.astype(log_w.dtype))
+        return RateDistortion(betas, *at, found.acceptance.mean(0))
 
-    return jax.lax.map(one, points, batch_size=together if together > 1 else None)
-
-
-def _schedule(
-    key: Key[Array, ""],
-    path: Path,
-    prior: Distribution,
-    z: Latent,
-    shares: Float[Array, " T1"],
-    transition: annealing.Transition,
-    num_pilot: int,
-) -> annealing.Schedule:
-    """The temperatures with step sizes from a pilot, or without one the transition's own."""
-    if num_pilot:
-        tuned = annealing.tune(key, path.log_joint, prior, shares, transition, num_pilot)
-        schedule = tuned.schedule
-    else:
-        one = jax.tree.map(lambda leaf: leaf[0], z)
-        schedule = annealing.schedule(shares, transition, one)
-    dtype = path.dtype(z)
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), schedule)
-
-
-def _travel(
-    key: Key[Array, ""],
-    z: Latent,
-    path: Path,
-    last: Scalar,
-    log_likelihood: LogJoint,
-    schedule: annealing.Schedule,
-    transition: annealing.Transition,
-) -> tuple[Array, Array, Array]:
-    """One chain: log w and log p(x | z) at every beta, [T + 1], and its acceptances, [T]."""
-
-    def step(state: tuple[Latent, Scalar, Scalar], now: tuple) -> tuple[tuple, tuple]:
-        z, here, log_w = state
-        index, before, share, step_size = now
-        log_w = log_w + (share - before) * last * here
-        density = lambda one: path.log_density(share, one)  # noqa: E731
-        z, accepted = transition.move(
-            jax.random.fold_in(key, index), density, z, schedule.scale, step_size
-        )
-        here = log_likelihood(z)
-        return (z, here, log_w), (log_w, here, accepted)
-
-    shares = schedule.temperatures
-    times = (jnp.arange(shares.size - 1), shares[:-1], shares[1:], schedule.step_sizes)
-    first = log_likelihood(z)
-    zero = jnp.zeros_like(first)
-    _, (log_w, found, accepted) = jax.lax.scan(step, (z, first, zero), times)
-    starts_at = lambda one, rest: jnp.concatenate([one[None], rest])  # noqa: E731
-    return starts_at(zero, log_w), starts_at(first, found), accepted
+    return for_each(one, points, together)
 
 
 def _at_beta(

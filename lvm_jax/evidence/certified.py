@@ -161,8 +161,9 @@ class _Runner:
         model, _, theta, _ = self.fixed
         found = evaluate_annealed(
             self._fresh(), model, None, theta, None, self._rows(points), chains,
-            temperatures=annealing.sigmoid(temperatures), transition=self.transition,
-            num_pilot=PILOT, adaptive=True,
+            annealing.plan(
+                annealing.sigmoid(temperatures), self.transition, num_pilot=PILOT, adaptive=True
+            ),
         )  # fmt: skip
         now = Round(ANNEALED, len(points), chains, temperatures)
         book.enter(points, found.evidence, now, self.cost(chains, temperatures))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks
+from lvm_jax.batching import batch_size, for_each
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.guides.base import Guide
@@ -75,10 +76,7 @@ def _evaluate(
         key_point = jax.random.fold_in(key, index)
         return importance(key_point, joint, q, num_samples, chunk_size=chunk_size)
 
-    together = min(max(chunk_size // num_samples, 1), points[0].shape[0])
-    # One point at a time is a plain loop; a batch of one would cost an axis in every product.
-    batch_size = together if together > 1 else None
-    return jax.lax.map(one, points, batch_size=batch_size)
+    return for_each(one, points, batch_size(chunk_size, num_samples, points[0].shape[0]))
 
 
 def check_data(model: Model, theta: Params, x: ArrayLike) -> None:

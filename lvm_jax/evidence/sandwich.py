@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import annealing, checks, weights
-from lvm_jax.annealing.path import check_temperatures, make_path
-from lvm_jax.evidence.annealed import make_schedule
+from lvm_jax.annealing.path import make_path
+from lvm_jax.batching import batch_size, for_each
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint
 
 CROSSED = 4.0  # standard errors by which the bounds must not be the wrong way round
@@ -56,19 +56,14 @@ def sandwich(
     q: Distribution,
     z: Latent,
     num_chains: int,
-    *,
-    temperatures: ArrayLike | None = None,
-    transition: annealing.Transition | None = None,
-    num_pilot: int = 8,
-    adaptive: bool = False,
-    schedule: annealing.Schedule | None = None,
+    plan: annealing.Plan,
 ) -> Sandwich:
     """A lower and an upper bound of log p(x) from C chains each way, of ONE data point, in nats.
 
         lower = log (1/C) sum_c w_c,    upper = -log (1/C) sum_c 1 / w'_c
 
     w of `annealing.anneal` from q, w' of `annealing.reverse` from `z`, ONE exact draw of p(z | x)
-    that all C chains share. Both use one schedule, tuned by forward pilot chains as in `annealed`.
+    that all C chains share. Both use one schedule: the plan's, or its pilot's, who goes forward.
     The chains back are dependent through z: the upper bound's own standard error, given z, does
     not know of another z.
 
@@ -77,14 +72,12 @@ def sandwich(
     Source: Grosse, Ghahramani and Adams (2015); Grosse, Ancha and Roy (2016).
     """
     checks.integer(num_chains, "num_chains", 1)
-    transition = annealing.hmc() if transition is None else transition
+    transition = plan.transition
     key_pilot, key_start, key_forward, key_back = jax.random.split(checks.key(key), 4)
     start = weights.draw(key_start, q, num_chains)
     _check_draw(z, start)
     path = make_path(log_joint, q, start, transition.continuous)
-    schedule = make_schedule(
-        key_pilot, path, q, start, schedule, temperatures, transition, num_pilot, adaptive
-    )
+    schedule = plan.prepare(key_pilot, path, q, start)
     keys = jax.random.split(key_forward, num_chains), jax.random.split(key_back, num_chains)
     forward = jax.vmap(lambda key, z: annealing.anneal(key, path, z, schedule, transition))(
         keys[0], start
@@ -120,11 +113,8 @@ def bidirectional(
     phi: Params,
     num_points: int,
     num_chains: int,
+    plan: annealing.Plan,
     *,
-    temperatures: ArrayLike,
-    transition: annealing.Transition | None = None,
-    num_pilot: int = 8,
-    adaptive: bool = False,
     chunk_size: int = CHUNK_SIZE // 2,
 ) -> Bidirectional:
     """Bidirectional Monte Carlo: how far `annealed` is from log p(x), on data of the model itself.
@@ -142,13 +132,10 @@ def bidirectional(
     """
     num_points = checks.integer(num_points, "num_points", 2)
     num_chains = checks.integer(num_chains, "num_chains", 1)
-    temperatures = check_temperatures(temperatures)
-    transition = annealing.hmc() if transition is None else transition
-    together = max(checks.integer(chunk_size, "chunk_size", 1) // (2 * num_chains), 1)
     x, found = _bidirectional(
-        *(checks.key(key), theta, () if guide is None else phi, temperatures),
-        *(model, guide, num_points, num_chains, transition, num_pilot, adaptive),
-        min(together, num_points),
+        *(checks.key(key), theta, () if guide is None else phi, plan),
+        *(model, guide, num_points, num_chains),
+        batch_size(chunk_size, 2 * num_chains, num_points),
     )
     lower, lower_error = _mean(found.lower.log_evidence)
     upper, upper_error = _mean(found.upper.log_evidence)
@@ -157,19 +144,16 @@ def bidirectional(
     return Bidirectional(x, found, lower, lower_error, upper, upper_error, gap, gap_error)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9, 10, 11))
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
 def _bidirectional(
     key: Key[Array, ""],
     theta: Params,
     phi: Params,
-    temperatures: Float[Array, " T1"],
+    plan: annealing.Plan,
     model: Model,
     guide: Guide | None,
     num_points: int,
     num_chains: int,
-    transition: annealing.Transition,
-    num_pilot: int,
-    adaptive: bool,
     together: int,
 ) -> tuple[Array, Sandwich]:
     def one(index: Array) -> tuple[Array, Sandwich]:
@@ -177,14 +161,9 @@ def _bidirectional(
         z = model.prior(theta).sample(seed=key_z)
         x = model.likelihood(theta, z).sample(seed=key_x)
         q = model.prior(theta) if guide is None else guide.posterior(phi, x)
-        return x, sandwich(
-            key_chains, log_joint(model, theta, x), q, z, num_chains,
-            temperatures=temperatures, transition=transition, num_pilot=num_pilot,
-            adaptive=adaptive,
-        )  # fmt: skip
+        return x, sandwich(key_chains, log_joint(model, theta, x), q, z, num_chains, plan)
 
-    batch_size = together if together > 1 else None
-    return jax.lax.map(one, jnp.arange(num_points), batch_size=batch_size)
+    return for_each(one, jnp.arange(num_points), together)
 
 
 def _mean(values: Float[Array, " N"]) -> tuple[Scalar, Scalar]:

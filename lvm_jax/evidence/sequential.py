@@ -9,10 +9,9 @@ from jax.nn import logsumexp
 
 from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import Path, make_path
-from lvm_jax.evidence.annealed import make_schedule
 from lvm_jax.evidence.importance import from_log_weights
 from lvm_jax.evidence.result import Evidence
-from lvm_jax.typing import Array, ArrayLike, Bool, Distribution, Float, Key, Latent, Scalar
+from lvm_jax.typing import Array, Bool, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
 RESAMPLING = ("systematic", "stratified", "multinomial")
@@ -44,13 +43,9 @@ def sequential(
     log_joint: LogJoint,
     q: Distribution,
     num_particles: int,
+    plan: annealing.Plan,
     *,
     num_runs: int = 8,
-    temperatures: ArrayLike | None = None,
-    transition: annealing.Transition | None = None,
-    num_pilot: int = 8,
-    adaptive: bool = False,
-    schedule: annealing.Schedule | None = None,
     threshold: float = 0.5,
     resampling: str = "systematic",
 ) -> Sequential:
@@ -61,8 +56,8 @@ def sequential(
     with W the normalised weights, equal again after a resampling. Particles are resampled where
     their effective sample size falls below `threshold` S (0: never, which is `annealed`; 1:
     always). Each Z_r is unbiased for p(x) (Del Moral 2004); their spread gives the standard error,
-    which one run cannot. Schedules, moves and the pilot are those of `annealed`. Resampling by
-    blackjax: systematic, stratified or multinomial.
+    which one run cannot. The plan is as for `annealed`. Resampling by blackjax: systematic,
+    stratified or multinomial.
 
     Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
     resampling, and as `annealed`.
@@ -74,13 +69,11 @@ def sequential(
     if not 0 <= checks.number(threshold, "threshold") <= 1:
         raise ValueError(f"threshold: expected a share in [0, 1], got {threshold}")
     checks.choice(resampling, "resampling", RESAMPLING)
-    transition = annealing.hmc() if transition is None else transition
+    transition = plan.transition
     key_pilot, key_start, key_runs = jax.random.split(checks.key(key), 3)
     z = weights.draw(key_start, q, num_runs * num_particles)
     path = make_path(log_joint, q, z, transition.continuous)
-    schedule = make_schedule(
-        key_pilot, path, q, z, schedule, temperatures, transition, num_pilot, adaptive
-    )
+    schedule = plan.prepare(key_pilot, path, q, z)
     clouds = jax.tree.map(lambda leaf: leaf.reshape(num_runs, num_particles, *leaf.shape[1:]), z)
 
     def one(key: Key[Array, ""], z: Latent) -> tuple[_Cloud, tuple]:
