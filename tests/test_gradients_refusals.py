@@ -19,7 +19,7 @@ def normal_guide(phi):
 PHI = jnp.array([0.3, -0.2])
 ONE_HOT_PHI = jnp.array([[0.3, -0.2]])
 FOR_NORMAL = (
-    "doubly_reparameterized, doubly_reparameterized_wake_sleep, leave_one_out, piwae, "
+    "annealed, doubly_reparameterized, doubly_reparameterized_wake_sleep, leave_one_out, piwae, "
     "reparameterized, reparameterized_iwae, reweighted_wake_sleep, score_function, "
     "score_function_iwae, sticking_the_landing, vimco"
 )

@@ -37,24 +37,42 @@ def unadjusted_log_weights(
     learned. The step size is in z's own units and the same for every coordinate. Costs one
     gradient of the log-joint a temperature.
 
-    Raises ValueError for temperatures that do not rise from 0 to 1, num_samples < 1, or a
-    refreshment outside (0, 1].
+    Raises ValueError for temperatures that do not rise from 0 to 1, num_samples < 1, a step size of
+    another shape, or a refreshment outside (0, 1].
 
     Source: Zhang et al. (2021), whose gamma^2 is 1 - `refreshment`.
     """
     temperatures = check_temperatures(temperatures)
-    if not 0 < checks.number(refreshment, "refreshment") <= 1:
-        raise ValueError(f"refreshment: expected a share in (0, 1], got {refreshment}")
+    check_refreshment(refreshment)
+    check_step_size(step_size, temperatures.shape[0] - 1)
     key_start, key_chains = jax.random.split(checks.key(key))
     z = weights.draw(key_start, q, num_samples)
     weights.check_log_joint(log_joint, z)
     path = Path(q.log_prob, log_joint)
-    steps = jnp.broadcast_to(jnp.asarray(step_size), (temperatures.shape[0] - 1,))
+    # In the dtype of the weights, or float64 temperatures would change that of a float32 chain.
+    temperatures = temperatures.astype(path.dtype(z))
+    steps = jnp.asarray(step_size, temperatures.dtype)
+    steps = jnp.broadcast_to(steps, (temperatures.shape[0] - 1,))
 
     def one(key: Key[Array, ""], z: Latent) -> Scalar:
         return _chain(key, path, z, temperatures[1:], steps, refreshment)
 
     return jax.vmap(one)(jax.random.split(key_chains, num_samples), z)
+
+
+def check_refreshment(refreshment: float) -> None:
+    """Refuse a share of the momentum outside (0, 1]."""
+    if not 0 < checks.number(refreshment, "refreshment") <= 1:
+        raise ValueError(f"refreshment: expected a share in (0, 1], got {refreshment}")
+
+
+def check_step_size(step_size: ArrayLike | float, num_temperatures: int) -> None:
+    """Refuse step sizes that are neither one number nor one for each temperature."""
+    if jnp.shape(step_size) not in ((), (num_temperatures,)):
+        raise ValueError(
+            f"step_size: expected one number or {num_temperatures}, one for each temperature after "
+            f"the first, got shape {jnp.shape(step_size)}"
+        )
 
 
 def _chain(

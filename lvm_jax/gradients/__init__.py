@@ -17,6 +17,13 @@ to one number, and TypeError for a q that it cannot take, naming those that coul
 """
 
 from lvm_jax import bounds
+from lvm_jax.gradients.annealed import (
+    Annealable,
+    Dynamics,
+    annealable,
+    annealed,
+    annealed_learned,
+)
 from lvm_jax.gradients.base import ESTIMATORS, Estimate, Estimator
 from lvm_jax.gradients.control import rebar, rebar_control, relax, variance_objective
 from lvm_jax.gradients.discrete import arm, disarm, enumerated
@@ -45,6 +52,7 @@ ESTIMATORS.update(
         doubly_reparameterized(), "iwae", True, True, "reparameterized"
     ),
     piwae=Estimator(piwae(), "iwae", True, False, "reparameterized"),
+    annealed=Estimator(annealed(), "annealed_elbo", True, True, "reparameterized"),
     score_function=Estimator(score_function(), "elbo", True, True, "any"),
     score_function_iwae=Estimator(score_function(bounds.iwae), "iwae", True, True, "any"),
     leave_one_out=Estimator(leave_one_out(), "elbo", True, True, "any"),
@@ -64,8 +72,13 @@ ESTIMATORS.update(
 
 __all__ = [
     "ESTIMATORS",
+    "Annealable",
+    "Dynamics",
     "Estimate",
     "Estimator",
+    "annealable",
+    "annealed",
+    "annealed_learned",
     "arm",
     "concrete",
     "disarm",

@@ -21,7 +21,7 @@ class Estimator(NamedTuple):
     """An estimator with what it promises; unbiased means: for the gradient of `bound`."""
 
     estimate: Estimate
-    bound: str  # its name in bounds.BOUNDS
+    bound: str  # its name in bounds.BOUNDS; after "annealed_", of the log-weights of chains
     unbiased_theta: bool
     unbiased_phi: bool
     latent: LatentKind  # the q that it takes

@@ -1,0 +1,190 @@
+"""Bounds on annealed chains: learned dynamics, the side of the bound, and what training gains by it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from annealed_reference import expected_log_weight
+from beds import linear_gaussian
+from gradient_tools import KEY, gradients_of, jit
+from jax.flatten_util import ravel_pytree
+from model_cases import quick_jit
+from test_gradients_contract import TIGHT, Mean
+
+from lvm_jax import bounds, distributions, gradients, guides, models, training
+from lvm_jax.gradients import Annealable, Dynamics
+from lvm_jax.weights import log_weights
+
+
+def expected(bed, phi, theta=None):
+    """The exact ELBO of the chains of an `Annealable`."""
+    theta, moved = bed.theta if theta is None else theta, phi.dynamics
+    return expected_log_weight(bed, theta, phi.q, moved.temperatures, moved.step_sizes)
+
+
+def start(bed):
+    """phi, in the precision of the moment, and phi -> q."""
+    steps = Dynamics(jnp.array([0.4, -0.5, 0.2]), jnp.array([-1.2, -1.6, -0.9]))
+    return Annealable(bed.phi, steps), lambda phi: bed.guide(phi.q)
+
+
+def test_learned_dynamics_have_the_gradient_of_the_exact_bound():
+    bed = linear_gaussian()
+    phi, guide = start(bed)
+    with jax.enable_x64(True):
+        wide = linear_gaussian()
+        value, slope = jit(jax.value_and_grad(lambda phi: expected(wide, phi)))(start(wide)[0])
+        value, parts = float(value), [np.asarray(ravel_pytree(part)[0]) for part in slope]
+    run = gradients_of(
+        gradients.annealed_learned(), lambda theta: bed.log_joint(theta, bed.x), guide, 2
+    )
+    keys = jax.random.split(KEY, 200_000)
+    values, _, slopes = jit(jax.vmap(lambda key: run(bed.theta, phi, key)))(keys)
+    # q's four numbers, then the increments and the steps: each part held to a factor of 1.1.
+    draws = np.split(np.asarray(slopes), [4], axis=1)
+    for found, exact in ((values[:, None], np.array([value])), *zip(draws, parts, strict=True)):
+        mean = Mean(exact)
+        mean.add(found)
+        assert mean.standard_errors_off < 5
+        assert mean.size_error < TIGHT
+
+
+def test_the_bound_lies_between_that_of_q_and_log_p(x64):
+    bed = linear_gaussian()
+    elbo, log_p = bed.elbo(bed.theta, bed.phi, bed.x), bed.log_evidence(bed.theta, bed.x)
+
+    def of(num, step):
+        betas = jnp.linspace(0, 1, num + 1)
+        return expected_log_weight(bed, bed.theta, bed.phi, betas, jnp.full(num, step))
+
+    still, four, eight, wild = quick_jit(lambda: (of(4, 0.0), of(4, 0.3), of(8, 0.3), of(4, 2.0)))()
+    np.testing.assert_allclose(still, elbo, rtol=1e-12)
+    assert elbo < four - 0.02 < eight - 0.05 < log_p - 0.05
+    assert wild < elbo
+
+
+def test_chains_that_stand_still_are_the_plain_weights(x64):
+    bed = linear_gaussian()
+    estimate = gradients.annealed(bounds.iwae, step_size=1e-12)
+    joint, guide = (lambda theta: bed.log_joint(theta, bed.x)), bed.guide
+    value, *slopes = quick_jit(gradients_of(estimate, joint, guide))(bed.theta, bed.phi)
+
+    def plain(theta, phi):
+        key = jax.random.split(KEY)[0]
+        return bounds.iwae(log_weights(key, joint(theta), guide(phi), 4))
+
+    want, parts = quick_jit(jax.value_and_grad(plain, (0, 1)))(bed.theta, bed.phi)
+    np.testing.assert_allclose(value, want, rtol=1e-9)
+    for found, part in zip(slopes, parts, strict=True):
+        np.testing.assert_allclose(found, ravel_pytree(part)[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["iwae", "thermodynamic", "renyi_minus_one"])
+def test_the_gradient_is_the_slope_of_the_value(x64, name):
+    # The draws are a smooth function of phi and theta: the mean slope is the slope of the mean.
+    bed = linear_gaussian()
+    phi, guide = start(bed)
+    estimate = gradients.annealed_learned(bounds.BOUNDS[name].reduce)
+    point, unravel = ravel_pytree((bed.theta, phi))
+    along = jnp.cos(jnp.arange(point.size))
+
+    def value(point):
+        theta, phi = unravel(point)
+        return estimate(KEY, bed.log_joint(theta, bed.x), guide, phi, 4)
+
+    h = 1e-5
+    slope, ends = quick_jit(
+        lambda: (
+            jax.jvp(value, (point,), (along,))[1],
+            jax.lax.map(value, jnp.stack([point + h * along, point - h * along])),
+        )
+    )()
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wide", [jnp.float32, jnp.float64])
+def test_the_dtype_is_that_of_the_parameters(x64, wide):
+    bed = linear_gaussian()
+    guide = guides.shared(guides.mean_field(2))
+
+    def run(theta, phi):
+        return gradients.annealed(bounds.iwae, temperatures=np.array([0.0, 0.4, 1.0]))(
+            KEY,
+            bed.log_joint(theta, bed.x.astype(wide)),
+            lambda phi: guide.posterior(phi, None),
+            phi,
+            3,
+        )
+
+    given = jax.tree.map(lambda leaf: leaf.astype(wide), (bed.theta, guide.init(KEY)))
+    shapes = jax.eval_shape(jax.value_and_grad(run, (0, 1)), *given)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(wide)}
+
+
+def correlated():
+    """z ~ N(0, I_2), x | z ~ N(W z, I / 4) in 3 dimensions: a posterior of correlation -0.94."""
+    bed = linear_gaussian()
+    theta = {
+        "mean": jnp.zeros(2),
+        "weight": jnp.array([[1.0, 0.9], [0.8, 1.0], [-0.7, -0.6]]),
+        "bias": jnp.zeros(3),
+        "log_noise": jnp.full(3, jnp.log(0.5)),
+    }
+    model = models.Model(
+        lambda key: (),
+        lambda _: distributions.normal(jnp.zeros(2), jnp.ones(2)),
+        lambda _, z: distributions.normal(theta["weight"] @ z, jnp.full(3, 0.5)),
+    )
+    return bed._replace(theta=theta), model
+
+
+def test_training_closes_the_gap_that_a_mean_field_leaves():
+    bed, model = correlated()
+    family = guides.linear(guides.mean_field(2), 3, ["loc"])
+    z, noise = jnp.split(jax.random.normal(KEY, (400, 5)), [2], axis=1)
+    x = z @ bed.theta["weight"].T + 0.5 * noise
+
+    def fit(guide, estimate):
+        return training.fit(
+            KEY, model, guide, x, estimate=estimate, num_samples=1, batch_size=100,
+            optimizer=optax.adam(optax.cosine_decay_schedule(0.05, 800)), num_epochs=200,
+        )  # fmt: skip
+
+    found = fit(gradients.annealable(family, 10), gradients.annealed_learned()).phi
+    factor = jnp.linalg.inv(bed.posterior(bed.theta, x[0]).cholesky)
+    precision = factor.T @ factor
+    # The best product of normals has the precision's diagonal: log p - ELBO is the same for all x.
+    best = 0.5 * (jnp.log(jnp.diagonal(precision)).sum() - jnp.linalg.slogdet(precision)[1])
+
+    def gap(x):
+        q = {"loc": family.posterior(found.q, x).mean(), "log_scale": found.q.offset.log_scale}
+        here = bed._replace(x=x)
+        return bed.log_evidence(bed.theta, x) - expected(here, found._replace(q=q))
+
+    gaps = quick_jit(jax.vmap(gap))(x[:20])
+    assert gaps.min() > 0
+    assert gaps.mean() < 0.3 * best
+
+
+def test_refusals():
+    bed = linear_gaussian()
+    joint = bed.log_joint(bed.theta, bed.x)
+    for options, message in (
+        ({"step_size": 0.0}, "step_size: expected a finite number > 0, got 0.0"),
+        ({"step_size": np.ones(3)}, r"step_size: expected one number or 4, .* got shape \(3,\)"),
+        ({"refreshment": 0.0}, r"refreshment: expected a share in \(0, 1\], got 0.0"),
+        (
+            {"temperatures": np.array([0.0, 0.5])},
+            "temperatures: expected to start at 0 and end at 1",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gradients.annealed(**options)
+    with pytest.raises(TypeError, match=r"phi: expected an Annealable, as gradients\.annealable"):
+        gradients.annealed_learned()(KEY, joint, bed.guide, bed.phi, 2)
+    phi = start(bed)[0]._replace(q=jnp.zeros(2))
+    with pytest.raises(TypeError, match="annealed_learned: expected a reparameterised q"):
+        gradients.annealed_learned()(KEY, joint, lambda phi: distributions.Bernoulli(phi.q), phi, 2)
+    with pytest.raises(ValueError, match="num_temperatures: expected an integer >= 1, got 0"):
+        gradients.annealable(guides.shared(guides.mean_field(2)), 0)
