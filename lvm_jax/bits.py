@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from lvm_jax import keys
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 FEW = 64  # bits up to which softplus is as good
@@ -34,7 +35,7 @@ class Bernoulli(NamedTuple):
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """Bits, [*sample_shape, K]."""
         shape = (*sample_shape, *self.logits.shape)
-        noise = jax.random.logistic(seed, shape, self.logits.dtype)
+        noise = jax.random.logistic(keys.unrolled(seed), shape, self.logits.dtype)
         return (noise + jnp.broadcast_to(self.logits, shape) > 0).astype(noise.dtype)
 
     def mean(self) -> Float[Array, " K"]:

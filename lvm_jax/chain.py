@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from lvm_jax import checks
 from lvm_jax.distributions import is_reparameterized, normal
+from lvm_jax.keys import unrolled
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 if TYPE_CHECKING:  # a density needs none of flax
@@ -102,7 +103,7 @@ class Chain:
             # All draws are the rows of one matrix product.
             rows = z[-1].reshape(-1, z[-1].shape[-1])
             loc, scale = jax.vmap(partial(step, params))(rows)
-            here = loc + scale * jax.random.normal(key, loc.shape, loc.dtype)
+            here = loc + scale * jax.random.normal(unrolled(key), loc.shape, loc.dtype)
             z.append(here.reshape(*sample_shape, loc.shape[-1]))
         return self._turn(tuple(z))
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
+from lvm_jax import keys
 from lvm_jax.bits import Bernoulli
 from lvm_jax.normals import FullRankNormal, LowRankNormal
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
@@ -27,9 +28,16 @@ OneHotCategorical = distrax.OneHotCategorical
 MAX_SUPPORT = 2**22  # values of z that an enumeration may have
 
 
+class _Normal(distrax.Normal):
+    """distrax's, drawn by `keys.unrolled`: the same numbers, sooner."""
+
+    def _sample_n(self, key: Key[Array, ""], n: int) -> Array:
+        return super()._sample_n(keys.unrolled(key), n)
+
+
 def normal(loc: Float[Array, " D"], scale: Float[Array, " D"]) -> Distribution:
     """N(loc, diag(scale^2)), D independent normals (scale is a standard deviation)."""
-    return Independent(Normal(loc, scale), 1)
+    return Independent(_Normal(loc, scale), 1)
 
 
 def uniform(low: Float[Array, " D"], high: Float[Array, " D"]) -> Distribution:

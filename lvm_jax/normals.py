@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 
+from lvm_jax import keys
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 LOG_2PI = math.log(2 * math.pi)
@@ -40,7 +41,7 @@ class FullRankNormal(NamedTuple):
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """mean + L epsilon, [*sample_shape, D]."""
         shape = (*sample_shape, self.mean.shape[0])
-        noise = jax.random.normal(seed, shape, self.mean.dtype)
+        noise = jax.random.normal(keys.unrolled(seed), shape, self.mean.dtype)
         return jnp.broadcast_to(self.mean, shape) + noise @ self.cholesky.T
 
     def entropy(self) -> Scalar:
@@ -78,7 +79,7 @@ class LowRankNormal(NamedTuple):
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """mean + F epsilon + scale epsilon', [*sample_shape, D]."""
-        key_factor, key_scale = jax.random.split(seed)
+        key_factor, key_scale = jax.random.split(keys.unrolled(seed))
         dim, rank = self.factor.shape
         common = jax.random.normal(key_factor, (*sample_shape, rank), self.mean.dtype)
         own = jax.random.normal(key_scale, (*sample_shape, dim), self.mean.dtype)

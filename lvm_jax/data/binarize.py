@@ -28,7 +28,9 @@ def dynamic(key: Key[Array, ""], x: Float[ArrayLike, "*shape"]) -> Float[Array, 
     """
     import jax
 
-    return jax.random.bernoulli(key, x).astype(x.dtype)
+    from lvm_jax import keys
+
+    return jax.random.bernoulli(keys.unrolled(key), x).astype(x.dtype)
 
 
 def fixed(seed: int | Sequence[int], x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from lvm_jax import keys
 from lvm_jax.flows.perceptron import Context
 from lvm_jax.normals import LOG_2PI
 from lvm_jax.typing import Array, Float, Key, Scalar
@@ -81,7 +82,8 @@ class Flow(NamedTuple):
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, Array]:
         """The draws of `sample`, [*sample_shape, D], and their log-densities, [*sample_shape]."""
-        noise = jax.random.normal(seed, (*sample_shape, self.loc.size), self.loc.dtype)
+        shape = (*sample_shape, self.loc.size)
+        noise = jax.random.normal(keys.unrolled(seed), shape, self.loc.dtype)
 
         def one(noise: Array) -> tuple[Array, Scalar]:
             z, log_det = self.forward(noise)
