@@ -17,10 +17,12 @@ import optax
 
 from benchmarks import harness
 from benchmarks.decoder import HIDDEN, LATENT, PIXELS
+from benchmarks.training_floor import product
 from lvm_jax import bounds, data, gradients, guides, likelihoods, models, networks, priors, training
 from lvm_jax.training.step import Keys
 
 WIDTHS = (HIDDEN, HIDDEN)
+MORE = 2  # epochs of the longer training beyond those of the shorter
 SHORT, AGREE = 20, 0.01  # steps after which equal noise leaves two trainings so close, in nats
 OPTIMIZER = optax.adam(1e-3, eps=1e-4)
 DECODER = networks.mlp(LATENT, WIDTHS, PIXELS)
@@ -51,41 +53,36 @@ def start(case: dict[str, Any]) -> training.Parameters:
     return training.Parameters(MODEL.init(key_theta), GUIDE.init(key_phi))
 
 
-def flops(case: dict[str, Any]) -> float:
-    """Of the matrix products of a step: forward, and backward for weights and inputs."""
-    layers = [(a, b, rows) for rows, sizes in products(case) for a, b in sizes]
-    first = 2 * PIXELS * HIDDEN * case["batch"]  # no gradient goes to the images
-    return 3 * sum(2 * a * b * rows for a, b, rows in layers) - first
-
-
-def products(case: dict[str, Any]) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Rows and layers of the encoder and of the decoder."""
-    encoder = [(PIXELS, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2 * LATENT)]
-    decoder = [(LATENT, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, PIXELS)]
-    return [(case["batch"], encoder), (case["batch"] * case["samples"], decoder)]
-
-
 def lvm_jax_and_scan(case: dict[str, Any]) -> dict[str, Any]:
     """Whole trainings in turn, from rows on the host to a result there: fit, and a loop by hand.
 
-    Over a whole epoch rounding may part the two trajectories, but not in SHORT steps. Raises
-    ValueError where the bounds of these are not the same.
+    Of two lengths, so that a step's time is told apart from what a training costs once: the check
+    of the rows, their way to the device. Over a whole epoch rounding may part the two
+    trajectories, but not in SHORT steps. Raises ValueError where the bounds of these differ.
     """
     x = images(case)
     check = [train() for train in pair({**case, "epochs": 1}, x[: SHORT * case["batch"]])]
     if not abs(check[0] - check[1]) < AGREE:
         raise ValueError(f"bounds: expected the same within {AGREE} nats, got {check}")
-    trainings = pair(case, x)
-    reached = [train() for train in trainings]
-    times: list[list[float]] = [[], []]
+    short, long = pair(case, x), pair({**case, "epochs": case["epochs"] + MORE}, x)
+    reached = [train() for train in short]
+    for train in long:
+        train()
+    whole: list[list[float]] = [[], []]
+    steps: list[list[float]] = [[], []]
     for turn in range(case["repeats"]):
         for which in (0, 1) if turn % 2 else (1, 0):
-            times[which] += harness.seconds(trainings[which], 1)
-    steps = case["epochs"] * (len(x) // case["batch"])
+            once, more = (harness.seconds(trainings[which], 1)[0] for trainings in (short, long))
+            whole[which].append(once / case["epochs"])
+            steps[which].append((more - once) / (MORE * (len(x) // case["batch"])))
+    ratio = lambda times: statistics.median(a / b for a, b in zip(*times, strict=True))  # noqa: E731
     return {
-        "seconds": statistics.median(times[0]) / steps,
-        "scan_seconds": statistics.median(times[1]) / steps,
-        "ratio": statistics.median(own / other for own, other in zip(*times, strict=True)),
+        "seconds": statistics.median(steps[0]),
+        "scan_seconds": statistics.median(steps[1]),
+        "ratio": ratio(steps),
+        "epoch_seconds": statistics.median(whole[0]),
+        "scan_epoch_seconds": statistics.median(whole[1]),
+        "epoch_ratio": ratio(whole),
         "peak_mb": harness.peak_megabytes(),
         "bound": reached[0],
         "scan_bound": reached[1],
@@ -253,35 +250,6 @@ def flax(case: dict[str, Any]) -> dict[str, Any]:
             state = train(state, rows, key)
         jax.block_until_ready(state)
 
-    found = harness.timed(run, case["repeats"])
-    return {**found, "seconds": found["seconds"] / case["steps"]}
-
-
-def product(case: dict[str, Any]) -> dict[str, Any]:
-    """The matrix products of a step alone, each weight rewritten by its own, in one loop."""
-    shapes = products(case)
-    weights = [[jnp.full(size, 1e-2) for size in sizes] for _, sizes in shapes]
-    inputs = [jnp.ones((rows, sizes[0][0])) for rows, sizes in shapes]
-
-    def network(weights: Any, h: jax.Array, to_input: bool) -> Any:
-        seen = [h]
-        for weight in weights:
-            seen.append(seen[-1] @ weight)
-        slope, moved = seen.pop(), []
-        for place, weight in reversed(list(enumerate(weights))):
-            moved.append(weight - 1e-30 * (seen[place].T @ slope))
-            if place or to_input:
-                slope = slope @ weight.T
-        return moved[::-1], 1e-30 * slope if to_input else 0.0
-
-    def step(_: int, carry: Any) -> Any:
-        (encoder, decoder), z = carry
-        encoder, _ = network(encoder, inputs[0], False)
-        decoder, change = network(decoder, z, True)
-        return [encoder, decoder], z + change
-
-    loop = jax.jit(lambda carry: jax.lax.fori_loop(0, case["steps"], step, carry))
-    run = lambda: jax.block_until_ready(loop((weights, inputs[1])))  # noqa: E731
     found = harness.timed(run, case["repeats"])
     return {**found, "seconds": found["seconds"] / case["steps"]}
 
