@@ -30,9 +30,9 @@ def case():
     x[:, 0] = np.where(np.arange(NUM_POINTS) < NUM_POINTS // 2, 1, -1) * np.abs(x[:, 0])
     truth = -(x**2).sum(1) / 4 - np.log(4 * np.pi)
 
-    def run(**options):
+    def run(factor=1, **options):
         return evidence.certify(
-            jax.random.key(3), model, guide, (), (), x,
+            jax.random.key(3), model, guide, (), (), factor * x,
             transition=annealing.random_walk(2), gradients_per_move=3, **options,
         )  # fmt: skip
 
@@ -64,6 +64,18 @@ def test_the_cost_is_that_of_the_rounds(case):
     # The pilot's draws decide how many the answer takes, and are not among them.
     assert found.rounds[0] == evidence.Round("importance", NUM_POINTS, 1_000, 1)
     assert (found.cost >= 2_000).all()
+
+
+def test_the_other_points_do_not_matter(case):
+    run, _, found = case
+    good = np.arange(NUM_POINTS) < NUM_POINTS // 2
+    kept = [np.flatnonzero(good)[3], np.flatnonzero(found.method == "annealed")[2]]
+    factor = np.full((NUM_POINTS, 1), 1.01, np.float32)
+    factor[kept] = 1
+    changed = run(factor, tolerance=0.25)
+    for name in ("log_evidence", "low", "high"):
+        same = np.isclose(getattr(found, name), getattr(changed, name), rtol=1e-5)
+        np.testing.assert_array_equal(np.flatnonzero(same), kept)
 
 
 def test_a_budget_leaves_points_open_with_the_interval_they_have(case):

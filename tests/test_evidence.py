@@ -35,6 +35,10 @@ def sumo(key, bed, joint):
     return evidence.sumo(key, joint, bed.guide(bed.phi), start=2)
 
 
+def jackknife(key, bed, joint):
+    return evidence.jackknife(key, joint, bed.guide(bed.phi), 100)
+
+
 def multilevel(key, bed, joint):
     return evidence.multilevel(key, joint, bed.guide(bed.phi), base=32)
 
@@ -74,6 +78,7 @@ METHODS = {
     "sandwich": (sandwich, "1 / p", 30),
     "sumo": (sumo, "log p", None),
     "multilevel": (multilevel, "log p", None),
+    "jackknife": (jackknife, "log p", 100),  # up to O(1 / S^2)
 }
 
 
@@ -104,7 +109,9 @@ def test_unbiased(answers, name):
     assert error < (0.25 if name == "sumo" else 0.02)
 
 
-@pytest.mark.parametrize("name", [n for n, (_, unbiased, _) in METHODS.items() if unbiased == "p"])
+@pytest.mark.parametrize(
+    "name", [n for n, (*_, size) in METHODS.items() if size and n != "sandwich"]
+)
 def test_the_standard_error_is_the_spread(answers, name):
     # Over 300 repeats the spread itself is known to 4 %; the delta method is right to O(1/S).
     log_p, found = answers

@@ -85,13 +85,15 @@ def evaluate_annealed(
     num_chains: int,
     plan: annealing.Plan,
     *,
+    index: ArrayLike | None = None,
     chunk_size: int = CHUNK_SIZE // 2,  # a gradient keeps twice the rows of a value
 ) -> Annealed:
     """`annealed` for every point of x [N, ...]: an Annealed whose leaves have a leading axis N.
 
     From q(z | x; phi), or with guide=None from the prior (phi is then not read). Points run
     together as far as their chains make at most `chunk_size` rows, so memory grows in N by the
-    result alone. Point i draws from fold_in(key, i): its answer does not depend on the others.
+    result alone. Point i draws from fold_in(key, i), or fold_in(key, index[i]) with an `index` [N]
+    of unsigned integers: its answer does not depend on the others.
     Compiled once per shape, model, guide, moves and number of chains; the key, theta, phi and the
     temperatures' values may change.
 
@@ -102,7 +104,9 @@ def evaluate_annealed(
     check_data(model, theta, x)
     if guide is not None:
         check_guide(model, guide, theta, phi, x)
-    points = (jnp.arange(x.shape[0]), jnp.asarray(x))
+    index = jnp.arange(x.shape[0]) if index is None else jnp.asarray(index)
+    checks.shape(index, x.shape[:1], "index")
+    points = (index, jnp.asarray(x))
     return _evaluate(
         *(key, theta, None if guide is None else phi, points, plan, model, guide, num_chains),
         batch_size(chunk_size, num_chains, x.shape[0]),

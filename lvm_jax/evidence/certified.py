@@ -110,6 +110,8 @@ def certify(
        counts as `gradients_per_move`) stay open, with the interval that they have.
 
     Rounds run on the points that need them, padded to a power of two, so that few shapes compile.
+    Point i draws from keys of i and of the round's size alone: its answer does not depend on the
+    other points.
     The interval is Student's, for independent weights; k-hat sees the tail only as far as the
     draws have: mass that no draw met cannot be certified by any method here.
 
@@ -136,7 +138,7 @@ def certify(
 
 
 class _Runner:
-    """The two methods on a subset of the points, with a fresh key for every round."""
+    """The two methods on a subset of the points, with a fresh key for every kind of round."""
 
     def __init__(
         self,
@@ -151,20 +153,23 @@ class _Runner:
     ) -> None:
         self.key, self.fixed, self.x = key, (model, guide, theta, phi), x
         self.transition, self.gradients_per_move = transition, gradients_per_move
-        self.calls = 0
 
-    def importance(self, book: _Book, points: np.ndarray, num_samples: int) -> None:
-        found = evaluate(self._fresh(), *self.fixed, self._rows(points), num_samples)
+    def importance(self, book: _Book, points: np.ndarray, num_samples: int, stage: int) -> None:
+        rows = _padded(points)
+        key = self._key(stage, num_samples)
+        found = evaluate(key, *self.fixed, self.x[rows], num_samples, index=rows)
         book.enter(points, found, Round(IMPORTANCE, len(points), num_samples, 1), num_samples)
 
     def annealed(self, book: _Book, points: np.ndarray, chains: int, temperatures: int) -> Array:
         model, _, theta, _ = self.fixed
+        rows = _padded(points)
+        plan = annealing.plan(
+            annealing.sigmoid(temperatures), self.transition, num_pilot=PILOT, adaptive=True
+        )
+        key = self._key(chains, temperatures)
         found = evaluate_annealed(
-            self._fresh(), model, None, theta, None, self._rows(points), chains,
-            annealing.plan(
-                annealing.sigmoid(temperatures), self.transition, num_pilot=PILOT, adaptive=True
-            ),
-        )  # fmt: skip
+            key, model, None, theta, None, self.x[rows], chains, plan, index=rows
+        )
         now = Round(ANNEALED, len(points), chains, temperatures)
         book.enter(points, found.evidence, now, self.cost(chains, temperatures))
         return np.asarray(found.log_weights)[: len(points)].std(1)
@@ -172,21 +177,24 @@ class _Runner:
     def cost(self, chains: int, temperatures: int) -> float:
         return (chains + PILOT) * temperatures * (1.0 + self.gradients_per_move)
 
-    def _fresh(self) -> Key[Array, ""]:
-        self.calls += 1
-        return jax.random.fold_in(self.key, self.calls)
+    def _key(self, *round_of: int) -> Key[Array, ""]:
+        """One key for each kind of round, whichever rounds the other points have had before."""
+        key = self.key
+        for number in round_of:
+            key = jax.random.fold_in(key, number)
+        return key
 
-    def _rows(self, points: np.ndarray) -> np.ndarray:
-        """Their data, the last repeated up to a power of two."""
-        size = 1 << (len(points) - 1).bit_length()
-        padded = np.concatenate([points, np.repeat(points[-1:], size - len(points))])
-        return self.x[padded]
+
+def _padded(points: np.ndarray) -> np.ndarray:
+    """The points, the last repeated up to a power of two."""
+    size = 1 << (len(points) - 1).bit_length()
+    return np.concatenate([points, np.repeat(points[-1:], size - len(points))])
 
 
 def _by_importance(run: _Runner, book: _Book, budget: float) -> np.ndarray:
     """Pilot and final runs; returns the points that need another method."""
     every = np.arange(len(run.x))
-    run.importance(book, every, START)
+    run.importance(book, every, START, stage=0)
     trusted = book.answer["k_hat"] <= TRUSTED
     needed = START * SAFETY * (book.half_width(every) / book.tolerance) ** 2
     powers = np.ceil(np.log(np.maximum(needed / START, 1.0)) / np.log(GROWTH))
@@ -195,7 +203,7 @@ def _by_importance(run: _Runner, book: _Book, budget: float) -> np.ndarray:
     for size in np.unique(sizes[np.isfinite(sizes)]):
         points = np.flatnonzero((sizes == size) & (book.cost + size <= budget))
         if len(points):
-            run.importance(book, points, int(size))
+            run.importance(book, points, int(size), stage=1)
     return np.flatnonzero(~book.within)
 
 
