@@ -30,40 +30,38 @@ ROWS = [(bed, move) for bed, moves in MOVES.items() for move in moves]
 NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
 
 
+def travel(name):
+    """(log p, {move: (forward Annealed, reverse Journey from exact posterior draws)}) of a bed."""
+    bed = BEDS[name]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    posterior = bed.posterior(bed.theta, bed.x)
+
+    def both(key, move):
+        forward_key, z_key, back_key = jax.random.split(key, 3)
+        plan = annealing.plan(
+            annealing.sigmoid(8), move,
+            num_pilot=20 if move.continuous else 0, adaptive=move.continuous,
+        )  # fmt: skip
+        forward = evidence.annealed(forward_key, joint, q, CHAINS, plan)
+        z = posterior.sample(seed=z_key, sample_shape=(CHAINS,))
+        back = jax.vmap(
+            lambda key, z: annealing.reverse(
+                key, Path(q.log_prob, joint), z, forward.schedule, move
+            )
+        )(jax.random.split(back_key, CHAINS), z)
+        return forward, back
+
+    def every(key):
+        keys = jax.random.split(key, len(MOVES[name]))
+        return {move: both(k, MOVES[name][move]) for k, move in zip(keys, MOVES[name], strict=True)}
+
+    log_p = float(bed.log_evidence(bed.theta, bed.x))
+    return log_p, jax.device_get(quick_jit(every)(jax.random.key(1)))
+
+
 @pytest.fixture(scope="module")
 def found():
-    """{bed: (log p, {move: (forward Annealed, reverse Journey from exact posterior draws)})}."""
-
-    def of_bed(name):
-        bed = BEDS[name]()
-        joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
-        posterior = bed.posterior(bed.theta, bed.x)
-
-        def both(key, move):
-            forward_key, z_key, back_key = jax.random.split(key, 3)
-            plan = annealing.plan(
-                annealing.sigmoid(8), move,
-                num_pilot=20 if move.continuous else 0, adaptive=move.continuous,
-            )  # fmt: skip
-            forward = evidence.annealed(forward_key, joint, q, CHAINS, plan)
-            z = posterior.sample(seed=z_key, sample_shape=(CHAINS,))
-            back = jax.vmap(
-                lambda key, z: annealing.reverse(
-                    key, Path(q.log_prob, joint), z, forward.schedule, move
-                )
-            )(jax.random.split(back_key, CHAINS), z)
-            return forward, back
-
-        def every(key):
-            keys = jax.random.split(key, len(MOVES[name]))
-            return {
-                move: both(k, MOVES[name][move]) for k, move in zip(keys, MOVES[name], strict=True)
-            }
-
-        log_p = float(bed.log_evidence(bed.theta, bed.x))
-        return log_p, jax.device_get(quick_jit(every)(jax.random.key(1)))
-
-    return {name: of_bed(name) for name in MOVES}
+    return {name: travel(name) for name in MOVES}
 
 
 @pytest.mark.parametrize("bed, move", ROWS)

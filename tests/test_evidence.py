@@ -82,20 +82,25 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module", params=BEDS)
-def answers(request):
+def ask(bed, methods):
     """log p of a bed, and {method: its answers to REPEATS keys}."""
-    bed = BEDS[request.param]()
     joint = bed.log_joint(bed.theta, bed.x)
 
     def all_methods(key):
-        found = {name: method(key, bed, joint) for name, (method, *_) in METHODS.items()}
-        slices = found["sandwich"]
-        return found | {"annealed": slices.lower, "sandwich": slices.upper}
+        found = {name: method(key, bed, joint) for name, (method, *_) in methods.items()}
+        if "sandwich" in found:
+            slices = found["sandwich"]
+            found |= {"annealed": slices.lower, "sandwich": slices.upper}
+        return found
 
     keys = jax.random.split(jax.random.key(0), REPEATS)
     found = quick_jit(jax.vmap(all_methods))(keys)
     return float(bed.log_evidence(bed.theta, bed.x)), found
+
+
+@pytest.fixture(scope="module", params=BEDS)
+def answers(request):
+    return ask(BEDS[request.param](), METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -160,17 +165,6 @@ def test_few_samples():
     assert one.ess == 1
     assert few.k_hat == np.inf  # a tail of fewer than 5
     assert np.isfinite(many.k_hat)
-
-
-@pytest.mark.parametrize("bed_name", ["linear_gaussian", "one_hot"])
-def test_exact_at_the_posterior(bed_name):
-    bed = BEDS[bed_name]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
-    found = quick_jit(lambda key: evidence.importance(key, joint, q, 200))(jax.random.key(0))
-    np.testing.assert_allclose(found.log_evidence, bed.log_evidence(bed.theta, bed.x), rtol=2e-6)
-    np.testing.assert_allclose(found.ess, 200, rtol=1e-6)
-    assert found.standard_error < 1e-7
-    assert found.k_hat == 0  # equal to rounding: no tail
 
 
 def test_odd_weights_are_counted_and_never_dropped():

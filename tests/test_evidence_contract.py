@@ -193,3 +193,14 @@ def test_float64_in_float64_out(x64, name):
         found = jax.eval_shape(lambda key, run=run: run(key, bed, joint), jax.random.key(0))
         kinds = {leaf.dtype for leaf in jax.tree.leaves(found) if leaf.dtype.kind == "f"}
         assert kinds == {np.dtype(np.float64)}, method
+
+
+@pytest.mark.parametrize("bed_name", ["linear_gaussian", "one_hot"])
+def test_exact_at_the_posterior(bed_name):
+    bed = BEDS[bed_name]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+    found = quick_jit(lambda key: evidence.importance(key, joint, q, 200))(jax.random.key(0))
+    np.testing.assert_allclose(found.log_evidence, bed.log_evidence(bed.theta, bed.x), rtol=2e-6)
+    np.testing.assert_allclose(found.ess, 200, rtol=1e-6)
+    assert found.standard_error < 1e-7
+    assert found.k_hat == 0  # equal to rounding: no tail
