@@ -132,16 +132,18 @@ def test_exact_at_the_posterior():
     assert result.evidence.standard_error < 1e-6
 
 
-def test_adaptive_temperatures_have_equal_conditional_ess():
-    # z ~ N(0, 1), x | z ~ N(z, 1/16) at x = 1: pi_beta = N(m, 1 / (1 + 16 beta)), and the variance
-    # of log p(x | z) under it is 8^2 Var((1 - z)^2) in closed form.
-    def joint(z):
-        return -0.5 * (z**2).sum() - 8 * ((1.0 - z) ** 2).sum()
+def narrow(z):
+    """z ~ N(0, 1), x | z ~ N(z, 1/16) at x = 1, up to a constant."""
+    return -0.5 * (z**2).sum() - 8 * ((1.0 - z) ** 2).sum()
 
+
+def test_adaptive_temperatures_have_equal_conditional_ess():
+    # pi_beta = N(m, 1 / (1 + 16 beta)), and the variance of log p(x | z) under it is
+    # 8^2 Var((1 - z)^2) in closed form.
     q = distributions.normal(jnp.zeros(1), jnp.ones(1))
     tuned = quick_jit(
         lambda key: annealing.tune(
-            key, joint, q, annealing.sigmoid(24), annealing.random_walk(4), 800, adaptive=True
+            key, narrow, q, annealing.sigmoid(24), annealing.random_walk(4), 800, adaptive=True
         )
     )(jax.random.key(0))
     betas = np.linspace(0, 1, 20_001)
@@ -161,6 +163,19 @@ def test_adaptive_temperatures_have_equal_conditional_ess():
     steps = np.asarray(tuned.schedule.step_sizes)
     assert steps[0] / steps[-1] > 2.5
     assert abs(tuned.acceptance.mean() - 0.234) < 0.1
+
+
+def test_a_long_pilot_visits_a_hundred_temperatures():
+    # The posterior of `narrow` is sqrt(17) times as narrow as q, and so must the steps become.
+    q, betas = distributions.normal(jnp.zeros(1), jnp.ones(1)), annealing.sigmoid(250)
+    tuned = quick_jit(
+        lambda key: annealing.tune(key, narrow, q, betas, annealing.random_walk(4), 400)
+    )(jax.random.key(0))
+    assert tuned.temperatures.shape == (101,)
+    assert np.isin(tuned.temperatures, betas).all()
+    np.testing.assert_array_equal(tuned.schedule.temperatures, betas)
+    steps = np.asarray(tuned.schedule.step_sizes)
+    np.testing.assert_allclose(steps[:5].mean() / steps[-5:].mean(), 17**0.5, rtol=0.1)
 
 
 def test_weights_of_zero_are_counted():

@@ -50,20 +50,25 @@ def trail(
 ) -> Trail:
     """`anneal` with all that it passed: log w_t is the weight of z_t as a draw of f_{beta_t}."""
 
-    def step(state: tuple[Latent, Scalar, Scalar], now: tuple) -> tuple[tuple, tuple]:
-        z, ratio, log_w = state
+    def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple, tuple]:
+        z, log_w = state
         index, before, beta, step_size = now
+        # Weight and move price the same z in one iteration, so that the compiler does it once.
+        ratio = path.log_weight(z)
         log_w = log_w + (beta - before) * ratio
         z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
-        ratio = path.log_weight(z)
-        return (z, ratio, log_w), (log_w, ratio, accepted)
+        return (z, log_w), (log_w, ratio, accepted)
 
     betas = schedule.temperatures
     times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
-    first = path.log_weight(z), jnp.zeros((), betas.dtype)
-    (z, _, _), (log_w, ratio, accepted) = jax.lax.scan(step, (z, *first), times)
-    starts_at = lambda one, rest: jnp.concatenate([one[None], rest])  # noqa: E731
-    return Trail(z, starts_at(first[1], log_w), starts_at(first[0], ratio), accepted)
+    start = (z, jnp.zeros((), betas.dtype))
+    (z, _), (log_w, ratio, accepted) = jax.lax.scan(step, start, times)
+    return Trail(
+        z,
+        jnp.concatenate([start[1][None], log_w]),
+        jnp.concatenate([ratio, path.log_weight(z)[None]]),
+        accepted,
+    )
 
 
 def reverse(
@@ -80,17 +85,17 @@ def reverse(
     Source: Grosse, Ghahramani and Adams (2015).
     """
 
-    def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple[Latent, Scalar], Scalar]:
-        z, log_w = state
-        index, before, beta, step_size = now
+    def step(z: Latent, now: tuple) -> tuple[Latent, tuple[Scalar, Scalar]]:
+        index, beta, step_size = now
+        ratio = path.log_weight(z)  # beside the move, as in `trail`
         z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
-        return (z, log_w + (beta - before) * path.log_weight(z)), accepted
+        return z, (ratio, accepted)
 
     betas = schedule.temperatures
-    times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
-    start = (z, jnp.zeros((), betas.dtype))
-    (z, log_w), accepted = jax.lax.scan(step, start, times, reverse=True)
-    return Journey(z, log_w, accepted)
+    times = (jnp.arange(betas.shape[0] - 1), betas[1:], schedule.step_sizes)
+    z, (ratio, accepted) = jax.lax.scan(step, z, times, reverse=True)
+    ratio = jnp.concatenate([path.log_weight(z)[None], ratio[:-1]])  # of z_0, ..., z_(T-1)
+    return Journey(z, (jnp.diff(betas) * ratio).sum(), accepted)
 
 
 def _move(

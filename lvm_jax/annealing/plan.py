@@ -60,9 +60,10 @@ def plan(
     """A plan of T temperatures, [T + 1] from 0 to 1, and of moves, `hmc()` unless given.
 
     The step sizes of moves that have a target come from a pilot run of `num_pilot` other chains (8
-    unless given), which costs as much as so many chains more; with `adaptive` it also places the
-    temperatures anew. With num_pilot = 0 the transition's own step size is used throughout, in z's
-    own units: so for the moves of a discrete z, which have none, by default.
+    unless given), which costs as much as so many chains more of at most 100 temperatures; with
+    `adaptive` it also places the temperatures anew. With num_pilot = 0 the transition's own step
+    size is used throughout, in z's own units: so for the moves of a discrete z, which have none,
+    by default.
 
     Raises ValueError for temperatures that do not rise from 0 to 1, num_pilot of 1 or below 0, or
     an `adaptive` without a pilot.

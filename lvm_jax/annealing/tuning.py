@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lvm_jax import checks, weights
 from lvm_jax.annealing.path import Path, check_temperatures, make_path
@@ -19,6 +20,7 @@ from lvm_jax.weights import LogJoint
 NUM_SPREAD = 100  # draws of q from which its standard deviations are taken
 GAIN = 1.0  # of the log step size, per unit of acceptance missed
 NUM_WARM = 10  # moves at beta = 0 before the pilot sets off
+MOST = 100  # temperatures of a pilot: step sizes change smoothly, and it costs as the run does
 
 
 class Schedule(NamedTuple):
@@ -33,8 +35,9 @@ class Tuned(NamedTuple):
     """A schedule, and what the pilot saw."""
 
     schedule: Schedule
-    acceptance: Float[Array, " T"]  # the pilot's, at its own temperatures
-    deviation: Float[Array, " T"]  # of log p(x, z) - log q(z) at beta_0, ..., beta_(T-1)
+    temperatures: Float[Array, " P1"]  # the pilot's own
+    acceptance: Float[Array, " P"]  # at those but the first
+    deviation: Float[Array, " P"]  # of log p(x, z) - log q(z), at those but the last
 
 
 def schedule(
@@ -78,15 +81,15 @@ def tune(
     """A `Schedule` from a pilot run of `num_chains` chains, of ONE data point.
 
     The step size moves after every temperature by log e <- log e + acceptance - target, the
-    acceptance being the chains' mean, after ten moves on q itself. With `adaptive` the T
-    temperatures are placed anew so that the conditional effective sample size (Zhou, Johansen and
-    Aston 2016) is the same at every step, to second order in it:
+    acceptance being the chains' mean, after ten moves on q itself. Of more than 100 temperatures
+    the pilot visits 100, and the logarithms are interpolated. With `adaptive` the T temperatures
+    are placed anew so that the conditional effective sample size (Zhou, Johansen and Aston 2016)
+    is the same at every step, to second order in it:
 
         CESS / S = 1 / (1 + (Delta beta)^2 Var_beta(log p(x, z) - log q(z)) + ...)
 
-    which holds for steps at equal distances of int sd_beta(log p - log q) d beta. The pilot's own
-    step sizes are then interpolated. `key` must not be that of the run that follows: the pilot's
-    draws choose, the run's draws are weighed.
+    which holds for steps at equal distances of int sd_beta(log p - log q) d beta. `key` must not be
+    that of the run that follows: the pilot's draws choose, the run's draws are weighed.
 
     Raises ValueError for num_chains < 2 or temperatures that do not rise from 0 to 1.
     """
@@ -97,12 +100,18 @@ def tune(
     z = weights.draw(key_start, q, num_chains)
     path = make_path(log_joint, q, z, transition.continuous)
     temperatures = temperatures.astype(path.dtype(z))
-    steps, accepted, deviation = _pilot(key_moves, path, z, temperatures, transition, scale)
+    own = _few(temperatures)
+    steps, accepted, deviation = _pilot(key_moves, path, z, own, transition, scale)
     if adaptive:
-        placed = _place(temperatures, deviation)
-        steps = jnp.exp(jnp.interp(placed[1:], temperatures[1:], jnp.log(steps)))
-        temperatures = placed
-    return Tuned(Schedule(temperatures, steps, scale), accepted, deviation)
+        temperatures = _place(own, deviation, temperatures.shape[0])
+    steps = jnp.exp(jnp.interp(temperatures[1:], own[1:], jnp.log(steps)))
+    return Tuned(Schedule(temperatures, steps, scale), own, accepted, deviation)
+
+
+def _few(temperatures: Float[Array, " T1"]) -> Float[Array, " P1"]:
+    """At most MOST + 1 of them, the first and the last among them."""
+    last = temperatures.shape[0] - 1
+    return temperatures[np.linspace(0, last, min(last, MOST) + 1).round().astype(int)]
 
 
 def _pilot(
@@ -153,11 +162,13 @@ def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
     return jnp.sqrt(p @ (values - p @ values) ** 2)
 
 
-def _place(temperatures: Float[Array, " T1"], deviation: Float[Array, " T"]) -> Float[Array, " T1"]:
-    """As many temperatures, at equal distances of the integral of the deviation."""
+def _place(
+    temperatures: Float[Array, " P1"], deviation: Float[Array, " P"], number: int
+) -> Float[Array, " T1"]:
+    """`number` temperatures, at equal distances of the integral of the deviation."""
     # A floor keeps the map invertible where the pilot saw nothing vary, and the steps bounded.
     usual = jnp.maximum(deviation, 0.01 * deviation.max() + jnp.finfo(deviation.dtype).tiny)
     lengths = jnp.diff(temperatures) * usual
     distance = jnp.concatenate([jnp.zeros(1, lengths.dtype), jnp.cumsum(lengths)])
-    even = jnp.linspace(0.0, 1.0, temperatures.shape[0], dtype=temperatures.dtype)
+    even = jnp.linspace(0.0, 1.0, number, dtype=temperatures.dtype)
     return jnp.interp(even * distance[-1], distance, temperatures).at[-1].set(1.0)
