@@ -96,29 +96,27 @@ def gaps(
     check_guide(model, guide, theta, phi, x)
     given = _given(log_evidence, x)
     key_fit, key_weigh = jax.random.split(key)
-    local = {
-        name: fit_local(
+    local = [
+        fit_local(
             *(jax.random.fold_in(key_fit, place), model, guide, theta, phi, x, family),
             num_steps=num_steps, optimizer=optimizer, num_draws=num_draws,
             num_starts=num_starts, estimate=estimate, chunk_size=chunk_size,
         )
-        for place, (name, family) in enumerate(families.items())
-    }  # fmt: skip
-    etas = tuple(found.eta for found in local.values())
-    points = (jnp.arange(x.shape[0]), jnp.asarray(x), etas, given)
+        for place, family in enumerate(families.values())
+    ]  # fmt: skip
+    points = (jnp.arange(x.shape[0]), jnp.asarray(x), tuple(one.eta for one in local), given)
     together = batch_size(chunk_size, num_samples, x.shape[0])
     log_p, k_hat, elbo, inference, split = _weigh(
         key_weigh, theta, phi, points, model, guide, tuple(families.values()), num_samples, together
     )
-    found = {
-        name: FamilyGaps(best, approximation, amortization, one.gain, one.start, one.eta)
-        for (name, one), (best, approximation, amortization) in zip(
-            local.items(), split, strict=True
-        )
+    by_family = {
+        name: FamilyGaps(*parts, one.gain, one.start, one.eta)
+        for name, one, parts in zip(families, local, split, strict=True)
     }
-    k_hat = log_evidence.k_hat if isinstance(log_evidence, Evidence) else k_hat
+    if isinstance(log_evidence, Evidence):
+        k_hat = log_evidence.k_hat
     source = "importance" if given is None else "given"
-    return Gaps(log_p, k_hat, source, elbo, inference, found)
+    return Gaps(log_p, k_hat, source, elbo, inference, by_family)
 
 
 def _given(log_evidence: Evidence | ArrayLike | None, x: ArrayLike) -> Measured | None:

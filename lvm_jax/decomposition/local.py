@@ -21,6 +21,7 @@ from lvm_jax.weights import LogJoint
 NUM_JUDGES = 200  # draws that choose among the starts, and as many that measure the last gain
 NUM_MOMENTS = 200  # draws that give the moments of a q without closed ones
 RATE = 0.05  # of the default optimiser, at its start
+FLOW_RATE = 0.01  # the same of a flow, whose networks a larger one throws about
 
 
 class Local(NamedTuple):
@@ -32,9 +33,9 @@ class Local(NamedTuple):
 
 
 @lru_cache
-def default_optimizer(num_steps: int) -> optax.GradientTransformation:
-    """Adam, its rate falling from 0.05 to 0 by a cosine: the noise of the draws averages out."""
-    return optax.adam(optax.cosine_decay_schedule(RATE, num_steps))
+def default_optimizer(num_steps: int, rate: float) -> optax.GradientTransformation:
+    """Adam, its rate falling to 0 by a cosine: the noise of the draws averages out."""
+    return optax.adam(optax.cosine_decay_schedule(rate, num_steps))
 
 
 def fit_local(
@@ -63,8 +64,9 @@ def fit_local(
 
     Gradients stick to the landing (for a flow, whose own draws are dear to price again, they are
     `reparameterized`), so where the family holds the posterior the noise vanishes on arrival.
-    `estimate` is another, as for a q of discrete z. Local optima cannot be excluded: the ELBO of
-    q* is at most the best of the family.
+    `estimate` is another, as for a q of discrete z. The optimiser is Adam unless given, its rate
+    falling by a cosine from 0.05, for a flow from 0.01, to 0. Local optima cannot be excluded: the
+    ELBO of q* is at most the best of the family.
 
     Point i draws from fold_in(key, i). Points run together as far as their draws make at most
     `chunk_size` rows. Compiled once per shape, model, guide, family, optimiser and sizes.
@@ -77,12 +79,13 @@ def fit_local(
     check_guide(model, guide, theta, phi, x)
     start = family.init(jax.random.key(0))
     check_guide(model, Guide(family.init, lambda eta, x: family.build(eta)), theta, start, x)
+    priced = distributions.prices_draws(family.build(start))
     sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
     num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
+    optimizer = optimizer or default_optimizer(num_steps, FLOW_RATE if priced else RATE)
     return _fit(
         *(key, theta, phi, (jnp.arange(x.shape[0]), jnp.asarray(x))),
-        *(model, guide, family, num_steps, optimizer or default_optimizer(num_steps)),
-        *(num_draws, num_starts, estimate),
+        *(model, guide, family, num_steps, optimizer, num_draws, num_starts, estimate),
         batch_size(chunk_size, num_draws * num_starts, x.shape[0]),
     )
 
