@@ -58,7 +58,8 @@ def test_the_cost_is_that_of_the_rounds(case):
     for now in found.rounds:
         each = now.num_samples
         if now.method == "annealed":
-            each = (now.num_samples + 8) * now.num_temperatures * 4
+            pilot = 8 * min(now.num_temperatures, 100)
+            each = (now.num_samples * now.num_temperatures + pilot) * 4
         total += now.num_points * each
     np.testing.assert_allclose(found.cost.sum(), total)
     # The pilot's draws decide how many the answer takes, and are not among them.

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lvm_jax import annealing, checks
+from lvm_jax.annealing.tuning import MOST
 from lvm_jax.evidence.annealed import evaluate_annealed
 from lvm_jax.evidence.dataset import evaluate
 from lvm_jax.evidence.result import Evidence
@@ -175,7 +176,8 @@ class _Runner:
         return np.asarray(found.log_weights)[: len(points)].std(1)
 
     def cost(self, chains: int, temperatures: int) -> float:
-        return (chains + PILOT) * temperatures * (1.0 + self.gradients_per_move)
+        moves = chains * temperatures + PILOT * min(temperatures, MOST)
+        return moves * (1.0 + self.gradients_per_move)
 
     def _key(self, *round_of: int) -> Key[Array, ""]:
         """One key for each kind of round, whichever rounds the other points have had before."""
