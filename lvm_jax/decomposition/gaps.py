@@ -132,7 +132,12 @@ def _given(log_evidence: Evidence | ArrayLike | None, x: ArrayLike) -> Measured 
     return found
 
 
-_Split = list[Measured]  # ELBO of q*, and the two gaps
+class _Split(NamedTuple):
+    """The first fields of `FamilyGaps`."""
+
+    elbo: Measured
+    approximation: Measured
+    amortization: Measured
 
 
 @partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
@@ -166,7 +171,7 @@ def _weigh(
             error += 0.0 if given is None else given.standard_error**2
             return Measured(log_p.value - log_w.mean(), jnp.sqrt(error))
 
-        split = [[of_draws(w), gap(w), of_draws(w - log_w[0])] for w in log_w[1:]]
+        split = [_Split(of_draws(w), gap(w), of_draws(w - log_w[0])) for w in log_w[1:]]
         return log_p, k_hat, of_draws(log_w[0]), gap(log_w[0]), split
 
     return for_each(one, points, together)
