@@ -160,8 +160,16 @@ def teller(bar: Progress) -> Callable[["training.Progress"], None]:
     return on_progress
 
 
-def train(prepared: "Prepared", run: run_directory.RunDirectory, bar: Progress) -> "Fit":
-    """Climb the bound, or go on where the run in this directory stopped; save the model."""
+def train(
+    prepared: "Prepared",
+    run: run_directory.RunDirectory,
+    bar: Progress,
+    whole: Path | None = None,
+) -> "Fit":
+    """Climb the bound, or go on where the run in this directory stopped; save the model.
+
+    `whole` is the run directory to name if it is interrupted, where `run` is a part of that.
+    """
     import jax
 
     from experiments import vae_models
@@ -186,7 +194,8 @@ def train(prepared: "Prepared", run: run_directory.RunDirectory, bar: Progress) 
             on_progress=teller(bar),
         )
     except KeyboardInterrupt:
-        print(f"\nstopped; to go on: the same options, --out {run.path} --resume", file=sys.stderr)
+        out = whole or run.path
+        print(f"\nstopped; to go on: the same options, --out {out} --resume", file=sys.stderr)
         raise
     phi = vae_models.final_phi(prepared.description, fit.theta, fit.phi)
     fit = fit._replace(phi=phi)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optax
@@ -16,6 +17,7 @@ from lvm_jax.networks import ACTIVATIONS
 from lvm_jax.training.step import Tie
 
 if TYPE_CHECKING:
+    from experiments import inference_gaps
     from experiments.vae import Config
 
 FREE = ("out", "overwrite", "resume")  # options that a resumed run may have otherwise
@@ -131,7 +133,9 @@ def describe(config: "Config", pixels: Pixels) -> Description:
     )
 
 
-def open_run(config: "Config") -> run_directory.RunDirectory:
+def open_run(
+    config: "Config | inference_gaps.Config", name: str = "vae"
+) -> run_directory.RunDirectory:
     """A new run directory with its config.json, or the one that is to go on.
 
     Raises ValueError, naming what differs, if that one had other options; FileExistsError for a
@@ -146,19 +150,19 @@ def open_run(config: "Config") -> run_directory.RunDirectory:
                 "same ones, or choose another --out"
             )
         return run_directory.RunDirectory(path)
-    run = run_directory.create("vae", path, config.overwrite)
+    run = run_directory.create(name, path, config.overwrite)
     run.write_json("config.json", config)
     return run
 
 
-def read_config(path: Any) -> dict[str, Any]:
-    """The options of an earlier run; ValueError if the file does not hold any."""
+def read_config(path: Path, option: str = "resume") -> dict[str, Any]:
+    """The options of an earlier run; ValueError, naming the option that asked for them, if none."""
     try:
         found = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"resume: {path / 'config.json'} cannot be read ({error})") from error
+        raise ValueError(f"{option}: {path / 'config.json'} cannot be read ({error})") from error
     if not isinstance(found, dict):
-        raise ValueError(f"resume: {path / 'config.json'} does not hold the options of a run")
+        raise ValueError(f"{option}: {path / 'config.json'} does not hold the options of a run")
     return found
 
 
