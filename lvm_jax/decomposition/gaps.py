@@ -110,7 +110,7 @@ def gaps(
         key_weigh, theta, phi, points, model, guide, tuple(families.values()), num_samples, together
     )
     by_family = {
-        name: FamilyGaps(*parts, one.gain, one.start, one.eta)
+        name: FamilyGaps(**parts._asdict(), gain=one.gain, start=one.start, eta=one.eta)
         for name, one, parts in zip(families, local, split, strict=True)
     }
     if isinstance(log_evidence, Evidence):
