@@ -70,7 +70,8 @@ def annealed(
     Unbiased in theta and in phi for the bound of the CHAINS' weights, wherever it is
     differentiable. Costs T gradients of log_joint forward, their derivatives back, and the memory
     of T steps. Needs a reparameterised q whose log_prob can be differentiated at any z, which an
-    inverse-autoregressive flow's cannot; z may be a pytree. Temperatures and step size may be traced; `annealed_learned` learns them.
+    inverse-autoregressive flow's cannot; z may be a pytree. Temperatures and step size may be
+    traced; `annealed_learned` learns them.
 
     Raises ValueError for temperatures that do not rise from 0 to 1, a step size that is not
     positive or of another shape, or a refreshment outside (0, 1].
