@@ -83,7 +83,7 @@ class Config(publish.Options):
     num_leapfrogs: int = 5
     """Steps of each HMC move."""
     start: Literal["prior", "guide"] = "prior"
-    """Where the annealed chains start."""
+    """Where the annealed chains start; an iaf guide cannot be it."""
     num_simulated: int = 40
     """Images that each model simulates, on which the chains are checked from both sides."""
     importance_samples: int = 5000

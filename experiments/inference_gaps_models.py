@@ -71,6 +71,11 @@ def prepare(config: "Config") -> Inputs:
         pixels, data = prepared[0].pixels, {"seed": config.seed}
     for d in [one.description for one in (*loaded, *prepared)]:
         families(d, config)  # refuses sizes that it cannot have
+        if d.guide == "iaf" and config.start == "guide":
+            raise ValueError(
+                "start: expected prior with an iaf guide, whose density is found by a loop that the "
+                "moves of the chains cannot differentiate, got 'guide'"
+            )
     chosen = vae_evaluation.choose(pixels, vae.Config(evaluated=config.num_points, **data))
     parts = [chosen.rows["train"], chosen.rows["test"]]
     is_train = np.repeat([True, False], [len(part) for part in parts])

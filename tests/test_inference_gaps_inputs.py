@@ -48,6 +48,7 @@ def save(folder, described, **changed):
         ({"account": "full_rnak"}, "account: expected one of mean_field, full_rank, coupling"),
         ({"latent_dim": 1}, "latent_dim: expected an integer >= 2, got 1"),
         ({"dataset": "cifar"}, "expected digits, mnist, .* got 'cifar'"),
+        ({"guides": ("iaf",), "start": "guide"}, "start: expected prior with an iaf guide"),
         ({"resume": True}, "resume: expected --out"),
     ],
 )
