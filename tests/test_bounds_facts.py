@@ -52,6 +52,18 @@ def test_jackknife_order(order, x64):
     assert abs(np.log2(biases[0] / biases[1]) - (order + 1)) < 0.4
 
 
+@pytest.mark.parametrize("largest", [0.0, 14.0])  # 14: one weight is nine tenths of the total
+def test_first_order_jackknife_of_many_weights(largest, x64):
+    # S x S numbers would be 80 GB; leaving one out is written out in numpy.
+    log_w = np.random.default_rng(0).normal(size=100_000)
+    log_w[77] = largest
+    total, size = np.exp(log_w).sum(), len(log_w)
+    left = np.log((total - np.exp(log_w)) / (size - 1)).mean()
+    exact = size * np.log(total / size) - (size - 1) * left
+    found = bounds.jackknife(1)(jnp.asarray(log_w))
+    assert abs(found - exact) < 1e-8  # S times the rounding of numpy's own difference
+
+
 def test_jackknife_keeps_its_digits_in_float32():
     log_w = np.random.default_rng(0).normal(size=(3, 100)) * [[0.3], [1.0], [4.0]]
     reduce = quick_jit(jax.vmap(bounds.jackknife(2)))
