@@ -22,13 +22,12 @@ from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
 Categorical = distrax.Categorical
 Independent = distrax.Independent
-Normal = distrax.Normal
 OneHotCategorical = distrax.OneHotCategorical
 
 MAX_SUPPORT = 2**22  # values of z that an enumeration may have
 
 
-class _Normal(distrax.Normal):
+class Normal(distrax.Normal):
     """distrax's, drawn by `keys.unrolled`: the same numbers, sooner."""
 
     def _sample_n(self, key: Key[Array, ""], n: int) -> Array:
@@ -37,7 +36,7 @@ class _Normal(distrax.Normal):
 
 def normal(loc: Float[Array, " D"], scale: Float[Array, " D"]) -> Distribution:
     """N(loc, diag(scale^2)), D independent normals (scale is a standard deviation)."""
-    return Independent(_Normal(loc, scale), 1)
+    return Independent(Normal(loc, scale), 1)
 
 
 def uniform(low: Float[Array, " D"], high: Float[Array, " D"]) -> Distribution:
@@ -182,10 +181,18 @@ def gaussian_parts(q: Distribution) -> tuple[Array, Array] | None:
     if isinstance(q, LowRankNormal):
         covariance = q.factor @ q.factor.T + jnp.diag(q.scale**2)
         return q.mean, jnp.linalg.cholesky(covariance)
+    normals = independent_normals(q)
+    if normals is None:
+        return None
+    loc, scale = (jnp.broadcast_to(v, normals.batch_shape) for v in (normals.loc, normals.scale))
+    return loc, jnp.diag(scale)
+
+
+def independent_normals(q: Distribution) -> distrax.Normal | None:
+    """The D normals of which q is the product, whoever made it, or None."""
     inner = q.distribution if isinstance(q, Independent) else None
-    if isinstance(inner, Normal) and len(inner.batch_shape) == 1:
-        loc, scale = (jnp.broadcast_to(v, inner.batch_shape) for v in (inner.loc, inner.scale))
-        return loc, jnp.diag(scale)
+    if isinstance(inner, distrax.Normal) and len(inner.batch_shape) == 1:
+        return inner
     return None
 
 

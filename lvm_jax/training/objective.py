@@ -135,17 +135,13 @@ def kl_per_dimension(q: Distribution, prior: Distribution) -> Float[Array, " K"]
     """
     pair = []
     for name, distribution in (("q", q), ("prior", prior)):
-        inner = getattr(distribution, "distribution", None)
-        if not (
-            isinstance(distribution, distributions.Independent)
-            and isinstance(inner, distributions.Normal)
-            and len(inner.batch_shape) == 1
-        ):
+        normals = distributions.independent_normals(distribution)
+        if normals is None:
             raise TypeError(
                 f"{name}: expected a product of Normals, whose KL has one term a dimension, got "
                 f'{type(distribution).__name__}; use free_bits(minimum, "all")'
             )
-        pair.append((inner.loc, inner.scale))
+        pair.append((normals.loc, normals.scale))
     (m, s), (n, t) = pair
     return jnp.log(t / s) + 0.5 * ((s / t) ** 2 + ((m - n) / t) ** 2) - 0.5
 
