@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Page = tuple[str, str, list[Fact], list[Section]]
 Told = dict[str, dict[str, Any]]  # summary of each model, by its name
 PARTS = {"train": "training", "test": "test"}
+SPACE = "\N{NO-BREAK SPACE}"
 SIDES = ("lower", "upper", "gap")
 FIELDS = {
     "elbo": "ELBO of the best q",
@@ -113,8 +114,8 @@ def dims(result: "Result") -> str:
 
 def cell(found: dict[str, Any]) -> str:
     """A mean with both errors."""
-    errors = found["monte_carlo_error"], found["sampling_error"]
-    return " ± ".join(f"{number:.3f}" for number in (found["value"], *errors))
+    numbers = found["value"], found["monte_carlo_error"], found["sampling_error"]
+    return f"{SPACE}±{SPACE}".join(f"{number:.3f}" for number in numbers)
 
 
 def gap_table(result: "Result", told: Told, part: str) -> Table:
@@ -219,7 +220,7 @@ def reference_blocks(result: "Result", told: Told, figures: dict[str, bytes]) ->
 def reference_table(result: "Result", told: Told) -> Table:
     """Estimates of log p of each model and part."""
     header = ("guide, images", "annealed", "importance", "larger − annealed",
-              "k-hat above 0.7: annealed", "importance")  # fmt: skip
+              "annealed: k-hat above 0.7", "importance")  # fmt: skip
     rows = []
     for one in result.trained:
         for part in PARTS:

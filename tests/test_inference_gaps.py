@@ -158,7 +158,7 @@ def test_what_is_written(run):
     assert names == ["gaps.png", "images.png", "parts.png", "reference.png"]
     assert len((result.path / "metrics.jsonl").read_text().splitlines()) == 1
     test = written["models"]["full_rank"]["test"]["inference"]["value"]
-    assert f"{test:.3f} ±" in (result.path / "report.html").read_text()
+    assert f"{test:.3f}\N{NO-BREAK SPACE}±" in (result.path / "report.html").read_text()
 
 
 def test_a_run_goes_on_where_it_stopped(run):
