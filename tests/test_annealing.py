@@ -166,7 +166,7 @@ def test_adaptive_temperatures_have_equal_conditional_ess():
 
 
 def test_a_long_pilot_visits_a_hundred_temperatures():
-    # The posterior of `narrow` is sqrt(17) times as narrow as q, and so must the steps become.
+    # In one dimension steps of N(0, s^2) on N(0, v) are accepted with (2 / pi) atan(2 sqrt(v) / s).
     q, betas = distributions.normal(jnp.zeros(1), jnp.ones(1)), annealing.sigmoid(250)
     tuned = quick_jit(
         lambda key: annealing.tune(key, narrow, q, betas, annealing.random_walk(4), 400)
@@ -174,8 +174,11 @@ def test_a_long_pilot_visits_a_hundred_temperatures():
     assert tuned.temperatures.shape == (101,)
     assert np.isin(tuned.temperatures, betas).all()
     np.testing.assert_array_equal(tuned.schedule.temperatures, betas)
-    steps = np.asarray(tuned.schedule.step_sizes)
-    np.testing.assert_allclose(steps[:5].mean() / steps[-5:].mean(), 17**0.5, rtol=0.1)
+    steps = np.asarray(tuned.schedule.step_sizes * tuned.schedule.scale)
+    exact = 2 / np.tan(0.234 * np.pi / 2) / np.sqrt(1 + 16 * np.asarray(betas[1:]))
+    # On the way down the steps lag a little; where the posterior narrows no more they are there.
+    np.testing.assert_allclose(steps, exact, rtol=0.2)
+    np.testing.assert_allclose(np.mean(steps[-50:] / exact[-50:]), 1, rtol=0.06)
 
 
 def test_weights_of_zero_are_counted():
@@ -287,7 +290,7 @@ def test_a_latent_of_several_parts():
     def run(key):
         return [
             evidence.annealed(
-                key, joint, Pair(), 2_000, annealing.plan(annealing.linear(4), move)
+                key, joint, Pair(), 2_000, annealing.plan(annealing.linear(8), move)
             ).evidence
             for move in (annealing.hmc(2), annealing.random_walk(2))
         ]

@@ -123,34 +123,30 @@ def _pilot(
     scale: Latent,
 ) -> tuple[Array, Array, Array]:
     """Step size, acceptance and deviation at every temperature, [T] each, of chains z [C, ...]."""
-    key_warm, key_moves = jax.random.split(key)
     num_chains = jax.tree.leaves(z)[0].shape[0]
-
-    def move(state: _State, key: Key[Array, ""], beta: Scalar) -> tuple[_State, Scalar]:
-        step_size = jnp.exp(state.log_step)
-        z, accepted = jax.vmap(
-            lambda key, z: transition.move(
-                key, lambda one: path.log_density(beta, one), z, scale, step_size
-            )
-        )(jax.random.split(key, num_chains), state.z)
-        missed = 0.0 if transition.target is None else accepted.mean() - transition.target
-        return _State(z, state.log_w, state.log_step + GAIN * missed), accepted.mean()
 
     def step(state: _State, now: tuple[Array, Array, Array]) -> tuple[_State, tuple]:
         index, before, beta = now
         log_w = jax.vmap(path.log_weight)(state.z)
         step_size, deviation = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
-        state = state._replace(log_w=state.log_w + (beta - before) * log_w)
-        state, accepted = move(state, jax.random.fold_in(key_moves, index), beta)
-        return state, (step_size, accepted, deviation)
+        z, accepted = jax.vmap(
+            lambda key, z: transition.move(
+                key, lambda one: path.log_density(beta, one), z, scale, step_size
+            )
+        )(jax.random.split(jax.random.fold_in(key, index), num_chains), state.z)
+        missed = 0.0 if transition.target is None else accepted.mean() - transition.target
+        # On q itself nothing is gained, not even where log_w is infinite.
+        gain = jnp.where(beta > before, (beta - before) * log_w, 0.0)
+        state = _State(z, state.log_w + gain, state.log_step + GAIN * missed)
+        return state, (step_size, accepted.mean(), deviation)
 
     first = jnp.log(jnp.asarray(transition.step_size, temperatures.dtype))
     start = _State(z, jnp.zeros(num_chains, temperatures.dtype), first)
     # The transition's own step size is only a guess: moves on q itself make a better one.
-    warm = jax.random.split(key_warm, NUM_WARM)
-    start, _ = jax.lax.scan(lambda state, key: move(state, key, temperatures[0]), start, warm)
-    times = (jnp.arange(temperatures.shape[0] - 1), temperatures[:-1], temperatures[1:])
-    return jax.lax.scan(step, start, times)[1]
+    betas = jnp.concatenate([jnp.zeros(NUM_WARM, temperatures.dtype), temperatures])
+    times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:])
+    found = jax.lax.scan(step, start, times)[1]
+    return tuple(leaf[NUM_WARM:] for leaf in found)
 
 
 def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
