@@ -8,7 +8,7 @@ import pytest
 
 from experiments import inference_gaps as experiment
 from experiments import inference_gaps_models as models
-from experiments import vae_models
+from experiments import inference_gaps_report, vae_models
 from lvm_jax import training
 from lvm_jax.guides import flow_family
 
@@ -92,6 +92,17 @@ def test_names_of_loaded_models(tmp_path):
     assert set(np.unique(inputs.x)) == {0.0, 1.0}
     shared = models.share_models(inputs.loaded)
     assert shared[0].model is shared[2].model
+
+
+def test_chains_that_miss_too_much_are_told(tmp_path):
+    one = models.load((save(tmp_path / "a", describe()),))
+    result = experiment.Result(experiment.Config(), one, {}, np.array([True, False]), "", None, "")
+    part = {"families": {models.MEAN_FIELD: {"approximation": {"value": 0.2}}}}
+    told = {"mean_field": {"simulated": {"gap": 0.11}, "train": part, "test": part}}
+    (note,) = inference_gaps_report.doubts(result, told)
+    assert "mean_field: the chains miss up to 0.110 nats" in note.text
+    told["mean_field"]["simulated"]["gap"] = 0.09  # less than a half
+    assert inference_gaps_report.doubts(result, told) == []
 
 
 def test_a_flow_guide_has_its_own_family():
