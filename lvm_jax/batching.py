@@ -11,10 +11,15 @@ from lvm_jax import checks
 def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
     """How many points of `rows` rows each run together: `chunk_size` rows at most, or one point.
 
+    A smaller number that divides the points is preferred, down to half as many: points left over
+    are a second program, and take as long to compile as the first.
+
     Raises ValueError or TypeError for a chunk_size that is not an integer >= 1.
     """
     together = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
-    return min(together, num_points)
+    most = min(together, num_points)
+    even = max(size for size in range(1, most + 1) if num_points % size == 0)
+    return even if 2 * even >= most else most
 
 
 def for_each(one: Callable[[Any], Any], points: Any, together: int) -> Any:
