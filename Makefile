@@ -21,6 +21,7 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.bounds
 	.venv/bin/python -m benchmarks.training
 	.venv/bin/python -m benchmarks.evaluation
+	.venv/bin/python -m benchmarks.evidence
 	.venv/bin/python -m benchmarks.startup
 
 clean:

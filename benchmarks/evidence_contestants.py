@@ -1,0 +1,117 @@
+"""lvm_jax's own contestants of `benchmarks.evidence`: programs key -> estimates of log p(x), [N].
+
+One budget buys every method the same number of passes through the model, forward or backward: a
+density is one pass, a gradient two. A temperature with HMC of L leapfrog steps is 2 (L + 1) of
+them, the weight being priced with the first gradient; with MALA 4, with a random walk 2.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.evidence_models import Bed
+from lvm_jax import annealing, evidence
+from lvm_jax.batching import batch_size, for_each
+from lvm_jax.guides import Guide
+
+CHUNK = 500  # rows alive at a time, the default of `evidence.evaluate_annealed`
+
+Program = Callable[[jax.Array], jax.Array]
+
+
+def passes(case: dict[str, Any]) -> int:
+    """Passes through the model that one chain may make."""
+    return 2 * (case["leapfrogs"] + 1) * case["temperatures"]
+
+
+def importance(case: dict[str, Any], bed: Bed, from_guide: bool = False) -> Program:
+    """Importance sampling by as many draws as the chains make passes."""
+    prior = Guide(lambda _: None, lambda *_: bed.model.prior(bed.theta))
+    guide, draws = bed.guide if from_guide else prior, case["chains"] * passes(case)
+
+    def run(key: jax.Array) -> jax.Array:
+        found = evidence.evaluate(key, bed.model, guide, bed.theta, None, bed.x, draws)
+        return found.log_evidence
+
+    return run
+
+
+def plan(case: dict[str, Any], move: str, adaptive: bool = False) -> annealing.Plan:
+    """A sigmoid schedule that spends the budget by the moves of that name, and a pilot run."""
+    moves = {
+        "hmc": (lambda: annealing.hmc(case["leapfrogs"]), 2 * (case["leapfrogs"] + 1)),
+        "mala": (annealing.mala, 4),
+        "random walk": (annealing.random_walk, 2),
+    }
+    make, price = moves[move]
+    temperatures = annealing.sigmoid(passes(case) // price)
+    return annealing.plan(temperatures, make(), adaptive=adaptive)
+
+
+def annealed(
+    case: dict[str, Any], bed: Bed, move: str, from_guide: bool = False, adaptive: bool = False
+) -> Program:
+    """`evidence.evaluate_annealed`, its pilot run and diagnostics included."""
+    guide, planned = bed.guide if from_guide else None, plan(case, move, adaptive)
+
+    def run(key: jax.Array) -> jax.Array:
+        found = evidence.evaluate_annealed(
+            key, bed.model, guide, bed.theta, None, bed.x, case["chains"], planned
+        )
+        return found.evidence.log_evidence
+
+    return run
+
+
+def sequential(case: dict[str, Any], bed: Bed) -> Program:
+    """`evidence.sequential`: one run with as many particles as the others have chains."""
+    planned, prior = plan(case, "hmc"), bed.model.prior(bed.theta)
+
+    @jax.jit
+    def run(key: jax.Array) -> jax.Array:
+        def one(point: tuple[jax.Array, jax.Array]) -> jax.Array:
+            own, x = jax.random.fold_in(key, point[0]), point[1]
+            found = evidence.sequential(
+                own, bed.log_joint(x), prior, case["chains"], planned, num_runs=1
+            )
+            return found.log_evidences[0]
+
+        points = (jnp.arange(len(bed.x)), bed.x)
+        return for_each(one, points, batch_size(CHUNK, case["chains"], len(bed.x)))
+
+    return run
+
+
+def reference(case: dict[str, Any], bed: Bed) -> dict[str, Any]:
+    """log p(x) between the two bounds of `evidence.sandwich`, from the z that drew each x."""
+    planned, prior = plan(case, "hmc"), bed.model.prior(bed.theta)
+
+    @jax.jit
+    def run(key: jax.Array) -> evidence.Sandwich:
+        def one(point: tuple[jax.Array, jax.Array, jax.Array]) -> evidence.Sandwich:
+            index, x, z = point
+            own = jax.random.fold_in(key, index)
+            return evidence.sandwich(own, bed.log_joint(x), prior, z, case["chains"], planned)
+
+        points = (jnp.arange(len(bed.x)), bed.x, bed.z)
+        return for_each(one, points, batch_size(CHUNK, 2 * case["chains"], len(bed.x)))
+
+    found = run(jax.random.key(case["seed"] + 1))
+    lower, upper = (np.asarray(side.log_evidence, float) for side in (found.lower, found.upper))
+    return {"log_p": (0.5 * (lower + upper)).tolist(), "gap": float((upper - lower).mean())}
+
+
+PROGRAMS: dict[str, Callable[[dict[str, Any], Bed], Program]] = {
+    "importance, prior": importance,
+    "importance, guide": partial(importance, from_guide=True),
+    "annealed, HMC": partial(annealed, move="hmc"),
+    "annealed, HMC, adaptive": partial(annealed, move="hmc", adaptive=True),
+    "annealed, HMC, guide": partial(annealed, move="hmc", from_guide=True),
+    "annealed, MALA": partial(annealed, move="mala"),
+    "annealed, random walk": partial(annealed, move="random walk"),
+    "sequential, HMC": sequential,
+}

@@ -1,0 +1,110 @@
+"""The floors of `benchmarks.evidence`: AIS by hand, and the bare products of its gradients."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.evidence_contestants import CHUNK, Program, plan
+from benchmarks.evidence_models import LATENT, Bed
+from benchmarks.evidence_peers import mean_weight, step_sizes
+
+
+class Place(NamedTuple):
+    """Where all chains are, and what their model says there."""
+
+    z: jax.Array  # [N, C, L]
+    log_joint: jax.Array  # [N, C]
+    slope: jax.Array  # its gradient, [N, C, L]
+
+
+def square(z: jax.Array) -> jax.Array:
+    """|z|^2 / 2."""
+    return 0.5 * (z**2).sum(-1)
+
+
+def move(
+    key: jax.Array,
+    beta: jax.Array,
+    start: Place,
+    at: Callable[[jax.Array], Place],
+    step_size: jax.Array,
+    num_leapfrogs: int,
+) -> Place:
+    """HMC on (1 - beta) log N(z; 0, I) + beta log p(x, z), of all chains."""
+
+    def kick(v: jax.Array, place: Place) -> jax.Array:
+        return v + 0.5 * step_size * (beta * place.slope - (1 - beta) * place.z)
+
+    def leapfrog(_: int, state: tuple[Place, jax.Array]) -> tuple[Place, jax.Array]:
+        place, v = state
+        v = kick(v, place)
+        place = at(place.z + step_size * v)
+        return place, kick(v, place)
+
+    def energy(place: Place, v: jax.Array) -> jax.Array:
+        return (1 - beta) * square(place.z) - beta * place.log_joint + square(v)
+
+    key_v, key_test = jax.random.split(key)
+    v = jax.random.normal(key_v, start.z.shape)
+    end, v_end = jax.lax.fori_loop(0, num_leapfrogs, leapfrog, (start, v))
+    change = energy(start, v) - energy(end, v_end)
+    take = jnp.log(jax.random.uniform(key_test, change.shape)) < change
+    return Place(
+        jnp.where(take[..., None], end.z, start.z),
+        jnp.where(take, end.log_joint, start.log_joint),
+        jnp.where(take[..., None], end.slope, start.slope),
+    )
+
+
+def by_hand(case: dict[str, Any], bed: Bed) -> Program:
+    """A scan over temperatures around a loop over leapfrog steps; nothing is priced twice."""
+    betas = plan(case, "hmc").temperatures
+    step_size = step_sizes(case, bed, betas)[:, None, None]
+    chain = jax.vmap(lambda x, z: jax.value_and_grad(bed.log_joint(x))(z), (None, 0))
+
+    def at(z: jax.Array) -> Place:
+        return Place(z, *jax.vmap(chain)(bed.x, z))
+
+    def step(carry: tuple[Place, jax.Array], now: tuple) -> tuple[tuple[Place, jax.Array], None]:
+        place, log_w = carry
+        key, before, beta = now
+        log_q = -square(place.z) - 0.5 * LATENT * jnp.log(2 * jnp.pi)
+        log_w = log_w + (beta - before) * (place.log_joint - log_q)
+        return (move(key, beta, place, at, step_size, case["leapfrogs"]), log_w), None
+
+    @jax.jit
+    def run(key: jax.Array) -> jax.Array:
+        key_start, key_moves = jax.random.split(key)
+        start = at(jax.random.normal(key_start, (len(bed.x), case["chains"], LATENT)))
+        times = jax.random.split(key_moves, len(betas) - 1), betas[:-1], betas[1:]
+        (_, log_w), _ = jax.lax.scan(step, (start, jnp.zeros_like(start.log_joint)), times)
+        return mean_weight(log_w)
+
+    return run
+
+
+def product(case: dict[str, Any], bed: Bed) -> Program:
+    """The decoder's products of one gradient a leapfrog step, forward and back to z, no more."""
+    layers = [weight for weight, _ in bed.theta]
+    number = case["temperatures"] * case["leapfrogs"] * case["points"] * case["chains"] // CHUNK
+
+    def gradient(_: int, z: jax.Array) -> jax.Array:
+        out = z
+        for weight in (*layers, *(weight.T for weight in reversed(layers))):
+            out = out @ weight
+        return z + 1e-30 * out  # so that no product may be left out
+
+    @jax.jit
+    def run(key: jax.Array) -> jax.Array:
+        start = jax.random.normal(key, (CHUNK, LATENT))
+        return jax.lax.fori_loop(0, number, gradient, start)
+
+    return run
+
+
+PROGRAMS: dict[str, Callable[[dict[str, Any], Bed], Program]] = {
+    "AIS by hand": by_hand,
+    "product": product,
+}
