@@ -92,7 +92,7 @@ def error_part(options: Any) -> list[dict[str, Any]]:
     """Every method at every budget on both models."""
     results, rows = [], []
     for model in MODELS:
-        long = make_case(options, model=model, chains=32, temperatures=4 * max(options.budgets))
+        long = make_case(options, model=model, chains=32, temperatures=2 * max(options.budgets))
         truth = harness.measure("benchmarks.evidence", {**long, "contestant": "reference"})
         print(f"{model}: the bounds of the reference are {truth['gap']:.4f} nats apart", flush=True)
         for budget in options.budgets:
