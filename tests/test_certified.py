@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from lvm_jax import annealing, distributions, evidence
 from lvm_jax.guides.base import Guide
@@ -33,7 +34,8 @@ def case():
     def run(factor=1, **options):
         return evidence.certify(
             jax.random.key(3), model, guide, (), (), factor * x,
-            transition=annealing.random_walk(2), gradients_per_move=3, **options,
+            transition=annealing.random_walk(2), gradients_per_move=3,
+            **{"prior_share": 0.0, **options},
         )  # fmt: skip
 
     return run, truth, run(tolerance=0.25)
@@ -89,11 +91,55 @@ def test_a_budget_leaves_points_open_with_the_interval_they_have(case):
     assert (found.k_hat[~good] > 0.5).mean() > 0.8
 
 
+def test_the_prior_finds_the_mode_that_q_misses():
+    # p(z) = 0.7 N(-5, 1) + 0.3 N(5, 1), x | z ~ N(|z|, 1), which cannot tell the sides apart; q is
+    # the posterior of the larger one, a little wider. log p by a sum over a fine grid.
+    weight, locs = jnp.array([0.7, 0.3]), jnp.array([-5.0, 5.0])
+
+    class Two:
+        def sample(self, *, seed, sample_shape=()):
+            key_side, key_z = jax.random.split(seed)
+            side = jax.random.choice(key_side, locs, (*sample_shape, 1), p=weight)
+            return side + jax.random.normal(key_z, (*sample_shape, 1))
+
+        def log_prob(self, z):
+            log_p = jax.scipy.stats.norm.logpdf(jnp.broadcast_to(z, 2), locs)
+            return jax.nn.logsumexp(jnp.log(weight) + log_p)
+
+    scale = jnp.full(1, 1.1 * 0.5**0.5)  # equal weights have no k-hat
+    model = Model(
+        lambda key: (),
+        lambda theta: Two(),
+        lambda theta, z: distributions.normal(jnp.abs(z), jnp.ones(1)),
+    )
+    guide = Guide(lambda key: (), lambda phi, x: distributions.normal(-0.5 * (x + 5), scale))
+    x = 5 + np.random.default_rng(1).normal(size=(64, 1)).astype(np.float32)
+    z = np.linspace(-12, 12, 4_001)
+    prior = 0.7 * stats.norm.pdf(z, -5) + 0.3 * stats.norm.pdf(z, 5)
+    truth = np.log((prior * stats.norm.pdf(x, np.abs(z))).sum(1) * (z[1] - z[0]))
+
+    def covered(share):
+        found = evidence.certify(
+            jax.random.key(4), model, guide, (), (), x, tolerance=0.1, prior_share=share,
+            transition=annealing.random_walk(2), gradients_per_move=3, budget=2e4,
+        )  # fmt: skip
+        return found.within, (found.low <= truth) & (truth <= found.high)
+
+    within, holds = covered(0.0)
+    assert within.all()
+    assert not holds.any()  # nothing in the weights of q says that a share of 0.3 is missing
+    within, holds = covered(0.1)
+    assert within.mean() > 0.7
+    assert holds[within].mean() > 0.95 - 4 * (0.95 * 0.05 / within.sum()) ** 0.5
+
+
 def test_refusals(case):
     run, *_ = case
     with pytest.raises(ValueError, match="tolerance: expected a number > 0"):
         run(tolerance=0.0)
     with pytest.raises(ValueError, match="budget: expected a number > 0"):
         run(tolerance=0.1, budget=0.0)
+    with pytest.raises(ValueError, match="share: expected a number in"):
+        run(tolerance=0.1, prior_share=1.0)
     with pytest.raises(ValueError, match="level: expected a probability"):
         run(tolerance=0.1, level=1.0)

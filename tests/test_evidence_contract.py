@@ -56,7 +56,7 @@ def certified(request):
             before = len(traces)
             with jax.enable_x64(x64):
                 found = evidence.certify(
-                    jax.random.key(1), model, guide, case.theta, (), x, tolerance=TOLERANCE,
+                    jax.random.key(1), model, guide, case.theta, (), x, tolerance=TOLERANCE, prior_share=0.0,
                     transition=CERTIFIED[name], gradients_per_move=3,
                 )  # fmt: skip
             return found, len(traces) - before

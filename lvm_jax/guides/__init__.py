@@ -2,6 +2,7 @@
 
 from lvm_jax.guides.amortized import Amortized, amortized, linear, num_outputs
 from lvm_jax.guides.base import Family, Guide
+from lvm_jax.guides.defensive import defensive
 from lvm_jax.guides.families import (
     bernoulli,
     categorical,
@@ -28,6 +29,7 @@ __all__ = [
     "bottom_up",
     "categorical",
     "cubature_elbo",
+    "defensive",
     "exact",
     "fixed",
     "flow",
