@@ -21,7 +21,7 @@ from experiments.progress import Progress, progress
 
 if TYPE_CHECKING:  # what needs jax is imported where it is used, so that --help is quick
     from experiments.evidence_lab_beds import Bed
-    from experiments.evidence_lab_measure import Found
+    from experiments.evidence_lab_measure import Cell, Certified
 
 STAGES = 4  # that a bed tells of
 AT_ONCE = 2  # beds measured side by side: most of the time goes into compiling, on one core each
@@ -57,11 +57,18 @@ class Config(publish.Options):
     """Evaluations that `certify` may spend on one data set."""
 
 
+class Found(NamedTuple):
+    """Everything on one bed."""
+
+    cells: "dict[str, list[Cell | None]]"  # by method, by budget; None: the budget is too small
+    certified: "Certified"
+
+
 class Result(NamedTuple):
     """All that the run found; the report is drawn from it and from nothing else."""
 
     config: Config
-    found: "dict[str, Found]"  # by the name of the bed
+    found: dict[str, Found]  # by the name of the bed
     path: Path
 
 
@@ -73,7 +80,7 @@ def main(config: Config) -> Result:
     run = run_directory.create("evidence_lab", config.out, config.overwrite)
     run.write_json("config.json", config)
     made = beds.make(config)
-    with progress("evidence_lab", total=STAGES * len(made) + 1) as bar, quick_to_compile():
+    with progress("evidence_lab", total=STAGES * len(made) + 1) as bar:
         found = measure(made, config, run, bar)
         result = Result(config, found, run.path)
         finish(result, run)
@@ -83,36 +90,55 @@ def main(config: Config) -> Result:
 
 def measure(
     beds: "list[Bed]", config: Config, run: run_directory.RunDirectory, bar: Progress
-) -> "dict[str, Found]":
+) -> dict[str, Found]:
     """Every bed with a key of its own, some side by side; what is logged keeps their order."""
     import jax
 
     from experiments import evidence_lab_measure as measurement
+    from experiments.evidence_lab_beds import Data, simulate
 
-    keys = jax.random.split(jax.random.key(config.seed), len(beds))
+    def cells(bed: "Bed", data: Data, key: jax.Array) -> "dict[str, list[Cell | None]]":
+        first = jax.tree.map(lambda leaf: leaf[: config.num_points], data)
+        return measurement.measure(bed, first, key, config, bar.done)
 
-    def one(bed: "Bed", key: jax.Array) -> "Found":
-        return measurement.measure(bed, key, config, bar.done)
+    def certify(bed: "Bed", data: Data, key: jax.Array) -> "Certified":
+        found = measurement.certify(bed, data, key, config)
+        bar.done(f"{bed.name}: certificates")
+        return found
 
-    found = {}
+    keys = jax.random.split(jax.random.key(config.seed), (3, len(beds)))
+    data = [
+        simulate(key, bed, config.num_certified) for key, bed in zip(keys[0], beds, strict=True)
+    ]
+    columns, certified = {}, {}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for bed, now in zip(beds, pool.map(one, beds, keys), strict=True):
-            found[bed.name] = now
-            for name, column in now.cells.items():
-                for cell in column:
-                    if cell is not None:
-                        run.log(bed=bed.name, method=name, **cell.numbers())
-            run.log(bed=bed.name, method="certify", **now.certified.numbers())
-    return found
+        for bed, one in zip(beds, pool.map(cells, beds, data, keys[1]), strict=True):
+            columns[bed.name] = one
+            log(run, bed.name, one)
+        with quick_to_compile():  # the flag is every thread's, so no other work is left
+            for bed, sure in zip(beds, pool.map(certify, beds, data, keys[2]), strict=True):
+                certified[bed.name] = sure
+                run.log(bed=bed.name, method="certify", **sure.numbers())
+    return {name: Found(columns[name], certified[name]) for name in columns}
+
+
+def log(
+    run: run_directory.RunDirectory, name: str, columns: "dict[str, list[Cell | None]]"
+) -> None:
+    """A line for every method and budget."""
+    for method, column in columns.items():
+        for cell in column:
+            if cell is not None:
+                run.log(bed=name, method=method, **cell.numbers())
 
 
 @contextmanager
 def quick_to_compile() -> Iterator[None]:
-    """Let the compiler do little: hundreds of programs run once, each for a second or less."""
+    """Let the compiler do little: the rounds of `certify` take longer to optimise than to run."""
     import jax
 
     name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
+    before = jax.config.read(name)
     jax.config.update(name, True)
     try:
         yield

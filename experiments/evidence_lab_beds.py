@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MODES, TAILS, DISCRETE = "two modes", "heavy tails", "discrete"  # names of beds
 NOISE, COUPLING = 0.5, 0.5  # of the linear-Gaussian and of the discrete model
 WIDEN, SHIFT = 1.2, 0.1  # a guide's scales are so many times too wide, its mean so many of them off
-MODES_DIM, TAILS_DIM = 4, 4
+MODES_DIM, TAILS_DIM = 4, 2
 TAILS_DOF = 1.0  # of the joint density, a Cauchy
 NUM_VARIABLES, NUM_VALUES, DEFENSIVE = 6, 3, 0.1
 
@@ -189,8 +189,8 @@ def heavy_tails(dim: int) -> Parts:
         z ~ t_nu(0, I),  x | z ~ t_(nu + D)(z, (nu + |z|^2) / (nu + D) I),  x ~ t_nu(0, 2 I),
         z | x ~ t_(nu + D)(x / 2, (nu + |x|^2 / 2) / (2 (nu + D)) I)
 
-    The guide is the normal of the posterior's moments, a little off: its weights have a mean but
-    no variance, as any normal's have here.
+    The guide is Laplace's approximation, a little off: the curvature at the mode knows nothing of
+    the tails. Its weights have a mean but no variance, as any normal's have here.
     """
     theta = jnp.float32(TAILS_DOF)
     zeros = jnp.zeros(dim)
@@ -204,7 +204,8 @@ def heavy_tails(dim: int) -> Parts:
 
     def q(phi: Params, x: Float[Array, " D"]) -> Distribution:
         t = posterior(theta, x)
-        return off(t.loc, jnp.broadcast_to(t.scale * jnp.sqrt(t.dof / (t.dof - 2)), t.loc.shape))
+        curvature = (t.dof + dim) / (t.dof * t.scale**2)  # of -log t at its mode
+        return off(t.loc, jnp.broadcast_to(curvature**-0.5, t.loc.shape))
 
     model = Model(
         init=lambda key: theta,

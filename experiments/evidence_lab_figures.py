@@ -8,8 +8,7 @@ from experiments.evidence_lab_measure import Cell, share
 from lvm_jax import plotting
 
 if TYPE_CHECKING:
-    from experiments.evidence_lab import Result
-    from experiments.evidence_lab_measure import Found
+    from experiments.evidence_lab import Found, Result
 
 COLUMNS = 3
 BINS = ((-np.inf, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, np.inf))
@@ -45,12 +44,15 @@ def last(found: "Found") -> dict[str, Cell]:
 
 
 def panels(result: "Result", rows_each: int, height: float) -> tuple[Any, list[list[Any]]]:
-    """A figure with `rows_each` axes below each other for every bed, three beds abreast."""
+    """A figure with `rows_each` axes below each other for every bed, up to three beds abreast."""
     number = len(result.found)
-    blocks = -(-number // COLUMNS)
-    figure, axes = plotting.new_figure(COLUMNS, rows_each * blocks, width=3.5, height=height)
-    grid = axes.reshape(blocks, rows_each, COLUMNS)
-    found = [list(grid[i // COLUMNS, :, i % COLUMNS]) for i in range(blocks * COLUMNS)]
+    abreast = min(COLUMNS, number)
+    blocks = -(-number // abreast)
+    figure, axes = plotting.new_figure(
+        abreast, rows_each * blocks, width=10.5 / abreast, height=height
+    )
+    grid = axes.reshape(blocks, rows_each, abreast)
+    found = [list(grid[i // abreast, :, i % abreast]) for i in range(blocks * abreast)]
     for spare in found[number:]:
         for ax in spare:
             ax.set_visible(False)
@@ -131,6 +133,7 @@ def sides(result: "Result") -> Any:
         ticks = [tick for tick in (-100, -10, -1, -0.1, 0, 0.1, 1, 10, 100) if abs(tick) <= reach]
         ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
         ax.minorticks_off()
+        ax.set_xlim(-1.3 * reach, 1.3 * reach)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set_yticks(range(len(names)), names if index % COLUMNS == 0 else [""] * len(names))
         ax.grid(alpha=0.25)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments import evidence_lab_methods as methods
-from experiments.evidence_lab_beds import Bed, Data, simulate
+from experiments.evidence_lab_beds import Bed, Data
 from experiments.marginal_likelihood_figures import error_bar
 from lvm_jax import evidence
 from lvm_jax.typing import Array, Key
@@ -69,13 +69,6 @@ class Certified(NamedTuple):
         return {**self._asdict(), **shares, "cell": self.cell.numbers()}
 
 
-class Found(NamedTuple):
-    """Everything on one bed."""
-
-    cells: dict[str, list[Cell | None]]  # by method, by budget; None: the budget is too small
-    certified: Certified
-
-
 def share(good: np.ndarray) -> Share:
     """Of booleans [n]; of none it is unknown, NaN, and its interval [0, 1]."""
     from scipy.stats import beta
@@ -111,28 +104,22 @@ def cell(found: methods.Answers, truth: np.ndarray) -> Cell:
 
 
 def measure(
-    bed: Bed, key: Key[Array, ""], config: "Config", told: "Callable[[str], None]"
-) -> Found:
-    """Every method at every budget, and certificates, on the same data sets and more."""
-    key_data, key_certify, *keys = jax.random.split(key, 5)
-    many = simulate(key_data, bed, config.num_certified)
-    data = jax.tree.map(lambda leaf: leaf[: config.num_points], many)
+    bed: Bed, data: Data, key: Key[Array, ""], config: "Config", told: "Callable[[str], None]"
+) -> dict[str, list[Cell | None]]:
+    """Every method at every budget; None where a budget is too small for a method."""
     columns: dict[str, methods.Column] = {}
     kinds = (methods.by_weights, methods.by_telescopes, methods.by_chains)
-    for own, kind in zip(keys, kinds, strict=True):
+    for own, kind in zip(jax.random.split(key, len(kinds)), kinds, strict=True):
         columns |= kind(own, bed, data, config)
         told(f"{bed.name}: {kind.__name__.removeprefix('by_')}")
-    cells = {
+    return {
         name: [one and cell(one, data.log_evidence) for one in columns[name]]
         for name in methods.METHODS
         if name in columns
     }
-    found = Found(cells, certify(key_certify, bed, many, config))
-    told(f"{bed.name}: certificates")
-    return found
 
 
-def certify(key: Key[Array, ""], bed: Bed, data: Data, config: "Config") -> Certified:
+def certify(bed: Bed, data: Data, key: Key[Array, ""], config: "Config") -> Certified:
     """`evidence.certify` on all data sets at once, each of which it answers as if alone."""
     found = evidence.certify(
         key, bed.model, bed.guide, bed.theta, (), data.x, tolerance=config.tolerance,

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 START, SUMO_COST = 64, 64 + 5.1  # draws that every telescope has, and its expected cost
 BASE, MULTILEVEL_COST = 16, 5.4 * 16  # the same of a telescope of halves
 FEWEST = 8  # telescopes whose spread says anything of their mean
-AT_ONCE = 16  # telescopes: more wait for the longest of more
+AT_ONCE = 8  # telescopes: more wait for the longest of more
 STARTS = ("prior", "guide")
 ROWS = CHUNK_SIZE // 2  # of chains together, as in `evidence.evaluate_annealed`
 
-# Each program runs once, for a second: most of the time would go into optimising it. An unknown
-# option is refused, so that only the jaxlib on which it was tried gets the second.
+# A program of chains runs once, for a second or two, and would be optimised for longer than that.
+# An unknown option is refused, so that only the jaxlib on which it was tried gets the second.
 QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
 if version("jaxlib").startswith("0.10."):
     QUICK["xla_cpu_use_fusion_emitters"] = False
@@ -92,8 +92,8 @@ def by_weights(key: Key[Array, ""], bed: Bed, data: Data, config: "Config") -> d
     return found
 
 
-_estimate = quick_jit(jax.vmap(evidence.from_log_weights))
-_jackknife = quick_jit(jax.vmap(bounds.jackknife(1)))
+_estimate = jax.jit(jax.vmap(evidence.from_log_weights))
+_jackknife = jax.jit(jax.vmap(bounds.jackknife(1)))
 
 
 def draw_weights(
@@ -103,7 +103,7 @@ def draw_weights(
     size = min(num_samples, CHUNK_SIZE)
     num_chunks = -(-num_samples // size)
 
-    @quick_jit
+    @jax.jit
     def run(keys: Key[Array, " N"], x: Array) -> dict[str, Float[Array, "N S"]]:
         def one(point: tuple[Array, Array]) -> dict[str, Float[Array, " S"]]:
             joint = log_joint(bed.model, bed.theta, point[1])
@@ -147,7 +147,7 @@ def by_telescopes(key: Key[Array, ""], bed: Bed, data: Data, config: "Config") -
     return found
 
 
-_average = quick_jit(jax.vmap(evidence.average))
+_average = jax.jit(jax.vmap(evidence.average))
 
 
 def draw_telescopes(
@@ -155,7 +155,7 @@ def draw_telescopes(
 ) -> evidence.Telescope:
     """`count` draws for every data set, leaves [N, R]."""
 
-    @quick_jit
+    @jax.jit
     def run(keys: Key[Array, " N"], x: Array) -> evidence.Telescope:
         def one(point: tuple[Array, Array]) -> evidence.Telescope:
             joint = log_joint(bed.model, bed.theta, point[1])
