@@ -182,17 +182,18 @@ HEADER = ("method", "cost", "RMS error", "mean error", "coverage", "misses", "ha
 
 
 def table(name: str, found: "Found") -> Table:
-    """Every method at the largest budget."""
-    header = ("method", "RMS error", "mean error", "coverage", "misses", "trusted", "theirs")
+    """Every method at the largest budget, as wide as the page."""
+    header = ("method", "RMS error", "mean error", "coverage", "misses", f"k-hat ≤ {TRUSTED}")
     rows = []
     for method, cell in last(found).items():
-        name_of, _, rms, _, coverage, misses, _, number, theirs = row(method, cell)
-        rows.append((name_of, rms, signed(cell.mean_error), coverage, misses, number, theirs))
+        name_of, _, rms, _, coverage, misses, *_ = row(method, cell)
+        part = cell.trusted
+        trusted = f"{part.share:.0%}{NO_BREAK}of{NO_BREAK}{part.of}" if part.of >= 10 else "–"
+        rows.append((name_of, rms, signed(cell.mean_error), coverage, misses, trusted))
     caption = (
         f"{name}, largest budget. Errors in nats; coverage with its 95% interval in percent; misses: "
-        "intervals that lie wholly below and wholly above log p(x); trusted: data sets whose k-hat "
-        f"is at most {TRUSTED}; theirs: their coverage. A dash: fewer than ten, as k-hat needs 25 "
-        "weights and a tail."
+        "intervals that lie wholly below and wholly above log p(x); last, the coverage of the data "
+        "sets that k-hat trusts. A dash: fewer than ten, as k-hat needs 25 weights and a tail."
     )
     return Table(header, rows, caption)
 
@@ -206,8 +207,8 @@ def budget_table(result: "Result", name: str) -> Table:
         if cell is not None
     ]
     caption = (
-        f"{name}. Half-width: the median in nats; the rest as above. A budget too small for a method "
-        "is left out."
+        f"{name}. Half-width: the median in nats. Trusted: data sets whose k-hat is at most {TRUSTED}; "
+        "theirs: their coverage. The rest as above; a budget too small for a method is left out."
     )
     return Table(HEADER, rows, caption)
 
@@ -218,8 +219,8 @@ def k_hat_blocks(figures: dict[str, bytes]) -> list[Block]:
         Text(
             "An interval stands on weights with a finite variance, which k-hat at most 0.5 says: "
             "where thousands of weights have it, and the guide meets all of the mass, intervals "
-            "hold. It cannot vouch for what no draw met: where a mode is missed the estimates that "
-            "look best are the worst. And the k-hat of a few dozen chains says little: from the "
+            "hold. It cannot vouch for what no draw met: where a mode or a tail is missed the estimates "
+            "that look best are the worst. And the k-hat of a few dozen chains says little: from the "
             "prior at D = 32 it trusts estimates whose intervals miss."
         ),
         Picture(
@@ -238,17 +239,17 @@ def certificate_blocks(result: "Result") -> list[Block]:
         one = found.certified
         rows.append(
             (
-                name, f"{one.within:.0%}", held(one.holds_within), held(one.close),
+                name.replace(" ", NO_BREAK), f"{one.within:.0%}", held(one.holds_within), held(one.close),
                 held(one.cell.coverage), f"{one.annealed:.0%}", f"{one.cell.cost:,.0f}",
-                str(one.num_rounds),
             )
         )  # fmt: skip
-    header = ("model", "certified", "of those, interval holds", "of those, within tolerance",
-              "all intervals hold", "by chains", "mean cost", "rounds")  # fmt: skip
+    header = ("model", "certified", "of those, hold", "of those, within", "all hold",
+              "by chains", "mean cost")  # fmt: skip
     caption = (
         f"certify at tolerance {config.tolerance:g} nats and level {config.level:.0%}, at most "
         f"{config.certify_budget:,.0f} evaluations for each of {config.num_certified} data sets. "
-        "Certified: half-width within the tolerance and k-hat at most 0.5."
+        "Certified: half-width within the tolerance and k-hat at most 0.5. Hold: the interval has "
+        "log p(x) in it. Within: the error is at most the tolerance."
     )
     text = (
         "certify chooses the method and the number of draws for every data set, a tenth of them from "
