@@ -56,11 +56,9 @@ def main() -> None:
     for result in results:
         case, ours = result["case"], result["found"]["lvm_jax"]
         if "failed" not in ours:
-            print(f"k = {case['samples']}, batch {case['batch']}: fit takes {ours['ratio']:.3f} of")
             print(
-                print(
-                    f"    the scan's time a step, {ours['epoch_ratio']:.3f} for an epoch by itself"
-                )
+                f"k = {case['samples']}, batch {case['batch']}: of the scan's time, fit takes "
+                f"{ours['ratio']:.3f} a step and {ours['epoch_ratio']:.3f} for an epoch by itself"
             )
     print(f"\nwritten: {harness.save('training', options.out, options.seed, results)}")
 
