@@ -28,3 +28,13 @@ def forget_programs() -> Iterator[None]:
     """Let a file's compiled programs go when it ends: kept, they make 5 GB of a worker."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def compile_quickly() -> Iterator[None]:
+    """For a file in which nothing runs for long: compile with little optimisation."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)

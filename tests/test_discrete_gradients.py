@@ -3,7 +3,6 @@
 import json
 from html.parser import HTMLParser
 
-import jax
 import numpy as np
 import pytest
 
@@ -24,14 +23,10 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    out = tmp_path_factory.mktemp("discrete") / "run"
+def result(tmp_path_factory, compile_quickly):
     # Compiling some forty programs is nearly all of the time.
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        return experiment.main(experiment.Config(out=out, **SMALL))
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+    out = tmp_path_factory.mktemp("discrete") / "run"
+    return experiment.main(experiment.Config(out=out, **SMALL))
 
 
 def test_the_run_directory_is_whole(result):

@@ -6,7 +6,6 @@ import re
 from functools import reduce
 from pathlib import Path
 
-import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -14,16 +13,6 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 OTHERS = ("CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md", "benchmarks/README.md")
 TEXTS = [*PAGES, *(ROOT / name for name in OTHERS)]
 PAGES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
-OPTIMIZATIONS = "jax_disable_most_optimizations"
-
-
-@pytest.fixture
-def compile_quickly():
-    """A page compiles each of its programs once and runs it briefly."""
-    before = jax.config.read(OPTIMIZATIONS)
-    jax.config.update(OPTIMIZATIONS, True)
-    yield
-    jax.config.update(OPTIMIZATIONS, before)
 
 
 def run(page):

@@ -27,14 +27,7 @@ SMALL = {
     "flow_hidden": (4,),
 }  # fmt: skip
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Nothing here runs for long: compile with little optimisation."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @pytest.fixture(scope="module")

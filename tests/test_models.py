@@ -18,7 +18,7 @@ both_precisions = pytest.mark.parametrize("x64", [False, True])
 TOLERANCE = {False: 1e-5, True: 1e-10}  # relative to log p, or to 1
 
 
-def close(got, want, x64):
+def assert_close(got, want, x64):
     tolerance = TOLERANCE[x64]
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
@@ -72,12 +72,12 @@ def compute(model, reference, theta, x, z):
 def test_evidence_and_posterior_follow_from_the_joint(name, x64):
     found = facts(name, x64)
     assert found.evidence.dtype == (np.float64 if x64 else np.float32)
-    close(found.joints, found.references, x64)
+    assert_close(found.joints, found.references, x64)
     # The grid, or the enumeration, is the integral to rounding.
     integral = logsumexp(found.joints, axis=1) + np.log(CASES[name]().cell)
-    close(found.evidence, integral, x64)
-    close(found.log_posteriors, found.joints - found.evidence[:, None], x64)
-    close(found.evidence, found.evidence_apart, x64)
+    assert_close(found.evidence, integral, x64)
+    assert_close(found.log_posteriors, found.joints - found.evidence[:, None], x64)
+    assert_close(found.evidence, found.evidence_apart, x64)
     assert np.ptp(found.evidence) > 1  # so a swap of the points would show
 
 
@@ -85,7 +85,7 @@ def test_evidence_and_posterior_follow_from_the_joint(name, x64):
 @each_case
 def test_every_log_weight_is_log_p_at_the_posterior(name, x64):
     found = facts(name, x64)
-    close(found.log_weights, np.tile(found.evidence, (50, 1)).T, x64)
+    assert_close(found.log_weights, np.tile(found.evidence, (50, 1)).T, x64)
 
 
 @each_case
@@ -93,7 +93,7 @@ def test_gradient_of_the_evidence_is_that_of_the_elbo_at_the_posterior(name):
     # Fisher's identity: grad log p(x) = E_posterior[grad log p(x, z)]; the joint of the
     # linear-Gaussian model is quadratic in z, so cubature is exact.
     for got, want in zip(*map(jax.tree.leaves, facts(name, True).gradients), strict=True):
-        close(got, want, True)
+        assert_close(got, want, True)
         assert np.abs(want).max() > 0.01
 
 

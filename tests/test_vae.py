@@ -26,18 +26,11 @@ SMALL = {
 }  # fmt: skip
 ROOT = Path(__file__).parent.parent
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Nothing here runs for long: compile with little optimisation."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @pytest.fixture(scope="module")
-def prepared(quick):
+def prepared(compile_quickly):
     config = vae_setup.filled(experiment.Config(**SMALL))
     vae_setup.check(config)
     return vae_setup.prepare(config)
