@@ -52,6 +52,23 @@ def test_refusals():
         annealing.hmc(3, 1.0)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_an_adaptive_plan_from_an_exact_q_is_exact(dtype):
+    # Nothing varies along the path, and there is nothing to place temperatures by.
+    with jax.enable_x64(dtype == jnp.float64):
+        q = distributions.normal(jnp.zeros(2, dtype), jnp.ones(2, dtype))
+        plan = annealing.plan(annealing.sigmoid(16), annealing.random_walk(1), adaptive=True)
+        found = quick_jit(
+            lambda key: evidence.annealed(key, lambda z: q.log_prob(z) - 2.5, q, 5, plan)
+        )(jax.random.key(0))
+        temperatures = found.schedule.temperatures
+        assert temperatures[0] == 0
+        assert temperatures[-1] == 1
+        assert (jnp.diff(temperatures) > 0).all()
+        precision = 10 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(found.log_weights, -2.5, rtol=precision)
+
+
 def test_equal_options_are_one_object():
     assert annealing.hmc(7) is annealing.hmc(7)
     assert annealing.gibbs(4, 2) is annealing.gibbs(4, 2)

@@ -162,9 +162,11 @@ def _place(
     temperatures: Float[Array, " P1"], deviation: Float[Array, " P"], number: int
 ) -> Float[Array, " T1"]:
     """`number` temperatures, at equal distances of the integral of the deviation."""
+    most = deviation.max()
     # A floor keeps the map invertible where the pilot saw nothing vary, and the steps bounded.
-    usual = jnp.maximum(deviation, 0.01 * deviation.max() + jnp.finfo(deviation.dtype).tiny)
-    lengths = jnp.diff(temperatures) * usual
+    shares = jnp.maximum(deviation / most, 0.01)
+    lengths = jnp.diff(temperatures) * jnp.where(most > jnp.finfo(most.dtype).tiny, shares, 1.0)
     distance = jnp.concatenate([jnp.zeros(1, lengths.dtype), jnp.cumsum(lengths)])
     even = jnp.linspace(0.0, 1.0, number, dtype=temperatures.dtype)
-    return jnp.interp(even * distance[-1], distance, temperatures).at[-1].set(1.0)
+    placed = jnp.interp(even * distance[-1], distance, temperatures)
+    return placed.at[0].set(0.0).at[-1].set(1.0)
