@@ -188,7 +188,11 @@ def compilations(case: dict[str, Any]) -> dict[str, Any]:
                     jax.random.key(seed), x, case["shape"][2], tolerance=tolerance,
                     regularization=regularization, max_steps=20 + seed, throw=False,
                 )  # fmt: skip
-    return {"fits": 18, "loops": loop.segment._cache_size(), "starts": starts.start._cache_size()}
+    return {
+        "fits": 18,
+        "loops": loop.segment.jitted._cache_size(),
+        "starts": starts.start.jitted._cache_size(),
+    }
 
 
 def memory(idle: float, data: Any) -> dict[str, float]:

@@ -118,7 +118,7 @@ def test_every_k_of_a_type_runs_one_program_and_ends_as_in_its_own(covariance, x
     wide, programs = {}, set()
     for k in (1, 2, 3):
         wide[k] = gmm_em_evaluation.fit_cell(key, x, config, covariance, k, 3)
-        programs.add(loop.segment._cache_size())
+        programs.add(loop.segment.jitted._cache_size())
     assert len(programs) == 1
     changes = {"covariance_type": covariance, "num_components": 2}
     alone = gmm_em_evaluation.fit_once(key, x, config, **changes)

@@ -1,7 +1,6 @@
 """The EM loop for R restarts at once: compiled, with its outcome as a value."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax.em import priors, starts
+from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import Family, Settings
 from lvm_jax.em.statistics import Data, Evaluation, Parameters, evaluate, exact_pass, fast_pass
 from lvm_jax.outcome import Outcome
@@ -85,7 +85,7 @@ def step(
     return new, value, ~stands
 
 
-@partial(jax.jit, static_argnums=(0, 3))
+@over_data(0, 3)
 def segment(
     family: Family, state: State, data: Data, rows: int, controls: Controls, stop: Int[Array, ""]
 ) -> tuple[State, Float[Array, "R T"]]:
@@ -125,7 +125,7 @@ def segment(
     return jax.lax.while_loop(unfinished, body, (state, trace))
 
 
-@partial(jax.jit, static_argnums=(0, 3))
+@over_data(0, 3)
 def finish(
     family: Family,
     parameters: Parameters,

@@ -1,12 +1,12 @@
 """Where EM starts: k-means, k-means++, random data points, random responsibilities."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lvm_jax.em import kmeans
+from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import Family, Settings
 from lvm_jax.em.statistics import Data, Parameters, assigned_pass
 from lvm_jax.typing import Array, Float, Key
@@ -25,7 +25,7 @@ def maximize(family: Family, summary: Any, previous: Any, settings: Settings) ->
     return Parameters(jnp.log(counts) - jnp.log(counts.sum()), components)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+@over_data(2, 3, 4, 5)
 def centres(
     key: Key[Array, ""],
     data: Data,
@@ -50,7 +50,7 @@ def centres(
     return kmeans.lloyd(seeds, data, rows, jnp.int32(KMEANS_STEPS), tolerance).centres
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
+@over_data(3, 4, 5)
 def start(
     key: Key[Array, ""],
     centres: Float[Array, "R K D"],
