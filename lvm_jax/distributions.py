@@ -99,9 +99,11 @@ def is_reparameterized(q: Distribution) -> bool:
 
 
 def is_discrete(q: Distribution) -> bool:
-    """Does q draw labels, bits, one-hot rows or rows of a table? Read from its type."""
+    """Does q draw labels, bits, one-hot rows or rows of a table? Read from its type, or from a
+    `discrete` of its own.
+    """
     inner = q.distribution if isinstance(q, Independent) else q
-    return isinstance(inner, Table | Bernoulli | Categorical)
+    return isinstance(inner, Table | Bernoulli | Categorical) or getattr(q, "discrete", False)
 
 
 def prices_draws(q: Distribution) -> bool:

@@ -15,6 +15,7 @@ from lvm_jax.guides.families import (
 )
 from lvm_jax.guides.flow import flow, flow_family
 from lvm_jax.guides.hierarchical import Ladder, bottom_up, ladder
+from lvm_jax.guides.laplace import Laplace, laplace
 from lvm_jax.guides.refined import Refined, cubature_elbo, refine, refined, sampled_elbo
 from lvm_jax.guides.shared import exact, fixed, per_point, shared
 
@@ -23,6 +24,7 @@ __all__ = [
     "Family",
     "Guide",
     "Ladder",
+    "Laplace",
     "Refined",
     "amortized",
     "bernoulli",
@@ -37,6 +39,7 @@ __all__ = [
     "full_rank",
     "label",
     "ladder",
+    "laplace",
     "linear",
     "location",
     "low_rank",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax import checks, distributions
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
@@ -17,12 +17,17 @@ class Mixed(NamedTuple):
 
     q: Distribution
     p: Distribution
-    share: float
+    share: float | Scalar
 
     @property
     def reparameterized(self) -> bool:
         """Which of the two a draw came from has no gradient."""
         return False
+
+    @property
+    def discrete(self) -> bool:
+        """Are both of a discrete z?"""
+        return distributions.is_discrete(self.q) and distributions.is_discrete(self.p)
 
     def log_prob(self, value: Latent) -> Scalar:
         """log((1 - share) q(z) + share p(z)), in nats."""
