@@ -248,15 +248,15 @@ def certificate_blocks(result: "Result") -> list[Block]:
     caption = (
         f"certify at tolerance {config.tolerance:g} nats and level {config.level:.0%}, at most "
         f"{config.certify_budget:,.0f} evaluations for each of {config.num_certified} data sets. "
-        "Certified: half-width within the tolerance and k-hat at most 0.5. Hold: the interval has "
-        "log p(x) in it. Within: the error is at most the tolerance."
+        "Certified: half-width within the tolerance, k-hat at most 0.5, and chains whose log-weights "
+        "spread by at most 1. Hold: the interval has log p(x) in it. Within: the error is at most the tolerance."
     )
     text = (
-        "certify chooses the method and the number of draws for every data set, a tenth of them from "
-        "the prior. What it certifies holds at the stated level where these draws meet all of the "
-        "posterior's mass. A narrow mode that the guide misses and that few draws of the prior hit "
-        "is not seen, and a certificate is then wrong. What stays open after the budget is an "
-        "annealed answer from the prior, which in many dimensions would need more: an open interval "
-        "is not to be trusted."
+        "certify sends scouts from the prior before it draws, gives the place that the guide covers "
+        "least a share of the draws, and then chooses the method and the number of draws for every "
+        "data set. What it certifies holds at the stated level where draws and scouts meet all of "
+        "the posterior's mass. A narrow mode that none of them meets is not seen, and a certificate "
+        "is then wrong by its share. What stays open after the budget has too few chains or too few "
+        "temperatures: an open interval is not to be trusted."
     )
     return [Text(text), Table(header, rows, caption)]

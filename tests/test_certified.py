@@ -35,7 +35,7 @@ def case():
         return evidence.certify(
             jax.random.key(3), model, guide, (), (), factor * x,
             transition=annealing.random_walk(2), gradients_per_move=3,
-            **{"prior_share": 0.0, **options},
+            **{"prior_share": 0.0, "num_scouts": 0, **options},
         )  # fmt: skip
 
     return run, truth, run(tolerance=0.25)
@@ -91,21 +91,26 @@ def test_a_budget_leaves_points_open_with_the_interval_they_have(case):
     assert (found.k_hat[~good] > 0.5).mean() > 0.8
 
 
-def test_the_prior_finds_the_mode_that_q_misses():
-    # p(z) = 0.7 N(-5, 1) + 0.3 N(5, 1), x | z ~ N(|z|, 1), which cannot tell the sides apart; q is
-    # the posterior of the larger one, a little wider. log p by a sum over a fine grid.
+class Two:
+    """0.7 N(-5, 1) + 0.3 N(5, 1)."""
+
     weight, locs = jnp.array([0.7, 0.3]), jnp.array([-5.0, 5.0])
 
-    class Two:
-        def sample(self, *, seed, sample_shape=()):
-            key_side, key_z = jax.random.split(seed)
-            side = jax.random.choice(key_side, locs, (*sample_shape, 1), p=weight)
-            return side + jax.random.normal(key_z, (*sample_shape, 1))
+    def sample(self, *, seed, sample_shape=()):
+        key_side, key_z = jax.random.split(seed)
+        side = jax.random.choice(key_side, self.locs, (*sample_shape, 1), p=self.weight)
+        return side + jax.random.normal(key_z, (*sample_shape, 1))
 
-        def log_prob(self, z):
-            log_p = jax.scipy.stats.norm.logpdf(jnp.broadcast_to(z, 2), locs)
-            return jax.nn.logsumexp(jnp.log(weight) + log_p)
+    def log_prob(self, z):
+        log_p = jax.scipy.stats.norm.logpdf(jnp.broadcast_to(z, 2), self.locs)
+        return jax.nn.logsumexp(jnp.log(self.weight) + log_p)
 
+
+@pytest.fixture(scope="module")
+def missed():
+    """x | z ~ N(|z|, 1) cannot tell the sides apart; q is the posterior of the larger one, a little
+    wider. log p by a sum over a fine grid.
+    """
     scale = jnp.full(1, 1.1 * 0.5**0.5)  # equal weights have no k-hat
     model = Model(
         lambda key: (),
@@ -118,19 +123,108 @@ def test_the_prior_finds_the_mode_that_q_misses():
     prior = 0.7 * stats.norm.pdf(z, -5) + 0.3 * stats.norm.pdf(z, 5)
     truth = np.log((prior * stats.norm.pdf(x, np.abs(z))).sum(1) * (z[1] - z[0]))
 
-    def covered(share):
+    def run(share, scouts):
         found = evidence.certify(
             jax.random.key(4), model, guide, (), (), x, tolerance=0.1, prior_share=share,
-            transition=annealing.random_walk(2), gradients_per_move=3, budget=2e4,
+            num_scouts=scouts, transition=annealing.random_walk(2), gradients_per_move=3,
+            budget=2e4,
         )  # fmt: skip
-        return found.within, (found.low <= truth) & (truth <= found.high)
+        return found, (found.low <= truth) & (truth <= found.high)
 
-    within, holds = covered(0.0)
-    assert within.all()
+    return run
+
+
+def test_q_alone_certifies_what_is_wrong(missed):
+    found, holds = missed(0.0, 0)
+    assert found.within.all()
     assert not holds.any()  # nothing in the weights of q says that a share of 0.3 is missing
-    within, holds = covered(0.1)
+
+
+@pytest.mark.parametrize(("share", "scouts"), [(0.1, 0), (0.0, 32), (0.1, 32)])
+def test_the_prior_and_scouts_find_the_mode_that_q_misses(missed, share, scouts):
+    found, holds = missed(share, scouts)
+    within = found.within
     assert within.mean() > 0.7
     assert holds[within].mean() > 0.95 - 4 * (0.95 * 0.05 / within.sum()) ** 0.5
+    if scouts:
+        assert found.rounds[0] == evidence.Round("scouts", 64, 32, 1)
+        assert within.all()
+        assert not found.contradicted.any()  # as it gets its share of the draws
+
+
+def test_a_scout_contradicts_where_no_normal_can_be_put_in_its_place():
+    # z in {0, 1}^8; x is z or its complement, each with probability 1/2, and every bit wrong with
+    # probability 0.02. q knows one of the two.
+    bits, rate = 8, 0.02
+
+    def likelihood(theta, z):
+        own = jnp.where(z == 1, 1 - rate, rate)
+
+        class Either:
+            def sample(self, *, seed, sample_shape=()):
+                key_side, key_x = jax.random.split(seed)
+                side = jax.random.bernoulli(key_side, 0.5, (*sample_shape, 1))
+                p = jnp.where(side, 1 - own, own)
+                return jax.random.bernoulli(key_x, p).astype(jnp.float32)
+
+            def log_prob(self, x):
+                sides = [jnp.where(x == 1, p, 1 - p) for p in (own, 1 - own)]
+                return jnp.log(0.5) + jnp.logaddexp(*[jnp.log(side).sum() for side in sides])
+
+        return Either()
+
+    uniform = distributions.categorical(jnp.zeros((bits, 2)))
+    model = Model(lambda key: (), lambda theta: uniform, likelihood)
+
+    def posterior(phi, x):
+        p = jnp.where(x == 1, 0.9, 0.1)
+        return distributions.categorical(jnp.log(jnp.stack([1 - p, p], -1)))
+
+    guide = Guide(lambda key: (), posterior)
+    x = (np.random.default_rng(0).uniform(size=(16, bits)) < 0.5).astype(np.float32)
+    truth = -bits * np.log(2)  # as z is uniform, so is x
+
+    def run(scouts):
+        return evidence.certify(
+            jax.random.key(5), model, guide, (), (), x, tolerance=0.1, prior_share=0.0,
+            num_scouts=scouts, transition=annealing.gibbs(2, bits), gradients_per_move=2 * bits,
+            budget=1e5,
+        )  # fmt: skip
+
+    blind, seen = run(0), run(32)
+    answered = blind.method == "importance"
+    assert answered.sum() > 8
+    np.testing.assert_allclose(blind.log_evidence[answered], truth - np.log(2), atol=0.1)
+    assert blind.within[answered].all()
+    assert seen.contradicted.all()
+    assert (seen.method == "annealed").all()
+    errors = seen.log_evidence - truth  # blind: log(1/2)
+    assert (np.abs(errors) <= 2 * (seen.high - seen.low)).all()
+    assert abs(np.median(errors)) < 0.2
+
+
+def test_equal_weights_have_no_tail_and_no_error():
+    model = Model(
+        lambda key: (),
+        lambda theta: distributions.normal(jnp.zeros(1), jnp.ones(1)),
+        lambda theta, z: distributions.normal(jnp.zeros(1), jnp.ones(1)),  # x knows nothing of z
+    )
+    guide = Guide(lambda key: (), lambda phi, x: model.prior(()))
+    x = np.array([[0.3], [-2.0]], np.float32)
+    found = evidence.certify(
+        jax.random.key(6), model, guide, (), (), x, tolerance=0.1, prior_share=0.0, num_scouts=0
+    )
+    np.testing.assert_allclose(found.log_evidence, stats.norm.logpdf(x[:, 0]), rtol=1e-6)
+    assert (found.high - found.low < 1e-6).all()
+    assert found.within.all()
+
+
+def test_a_budget_too_small_for_the_scouts_certifies_nothing(case):
+    run, *_ = case
+    found = run(tolerance=0.25, num_scouts=512, budget=2_050)
+    assert found.num_open == NUM_POINTS
+    assert not found.contradicted.any()
+    assert {now.method for now in found.rounds} == {"importance"}
 
 
 def test_refusals(case):
@@ -141,5 +235,7 @@ def test_refusals(case):
         run(tolerance=0.1, budget=0.0)
     with pytest.raises(ValueError, match="share: expected a number in"):
         run(tolerance=0.1, prior_share=1.0)
+    with pytest.raises(ValueError, match="num_scouts: expected an integer >= 0"):
+        run(tolerance=0.1, num_scouts=-1)
     with pytest.raises(ValueError, match="level: expected a probability"):
         run(tolerance=0.1, level=1.0)

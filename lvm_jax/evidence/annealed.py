@@ -86,7 +86,7 @@ def evaluate_annealed(
     plan: annealing.Plan,
     *,
     index: ArrayLike | None = None,
-    chunk_size: int = CHUNK_SIZE // 2,  # a gradient keeps twice the rows of a value
+    chunk_size: int = CHUNK_SIZE,
 ) -> Annealed:
     """`annealed` for every point of x [N, ...]: an Annealed whose leaves have a leading axis N.
 

@@ -1,32 +1,30 @@
 """log p(x) of every point to a tolerance: as many samples as it takes, by the method that works."""
 
-from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from lvm_jax import annealing, checks
-from lvm_jax.annealing.tuning import MOST
-from lvm_jax.evidence.annealed import evaluate_annealed
-from lvm_jax.evidence.dataset import evaluate
 from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.rounds import Runner
 from lvm_jax.guides.base import Guide
-from lvm_jax.guides.defensive import defensive
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, ArrayLike, Key, Params
 
-IMPORTANCE, ANNEALED = "importance", "annealed"
+SCOUTS, IMPORTANCE, ANNEALED = "scouts", "importance", "annealed"
 TRUSTED = 0.5  # k-hat: the variance, on which an interval stands, is finite below it
+SPREAD = 1.0  # nats between the log-weights of chains, above which they have not arrived
 START, GROWTH = 1_000, 4  # draws of the first round, and the growth of rounds
-CHAINS, TEMPERATURES, PILOT = 64, 16, 8  # of the first annealed round
+CHAINS, TEMPERATURES = 64, 16  # of the first annealed round
+ROUNDING = 1e-6  # half-widths, of log p(x), below which weights differ by rounding alone
 SAFETY = 1.3  # more draws than the pilot's variance asks for, as it is an estimate
 
 
 class Round(NamedTuple):
     """One call: which points, by what, and with how much."""
 
-    method: str
+    method: str  # "scouts", "importance" or "annealed"
     num_points: int
     num_samples: int  # draws, or chains
     num_temperatures: int  # 1 for importance sampling
@@ -40,6 +38,7 @@ class Certificate(NamedTuple):
     high: np.ndarray
     within: np.ndarray  # [N] booleans: is the half-width within the tolerance, and trusted?
     method: np.ndarray  # [N], "importance" or "annealed"
+    contradicted: np.ndarray  # [N] booleans: did a scout find mass that the draws would miss?
     k_hat: np.ndarray
     cost: np.ndarray  # [N] evaluations of the joint density or its gradient
     tolerance: float
@@ -62,24 +61,38 @@ class _Book:
         }
         self.within = np.zeros(num_points, bool)
         self.method = np.full(num_points, IMPORTANCE, dtype="U10")
+        self.num_samples = np.zeros(num_points)  # of the answer
         self.cost = np.zeros(num_points)
         self.rounds: list[Round] = []
 
-    def enter(self, points: np.ndarray, found: Evidence, now: Round, cost_each: float) -> None:
+    def spend(self, points: np.ndarray, now: Round, cost_each: float | np.ndarray) -> None:
+        """Note a round of these points, and what it cost."""
+        self.cost[points] += cost_each
+        self.rounds.append(now)
+
+    def enter(self, points: np.ndarray, found: Evidence, now: Round) -> None:
         """Take over the answers of one round; only they count, not those before them."""
         low, high = found.interval(self.level)
         values = (found.log_evidence, low, high, found.k_hat)
         for name, value in zip(self.answer, values, strict=True):
             self.answer[name][points] = np.asarray(value)[: len(points)]
-        half = 0.5 * (self.answer["high"] - self.answer["low"])
-        good = (half <= self.tolerance) & (self.answer["k_hat"] <= TRUSTED)
-        self.within[points] = good[points]
+        self.within[points] = (self.half_width(points) <= self.tolerance) & self.trusted(points)
         self.method[points] = now.method
-        self.cost[points] += cost_each
-        self.rounds.append(now)
+        self.num_samples[points] = now.num_samples
+
+    def trusted(self, points: np.ndarray) -> np.ndarray:
+        """Has the interval a variance to stand on? Weights that are equal need none."""
+        size = np.maximum(np.abs(self.answer["log_evidence"][points]), 1.0)
+        equal = self.half_width(points) <= ROUNDING * size
+        return equal | (self.answer["k_hat"][points] <= TRUSTED)
 
     def half_width(self, points: np.ndarray) -> np.ndarray:
         return 0.5 * (self.answer["high"] - self.answer["low"])[points]
+
+    def contradicted(self, reach: np.ndarray) -> np.ndarray:
+        """Where a scout's place, as one draw more, would move the answer beyond the tolerance."""
+        total = self.answer["log_evidence"] + np.log(self.num_samples)
+        return ~(reach - total <= np.log(self.tolerance))
 
 
 def certify(
@@ -94,49 +107,65 @@ def certify(
     level: float = 0.95,
     budget: float = 1e6,
     prior_share: float = 0.1,
+    num_scouts: int = 512,
     transition: annealing.Transition | None = None,
     gradients_per_move: int = 11,
 ) -> Certificate:
     """log p(x) of every point of x [N, ...] within `tolerance` nats, if the budget lasts.
 
-    1. Importance sampling from q(z | x; phi), with a share of the draws from the prior, which meet
-       modes that q misses (`guides.defensive`; a share of 0 takes q alone, for one that is known to
-       be good): 1,000 draws for every point are a pilot. Where its k-hat is at most 0.5, the draws
-       that the tolerance needs follow from its variance, and a FRESH run with so many (rounded up
-       to 1,000 times a power of 4) gives the answer. No answer uses the draws that decided its
-       size: stopping when the error looks small is biased.
-    2. Where k-hat distrusts a run, or the draws needed are more than the budget, annealed chains
-       take over, from the prior, as q is what is distrusted: 64 chains over 16 temperatures, then
-       4 times the temperatures where k-hat distrusts them or the spread of their log-weights is
-       above 1, else 4 times the chains. Each round is fresh, and replaces the one before.
-    3. A point is `within` when the half-width of its interval is at most the tolerance and k-hat at
-       most 0.5, where the weights have the variance that an interval stands on. Points that the
-       next round would take above `budget` evaluations of the joint density (a move of the chains
-       counts as `gradients_per_move`) stay open, with the interval that they have.
+    1. SCOUTS. Weights say nothing of a mode that no draw met, so `num_scouts` draws of the prior
+       look for one, each by one move (HMC unless told otherwise) towards the posterior. Of the
+       places that they reach, the one with the largest weight under q(z | x; phi) is climbed to
+       its mode; Laplace's normal there, 1.2 times as wide, gets 0.3 of the draws (not for a
+       discrete z). Another share comes from the prior (`prior_share`, by `guides.defensive`).
+       Shares and scouts of 0 take q alone, for one that is known to be good.
+    2. IMPORTANCE SAMPLING from that mixture: 1,000 draws for every point are a pilot. Where its
+       k-hat is at most 0.5, the draws that the tolerance needs follow from its variance, and a
+       FRESH run with so many (rounded up to 1,000 times a power of 4) gives the answer. No answer
+       uses the draws that decided its size: stopping when the error looks small is biased. Where
+       the place of a scout still has so large a weight that, as one draw more, it would move the
+       answer by more than the tolerance, the answer is `contradicted`, and does not count.
+    3. ANNEALED CHAINS take over where k-hat distrusts or a scout contradicts a run, or the draws
+       needed are more than the budget: from q with its share of the prior, or from the prior alone
+       where q is contradicted (or there are no scouts). 64 chains over 16 temperatures are a
+       pilot, with 4 times the temperatures until the spread of the log-weights is at most 1; then
+       a fresh run, of the chains that the tolerance needs (64 times a power of 2), answers.
+
+    A point is `within` when the half-width of its interval is at most the tolerance, k-hat at most
+    0.5, where the weights have the variance that an interval stands on, and the spread of annealed
+    log-weights at most 1. Points that the next round would take above `budget` evaluations of the
+    joint density (a move counts as `gradients_per_move` and one more) stay open, with the interval
+    that they have.
 
     Rounds run on the points that need them, padded to a power of two, so that few shapes compile.
     Point i draws from keys of i and of the round's size alone: its answer does not depend on the
     other points.
     The interval is Student's, for independent weights; k-hat sees the tail only as far as the
-    draws have: mass that no draw met cannot be certified by any method here.
+    draws have: mass that no draw and no scout met cannot be certified by any method here.
 
     Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1), a
-    prior_share outside [0, 1), and as `evaluate`.
+    prior_share outside [0, 1), num_scouts < 0, and as `evaluate`; TypeError for a discrete z
+    without a `transition` for it.
     """
     for value, name in ((tolerance, "tolerance"), (budget, "budget")):
         if not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
+    num_scouts = checks.integer(num_scouts, "num_scouts", 0)
     x = np.asarray(checks.float_array(x, "x"))
     book = _Book(len(x), tolerance, level)
-    if checks.number(prior_share, "prior_share") != 0:
-        guide, phi = defensive(model, guide, prior_share), (phi, theta)
-    run = _Runner(checks.key(key), model, guide, theta, phi, x, transition, gradients_per_move)
-    doubtful = _by_importance(run, book, budget)
-    _by_annealing(run, book, doubtful, budget)
+    run = Runner(
+        checks.key(key), model, guide, theta, phi, x, prior_share, transition, gradients_per_move
+    )
+    reach = _scout(run, book, num_scouts, budget)
+    _by_importance(run, book, budget)
+    contradicted = np.zeros(len(x), bool) if reach is None else book.contradicted(reach)
+    book.within &= ~contradicted & (reach is not None or num_scouts == 0)
+    _by_annealing(run, book, contradicted | (num_scouts == 0), budget)
     return Certificate(
         **book.answer,
         within=book.within,
         method=book.method,
+        contradicted=contradicted,
         cost=book.cost,
         tolerance=tolerance,
         level=level,
@@ -144,66 +173,21 @@ def certify(
     )
 
 
-class _Runner:
-    """The two methods on a subset of the points, with a fresh key for every kind of round."""
-
-    def __init__(
-        self,
-        key: Key[Array, ""],
-        model: Model,
-        guide: Guide,
-        theta: Params,
-        phi: Params,
-        x: np.ndarray,
-        transition: annealing.Transition | None,
-        gradients_per_move: int,
-    ) -> None:
-        self.key, self.fixed, self.x = key, (model, guide, theta, phi), x
-        self.transition, self.gradients_per_move = transition, gradients_per_move
-
-    def importance(self, book: _Book, points: np.ndarray, num_samples: int, stage: int) -> None:
-        rows = _padded(points)
-        key = self._key(stage, num_samples)
-        found = evaluate(key, *self.fixed, self.x[rows], num_samples, index=rows)
-        book.enter(points, found, Round(IMPORTANCE, len(points), num_samples, 1), num_samples)
-
-    def annealed(self, book: _Book, points: np.ndarray, chains: int, temperatures: int) -> Array:
-        model, _, theta, _ = self.fixed
-        rows = _padded(points)
-        plan = annealing.plan(
-            annealing.sigmoid(temperatures), self.transition, num_pilot=PILOT, adaptive=True
-        )
-        key = self._key(chains, temperatures)
-        found = evaluate_annealed(
-            key, model, None, theta, None, self.x[rows], chains, plan, index=rows
-        )
-        now = Round(ANNEALED, len(points), chains, temperatures)
-        book.enter(points, found.evidence, now, self.cost(chains, temperatures))
-        return np.asarray(found.log_weights)[: len(points)].std(1)
-
-    def cost(self, chains: int, temperatures: int) -> float:
-        moves = chains * temperatures + PILOT * min(temperatures, MOST)
-        return moves * (1.0 + self.gradients_per_move)
-
-    def _key(self, *round_of: int) -> Key[Array, ""]:
-        """One key for each kind of round, whichever rounds the other points have had before."""
-        key = self.key
-        for number in round_of:
-            key = jax.random.fold_in(key, number)
-        return key
-
-
-def _padded(points: np.ndarray) -> np.ndarray:
-    """The points, the last repeated up to a power of two."""
-    size = 1 << (len(points) - 1).bit_length()
-    return np.concatenate([points, np.repeat(points[-1:], size - len(points))])
-
-
-def _by_importance(run: _Runner, book: _Book, budget: float) -> np.ndarray:
-    """Pilot and final runs; returns the points that need another method."""
+def _scout(run: Runner, book: _Book, num_scouts: int, budget: float) -> np.ndarray | None:
+    """Send scouts, if the budget lasts; returns the largest log-weight of their places."""
     every = np.arange(len(run.x))
-    run.importance(book, every, START, stage=0)
-    trusted = book.answer["k_hat"] <= TRUSTED
+    if not num_scouts or run.scouting(num_scouts) > budget:
+        return None
+    reach, cost = run.scout(num_scouts)
+    book.spend(every, Round(SCOUTS, len(every), num_scouts, 1), cost)
+    return reach
+
+
+def _by_importance(run: Runner, book: _Book, budget: float) -> None:
+    """Pilot and final runs."""
+    every = np.arange(len(run.x))
+    _draw(run, book, every, START, stage=0)
+    trusted = book.trusted(every)
     needed = START * SAFETY * (book.half_width(every) / book.tolerance) ** 2
     powers = np.ceil(np.log(np.maximum(needed / START, 1.0)) / np.log(GROWTH))
     sizes = np.where(trusted, START * GROWTH ** np.nan_to_num(powers, posinf=99.0), np.inf)
@@ -211,40 +195,77 @@ def _by_importance(run: _Runner, book: _Book, budget: float) -> np.ndarray:
     for size in np.unique(sizes[np.isfinite(sizes)]):
         points = np.flatnonzero((sizes == size) & (book.cost + size <= budget))
         if len(points):
-            run.importance(book, points, int(size), stage=1)
-    return np.flatnonzero(~book.within)
+            _draw(run, book, points, int(size), stage=1)
 
 
-def _by_annealing(run: _Runner, book: _Book, points: np.ndarray, budget: float) -> None:
+def _draw(run: Runner, book: _Book, points: np.ndarray, num_samples: int, stage: int) -> None:
+    now = Round(IMPORTANCE, len(points), num_samples, 1)
+    book.spend(points, now, num_samples)
+    book.enter(points, run.importance(points, num_samples, stage), now)
+
+
+class _Setting(NamedTuple):
+    """An annealed round; one that does not answer is a pilot, which decides the next one's size."""
+
+    chains: int
+    temperatures: int
+    from_prior: bool
+    answers: bool
+
+    def longer(self) -> "_Setting":
+        """For log-weights that spread too much: a pilot of more temperatures."""
+        return self._replace(temperatures=GROWTH * self.temperatures, answers=False)
+
+    def wider(self, needed: float) -> "_Setting":
+        """An answer of `needed` times the chains, rounded up to a power of 2; more than before."""
+        power = math.ceil(math.log2(min(max(needed, 2.0 if self.answers else 1.0), 2.0**20)))
+        return self._replace(chains=2**power * self.chains, answers=True)
+
+
+def _by_annealing(run: Runner, book: _Book, from_prior: np.ndarray, budget: float) -> None:
     """Annealed rounds, each larger than the last, until all are within or the budget is spent."""
-    settings = {int(point): (CHAINS, TEMPERATURES) for point in points}
+    settings = {
+        int(point): _Setting(CHAINS, TEMPERATURES, bool(from_prior[point]), answers=False)
+        for point in np.flatnonzero(~book.within)
+    }
     while settings:
         for setting in sorted(set(settings.values())):
             group = np.array([point for point, now in settings.items() if now == setting])
-            cost = run.cost(*setting)
+            cost = run.cost(setting.chains, setting.temperatures)
             afford = book.cost[group] + cost <= budget
             for point in group[~afford]:
                 del settings[int(point)]
-            if not afford.any():
-                continue
-            group = group[afford]
-            spread = run.annealed(book, group, *setting)
-            _next(settings, book, group, spread, setting)
+            if afford.any():
+                _anneal(run, book, settings, group[afford], setting)
 
 
-def _next(
-    settings: dict[int, tuple[int, int]],
+def _anneal(
+    run: Runner,
     book: _Book,
-    group: Sequence[int] | np.ndarray,
-    spread: Array,
-    setting: tuple[int, int],
+    settings: dict[int, _Setting],
+    group: np.ndarray,
+    setting: _Setting,
 ) -> None:
-    """Drop the points that are done, and choose the next round of the others."""
-    chains, temperatures = setting
-    for point, wide in zip(np.asarray(group), np.asarray(spread), strict=True):
+    """One round of some points: drop those that are done, and choose the next for the others."""
+    now = Round(ANNEALED, len(group), setting.chains, setting.temperatures)
+    found = run.chains(group, *setting)
+    book.spend(group, now, run.cost(setting.chains, setting.temperatures))
+    book.enter(group, found.evidence, now)
+    spread = _spread(np.asarray(found.log_weights)[: len(group)])
+    book.within[group] &= setting.answers & (spread <= SPREAD)
+    needed = SAFETY * (book.half_width(group) / book.tolerance) ** 2
+    for point, wide, factor in zip(group, spread, needed, strict=True):
         if book.within[point]:
             del settings[int(point)]
-        elif wide > 1 or not book.answer["k_hat"][point] <= TRUSTED:
-            settings[int(point)] = (chains, temperatures * GROWTH)
         else:
-            settings[int(point)] = (chains * GROWTH, temperatures)
+            more = setting.longer() if wide > SPREAD else setting.wider(factor)
+            settings[int(point)] = more
+
+
+def _spread(log_w: np.ndarray) -> np.ndarray:
+    """Standard deviation [N] of the finite log-weights [N, C]; inf where they are less than two."""
+    finite = np.isfinite(log_w)
+    number = finite.sum(1)
+    mean = np.where(finite, log_w, 0.0).sum(1) / np.maximum(number, 1)
+    squared = (np.where(finite, log_w - mean[:, None], 0.0) ** 2).sum(1)
+    return np.where(number > 1, np.sqrt(squared / np.maximum(number - 1, 1)), np.inf)
