@@ -18,7 +18,7 @@ from lvm_jax import annealing, evidence
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.guides import Guide
 
-CHUNK = 500  # rows alive at a time, the default of `evidence.evaluate_annealed`
+CHUNK = 1_000  # rows alive at a time, the default of `evidence.evaluate_annealed`
 
 Program = Callable[[jax.Array], jax.Array]
 
