@@ -145,7 +145,8 @@ def certify(
 
     Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1), a
     prior_share outside [0, 1), num_scouts < 0, and as `evaluate`; TypeError for a discrete z
-    without a `transition` for it.
+    without a `transition` for it; a prior of your own type says so by an attribute `discrete`, as
+    floats that are really labels cannot be told.
     """
     for value, name in ((tolerance, "tolerance"), (budget, "budget")):
         if not checks.number(value, name) > 0:
