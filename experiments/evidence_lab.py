@@ -35,6 +35,8 @@ class Config(publish.Options):
     """Which models; gaussian is one for each of --dims."""
     dims: tuple[int, ...] = (2, 8, 32)
     """Dimensions of the Gaussian models; each is compiled on its own."""
+    modes_dim: int = 4
+    """Dimension of the model with two modes."""
     num_points: int = 200
     """Data sets of each model, one point each: what errors and coverages are over."""
     num_certified: int = 300
@@ -164,6 +166,7 @@ def check(config: Config) -> None:
     for name in ("num_points", "num_chains", "num_runs"):
         checks.integer(getattr(config, name), name, 2)
     checks.integer(config.num_certified, "num_certified", config.num_points)
+    checks.integer(config.modes_dim, "modes_dim", 1)
     for name in ("num_particles", "num_leapfrogs"):
         checks.integer(getattr(config, name), name, 1)
     for name in ("tolerance", "certify_budget"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MODES, TAILS, DISCRETE = "two modes", "heavy tails", "discrete"  # names of beds
 NOISE, COUPLING = 0.5, 0.5  # of the linear-Gaussian and of the discrete model
 WIDEN, SHIFT = 1.2, 0.1  # a guide's scales are so many times too wide, its mean so many of them off
-MODES_DIM, TAILS_DIM = 4, 2
+TAILS_DIM = 2
 TAILS_DOF = 1.0  # of the joint density, a Cauchy
 NUM_VARIABLES, NUM_VALUES, DEFENSIVE = 6, 3, 0.1
 
@@ -55,7 +55,7 @@ def make(config: "Config") -> list[Bed]:
     gibbs = (annealing.gibbs(NUM_VALUES, NUM_VARIABLES), NUM_VALUES * NUM_VARIABLES)
     kinds = {
         "gaussian": lambda: [Bed(f"Gaussian, D = {d}", *gaussian(d), *hmc) for d in config.dims],
-        "two_modes": lambda: [Bed(MODES, *two_modes(MODES_DIM), *hmc)],
+        "two_modes": lambda: [Bed(MODES, *two_modes(config.modes_dim), *hmc)],
         "heavy_tails": lambda: [Bed(TAILS, *heavy_tails(TAILS_DIM), *hmc)],
         "discrete": lambda: [Bed(DISCRETE, *discrete(NUM_VARIABLES, NUM_VALUES), *gibbs)],
     }

@@ -87,9 +87,8 @@ class Runner:
         """Annealed chains, from the prior or from q; those that answer have keys of their own."""
         guide, phi = (None, None) if from_prior else (self.guide, self.phi)
         plan = annealing.plan(
-            annealing.sigmoid(temperatures) if temperatures > 1 else annealing.linear(1),
-            self.transition, num_pilot=PILOT, adaptive=temperatures > 1,
-        )  # fmt: skip
+            annealing.sigmoid(temperatures), self.transition, num_pilot=PILOT, adaptive=True
+        )
         rows = _padded(points)
         key = self._key(int(from_prior), int(answers), chains, temperatures)
         return evaluate_annealed(
