@@ -141,8 +141,9 @@ def certify(
     Point i draws from keys of i and of the round's size alone: its answer does not depend on the
     other points.
     The interval is Student's, for independent weights; k-hat sees the tail only as far as the
-    draws have: mass that no draw and no scout met cannot be certified by any method here. One move from the
-    prior finds narrow modes in a few dimensions, and seldom in many (measured in `evidence_lab`).
+    draws have: mass that no draw and no scout met cannot be certified by any method here. One
+    move from the prior finds narrow modes in a few dimensions, and seldom in many (measured in
+    `evidence_lab`).
 
     Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1), a
     prior_share outside [0, 1), num_scouts < 0, and as `evaluate`; TypeError for a discrete z
