@@ -1,9 +1,12 @@
 """Programs over the data: made at their first call, and without an option that XLA does not know."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from lvm_jax.em import compiling
 
@@ -46,3 +49,54 @@ def test_a_program_is_its_function_compiled_once_for_each_static_argument():
     assert traces == [2, 3]
     assert power.jitted._cache_size() == 2
     assert jax.jit(lambda x: power.function(x, 2))(3.0) == 9
+
+
+def blas_threads():
+    """The threads of each BLAS of this process: NumPy's, and SciPy's, which JAX calls."""
+    return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+
+def seen_inside(error=None):
+    """The threads of BLAS while a program runs."""
+    seen = []
+
+    @compiling.over_data()
+    def program(x):
+        if error is not None:
+            raise error
+        jax.debug.callback(lambda: seen.append(blas_threads()))
+        return jnp.linalg.cholesky(x)
+
+    program(jnp.eye(3))
+    jax.effects_barrier()
+    return seen
+
+
+@pytest.fixture
+def two_threads():
+    """Two threads for every BLAS, whatever the machine has."""
+    with compiling._blas().limit(limits=2, user_api="blas"):
+        yield
+
+
+def test_a_program_runs_with_one_blas_thread_and_gives_the_others_back(two_threads):
+    number = len(blas_threads())
+    assert number > 1  # SciPy's is loaded
+    assert seen_inside() == [[1] * number]
+    assert blas_threads() == [2] * number
+
+
+def test_a_program_that_fails_gives_the_others_back(two_threads):
+    with pytest.raises(RuntimeError, match="stop"):
+        seen_inside(RuntimeError("stop"))
+    assert set(blas_threads()) == {2}
+
+
+def test_programs_in_several_threads_leave_the_limit_as_it_was(two_threads):
+    threads = [threading.Thread(target=seen_inside) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    seen_inside()
+    for thread in threads:
+        thread.join()
+    assert set(blas_threads()) == {2}
