@@ -93,28 +93,44 @@ def soften(
 def fast_pass(
     family: Family, parameters: Parameters, data: Data, rows: int
 ) -> tuple[Any, Float[Array, " R"]]:
-    """Summaries and log-likelihoods of R mixtures through the two matrix products."""
+    """Summaries and log-likelihoods of R mixtures through the two matrix products.
+
+    Few features get a column of ones, by which the products add log pi_k + offset_k and count.
+    """
     eta, offset = jax.vmap(family.natural)(parameters.components)
     bias = offset + parameters.log_weights
+    few = eta.shape[-1] <= 2 * data.x.shape[1]  # many lose more by the odd column than it saves
+    if few:
+        eta = jnp.concatenate([eta, bias[..., None]], -1)
 
     def body(index: Array, carry: Any) -> Any:
         x, weight, _ = chunk(data, index, rows)
         features = family.features(x)
+        if few:
+            features = jnp.concatenate([features, jnp.ones_like(x[:, :1])], 1)
 
-        def one(eta: Array, bias: Array, components: Params) -> tuple[Array, Array, Array]:
-            resp, log_p = soften(features @ eta.T + bias[None], weight)
+        def one(eta: Array, bias: Array, components: Params) -> tuple[Any, Array, Array]:
+            logits = features @ eta.T
+            resp, log_p = soften(logits if few else logits + bias[None], weight)
             log_p = log_p + family.base(components, x)
-            return resp.sum(0), resp.T @ features, weight @ log_p
+            return () if few else resp.sum(0), resp.T @ features, weight @ log_p
 
         sums = jax.vmap(one)(eta, bias, parameters.components)
         return compensated_add(carry, (*sums, family.shared(x, weight)))
 
     zero = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        (bias, eta, bias[:, 0], jax.eval_shape(family.shared, data.x[:1], data.x[:1, 0])),
+        (
+            () if few else bias,
+            eta,
+            bias[:, 0],
+            jax.eval_shape(family.shared, data.x[:1], data.x[:1, 0]),
+        ),
     )
     total, _ = jax.lax.fori_loop(0, num_chunks(data, rows), body, (zero, zero))
     counts, features, log_likelihood, shared = total
+    if few:
+        features, counts = features[..., :-1], features[..., -1]
     sums = jax.vmap(lambda n, s: family.summarize(Sums(n, s, shared)))(counts, features)
     return sums, log_likelihood
 
