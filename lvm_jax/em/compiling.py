@@ -33,6 +33,7 @@ def lean_options() -> dict[str, Any] | None:
 
 @lru_cache
 def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process, found once: looking for them takes milliseconds."""
     return ThreadpoolController()
 
 
