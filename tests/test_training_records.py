@@ -1,7 +1,7 @@
 """What a run writes for people, and the settings by which it is known again."""
 
 import json
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -16,6 +16,22 @@ from lvm_jax.training.progress import Journal, rewind
 from lvm_jax.training.step import Keys, Program, initialize
 
 
+class Scale:
+    """A function that is an object."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    @cached_property
+    def squared(self):
+        return self.scale**2
+
+    def times(self, x):
+        return self.scale * x
+
+    __call__ = times
+
+
 def test_functions_are_known_by_what_they_hold():
     def made(scale):
         return lambda x, power=scale: scale * x**power
@@ -23,8 +39,25 @@ def test_functions_are_known_by_what_they_hold():
     def held(value):
         return json.dumps(describe(value))
 
+    def chained(rate, every=1):
+        optimizer = optax.chain(optax.clip(1.0), optax.adam(rate))
+        return optax.MultiSteps(optimizer, every).gradient_transformation()
+
+    def deep(scale):
+        inner = made(scale)
+        for _ in range(20):
+            inner = partial(lambda x, function: function(x), function=inner)
+        return inner
+
     pairs = [
         (made(1.0), made(2.0)),
+        (deep(1.0), deep(2.0)),
+        (chained(1e-3), chained(2e-3)),
+        (chained(1e-3, 2), chained(1e-3, 3)),
+        (Scale(1.0), Scale(2.0)),
+        (Scale(1.0).times, Scale(2.0).times),
+        (np.float32(1.0), np.float32(2.0)),
+        (float("nan"), 1.0),
         (partial(made, scale=1.0), partial(made, scale=2.0)),
         (jax.jit(made(1.0)), jax.jit(made(2.0))),
         ([{"a": np.ones(3)}], [{"a": np.zeros(3)}]),
@@ -33,6 +66,17 @@ def test_functions_are_known_by_what_they_hold():
     for one, other in pairs:
         assert held(one) == held(one) != held(other)
     assert held(made(1.0)) == held(made(1.0))
+
+
+def test_a_function_that_holds_itself_is_described_and_what_is_computed_on_the_way_is_not():
+    def factorial(n):
+        return n * factorial(n - 1) if n else 1
+
+    assert "itself" in json.dumps(describe(factorial))
+    used = Scale(2.0)
+    before = describe(used)
+    assert used.squared == 4.0
+    assert describe(used) == before
 
 
 def test_another_key_and_another_learning_rate_are_seen():

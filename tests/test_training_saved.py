@@ -104,3 +104,25 @@ def test_missing_and_damaged_models_are_named(tmp_path, saved):
         training.load_model(tmp_path / "elsewhere", build)
     with pytest.raises(TypeError, match="config: expected JSON values"):
         training.save_model(tmp_path, {"model": MODEL.init}, *saved)
+
+
+def test_a_kill_while_a_model_is_replaced_leaves_the_earlier_one(tmp_path, saved, monkeypatch):
+    """Between the two renames it lies aside; it is found, and the next save keeps nothing old."""
+    (tmp_path / "model").rename(tmp_path / ".replaced-model")
+    found = training.load_model(tmp_path, build)
+    np.testing.assert_array_equal(found.theta.loadings, saved[0].loadings)
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name.startswith(".writing-"):
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(training.CheckpointError, match="No space left"):
+            training.save_model(tmp_path, CONFIG, MODEL.init(jax.random.key(9)), saved[1])
+    found = training.load_model(tmp_path, build)
+    np.testing.assert_array_equal(found.theta.loadings, saved[0].loadings)
+    training.save_model(tmp_path, CONFIG, MODEL.init(jax.random.key(9)), saved[1])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

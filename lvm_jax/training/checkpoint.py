@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 MANIFEST, FACTS, ARRAYS = "manifest.json", "facts.json", "arrays"
-PREFIX, WRITING, DAMAGED = "step-", ".writing-", "damaged-"
+PREFIX, WRITING, REPLACED, DAMAGED = "step-", ".writing-", ".replaced-", "damaged-"
 
 Arrays = dict[str, np.ndarray]
 
@@ -119,9 +119,11 @@ class Store:
 def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
     """Write the folder `path` whole, or leave nothing; CheckpointError if the disk refuses.
 
-    An earlier folder of this name is replaced.
+    An earlier folder of this name is replaced; a kill between the two renames leaves it aside,
+    where `restore` finds it.
     """
-    temporary = path.with_name(WRITING + path.name)
+    temporary, aside = path.with_name(WRITING + path.name), path.with_name(REPLACED + path.name)
+    restore(path)
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -134,12 +136,23 @@ def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
         for entry in (*files(temporary), *folders(temporary)):
             _flush(entry)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(aside)
         temporary.rename(path)
         _flush(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     except Exception as error:  # Orbax wraps what the disk says in errors of many types
         shutil.rmtree(temporary, ignore_errors=True)
+        restore(path)
         raise CheckpointError(*_reason(error), str(path)) from error
+
+
+def restore(path: Path) -> None:
+    """Put back the folder `path` if it was being replaced when a kill came."""
+    aside = path.with_name(REPLACED + path.name)
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.exists():
+        aside.rename(path)
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, Any]]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax.training.feed import Feed
-from lvm_jax.training.step import Keys, Parameters, Program, Run, State, batch_terms
+from lvm_jax.training.step import Keys, Parameters, Program, Run, State, batch_terms, descend
 from lvm_jax.typing import Array, Params
 
 MOST_NAMES = 4  # leaves that a message names
@@ -25,12 +25,16 @@ class Failure(NamedTuple):
     bound: float
     leaves: tuple[str, ...]  # e.g. "gradient of theta.decoder"
     state: State  # before that step: its parameters are finite
+    largest: str = ""  # where all are finite: which gradient is the largest
+    validation_bound: float | None = None  # where it broke, after the step
 
     def __str__(self) -> str:
         named = ", ".join(self.leaves[:MOST_NAMES])
         more = len(self.leaves) - MOST_NAMES
         named += f" and {more} more" if more > 0 else ""
-        what = f"not finite: {named}" if named else "all gradients are finite"
+        what = f"not finite: {named}" if named else f"all gradients are finite, {self.largest}"
+        if self.validation_bound is not None:
+            what = f"validation bound {self.validation_bound:g}"
         return f"training diverged at step {self.step}: bound {self.bound:g}, {what}"
 
 
@@ -48,7 +52,14 @@ def diagnose(program: Program, keys: Keys, feed: Feed, start: State, run: Run) -
     bound = float(np.asarray(run.trace.bound)[first - int(start.step)])
     gradient, after = _look(program, keys, good, feed.batch(first))
     leaves = broken("gradient of ", gradient) or broken("", after)
-    return Failure(first, bound, leaves, good)
+    return Failure(first, bound, leaves, good, "" if leaves else largest(gradient))
+
+
+def largest(gradient: Parameters) -> str:
+    """The leaf of the gradient with the largest norm, and the norm."""
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    norm, path = max((float(jnp.linalg.norm(leaf.ravel())), name_of(path)) for path, leaf in leaves)
+    return f"the largest that of {path} (norm {norm:.2g})"
 
 
 def broken(prefix: str, parameters: Parameters) -> tuple[str, ...]:
@@ -71,10 +82,8 @@ def _look(
     """The gradient of a step, and the optimiser's updates."""
     noise = jax.random.split(jax.random.fold_in(keys.noise, state.step), program.batch_size)
 
-    def objective(parameters: Parameters) -> Array:
-        return batch_terms(program, noise, parameters, batch, state.step).objective.mean()
+    def loss(parameters: Parameters) -> Array:
+        return -batch_terms(program, noise, parameters, batch, state.step).objective.mean()
 
-    gradient = jax.grad(objective)(state.parameters)
-    descent = jax.tree.map(jnp.negative, gradient)
-    updates, _ = program.optimizer.update(descent, state.optimizer, state.parameters)
-    return gradient, updates
+    value, gradient = jax.value_and_grad(loss)(state.parameters)
+    return gradient, descend(program.optimizer, gradient, state, value, loss)[0]

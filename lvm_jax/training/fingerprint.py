@@ -1,9 +1,10 @@
 """What a run must be resumed with: the same data, shapes and options, compared by name."""
 
-import functools
+import dataclasses
 import hashlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -14,7 +15,6 @@ from lvm_jax.training.step import Program, State
 from lvm_jax.typing import Array, ArrayLike, Key
 
 HASHED_BYTES = 2**28  # larger data are judged by rows spread over them
-DEPTH = 6  # functions within functions that are looked into
 
 
 def fingerprint(
@@ -27,8 +27,8 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Names to JSON values. num_epochs is no part of it: a run may be resumed to go on longer.
 
-    A function is known by its name and what it closes over (a learning rate, a bound), not by its
-    text.
+    A function is known by its name and what it closes over (a learning rate, a bound), however
+    deep, not by its text; an object that is neither callable nor a dataclass by its type alone.
     """
     skipped = ("mesh",)  # another number of devices gives the same numbers, to rounding
     named = program._asdict().items()
@@ -58,29 +58,60 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def describe(value: Any, depth: int = DEPTH) -> Any:
-    """A value as JSON; arrays by shape and checksum, functions by name and closure."""
+def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
+    """A value as JSON; arrays by shape and checksum, functions by name and what they hold.
+
+    `within`: the identities of the values that this one is a part of; one of them is not entered
+    again.
+    """
+    if isinstance(value, float) and value != value:
+        return "nan"  # which equals itself
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
     if isinstance(value, np.ndarray | jax.Array):
         return f"{value.dtype}{list(value.shape)} {checksum(value)}"
-    if depth == 0:
-        return type(value).__name__
+    if id(value) in within:
+        return "itself"
+    inner = partial(describe, within=(*within, id(value)))
     if isinstance(value, Mapping):
-        return {str(name): describe(inner, depth - 1) for name, inner in value.items()}
+        return {str(name): inner(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(inner, depth - 1) for inner in value]
-    if isinstance(value, functools.partial):
-        parts = (value.func, value.args, value.keywords)
-        return ["partial", *(describe(part, depth - 1) for part in parts)]
-    if hasattr(value, "__wrapped__"):  # jax.jit
-        return describe(value.__wrapped__, depth)
+        return [inner(part) for part in value]
+    if isinstance(value, partial):
+        return ["partial", *map(inner, (value.func, value.args, value.keywords))]
+    if isinstance(value, types.MethodType):
+        return [inner(value.__func__), _held(value.__self__, inner)]
+    if hasattr(value, "__wrapped__"):  # jax.jit, functools.lru_cache
+        return inner(value.__wrapped__)
     if isinstance(value, types.FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-        inner = {name: describe(_contents(cell), depth - 1) for name, cell in cells}
-        defaults = describe(value.__defaults__, depth - 1)
-        return {f"{value.__module__}.{value.__qualname__}": [inner, defaults]}
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+        held = {name: inner(_contents(cell)) for name, cell in cells}
+        defaults = [inner(value.__defaults__), inner(value.__kwdefaults__)]
+        return {_name(value): [held, *defaults]}
+    if isinstance(value, type):
+        return _name(value)
+    if callable(value) or dataclasses.is_dataclass(value):
+        return _held(value, inner)
+    return _name(type(value))
+
+
+def _held(value: Any, inner: Callable[[Any], Any]) -> Any:
+    """An object by its type and attributes, but for those that its class computes and keeps."""
+    names = list(getattr(value, "__dict__", {}))
+    if dataclasses.is_dataclass(value):
+        names += [field.name for field in dataclasses.fields(value)]
+    parts = {
+        name: inner(getattr(value, name, None))
+        for name in names
+        if not isinstance(getattr(type(value), name, None), cached_property)
+    }
+    return {_name(type(value)): parts}
+
+
+def _name(value: types.FunctionType | type) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
 
 
 def checksum(array: ArrayLike) -> str:

@@ -108,7 +108,8 @@ def fit(
             reported beside it.
         num_samples: draws of z for each data point and step.
         optimizer: any of Optax; a schedule, clipping and other transformations go into it. Its
-            params are `Parameters(theta, phi)`.
+            params are `Parameters(theta, phi)`. Value, gradient and function of the minibatch's
+            loss go to those that ask (a plateau, a line search).
         batch_size: rows a step, over all processes and devices.
         num_epochs: passes over the data. A finished run can be called again with more.
         transform: (key, x) -> x, a fresh version of one data point whenever it is used, such as a
@@ -137,8 +138,8 @@ def fit(
 
     Raises:
         ValueError, TypeError: for bad input, and a directory whose run had other settings.
-        FloatingPointError: where the bound or a parameter stops being finite; it names the
-            step, the parameters, and the last good checkpoint.
+        FloatingPointError: where a bound, the validation's too, or a parameter stops being finite;
+            it names the step, the parameters, and the last good checkpoint.
         CheckpointError (an OSError): if a checkpoint cannot be written, or none can be read.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
 

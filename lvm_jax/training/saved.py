@@ -61,6 +61,7 @@ def load_model(directory: str | Path, build: Build) -> Saved:
     makes another model than was saved.
     """
     path = Path(directory) / FOLDER
+    checkpoint.restore(path)
     problem = checkpoint.verify(path)
     if problem is not None:
         raise CheckpointError(f"no good model in {path}: {problem}")

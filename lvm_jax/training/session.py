@@ -55,6 +55,7 @@ class Session:
     saved: float = field(default_factory=time.perf_counter)
     is_first: bool = True  # the first call compiles, and tells nothing of the speed
     meter: Meter = field(default_factory=Meter)
+    saved_book: Any = None  # of a checkpoint, where it is not the book as it stands
 
     @property
     def step(self) -> int:
@@ -92,21 +93,22 @@ class Session:
         start, first, clock = self.state, self.step, time.perf_counter()
         run = self.feed.advance(start, self.stop(first))
         if not bool(run.healthy):
-            failure = diagnose(self.program, self.keys, self.feed, start, run)
-            self.state = failure.state
-            return failure
+            broken = diagnose(self.program, self.keys, self.feed, start, run)
+            self.state = broken.state
+            return broken
         self.state = run.state
         made = self.step - first
         self.adapt(made, time.perf_counter() - clock)
         self.meter.add(made * self.program.batch_size)
         trace = jax.tree.map(lambda rows: np.asarray(rows, np.float64)[:made], run.trace)
         ended = self.book.add(first, trace, self.seconds)
+        failure: Failure | None = None
         if ended and self.validation is not None and self.is_due(self.step):
-            self.judge()
+            failure = self.judge()
         self.log(ended)
         if self.plan.on_progress is not None:
             self.plan.on_progress(self.report(trace.bound.mean(), trace.objective.mean()))
-        return None
+        return failure
 
     def stop(self, step: int) -> int:
         """Where the call from `step` on must end."""
@@ -116,10 +118,13 @@ class Session:
             ends.append((step // every + 1) * every)
         return min(ends)
 
+    def is_regular(self, step: int) -> bool:
+        """Whether a validation follows this step, however long the run is."""
+        return step % (self.feed.steps_per_epoch * self.plan.validate_every) == 0
+
     def is_due(self, step: int) -> bool:
         """Whether a validation follows this step."""
-        every = self.feed.steps_per_epoch * self.plan.validate_every
-        return step % every == 0 or step == self.plan.num_steps
+        return self.is_regular(step) or step == self.plan.num_steps
 
     def adapt(self, made: int, seconds: float) -> None:
         """Let calls take a second or so, soon: each makes its epoch's permutation anew.
@@ -140,11 +145,23 @@ class Session:
         average = averaged(self.program, self.state)
         return self.state.parameters if average is None else average
 
-    def judge(self) -> None:
-        """Measure the validation bound, and keep the best parameters."""
+    def judge(self) -> Failure | None:
+        """Measure the validation bound, and keep the best parameters; a Failure if it is no number.
+
+        A validation that is made only because the run ends is no part of a checkpoint: a run that
+        goes on longer must not know of it.
+        """
+        if not self.is_regular(self.step):
+            self.saved_book = self.book.save()
         parameters = self.evaluated()
-        bound = validate(self.program, self.keys, parameters, self.validation, self.state.step)
-        self.book.judge(self.step, float(bound), parameters)
+        bound = float(
+            validate(self.program, self.keys, parameters, self.validation, self.state.step)
+        )
+        self.book.judge(self.step, bound, parameters)
+        if np.isfinite(bound):
+            return None
+        row = self.book.rows[-1]
+        return Failure(self.step - 1, row[1], (), self.state, validation_bound=bound)
 
     def log(self, ended: int) -> None:
         """One line for each epoch that has ended."""
@@ -178,7 +195,7 @@ class Session:
         """Begin to write a checkpoint; nothing without a directory."""
         if self.store is None:
             return
-        arrays, account = self.book.save()
+        arrays, account = self.saved_book or self.book.save()
         arrays |= to_arrays("state", self.state)
         facts = {**self.facts, **account, "step": self.step, "epoch": len(self.book.rows)}
         self.store.save(self.step, arrays, {**facts, "seconds": self.seconds})
@@ -203,6 +220,9 @@ class Session:
         self.state = parallel.replicate(self.program.mesh, state)
         self.book.load(arrays, facts, self.state.parameters)
         self.before = facts["seconds"]
+        at_the_end = self.step == self.plan.num_steps and not self.is_regular(self.step)
+        if at_the_end and self.validation is not None and self.step:
+            self.judge()
 
     def close(self) -> None:
         """Stop what works beside the loop."""

@@ -98,12 +98,31 @@ def update(
         return -terms.objective, terms  # negated here, and nowhere else
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.parameters)
-    updates, optimizer = program.optimizer.update(gradient, state.optimizer, state.parameters)
+    updates, optimizer = descend(
+        program.optimizer, gradient, state, -terms.objective, lambda new: loss(new)[0]
+    )
     parameters = optax.apply_updates(state.parameters, updates)
     average = state.average
     if program.ema is not None:
         _, average = optax.ema(program.ema).update(parameters, average)
     return State(parameters, optimizer, average, state.step + 1), terms
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    gradient: Parameters,
+    state: State,
+    value: Scalar,
+    value_fn: Callable[[Parameters], Scalar],
+) -> tuple[Parameters, Any]:
+    """The optimiser's updates and its new state.
+
+    The loss of this minibatch and its function, the noise being held, go to those that ask for
+    them, such as `optax.contrib.reduce_on_plateau` and `optax.lbfgs`.
+    """
+    return optax.with_extra_args_support(optimizer).update(
+        gradient, state.optimizer, state.parameters, value=value, grad=gradient, value_fn=value_fn
+    )
 
 
 def batch_terms(

@@ -1,0 +1,89 @@
+"""Optimisers that ask for the loss, validations that are no numbers, and runs that go on longer."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from training_cases import ESTIMATE, GUIDE, KEY, MODEL, data, fit, same
+
+from lvm_jax import training
+from lvm_jax.outcome import Outcome
+from lvm_jax.training.diagnosis import Failure
+
+# ---------------------------------------------------------------- what an optimiser may ask for
+
+
+def test_an_optimiser_sees_the_loss_that_it_descends():
+    """value is minus the bound of the minibatch."""
+    seen = []
+
+    def update(updates, state, params=None, *, value, grad, value_fn, **_):
+        jax.debug.callback(lambda *each: seen.append(each), value, value_fn(params))
+        return jax.tree.map(lambda leaf: -1e-3 * leaf, grad), state
+
+    spy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    found = fit(optimizer=optax.chain(optax.clip(1.0), spy), num_epochs=1)
+    jax.effects_barrier()
+    values, again = np.array(seen).T
+    np.testing.assert_allclose(values.mean(), -found.history.bound[0], rtol=1e-6)
+    np.testing.assert_allclose(values, again, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.adam(0.03), optax.contrib.reduce_on_plateau(patience=2)),
+        optax.lbfgs(linesearch=optax.scale_by_backtracking_linesearch(5)),
+    ],
+    ids=["plateau", "line search"],
+)
+def test_optimisers_that_need_the_loss_train(optimizer):
+    found = fit(optimizer=optimizer, num_epochs=6, throw=False)
+    assert found.outcome == Outcome.MAX_STEPS
+    assert found.history.bound[-1] > found.history.bound[0]
+
+
+# ---------------------------------------------------------------- where a run breaks
+
+
+def test_a_validation_that_is_no_number_has_diverged():
+    """Its squares overflow in float32; the training data are as ever."""
+    held_out = data(12, seed=1) * np.float32(1e25)
+    with pytest.raises(
+        FloatingPointError, match=r"diverged at step 3: bound -?[\d.]+, validation bound (nan|-inf)"
+    ):
+        fit(validation=held_out)
+    found = fit(validation=held_out, throw=False)
+    assert (found.outcome, found.step) == (Outcome.DIVERGED, 4)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[:2]))
+
+
+def test_a_bound_that_is_too_low_names_the_largest_gradient():
+    found = fit(worst_bound=0.0, throw=False)
+    theta, phi = MODEL.init(jax.random.split(KEY, 5)[0]), GUIDE.init(jax.random.split(KEY, 5)[1])
+    assert isinstance(found.failure, Failure)
+    assert same(found.failure.state.parameters, training.Parameters(theta, phi))
+    told = str(found.failure)
+    assert "all gradients are finite, the largest that of theta." in told
+    assert found.failure.largest == fit(worst_bound=0.0, throw=False).failure.largest
+
+
+# ---------------------------------------------------------------- a run that goes on longer
+
+
+def test_a_validation_at_an_end_leaves_no_trace_in_a_longer_run(tmp_path):
+    """Three epochs end between two validations: the run of six knows nothing of the third's."""
+    options = {"validation": data(20, seed=1), "validate_every": 2, "patience": 3}
+    options |= {"optimizer": optax.adam(0.05), "estimate": ESTIMATE}
+    ended = fit(num_epochs=3, directory=tmp_path, **options)
+    assert np.isfinite(ended.history.validation_bound[1:]).all()
+    repeated = fit(num_epochs=3, directory=tmp_path, **options)
+    assert same(repeated[:2], ended[:2])
+    for one, other in zip(repeated.history[:4], ended.history[:4], strict=True):
+        np.testing.assert_array_equal(one, other)
+    longer = fit(num_epochs=6, directory=tmp_path, **options)
+    whole = fit(num_epochs=6, **options)
+    assert same(longer[:2], whole[:2])
+    assert (longer.best_step, longer.step) == (whole.best_step, whole.step)
+    np.testing.assert_array_equal(longer.history.validation_bound, whole.history.validation_bound)
+    assert np.isnan(whole.history.validation_bound[2])
