@@ -34,7 +34,7 @@ class Config(publish.Options):
     """Options of the experiment; None means the default that fits the others."""
 
     resume: bool = False
-    """Go on with the run in --out: training where it stopped, then all measurements."""
+    """No longer needed: the run in --out goes on where it stopped, then makes all measurements."""
     models: tuple[Path, ...] = ()
     """Run directories of `vae`, or of models of this experiment, to load instead of training; the
     images are then those that they were trained on."""

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+WRITING = ".writing-"  # the temporary name of a file begins so
 LIBRARIES = ("lvm_jax", "jax", "jaxlib", "numpy", "scipy", "scikit-learn", "matplotlib")
 
 
@@ -43,7 +44,7 @@ class RunDirectory:
         data = content.encode("utf-8") if isinstance(content, str) else content
         with _clear_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".writing-")
+            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=WRITING)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
@@ -91,11 +92,12 @@ def create(name: str, out: Path | None, overwrite: bool) -> RunDirectory:
     """Make the folder `out`, or runs/<name>-<time>; FileExistsError if it holds anything.
 
     With `overwrite` an earlier run is cleared away; a folder that is not a run is never touched.
+    What a kill left of a first file counts as nothing.
     """
     path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"out: expected a folder, got the file {path}; choose another --out")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(not entry.name.startswith(WRITING) for entry in path.iterdir()):
         if not overwrite:
             raise FileExistsError(
                 f"out: {path} is not empty; choose another --out, or replace it with --overwrite"

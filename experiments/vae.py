@@ -1,17 +1,17 @@
 """A variational autoencoder of images: likelihood, guide, bound and estimator each by one word.
 
 Trains a deep latent Gaussian model with networks, then measures it on held-out images: the ELBO and
-its terms, log p(x) by importance sampling with its errors, the units that are used. A run that was
-stopped goes on with --resume; the trained model is kept in the run directory, and can be loaded in
-another process.
+its terms, log p(x) by importance sampling with its errors, the units that are used. The same command
+with the same --out goes on with a run that was stopped; the trained model is kept in the run
+directory, and can be loaded in another process.
 
 Leaves a run directory with config.json, metrics.jsonl, checkpoints, the model, results.json, figures
 and report.html.
 """
 
 import dataclasses
+import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what needs jax is imported where it is used, so that --help
     from lvm_jax import training
     from lvm_jax.training import Fit
 
-RECORDS = 20  # words about the training, while it runs
+RECORDS = 1  # stages of a training: notes tell how it goes
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Config(publish.Options):
     """Options of the experiment; None means the default that fits the others."""
 
     resume: bool = False
-    """Go on with the run in --out where it stopped; begins it if there is none."""
+    """No longer needed: the run in --out goes on where it stopped; begins it if there is none."""
     dataset: str = "digits"
     """digits (8x8), mnist, binarized_mnist, fashion_mnist, or the path of a .npy file of images."""
     split: str | None = None
@@ -75,8 +75,10 @@ class Config(publish.Options):
     """standard_normal, mixture or vamp."""
     components: int = 20
     """Of a mixture or a VampPrior."""
+    layers: int | None = None
+    """Stochastic layers; None means as many as --latent-dims has, or what --guide needs."""
     latent_dims: tuple[int, ...] | None = None
-    """Dimensions of z_1, next to x, and of the stochastic layers above it: 100 50."""
+    """Dimensions of z_1, next to x, and of the stochastic layers above it: 100 50. One number with --layers is the top layer's, and each layer below has twice as many as the one above. None means 2, and 8 2 for two layers."""
     hidden: tuple[int, ...] = (200, 200)
     """Widths of the networks between x and z_1, from the side of x."""
     hidden_above: tuple[int, ...] = (100, 100)
@@ -91,6 +93,8 @@ class Config(publish.Options):
     """Passes over the training images."""
     batch_size: int = 50
     """Images in each step."""
+    devices: int = 1
+    """GPUs, or other devices of this process, over which the images of each step are spread."""
     learning_rate: float = 1e-3
     """Of Adam."""
     schedule: str = "cosine"
@@ -143,21 +147,16 @@ def main(config: Config) -> Result:
     return result
 
 
-def teller(bar: Progress) -> Callable[["training.Progress"], None]:
-    """Tells the bar how the training goes: a stage for each twentieth of its steps."""
-    told = 0
-
-    def on_progress(now: "training.Progress") -> None:
-        nonlocal told
-        held = "" if now.validation_bound is None else f", validation {now.validation_bound:.2f}"
-        said = f"epoch {now.epoch}: bound {now.bound:.2f}{held}, {now.samples_per_second:,.0f} images/s"
-        due = now.step * RECORDS // now.num_steps
-        bar.note(said)
-        for _ in range(told, due):
-            bar.done(said)
-        told = max(told, due)
-
-    return on_progress
+def told(now: "training.Progress", epochs: int) -> str:
+    """The bound, the speed and the time left, which nobody knows after the first call."""
+    said = f"epoch {now.epoch} of {epochs}: bound {now.bound:.2f}"
+    if now.validation_bound is not None:
+        said += f", validation {now.validation_bound:.2f}"
+    if math.isnan(now.seconds_left):
+        return said
+    left = now.seconds_left
+    left_said = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
+    return f"{said}, {now.samples_per_second:,.0f} images/s, {left_said} left"
 
 
 def train(
@@ -190,17 +189,33 @@ def train(
             ema=config.ema,
             validation=pixels.validation,
             patience=config.patience,
+            mesh=prepared.mesh,
             directory=run.path,
-            on_progress=teller(bar),
+            on_progress=lambda now: bar.note(told(now, config.epochs)),
         )
     except KeyboardInterrupt:
         out = whole or run.path
-        print(f"\nstopped; to go on: the same options, --out {out} --resume", file=sys.stderr)
+        print(f"\nstopped; to go on: the same options and --out {out}", file=sys.stderr)
         raise
-    phi = vae_models.final_phi(prepared.description, fit.theta, fit.phi)
-    fit = fit._replace(phi=phi)
+    fit = usable(prepared, fit)
+    bar.done(
+        f"trained {len(fit.history.step)} epochs: bound {fit.history.bound[-1]:.2f}, validation "
+        f"{fit.history.validation_bound[-1]:.2f}, {fit.history.seconds[-1]:.0f} s"
+    )
     training.save_model(run.path, vae_models.to_json(prepared.description), fit.theta, fit.phi)
     return fit
+
+
+def usable(prepared: "Prepared", fit: "Fit") -> "Fit":
+    """The trained parameters as `Built.guide` takes them, on one device."""
+    import jax
+
+    from experiments import vae_models
+
+    theta, phi = fit.theta, fit.phi
+    if prepared.mesh is not None:
+        theta, phi = jax.device_put((theta, phi), prepared.mesh.devices[0])
+    return fit._replace(theta=theta, phi=vae_models.final_phi(prepared.description, theta, phi))
 
 
 def evaluate(prepared: "Prepared", fit: "Fit", path: Path) -> Result:

@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import optax
+from jax.sharding import Mesh
 
 from experiments import run_directory, vae_data, vae_models, vae_objectives
 from experiments.vae_data import Pixels
 from experiments.vae_models import HIERARCHICAL, Built, Description
 from experiments.vae_objectives import Climb
-from lvm_jax import checks, priors
+from lvm_jax import checks, parallel, priors
 from lvm_jax.gradients import ESTIMATORS
 from lvm_jax.networks import ACTIVATIONS
 from lvm_jax.training.step import Tie
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from experiments import inference_gaps
     from experiments.vae import Config
 
-FREE = ("out", "overwrite", "resume")  # options that a resumed run may have otherwise
-ONE_LAYER, TWO_LAYERS = (2,), (8, 2)  # latent_dims
+# Options in which a command may differ from the run that it goes on with: latent_dims tell of
+# layers, and the number of devices changes nothing but the rounding.
+FREE = ("out", "overwrite", "resume", "layers", "devices")
+ONE_LAYER, SEVERAL_LAYERS = (2,), (8, 2)  # latent_dims, where none are named
 
 
 class Prepared(NamedTuple):
@@ -34,19 +38,20 @@ class Prepared(NamedTuple):
     climb: Climb
     optimizer: optax.GradientTransformation
     tie: Tie | None
+    mesh: Mesh | None  # of several devices
 
 
 def filled(config: "Config") -> "Config":
     """The configuration with the defaults that depend on other options."""
-    guide, dims = config.guide, config.latent_dims
-    if dims is None:
-        dims = TWO_LAYERS if guide in HIERARCHICAL else ONE_LAYER
+    guide, dims = config.guide, layer_dims(config)
     if guide is None:
         guide = "bottom_up" if len(dims) > 1 else "mean_field"
     likelihood = config.likelihood
     if likelihood is None:
         likelihood = "discretized_logistic" if config.dataset == "digits" else "bernoulli"
-    config = dataclasses.replace(config, guide=guide, latent_dims=dims, likelihood=likelihood)
+    config = dataclasses.replace(
+        config, guide=guide, latent_dims=dims, layers=len(dims), likelihood=likelihood
+    )
     bound = config.bound or default_bound(config.estimator)
     config = dataclasses.replace(config, bound=bound)
     estimator = config.estimator or default_estimator(config)
@@ -55,6 +60,29 @@ def filled(config: "Config") -> "Config":
         score = estimator in ("score_function", "leave_one_out")
         number = 1 if bound == "elbo" and not score else 10
     return dataclasses.replace(config, estimator=estimator, num_samples=number)
+
+
+def layer_dims(config: "Config") -> tuple[int, ...]:
+    """Dimensions of z_1, ..., z_L; a layer that is not named has twice as many as the one above.
+
+    ValueError if --layers and --latent-dims contradict each other.
+    """
+    layers, dims = config.layers, config.latent_dims
+    if layers is not None:
+        checks.integer(layers, "layers", 1)
+    if dims is None:
+        several = config.guide in HIERARCHICAL if layers is None else layers > 1
+        dims = SEVERAL_LAYERS if several else ONE_LAYER
+    elif not dims:
+        raise ValueError("latent_dims: expected at least one number")
+    elif layers is not None and len(dims) not in (1, layers):
+        raise ValueError(
+            f"layers: expected {len(dims)}, for latent_dims has {' '.join(map(str, dims))}, or "
+            f"latent_dims of one number, that of the top layer; got {layers}"
+        )
+    while len(dims) < (layers or 1):
+        dims = (2 * dims[0], *dims)
+    return dims
 
 
 def default_bound(estimator: str | None) -> str:
@@ -91,8 +119,11 @@ def check(config: "Config") -> None:
             raise ValueError(f"{name}: expected a number > 0, got {value:g}")
     if config.ema is not None and not 0 < checks.number(config.ema, "ema") < 1:
         raise ValueError(f"ema: expected a decay between 0 and 1, got {config.ema:g}")
-    if not config.latent_dims:
-        raise ValueError("latent_dims: expected at least one number")
+    if config.batch_size % checks.integer(config.devices, "devices", 1):
+        raise ValueError(
+            f"batch_size: expected a multiple of devices = {config.devices}, got "
+            f"{config.batch_size}; change either"
+        )
     if config.resume and config.out is None:
         raise ValueError("resume: expected --out with it, the directory of the run")
     if config.resume and config.overwrite:
@@ -101,6 +132,7 @@ def check(config: "Config") -> None:
 
 def prepare(config: "Config") -> Prepared:
     """Read the data and build the model; ValueError for what does not go together."""
+    mesh = make_mesh(config.devices)
     pixels = vae_data.load(config)
     if config.batch_size > len(pixels.train):
         raise ValueError(
@@ -115,7 +147,18 @@ def prepare(config: "Config") -> Prepared:
     tie = priors.tie if config.prior == "vamp" else None
     vae_objectives.rehearse(built.model, built.amortized, climb, tie, pixels.seen, config)
     optimizer = vae_objectives.optimizer(config, per_epoch)
-    return Prepared(config, pixels, description, built, climb, optimizer, tie)
+    return Prepared(config, pixels, description, built, climb, optimizer, tie, mesh)
+
+
+def make_mesh(devices: int) -> Mesh | None:
+    """The first so many devices of this process; None for one. ValueError if it has fewer."""
+    local = jax.local_devices()
+    if devices > len(local):
+        raise ValueError(
+            f"devices: expected at most {len(local)}, the devices ({local[0].platform}) of this "
+            f"process, got {devices}"
+        )
+    return parallel.data_mesh(local[:devices]) if devices > 1 else None
 
 
 def describe(config: "Config", pixels: Pixels) -> Description:
@@ -136,26 +179,34 @@ def describe(config: "Config", pixels: Pixels) -> Description:
 def open_run(
     config: "Config | inference_gaps.Config", name: str = "vae"
 ) -> run_directory.RunDirectory:
-    """A new run directory with its config.json, or the one that is to go on.
+    """A new run directory with its config.json, or the one of the same command, which goes on.
 
     Raises ValueError, naming what differs, if that one had other options; FileExistsError for a
     folder that is not a run.
     """
     path = config.out
-    if config.resume and path is not None and (path / "config.json").exists():
-        changed = differences(read_config(path), run_directory.plain(config))
-        if changed:
-            raise ValueError(
-                f"resume: {path} is a run with other options ({'; '.join(changed)}); give it the "
-                "same ones, or choose another --out"
-            )
-        return run_directory.RunDirectory(path)
-    run = run_directory.create(name, path, config.overwrite)
-    run.write_json("config.json", config)
-    return run
+    if path is None or config.overwrite or not (path / "config.json").exists():
+        run = run_directory.create(name, path, config.overwrite)
+        run.write_json("config.json", config)
+        return run
+    old, new = read_config(path, "out"), run_directory.plain(config)
+    cures = "choose another --out, or replace it with --overwrite"
+    lacking = [option for option in new if option not in old and option not in FREE]
+    if lacking:
+        raise ValueError(
+            f"out: {path} is a run of another experiment than {name}, or of another version (its "
+            f"config.json has no {', '.join(lacking[:4])}); {cures}"
+        )
+    changed = differences(old, new)
+    if changed:
+        raise ValueError(
+            f"out: {path} is a run with other options ({'; '.join(changed)}); give the same ones "
+            f"to go on with it, {cures}"
+        )
+    return run_directory.RunDirectory(path)
 
 
-def read_config(path: Path, option: str = "resume") -> dict[str, Any]:
+def read_config(path: Path, option: str) -> dict[str, Any]:
     """The options of an earlier run; ValueError, naming the option that asked for them, if none."""
     try:
         found = json.loads((path / "config.json").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from model_cases import CASES, quick_jit
 
 from lvm_jax import distributions, evidence, guides
+from lvm_jax.guides.refined import check_tied
 from lvm_jax.models import log_joint
 
 MODEL, THETA, X, *_ = CASES["diagonal"]()  # two latent dimensions, x in three
@@ -182,6 +183,10 @@ def test_an_untied_theta_shows():
     tied = quick_jit(guide.posterior)(phi._replace(theta=THETA), X[0])
     assert np.isfinite(tied.mean).all()
     assert tied.mean.dtype == jnp.float32
+    with pytest.raises(ValueError, match=r"phi.theta: expected the theta .*training.refining\("):
+        guide.posterior(phi, X[0])
+    check_tied(phi._replace(theta=THETA))
+    check_tied(THETA)  # another guide's phi
 
 
 def test_adam_has_no_slope_at_the_optimum_without_its_eps_root():

@@ -25,6 +25,7 @@ SMALL = {
     "bound": "iwae", "num_samples": 3, "estimator": "reparameterized", "learning_rate": 3e-3,
 }  # fmt: skip
 ROOT = Path(__file__).parent.parent
+WORKER = str(Path(__file__).with_name("vae_worker.py"))
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -139,7 +140,7 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(
     result, prepared, tmp_path, monkeypatch, capsys
 ):
     """Ctrl-C after the first epoch, then the same command."""
-    config = dataclasses.replace(prepared.config, out=tmp_path / "run", resume=True)
+    config = dataclasses.replace(prepared.config, out=tmp_path / "run")
     plain, asked = training.fit, []
 
     def stopping(*args, on_progress, **options):
@@ -157,20 +158,109 @@ def test_a_stopped_run_goes_on_to_the_same_parameters(
     monkeypatch.setattr(training, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
         train()
-    assert f"--out {tmp_path / 'run'} --resume" in capsys.readouterr().err
+    assert f"the same options and --out {tmp_path / 'run'}\n" in capsys.readouterr().err
     assert asked[0] < 3
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == asked[0]
-    other = dataclasses.replace(config, learning_rate=0.01)
-    with pytest.raises(ValueError, match=r"learning_rate: 0.003 then, 0.01 now"):
-        vae_setup.open_run(other)
     again = train()
     assert [len(fit.history.step) for fit in (again, result.fit)] == [3, 3]
+    assert_same(again.history.bound, result.fit.history.bound)
+    assert_same((again.theta, again.phi), (result.fit.theta, result.fit.phi))
+
+
+def assert_same(one, other):
+    """To the bit."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_finished_run_repeated_ends_with_the_same_numbers(result, prepared, monkeypatch):
+    """Nothing is trained again: every epoch keeps its line, and the seconds that it took."""
+    metrics = (result.path / "metrics.jsonl").read_text()
+    before = numbers(result.path)
+    monkeypatch.setattr(vae_setup, "prepare", lambda config: prepared._replace(config=config))
+    again = experiment.main(experiment.Config(out=result.path, **SMALL))
+    assert (result.path / "metrics.jsonl").read_text() == metrics
+    assert numbers(result.path) == before
+    assert_same((again.fit.theta, again.fit.phi), (result.fit.theta, result.fit.phi))
+
+
+def numbers(path):
+    """All that was found, without how long it took."""
+    found = json.loads((path / "results.json").read_text())
+    del found["provenance"], found["training"]["seconds"], found["training"]["history"]["seconds"]
+    return found
+
+
+def test_other_settings_are_not_gone_on_with(result, tmp_path):
+    """What differs is named, with the cures; so is a run of another experiment."""
+    other = vae_setup.filled(
+        experiment.Config(out=result.path, **SMALL | {"learning_rate": 0.01, "latent_dims": (3,)})
+    )
+    changed = (
+        r"other options \(latent_dims: \[2\] then, \[3\] now; learning_rate: 0.003 then, 0.01 now\)"
+    )
+    with pytest.raises(ValueError, match=rf"^out: .*{changed}; .* another --out, .* --overwrite$"):
+        vae_setup.open_run(other)
+    (tmp_path / "config.json").write_text('{"seed": 0, "out": null, "overwrite": false}')
+    with pytest.raises(ValueError, match=r"another experiment than vae, .* has no dataset, split"):
+        vae_setup.open_run(dataclasses.replace(other, out=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_kill_before_the_first_file_leaves_nothing_in_the_way(prepared, tmp_path):
+    (tmp_path / ".writing-abc").write_text("{")
+    run = vae_setup.open_run(dataclasses.replace(prepared.config, out=tmp_path))
+    assert (run.path / "config.json").exists()
+
+
+def command(*line, out, num_devices=1, **options):
+    """A process of its own, as a person would start it."""
+    words = [(f"--{name.replace('_', '-')}", value) for name, value in (SMALL | options).items()]
+    given = [str(w) for n, v in words for w in (n, *(v if isinstance(v, tuple) else (v,)))]
+    forced = f"--xla_force_host_platform_device_count={num_devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
+    environment = {
+        "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": flags,
+        "JAX_COMPILATION_CACHE_DIR": str(out.with_name("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
+    return subprocess.run(
+        [sys.executable, *line, "vae", "--out", str(out), *given], env=os.environ | environment,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_the_same_command_goes_on_with_a_killed_run(result, tmp_path):
+    """SIGKILL in the middle of the training: the numbers are those of a run left alone."""
+    out = tmp_path / "run"
+    assert command(WORKER, "killed", out=out).returncode == -signal.SIGKILL
+    metrics = (out / "metrics.jsonl").read_text().splitlines()
+    assert len(metrics) == 2
+    assert not (out / "model").exists()
+    done = command("-m", "experiments", out=out)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()  # the training, log p, the report: each told once
+    assert [line.partition("[")[2][:3] for line in said] == ["1/3", "2/3", "3/3"]
+    assert (out / "metrics.jsonl").read_text().splitlines()[0] == metrics[0]  # not made again
+    found = training.load_model(out, vae_models.build)
+    assert_same((found.theta, found.phi), (result.fit.theta, result.fit.phi))
+    one, other = (numbers(path) for path in (out, result.path))
+    assert one["training"] == other["training"]
+    assert one["evidence"] == pytest.approx(other["evidence"], rel=1e-5)
+
+
+def test_devices_share_each_batch_and_find_the_same(result, tmp_path):
+    """Two devices against the one of the other tests: to rounding."""
+    done = command(WORKER, "spread", out=tmp_path / "run", num_devices=2, devices=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "over 2\nthen 1\n"
+    found = training.load_model(tmp_path / "run", vae_models.build)
     pairs = zip(
-        *(jax.tree.leaves((f.theta, f.phi, f.history.bound)) for f in (again, result.fit)),
+        *(jax.tree.leaves((f.theta, f.phi)) for f in (found, result.fit)),
         strict=True,
     )
     for one, other in pairs:
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
 
 
 def test_pictures_are_of_the_test_images_and_of_the_model(result, saved):

@@ -5,6 +5,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from model_cases import quick_jit
 
@@ -12,7 +13,7 @@ from experiments import vae as experiment
 from experiments import vae_data, vae_models, vae_objectives, vae_setup
 from lvm_jax import gradients, likelihoods
 from lvm_jax.models import log_joint
-from lvm_jax.training import Point
+from lvm_jax.training import Point, Progress
 from lvm_jax.weights import log_weights
 
 
@@ -125,6 +126,41 @@ def test_one_word_is_enough():
     assert filled["rloo"].num_samples == 10
 
 
+def test_layers_and_latent_dims_go_together():
+    """A layer that is not named has twice as many dimensions as the one above."""
+    dims = {
+        (2, None): (8, 2), (1, None): (2,), (3, None): (16, 8, 2), (2, (50,)): (100, 50),
+        (3, (5,)): (20, 10, 5), (None, (100, 50)): (100, 50), (2, (7, 3)): (7, 3),
+    }  # fmt: skip
+    for (layers, named), want in dims.items():
+        config = vae_setup.filled(experiment.Config(layers=layers, latent_dims=named))
+        vae_setup.check(config)
+        assert (config.latent_dims, config.layers) == (want, len(want))
+        assert config.guide == ("bottom_up" if len(want) > 1 else "mean_field")
+
+
+def test_burda_has_the_papers_eps_for_its_sums_over_a_batch():
+    """Two steps of Adam on gradients as small as eps: those of its code, which sums them."""
+    config = vae_setup.filled(experiment.Config(schedule="burda", batch_size=20))
+    ours, papers = vae_objectives.optimizer(config, 10), optax.adam(1e-3, eps=1e-4)
+    states, start = [one.init(jnp.zeros(3)) for one in (ours, papers)], jnp.zeros(3)
+    for mean in (jnp.array([1e-6, -1e-5, 1e-2]), jnp.array([2e-6, 3e-5, 1e-3])):
+        found, states[0] = ours.update(mean, states[0], start)
+        want, states[1] = papers.update(20 * mean, states[1], start)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_progress_says_what_it_knows():
+    """Neither speed nor time left before the second call; no NaN."""
+    now = Progress(12, 120, 1, -30.126, -30.126, None, float("nan"), float("nan"))
+    assert experiment.told(now, 10) == "epoch 1 of 10: bound -30.13"
+    later = now._replace(validation_bound=-31.0, samples_per_second=2345.6, seconds_left=59.6)
+    assert experiment.told(later, 10) == (
+        "epoch 1 of 10: bound -30.13, validation -31.00, 2,346 images/s, 60 s left"
+    )
+    assert experiment.told(later._replace(seconds_left=600.0), 10).endswith(", 10 min left")
+
+
 BAD = {
     "dataset": ({"dataset": "digit"}, "did you mean 'digits'"),
     "likelihood": ({"likelihood": "bernouli"}, "did you mean 'bernoulli'"),
@@ -133,7 +169,15 @@ BAD = {
     "estimator": ({"estimator": "vimko"}, "did you mean 'vimco'"),
     "binarization": ({"binarization": "dynamical"}, "did you mean 'dynamic'"),
     "discrete": ({"estimator": "disarm"}, "got 'disarm', which is for discrete z"),
+    "annealed": ({"estimator": "annealed"}, "'annealed', which is for bounds on annealed chains"),
     "layers": ({"latent_dims": (3, 2), "guide": "iaf"}, "expected bottom_up or ladder for 2"),
+    "flat": ({"layers": 2, "guide": "iaf"}, "expected bottom_up or ladder for 2"),
+    "deep": ({"layers": 1, "guide": "ladder"}, "expected one of mean_field, .* for 1 stochastic"),
+    "dims": ({"layers": 3, "latent_dims": (4, 2)}, "layers: expected 2, .* has 4 2, .* got 3"),
+    "no layer": ({"layers": 0}, "layers: expected an integer >= 1, got 0"),
+    "no dims": ({"latent_dims": ()}, "latent_dims: expected at least one number"),
+    "devices": ({"devices": 4, "batch_size": 52}, "devices: expected at most 1, .* got 4"),
+    "uneven": ({"devices": 4}, "batch_size: expected a multiple of devices = 4, got 50"),
     "vamp": ({"guide": "ladder", "prior": "vamp"}, "with several stochastic layers, got 'vamp'"),
     "refine": ({"guide": "iaf", "refine_steps": 2}, "local steps work for mean_field"),
     "grey": ({"likelihood": "bernoulli", "binarization": "none"}, "expected bits, 0 or 1, got"),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lvm_jax import checks, distributions
@@ -99,15 +100,15 @@ def refined(
                         sampled_elbo(key, 10), optax.sgd(0.1), num_steps=5)
 
     phi is `Refined(start, theta)`: the steps climb the ELBO of the model at phi.theta. Tie it to
-    the model's own, in every step of training, by `phi._replace(theta=theta)`; `init` fills it
-    with NaN, so that an untied one shows at once.
+    the model's own by `phi._replace(theta=theta)`; `init` fills it with NaN, which `posterior`
+    refuses where it can see it (`check_tied`). `training.refining` ties it in every training step.
 
     `through` says how phi learns. True: derivatives of all T steps, in start and in theta (Kim et
     al. 2018). False: the steps count as a constant shift of eta_0, so start gets the gradient at
     eta_T and theta none through q: first order, T times cheaper in memory.
 
-    Raises ValueError for num_steps < 0. Source: Kim et al. 2018; Marino et al. 2018 learn the
-    update itself.
+    Raises ValueError for num_steps < 0, and in `posterior` for an untied phi. Source: Kim et al.
+    2018; Marino et al. 2018 learn the update itself.
     """
     num_steps = checks.integer(num_steps, "num_steps", 0)
     place_of_eta = place(Family(family.init, build=lambda eta: eta))
@@ -118,6 +119,7 @@ def refined(
         return Refined(place_of_eta.init(key), untied)
 
     def posterior(phi: Refined, x: Array) -> Distribution:
+        check_tied(phi)
         start = place_of_eta.posterior(phi.start, x)
         joint = log_joint(model, phi.theta, x)
         if through:
@@ -128,3 +130,21 @@ def refined(
         return family.build(jax.tree.map(jnp.add, start, shift))
 
     return Guide(init, posterior)
+
+
+def check_tied(phi: Params) -> None:
+    """Refuse a `Refined` phi whose theta is still the NaN of `init`; traced numbers pass unseen.
+
+    Raises ValueError saying how to tie it, and how to train it.
+    """
+    if not isinstance(phi, Refined):
+        return
+    leaves = jax.tree.leaves(phi.theta)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return
+    if leaves and all(np.isnan(np.asarray(leaf)).all() for leaf in leaves):
+        raise ValueError(
+            "phi.theta: expected the theta of the model, whose ELBO the local steps climb, got the "
+            "NaN of init; use guides.Refined(phi.start, theta), and train with "
+            "objective=training.refining(guide, estimate=...) and the guide where the steps start"
+        )

@@ -15,6 +15,7 @@ from lvm_jax.training.objective import (
     parts,
 )
 from lvm_jax.training.progress import Progress
+from lvm_jax.training.refining import refining
 from lvm_jax.training.saved import Saved, load_model, save_model
 from lvm_jax.training.schedules import burda_epochs, burda_stages
 from lvm_jax.training.step import Parameters
@@ -40,5 +41,6 @@ __all__ = [
     "kl_per_dimension",
     "load_model",
     "parts",
+    "refining",
     "save_model",
 ]

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from lvm_jax import parallel
 from lvm_jax.gradients.base import Estimate
 from lvm_jax.guides.base import Guide
+from lvm_jax.guides.refined import check_tied
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.training.objective import BATCH, Objective, Point, Terms
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Params, Scalar
@@ -78,9 +79,10 @@ class Run(NamedTuple):
 
 
 def initialize(program: Program, keys: Keys, initial: Parameters | None) -> State:
-    """The state before the first step."""
+    """The state before the first step; ValueError for a refined guide that knows no theta."""
     if initial is None:
         initial = Parameters(program.model.init(keys.theta), program.guide.init(keys.phi))
+    check_tied(initial.phi)
     # A Python number or a weakly typed array would change its type in the first step.
     parameters = jax.tree.map(lambda v: jnp.asarray(v, jnp.asarray(v).dtype), initial)
     average = None if program.ema is None else optax.ema(program.ema).init(parameters)
