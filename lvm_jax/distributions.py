@@ -107,10 +107,11 @@ def is_discrete(q: Distribution) -> bool:
 
 
 def prices_draws(q: Distribution) -> bool:
-    """Has q a `sample_and_log_prob` that costs less than its draws and then their `log_prob`?
+    """Has q a `sample_and_log_prob` that is cheaper, or safer, than its draws and then `log_prob`?
 
-    So has a flow, which would have to invert its own draws. distrax's have the method too, but at
-    no gain, and draws priced at their own noise differ from `log_prob` in the last digits.
+    So has a flow, which would have to invert its own draws, and a normal with a full or low-rank
+    covariance, which would have to solve for its noise. distrax's have the method too, but at no
+    gain, and draws priced at their own noise differ from `log_prob` in the last digits.
     """
     return hasattr(q, "sample_and_log_prob") and not isinstance(q, distrax.Distribution)
 

@@ -1,4 +1,10 @@
-"""Multivariate normals as NamedTuples of plain arrays, safe under every transformation."""
+"""Multivariate normals as NamedTuples of plain arrays, safe under every transformation.
+
+Each prices its own draws (`sample_and_log_prob`) from the noise that made them. `log_prob` has to
+recover the noise from z, which is rounded: where the normal is narrower, in some direction, than z
+resolves there, it finds noise that was never drawn, and the bound of such a q would rise above
+log p without limit.
+"""
 
 import math
 from typing import NamedTuple
@@ -40,9 +46,17 @@ class FullRankNormal(NamedTuple):
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """mean + L epsilon, [*sample_shape, D]."""
+        return self.sample_and_log_prob(seed=seed, sample_shape=sample_shape)[0]
+
+    def sample_and_log_prob(
+        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Array, Array]:
+        """Draws [*sample_shape, D], and log N(epsilon; 0, I) - log |L| of each, without a solve."""
         shape = (*sample_shape, self.mean.shape[0])
         noise = jax.random.normal(keys.unrolled(seed), shape, self.mean.dtype)
-        return jnp.broadcast_to(self.mean, shape) + noise @ self.cholesky.T
+        log_det = jnp.log(jnp.diagonal(self.cholesky)).sum()
+        log_q = -0.5 * ((noise**2).sum(-1) + self.mean.shape[0] * LOG_2PI) - log_det
+        return jnp.broadcast_to(self.mean, shape) + noise @ self.cholesky.T, log_q
 
     def entropy(self) -> Scalar:
         """H = D/2 (1 + log 2 pi) + log |L|, in nats."""
@@ -79,12 +93,29 @@ class LowRankNormal(NamedTuple):
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """mean + F epsilon + scale epsilon', [*sample_shape, D]."""
+        return self.sample_and_log_prob(seed=seed, sample_shape=sample_shape)[0]
+
+    def sample_and_log_prob(
+        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Array, Array]:
+        """Draws [*sample_shape, D], and log q of each from its own noise (e, e').
+
+        With S = diag(scale) and C = I + F^T S^-2 F the quadratic form of z - mean is
+
+            |e' - S^-1 F w|^2 + |e + w|^2,    w = C^-1 (F^T S^-1 e' - e)
+        """
         key_factor, key_scale = jax.random.split(keys.unrolled(seed))
         dim, rank = self.factor.shape
         common = jax.random.normal(key_factor, (*sample_shape, rank), self.mean.dtype)
         own = jax.random.normal(key_scale, (*sample_shape, dim), self.mean.dtype)
         mean, scale = (jnp.broadcast_to(leaf, own.shape) for leaf in (self.mean, self.scale))
-        return mean + common @ self.factor.T + scale * own
+        z = mean + common @ self.factor.T + scale * own
+        cholesky = self._capacitance()[1]
+        white = self.factor / self.scale[:, None]
+        shift = cho_solve((cholesky, True), (own @ white - common).reshape(-1, rank).T)
+        shift = shift.T.reshape(common.shape)
+        quadratic = ((own - shift @ white.T) ** 2).sum(-1) + ((common + shift) ** 2).sum(-1)
+        return z, -0.5 * (quadratic + dim * LOG_2PI) - self._log_det(cholesky)
 
     def entropy(self) -> Scalar:
         """H = D/2 (1 + log 2 pi) + log |Sigma| / 2, in nats."""

@@ -42,13 +42,10 @@ def log_weights(
 
 def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int) -> Weighted:
     """`log_weights`, with the draws that they belong to; raises as it does."""
-    if prices_draws(q):
-        checks.integer(num_samples, "num_samples", 1)
-        z, log_q = q.sample_and_log_prob(seed=checks.key(key), sample_shape=(num_samples,))
-        check_log_joint(log_joint, z)
-        return Weighted(z, jax.vmap(log_joint)(z) - log_q)
-    z = draw(key, q, num_samples)
+    z, log_q = draw_and_price(key, q, num_samples)
     check_log_joint(log_joint, z)
+    if log_q is not None:
+        return Weighted(z, jax.vmap(log_joint)(z) - log_q)
     check_log_prob(q, z)
     return Weighted(z, jax.vmap(lambda one: log_joint(one) - q.log_prob(one))(z))
 
@@ -60,6 +57,16 @@ def draw(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
     """
     checks.integer(num_samples, "num_samples", 1)
     return q.sample(seed=checks.key(key), sample_shape=(num_samples,))
+
+
+def draw_and_price(
+    key: Key[Array, ""], q: Distribution, num_samples: int
+) -> tuple[Latent, Float[Array, " S"] | None]:
+    """`draw`, and log q of the draws by their own noise, or None where q has no such price."""
+    if not prices_draws(q):
+        return draw(key, q, num_samples), None
+    checks.integer(num_samples, "num_samples", 1)
+    return q.sample_and_log_prob(seed=checks.key(key), sample_shape=(num_samples,))
 
 
 def check_log_joint(log_joint: LogJoint, z: Latent) -> None:

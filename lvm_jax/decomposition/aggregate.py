@@ -175,10 +175,8 @@ def _draw(key: Key[Array, ""], q: Distribution, prior: Distribution, num_samples
 
 def price_draws(key: Key[Array, ""], q: Distribution, num_samples: int) -> tuple[Latent, Array]:
     """S draws of q, leaves [S, ...], and their log q, [S], as cheaply as q has them."""
-    if distributions.prices_draws(q):
-        return q.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
-    z = weights.draw(key, q, num_samples)
-    return z, jax.vmap(q.log_prob)(z)
+    z, log_q = weights.draw_and_price(key, q, num_samples)
+    return z, jax.vmap(q.log_prob)(z) if log_q is None else log_q
 
 
 def _per_dimension(q: Distribution, prior: Distribution, z: Latent) -> Array | None:

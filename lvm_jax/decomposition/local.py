@@ -13,6 +13,7 @@ from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.flows import Flow
 from lvm_jax.guides.base import Family, Guide
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params, Scalar
@@ -79,10 +80,10 @@ def fit_local(
     check_guide(model, guide, theta, phi, x)
     start = family.init(jax.random.key(0))
     check_guide(model, Guide(family.init, lambda eta, x: family.build(eta)), theta, start, x)
-    priced = distributions.prices_draws(family.build(start))
+    is_flow = isinstance(family.build(start), Flow)
     sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
     num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
-    optimizer = optimizer or default_optimizer(num_steps, FLOW_RATE if priced else RATE)
+    optimizer = optimizer or default_optimizer(num_steps, FLOW_RATE if is_flow else RATE)
     return _fit(
         *(key, theta, phi, (jnp.arange(x.shape[0]), jnp.asarray(x))),
         *(model, guide, family, num_steps, optimizer, num_draws, num_starts, estimate),
@@ -141,8 +142,8 @@ def _slope(
     """(eta, key) -> the gradient of the negative ELBO."""
     if estimate is None:
         one = jax.tree.map(lambda leaf: leaf[0], etas)
-        priced = distributions.prices_draws(family.build(one))
-        estimate = gradients.reparameterized() if priced else gradients.sticking_the_landing()
+        is_flow = isinstance(family.build(one), Flow)  # which would have to invert its draws
+        estimate = gradients.reparameterized() if is_flow else gradients.sticking_the_landing()
 
     def loss(eta: Params, key: Key[Array, ""]) -> Scalar:
         return -estimate(key, joint, family.build, eta, num_draws)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lvm_jax import bounds
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
-from lvm_jax.weights import LogJoint, check_log_joint, draw, log_weights
+from lvm_jax.weights import LogJoint, check_log_joint, draw_and_price, log_weights
 
 CHUNK = 64  # rows of the bound's Hessian held at once
 
@@ -50,10 +50,11 @@ def sticking_the_landing(bound: bounds.Reduction = bounds.elbo) -> Estimate:
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
         q = make_q("sticking_the_landing", "reparameterized", guide, phi, num_samples)
-        z = draw(key, q, num_samples)
+        z, own = draw_and_price(key, q, num_samples)
         check_log_joint(log_joint, z)
         still = guide(jax.lax.stop_gradient(phi))
-        return bound(jax.vmap(lambda one: log_joint(one) - still.log_prob(one))(z))
+        weight = jax.vmap(lambda one, price: log_joint(one) - log_prob(still, one, price))
+        return bound(weight(z, own))
 
     return estimate
 
@@ -124,20 +125,31 @@ def follow(
     num_samples: int,
 ) -> Paths:
     """Draw from q = guide(phi) and take the slope of every log-weight at its draw."""
-    z = draw(key, q, num_samples)
+    z, own = draw_and_price(key, q, num_samples)
     check_log_joint(log_joint, z)
     still_z, still_q = jax.lax.stop_gradient(z), guide(jax.lax.stop_gradient(phi))
     # Slopes at fixed draws: theta's backward pass and z's share one forward pass, and nothing has
     # to be divided by B_s, which may underflow.
     log_w, slopes = jax.vmap(
-        jax.value_and_grad(lambda one: log_joint(one) - still_q.log_prob(one))
-    )(still_z)
+        jax.value_and_grad(lambda one, price: log_joint(one) - log_prob(still_q, one, price))
+    )(still_z, own)
     moved = jax.tree.map(
         lambda slope, leaf: (jax.lax.stop_gradient(slope) * leaf).reshape(num_samples, -1).sum(1),
         slopes,
         z,
     )
     return Paths(still_z, log_w, sum(jax.tree.leaves(moved), jnp.zeros_like(log_w)))
+
+
+def log_prob(q: Distribution, z: Latent, price: Scalar | None) -> Scalar:
+    """log q(z) with its slope, at the draw's own price where it has one.
+
+    A bound by log q(z) exceeds log p by what rounding z does to it in a q that is all but singular.
+    """
+    log_q = q.log_prob(z)
+    if price is None:
+        return log_q
+    return jax.lax.stop_gradient(price) + (log_q - jax.lax.stop_gradient(log_q))
 
 
 def derivatives(
