@@ -1,7 +1,8 @@
 """Exact test beds of the variational side: log p(x), its posterior and a guide that misses it.
 
 The densities are written out here by hand, apart from the product's models, so that one checks the
-other. All parameters are asymmetric. A guide's q is reparameterised on the linear-Gaussian bed only.
+other. All parameters are asymmetric. A guide's q is reparameterised on the linear-Gaussian bed only,
+and on `chain_bed`, whose z is a tuple.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,9 @@ class Bed(NamedTuple):
     log_evidence: Callable[[Any, Any], Any]  # (theta, x)
     posterior: Callable[[Any, Any], Any]  # (theta, x) -> q
     elbo: Callable[[Any, Any, Any], Any]  # exact, (theta, phi, x)
+    # Of a Gaussian q: phi -> mean [D] and triangular factor [D, D] of the flat z; and flat z -> z.
+    moments: Callable[[Any], tuple[Any, Any]] | None = None
+    unflatten: Callable[[Any], Any] = lambda flat: flat
 
 
 def linear_gaussian() -> Bed:
@@ -69,10 +73,12 @@ def linear_gaussian() -> Bed:
         entropy = (phi["log_scale"] + 0.5 * (1 + jnp.log(2 * jnp.pi))).sum()
         return joint(phi["loc"]) + 0.5 * curvature + entropy
 
+    def moments(phi):
+        return phi["loc"], jnp.diag(jnp.exp(phi["log_scale"]))
+
     x, other = jnp.array([1.2, -0.4, 0.9]), jnp.array([-3.0, 2.0, 1.0])
-    return Bed(
-        "linear_gaussian", theta, phi, x, other, log_joint, guide, log_evidence, posterior, elbo
-    )
+    exact = log_evidence, posterior, elbo, moments
+    return Bed("linear_gaussian", theta, phi, x, other, log_joint, guide, *exact)
 
 
 def _finite(name, theta, phi, x, other, log_joint, guide, values) -> Bed:

@@ -37,6 +37,19 @@ def gaussian_layer(weight, bias, scale):
     return linear(np.concatenate([weight, 0 * weight]), np.concatenate([bias, free(scale)]))
 
 
+def constant_scale(num_inputs, dim):
+    """A layer of N(W u + b, exp(8 tanh(free / 8))^2): of such layers a chain is Gaussian for good."""
+
+    def init(key):
+        weight = jax.random.normal(key, (dim, num_inputs))
+        return {"weight": weight, "bias": jnp.zeros(dim), "free": jnp.zeros(dim)}
+
+    def apply(params, u):
+        return jnp.concatenate([params["weight"] @ u + params["bias"], params["free"]])
+
+    return models.Layer(networks.Network(2 * dim, init, apply), dim)
+
+
 def one_layer(latent_dim, dim):
     """A deep model of one stochastic layer and a linear decoder."""
     decoder = networks.mlp(latent_dim, (), dim)
@@ -98,8 +111,10 @@ class Joined(NamedTuple):
         return self.normal.log_prob(jnp.concatenate(z))
 
     def sample(self, *, seed, sample_shape=()):
-        z = self.normal.sample(seed=seed, sample_shape=sample_shape)
-        return z[..., : self.split], z[..., self.split :]
+        return self.unflatten(self.normal.sample(seed=seed, sample_shape=sample_shape))
+
+    def unflatten(self, flat):
+        return flat[..., : self.split], flat[..., self.split :]
 
 
 def exact_guide(joint: Dense, split=2, latent=3):

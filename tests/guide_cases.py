@@ -1,10 +1,16 @@
-"""Every family of guides, every place that its parameters come from, and some values of them."""
+"""Every family of guides, every place that its parameters come from, and some values of them.
 
+And the hierarchical guides, which are neither: z is a tuple there.
+"""
+
+import deep_cases
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
-from lvm_jax import guides, networks
+from lvm_jax import guides, models, networks
 
 X_DIM = 3
 FAMILIES = {
@@ -42,23 +48,50 @@ def mlp(family):
     return guides.amortized(family, net.init, net.apply)
 
 
+MODEL = models.linear_gaussian(2, X_DIM)  # whose ELBO the refined guides climb
+
+
+def refined(family):
+    """Two local steps from what the linear place gives."""
+    steps = guides.cubature_elbo, optax.sgd(0.05), 2
+    return guides.refined(MODEL, family, WHERE["linear"], *steps)
+
+
 WHERE = {
     "shared": guides.shared,
     "per_point": lambda family: guides.per_point(family, 1),
     "linear": lambda family: guides.linear(family, X_DIM),
     "amortized": lambda family: guides.amortized(family, *network(guides.num_outputs(family))),
     "mlp": mlp,
+    "refined": refined,
 }
+HIERARCHIES = [(name, "hierarchy") for name in deep_cases.GUIDES]
+# Every family in one place, one family in every place, and what is neither.
+ROWS = dict.fromkeys(
+    [
+        *((name, "linear") for name in FAMILIES),
+        *(("full_rank", place) for place in WHERE),
+        *HIERARCHIES,
+    ]
+)
+
+
+def guide_of(name, place):
+    """The guide of a row."""
+    if place == "hierarchy":
+        return deep_cases.bent_guides()[name][0]
+    return WHERE[place](FAMILIES[name])
 
 
 def random_phi(guide, place):
-    """phi away from its start, without the axis N of a guide with one eta a point."""
-    phi = guide.init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(phi)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    moved = [
-        leaf + 0.3 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    phi = jax.tree.unflatten(tree, moved)
+    """phi at random, without the axis N of a guide with one eta a point."""
+    phi = deep_cases.drawn(guide, seed=7, size=0.3)
     return jax.tree.map(lambda leaf: leaf[0], phi) if place == "per_point" else phi
+
+
+def as_latent(q, points):
+    """Flat points [M, D] as M values of a z, which may have several parts."""
+    one = jax.eval_shape(lambda key: q.sample(seed=key), jax.random.key(0))
+    leaves, tree = jax.tree.flatten(one)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    return jax.tree.unflatten(tree, jnp.split(points, ends, axis=1))

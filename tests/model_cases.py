@@ -5,13 +5,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import beds
+import chain_bed
 import deep_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import multivariate_normal
 
-from lvm_jax import distributions, models
+from lvm_jax import distributions, likelihoods, models, networks, priors
 from lvm_jax.normals import LogCholesky
 
 # For a program that runs once: it compiles in two thirds of the time.
@@ -22,7 +23,7 @@ class Case(NamedTuple):
     model: models.Model
     theta: Any
     x: Any  # [2, D]: two very different points
-    z: Any  # every z, or a grid of them, [M, ...]
+    z: Any  # every z, or a grid of them, leaves [M, ...]
     cell: float  # what each z counts for in the integral
     reference: Callable[[Any], Callable[[Any], Any]]  # x -> z -> log p(x, z)
 
@@ -31,6 +32,14 @@ def grid(radius: float, step: float, dim: int) -> Any:
     """The nodes of a trapezoidal rule, [M, dim]."""
     axis = np.arange(-radius, radius + step / 2, step)
     return jnp.asarray(np.stack([a.ravel() for a in np.meshgrid(*[axis] * dim)], 1), float)
+
+
+def expectation(q: Any, function: Callable[[Any], Any]) -> Any:
+    """E_q[f(z)]: exact for a finite q, and for a Gaussian one where f is quadratic in z."""
+    if isinstance(q, deep_cases.Joined):
+        return distributions.cubature(q.normal, lambda flat: function(q.unflatten(flat)))
+    value = distributions.expectation(q, function)
+    return distributions.cubature(q, function) if value is None else value
 
 
 def isotropic() -> Case:
@@ -71,6 +80,36 @@ def linear_networks() -> Case:
     )
     own = gaussian(as_linear(theta), "isotropic", jnp.exp(2 * log_noise) * jnp.eye(2), 0.05)
     return own._replace(model=model, theta=theta)
+
+
+def chain() -> Case:
+    """Two linear layers, z = (z_1, z_2): a deep model with the exact answers of `chain_bed`."""
+    bed, layer = chain_bed.chain(), deep_cases.constant_scale(1, 1)
+    model = models.deep_latent_gaussian(
+        priors.standard_normal(1), networks.mlp(1, (), 2), likelihoods.gaussian(2), [layer]
+    )
+
+    def as_bed(theta):
+        (up,), output = theta.layers, theta.decoder["output"]
+        return {
+            "slope": up["weight"][0], "offset": up["bias"],
+            "log_scale": 8 * jnp.tanh(up["free"] / 8),
+            "weight": output["kernel"][0], "bias": output["bias"],
+            "log_noise": 8 * jnp.tanh(theta.likelihood / 8),
+        }  # fmt: skip
+
+    model = model._replace(
+        posterior=lambda theta, x: bed.posterior(as_bed(theta), x),
+        log_evidence=lambda theta, x: bed.log_evidence(as_bed(theta), x),
+    )
+    own = bed.theta
+    up = {"weight": own["slope"][None], "bias": own["offset"]}
+    up["free"] = 8 * jnp.arctanh(own["log_scale"] / 8)
+    decoder = deep_cases.linear(own["weight"][:, None], own["bias"])
+    noise = 8 * jnp.arctanh(own["log_noise"] / 8)
+    theta = models.DeepLatentGaussian((), (up,), decoder, noise)
+    z = grid(9.0, 0.25, 2)
+    return bed_case(bed, model, theta, (z[:, :1], z[:, 1:]), 0.0625)
 
 
 def gaussian(theta, noise: str, psi, step: float) -> Case:
@@ -157,5 +196,7 @@ def integers() -> Case:
 
 CASES = {
     case.__name__: case
-    for case in (isotropic, diagonal, full, linear_networks, mixture, bits, one_hot, integers)
-}
+    for case in (
+        isotropic, diagonal, full, linear_networks, chain, mixture, bits, one_hot, integers
+    )
+}  # fmt: skip

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -25,15 +29,31 @@ def test_old_faithful_has_the_published_summary():
 
 
 def test_digits_are_the_published_test_part_with_pixels_named_by_place():
-    digits, images = data.digits(), load_digits().images
-    assert digits.x.shape == (1797, 64)
-    assert (digits.x.min(), digits.x.max(), set(digits.units)) == (0, 16, {"grey level"})
+    digits, published = data.digits(), load_digits()
     # optdigits.names, "Class Distribution ... Testing"
     counts = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     np.testing.assert_array_equal(np.bincount(digits.labels), counts)
+    for got, want in ((digits.x, published.data), (digits.labels, published.target)):
+        np.testing.assert_array_equal(got, want)
+        assert (got.dtype, got.shape) == (want.dtype, want.shape)
+    assert set(digits.units) == {"grey level"}
     for row, column in [(0, 0), (2, 5), (7, 3)]:
         pixel = digits.select([f"pixel {row},{column}"])
-        np.testing.assert_array_equal(pixel.x[:, 0], images[:, row, column])
+        np.testing.assert_array_equal(pixel.x[:, 0], published.images[:, row, column])
+
+
+def test_digits_need_no_other_package():
+    code = """
+import sys
+sys.modules["sklearn"] = None  # as if it were not installed
+from lvm_jax import data
+assert data.load("digits").x.shape == (1797, 64)
+assert data.load_images("digits").train.shape == (1297, 64)
+"""
+    line = [sys.executable, "-c", code]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def lecture_listing():

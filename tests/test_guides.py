@@ -1,8 +1,20 @@
+import deep_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from guide_cases import FAMILIES, FLOWS, NUM_OUTPUTS, WHERE, X_DIM, each_family, network, random_phi
+from guide_cases import (
+    FAMILIES,
+    FLOWS,
+    HIERARCHIES,
+    NUM_OUTPUTS,
+    ROWS,
+    X_DIM,
+    as_latent,
+    each_family,
+    guide_of,
+    random_phi,
+)
 from model_cases import CASES, grid, quick_jit
 
 from lvm_jax import bounds, distributions, guides, models
@@ -10,22 +22,21 @@ from lvm_jax.models import log_joint
 from lvm_jax.normals import LogCholesky
 from lvm_jax.weights import log_weights
 
-# Every family in one place, and one family in every place.
-PAIRS = [(name, "linear") for name in FAMILIES] + [("full_rank", place) for place in WHERE]
+each_row = pytest.mark.parametrize(("name", "place"), ROWS)
 
 
-@pytest.mark.parametrize(("name", "place"), dict.fromkeys(PAIRS))
+@each_row
 def test_every_q_has_mass_one_and_draws_with_its_density(name, place, x64):
-    guide = WHERE[place](FAMILIES[name])
+    guide = guide_of(name, place)
     phi, x = random_phi(guide, place), jnp.array([0.5, -1.0, 0.3])
-    step = 0.1 if name in FLOWS else 0.2
+    step = 0.1 if name in FLOWS or place == "hierarchy" else 0.2
     points = grid(14.0, step, 2)
 
     @quick_jit
     def compute(phi, x):
         q = guide.posterior(phi, x)
         support = distributions.support(q)
-        z, cell = (points, step**2) if support is None else (support, 1.0)
+        z, cell = (as_latent(q, points), step**2) if support is None else (support, 1.0)
         log_q = jax.vmap(q.log_prob)(z)
         mass = jnp.exp(log_q) * cell
         entropy = distributions.entropy(q)
@@ -42,9 +53,9 @@ def test_every_q_has_mass_one_and_draws_with_its_density(name, place, x64):
     assert abs(log_q.mean() + entropy) < 5 * error
 
 
-@pytest.mark.parametrize(("name", "place"), dict.fromkeys(PAIRS))
+@each_row
 def test_nothing_leaves_single_precision(name, place):
-    guide = WHERE[place](FAMILIES[name])
+    guide = guide_of(name, place)
 
     def log_prob(key, x):
         phi = guide.init(key)
@@ -55,22 +66,57 @@ def test_nothing_leaves_single_precision(name, place):
 
     z, log_q = jax.eval_shape(log_prob, jax.random.key(0), jnp.ones(X_DIM))
     assert log_q.dtype == jnp.float32
-    assert z.dtype in (jnp.float32, jnp.int32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(z)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
 
 
-@each_family
-def test_a_batch_is_its_points_apart(name):
-    guide = guides.amortized(FAMILIES[name], *network(NUM_OUTPUTS[name]))
-    phi = random_phi(guide, "amortized")
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [*((name, "amortized") for name in FAMILIES), ("full_rank", "refined"), *HIERARCHIES],
+)
+def test_a_batch_is_its_points_apart(name, place):
+    guide = guide_of(name, place)
+    phi = random_phi(guide, place)
     x = jnp.array([[0.5, -1.0, 0.3], [4.0, 2.0, -3.0]])
-    z = guide.posterior(phi, x[0]).sample(seed=jax.random.key(0))
 
-    def log_prob(x):
-        return guide.posterior(phi, x).log_prob(z)
+    @quick_jit
+    def compute(x):
+        z = guide.posterior(phi, x[0]).sample(seed=jax.random.key(0))
 
-    together, apart = quick_jit(lambda x: (jax.vmap(log_prob)(x), [log_prob(row) for row in x]))(x)
+        def log_prob(x):
+            return guide.posterior(phi, x).log_prob(z)
+
+        return jax.vmap(log_prob)(x), [log_prob(row) for row in x]
+
+    together, apart = compute(x)
     np.testing.assert_allclose(together, apart, rtol=1e-5)
     assert apart[0] != apart[1]
+
+
+@pytest.mark.parametrize(("name", "place"), [("full_rank", "refined"), *HIERARCHIES])
+def test_a_stopped_phi_stops_every_gradient_and_a_live_one_none(name, place, x64):
+    # As tests/test_guides_families.py asks it of the families, here along one direction of phi.
+    guide = guide_of(name, place)
+    phi, x = random_phi(guide, place), jnp.array([0.5, -1.0, 0.3])
+    along = deep_cases.moved(jax.tree.map(jnp.zeros_like, phi), seed=1)
+
+    @quick_jit
+    def compute(phi, along):
+        z = guide.posterior(phi, x).sample(seed=jax.random.key(3))
+
+        def log_q(phi):
+            return guide.posterior(phi, x).log_prob(z)
+
+        def at(step):
+            return log_q(jax.tree.map(lambda leaf, to: leaf + step * to, phi, along))
+
+        stopped = jax.grad(lambda phi: log_q(jax.lax.stop_gradient(phi)))(phi)
+        slopes = jax.tree.map(lambda one, to: (one * to).sum(), jax.grad(log_q)(phi), along)
+        return stopped, sum(jax.tree.leaves(slopes)), jax.vmap(at)(jnp.array([-1e-5, 1e-5]))
+
+    stopped, slope, ends = compute(phi, along)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(stopped))
+    np.testing.assert_allclose(slope, np.diff(ends)[0] / 2e-5, rtol=1e-6)
+    assert abs(slope) > 0.1
 
 
 @each_family

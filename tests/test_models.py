@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_cases import CASES, grid, quick_jit
+from model_cases import CASES, expectation, grid, quick_jit
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from lvm_jax import distributions, em, models
+from lvm_jax import em, models
 from lvm_jax.models import log_joint
 from lvm_jax.weights import log_weights
 
@@ -44,9 +44,7 @@ def facts(name, x64):
 
 def compute(model, reference, theta, x, z):
     def energy(theta, q, x):
-        joint = log_joint(model, theta, x)
-        value = distributions.expectation(q, joint)
-        return distributions.cubature(q, joint) if value is None else value
+        return expectation(q, log_joint(model, theta, x))
 
     def gradients(theta, q, x):
         return jax.grad(model.log_evidence)(theta, x), jax.grad(energy)(theta, q, x)

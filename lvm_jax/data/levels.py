@@ -60,7 +60,7 @@ def read_binarized_mnist() -> Levels:
 
 
 def read_digits() -> Levels:
-    """1,797 handwritten digits of 8x8 pixels from scikit-learn, in one fixed random order.
+    """1,797 handwritten digits of 8x8 pixels, in one fixed random order.
 
     The file is in some order (its labels run from 0 to 9 over and over), so that its end is no
     random sample of it.

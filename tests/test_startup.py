@@ -1,0 +1,48 @@
+"""`import lvm_jax` imports nothing else, and every room is there when it is asked for."""
+
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lvm_jax
+
+# In a Python of its own: here jax is imported already.
+ASKED = """
+import sys
+import lvm_jax
+
+def imported():
+    return {name.partition(".")[0] for name in sys.modules} & {"jax", "numpy", "flax"}
+
+assert set(lvm_jax.__all__) < set(dir(lvm_jax))
+assert not imported(), imported()
+assert not [name for name in sys.modules if name.startswith("lvm_jax.")]
+fit = lvm_jax.training.fit
+assert imported() == {"jax", "numpy", "flax"}
+assert fit is sys.modules["lvm_jax.training"].fit
+assert "training" in vars(lvm_jax)  # so that nothing is looked up again
+"""
+
+
+def test_a_room_is_imported_when_it_is_used_and_not_before():
+    line = [sys.executable, "-c", ASKED]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_rooms_are_all_that_there_is():
+    assert lvm_jax.__all__ == sorted(m.name for m in pkgutil.iter_modules(lvm_jax.__path__))
+
+
+def test_an_unknown_name_is_refused_as_python_does():
+    with pytest.raises(AttributeError, match=r"^module 'json' has no attribute 'trainings'$"):
+        json.trainings  # noqa: B018
+    with pytest.raises(AttributeError, match=r"^module 'lvm_jax' has no attribute 'trainings'$"):
+        lvm_jax.trainings  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'trainings' from 'lvm_jax'"):
+        exec("from lvm_jax import trainings")
