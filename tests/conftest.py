@@ -1,6 +1,7 @@
 """Strictness for every test: no silent broadcasting of ranks, and both precisions on demand."""
 
 import os
+import signal
 from collections.abc import Iterator
 from importlib.metadata import version
 
@@ -21,6 +22,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def x64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Python's own handler: a shell starts what it puts into the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="module")

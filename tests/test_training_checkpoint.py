@@ -269,7 +269,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, whole):
     assert_is(run(tmp_path), whole)
 
 
-def test_ctrl_c_may_be_a_value_and_twice_is_at_once(tmp_path):
+def test_ctrl_c_may_be_a_value_and_twice_is_at_once(tmp_path, interrupts):
     def twice():
         ctrl_c()
         ctrl_c()
