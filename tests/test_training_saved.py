@@ -111,6 +111,9 @@ def test_a_kill_while_a_model_is_replaced_leaves_the_earlier_one(tmp_path, saved
     (tmp_path / "model").rename(tmp_path / ".replaced-model")
     found = training.load_model(tmp_path, build)
     np.testing.assert_array_equal(found.theta.loadings, saved[0].loadings)
+    assert [entry.name for entry in tmp_path.iterdir()] == [
+        ".replaced-model"
+    ]  # a reader moves nothing
     rename = Path.rename
 
     def refuse(path, target):

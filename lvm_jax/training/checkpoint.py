@@ -120,7 +120,7 @@ def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
     """Write the folder `path` whole, or leave nothing; CheckpointError if the disk refuses.
 
     An earlier folder of this name is replaced; a kill between the two renames leaves it aside,
-    where `restore` finds it.
+    where `kept` finds it.
     """
     temporary, aside = path.with_name(WRITING + path.name), path.with_name(REPLACED + path.name)
     restore(path)
@@ -146,13 +146,17 @@ def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
         raise CheckpointError(*_reason(error), str(path)) from error
 
 
-def restore(path: Path) -> None:
-    """Put back the folder `path` if it was being replaced when a kill came."""
+def kept(path: Path) -> Path:
+    """Where the folder `path` lies: aside, if a kill came while it was being replaced."""
     aside = path.with_name(REPLACED + path.name)
-    if path.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-    elif aside.exists():
-        aside.rename(path)
+    return aside if aside.exists() and not path.exists() else path
+
+
+def restore(path: Path) -> None:
+    """Put back the folder `path` if it lies aside, for a writer; a reader moves nothing."""
+    if kept(path) != path:
+        kept(path).rename(path)
+    shutil.rmtree(path.with_name(REPLACED + path.name), ignore_errors=True)
 
 
 def read(path: Path) -> tuple[Arrays, dict[str, Any]]:

@@ -60,8 +60,7 @@ def load_model(directory: str | Path, build: Build) -> Saved:
     Raises CheckpointError if there is no model or a file of it is damaged, ValueError if `build`
     makes another model than was saved.
     """
-    path = Path(directory) / FOLDER
-    checkpoint.restore(path)
+    path = checkpoint.kept(Path(directory) / FOLDER)
     problem = checkpoint.verify(path)
     if problem is not None:
         raise CheckpointError(f"no good model in {path}: {problem}")
