@@ -43,6 +43,33 @@ def test_optimisers_that_need_the_loss_train(optimizer):
     assert found.history.bound[-1] > found.history.bound[0]
 
 
+def test_a_schedule_free_optimiser_answers_with_the_average_of_its_iterates():
+    """z_t = z_{t-1} - rate g(y_t); x_T, to validate and to use, is the mean of z_1 ... z_T."""
+    moves = []
+
+    def note(updates, state, params=None):
+        jax.debug.callback(moves.append, updates, ordered=True)
+        return updates, state
+
+    spy = optax.GradientTransformation(lambda params: optax.EmptyState(), note)
+    inner = optax.contrib.schedule_free(optax.chain(optax.sgd(0.01), spy), 0.01, b1=0.9)
+    optimizer = optax.chain(optax.clip_by_global_norm(5.0), inner)
+    found = fit(optimizer=optimizer, num_epochs=3, validation=data(20, seed=1))
+    jax.effects_barrier()
+    keys = jax.random.split(KEY, 5)
+    z = training.Parameters(MODEL.init(keys[0]), GUIDE.init(keys[1]))
+    assert found.best_step == found.step == len(moves)
+    path = [z := jax.tree.map(np.add, z, move) for move in moves]
+    average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *path)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        found[:2],
+        tuple(average),
+    )
+    unwatched = fit(optimizer=optimizer, num_epochs=3)
+    assert same(found[:2], unwatched[:2])
+
+
 # ---------------------------------------------------------------- where a run breaks
 
 

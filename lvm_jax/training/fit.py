@@ -31,6 +31,7 @@ from lvm_jax.training.step import (
     Program,
     Tie,
     Transform,
+    answer,
     averaged,
     initialize,
 )
@@ -109,7 +110,7 @@ def fit(
         num_samples: draws of z for each data point and step.
         optimizer: any of Optax; a schedule, clipping and other transformations go into it. Its
             params are `Parameters(theta, phi)`. Value, gradient and function of the minibatch's
-            loss go to those that ask (a plateau, a line search).
+            loss go to those that ask (a plateau). `schedule_free` answers with its averages.
         batch_size: rows a step, over all processes and devices.
         num_epochs: passes over the data. A finished run can be called again with more.
         transform: (key, x) -> x, a fresh version of one data point whenever it is used, such as a
@@ -201,7 +202,7 @@ def conclude(session: Session, directory: str | Path | None, throw: bool) -> Fit
 def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
     """The parameters to use, and the account."""
     book, program = session.book, session.program
-    chosen = session.state.parameters if book.best is None else book.best
+    chosen = answer(session.state) if book.best is None else book.best
     theta, phi = chosen
     return Fit(
         theta=theta if program.tie is None else program.tie(theta, phi),

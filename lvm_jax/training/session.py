@@ -16,7 +16,16 @@ from lvm_jax.training.diagnosis import Failure, diagnose
 from lvm_jax.training.feed import Feed
 from lvm_jax.training.fingerprint import differences
 from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
-from lvm_jax.training.step import SEGMENT, Keys, Parameters, Program, State, averaged, validate
+from lvm_jax.training.step import (
+    SEGMENT,
+    Keys,
+    Parameters,
+    Program,
+    State,
+    answer,
+    averaged,
+    validate,
+)
 from lvm_jax.typing import Array
 
 SHORT, LONG = 1.0, 4.0  # seconds that a compiled call should take: signals and saves wait for it
@@ -143,7 +152,7 @@ class Session:
     def evaluated(self) -> Parameters:
         """The parameters that validation looks at: the moving average where there is one."""
         average = averaged(self.program, self.state)
-        return self.state.parameters if average is None else average
+        return answer(self.state) if average is None else average
 
     def judge(self) -> Failure | None:
         """Measure the validation bound, and keep the best parameters; a Failure if it is no number.

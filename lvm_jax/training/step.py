@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from lvm_jax import parallel
 from lvm_jax.gradients.base import Estimate
@@ -266,3 +267,22 @@ def averaged(program: Program, state: State) -> Parameters | None:
         return None
     correction = 1 - program.ema**state.average.count
     return jax.tree.map(lambda v: v / correction.astype(v.dtype), state.average.ema)
+
+
+def answer(state: State) -> Parameters:
+    """The parameters that the optimiser stands by: those it moves, but for a schedule-free one.
+
+    `optax.contrib.schedule_free` moves the point y at which gradients are taken; what it has found
+    is the average x of its iterates (Defazio et al., The Road Less Scheduled, 2024).
+    """
+    whole: Any = jax.tree.structure(state.parameters)
+    parts = jax.tree.leaves(state.optimizer, is_leaf=is_schedule_free)
+    for part in filter(is_schedule_free, parts):
+        if jax.tree.structure(part.z) == whole:  # and not of some parameters alone
+            return schedule_free_eval_params(part, state.parameters)
+    return state.parameters
+
+
+def is_schedule_free(part: Any) -> bool:
+    """Whether this part of an optimiser's state is a schedule-free one's."""
+    return isinstance(part, ScheduleFreeState)
