@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from lvm_jax import keys
+from lvm_jax import keys, precision
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 FEW = 64  # bits up to which softplus is as good
@@ -68,6 +68,7 @@ def _log_prob(value: Float[Array, " K"], logits: Float[Array, " K"]) -> Scalar:
 
 
 @partial(_log_prob.defjvp, symbolic_zeros=True)
+@precision.full
 def _log_prob_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     # A derivative keeps the logits: they are written out anyway, and a training step is a quarter
     # quicker by sums apart, also of the slope. A z that is data must cost nothing.
@@ -81,6 +82,7 @@ def _log_prob_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tu
     return _log_prob_by_sums(value, logits), change
 
 
+@precision.full
 def _log_prob_by_sums(value: Float[Array, " K"], logits: Float[Array, " K"]) -> Scalar:
     return value @ logits - _sum_softplus(logits)
 
@@ -95,6 +97,7 @@ def _sum_softplus(logits: Float[Array, " K"]) -> Scalar:
 
 
 @_sum_softplus.defjvp
+@precision.full
 def _sum_softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return _sum_softplus(*primals), jax.nn.sigmoid(primals[0]) @ tangents[0]
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.typing import Array, Float, Scalar
 
 Reduction = Callable[[Float[Array, " S"]], Scalar]
@@ -95,6 +95,7 @@ def thermodynamic(betas: Sequence[float]) -> Reduction:
     ):
         raise ValueError(f"betas: expected numbers that rise from 0 to 1, got {list(betas)}")
 
+    @precision.full
     def reduce(log_w: Float[Array, " S"]) -> Scalar:
         inner, widths = (jnp.asarray(v, log_w.dtype) for v in (grid[1:-1], np.diff(grid)))
         weights = jax.nn.softmax(inner[:, None] * log_w[None], axis=1)

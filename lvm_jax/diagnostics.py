@@ -211,7 +211,8 @@ def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
         return gaussian[0]
     if values is not None:
         mass = jax.nn.softmax(jax.vmap(q.log_prob)(values))
-        return jax.tree.map(lambda leaf: jnp.tensordot(mass, leaf.astype(mass.dtype), 1), values)
+        weighted = partial(jnp.tensordot, mass, axes=1, precision="highest")
+        return jax.tree.map(lambda leaf: weighted(leaf.astype(mass.dtype)), values)
     z = draw(key, q, num_samples)
     if not isinstance(q, Chain):
         return jax.tree.map(lambda leaf: leaf.mean(0), z)

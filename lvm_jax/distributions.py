@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax import keys
+from lvm_jax import keys, precision
 from lvm_jax.bits import Bernoulli
 from lvm_jax.normals import FullRankNormal, LowRankNormal
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
@@ -177,6 +177,7 @@ def digits(base: int, length: int) -> np.ndarray:
     return np.stack([rows // base**place % base for place in reversed(range(length))], axis=1)
 
 
+@precision.full
 def gaussian_parts(q: Distribution) -> tuple[Array, Array] | None:
     """Mean [D] and lower Cholesky factor [D, D] of a Gaussian of any kind, or None."""
     if isinstance(q, FullRankNormal):
@@ -220,6 +221,7 @@ def kl_divergence(q: Distribution, p: Distribution) -> Scalar | None:
     return None
 
 
+@precision.full
 def _gaussian_kl(q: tuple[Array, Array], p: tuple[Array, Array]) -> Scalar:
     (mean_q, cholesky_q), (mean_p, cholesky_p) = q, p
     ratio = solve_triangular(cholesky_p, cholesky_q, lower=True)

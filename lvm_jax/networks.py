@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.typing import Array, Float, Key, Params
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -126,6 +126,7 @@ def _network(build: Callable[[nnx.Rngs], nnx.Module], num_inputs: int, num_outpu
         _, state = nnx.split(build(nnx.Rngs(checks.key(key))))
         return nnx.to_pure_dict(state)
 
+    @precision.full_by_default
     def apply(params: Params, x: Array) -> Float[Array, " P"]:
         if jnp.shape(x) != (num_inputs,):
             raise ValueError(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 
-from lvm_jax import keys
+from lvm_jax import keys, precision
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 LOG_2PI = math.log(2 * math.pi)
@@ -38,6 +38,7 @@ class FullRankNormal(NamedTuple):
     mean: Float[Array, " D"]
     cholesky: Float[Array, "D D"]
 
+    @precision.full
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """Log-density of one point, in nats."""
         white = solve_triangular(self.cholesky, value - self.mean, lower=True)
@@ -48,6 +49,7 @@ class FullRankNormal(NamedTuple):
         """mean + L epsilon, [*sample_shape, D]."""
         return self.sample_and_log_prob(seed=seed, sample_shape=sample_shape)[0]
 
+    @precision.full
     def sample_and_log_prob(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, Array]:
@@ -71,6 +73,7 @@ class LowRankNormal(NamedTuple):
     factor: Float[Array, "D R"]
     scale: Float[Array, " D"]
 
+    @precision.full
     def _capacitance(self) -> tuple[Array, Array]:
         """F^T S^-2, and the Cholesky factor of I + F^T S^-2 F (Woodbury's identity)."""
         scaled = (self.factor / (self.scale**2)[:, None]).T
@@ -81,6 +84,7 @@ class LowRankNormal(NamedTuple):
         """Half the log-determinant of the covariance."""
         return jnp.log(self.scale).sum() + jnp.log(jnp.diagonal(cholesky)).sum()
 
+    @precision.full
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """Log-density of one point, in nats, at a cost of O(D R + R^3)."""
         scaled, cholesky = self._capacitance()
@@ -95,6 +99,7 @@ class LowRankNormal(NamedTuple):
         """mean + F epsilon + scale epsilon', [*sample_shape, D]."""
         return self.sample_and_log_prob(seed=seed, sample_shape=sample_shape)[0]
 
+    @precision.full
     def sample_and_log_prob(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, Array]:

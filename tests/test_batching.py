@@ -1,10 +1,11 @@
 """How many points run together, and that the batches change no answer."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import AT_ONCE, batch_size, for_each
 
 
 @pytest.mark.parametrize(
@@ -18,8 +19,16 @@ from lvm_jax.batching import batch_size, for_each
         (1_000, 7, 1),
     ],
 )
-def test_batches_of_500_rows(rows, num_points, together):
+def test_batches_of_500_rows(rows, num_points, together, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert batch_size(500, rows, num_points) == together
+
+
+def test_a_gpu_takes_more_points_together(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert batch_size(1_000, 1_000, 10_000) == AT_ONCE == 100
+    assert batch_size(1_000, 50, 12_000) == 2_000
+    assert batch_size(1_000, 50, 7) == 7
 
 
 def test_no_rows_are_refused():

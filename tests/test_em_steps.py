@@ -100,10 +100,18 @@ def test_regularization_is_added_to_every_variance(x64, covariance_type):
     np.testing.assert_allclose(fit.mixture.covariances, sigma, atol=1e-10)
 
 
+def test_chunks_are_even(monkeypatch):
+    monkeypatch.setattr(statistics, "CHUNK_BYTES", 4_000)
+    monkeypatch.setattr(statistics, "ACCELERATOR_BYTES", 4_000)
+    sizes = {num: statistics.chunk_rows(num, 1, 4) for num in (900, 960, 961, 2_000, 20_000)}
+    assert sizes == {900: 900, 960: 960, 961: 512, 2_000: 704, 20_000: 960}
+
+
 @pytest.mark.parametrize("covariance_type", TYPES)
 def test_chunks_of_any_size_give_the_same_step(x64, covariance_type, monkeypatch):
     whole = steps(covariance_type, X, 5, sample_weight=WEIGHT)
-    monkeypatch.setattr(statistics, "CHUNK_BYTES", 1)
+    for device in ("CHUNK_BYTES", "ACCELERATOR_BYTES"):
+        monkeypatch.setattr(statistics, device, 1)
     data = statistics.Data(jnp.asarray(X), None, jnp.zeros(D))
     rows = rows_per_chunk(em.GAUSSIANS[covariance_type], X.shape, K, data)
     assert rows == 128  # so that 301 rows take three chunks, and the last one overlaps

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.typing import Array, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
@@ -133,6 +133,7 @@ def metropolis(
     return z, accepted / num_updates
 
 
+@precision.full_by_default
 def _hamiltonian(
     key: Key[Array, ""],
     log_density: LogJoint,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, weights
+from lvm_jax import checks, precision, weights
 from lvm_jax.annealing.path import Path, check_temperatures, make_path
 from lvm_jax.annealing.transitions import Transition
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Scalar
@@ -149,6 +149,7 @@ def _pilot(
     return tuple(leaf[NUM_WARM:] for leaf in found)
 
 
+@precision.full
 def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
     """Standard deviation of the finite `values` under normalised weights."""
     good = jnp.isfinite(values) & jnp.isfinite(log_w)

@@ -16,6 +16,8 @@ import jax
 import scipy.linalg.cython_lapack  # noqa: F401 - loads the OpenBLAS that JAX calls
 from threadpoolctl import ThreadpoolController
 
+from lvm_jax import precision
+
 LEAN = {"xla_cpu_use_fusion_emitters": False}
 
 
@@ -48,7 +50,9 @@ class Program:
     def jitted(self) -> Any:
         """The function, compiled for each of its static arguments."""
         return jax.jit(
-            self.function, static_argnums=self.static_argnums, compiler_options=lean_options()
+            precision.full(self.function),
+            static_argnums=self.static_argnums,
+            compiler_options=lean_options(),
         )
 
     def __call__(self, *args: Any) -> Any:

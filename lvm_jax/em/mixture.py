@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import Family
 from lvm_jax.em.gaussian import Gaussian, Gaussians
@@ -85,6 +85,7 @@ class Mixture:
         cholesky = jnp.linalg.cholesky(self.covariances)
         return GaussianMixture(self.log_weights, self.means, cholesky)
 
+    @precision.full
     def log_joint(self, x: Float[Array, " D"]) -> Float[Array, " K"]:
         """log p(x, z=k) of ONE point, in nats; pure: jit, vmap and grad pass through."""
         row = (x - self.origin)[None]
@@ -186,6 +187,7 @@ def gaussian_mixture(
 
 
 @partial(jax.jit, static_argnums=(2, 3))
+@precision.full
 def _log_prob(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
     return map_rows(
         lambda x: jax.nn.logsumexp(log_joint(family, parameters, x), axis=1), data, rows
@@ -193,22 +195,25 @@ def _log_prob(parameters: Parameters, data: Data, family: Family, rows: int) -> 
 
 
 @partial(jax.jit, static_argnums=(2, 3))
+@precision.full
 def _responsibilities(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
     return map_rows(lambda x: jax.nn.softmax(log_joint(family, parameters, x), axis=1), data, rows)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
+@precision.full
 def _assign(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
     return map_rows(lambda x: log_joint(family, parameters, x).argmax(1), data, rows)
 
 
-_evaluate = jax.jit(
-    lambda parameters, data, family, rows: evaluate(family, parameters, data, rows),
-    static_argnums=(2, 3),
-)
+@partial(jax.jit, static_argnums=(2, 3))
+@precision.full
+def _evaluate(parameters: Parameters, data: Data, family: Family, rows: int) -> Evaluation:
+    return evaluate(family, parameters, data, rows)
 
 
 @partial(jax.jit, static_argnums=2)
+@precision.full
 def _sample(key: Array, mixture: Mixture, num_samples: int) -> tuple[Array, Array]:
     def one(key: Array) -> tuple[Array, Array]:
         key_z, key_x = jax.random.split(key)

@@ -76,7 +76,8 @@ def _evaluate(
         key_point = jax.random.fold_in(key, index)
         return importance(key_point, joint, q, num_samples, chunk_size=chunk_size)
 
-    return for_each(one, points, batch_size(chunk_size, num_samples, points[0].shape[0]))
+    alive = min(num_samples, chunk_size)  # rows of a point
+    return for_each(one, points, batch_size(chunk_size, alive, points[0].shape[0]))
 
 
 def check_data(model: Model, theta: Params, x: ArrayLike) -> None:

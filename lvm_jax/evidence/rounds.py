@@ -55,7 +55,7 @@ class Runner:
         places = jax.tree.map(lambda leaf: leaf[rows], self.places)
         return _importance(
             key, self.theta, self.phi, (rows, self.x[rows], places), self.model, self.guide,
-            num_samples, batch_size(CHUNK_SIZE, num_samples, len(rows)),
+            num_samples, batch_size(CHUNK_SIZE, min(num_samples, CHUNK_SIZE), len(rows)),
         )  # fmt: skip
 
     def scout(self, num_scouts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import keys
+from lvm_jax import keys, precision
 from lvm_jax.flows.perceptron import Context
 from lvm_jax.normals import LOG_2PI
 from lvm_jax.typing import Array, Float, Key, Scalar
@@ -93,5 +93,6 @@ class Flow(NamedTuple):
         return z.reshape(noise.shape), log_q.reshape(sample_shape)
 
 
+@precision.full
 def _log_normal(noise: Float[Array, " D"]) -> Scalar:
     return -0.5 * (noise @ noise + noise.size * LOG_2PI)

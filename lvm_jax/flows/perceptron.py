@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lvm_jax import precision
 from lvm_jax.typing import Array, Float, Key
 
 Context = Float[Array, " C"] | None
@@ -19,12 +20,14 @@ class Perceptron(NamedTuple):
     biases: tuple[Float[Array, " outputs"], ...]
     context: Float[Array, "hidden C"] | None  # what h adds to the first hidden layer
 
+    @precision.full_by_default
     def given(self, context: Context) -> Callable[[Array], Array]:
         """The function z -> outputs at one h, whose share is computed once."""
         first, *others = self.biases
         if self.context is not None:
             first = first + self.context @ jnp.asarray(context)
 
+        @precision.full_by_default
         def apply(z: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
             value = self.weights[0] @ z + first
             for weight, bias in zip(self.weights[1:], others, strict=True):

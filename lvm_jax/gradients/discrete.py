@@ -27,7 +27,7 @@ def enumerated() -> Estimate:
         check_log_joint(log_joint, z)
         log_q = jax.vmap(q.log_prob)(z)
         mass = jnp.exp(log_q)
-        return mass @ jnp.where(mass > 0, jax.vmap(log_joint)(z) - log_q, 0.0)
+        return (mass * jnp.where(mass > 0, jax.vmap(log_joint)(z) - log_q, 0.0)).sum()
 
     return estimate
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.guides.base import Family, Guide
 from lvm_jax.typing import Array, Distribution, Float, Key, Params
 
@@ -65,6 +65,7 @@ def linear(family: Family, x_dim: int, fields: Sequence[str] | None = None) -> G
     x_dim = checks.integer(x_dim, "x_dim", 1)
     shape = (num_outputs(family, fields), x_dim)
 
+    @precision.full_by_default
     def apply(weight: Float[Array, "P D"], x: Float[Array, " D"]) -> Float[Array, " P"]:
         if jnp.shape(x) != (x_dim,):
             raise ValueError(f"x: expected shape ({x_dim},), got {jnp.shape(x)}")

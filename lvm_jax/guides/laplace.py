@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.optimize import minimize
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Latent, Scalar
 
 LOG_2PI = 1.8378770664093453
@@ -27,6 +27,7 @@ class Laplace(NamedTuple):
         """Is the mode a maximum, with a curvature that makes a normal?"""
         return jnp.isfinite(self.factor).all() & jnp.isfinite(ravel_pytree(self.mode)[0]).all()
 
+    @precision.full
     def log_prob(self, value: Latent) -> Scalar:
         """Log-density of one z, in nats."""
         away = ravel_pytree(value)[0] - ravel_pytree(self.mode)[0]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.chain import positive_scale
 from lvm_jax.likelihoods.base import Likelihood, Support, no_parameters, split_outputs
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
@@ -135,6 +135,7 @@ class CategoricalLevels(NamedTuple):
         levels = jax.random.categorical(seed, self.logits, axis=0, shape=shape)
         return levels.astype(self.logits.dtype)
 
+    @precision.full
     def mean(self) -> Float[Array, " D"]:
         """E[x_d] = sum_k k p_kd, between 0 and L - 1."""
         return self._levels() @ jax.nn.softmax(self.logits, axis=0)

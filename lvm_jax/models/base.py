@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lvm_jax import precision
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
 
 
@@ -26,6 +27,7 @@ def log_joint(model: Model, theta: Params, x: Array) -> Callable[[Latent], Scala
     """
     check_point(model, theta, x)
 
+    @precision.full_by_default
     def joint(z: Latent) -> Scalar:
         return model.prior(theta).log_prob(z) + model.likelihood(theta, z).log_prob(x)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.distributions import is_reparameterized, normal
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.models.streaming import log_sum
@@ -70,6 +70,7 @@ def deep_gaussian(
         zeros = jnp.zeros(latent_dim, theta.mean_bias.dtype)
         return normal(zeros, jnp.ones_like(zeros))
 
+    @precision.full_by_default
     def likelihood(theta: DeepGaussian, z: Float[Array, " K"]) -> Distribution:
         mean = mean_activation(theta.mean_weight @ z + theta.mean_bias)
         logs = log_variance_activation(theta.log_variance_weight @ z + theta.log_variance_bias)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.models.linear_gaussian import LinearGaussian
 from lvm_jax.models.ppca import principal, read
 from lvm_jax.outcome import ConvergenceWarning, Outcome
@@ -112,6 +112,7 @@ def check_columns(data: np.ndarray) -> None:
         raise ValueError(f"x: expected columns that vary, got constant columns {named}; drop them")
 
 
+@precision.full
 def expect(rows: Array, loadings: Array, noise: Array) -> Expectation:
     """The E-step, for rows A [M, D] with A^T A the sample covariance."""
     scale = jnp.sqrt(noise)
@@ -126,6 +127,7 @@ def expect(rows: Array, loadings: Array, noise: Array) -> Expectation:
     return Expectation(means, cho_solve((cholesky, True), eye), value)
 
 
+@precision.full
 def maximize(rows: Array, expectation: Expectation) -> tuple[Array, Array]:
     """The M-step: W and the diagonal of Psi, again a sum of squares and so never negative."""
     means, covariance, _ = expectation

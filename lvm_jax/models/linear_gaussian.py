@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax import checks
+from lvm_jax import checks, precision
 from lvm_jax.distributions import FullRankNormal, LowRankNormal, normal
 from lvm_jax.models.base import Model
 from lvm_jax.normals import LogCholesky
@@ -54,6 +54,7 @@ def prior(theta: LinearGaussian) -> Distribution:
     return normal(theta.prior_mean, jnp.ones_like(theta.prior_mean))
 
 
+@precision.full
 def likelihood(theta: LinearGaussian, z: Float[Array, " L"]) -> Distribution:
     """N(W z + b, Psi)."""
     mean = theta.loadings @ z + theta.offset
@@ -62,6 +63,7 @@ def likelihood(theta: LinearGaussian, z: Float[Array, " L"]) -> Distribution:
     return normal(mean, jnp.broadcast_to(jnp.exp(theta.log_noise), mean.shape))
 
 
+@precision.full
 def posterior(theta: LinearGaussian, x: Float[Array, " D"]) -> FullRankNormal:
     """N(m + V W^T Psi^-1 (x - b - W m), V), with V^-1 = I + W^T Psi^-1 W."""
     loadings, residual, _ = whiten(theta, x)
@@ -81,6 +83,7 @@ def log_evidence(theta: LinearGaussian, x: Float[Array, " D"]) -> Scalar:
     return unit.log_prob(residual) - log_det
 
 
+@precision.full
 def whiten(theta: LinearGaussian, x: Float[Array, " D"]) -> tuple[Array, Array, Scalar]:
     """S^-1 W, S^-1 (x - b - W m) and log |S|, where S S^T = Psi: the same model with unit noise."""
     residual = x - theta.offset - theta.loadings @ theta.prior_mean

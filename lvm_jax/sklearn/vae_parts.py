@@ -92,7 +92,7 @@ def start(key: Key[Array, ""], architecture: Architecture, x: np.ndarray) -> Par
     theta.decoder["output"]["bias"] = jnp.asarray(outputs, x.dtype)
     layer = phi.network["hidden_0" if architecture.hidden else "output"]
     seen = np.asarray(encoder_view(likelihood.support)(jnp.asarray(x))).mean(0)
-    layer["bias"] = -jnp.asarray(seen, x.dtype) @ layer["kernel"]
+    layer["bias"] = -jnp.dot(jnp.asarray(seen, x.dtype), layer["kernel"], precision="highest")
     if tie is not None:
         num = theta.prior.pseudo_inputs.shape[0]
         try:
