@@ -84,7 +84,7 @@ class RunDirectory:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": f"{device.platform}: {device.device_kind}, {len(jax.devices())} in all",
-            "matmul_precision": jax.config.jax_default_matmul_precision or "float32",
+            "matmul_precision": jax.config.jax_default_matmul_precision,
             "libraries": {name: _version(name) for name in LIBRARIES},
         }
 

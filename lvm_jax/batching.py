@@ -1,7 +1,8 @@
 """One function for every data point, as many points at a time as suit the device.
 
-On a CPU their rows should stay in cache. A GPU or a TPU needs more rows to be busy: there as many
-chunks run together as `AT_ONCE` says. The draws are those of the CPU.
+On a CPU their rows should stay in cache. A GPU or a TPU needs more rows to be busy: on an H200 a
+draw of a VAE of images takes 72 ns in chunks of 1,000 rows, and 18 by 100,000 rows together. It has
+a memory of its own, which may not hold them: `plenty` is for those that know the rows of a point.
 """
 
 from collections.abc import Callable
@@ -11,26 +12,27 @@ import jax
 
 from lvm_jax import checks
 
-# On an H200 a draw of a VAE of images takes 72 ns in chunks of 1,000 rows, 18 by 100 such chunks.
-AT_ONCE = 100
+AT_ONCE = 32  # chunks that run together on a GPU or a TPU: 2 GB for convolutions on 28 x 28
 
 
 def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
     """How many points of `rows` rows each run together: `chunk_size` rows at most, or one point.
 
-    On a GPU or a TPU AT_ONCE times as many. A smaller number that divides the points is preferred,
-    down to half as many: points left over are a second program, and take as long to compile as the
-    first.
+    A smaller number that divides the points is preferred, down to half as many: points left over
+    are a second program, and take as long to compile as the first.
 
     Raises ValueError or TypeError for a chunk_size that is not an integer >= 1.
     """
-    chunk_size = checks.integer(chunk_size, "chunk_size", 1)
-    if jax.default_backend() != "cpu":
-        chunk_size *= AT_ONCE
-    together = max(chunk_size // rows, 1)
+    together = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
     most = min(together, num_points)
     even = max(size for size in range(1, most + 1) if num_points % size == 0)
     return even if 2 * even >= most else most
+
+
+def plenty(chunk_size: int) -> int:
+    """Rows that run together: `chunk_size` on a CPU, AT_ONCE times as many on a GPU or a TPU."""
+    chunk_size = checks.integer(chunk_size, "chunk_size", 1)
+    return chunk_size if jax.default_backend() == "cpu" else AT_ONCE * chunk_size
 
 
 def for_each(one: Callable[[Any], Any], points: Any, together: int) -> Any:

@@ -2,10 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import model_cases
 import numpy as np
 import pytest
 
-from lvm_jax.batching import AT_ONCE, batch_size, for_each
+from lvm_jax import guides
+from lvm_jax.batching import AT_ONCE, batch_size, for_each, plenty
+from lvm_jax.evidence import dataset
 
 
 @pytest.mark.parametrize(
@@ -24,11 +27,31 @@ def test_batches_of_500_rows(rows, num_points, together, monkeypatch):
     assert batch_size(500, rows, num_points) == together
 
 
-def test_a_gpu_takes_more_points_together(monkeypatch):
+def test_a_gpu_takes_more_rows_together(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert batch_size(1_000, 1_000, 10_000) == AT_ONCE == 100
-    assert batch_size(1_000, 50, 12_000) == 2_000
-    assert batch_size(1_000, 50, 7) == 7
+    assert plenty(1_000) == AT_ONCE * 1_000
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert plenty(1_000) == 1_000
+
+
+def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypatch):
+    bed, x = model_cases.full(), np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    guide, seen, found = guides.shared(guides.mean_field(2)), [], []
+
+    def watch(one, points, together):
+        seen.append(together)
+        return for_each(one, points, together)
+
+    monkeypatch.setattr(dataset, "for_each", watch)
+    phi = guide.init(jax.random.key(0))
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        jax.clear_caches()
+        where = jax.random.key(1), bed.model, guide, bed.theta, phi, x
+        found.append(dataset.evaluate(*where, 50, chunk_size=20).log_evidence)
+    assert seen == [1, AT_ONCE]
+    np.testing.assert_allclose(*found, rtol=1e-5)
+    assert np.std(found[0] - jax.vmap(bed.model.log_evidence, (None, 0))(bed.theta, x)) > 0.01
 
 
 def test_no_rows_are_refused():

@@ -1,5 +1,7 @@
 """No product of float32 is left to what a GPU or a TPU takes for float32: seen in the programs."""
 
+from functools import partial
+
 import guide_cases
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,9 @@ from lvm_jax import (
     annealing,
     bounds,
     data,
+    decomposition,
+    diagnostics,
+    distributions,
     em,
     evidence,
     gradients,
@@ -24,12 +29,17 @@ from lvm_jax import (
     priors,
     weights,
 )
+from lvm_jax.bits import Bernoulli
 from lvm_jax.distributions import normal
 from lvm_jax.em import compiling
+from lvm_jax.likelihoods.levels import CategoricalLevels
+from lvm_jax.models.factor_analysis import expect, maximize
+from lvm_jax.normals import LowRankNormal
 from lvm_jax.training import step
 
 FULL, CHOSEN = {"HIGHEST"}, {"HIGH"}  # HIGH is what JAX makes of tensorfloat32
 KEY = jax.random.key(0)
+ELEMENTWISE = ("one_hot", "integers")  # models without a product
 
 
 def products(function, *args):
@@ -82,9 +92,10 @@ def test_models(case):
     def joint(theta):
         return models.log_joint(bed.model, theta, bed.x[0])(z)
 
+    expected = set() if case in ELEMENTWISE else FULL
     if case != "chain":  # whose exact answers are the test's
-        assert products(all_of_it, bed.theta, bed.x[0]) <= FULL
-    assert products(jax.value_and_grad(joint), bed.theta) <= FULL
+        assert products(all_of_it, bed.theta, bed.x[0]) == expected
+    assert products(jax.value_and_grad(joint), bed.theta) == expected
 
 
 @guide_cases.each_family
@@ -97,6 +108,93 @@ def test_guides(name):
         return jax.vmap(q.log_prob)(z), log_q
 
     assert products(draw, guide.init(KEY), jnp.ones(guide_cases.X_DIM)) == FULL
+
+
+def gaussian_parts(factor):
+    """Of a low-rank normal: its covariance, and the divergence between two."""
+    q = LowRankNormal(jnp.zeros(3), factor, jnp.ones(3))
+    return q.entropy(), distributions.kl_divergence(q, q._replace(mean=jnp.ones(3)))
+
+
+def factor_analysis_steps(rows):
+    return maximize(rows, expect(rows, jnp.ones((3, 2)), jnp.ones(3)))
+
+
+def linear_likelihood(z):
+    model = models.linear_gaussian(2, 3)
+    return model.likelihood(model.init(KEY), z).mean()
+
+
+def deep_likelihood(z):
+    model = models.deep_gaussian(2, 3)
+    return model.likelihood(model.init(KEY), z).mean()
+
+
+def linear_guide(x):
+    guide = guides.linear(guides.mean_field(2), 3)
+    return guide.posterior(guide.init(KEY), x).mean()
+
+
+def mean_level(logits):
+    return CategoricalLevels(logits).mean()
+
+
+def own_encoder(x):
+    """A network of the user's, in a guide."""
+    guide = guides.amortized(guides.mean_field(1), lambda key: jnp.ones((2, 3)), jnp.matmul)
+    return guide.posterior(guide.init(KEY), x).mean()
+
+
+def convolutions(x):
+    encoder, decoder = networks.conv_encoder((4, 4), 2), networks.conv_decoder(2, (4, 4))
+    return decoder.apply(decoder.init(KEY), encoder.apply(encoder.init(KEY), x))
+
+
+def bits_hessian(logits):
+    """Of a compiled function, whose rules are traced after it."""
+    return jax.hessian(jax.jit(lambda l: Bernoulli(l).log_prob(jnp.ones(80))))(logits)
+
+
+def own_rate_and_distortion(key):
+    """Of a likelihood of the user's."""
+    model = models.Model(
+        init=lambda key: jnp.ones((3, 2)),
+        prior=lambda theta: normal(jnp.zeros(2), jnp.ones(2)),
+        likelihood=lambda theta, z: normal(theta @ z, jnp.ones(3)),
+    )
+    guide, x = guides.shared(guides.mean_field(2)), np.ones((4, 3))
+    theta, betas = jnp.ones((3, 2)), np.array([0.0, 1.0])
+    point = decomposition.channel(key, model, guide, theta, guide.init(KEY), x, 2)
+    curve = decomposition.rate_distortion(
+        key, model, theta, x, 2, betas=betas, transition=annealing.random_walk(), num_pilot=0
+    )
+    return point, curve
+
+
+def finite_mean(key):
+    """The mean of a q of finitely many values, exactly."""
+    guide = guides.shared(guides.one_hot(1, 3))
+    return diagnostics.posterior_means(key, guide, guide.init(KEY), np.ones((2, 1)), 1)
+
+
+ALGEBRA = [
+    (gaussian_parts, jnp.ones((3, 2))),
+    (factor_analysis_steps, jnp.ones((5, 3))),
+    (linear_likelihood, jnp.ones(2)),
+    (deep_likelihood, jnp.ones(2)),
+    (linear_guide, jnp.ones(3)),
+    (own_encoder, jnp.ones(3)),
+    (convolutions, jnp.ones(16)),
+    (bits_hessian, jnp.ones(80)),
+    (mean_level, jnp.ones((4, 3))),
+    (finite_mean, KEY),
+    (own_rate_and_distortion, KEY),
+]
+
+
+@pytest.mark.parametrize("function, at", ALGEBRA, ids=lambda v: getattr(v, "__name__", ""))
+def test_functions(function, at):
+    assert products(function, at) == FULL
 
 
 def test_laplace():
@@ -126,15 +224,34 @@ def test_em(covariance_type, monkeypatch):
     assert {one for _, found in programs for one in found} == FULL
     answers = (mixture.log_prob, mixture.responsibilities, mixture.assign, mixture.evaluate)
     assert products(lambda: [answer(x) for answer in answers]) == FULL
-    assert products(mixture.log_joint, x[0]) <= FULL
-    assert products(lambda key: mixture.sample(key, 3), KEY) <= FULL
+    matrices = covariance_type in ("full", "tied")
+    for function in (
+        lambda: mixture.log_joint(x[0]),
+        lambda: mixture.sample(KEY, 3),
+        lambda: mixture.covariances,
+    ):
+        assert products(function) == (FULL if matrices else set())
+    assert products(mixture.as_theta) == set()  # the factors as they are
 
 
 def test_chains():
     """Their kinetic energy, blackjax's, is a product too."""
     q, joint = normal(jnp.zeros(2), jnp.ones(2)), joint_of(model_cases.full())
     plan = annealing.plan(annealing.sigmoid(4), annealing.hmc(2), num_pilot=4, adaptive=True)
-    assert products(lambda key: evidence.annealed(key, joint, q, 4, plan), KEY) == FULL
+    assert products(partial(evidence.annealed, KEY, joint, q, 4), plan) == FULL
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert products(partial(evidence.annealed, KEY, joint, q, 4), plan) == FULL
+
+
+def test_chains_leave_a_network_as_it_was_set():
+    q, weight = normal(jnp.zeros(2), jnp.ones(2)), jnp.ones((2, 2))
+
+    def joint(z):
+        return -jnp.tanh(weight @ z).sum() - (z**2).sum()
+
+    plan = annealing.plan(annealing.sigmoid(4), annealing.hmc(2))
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert products(partial(evidence.annealed, KEY, joint, q, 4), plan) == FULL | CHOSEN
 
 
 def test_thermodynamic_bound():
@@ -170,8 +287,7 @@ def test_a_network_is_full_unless_the_setting_says_otherwise():
     assert products(update(model, guide), x) == FULL
     with jax.default_matmul_precision("tensorfloat32"):
         assert products(update(model, guide), x) == FULL | CHOSEN
-        # The bits are algebra: their log-probability is full all the same.
-        bits = model.likelihood(theta, jnp.ones(2))
-        assert products(bits.log_prob, x[0]) <= FULL
-        assert products(jax.grad(lambda l: type(bits)(l).log_prob(x[0])), bits.logits) == FULL
+        # The bits are algebra: the slope of their log-probability is full all the same.
+        slope = jax.grad(lambda logits: Bernoulli(logits).log_prob(x[0]))
+        assert products(slope, jnp.ones(80)) == FULL
         assert products(lambda z: model.likelihood(theta, z).logits, jnp.ones(2)) == CHOSEN

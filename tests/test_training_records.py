@@ -79,7 +79,7 @@ def test_a_function_that_holds_itself_is_described_and_what_is_computed_on_the_w
     assert describe(used) == before
 
 
-def test_another_key_and_another_learning_rate_are_seen():
+def test_another_key_learning_rate_and_precision_are_seen():
     def marks(key, rate):
         objective = training.annealed(0.5)
         program = Program(
@@ -95,6 +95,10 @@ def test_another_key_and_another_learning_rate_are_seen():
     assert changed(KEY, 1e-3) == []
     assert changed(jax.random.key(1), 1e-3) == ["key"]
     assert changed(KEY, 2e-3) == ["optimizer"]
+    before = marks(KEY, 1e-3)
+    with jax.default_matmul_precision("tensorfloat32"):
+        seen = differences(before, marks(KEY, 1e-3))
+    assert seen == ["jax_default_matmul_precision: None then, tensorfloat32 now"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's device that is always full")

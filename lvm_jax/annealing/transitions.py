@@ -133,7 +133,6 @@ def metropolis(
     return z, accepted / num_updates
 
 
-@precision.full_by_default
 def _hamiltonian(
     key: Key[Array, ""],
     log_density: LogJoint,
@@ -150,7 +149,9 @@ def _hamiltonian(
 
     inverse_mass = ravel_pytree(scale)[0].astype(step_size.dtype) ** 2
     state = kernels.init(z, log_density)
-    state, info = kernels.build_kernel()(
-        key, state, log_density, step_size, inverse_mass, num_leapfrogs
+    # The kinetic energy is a product of its own, and the Metropolis test is to be exact.
+    step = precision.full(kernels.build_kernel())
+    state, info = step(
+        key, state, precision.as_set(log_density), step_size, inverse_mass, num_leapfrogs
     )
     return state.position, info.acceptance_rate

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
-from lvm_jax import annealing, checks, distributions, weights
+from lvm_jax import annealing, checks, distributions, precision, weights
 from lvm_jax.annealing.path import make_path
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.aggregate import price_draws
@@ -84,6 +84,7 @@ def _channel(
     num_samples: int,
     together: int,
 ) -> Channel:
+    @precision.full_by_default
     def one(point: tuple[Array, Array]) -> Channel:
         index, x = point
         q, prior = guide.posterior(phi, x), model.prior(theta)
@@ -169,6 +170,7 @@ def _curves(
 ) -> RateDistortion:
     last = betas[-1]
 
+    @precision.full_by_default
     def one(point: tuple[Array, Array]) -> RateDistortion:
         index, x = point
         keys = jax.random.split(jax.random.fold_in(key, index), 3)

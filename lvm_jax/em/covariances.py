@@ -46,6 +46,9 @@ class _Matrix:
     def scale_like(self, spread: Array) -> Array:
         return jnp.diag(spread)
 
+    def factor_one(self, scale: Array, dim: int) -> Array:
+        return scale
+
     def covariance_one(self, scale: Array, dim: int) -> Array:
         return scale @ scale.T
 

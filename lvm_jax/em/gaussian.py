@@ -6,12 +6,14 @@ loses as few digits as it can. `is_safe` estimates what rounding costs; where th
 component and merges scatters that are positive semi-definite by construction.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lvm_jax import precision
 from lvm_jax.em import priors
 from lvm_jax.em.families import Family, Settings, Sums, keep_empty
 from lvm_jax.em.priors import LOG_2PI
@@ -75,6 +77,10 @@ class Gaussian(Family):
         return d * d
 
     scale_axis: ClassVar[int | None] = 0
+
+    def factor_one(self, scale: Array, dim: int) -> Float[Array, "D D"]:
+        """The lower Cholesky factor of the covariance."""
+        return jnp.diag(jnp.broadcast_to(scale, (dim,)))
 
     def covariance_one(self, scale: Array, dim: int) -> Float[Array, "D D"]:
         """The covariance as a [D, D] matrix."""
@@ -209,13 +215,21 @@ class Gaussian(Family):
         """Means relative to the origin."""
         return components.deviations
 
+    @precision.full
     def covariances(self, components: Gaussians) -> Float[Array, "K D D"]:
         """Covariances as full matrices, whatever the type."""
+        return self._matrices(components, self.covariance_one)
+
+    def cholesky(self, components: Gaussians) -> Float[Array, "K D D"]:
+        """Their lower Cholesky factors, with the digits that a covariance would lose."""
+        return self._matrices(components, self.factor_one)
+
+    def _matrices(
+        self, components: Gaussians, one: Callable[[Array, int], Array]
+    ) -> Float[Array, "K D D"]:
         num_components, dim = components.deviations.shape
         return jax.vmap(
-            lambda scale: self.covariance_one(scale, dim),
-            in_axes=self.scale_axis,
-            axis_size=num_components,
+            lambda scale: one(scale, dim), in_axes=self.scale_axis, axis_size=num_components
         )(components.scale)
 
     def select(self, components: Gaussians, k: Int[Array, ""]) -> Gaussians:

@@ -79,11 +79,12 @@ class Mixture:
         return self.family.num_component_parameters(k, dim) + k - 1
 
     def as_theta(self) -> "GaussianMixture":
-        """theta of `models.gaussian_mixture(K, D)` (Gaussians only)."""
+        """theta of `models.gaussian_mixture(K, D)`; TypeError for other than Gaussians."""
+        if not isinstance(self.family, Gaussian):
+            raise TypeError(f"as_theta: {type(self.family).__name__} components have none")
         from lvm_jax.models import GaussianMixture  # distrax: half a second and 50 MB
 
-        cholesky = jnp.linalg.cholesky(self.covariances)
-        return GaussianMixture(self.log_weights, self.means, cholesky)
+        return GaussianMixture(self.log_weights, self.means, self.family.cholesky(self.components))
 
     @precision.full
     def log_joint(self, x: Float[Array, " D"]) -> Float[Array, " K"]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence
@@ -91,9 +91,10 @@ def evaluate_annealed(
     """`annealed` for every point of x [N, ...]: an Annealed whose leaves have a leading axis N.
 
     From q(z | x; phi), or with guide=None from the prior (phi is then not read). Points run
-    together as far as their chains make at most `chunk_size` rows, so memory grows in N by the
-    result alone. Point i draws from fold_in(key, i), or fold_in(key, index[i]) with an `index` [N]
-    of unsigned integers: its answer does not depend on the others.
+    together as far as their chains make at most `chunk_size` rows (on a GPU or a TPU 32 times as
+    many), so memory grows in N by the result alone. Point i draws from fold_in(key, i), or
+    fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer does not depend on
+    the others.
     Compiled once per shape, model, guide, moves and number of chains; the key, theta, phi and the
     temperatures' values may change.
 
@@ -109,7 +110,7 @@ def evaluate_annealed(
     points = (index, jnp.asarray(x))
     return _evaluate(
         *(key, theta, None if guide is None else phi, points, plan, model, guide, num_chains),
-        batch_size(chunk_size, num_chains, x.shape[0]),
+        batch_size(plenty(chunk_size), num_chains, x.shape[0]),
     )
 
 

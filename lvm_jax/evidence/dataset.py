@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.guides.base import Guide
@@ -36,7 +36,9 @@ def evaluate(
 
     Compiled once per shape, `num_samples`, model and guide; the key, theta and phi may change.
     At most `chunk_size` rows (points times samples) are alive at a time, so that they stay in
-    cache; memory grows in neither N nor S, but for the result. Point i draws from
+    cache, on a GPU or a TPU 32 times as many, which the same draws keep busy: where its memory is
+    short, a smaller `chunk_size` is the cure. Memory grows in neither N nor S, but for the result,
+    and a chunk size below S makes other draws. Point i draws from
     fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer
     does not depend on the other points. With `phi_per_point` the leaves of phi are [N, ...], a phi
     for each point, as `guides.per_point` has them.
@@ -77,7 +79,7 @@ def _evaluate(
         return importance(key_point, joint, q, num_samples, chunk_size=chunk_size)
 
     alive = min(num_samples, chunk_size)  # rows of a point
-    return for_each(one, points, batch_size(chunk_size, alive, points[0].shape[0]))
+    return for_each(one, points, batch_size(plenty(chunk_size), alive, points[0].shape[0]))
 
 
 def check_data(model: Model, theta: Params, x: ArrayLike) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lvm_jax import annealing, checks
 from lvm_jax.annealing.tuning import MOST
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.annealed import Annealed, evaluate_annealed
 from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
@@ -55,7 +55,8 @@ class Runner:
         places = jax.tree.map(lambda leaf: leaf[rows], self.places)
         return _importance(
             key, self.theta, self.phi, (rows, self.x[rows], places), self.model, self.guide,
-            num_samples, batch_size(CHUNK_SIZE, min(num_samples, CHUNK_SIZE), len(rows)),
+            num_samples,
+            batch_size(plenty(CHUNK_SIZE), min(num_samples, CHUNK_SIZE), len(rows)),
         )  # fmt: skip
 
     def scout(self, num_scouts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.guides.base import Guide
@@ -135,7 +135,7 @@ def bidirectional(
     x, found = _bidirectional(
         *(checks.key(key), theta, () if guide is None else phi, plan),
         *(model, guide, num_points, num_chains),
-        batch_size(chunk_size, 2 * num_chains, num_points),
+        batch_size(plenty(chunk_size), 2 * num_chains, num_points),
     )
     lower, lower_error = _mean(found.lower.log_evidence)
     upper, upper_error = _mean(found.upper.log_evidence)

@@ -42,6 +42,7 @@ def amortized(
         key_family, key_network = jax.random.split(key)
         return Amortized(family.init(key_family), init(key_network))
 
+    @precision.full_by_default
     def posterior(phi: Amortized, x: Array) -> Distribution:
         flat, unravel = ravel_pytree(_select(phi.offset, fields))
         moved = apply(phi.network, x)
@@ -65,7 +66,6 @@ def linear(family: Family, x_dim: int, fields: Sequence[str] | None = None) -> G
     x_dim = checks.integer(x_dim, "x_dim", 1)
     shape = (num_outputs(family, fields), x_dim)
 
-    @precision.full_by_default
     def apply(weight: Float[Array, "P D"], x: Float[Array, " D"]) -> Float[Array, " P"]:
         if jnp.shape(x) != (x_dim,):
             raise ValueError(f"x: expected shape ({x_dim},), got {jnp.shape(x)}")

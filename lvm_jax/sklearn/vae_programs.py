@@ -12,7 +12,7 @@ from lvm_jax.guides import Guide
 from lvm_jax.models import Model
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params
 
-CHUNK_SIZE = 1_000  # rows alive at a time, as `evidence.evaluate` has them
+CHUNK_SIZE = 1_000  # rows alive at a time
 
 # How a Gaussian's data are measured; the others know their units, and keep them.
 MEASURED = {

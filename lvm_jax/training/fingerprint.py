@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lvm_jax import precision
 from lvm_jax.training.diagnosis import name_of
 from lvm_jax.training.step import Program, State
 from lvm_jax.typing import Array, ArrayLike, Key
@@ -42,6 +43,7 @@ def fingerprint(
                 ("optimizer_state", state.optimizer),
             )
         },
+        precision.SETTING: getattr(jax.config, precision.SETTING),
         "x": describe(x),
         "validation": describe(validation),
         **{name: describe(value) for name, value in options.items()},
