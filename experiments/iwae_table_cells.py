@@ -95,7 +95,7 @@ def prepare(cell: "Cell", images: Images, config: "Config") -> Prepared:
     description = models.describe(cell, images.train.shape[1], config)
     steps_per_epoch = len(images.train) // size
     optimizer = models.optimizer(
-        cell.schedule, size, steps_per_epoch, config.short_epochs, config.short_rate
+        cell.schedule, size, steps_per_epoch, config.short_epochs, models.short_rate(cell, config)
     )
     return Prepared(
         cell, config, description, *models.build(description), images.output_bias,

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.iwae_table_cells import MEAN_SAMPLES, Record, summary
 from experiments.iwae_table_figures import common_points, label
-from experiments.iwae_table_models import BATCH_SIZE
+from experiments.iwae_table_models import BATCH_SIZE, short_rate
 from lvm_jax.evidence import Summary
 from lvm_jax.report import Block, Equation, Fact, Picture, Section, Table, Text
 
@@ -95,7 +95,8 @@ def table_blocks(result: "Result") -> list[Block]:
 
 def schedule_text(result: "Result") -> str:
     """What the schedules are, and that a part of one is a part."""
-    config, used = result.config, {records[0].cell.schedule for records in result.records}
+    config, cells = result.config, [records[0].cell for records in result.records]
+    used = {cell.schedule for cell in cells}
     size = {name: config.batch_size or BATCH_SIZE[name] for name in BATCH_SIZE}
     parts = []
     if "burda" in used:
@@ -105,9 +106,12 @@ def schedule_text(result: "Result") -> str:
             "trained less than the paper's, and its log p is no reproduction of the published one."
         )
     if "short" in used:
+        rates = {c.num_layers: short_rate(c, config) for c in cells if c.schedule == "short"}
+        layers = {1: "one layer", 2: "two layers"}
+        told = [f"{rates[number]:g} ({layers[number]})" for number in sorted(rates)]
         parts.append(
             f"The short schedule is not the paper's: {config.short_epochs} epochs in batches of "
-            f"{size['short']}, Adam from {config.short_rate:g} down to 0 as a cosine, gradients "
+            f"{size['short']}, Adam from {' and '.join(told)} down to 0 as a cosine, gradients "
             "by STL (VAE) or DReG (IWAE)."
         )
     return " ".join(parts)

@@ -84,6 +84,9 @@ def test_the_schedules_end_where_the_paper_says():
     assert models.progress_of(short, 60, config) == "short, 60 of 60"
     assert models.batch_size(cell, config) == 20
     assert models.batch_size(short, config) == 100
+    deep = short._replace(num_layers=2)
+    assert [models.short_rate(cell, config) for cell in (short, deep)] == [4e-3, 2e-3]
+    assert models.short_rate(deep, dataclasses.replace(config, short_rate=1e-3)) == 1e-3
 
 
 def test_the_decoder_starts_at_the_log_odds_of_the_training_mean(result):
