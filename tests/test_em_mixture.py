@@ -7,6 +7,7 @@ from scipy import stats
 from sklearn.mixture import GaussianMixture
 
 from lvm_jax import em
+from lvm_jax.em.gaussian import Gaussians
 
 N, D, K = 301, 3, 3
 X = blobs(N, D, K)
@@ -156,3 +157,13 @@ def test_only_gaussians_have_covariances():
     bits = em.Mixture(jnp.log(jnp.ones(1)), jnp.full((1, D), 0.5), jnp.zeros(D), em.Bernoulli())
     with pytest.raises(TypeError, match="covariances: Bernoulli components have none"):
         _ = bits.covariances
+    with pytest.raises(TypeError, match="as_theta: Bernoulli components have none"):
+        bits.as_theta()
+
+
+def test_theta_keeps_the_factor_of_a_covariance_that_is_singular_in_float32():
+    factor = jnp.array([[1.0, 0.0], [1.0, 1e-5]], jnp.float32)
+    components = Gaussians(jnp.zeros((1, 2), jnp.float32), factor[None])
+    mixture = em.Mixture(jnp.zeros(1), components, jnp.zeros(2), em.Full())
+    assert not jnp.linalg.cholesky(mixture.covariances)[0, 1, 1] > 0  # NaN, or 0
+    np.testing.assert_array_equal(mixture.as_theta().cholesky[0], factor)
