@@ -74,6 +74,8 @@ class RunDirectory:
         """What it takes to run this again, and where and when it ran."""
         import jax
 
+        from lvm_jax import precision
+
         device = jax.devices()[0]
         return {
             "command": command_line(),
@@ -84,7 +86,7 @@ class RunDirectory:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": f"{device.platform}: {device.device_kind}, {len(jax.devices())} in all",
-            "matmul_precision": jax.config.jax_default_matmul_precision,
+            "matmul_precision": precision.chosen() or "float32, the default of lvm_jax",
             "libraries": {name: _version(name) for name in LIBRARIES},
         }
 

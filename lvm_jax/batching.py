@@ -12,7 +12,9 @@ import jax
 
 from lvm_jax import checks
 
-AT_ONCE = 32  # chunks that run together on a GPU or a TPU: 2 GB for convolutions on 28 x 28
+# Chunks that run together on a GPU or a TPU: of a decoder of 784 pixels 0.14 GB where it is an MLP,
+# 2 GB where it is convolutions.
+AT_ONCE = 32
 
 
 def batch_size(chunk_size: int, rows: int, num_points: int) -> int:

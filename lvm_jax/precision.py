@@ -22,6 +22,11 @@ R = TypeVar("R")
 SETTING = "jax_default_matmul_precision"
 
 
+def chosen() -> str | None:
+    """What the user has set, or None."""
+    return getattr(jax.config, SETTING)
+
+
 def full(function: Callable[P, R]) -> Callable[P, R]:
     """The function, in whose products float32 keeps all of its 24 bits.
 
@@ -39,7 +44,7 @@ def full(function: Callable[P, R]) -> Callable[P, R]:
 
 def as_set(function: Callable[P, R]) -> Callable[P, R]:
     """The function in the precision that is set now, for a `full` one to call."""
-    setting = getattr(jax.config, SETTING)
+    setting = chosen()
 
     @wraps(function)
     def multiply(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -55,7 +60,6 @@ def full_by_default(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def multiply(*args: P.args, **kwargs: P.kwargs) -> R:
-        chosen = getattr(jax.config, SETTING) is not None
-        return function(*args, **kwargs) if chosen else precise(*args, **kwargs)
+        return (function if chosen() else precise)(*args, **kwargs)
 
     return multiply

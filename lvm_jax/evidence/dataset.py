@@ -36,10 +36,10 @@ def evaluate(
 
     Compiled once per shape, `num_samples`, model and guide; the key, theta and phi may change.
     At most `chunk_size` rows (points times samples) are alive at a time, so that they stay in
-    cache, on a GPU or a TPU 32 times as many, which the same draws keep busy: where its memory is
-    short, a smaller `chunk_size` is the cure. Memory grows in neither N nor S, but for the result,
-    and a chunk size below S makes other draws. Point i draws from
-    fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer
+    cache; on a GPU or a TPU 32 times as many, of more points, by the same draws: where its memory
+    is short, a smaller `chunk_size` is the cure. Memory grows in neither N nor S, but for the
+    result, and a chunk size below S makes other draws. Point i draws from fold_in(key, i), or
+    fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer
     does not depend on the other points. With `phi_per_point` the leaves of phi are [N, ...], a phi
     for each point, as `guides.per_point` has them.
 

@@ -43,7 +43,7 @@ def fingerprint(
                 ("optimizer_state", state.optimizer),
             )
         },
-        precision.SETTING: getattr(jax.config, precision.SETTING),
+        precision.SETTING: precision.chosen(),
         "x": describe(x),
         "validation": describe(validation),
         **{name: describe(value) for name, value in options.items()},
