@@ -1,6 +1,6 @@
 """How an iteration ended, as a value; and the warning that the boundary makes of it."""
 
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 
 class Outcome(IntEnum):
@@ -12,6 +12,12 @@ class Outcome(IntEnum):
     DEGENERATE = 3  # a covariance stopped being positive definite; parameters of the step before
     DIVERGED = 4  # the objective became NaN or infinite; parameters of the step before
     INTERRUPTED = 5  # the user stopped it; it can go on
+
+    def __str__(self) -> str:
+        """Its name, also in an f-string."""
+        return self.name
+
+    __format__ = Enum.__format__
 
 
 class ConvergenceWarning(UserWarning):

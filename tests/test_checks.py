@@ -1,7 +1,9 @@
+import json
 import warnings
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from em_reference import blobs
 
@@ -118,7 +120,7 @@ def test_bad_options_are_refused(options, error, message):
         (0, TypeError, "key: expected a typed key.*got int"),
         (None, TypeError, "key: expected a typed key.*got NoneType"),
         (np.zeros(2, np.uint32), TypeError, "key: expected a typed key.*got ndarray"),
-        (jax.random.PRNGKey(0), TypeError, "key: expected a typed key"),
+        (jax.random.PRNGKey(0), TypeError, r"key: .* uint32, .*; use jax\.random\.key\(seed\)"),
         (jax.random.split(KEY), ValueError, r"key: expected one key, got .* shape \(2,\)"),
     ],
 )
@@ -162,6 +164,36 @@ def test_finite_is_not_fooled_by_a_sum_that_overflows():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         checks.finite(np.full((4, 2), 3e38, np.float32), "x")
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jax.numpy.asarray])
+def test_finite_counts_and_finds_the_first_over_all_blocks(kind, monkeypatch):
+    """Blocks of 7 rows of 3 numbers; rows 12 and 17 lie in the second and the third."""
+    monkeypatch.setattr(checks.arrays, "BLOCK", 23)
+    x = np.zeros((19, 3), np.float32)
+    assert [(start, len(rows)) for start, rows in checks.blocks(x)] == [(0, 7), (7, 7), (14, 5)]
+    checks.finite(kind(x), "x")
+    x[12, 2], x[17, 1], x[17, 0] = np.nan, np.inf, -np.inf
+    with pytest.raises(ValueError, match="1 NaN and 2 inf, the first at row 12, column 2"):
+        checks.finite(kind(x), "x")
+
+
+def test_data_frames_are_read_as_numbers():
+    frame = pd.DataFrame({"a": [1, 2, 3], "b": [0.5, 1.5, -2.0]})
+    np.testing.assert_array_equal(checks.points(frame), [[1, 0.5], [2, 1.5], [3, -2]])
+    frame["c"] = pd.array([4, None, 6], dtype="Int64")  # with a missing value
+    np.testing.assert_array_equal(checks.float_array(frame, "x")[:, 2], [4, np.nan, 6])
+    with pytest.raises(ValueError, match="x: .* 1 NaN and 0 inf, the first at row 1, column 2"):
+        checks.points(frame)
+    frame["species"] = ["setosa", "other", "setosa"]
+    with pytest.raises(TypeError, match=r"x: .* in column 'species' \(1 of 4 columns are not"):
+        checks.points(frame)
+
+
+def test_an_outcome_prints_its_name():
+    assert f"{em.Outcome.CONVERGED} {em.Outcome(2)!s}" == "CONVERGED MAX_STEPS"
+    assert em.Outcome.CONVERGED == 1  # and stays a number, in arrays and in JSON
+    assert json.dumps(em.Outcome.CONVERGED) == "1"
 
 
 def test_distinct_rows_counts_over_blocks_and_equates_both_zeros():

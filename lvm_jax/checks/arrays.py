@@ -1,60 +1,19 @@
-"""Host-side validation: refuse bad input before anything compiles.
+"""Checks of arrays. Large ones are read in blocks, on the host: a check compiles nothing."""
 
-Every function raises a ValueError or TypeError that names the argument, says what was expected
-and what came, and how to cure it.
-"""
-
-from collections.abc import Sequence
-from difflib import get_close_matches
-from numbers import Integral, Real
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 
 from lvm_jax.typing import ArrayLike
 
-
-def key(value: object, name: str = "key") -> jax.Array:
-    """Return `value` if it is one typed PRNG key, as `jax.random.key(seed)` makes it."""
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
-        if value.shape == ():
-            return value
-        raise ValueError(f"{name}: expected one key, got an array of keys of shape {value.shape}")
-    raise TypeError(
-        f"{name}: expected a typed key, as jax.random.key(0) makes it, got {type(value).__name__}"
-    )
-
-
-def integer(value: object, name: str, minimum: int) -> int:
-    """Return `value` as an int of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an integer >= {minimum}, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
-    return int(value)
-
-
-def number(value: object, name: str, minimum: float = 0.0) -> float:
-    """Return `value` as a finite float of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, Real | np.number):
-        raise TypeError(f"{name}: expected a number >= {minimum:g}, got {value!r}")
-    if not (np.isfinite(float(value)) and float(value) >= minimum):
-        raise ValueError(f"{name}: expected a finite number >= {minimum:g}, got {value}")
-    return float(value)
-
-
-def choice(value: object, name: str, allowed: Sequence[str]) -> str:
-    """Return `value` if it is one of `allowed`; otherwise suggest the nearest."""
-    if value in allowed:
-        return str(value)
-    near = get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}")
+BLOCK = 2**20  # numbers of an array that a check reads at a time
 
 
 def float_array(value: object, name: str) -> ArrayLike:
     """Return `value` as a real floating array; integers and booleans become floats."""
-    array = value if isinstance(value, np.ndarray | jax.Array) else np.asarray(value)
+    array = value if isinstance(value, np.ndarray | jax.Array) else _read(value, name)
     if array.dtype == object or array.dtype.kind in "USOM":
         raise TypeError(
             f"{name}: expected real numbers, got dtype {array.dtype}; "
@@ -67,22 +26,71 @@ def float_array(value: object, name: str) -> ArrayLike:
     return array
 
 
+def _read(value: Any, name: str) -> np.ndarray:
+    """An array of a sequence or of a data frame, whose nullable columns have NaN for what lacks."""
+    if not (hasattr(value, "columns") and hasattr(value, "to_numpy")):
+        return np.asarray(value)
+    array = value.to_numpy()
+    if array.dtype != object:
+        return array
+    text = [c for c in value.columns if getattr(value[c].dtype, "kind", "O") not in "iufbc"]
+    if text:
+        raise TypeError(
+            f"{name}: expected columns of real numbers, got {value[text[0]].dtype} in column "
+            f"{text[0]!r} ({len(text)} of {len(value.columns)} columns are not numbers); choose "
+            "the numeric columns, or encode the others as numbers"
+        )
+    return value.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def blocks(array: ArrayLike) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows of an array on the host, some at a time, and the number of the first of them.
+
+    A memory map is read in blocks, and an array on another device comes to the host once.
+    """
+    rows = np.asarray(array) if isinstance(array, jax.Array) else array
+    together = max(1, BLOCK // max(1, rows[:1].size))
+    for start in range(0, rows.shape[0], together):
+        yield start, np.asarray(rows[start : start + together])
+
+
 def finite(array: ArrayLike, name: str) -> None:
     """Refuse NaN and infinity, saying how many there are and where the first one is."""
-    # A finite sum proves every entry finite without an [N, D] array of booleans.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(float(array.sum())):
-            return
-    bad = ~np.isfinite(np.asarray(array))
-    if not bad.any():
+    if array.dtype.kind in "iub" or array.size == 0:
         return
-    nans = int(np.isnan(np.asarray(array)).sum())
-    first = tuple(int(i) for i in np.argwhere(bad)[0])
-    where = f"row {first[0]}, column {first[1]}" if len(first) == 2 else f"index {first}"
+    if array.ndim == 0:
+        array = np.asarray(array)[None]
+    if all(_is_finite(block) for _, block in blocks(array)):
+        return
+    nans = infinite = 0
+    first: tuple[int, ...] = ()
+    for start, block in blocks(array):
+        bad = ~np.isfinite(block)
+        if bad.any() and not first:
+            first = position(start, bad)
+        nans += int(np.isnan(block).sum())
+        infinite += int(np.isinf(block).sum())
     raise ValueError(
-        f"{name}: expected finite numbers, got {nans} NaN and {int(bad.sum()) - nans} inf, "
-        f"the first at {where}; drop or impute them first"
+        f"{name}: expected finite numbers, got {nans} NaN and {infinite} inf, "
+        f"the first at {place(first)}; drop or impute them first"
     )
+
+
+def _is_finite(block: np.ndarray) -> bool:
+    # A finite sum proves every entry finite without an array of booleans; it may overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(block.sum()) or np.isfinite(block).all())
+
+
+def position(start: int, bad: np.ndarray) -> tuple[int, ...]:
+    """The index of the first bad entry of a block whose first row is `start`."""
+    row, *rest = (int(i) for i in np.argwhere(bad)[0])
+    return (start + row, *rest)
+
+
+def place(index: tuple[int, ...]) -> str:
+    """An index in words."""
+    return f"row {index[0]}, column {index[1]}" if len(index) == 2 else f"index {index}"
 
 
 def points(value: object, name: str = "x", minimum: int = 1) -> ArrayLike:

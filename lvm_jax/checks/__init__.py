@@ -1,0 +1,38 @@
+"""Host-side validation: refuse bad input before anything compiles.
+
+Every function raises a ValueError or TypeError that names the argument, says what was expected
+and what came, and how to cure it.
+"""
+
+from lvm_jax.checks.arguments import choice, distribution, host, integer, key, number
+from lvm_jax.checks.arrays import (
+    blocks,
+    distinct_rows,
+    finite,
+    float_array,
+    place,
+    points,
+    position,
+    shape,
+    symmetric_positive_definite,
+    weights,
+)
+
+__all__ = [
+    "blocks",
+    "choice",
+    "distinct_rows",
+    "distribution",
+    "finite",
+    "float_array",
+    "host",
+    "integer",
+    "key",
+    "number",
+    "place",
+    "points",
+    "position",
+    "shape",
+    "symmetric_positive_definite",
+    "weights",
+]

@@ -1,0 +1,92 @@
+"""Checks of single arguments: keys, numbers, names, distributions, and traced values."""
+
+import inspect
+from collections.abc import Sequence
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
+
+import jax
+import numpy as np
+
+# What makes a distribution of an object that is often given in its place.
+MAKES_A_DISTRIBUTION = {
+    "Guide": "guide.posterior(phi, x)",
+    "Family": "family.build(eta), or guides.shared(family) for a guide",
+    "Model": "model.prior(theta) or model.likelihood(theta, z)",
+    "Prior": "prior.build(params)",
+    "Likelihood": "likelihood.build(params, outputs)",
+}
+
+
+def key(value: object, name: str = "key") -> jax.Array:
+    """Return `value` if it is one typed PRNG key, as `jax.random.key(seed)` makes it."""
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if value.shape == ():
+            return value
+        raise ValueError(
+            f"{name}: expected one key, got an array of keys of shape {value.shape}; map over them "
+            "with jax.vmap, or take one"
+        )
+    got = type(value).__name__
+    if getattr(value, "dtype", None) == np.uint32:
+        got = f"{got} of dtype uint32, a key of jax.random.PRNGKey; use jax.random.key(seed), or "
+        got += "jax.random.wrap_key_data(key) for the same random numbers"
+    raise TypeError(f"{name}: expected a typed key, as jax.random.key(0) makes it, got {got}")
+
+
+def host(function: str, inside: str, *arguments: object) -> None:
+    """Refuse traced arguments of a function that works on the host; `inside` is what jit takes."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        raise TypeError(
+            f"{function}: expected concrete arguments, got traced ones; it is a host function, "
+            "which checks its data and compiles its own programs: call it outside jax.jit, "
+            f"jax.grad and jax.vmap, or use {inside} inside"
+        )
+
+
+def distribution(value: Any, name: str = "q") -> Any:
+    """Return `value` if it has `sample(seed=, sample_shape=)` and `log_prob`, as ours have."""
+    kind = type(value).__name__
+    cure = MAKES_A_DISTRIBUTION.get(kind)
+    if cure is not None:
+        raise TypeError(f"{name}: expected a distribution, got a {kind}; use {cure}")
+    sample = getattr(value, "sample", None)
+    if not (callable(sample) and callable(getattr(value, "log_prob", None))):
+        raise TypeError(f"{name}: expected a distribution with sample and log_prob, got {kind}")
+    try:
+        inspect.signature(sample).bind(seed=None, sample_shape=())
+    except TypeError as error:
+        raise TypeError(
+            f"{name}: expected a distribution that draws by sample(seed=key, sample_shape=()), as "
+            f"those of lvm_jax.distributions and distrax do, got {type(value).__module__}.{kind} "
+            f"({error}); use the distribution of the same name there"
+        ) from error
+    return value
+
+
+def integer(value: object, name: str, minimum: int) -> int:
+    """Return `value` as an int of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer >= {minimum}, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name}: expected an integer >= {minimum}, got {value}")
+    return int(value)
+
+
+def number(value: object, name: str, minimum: float = 0.0) -> float:
+    """Return `value` as a finite float of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Real | np.number):
+        raise TypeError(f"{name}: expected a number >= {minimum:g}, got {value!r}")
+    if not (np.isfinite(float(value)) and float(value) >= minimum):
+        raise ValueError(f"{name}: expected a finite number >= {minimum:g}, got {value}")
+    return float(value)
+
+
+def choice(value: object, name: str, allowed: Sequence[str]) -> str:
+    """Return `value` if it is one of `allowed`; otherwise suggest the nearest."""
+    if value in allowed:
+        return str(value)
+    near = get_close_matches(str(value), allowed, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}")
