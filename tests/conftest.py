@@ -8,6 +8,8 @@ from importlib.metadata import version
 import jax
 import pytest
 
+from lvm_jax import compiling
+
 # Most of the time of the tests goes into compiling. Not optimising, and fusing without XLA's own
 # MLIR emitters, takes half of it. An unknown flag ends the process: only the jaxlib that the flags
 # were tried on gets them. `XLA_FLAGS= make test` compiles as users do. Codegen in one part
@@ -16,6 +18,7 @@ import pytest
 if version("jaxlib").startswith("0.10."):
     quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     os.environ.setdefault("XLA_FLAGS", quick)
+    compiling.LEAN.pop("xla_cpu_parallel_codegen_split_count")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -36,8 +39,9 @@ def interrupts() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs() -> Iterator[None]:
-    """Let a file's compiled programs go when it ends: kept, they make 5 GB of a worker."""
+    """Release a file's compiled programs when it ends: kept, they make 5 GB of a worker."""
     yield
+    compiling.STORE.clear()
     jax.clear_caches()
 
 

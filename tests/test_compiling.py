@@ -1,0 +1,137 @@
+"""Buckets of sizes, and the store of compiled programs: what it shares, bounds and releases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lvm_jax import compiling
+from lvm_jax.compiling import BoundedJit, Store, bounded_jit, bucket, first_rows, pad_rows
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """A store of this test's own."""
+    own = Store(compiling.MAX_MAPS)
+    monkeypatch.setattr(compiling, "STORE", own)
+    return own
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """Set LEAN for one test, and try it anew."""
+
+    def put(value):
+        monkeypatch.setattr(compiling, "LEAN", value)
+        compiling.lean_options.cache_clear()
+
+    yield put
+    compiling.lean_options.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "size, padded",
+    [
+        *[(1, 16), (16, 16), (17, 32), (50, 64), (1_000, 1_024), (1_024, 1_024)],
+        *[(1_025, 1_536), (1_537, 2_048), (5_000, 6_144), (8_192, 8_192)],
+        *[(8_193, 9_216), (16_384, 16_384), (16_385, 18_432), (200_000, 212_992)],
+    ],
+)
+def test_a_size_goes_to_the_next_bucket(size, padded):
+    assert bucket(size) == padded
+
+
+def test_buckets_are_few_and_waste_little_where_data_are_large():
+    sizes = np.arange(1, 20_001)
+    padded = np.array([bucket(int(size)) for size in sizes])
+    assert (padded >= sizes).all()
+    assert all(bucket(int(size)) == size for size in np.unique(padded))
+    assert len(np.unique(padded[50:5_001])) == 10
+    assert (padded[1_024:] < 1.5 * sizes[1_024:]).all()
+    assert (padded[8_192:] < 1.125 * sizes[8_192:]).all()
+
+
+def test_rows_are_padded_by_the_last_one_and_cut_off_again():
+    x, index = np.arange(6.0).reshape(3, 2), np.arange(3, dtype=np.uint32)
+    padded = pad_rows({"x": x, "index": index}, 5)
+    np.testing.assert_array_equal(padded["x"], [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]])
+    np.testing.assert_array_equal(padded["index"], [0, 1, 2, 2, 2])
+    assert padded["index"].dtype == np.uint32
+    np.testing.assert_array_equal(first_rows(padded, 3)["x"], x)
+    assert pad_rows(x, 3) is x
+
+
+def test_a_function_compiles_once_for_each_shape_type_and_static_argument(store, x64):
+    traces = []
+
+    @bounded_jit(1)
+    def power(x, number):
+        """x to the number."""
+        traces.append((x.shape, x.dtype.name, number))
+        return x**number
+
+    assert power.__doc__ == "x to the number."
+    for size, dtype, number in ((3, "f4", 2), (3, "f4", 3), (3, "f8", 2), (5, "f4", 2)) * 2:
+        x = np.arange(size, dtype=dtype)
+        np.testing.assert_array_equal(power(x, number), x**number)
+    assert len(traces) == len(set(traces)) == len(store) == 4
+
+
+def test_a_traced_argument_calls_the_function_itself(store):
+    double = bounded_jit()(lambda x: 2 * x)
+    assert jax.grad(lambda x: double(x) ** 2)(3.0) == 24
+    assert len(store) == 0
+
+
+def test_the_least_recently_used_program_is_released_first():
+    store = Store(max_maps=10)
+    for name, maps in (("a", 4), ("b", 4), ("c", 2)):
+        store.add(name, print, maps)
+    assert store.get("a") is print  # now "b" is the oldest
+    store.add("d", print, 3)
+    assert [name for name in "abcd" if store.get(name)] == ["a", "c", "d"]
+    store.add("large", print, 11)  # kept alone: it is in use
+    assert len(store) == 1
+    assert store.get("large") is print
+    store.clear()
+    assert len(store) == store.maps == 0
+
+
+def test_memory_maps_level_off(store):
+    """Forty shapes take several times the limit; the process keeps little more than the limit."""
+    if not compiling.count_maps():
+        pytest.skip("this system does not count memory maps")
+
+    @bounded_jit()
+    def several(x):
+        return jnp.sin(x).sum() + jnp.cumsum(x)[-1] + jnp.sort(x)[0] + (x[:, None] @ x[None]).max()
+
+    several(np.zeros(2, np.float32))
+    store.max_maps, taken = 3 * store.maps, []
+    start = compiling.count_maps()
+    for size in range(3, 43):
+        several(np.zeros(size, np.float32))
+        taken.append(max(maps for _, maps in store._entries.values()))
+        assert store.maps <= store.max_maps
+    assert 40 * np.median(taken) > 4 * store.max_maps
+    assert compiling.count_maps() - start < 2 * store.max_maps
+
+
+def test_options_that_this_xla_accepts_are_kept():
+    assert compiling.lean_options() == compiling.LEAN
+
+
+def test_an_option_that_xla_does_not_accept_is_left_out(options, store):
+    options({"xla_cpu_use_no_such_thing": False, "xla_cpu_use_fusion_emitters": False})
+    assert compiling.lean_options() == {"xla_cpu_use_fusion_emitters": False}
+    program = bounded_jit(1, lean=True)(lambda x, power: x**power)
+    np.testing.assert_array_equal(program(jnp.arange(4), 2), [0, 1, 4, 9])
+
+
+def test_a_system_that_does_not_count_maps_has_a_bound_all_the_same(store, monkeypatch):
+    monkeypatch.setattr(compiling, "count_maps", lambda: 0)
+    program = BoundedJit(lambda x: x + 1, (), lean=False)
+    store.max_maps = 2 * compiling.ASSUMED_MAPS
+    for size in range(1, 6):
+        program(np.zeros(size, np.float32))
+    assert len(store) == 2
