@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lvm_jax import em
+from lvm_jax import em, extras
 from lvm_jax.data.dataset import Dataset
 from lvm_jax.data.embedded import pca
 from lvm_jax.typing import ArrayLike, Float, Int, PRNGKeyArray
@@ -106,7 +106,8 @@ def new_figure(
     columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 4.2, **kwargs: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure with a flat array of `rows` x `columns` axes, each `width` x `height` inches."""
-    from matplotlib.figure import Figure
+    with extras.needed("report"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     axes = np.asarray(figure.subplots(rows, columns, squeeze=False, **kwargs)).ravel()
