@@ -126,10 +126,11 @@ def check(config: Config) -> None:
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Write the results, the figures and the report."""
+    """Draw the figures and write the results and the report."""
     from experiments import bdmc_report as report
 
-    publish.publish(run, result, numbers(result), report.draw, report.page)
+    drawn = report.draw(result)
+    publish.publish(run, result.config, numbers(result), drawn, *report.page(result, drawn))
 
 
 def numbers(result: Result) -> dict[str, Any]:

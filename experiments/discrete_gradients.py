@@ -154,10 +154,11 @@ def check(config: Config) -> None:
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Write the results, the figures and the report."""
+    """Draw the figures and write the results and the report."""
     from experiments import discrete_gradients_figures as figures
     from experiments import discrete_gradients_report as report
 
+    drawn = figures.draw(result)
     setting = result.setting
     results = {
         "toy": result.toy,
@@ -173,4 +174,4 @@ def finish(result: Result, run: run_directory.RunDirectory) -> None:
             "temperatures": result.relaxed,
         },
     }
-    publish.publish(run, result, results, figures.draw, report.page)
+    publish.publish(run, result.config, results, drawn, *report.page(result, drawn))

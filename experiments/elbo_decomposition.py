@@ -135,11 +135,13 @@ def check(config: Config) -> None:
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Write the results, the figures and the report."""
+    """Draw the figures and write the results and the report."""
     from experiments import elbo_decomposition_figures as figures
     from experiments import elbo_decomposition_report as report
 
-    publish.publish(run, result, numbers(result), figures.draw, report.page)
+    drawn = figures.draw(result)
+    said = report.page(result, drawn)
+    publish.publish(run, result.config, numbers(result), drawn, *said)
 
 
 def numbers(result: Result) -> dict[str, Any]:

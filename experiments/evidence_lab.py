@@ -193,11 +193,12 @@ def check_budget(config: Config) -> None:
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Write the results, the figures and the report."""
+    """Draw the figures and write the results and the report."""
     from experiments import evidence_lab_figures as figures
     from experiments import evidence_lab_report as report
 
-    publish.publish(run, result, numbers(result), figures.draw, report.page)
+    drawn = figures.draw(result)
+    publish.publish(run, result.config, numbers(result), drawn, *report.page(result, drawn))
 
 
 def numbers(result: Result) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from lvm_jax import annealing, distributions, evidence
+from lvm_jax.evidence import certified
 from lvm_jax.guides.base import Guide
 from lvm_jax.models import Model
 
@@ -201,6 +202,52 @@ def test_a_scout_contradicts_where_no_normal_can_be_put_in_its_place():
     errors = seen.log_evidence - truth  # blind: log(1/2)
     assert (np.abs(errors) <= 2 * (seen.high - seen.low)).all()
     assert abs(np.median(errors)) < 0.2
+
+
+def four_modes(dim):
+    """z ~ N(0, 4 I), x | z ~ N((z_1^2, z_2^2, z_3, ...), 0.3^2 I): four equal modes, q the prior."""
+    parts = jnp.arange(dim) < 2
+    model = Model(
+        lambda key: (),
+        lambda theta: distributions.normal(jnp.zeros(dim), jnp.full(dim, 2.0)),
+        lambda theta, z: distributions.normal(jnp.where(parts, z**2, z), jnp.full(dim, 0.3)),
+    )
+    guide = Guide(lambda key: (), lambda phi, x: model.prior(()))
+    z = np.linspace(-14, 14, 20_001)
+
+    def truth(x):
+        """Of x [N, D]: a fine grid for each of the squared coordinates, the others exact."""
+        each = stats.norm.pdf(z, 0, 2) * stats.norm.pdf(x[:, :2, None], z**2, 0.3)
+        others = stats.norm.logpdf(x[:, 2:], 0, (4 + 0.09) ** 0.5)
+        return np.log(each.sum(-1) * (z[1] - z[0])).sum(1) + others.sum(1)
+
+    return model, guide, truth
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4])
+def test_every_mode_that_scouts_reach_is_covered(dim):
+    model, guide, truth = four_modes(dim)
+    rng = np.random.default_rng(dim)
+    x = np.concatenate([rng.uniform(3, 29, (32, 2)), rng.normal(0, 2, (32, dim - 2))], 1)
+    x[:12, :2], x[12:20, :2] = (28.6, 4.6), (9, 9)
+    found = evidence.certify(
+        jax.random.key(dim), model, guide, (), (), x.astype(np.float32), tolerance=0.1, budget=3e4
+    )
+    errors = found.log_evidence - truth(x)
+    # One mode of four that is missed makes log(3/4) = -0.29; three make -1.39.
+    assert found.within.mean() > 0.8
+    assert np.abs(errors[found.within]).max() < 0.2
+    holds = (found.low <= truth(x)) & (truth(x) <= found.high)
+    assert holds[found.within].mean() > 0.95 - 4 * (0.95 * 0.05 / found.within.sum()) ** 0.5
+
+
+def test_an_answer_is_contradicted_beyond_the_tolerance():
+    book = certified._Book(3, tolerance=0.1, level=0.95)
+    book.answer["log_evidence"][:], book.num_samples[:] = (-2.0, -5.0, -2.0), (1_000, 4_000, 1_000)
+    # A weight w as one draw more of S moves log p by w / (S p): to 0.099, 0.101 and NaN.
+    moves = np.array([0.099, 0.101, np.nan])
+    reach = book.answer["log_evidence"] + np.log(book.num_samples * moves)
+    assert book.contradicted(reach).tolist() == [False, True, True]
 
 
 def test_equal_weights_have_no_tail_and_no_error():

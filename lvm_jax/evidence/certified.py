@@ -113,18 +113,20 @@ def certify(
 ) -> Certificate:
     """log p(x) of every point of x [N, ...] within `tolerance` nats, if the budget lasts.
 
-    1. SCOUTS. Weights say nothing of a mode that no draw met, so `num_scouts` draws of the prior
-       look for one, each by one move (HMC unless told otherwise) towards the posterior. Of the
-       places that they reach, the one with the largest weight under q(z | x; phi) is climbed to
-       its mode; Laplace's normal there, 1.2 times as wide, gets 0.3 of the draws (not for a
+    1. SCOUTS. The weights do not show a mode that no draw met, so `num_scouts` draws of the prior
+       search for modes, each by one move (HMC unless told otherwise) towards the posterior. Climbs
+       start from the places that q(z | x; phi) and the modes found before cover least, until 16
+       climbs found no other mode; ends that coincide are merged into at most 16 distinct modes.
+       Laplace's normals at the modes, 1.2 times as wide, get 0.3 of the draws together (not for a
        discrete z). Another share comes from the prior (`prior_share`, by `guides.defensive`).
        Shares and scouts of 0 take q alone, for one that is known to be good.
     2. IMPORTANCE SAMPLING from that mixture: 1,000 draws for every point are a pilot. Where its
        k-hat is at most 0.5, the draws that the tolerance needs follow from its variance, and a
        FRESH run with so many (rounded up to 1,000 times a power of 4) gives the answer. No answer
        uses the draws that decided its size: stopping when the error looks small is biased. Where
-       the place of a scout still has so large a weight that, as one draw more, it would move the
-       answer by more than the tolerance, the answer is `contradicted`, and does not count.
+       the place of a scout, or the end of a climb, still has so large a weight that, as one draw
+       more, it would move the answer by more than the tolerance, the answer is `contradicted`, and
+       does not count.
     3. ANNEALED CHAINS take over where k-hat distrusts or a scout contradicts a run, or the draws
        needed are more than the budget: from q with its share of the prior, or from the prior alone
        where q is contradicted (or there are no scouts). 64 chains over 16 temperatures are a

@@ -3,7 +3,6 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import annealing, checks
@@ -12,16 +11,15 @@ from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.annealed import Annealed, evaluate_annealed
 from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
+from lvm_jax.evidence.modes import Modes, cover, search
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.guides.base import Guide
-from lvm_jax.guides.defensive import Mixed, defensive
-from lvm_jax.guides.laplace import Laplace, laplace
+from lvm_jax.guides.defensive import defensive
 from lvm_jax.models.base import Model, log_joint
-from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
+from lvm_jax.typing import Array, Float, Key, Latent, Params, Scalar
 
 PILOT = 8  # chains that set the step sizes
 SCOUT_TEMPERATURES = 1
-SHARE, WIDEN = 0.3, 1.2  # of the draws at the place that a scout found, and their width
 
 
 class Runner:
@@ -46,15 +44,15 @@ class Runner:
         self.key, self.model, self.guide, self.theta, self.phi = key, model, guide, theta, phi
         self.x, self.transition, self.per_move = x, transition, gradients_per_move
         self.continuous = transition is None or transition.continuous
-        self.places: Laplace | None = None
+        self.modes: Modes | None = None
 
     def importance(self, points: np.ndarray, num_samples: int, stage: int) -> Evidence:
         """Fresh draws of q, and of the scouts' places where there are some."""
         rows = _padded(points)
         key = self._key(stage, num_samples)
-        places = jax.tree.map(lambda leaf: leaf[rows], self.places)
+        modes = jax.tree.map(lambda leaf: leaf[rows], self.modes)
         return _importance(
-            key, self.theta, self.phi, (rows, self.x[rows], places), self.model, self.guide,
+            key, self.theta, self.phi, (rows, self.x[rows], modes), self.model, self.guide,
             num_samples,
             batch_size(plenty(CHUNK_SIZE), min(num_samples, CHUNK_SIZE), len(rows)),
         )  # fmt: skip
@@ -64,17 +62,14 @@ class Runner:
         every = np.arange(len(self.x))
         found = self.chains(every, num_scouts, SCOUT_TEMPERATURES, from_prior=True, answers=False)
         rows = _padded(every)
-        together = tuple(
-            batch_size(CHUNK_SIZE, size, len(rows)) for size in (num_scouts, self._dim(found.z))
-        )
-        reach, places = _look(
+        modes, reach = _look(
             self.theta, self.phi, self.x[rows], found.z, self.model, self.guide,
-            self.continuous, together,
+            self.continuous, batch_size(CHUNK_SIZE, num_scouts, len(rows)),
         )  # fmt: skip
         cost = self.scouting(num_scouts) + np.zeros(len(self.x))
-        self.places = places
-        if places is not None:
-            cost += np.asarray(places.num_evaluations)[: len(every)]
+        self.modes = modes
+        if modes is not None:
+            cost += np.asarray(modes.num_evaluations)[: len(every)]
         return np.asarray(reach)[: len(every)], cost
 
     def chains(
@@ -112,10 +107,6 @@ class Runner:
             key = jax.random.fold_in(key, number)
         return key
 
-    @staticmethod
-    def _dim(z: Latent) -> int:
-        return sum(leaf[0, 0].size for leaf in jax.tree.leaves(z))
-
 
 def _padded(points: np.ndarray) -> np.ndarray:
     """The points, the last repeated up to a power of two."""
@@ -123,31 +114,20 @@ def _padded(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points, np.repeat(points[-1:], size - len(points))])
 
 
-def _widened(q: Distribution, place: Laplace | None) -> Distribution:
-    """q with a share of its draws at a place, where that is a maximum."""
-    if place is None:
-        return q
-    found = place.found
-    identity = jnp.eye(place.factor.shape[0], dtype=place.factor.dtype)
-    factor = jnp.where(found, place.factor, identity)
-    mode = jax.tree.map(lambda leaf: jnp.where(found, leaf, 0.0), place.mode)
-    return Mixed(q, place._replace(mode=mode, factor=factor), jnp.where(found, SHARE, 0.0))
-
-
 @partial(jax.jit, static_argnums=(4, 5, 6, 7))
 def _importance(
     key: Key[Array, ""],
     theta: Params,
     phi: Params,
-    points: tuple[Array, Array, Laplace | None],
+    points: tuple[Array, Array, Modes | None],
     model: Model,
     guide: Guide,
     num_samples: int,
     together: int,
 ) -> Evidence:
-    def one(point: tuple[Array, Array, Laplace | None]) -> Evidence:
-        index, x, place = point
-        q = _widened(guide.posterior(phi, x), place)
+    def one(point: tuple[Array, Array, Modes | None]) -> Evidence:
+        index, x, modes = point
+        q = cover(guide.posterior(phi, x), modes)
         joint = log_joint(model, theta, x)
         return importance(jax.random.fold_in(key, index), joint, q, num_samples)
 
@@ -163,26 +143,15 @@ def _look(
     model: Model,
     guide: Guide,
     continuous: bool,
-    together: tuple[int, int],
-) -> tuple[Float[Array, " N"], Laplace | None]:
-    """The places [N, C, ...] of scouts: where q has the least of the mass, and what remains."""
+    together: int,
+) -> tuple[Modes | None, Float[Array, " N"]]:
+    """The modes uphill of scouts' places [N, C, ...], and the largest weight that they leave."""
 
-    def ratios(x: Array, z: Latent, place: Laplace | None) -> Float[Array, " C"]:
-        joint, q = log_joint(model, theta, x), _widened(guide.posterior(phi, x), place)
-        log_w: Array = jax.vmap(lambda z: joint(z) - q.log_prob(z))(z)
-        return log_w
+    def one(point: tuple[Array, Latent]) -> tuple[Modes | None, Scalar]:
+        x, z = point
+        joint, q = log_joint(model, theta, x), guide.posterior(phi, x)
+        if continuous:
+            return search(joint, q, z)
+        return None, jax.vmap(lambda z: joint(z) - q.log_prob(z))(z).max()
 
-    def best(point: tuple[Array, Latent]) -> Latent:
-        most = ratios(*point, None).argmax()
-        return jax.tree.map(lambda leaf: leaf[most], point[1])
-
-    def climb(point: tuple[Array, Latent]) -> Laplace:
-        return laplace(log_joint(model, theta, point[0]), point[1], widen=WIDEN)
-
-    def most(point: tuple[Array, Latent, Laplace | None]) -> Scalar:
-        return ratios(*point).max()
-
-    places = None
-    if continuous:
-        places = for_each(climb, (x, for_each(best, (x, z), together[0])), together[1])
-    return for_each(most, (x, z, places), together[0]), places
+    return for_each(one, (x, z), together)

@@ -1,0 +1,160 @@
+"""The modes of a posterior that are uphill of given places, and a proposal that covers them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import solve_triangular
+
+from lvm_jax import precision
+from lvm_jax.guides.defensive import Mixed
+from lvm_jax.guides.laplace import Laplace, laplace
+from lvm_jax.priors import Mixture
+from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Latent, Params, Scalar
+from lvm_jax.weights import LogJoint
+
+MOST = 16  # modes of a point
+PATIENCE, NUM_CLIMBS = 16, 64  # climbs in a row that may end at nothing new, and climbs in all
+SHARE, WIDEN = 0.3, 1.2  # of the draws for all modes together, and the width of their normals
+STEEP = 0.1  # of the same, the Newton step at an end that is taken for a mode
+SAME = 1.0  # standard deviations between two ends, by either curvature, below which they are one
+
+
+class Modes(NamedTuple):
+    """K slots for distinct modes of log p(x, z), of ONE data point; an unused slot has share 0."""
+
+    normals: Laplace  # leaves [K, ...]; a standard normal in an unused slot
+    shares: Float[Array, " K"]  # of the draws; they sum to SHARE, or to 0 without a mode
+    num_evaluations: Int[Array, ""]  # of log p(x, z) with its gradient, by all climbs
+
+
+class _Search(NamedTuple):
+    """The climbs so far."""
+
+    z: Latent  # the places [C, ...], those climbed from replaced by higher ends
+    log_p: Float[Array, " C"]  # log p(x, z) there
+    normals: Laplace  # [K, ...]
+    log_masses: Float[Array, " K"]  # of p(x, z) under each, up to a constant; -inf if unused
+    covered: Float[Array, " C"]  # log-density of q and the modes at the places
+    tried: Bool[Array, " C"]
+    num_climbs: Int[Array, ""]
+    num_idle: Int[Array, ""]  # climbs to known modes since the last new one
+    num_evaluations: Int[Array, ""]
+
+
+def cover(q: Distribution, modes: Modes | None) -> Distribution:
+    """q, with a share of the draws from the normals at the modes."""
+    if modes is None:
+        return q
+    return Mixed(q, Mixture(_log_share(modes), (), modes.normals, _own), modes.shares.sum())
+
+
+def _own(shared: Params, normal: Laplace) -> Laplace:
+    return normal
+
+
+def _log_share(modes: Modes) -> Float[Array, " K"]:
+    """Of the modes among themselves; equal where there is none, as these draws are then unused."""
+    none = modes.shares.sum() == 0
+    shares = jnp.where(none, 1.0, modes.shares)
+    return jnp.log(shares) - jnp.log(shares.sum())
+
+
+def search(log_joint: LogJoint, q: Distribution, z: Latent) -> tuple[Modes, Scalar]:
+    """The distinct modes of log p(x, z) uphill of places z [C, ...], of ONE data point.
+
+    Climbs (`guides.laplace`) start one after another, each from the place that has the largest
+    weight p(x, z) / q(z), q being widened by the modes found before, until PATIENCE have led to
+    known modes since the last new one. An end within one standard deviation of a known mode, by
+    both of their curvatures, is that mode. One half of SHARE is the same for all modes, the other
+    half is divided as Laplace's approximation divides the mass of the posterior among them.
+
+    Returns the modes, and the largest log-weight that remains, under q and them, at any of the
+    places or the ends of climbs, in nats.
+    """
+
+    def climb(state: _Search) -> _Search:
+        start = jnp.where(state.tried, -jnp.inf, state.log_p - state.covered).argmax()
+        end = laplace(log_joint, jax.tree.map(lambda leaf: leaf[start], state.z), widen=WIDEN)
+        return _after(log_joint, state, start, end)
+
+    def more(state: _Search) -> Bool[Array, ""]:
+        free = jnp.isneginf(state.log_masses).any()
+        unseen = (state.num_idle < PATIENCE) & (state.num_climbs < NUM_CLIMBS)
+        return free & unseen & ~state.tried.all()
+
+    found = jax.lax.while_loop(more, climb, _nothing(log_joint, q, z))
+    modes = Modes(found.normals, _shares(found.log_masses), found.num_evaluations)
+    return modes, (found.log_p - jax.vmap(cover(q, modes).log_prob)(found.z)).max()
+
+
+def _nothing(log_joint: LogJoint, q: Distribution, z: Latent) -> _Search:
+    """Before the first climb."""
+    log_p, covered = jax.vmap(log_joint)(z), jax.vmap(q.log_prob)(z)
+    first = jax.tree.map(lambda leaf: leaf[0], z)
+    shapes = jax.eval_shape(lambda: laplace(log_joint, first))
+    standard = _usable(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), False)
+    normals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (MOST, *leaf.shape)), standard)
+    tried = ~jnp.isfinite(log_p - covered)  # no gradient leads uphill from there
+    no_masses, zero = jnp.full(MOST, -jnp.inf, log_p.dtype), jnp.int32(0)
+    return _Search(z, log_p, normals, no_masses, covered, tried, zero, zero, zero)
+
+
+def _after(log_joint: LogJoint, state: _Search, start: Array, end: Laplace) -> _Search:
+    """The search after one more climb."""
+    settled, known = end.found & _level(log_joint, end), _known(end, state)
+    new = settled & ~known
+    slot = jnp.isneginf(state.log_masses).argmax()  # the first that is free
+    mode, height = _usable(end, new), log_joint(end.mode)
+    gain = jnp.log(SHARE / MOST) + jax.vmap(mode.log_prob)(state.z)
+
+    def put(where: Array, if_: Bool[Array, ""], old: Any, one: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(if_, a.at[where].set(b), a), old, one)
+
+    higher = height > state.log_p[start]
+    return _Search(
+        put(start, higher, state.z, end.mode),
+        put(start, higher, state.log_p, height),
+        put(slot, new, state.normals, mode),
+        put(slot, new, state.log_masses, height - mode.log_prob(end.mode)),
+        jnp.where(new, jnp.logaddexp(state.covered, gain), state.covered),
+        state.tried.at[start].set(True),
+        state.num_climbs + 1,
+        jnp.where(new, 0, state.num_idle + (settled & known)),
+        state.num_evaluations + end.num_evaluations + 1,
+    )
+
+
+@precision.full
+def _level(log_joint: LogJoint, end: Laplace) -> Bool[Array, ""]:
+    """Is the end within STEEP standard deviations of the mode of the quadratic around it?"""
+    slope = ravel_pytree(jax.grad(log_joint)(end.mode))[0]
+    step = solve_triangular(end.factor, slope, lower=True) / WIDEN
+    return jnp.linalg.norm(step) < STEEP
+
+
+@precision.full
+def _known(end: Laplace, state: _Search) -> Bool[Array, ""]:
+    """Is the end of a climb one of the modes that were found before?"""
+
+    def apart(normal: Laplace) -> Scalar:
+        away = ravel_pytree(end.mode)[0] - ravel_pytree(normal.mode)[0]
+        by_either = jnp.stack([away @ normal.factor, away @ end.factor])
+        return jnp.linalg.norm(by_either, axis=1).max()
+
+    return ((jax.vmap(apart)(state.normals) < SAME) & ~jnp.isneginf(state.log_masses)).any()
+
+
+def _usable(end: Laplace, new: bool | Bool[Array, ""]) -> Laplace:
+    """The end, or a standard normal for the slot that it does not fill."""
+    factor = jnp.where(new, end.factor, jnp.eye(end.factor.shape[0], dtype=end.factor.dtype))
+    mode = jax.tree.map(lambda leaf: jnp.where(new, leaf, 0.0), end.mode)
+    return end._replace(mode=mode, factor=factor)
+
+
+def _shares(log_masses: Float[Array, " K"]) -> Float[Array, " K"]:
+    used = ~jnp.isneginf(log_masses)
+    number = jnp.maximum(used.sum(), 1)
+    by_mass = jax.nn.softmax(jnp.where(used.any(), log_masses, 0.0))
+    return jnp.where(used, SHARE * 0.5 * (by_mass + 1 / number), 0.0)
