@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench dist test-floors test-newest clean
 
 demo: .venv/.experiments
 	.venv/bin/python -m experiments gmm_em --data old_faithful --out runs/demo-old-faithful --overwrite
@@ -16,6 +16,34 @@ lint: .venv/.test
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# By hand: a slice of the tests at the lowest versions that pyproject.toml declares, and at the newest.
+# Old packages warn of newer ones: DeprecationWarning is no error there.
+SLICE = $(addprefix tests/test_,annealing.py data_store.py data_tables.py distributions.py em_fit.py \
+	evidence.py experiments_cli.py extras.py gradients_discrete.py models_streaming.py networks.py \
+	plotting.py publish.py report.py sklearn.py training.py training_checkpoint.py training_saved.py)
+
+test-floors:
+	test -x .venv-floors/bin/python || $(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/python .ci/floors.py > .venv-floors/constraints.txt
+	.venv-floors/bin/python -m pip install --quiet --constraint .venv-floors/constraints.txt --editable '.[test]'
+	.venv-floors/bin/python -m pip check
+	.venv-floors/bin/python -m pytest -n 2 --dist loadfile -W ignore::DeprecationWarning $(SLICE)
+
+test-newest:
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
+	.venv-newest/bin/python -m pytest -n 2 --dist loadfile $(SLICE)
+
+# The source archive and the wheel, in dist/, and the tests of the archive from a folder of its own.
+dist:
+	rm -rf dist .venv-dist
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet build
+	.venv-dist/bin/python -m build
+	mkdir .venv-dist/source && tar xzf dist/lvm_jax-*.tar.gz -C .venv-dist/source --strip-components 1
+	.venv-dist/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	cd .venv-dist/source && ../bin/python -m pytest tests/test_docs.py tests/test_report.py tests/test_startup.py
+
 bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.em
 	.venv/bin/python -m benchmarks.bounds
@@ -25,7 +53,7 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.startup
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-dist .venv-floors .venv-newest dist
 
 .venv/.%: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv

@@ -29,7 +29,10 @@ def available() -> dict[str, str]:
 
 def run(name: str, arguments: Sequence[str]) -> None:
     """Read the options of one experiment from the command line and run it."""
-    import tyro
+    from lvm_jax import extras
+
+    with extras.needed("experiments"):
+        import tyro
 
     module = importlib.import_module(f"experiments.{name}")
     program = f"python -m experiments {name}"
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         run(name, arguments[1:])
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if traceback:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -126,11 +126,10 @@ def check(config: Config) -> None:
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Draw the figures and write the results and the report."""
+    """Write the results, the figures and the report."""
     from experiments import bdmc_report as report
 
-    drawn = report.draw(result)
-    publish.publish(run, result.config, numbers(result), drawn, *report.page(result, drawn))
+    publish.publish(run, result, numbers(result), report.draw, report.page)
 
 
 def numbers(result: Result) -> dict[str, Any]:

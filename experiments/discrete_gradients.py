@@ -154,11 +154,10 @@ def check(config: Config) -> None:
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Draw the figures and write the results and the report."""
+    """Write the results, the figures and the report."""
     from experiments import discrete_gradients_figures as figures
     from experiments import discrete_gradients_report as report
 
-    drawn = figures.draw(result)
     setting = result.setting
     results = {
         "toy": result.toy,
@@ -174,4 +173,4 @@ def finish(result: Result, run: run_directory.RunDirectory) -> None:
             "temperatures": result.relaxed,
         },
     }
-    publish.publish(run, result.config, results, drawn, *report.page(result, drawn))
+    publish.publish(run, result, results, figures.draw, report.page)

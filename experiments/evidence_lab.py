@@ -193,12 +193,11 @@ def check_budget(config: Config) -> None:
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Draw the figures and write the results and the report."""
+    """Write the results, the figures and the report."""
     from experiments import evidence_lab_figures as figures
     from experiments import evidence_lab_report as report
 
-    drawn = figures.draw(result)
-    publish.publish(run, result.config, numbers(result), drawn, *report.page(result, drawn))
+    publish.publish(run, result, numbers(result), figures.draw, report.page)
 
 
 def numbers(result: Result) -> dict[str, Any]:

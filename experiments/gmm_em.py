@@ -118,7 +118,6 @@ def main(config: Config) -> Result:
     import jax
 
     from experiments import gmm_em_evaluation as evaluation
-    from experiments import gmm_em_figures
 
     with jax.enable_x64(config.x64):
         config, dataset, original, pca = prepare(config)
@@ -129,7 +128,7 @@ def main(config: Config) -> Result:
         evaluation.check(dataset.x, grid, folds, config.regularization)
         run = run_directory.create("gmm_em", config.out, config.overwrite)
         run.write_json("config.json", config)
-        with progress("gmm_em", total=len(grid) + config.num_folds + 2) as bar:
+        with progress("gmm_em", total=len(grid) + config.num_folds + 1) as bar:
             fit = evaluation.fit_mixture(key_fit, dataset.x, config, run, bar)
             candidates = evaluation.compare(key_grid, dataset.x, config, grid, fit, run, bar)
             held_out = evaluation.cross_validate(key_folds, dataset.x, folds, config, bar)
@@ -150,9 +149,7 @@ def main(config: Config) -> Result:
                 path=run.path,
             )
             result = result._replace(expected=against_expected(result))
-            figures = gmm_em_figures.draw(result)
-            bar.done("figures drawn")
-        finish(result, figures, run)  # it prints a table: not while the bar is live
+        finish(result, run)  # it prints a table: not while the bar is live
     return result
 
 
@@ -243,13 +240,12 @@ def against_expected(result: Result) -> list[tuple[str, Expected, float]]:
     ]
 
 
-def finish(result: Result, figures: dict[str, bytes], run: run_directory.RunDirectory) -> None:
-    """Print the numbers to expect, and write the figures, the results and the report."""
-    from experiments import gmm_em_report
+def finish(result: Result, run: run_directory.RunDirectory) -> None:
+    """Print the numbers to expect, and write the results, the figures and the report."""
+    from experiments import gmm_em_figures, gmm_em_report
 
     tell(result)
-    said = gmm_em_report.page(result, figures)
-    publish.publish(run, result.config, numbers(result), figures, *said)
+    publish.publish(run, result, numbers(result), gmm_em_figures.draw, gmm_em_report.page)
 
 
 def numbers(result: Result) -> dict[str, Any]:
@@ -279,7 +275,7 @@ def tell(result: Result) -> None:
     from experiments.gmm_em_report import OUTCOMES, warnings
     from experiments.gmm_em_tables import expected_table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     held_out, info = result.held_out, result.fit.info
     said = (
         f"{result.original.name}: K = {result.config.num_components}, {result.config.covariance}: "

@@ -181,11 +181,10 @@ def jackknife_error(left: np.ndarray) -> np.ndarray:
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Draw the figures and write the results and the report."""
+    """Write the results, the figures and the report."""
     from experiments import gradient_snr_figures as figures
     from experiments import gradient_snr_report as report
 
-    drawn = figures.draw(result)
     results = {
         "num_samples": result.sizes,
         "curves": result.curves,
@@ -193,4 +192,4 @@ def finish(result: Result, run: run_directory.RunDirectory) -> None:
         "exact": result.exact,
         "toy": result.toy,
     }
-    publish.publish(run, result.config, results, drawn, *report.page(result, drawn))
+    publish.publish(run, result, results, figures.draw, report.page)

@@ -171,17 +171,16 @@ def measure(
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Draw the figures and write the results, the report and the account."""
+    """Write the results, the figures, the report and the account."""
     from experiments import inference_gaps_figures as figures
     from experiments import inference_gaps_report as report
     from lvm_jax import decomposition
 
+    publish.publish(run, result, numbers(result), figures.draw, report.page)
     if result.account is not None:
         title = f"The account of the VAE with the guide {result.config.account}"
         lead = f"Over the {(~result.is_train).sum()} test images of the run."
         run.write("account.html", decomposition.report(result.account, title, lead))
-    drawn = figures.draw(result)
-    publish.publish(run, result.config, numbers(result), drawn, *report.page(result, drawn))
 
 
 def numbers(result: Result) -> dict[str, Any]:

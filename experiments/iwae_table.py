@@ -239,13 +239,12 @@ def measure_all(
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Draw the figures and write the results and the report."""
+    """Write the results, the figures and the report."""
     from experiments import iwae_table_figures as figures
     from experiments import iwae_table_report as report
 
-    drawn = figures.draw(result)
     numbers = {
         "source": result.source,
         "cells": [[record.as_numbers() for record in records] for records in result.records],
     }
-    publish.publish(run, result.config, numbers, drawn, *report.page(result, drawn))
+    publish.publish(run, result, numbers, figures.draw, report.page)

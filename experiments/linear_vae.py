@@ -287,11 +287,9 @@ def compare_axes(theta: "LinearGaussian", found: "Spectrum", above: int) -> Axes
 
 
 def finish(result: Result, run: run_directory.RunDirectory) -> None:
-    """Draw the figures and write the results and the report."""
+    """Write the results, the figures and the report."""
     from experiments import linear_vae_figures as figures
     from experiments import linear_vae_report as report
     from experiments import linear_vae_results as results
 
-    drawn = figures.draw(result)
-    said = report.page(result, drawn)
-    publish.publish(run, result.config, results.numbers(result), drawn, *said)
+    publish.publish(run, result, results.numbers(result), figures.draw, report.page)

@@ -167,9 +167,9 @@ def as_matrices(result: "Result", rows: list[tuple[str, np.ndarray]]) -> Any:
         extent = (0.5, loadings.shape[1] + 0.5, len(loadings) - 0.5, -0.5)
         shades = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach, "aspect": "auto"}
         drawn = ax.imshow(loadings, extent=extent, interpolation="nearest", **shades)
-        figure.colorbar(drawn, ax=ax, label=f"loading{unit(result)}")
+        figure.colorbar(drawn, ax=ax).set_label(f"loading{unit(result)}", parse_math=False)
         if len(result.data.columns) <= 20:
-            ax.set_yticks(range(len(loadings)), result.data.columns)
+            ax.set_yticks(range(len(loadings)), result.data.columns, parse_math=False)
         plotting.caption_axes(ax, name.replace("\n", " "), ("unit", ""))
         number_units(ax, loadings.shape[1])
     return figure

@@ -37,8 +37,12 @@ def _live(title: str, total: int) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.fields[title]}"), BarColumn(24), MofNCompleteColumn())
-    more = (TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("{task.fields[title]}", markup=False),
+        BarColumn(24),
+        MofNCompleteColumn(),
+    )
+    more = (TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
     with Bar(*columns, *more, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=total, title=title)
         yield Progress(lambda step, text: bar.update(task, advance=step, description=text))

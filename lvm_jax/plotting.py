@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lvm_jax import em
+from lvm_jax import em, extras
 from lvm_jax.data.dataset import Dataset
 from lvm_jax.data.embedded import pca
 from lvm_jax.typing import ArrayLike, Float, Int, PRNGKeyArray
@@ -106,7 +106,8 @@ def new_figure(
     columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 4.2, **kwargs: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure with a flat array of `rows` x `columns` axes, each `width` x `height` inches."""
-    from matplotlib.figure import Figure
+    with extras.needed("report"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
     axes = np.asarray(figure.subplots(rows, columns, squeeze=False, **kwargs)).ravel()
@@ -124,10 +125,10 @@ def png(figure: Figure, dpi: int = 130) -> bytes:
 
 
 def caption_axes(ax: Axes, title: str, labels: Sequence[str]) -> None:
-    """Title on the left, and names with units on both axes."""
-    ax.set_title(title, loc="left", fontsize=10.5, color=INK)
-    ax.set_xlabel(labels[0], fontsize=9.5)
-    ax.set_ylabel(labels[1], fontsize=9.5)
+    """Title on the left, and names with units on both axes, shown as written: "$" is no maths."""
+    ax.set_title(title, loc="left", fontsize=10.5, color=INK, parse_math=False)
+    ax.set_xlabel(labels[0], fontsize=9.5, parse_math=False)
+    ax.set_ylabel(labels[1], fontsize=9.5, parse_math=False)
 
 
 def scatter(
@@ -156,8 +157,9 @@ def ellipses(ax: Axes, mixture: em.Mixture, levels: Sequence[float] = LEVELS) ->
 
 
 def legend(ax: Axes, **kwargs: Any) -> None:
-    """A legend that does not shout."""
-    ax.legend(fontsize=8.5, framealpha=0.85, edgecolor="none", **kwargs)
+    """A legend in small type, its labels shown as written."""
+    for text in ax.legend(fontsize=8.5, framealpha=0.85, edgecolor="none", **kwargs).get_texts():
+        text.set_parse_math(False)
 
 
 def grid(ax: Axes, num: int = 160) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, NamedTuple
 
+from lvm_jax import extras
+
 
 class Fact(NamedTuple):
     """A number for the head of the page, as a person would write it, and what it is."""
@@ -37,9 +39,10 @@ class Equation:
     @property
     def svg(self) -> str:
         """The formula as an image that can stand in a page."""
-        from matplotlib import rc_context
-        from matplotlib.font_manager import FontProperties
-        from matplotlib.mathtext import math_to_image
+        with extras.needed("report"):
+            from matplotlib import rc_context
+            from matplotlib.font_manager import FontProperties
+            from matplotlib.mathtext import math_to_image
 
         buffer = io.BytesIO()
         with rc_context({"mathtext.fontset": "stix", "svg.fonttype": "path", "svg.hashsalt": ""}):
@@ -93,7 +96,8 @@ def render(
     title: str, lead: str, facts: Sequence[Fact], sections: Sequence[Section], footer: str = ""
 ) -> str:
     """The whole page as HTML text, pictures numbered from 1 in the order they stand."""
-    from jinja2 import Environment, StrictUndefined
+    with extras.needed("report"):
+        from jinja2 import Environment, StrictUndefined
 
     template = resources.files("lvm_jax").joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import runpy
 from functools import reduce
 from pathlib import Path
 
@@ -32,6 +33,17 @@ def test_a_page_runs_and_gives_what_it_says(page, compile_quickly, tmp_path, mon
     assert claims
     for line, obtained, expected in claims:
         assert obtained == expected, line
+
+
+def test_an_index_page_has_no_link_that_only_works_in_the_repository():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    index_page = runpy.run_path(str(ROOT / "setup.py"))["index_page"]
+    prose = re.sub(r"```.*?```", "", index_page(text), flags=re.S)
+    assert [
+        link for link in re.findall(r"\]\(([^)]+)\)", prose) if not link.startswith("https:")
+    ] == []
+    shown = index_page("![a](b.png)\n\n[c](d.md#e), [f](https://g.org) and `h[0](1)`\n")
+    assert shown == "c, [f](https://g.org) and `h[0](1)`\n"
 
 
 def anchors(page):

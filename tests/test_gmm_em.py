@@ -45,6 +45,19 @@ def test_the_run_directory_is_whole(result):
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_names_from_the_data_are_text(result, tmp_path, capsys):
+    """TeX, terminal markup and HTML in the names of columns and file: the numbers are the same."""
+    table = tmp_path / "[red] $x$ <i>.csv"
+    rows = "\n".join(f"{a!r},{b!r}" for a, b in data.old_faithful().x.tolist())
+    table.write_text(f"$\\frac$,<b>[/red] :smile: $a^$\n{rows}\n")
+    found = run(tmp_path / "run", data=str(table), num_components=2)
+    assert read(found, "results.json")["mixture"] == read(result, "results.json")["mixture"]
+    assert capsys.readouterr().out.startswith("[red] $x$ <i>: K = 2")
+    page = (found.path / "report.html").read_text()
+    assert "&lt;b&gt;[/red] :smile: $a^$" in page
+    assert "<i>" not in page
+
+
 def test_the_written_parameters_have_the_written_likelihood(result):
     found, x = read(result, "results.json"), data.old_faithful().x
     mixture = [np.array(found["mixture"][name]) for name in ("weights", "means", "covariances")]

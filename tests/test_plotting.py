@@ -240,3 +240,25 @@ def test_png_is_a_png_of_the_figures_size():
     assert struct.unpack(">II", content[16:24]) == (3 * 2.0 * 50, 2 * 1.5 * 50)
     assert content[-8:-4] == b"IEND"
     assert struct.unpack(">I", content[-4:])[0] == zlib.crc32(b"IEND")
+
+
+def test_names_are_drawn_as_written():
+    """A dollar sign begins no formula: as the figure in which matplotlib is given it escaped."""
+
+    def draw(name, caption, legend):
+        figure, (ax,) = plotting.new_figure()
+        ax.plot([0, 1], label=name)
+        caption(ax, name, (name, name))
+        legend(ax)
+        return plotting.png(figure)
+
+    def matplotlibs(ax, title, labels):
+        ax.set_title(title, loc="left", fontsize=10.5, color=plotting.INK)
+        ax.set_xlabel(labels[0], fontsize=9.5)
+        ax.set_ylabel(labels[1], fontsize=9.5)
+
+    def own_legend(ax):
+        ax.legend(fontsize=8.5, framealpha=0.85, edgecolor="none")
+
+    escaped = draw(r"\$\frac\$ [m]", matplotlibs, own_legend)
+    assert draw(r"$\frac$ [m]", plotting.caption_axes, plotting.legend) == escaped

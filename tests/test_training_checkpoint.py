@@ -237,6 +237,47 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(
     assert_is(run(tmp_path), whole)
 
 
+def fail_with(error):
+    def save(path, arrays):
+        raise error
+
+    return save
+
+
+def test_an_error_that_is_not_the_disks_is_raised_as_it_is(tmp_path, monkeypatch):
+    """Such as of an Orbax that cannot write: free space would not help."""
+    error = ValueError("BadOrbax: pytree_metadata_options is not known")
+    monkeypatch.setattr(checkpoint, "save_arrays", fail_with(error))
+    with pytest.raises(
+        ValueError, match="^BadOrbax: pytree_metadata_options is not known$"
+    ) as caught:
+        run(tmp_path)
+    assert caught.value is error
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "words"),
+    [
+        (
+            ValueError("x [os_error_code='28']"),
+            errno.ENOSPC,
+            "No space left .*Free some space, then",
+        ),
+        (
+            OSError(errno.EROFS, "y"),
+            errno.EROFS,
+            r"Read-only file system\); no .*written\. Run the",
+        ),
+    ],
+)
+def test_an_error_of_the_disk_has_its_number_and_cure(tmp_path, monkeypatch, error, number, words):
+    monkeypatch.setattr(checkpoint, "save_arrays", fail_with(error))
+    with pytest.raises(training.CheckpointError, match=f"checkpoint of step 3 .*{words}") as caught:
+        run(tmp_path)
+    assert caught.value.errno == number
+
+
 def test_a_divergence_names_the_last_good_checkpoint(tmp_path):
     words = r"step 7: .*validation bound nan; the last good checkpoint is .*step-000000007"
     with pytest.raises(FloatingPointError, match=words):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from training_cases import GUIDE, KEY, MODEL, data
 
 from lvm_jax import evidence, guides, models, training
+from lvm_jax.training import checkpoint
+from lvm_jax.training.book import to_arrays
 
 CONFIG = {"latent_dim": 2, "dim": 3}
 
@@ -104,6 +107,119 @@ def test_missing_and_damaged_models_are_named(tmp_path, saved):
         training.load_model(tmp_path / "elsewhere", build)
     with pytest.raises(TypeError, match="config: expected JSON values"):
         training.save_model(tmp_path, {"model": MODEL.init}, *saved)
+
+
+def reseal(folder):
+    """A manifest that fits the files, as somebody writes who changed them on purpose."""
+    manifest = {name: checkpoint.digest(folder / name) for name in checkpoint.files(folder)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def empty_manifest(folder):
+    (folder / "manifest.json").write_text("{}")
+
+
+def outside(folder):
+    (folder.parent / "secret").write_text("x")
+    edit(
+        folder / "manifest.json",
+        **{"arrays/../../secret": checkpoint.digest(folder / "facts.json")},
+    )
+
+
+def absolute(folder):
+    edit(folder / "manifest.json", **{"/etc/hostname": [1, ""]})
+
+
+def unlisted(folder):
+    (folder / "arrays" / "d" / "extra.py").write_text("raise SystemExit")
+
+
+def dangling(folder):
+    (folder / "extra").symlink_to("nowhere")
+
+
+def no_config(folder):
+    (folder / "facts.json").write_text('{"empty_arrays": {}}')
+    reseal(folder)
+
+
+def large_empty(folder):
+    edit(folder / "facts.json", empty_arrays={"theta.extra": ["float32", [10**6, 10**7]]})
+    reseal(folder)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (empty_manifest, "manifest.json lists no files"),
+        (outside, r"manifest.json lists arrays/\.\./\.\./secret, which is not inside the folder"),
+        (absolute, "manifest.json lists /etc/hostname, which is not inside the folder"),
+        (unlisted, "arrays/d/extra.py is not listed in manifest.json"),
+        (dangling, "extra is not listed in manifest.json"),
+        (no_config, "facts.json has no config"),
+        (
+            large_empty,
+            r"a shape with a 0 for the empty array theta.extra, got \[1000000, 10000000\]",
+        ),
+    ],
+)
+def test_a_folder_that_was_tampered_with_is_refused_by_name(tmp_path, saved, harm, words):
+    harm(tmp_path / "model")
+    with pytest.raises(training.CheckpointError, match=words):
+        training.load_model(tmp_path, build)
+
+
+def test_an_array_larger_than_the_models_is_refused_before_it_is_read(tmp_path, saved, monkeypatch):
+    """40 TB in the metadata of a few hundred bytes: a chunk that is absent reads as zeros."""
+    folder = tmp_path / "model"
+    shutil.rmtree(folder / "arrays")
+    checkpoint.save_arrays(
+        folder / "arrays", to_arrays("theta", saved[0]) | to_arrays("phi", saved[1])
+    )
+    monkeypatch.setattr(checkpoint, "load_arrays", lambda path: pytest.fail("arrays were read"))
+    stored = checkpoint.load_shapes(folder / "arrays")
+    assert stored.keys() == {*to_arrays("theta", saved[0]), *to_arrays("phi", saved[1])}
+    assert (stored["theta.loadings"].shape, stored["theta.loadings"].dtype) == ((3, 2), np.float32)
+    large = stored | {"theta.loadings": jax.ShapeDtypeStruct((10**6, 10**7), np.float32)}
+    monkeypatch.setattr(checkpoint, "load_shapes", lambda path: large)
+    reseal(folder)
+    with pytest.raises(
+        ValueError, match=r"theta.loadings: expected float32\[3, 2\], got float32\[1000000"
+    ):
+        training.load_model(tmp_path, build)
+
+
+LOADER = """
+import sys
+from pathlib import Path
+from test_training_saved import build
+from lvm_jax import training
+
+training.load_model(sys.argv[1], build)  # what it imports and compiles, it has now
+seen = []
+sys.addaudithook(lambda event, args: seen.append(event))
+training.load_model(sys.argv[1], build)
+print("\\n".join(sorted(set(seen))))
+"""
+
+
+def test_loading_executes_no_code(tmp_path, saved):
+    """CPython's audit events of a load: files are opened and listed, nothing is run or unpickled."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    events = set(done.stdout.split())
+    assert "open" in events
+    unsafe = {"exec", "compile", "pickle.find_class", "marshal.loads", "import", "subprocess.Popen",
+              "os.system", "os.exec", "os.fork", "ctypes.dlopen", "socket.connect"}  # fmt: skip
+    assert not events & unsafe
 
 
 def test_a_kill_while_a_model_is_replaced_leaves_the_earlier_one(tmp_path, saved, monkeypatch):

@@ -67,11 +67,11 @@ MNIST = Collection(
     ),
 )
 
-# Xiao, Rasul and Vollgraf (2017); `served` as in the README of zalandoresearch/fashion-mnist.
+# Xiao, Rasul and Vollgraf (2017). The authors' repository; their other address has no https.
 FASHION_MNIST = Collection(
     "fashion_mnist",
     _idx(
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
         {
             "train-images-idx3-ubyte": (
                 "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -99,7 +99,7 @@ FASHION_MNIST = Collection(
 BINARIZED_MNIST = Collection(
     "binarized_mnist",
     _amat(
-        "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
+        "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist",
         {
             "binarized_mnist_train.amat": "cf70514ec5f481e54ad3eb0e6c03c83326ff96f8",
             "binarized_mnist_valid.amat": "13418487742e6ea6d48db7b5187353a20b1b1f8c",

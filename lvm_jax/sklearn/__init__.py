@@ -1,7 +1,10 @@
 """scikit-learn estimators over the models: the interfaces that users' hands know."""
 
-from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
-from lvm_jax.sklearn.linear_gaussian import FactorAnalysis, ProbabilisticPCA
-from lvm_jax.sklearn.variational_autoencoder import VariationalAutoencoder
+from lvm_jax import extras
+
+with extras.needed("sklearn"):
+    from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
+    from lvm_jax.sklearn.linear_gaussian import FactorAnalysis, ProbabilisticPCA
+    from lvm_jax.sklearn.variational_autoencoder import VariationalAutoencoder
 
 __all__ = ["FactorAnalysis", "GaussianMixture", "ProbabilisticPCA", "VariationalAutoencoder"]

@@ -1,5 +1,6 @@
 """The host's account of a run: its epochs, the best parameters, and both as arrays."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -92,6 +93,13 @@ def from_arrays(prefix: str, like: Any, arrays: Arrays) -> Any:
 
     Raises ValueError naming the leaves that are missing, left over, or of another shape or type.
     """
+    names = check_leaves(prefix, like, arrays)
+    leaves = [_device(arrays[name], leaf) for name, leaf in names.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def check_leaves(prefix: str, like: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of `like` by name; ValueError where `arrays`, or their shapes, are not those."""
     names = {f"{prefix}.{name}": leaf for name, leaf in flatten(like).items()}
     found = {name for name in arrays if name.startswith(f"{prefix}.")}
     if names.keys() != found:
@@ -99,22 +107,24 @@ def from_arrays(prefix: str, like: Any, arrays: Arrays) -> Any:
             f"{prefix}: expected the leaves {sorted(names)}, got {sorted(found)}: it was "
             "saved from another structure"
         )
-    leaves = [_device(name, arrays[name], leaf) for name, leaf in names.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    for name, leaf in names.items():
+        stored = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        shape, dtype = arrays[name].shape, arrays[name].dtype
+        if (shape, dtype) != (stored.shape, stored.dtype):
+            raise ValueError(
+                f"{name}: expected {stored.dtype}{list(stored.shape)}, got {dtype}{list(shape)}"
+                + ("; turn on jax_enable_x64" if dtype == np.float64 else "")
+            )
+    return names
 
 
 def _host(leaf: Array) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def _device(name: str, value: np.ndarray, like: Any) -> Array:
+def _device(value: np.ndarray, like: Any) -> Array:
     if _is_key(like):
         return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(like))
-    if (value.shape, value.dtype) != (like.shape, like.dtype):
-        raise ValueError(
-            f"{name}: expected {like.dtype}{list(like.shape)}, got {value.dtype}{list(value.shape)}"
-            + ("; turn on jax_enable_x64" if value.dtype == np.float64 else "")
-        )
     return jax.numpy.asarray(value)
 
 

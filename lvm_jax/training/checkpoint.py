@@ -8,6 +8,7 @@ changed, nor does it flush to the disk. Here a checkpoint is a folder
 written under another name, flushed, and renamed: it is there with its manifest, or not at all.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,12 +19,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 MANIFEST, FACTS, ARRAYS = "manifest.json", "facts.json", "arrays"
 PREFIX, WRITING, REPLACED, DAMAGED = "step-", ".writing-", ".replaced-", "damaged-"
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 Arrays = dict[str, np.ndarray]
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class CheckpointError(OSError):
@@ -106,10 +111,11 @@ class Store:
             try:
                 write(path, arrays, facts)
             except CheckpointError as error:
+                cure = "Free some space, then run" if error.errno in FULL else "Run"
                 raise CheckpointError(
                     error.errno,
                     f"the checkpoint of step {step} could not be written ({error.strerror}); "
-                    f"{self.last_good()}. Free some space, then run the same command to go on",
+                    f"{self.last_good()}. {cure} the same command to go on",
                     str(path),
                 ) from error
         for old in self.paths()[: -self._keep]:
@@ -117,10 +123,13 @@ class Store:
 
 
 def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
-    """Write the folder `path` whole, or leave nothing; CheckpointError if the disk refuses.
+    """Write the folder `path` whole, or leave nothing.
 
     An earlier folder of this name is replaced; a kill between the two renames leaves it aside,
     where `kept` finds it.
+
+    Raises CheckpointError for an error of the disk (one with an error number). Any other error,
+    such as a version of Orbax that cannot write, is raised unchanged.
     """
     temporary, aside = path.with_name(WRITING + path.name), path.with_name(REPLACED + path.name)
     restore(path)
@@ -131,9 +140,9 @@ def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
         save_arrays(temporary / ARRAYS, {k: v for k, v in arrays.items() if v.size})
         text = json.dumps({"empty_arrays": empty, **facts}, indent=1)  # Orbax refuses them
         (temporary / FACTS).write_text(text, encoding="utf-8")
-        manifest = {str(file.relative_to(temporary)): digest(file) for file in files(temporary)}
+        manifest = {name: digest(temporary / name) for name in files(temporary)}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        for entry in (*files(temporary), *folders(temporary)):
+        for entry in (temporary, *temporary.rglob("*")):
             _flush(entry)
         if path.exists():
             path.rename(aside)
@@ -143,7 +152,10 @@ def write(path: Path, arrays: Arrays, facts: dict[str, Any]) -> None:
     except Exception as error:  # Orbax wraps what the disk says in errors of many types
         shutil.rmtree(temporary, ignore_errors=True)
         restore(path)
-        raise CheckpointError(*_reason(error), str(path)) from error
+        number = _error_number(error)
+        if number is None:
+            raise
+        raise CheckpointError(number, os.strerror(number), str(path)) from error
 
 
 def kept(path: Path) -> Path:
@@ -161,13 +173,33 @@ def restore(path: Path) -> None:
 
 def read(path: Path) -> tuple[Arrays, dict[str, Any]]:
     """Arrays and facts of a folder that `verify` finds good."""
-    facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-    empty = {name: np.empty(shape, kind) for name, (kind, shape) in facts["empty_arrays"].items()}
+    facts, empty = _read_facts(path)
     return load_arrays(path / ARRAYS) | empty, facts
 
 
+def read_shapes(path: Path) -> tuple[Shapes, dict[str, Any]]:
+    """Shapes and types of the arrays, and the facts; reads no array, so allocates none."""
+    facts, empty = _read_facts(path)
+    shapes = load_shapes(path / ARRAYS)
+    return shapes | {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in empty.items()}, facts
+
+
+def _read_facts(path: Path) -> tuple[dict[str, Any], Arrays]:
+    """The facts and the arrays without elements, which have no file: any other size is refused."""
+    facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+    for name, (_, shape) in facts["empty_arrays"].items():
+        if 0 not in shape:
+            raise CheckpointError(
+                f"{path / FACTS}: expected a shape with a 0 for the empty array {name}, got {shape}"
+            )
+    return facts, {k: np.empty(shape, kind) for k, (kind, shape) in facts["empty_arrays"].items()}
+
+
 def verify(path: Path) -> str | None:
-    """What is wrong with a folder that `write` made, or None: every file against its checksum."""
+    """What is wrong with a folder that `write` made, or None.
+
+    The manifest lists every file of the folder and no other path, each with its size and checksum.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         wanted = {str(name): [int(size), str(mark)] for name, (size, mark) in manifest.items()}
@@ -175,16 +207,21 @@ def verify(path: Path) -> str | None:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, AttributeError, TypeError):
         return f"{MANIFEST} cannot be read"
+    if not wanted:
+        return f"{MANIFEST} lists no files"
+    found = files(path)
     for name, (size, mark) in wanted.items():
-        file = path / name
-        if not file.is_file():
+        if name.startswith("/") or ".." in name.split("/"):
+            return f"{MANIFEST} lists {name}, which is not inside the folder"
+        if name not in found:
             return f"{name} is missing"
-        found = digest(file)
-        if found[0] != size:
-            return f"{name} has {found[0]} bytes instead of {size}"
-        if found[1] != mark:
+        got = digest(path / name)
+        if got[0] != size:
+            return f"{name} has {got[0]} bytes instead of {size}"
+        if got[1] != mark:
             return f"{name} was changed: its checksum is wrong"
-    return None
+    unlisted = sorted(set(found) - wanted.keys())
+    return f"{unlisted[0]} is not listed in {MANIFEST}" if unlisted else None
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:
@@ -203,14 +240,19 @@ def load_arrays(path: Path) -> Arrays:
         return dict(checkpointer.restore(path.absolute()))
 
 
-def files(folder: Path) -> list[Path]:
-    """Every file below a folder but its manifest."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+def load_shapes(path: Path) -> Shapes:
+    """Shape and type of each array that `save_arrays` wrote, from Orbax's metadata."""
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+    return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in tree.items()}
 
 
-def folders(folder: Path) -> list[Path]:
-    """A folder and every one below it."""
-    return [folder, *sorted(p for p in folder.rglob("*") if p.is_dir())]
+def files(folder: Path) -> list[str]:
+    """The relative path of every file below a folder but its manifest."""
+    paths = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    return sorted(set(paths) - {MANIFEST})
 
 
 def digest(file: Path) -> list[Any]:
@@ -220,13 +262,10 @@ def digest(file: Path) -> list[Any]:
     return [file.stat().st_size, mark]
 
 
-def _reason(error: Exception) -> tuple[int | None, str]:
-    """What the disk said: its error number, and its words for it."""
-    number = getattr(error, "errno", None)
+def _error_number(error: Exception) -> int | None:
+    """The operating system's error number, or None for an error of another kind."""
     told = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore, behind Orbax
-    if number is None and told is not None:
-        number = int(told[1])
-    return number, str(error) if number is None else os.strerror(number)
+    return int(told[1]) if told is not None else getattr(error, "errno", None)
 
 
 def _flush(entry: Path) -> None:

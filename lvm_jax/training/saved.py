@@ -10,7 +10,7 @@ import jax
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.training import checkpoint
-from lvm_jax.training.book import from_arrays, to_arrays
+from lvm_jax.training.book import check_leaves, from_arrays, to_arrays
 from lvm_jax.training.checkpoint import CheckpointError
 from lvm_jax.typing import Params
 
@@ -55,19 +55,24 @@ def load_model(directory: str | Path, build: Build) -> Saved:
     """The model in directory/model, which needs neither the data nor the run that trained it.
 
     `build(config)` gives the model and the guide; what they initialise to is compared, leaf for
-    leaf, with what was saved.
+    leaf, with what was saved. Loading executes no code from the folder, and allocates no array of
+    another size than `build` gives: a folder from another person is safe to load if `build` is safe
+    for any JSON.
 
-    Raises CheckpointError if there is no model or a file of it is damaged, ValueError if `build`
-    makes another model than was saved.
+    Raises CheckpointError if there is no model, a file of it is damaged, missing or not in the
+    manifest, ValueError if `build` makes another model than was saved.
     """
     path = checkpoint.kept(Path(directory) / FOLDER)
     problem = checkpoint.verify(path)
     if problem is not None:
         raise CheckpointError(f"no good model in {path}: {problem}")
-    arrays, facts = checkpoint.read(path)
+    shapes, facts = checkpoint.read_shapes(path)
+    if "config" not in facts:
+        raise CheckpointError(f"no good model in {path}: {checkpoint.FACTS} has no config")
     model, guide = build(facts["config"])
-    like = (jax.eval_shape(part.init, jax.random.key(0)) for part in (model, guide))
-    theta, phi = (
-        from_arrays(name, one, arrays) for name, one in zip(("theta", "phi"), like, strict=True)
-    )
+    theta, phi = (jax.eval_shape(part.init, jax.random.key(0)) for part in (model, guide))
+    for name, like in (("theta", theta), ("phi", phi)):
+        check_leaves(name, like, shapes)
+    arrays, _ = checkpoint.read(path)
+    theta, phi = from_arrays("theta", theta, arrays), from_arrays("phi", phi, arrays)
     return Saved(model, guide, theta, phi, facts["config"])

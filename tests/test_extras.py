@@ -1,0 +1,57 @@
+"""Without an optional package the error names the extra that has it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lvm_jax import extras
+
+# In a Python of its own, where a package is blocked: None in sys.modules is "not installed".
+MISSING = {
+    "sklearn": ("sklearn", "import lvm_jax; lvm_jax.sklearn"),
+    "jinja2": ("report", "from lvm_jax import report; report.render('', '', [], [])"),
+    "matplotlib": ("report", "from lvm_jax import report; report.Equation('x').svg"),
+    "matplotlib.figure": ("report", "from lvm_jax import plotting; plotting.new_figure()"),
+    "tyro": ("experiments", "from experiments.__main__ import run; run('gmm_em', [])"),
+}
+PROGRAM = """
+import sys
+sys.modules[{package!r}] = None
+try:
+    {code}
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("package", MISSING)
+def test_a_missing_package_names_its_extra(package):
+    extra, code = MISSING[package]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(package=package, code=code)],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith(package)
+    assert done.stdout.endswith(f' is not installed; run: pip install "lvm_jax[{extra}]"\n')
+
+
+def test_the_command_line_says_so_in_one_line(monkeypatch, capsys):
+    from experiments import __main__ as cli
+
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert cli.main(["gmm_em"]) == 1
+    assert capsys.readouterr().err == (
+        'error: tyro is not installed; run: pip install "lvm_jax[experiments]"\n'
+    )
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_missing_package():
+    with (
+        pytest.raises(ModuleNotFoundError, match="^No module named 'lvm_jax.nothing'$"),
+        extras.needed("sklearn"),
+    ):
+        import lvm_jax.nothing  # noqa: F401
+    with pytest.raises(ImportError, match="cannot import name"), extras.needed("sklearn"):
+        from math import nothing  # noqa: F401
