@@ -10,6 +10,7 @@ Leaves a run directory with config.json, metrics.jsonl, the models, results.json
 report.html; with --account the whole account of one model, too.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -55,7 +56,10 @@ class Config(publish.Options):
     activation: str = "tanh"
     """tanh, relu, softplus, gelu, silu or identity."""
     epochs: int = 200
-    """Passes over the training images; the parameters with the best validation bound are kept."""
+    """Passes over the training images; the parameters with the best validation bound are kept. A run
+    in --out is extended to them."""
+    decay_epochs: int | None = None
+    """Epochs in which the learning rate falls to 0, as in `vae`."""
     batch_size: int = 50
     """Images in each step."""
     learning_rate: float = 2e-3
@@ -112,6 +116,7 @@ def main(config: Config) -> Result:
     from experiments import inference_gaps_models as models
     from experiments import vae_setup
 
+    config = dataclasses.replace(config, decay_epochs=vae_setup.decay_epochs(config))
     check(config)
     inputs = models.prepare(config)  # reads, builds and refuses; writes nothing
     run = vae_setup.open_run(config, "inference_gaps")
@@ -185,8 +190,6 @@ def finish(result: Result, run: run_directory.RunDirectory) -> None:
 
 def numbers(result: Result) -> dict[str, Any]:
     """What results.json holds."""
-    import dataclasses
-
     from experiments import inference_gaps_measure as measures
 
     return {

@@ -23,8 +23,8 @@ MEAN_FIELD, FULL_COVARIANCE, FLOW = FAMILIES = ("mean-field", "full covariance",
 OWN = {"mean_field": MEAN_FIELD, "full_rank": FULL_COVARIANCE, "iaf": FLOW, "coupling": FLOW}
 # What of a run of `vae` decides which images there are.
 DATA = ("dataset", "split", "binarization", "likelihood", "levels", "seed")
-SAME = ("epochs", "batch_size", "learning_rate", "hidden", "activation", "flow_layers",
-        "flow_hidden", "likelihood", "dataset", "split", "seed")  # fmt: skip
+SAME = ("epochs", "decay_epochs", "batch_size", "learning_rate", "hidden", "activation",
+        "flow_layers", "flow_hidden", "likelihood", "dataset", "split", "seed")  # fmt: skip
 
 
 class Trained(NamedTuple):

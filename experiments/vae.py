@@ -2,8 +2,8 @@
 
 Trains a deep latent Gaussian model with networks, then measures it on held-out images: the ELBO and
 its terms, log p(x) by importance sampling with its errors, the units that are used. The same command
-with the same --out goes on with a run that was stopped; the trained model is kept in the run
-directory, and can be loaded in another process.
+with the same --out goes on with a run that was stopped, and with more --epochs it extends a run that is
+finished; the trained model is kept in the run directory, and can be loaded in another process.
 
 Leaves a run directory with config.json, metrics.jsonl, checkpoints, the model, results.json, figures
 and report.html.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what needs jax is imported where it is used, so that --help
     from lvm_jax.training import Fit
 
 RECORDS = 1  # stages of a training: notes tell how it goes
+DEFAULT_EPOCHS = 200
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Config(publish.Options):
     """Of the convolutions, from the side of x."""
     activation: str = "relu"
     """tanh, relu, softplus, gelu, silu or identity."""
-    epochs: int = 200
-    """Passes over the training images."""
+    epochs: int = DEFAULT_EPOCHS
+    """Passes over the training images; a run in --out is extended to them."""
     batch_size: int = 50
     """Images in each step."""
     devices: int = 1
@@ -99,6 +100,8 @@ class Config(publish.Options):
     """Of Adam."""
     schedule: str = "cosine"
     """cosine (falls to 0), constant, or burda (the paper's stages)."""
+    decay_epochs: int | None = None
+    """Epochs in which cosine falls to 0, and up to which a run can be extended; None means 200, or --epochs if that is more."""
     warm_up: int = 0
     """Epochs in which the KL's weight rises from 0 to 1; reparameterised gradients."""
     free_bits: float = 0.0

@@ -35,6 +35,7 @@ ANY_BOUND: dict[str, Callable[[Reduction], Estimate]] = {
 CONTINUOUS = tuple(n for n, row in ESTIMATORS.items() if row.latent in ("any", "reparameterized"))
 OFFERED = tuple(n for n in CONTINUOUS if ESTIMATORS[n].bound in BOUNDS)  # others climb chains
 SCHEDULES = ("constant", "cosine", "burda")
+BURDA_STAGES = 8  # the paper's
 EPS = 1e-4  # of Adam in burda, by the paper, whose code sums gradients over a batch; ours are means
 
 
@@ -146,15 +147,15 @@ def make(config: "Config", guide: Guide, steps_per_epoch: int) -> Climb:
 
 def optimizer(config: "Config", steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam with the schedule, after clipping the gradient's norm where that is asked for."""
-    rate, total = config.learning_rate, max(config.epochs * steps_per_epoch, 1)
+    rate = config.learning_rate
     if config.schedule == "burda":
-        stages = 1
+        stages = BURDA_STAGES  # or more: the first ones are the same whatever follows them
         while training.burda_epochs(stages) < config.epochs:
             stages += 1
         rates = training.burda_stages(stages, steps_per_epoch, rate)
         adam = optax.adam(rates, eps=EPS / config.batch_size)
     elif config.schedule == "cosine":
-        adam = optax.adam(optax.cosine_decay_schedule(rate, total))
+        adam = optax.adam(optax.cosine_decay_schedule(rate, config.decay_epochs * steps_per_epoch))
     else:
         adam = optax.adam(rate)
     return optax.chain(optax.clip_by_global_norm(config.clip), adam) if config.clip else adam

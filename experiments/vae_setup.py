@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from experiments import run_directory, vae_data, vae_models, vae_objectives
+from experiments.vae import DEFAULT_EPOCHS
 from experiments.vae_data import Pixels
 from experiments.vae_models import HIERARCHICAL, Built, Description
 from experiments.vae_objectives import Climb
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from experiments.vae import Config
 
 # Options in which a command may differ from the run that it goes on with: latent_dims tell of
-# layers, and the number of devices changes nothing but the rounding.
-FREE = ("out", "overwrite", "resume", "layers", "devices")
+# layers, the number of devices changes nothing but the rounding, and the last ones only measure.
+FREE = ("out", "overwrite", "resume", "layers", "devices", "evaluated", "evidence_samples")
+GROWING = ("epochs",)  # a run can be extended, as `training.fit` extends it
 ONE_LAYER, SEVERAL_LAYERS = (2,), (8, 2)  # latent_dims, where none are named
 
 
@@ -50,8 +53,9 @@ def filled(config: "Config") -> "Config":
     if likelihood is None:
         likelihood = "discretized_logistic" if config.dataset == "digits" else "bernoulli"
     config = dataclasses.replace(
-        config, guide=guide, latent_dims=dims, layers=len(dims), likelihood=likelihood
-    )
+        config, guide=guide, latent_dims=dims, layers=len(dims), likelihood=likelihood,
+        decay_epochs=decay_epochs(config),
+    )  # fmt: skip
     bound = config.bound or default_bound(config.estimator)
     config = dataclasses.replace(config, bound=bound)
     estimator = config.estimator or default_estimator(config)
@@ -85,6 +89,16 @@ def layer_dims(config: "Config") -> tuple[int, ...]:
     return dims
 
 
+def decay_epochs(config: "Config | inference_gaps.Config") -> int | None:
+    """Where a cosine schedule ends, which is no function of `epochs` up to the default of both.
+
+    So a short run has the rates of a longer one, and can be extended to it.
+    """
+    if config.decay_epochs is None and getattr(config, "schedule", "cosine") == "cosine":
+        return max(config.epochs, DEFAULT_EPOCHS)
+    return config.decay_epochs
+
+
 def default_bound(estimator: str | None) -> str:
     """The bound that an estimator is known for."""
     row = ESTIMATORS.get(estimator or "")
@@ -111,6 +125,7 @@ def check(config: "Config") -> None:
     checks.integer(config.epochs, "epochs", 1)
     for name in ("batch_size", "evaluated", "evidence_samples"):
         checks.integer(getattr(config, name), name, 2)
+    check_decay(config)
     if config.patience is not None:
         checks.integer(config.patience, "patience", 1)
     for name in ("learning_rate", "clip", "refine_rate"):
@@ -128,6 +143,22 @@ def check(config: "Config") -> None:
         raise ValueError("resume: expected --out with it, the directory of the run")
     if config.resume and config.overwrite:
         raise ValueError("resume, overwrite: expected one of the two, got both")
+
+
+def check_decay(config: "Config") -> None:
+    """Refuse a cosine that ends before the run, and its length without it."""
+    if config.decay_epochs is None:
+        return
+    checks.integer(config.decay_epochs, "decay_epochs", 1)
+    if config.schedule != "cosine":
+        raise ValueError(
+            f"decay_epochs: expected --schedule cosine with it, got {config.schedule!r}"
+        )
+    if config.decay_epochs < config.epochs:
+        raise ValueError(
+            f"decay_epochs: expected at least epochs = {config.epochs}, as the rate is 0 after "
+            f"them, got {config.decay_epochs}"
+        )
 
 
 def prepare(config: "Config") -> Prepared:
@@ -181,8 +212,9 @@ def open_run(
 ) -> run_directory.RunDirectory:
     """A new run directory with its config.json, or the one of the same command, which goes on.
 
-    Raises ValueError, naming what differs, if that one had other options; FileExistsError for a
-    folder that is not a run.
+    That one may have had fewer epochs, and options that only measure (`FREE`) may differ.
+    Raises ValueError, naming what differs, if others do; FileExistsError for a folder that is not a
+    run.
     """
     path = config.out
     if path is None or config.overwrite or not (path / "config.json").exists():
@@ -201,9 +233,22 @@ def open_run(
     if changed:
         raise ValueError(
             f"out: {path} is a run with other options ({'; '.join(changed)}); give the same ones "
-            f"to go on with it, {cures}"
+            f"to go on with it, {cures}{extension_cure(old, new)}"
         )
-    return run_directory.RunDirectory(path)
+    run = run_directory.RunDirectory(path)
+    run.write_json("config.json", config)
+    return run
+
+
+def extension_cure(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """How to have a run that can be extended, where a cosine that ended is what differs."""
+    if old.get("decay_epochs") == new["decay_epochs"]:
+        return ""
+    return (
+        "; the rates of a cosine depend on where it ends: a run that may be extended beyond "
+        f"{max(old['epochs'], DEFAULT_EPOCHS)} epochs is begun with a larger --decay-epochs, or "
+        "with --schedule constant or burda"
+    )
 
 
 def read_config(path: Path, option: str) -> dict[str, Any]:
@@ -219,5 +264,7 @@ def read_config(path: Path, option: str) -> dict[str, Any]:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The options that differ, each with both values."""
-    names = [name for name in new if name not in FREE and old.get(name) != new[name]]
+    same = [name for name in new if name in FREE or old.get(name) == new[name]]
+    same += [name for name in GROWING if old.get(name, np.inf) <= new[name]]
+    names = [name for name in new if name not in same]
     return [f"{name}: {old.get(name)} then, {new[name]} now" for name in names]

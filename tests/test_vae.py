@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from experiments import vae as experiment
-from experiments import vae_evaluation, vae_figures, vae_models, vae_setup
+from experiments import vae_evaluation, vae_figures, vae_models, vae_objectives, vae_setup
 from experiments.progress import Progress
 from lvm_jax import training
 
@@ -189,6 +189,43 @@ def numbers(path):
     found = json.loads((path / "results.json").read_text())
     del found["provenance"], found["training"]["seconds"], found["training"]["history"]["seconds"]
     return found
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "burda"])
+def test_a_finished_run_is_extended(schedule, prepared, tmp_path):
+    """3 epochs, then 7 by the same command: the bits of 7 epochs without a stop, of any schedule."""
+
+    def train(folder, epochs):
+        config = experiment.Config(out=folder, **SMALL | {"epochs": epochs, "schedule": schedule})
+        config = vae_setup.filled(config)
+        vae_setup.check(config)
+        rates = vae_objectives.optimizer(config, len(prepared.pixels.train) // 100)
+        run = vae_setup.open_run(config)
+        one = prepared._replace(config=config, optimizer=rates)
+        return experiment.train(one, run, Progress(lambda *said: None))
+
+    train(tmp_path / "run", 3)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    extended = train(tmp_path / "run", 7)
+    whole = train(tmp_path / "whole", 7)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:3] == lines
+    assert_same(extended.history.bound, whole.history.bound)
+    assert_same((extended.theta, extended.phi), (whole.theta, whole.phi))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 7
+    with pytest.raises(ValueError, match=r"other options \(epochs: 7 then, 5 now\)"):
+        train(tmp_path / "run", 5)
+
+
+def test_a_run_is_not_extended_beyond_its_cosine(result):
+    """The rates of the first step depend on where it ends; the error says what would do."""
+    longer = experiment.Config(out=result.path, **SMALL | {"epochs": 201})
+    cure = r"decay_epochs: 200 then, 201 now\).* beyond 200 epochs .*--decay-epochs, or .* constant"
+    with pytest.raises(ValueError, match=cure):
+        vae_setup.open_run(vae_setup.filled(longer))
+    measured = dataclasses.replace(vae_setup.filled(longer), epochs=3, decay_epochs=200)
+    measured = dataclasses.replace(measured, evaluated=7, evidence_samples=11)  # only measures
+    assert vae_setup.open_run(measured).path == result.path
+    vae_setup.open_run(vae_setup.filled(result.config))  # config.json as the other tests have it
 
 
 def test_other_settings_are_not_gone_on_with(result, tmp_path):

@@ -189,6 +189,8 @@ BAD = {
     "stl": ({"warm_up": 2, "estimator": "sticking_the_landing"}, "expected 'reparameterized'"),
     "batch": ({"batch_size": 5000}, "batch_size: expected at most 1297"),
     "resume": ({"resume": True, "out": None}, "resume: expected --out with it"),
+    "decay": ({"epochs": 7, "decay_epochs": 6}, "decay_epochs: expected at least epochs = 7"),
+    "no decay": ({"schedule": "burda", "decay_epochs": 9}, "expected --schedule cosine with it"),
 }
 
 
