@@ -28,10 +28,18 @@ def unrolled(key: Key[Array, ""]) -> Key[Array, ""]:
     numbering of the bits (`jax_threefry_partitionable=False`).
     """
     usual = str(jax.random.key_impl(key)) == NAME
-    counted = jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]
-    if jax.default_backend() != "cpu" or not usual or not counted:
+    if jax.default_backend() != "cpu" or not usual or not has_prefixes(key):
         return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=UNROLLED)
+
+
+def has_prefixes(key: Key[Array, ""]) -> bool:
+    """Whether N draws of 32 bits from the key are the first N of a larger number of draws.
+
+    So for Threefry with JAX's present numbering of the bits, where bit i is a function of i alone.
+    """
+    counted = bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
+    return counted and "threefry2x32" in str(jax.random.key_impl(key))
 
 
 def threefry(key: Word, high: Word, low: Word) -> tuple[Word, Word]:

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from training_cases import ESTIMATE, GUIDE, KEY, MODEL, OPTIMIZER, data, fit
+from training_cases import ESTIMATE, GUIDE, KEY, MODEL, OPTIMIZER, data, epoch_order, fit
 
 from lvm_jax import models, parallel, training
-from lvm_jax.training.step import Keys, epoch_order
+from lvm_jax.training.step import Keys
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_cases import BATCH, GUIDE, KEY, MODEL, by_hand, data, fit, same
+from training_cases import BATCH, GUIDE, KEY, MODEL, by_hand, data, epoch_order, fit, same
 
 from lvm_jax import gradients, models, parallel, training
 from lvm_jax.outcome import Outcome
 from lvm_jax.training import session
 from lvm_jax.training.feed import Chunks
 from lvm_jax.training.progress import events
-from lvm_jax.training.step import Program, epoch_order
+from lvm_jax.training.step import Program
 
 
 def noisy(key, x):

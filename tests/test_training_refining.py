@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 from deep_cases import moved
-from training_cases import GUIDE, KEY, MODEL, data
+from training_cases import GUIDE, KEY, MODEL, data, epoch_order
 
 from lvm_jax import distributions, gradients, guides, training
 from lvm_jax.guides import Refined
-from lvm_jax.training.step import Keys, epoch_order
+from lvm_jax.training.step import Keys
 
 FAMILY = guides.full_rank(2)
 X = data(30)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from lvm_jax import gradients, guides, models, training
-from lvm_jax.training.step import Keys, epoch_order
+from lvm_jax.training.step import Keys
 
 KEY = jax.random.key(5)
 MODEL = models.linear_gaussian(2, 3)
@@ -17,6 +17,11 @@ OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0), optax.adam(optax.exponential_decay(0.05, 10, 0.8))
 )
 BATCH = 10  # of 43 rows: four steps an epoch, three rows left over
+
+
+def epoch_order(key, epoch, num_rows):
+    """The order of the rows in an epoch, by JAX itself."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_rows)
 
 
 def data(num_rows=43, seed=0):

@@ -4,13 +4,13 @@ Nothing is looked for while all goes well. A broken call is run again from where
 gives the same bits, to the step before the first bad one.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.training.feed import Feed
 from lvm_jax.training.step import Keys, Parameters, Program, Run, State, batch_terms, descend
 from lvm_jax.typing import Array, Params
@@ -75,7 +75,7 @@ def name_of(path: Params) -> str:
     return jax.tree_util.keystr(path).lstrip(".")
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(0)
 def _look(
     program: Program, keys: Keys, state: State, batch: Array
 ) -> tuple[Parameters, Parameters]:

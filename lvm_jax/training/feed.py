@@ -9,10 +9,11 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import parallel
+from lvm_jax.compiling import bucket
+from lvm_jax.training.rows import host_order, padded_rows
 from lvm_jax.training.step import (
     SEGMENT,
     Keys,
@@ -21,14 +22,11 @@ from lvm_jax.training.step import (
     State,
     advance,
     advance_fed,
-    epoch_order,
 )
 from lvm_jax.typing import Array, ArrayLike
 
 DEVICE_BYTES = 2**30  # data of more bytes are fed from the host unless told otherwise
 CHUNK_BYTES = 2**24  # of the batches that go to the device together
-
-permute = partial(jax.jit, static_argnums=2)(epoch_order)
 
 
 class Feed(Protocol):
@@ -54,7 +52,7 @@ class DeviceFeed:
 
     def __init__(self, program: Program, keys: Keys, x: ArrayLike, worst: float) -> None:
         self._program, self._keys, self._worst = program, keys, worst
-        self._x = parallel.replicate(program.mesh, jnp.asarray(x))
+        self._x = padded_rows(keys.order, x, program.mesh)
         self.steps_per_epoch = x.shape[0] // program.batch_size
 
     def furthest(self, step: int) -> int:
@@ -68,9 +66,9 @@ class DeviceFeed:
     def batch(self, step: int) -> Array:
         """The minibatch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = permute(self._keys.order, epoch, self._x.shape[0])
         size = self._program.batch_size
-        return self._x[order[place * size : (place + 1) * size]]
+        order = host_order(self._keys.order, epoch, int(self._x.number))
+        return self._x.values[order[place * size : (place + 1) * size]]
 
     def close(self) -> None:
         """Nothing reads ahead."""
@@ -142,12 +140,11 @@ class Chunks:
         self._size = parallel.rows_per_process(program.mesh, program.batch_size)
         self.steps_per_epoch = x.shape[0] // self._size
         row_bytes = max(1, x[:1].size) * np.dtype(float_type(x)).itemsize
-        self._steps = max(
-            1, min(SEGMENT, self.steps_per_epoch, CHUNK_BYTES // (row_bytes * self._size))
-        )
+        most = CHUNK_BYTES // (row_bytes * self._size)
+        self._steps = max(1, min(SEGMENT, bucket(self.steps_per_epoch), most))
         self._per_epoch = -(-self.steps_per_epoch // self._steps)
         self._num_epochs = num_epochs
-        self._order = lru_cache(2)(lambda epoch: np.asarray(permute(key, epoch, x.shape[0])))
+        self._order = lru_cache(2)(partial(host_order, key, num_rows=x.shape[0]))
 
     def __len__(self) -> int:
         return self._per_epoch * self._num_epochs

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -23,6 +22,8 @@ from lvm_jax.training.feed import DEVICE_BYTES, DeviceFeed, Feed, HostFeed
 from lvm_jax.training.fingerprint import fingerprint
 from lvm_jax.training.objective import Objective
 from lvm_jax.training.progress import Journal, Progress, interruptible
+from lvm_jax.training.recognition import recognized
+from lvm_jax.training.rows import validation_rows
 from lvm_jax.training.session import FIRST, Plan, Session
 from lvm_jax.training.step import (
     SEGMENT,
@@ -91,7 +92,16 @@ def fit(
     the last N mod batch_size rows of the permutation are dropped, other rows in every epoch. The
     gradient is the mean of `jax.grad(estimate)` over the rows, negated for the optimiser. The
     steps run in one compiled loop, on rows that lie on the device or are fed from the host: both
-    give the same numbers. A second call with the same functions and shapes does not compile again.
+    give the same numbers.
+
+    A call compiles one program for the steps and one for the validation, and another call uses
+    them again: with another key, schedule length, directory, N (rows are padded to few sizes;
+    no number depends on it) and with functions that are equal. Functions are equal if their code,
+    and the values that they close over, are: `optax.adam(1e-3)` made twice, or a model from the
+    same factory with the same arguments. Not recognised are objects that Python itself does not
+    compare by value (`optax.MultiSteps`, instances of your own classes), functions that `jax.jit`
+    or `lru_cache` has wrapped, and arrays of more than 1 MiB in a closure: keep such an object and
+    pass the same one to each call.
 
     With a `directory` the run can be killed at any moment: the same call goes on from its newest
     checkpoint and ends with the same bits. What it needs lies in directory/checkpoints, what a
@@ -151,6 +161,7 @@ def fit(
         *(transform, tie, ema, mesh),
     )
     check_program(program)
+    program = recognized(program)
     key_values = Keys(*jax.random.split(checks.key(key), len(Keys._fields)))
     x = check_rows(x, "x", parallel.rows_per_process(mesh, batch_size))
     if validation is not None:
@@ -173,7 +184,7 @@ def fit(
         options = {"config": config, "patience": patience, "validate_every": validate_every}
         marks = fingerprint(program, key, state, x, validation, options)
         facts = {"fingerprint": json.loads(json.dumps(marks))}
-    rows = None if validation is None else parallel.replicate(mesh, jnp.asarray(validation))
+    rows = None if validation is None else validation_rows(validation, batch_size, mesh)
     book = Book(feed.steps_per_epoch)
     session = Session(
         program, key_values, feed, plan, state, book, rows, store, None, facts,

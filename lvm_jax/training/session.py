@@ -16,6 +16,7 @@ from lvm_jax.training.diagnosis import Failure, diagnose
 from lvm_jax.training.feed import Feed
 from lvm_jax.training.fingerprint import differences
 from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
+from lvm_jax.training.rows import Validation
 from lvm_jax.training.step import (
     SEGMENT,
     Keys,
@@ -26,7 +27,6 @@ from lvm_jax.training.step import (
     averaged,
     validate,
 )
-from lvm_jax.typing import Array
 
 SHORT, LONG = 1.0, 4.0  # seconds that a compiled call should take: signals and saves wait for it
 FIRST = 16  # steps of the first call, when nothing is known of their speed
@@ -54,7 +54,7 @@ class Session:
     plan: Plan
     state: State
     book: Book
-    validation: Array | None
+    validation: Validation | None
     store: Store | None
     journal: Journal | None
     facts: dict[str, Any]  # what every checkpoint says of the run

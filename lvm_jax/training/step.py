@@ -15,11 +15,13 @@ from jax.sharding import Mesh
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from lvm_jax import parallel
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.gradients.base import Estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.guides.refined import check_tied
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.training.objective import BATCH, Objective, Point, Terms
+from lvm_jax.training.rows import Rows, Validation, padded_order
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Params, Scalar
 
 SEGMENT = 4096  # the most steps of one compiled call: the length of its trace
@@ -164,30 +166,25 @@ def point_terms(
     return Terms(value, value)
 
 
-def epoch_order(key: Key[Array, ""], epoch: Array | int, num_rows: int) -> Int[Array, " N"]:
-    """The order of the rows in an epoch: a permutation from fold_in(key, epoch)."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), num_rows)
-
-
-@partial(jax.jit, static_argnums=0)
-def advance(program: Program, keys: Keys, state: State, x: Array, stop: Array, worst: Array) -> Run:
-    """Run to step `stop`, or to the first unhealthy one, with all rows x [N, ...] on the device."""
-    length = x.shape[0] // program.batch_size  # the rest of the rows waits for another epoch
+@bounded_jit(0)
+def advance(program: Program, keys: Keys, state: State, x: Rows, stop: Array, worst: Array) -> Run:
+    """Run to step `stop`, or to the first unhealthy one, with all rows on the device."""
+    length = x.number // program.batch_size  # the rest of the rows waits for another epoch
 
     def epoch(run: Run) -> Run:
         number = run.state.step // length
-        order = epoch_order(keys.order, number, x.shape[0])
+        order = padded_order(keys.order, number, x.values.shape[0], x.number, x.sorts)
 
         def take(step: Int[Array, ""]) -> Array:
             start = (step - number * length) * program.batch_size
-            return x[jax.lax.dynamic_slice(order, (start,), (program.batch_size,))]
+            return x.values[jax.lax.dynamic_slice(order, (start,), (program.batch_size,))]
 
         return walk(program, keys, run, take, jnp.minimum(stop, (number + 1) * length), worst)
 
     return finish(jax.lax.while_loop(unfinished(stop), epoch, begin(state)))
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(0)
 def advance_fed(
     program: Program,
     keys: Keys,
@@ -241,21 +238,30 @@ def finish(run: Run) -> Run:
     return run._replace(healthy=jnp.stack([run.healthy, *finite]).all())
 
 
-@partial(jax.jit, static_argnums=0)
-def validate(program: Program, keys: Keys, parameters: Parameters, x: Array, step: Array) -> Scalar:
-    """The mean bound over x [M, ...], `batch_size` rows at a time; row i has a noise of its own."""
-    num_rows, size = x.shape[0], program.batch_size
-    noise = jax.vmap(partial(jax.random.fold_in, keys.validation))(jnp.arange(num_rows))
+@bounded_jit(0)
+def validate(
+    program: Program,
+    keys: Keys,
+    parameters: Parameters,
+    rows: Validation,
+    step: Array,
+) -> Scalar:
+    """The mean bound over x [M, ...], `batch_size` rows at a time; row i has a noise of its own.
 
-    def chunk(pair: tuple[Array, Array]) -> Float[Array, " B"]:
-        return batch_terms(program, pair[0], parameters, pair[1], step).bound
+    `rows` as `validation_rows` makes them. Copies fill the last batch, and have no weight.
+    """
+    x, number = rows
+    size = program.batch_size
 
-    whole = num_rows // size * size
-    split = jax.tree.map(lambda v: v[:whole].reshape(-1, size, *v.shape[1:]), (noise, x))
-    found = [jax.lax.map(chunk, split).ravel()] if whole else []
-    if whole < num_rows:
-        found.append(chunk((noise[whole:], x[whole:])))
-    return jnp.concatenate(found).mean()
+    def chunk(index: Array, bounds: Float[Array, " P"]) -> Float[Array, " P"]:
+        place = index * size + jnp.arange(size)
+        noise = jax.vmap(partial(jax.random.fold_in, keys.validation))(place)
+        batch = jax.lax.dynamic_slice_in_dim(x, index * size, size)
+        found = batch_terms(program, noise, parameters, batch, step).bound
+        return jax.lax.dynamic_update_slice(bounds, found.astype(bounds.dtype), (index * size,))
+
+    bounds = jax.lax.fori_loop(0, -(-number // size), chunk, jnp.zeros(x.shape[0]))
+    return jnp.where(jnp.arange(x.shape[0]) < number, bounds, 0).sum() / number
 
 
 def averaged(program: Program, state: State) -> Parameters | None:

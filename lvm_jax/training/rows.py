@@ -1,0 +1,84 @@
+"""Rows of data on the device, padded to few sizes, and the order in which an epoch takes them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lvm_jax import parallel
+from lvm_jax.compiling import bounded_jit, bucket, pad_rows
+from lvm_jax.keys import has_prefixes
+from lvm_jax.typing import Array, ArrayLike, Float, Int, Key
+
+MOST_BITS = 2**32 - 1
+
+Count = Int[Array, ""] | np.int32
+Validation = tuple[Float[Array, "P ..."], Count]  # padded rows, and how many are data
+
+
+class Rows(NamedTuple):
+    """Data on the device, padded so that N is no part of a program's shapes."""
+
+    values: Float[Array, "P ..."]  # P >= N; no step takes the rows after the N-th
+    number: Count  # N
+    sorts: Count  # of a permutation of N rows
+
+
+def padded_rows(key: Key[Array, ""], x: ArrayLike, mesh: Mesh | None = None) -> Rows:
+    """x [N, ...] in a bucket, on the device or on every device of the mesh."""
+    number = x.shape[0]
+    size = padded_size(key, number)
+    values = jnp.asarray(x if size == number else pad_rows(x, size))
+    return Rows(parallel.replicate(mesh, values), np.int32(number), num_sorts(number))
+
+
+def padded_size(key: Key[Array, ""], num_rows: int) -> int:
+    """The bucket of N, where N random numbers of the key are the first of more: so for Threefry.
+
+    With another generator it is N, which then is part of the shapes.
+    """
+    return bucket(num_rows) if has_prefixes(key) else num_rows
+
+
+def num_sorts(num_rows: int) -> np.int32:
+    """Sorts by 32 random bits after which ties are improbable, as `jax.random.permutation` has."""
+    return np.int32(np.ceil(3 * np.log(num_rows) / np.log(MOST_BITS)))
+
+
+def padded_order(
+    key: Key[Array, ""], epoch: Array | int, size: int, number: Count, sorts: Count
+) -> Int[Array, " P"]:
+    """The order of the N = `number` rows in an epoch, and then the places from N to `size`.
+
+    `jax.random.permutation(jax.random.fold_in(key, epoch), N)`, to the bit.
+    """
+    place = jnp.arange(size, dtype=jnp.int32)
+
+    def shuffle(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        key, order = carry
+        key, key_bits = jax.random.split(key)
+        bits = jax.random.bits(key_bits, (size,), jnp.uint32)
+        last = jnp.where(place < number, bits, np.uint32(MOST_BITS))
+        return key, jax.lax.sort_key_val(last, order)[1]  # stable: real rows stay before padding
+
+    start = jax.random.fold_in(key, epoch), place
+    return jax.lax.fori_loop(0, sorts, shuffle, start)[1]
+
+
+permute = bounded_jit(2)(padded_order)
+
+
+def host_order(key: Key[Array, ""], epoch: int, num_rows: int) -> np.ndarray:
+    """The order of the rows in an epoch, [N], on the host."""
+    size = padded_size(key, num_rows)
+    order = permute(key, np.int32(epoch), size, np.int32(num_rows), num_sorts(num_rows))
+    return np.asarray(order)[:num_rows]
+
+
+def validation_rows(x: ArrayLike, batch_size: int, mesh: Mesh | None) -> Validation:
+    """x [M, ...] with copies of its last row after it, to a multiple of the batch size; and M."""
+    size = -(-bucket(x.shape[0]) // batch_size) * batch_size
+    rows = parallel.replicate(mesh, jnp.asarray(pad_rows(x, size)))
+    return rows, np.int32(x.shape[0])
