@@ -53,7 +53,7 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.startup
 
 clean:
-	rm -rf .venv .venv-dist .venv-floors .venv-newest dist
+	rm -rf .jax_cache .venv .venv-dist .venv-floors .venv-newest dist
 
 .venv/.%: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv

@@ -36,9 +36,11 @@ def run(name: str, arguments: Sequence[str]) -> None:
 
     module = importlib.import_module(f"experiments.{name}")
     program = f"python -m experiments {name}"
-    module.main(
-        tyro.cli(module.Config, args=list(arguments), prog=program, description=module.__doc__)
-    )
+    config = tyro.cli(module.Config, args=list(arguments), prog=program, description=module.__doc__)
+    from lvm_jax import compile_cache  # imports jax, which --help does not wait for
+
+    compile_cache.enable()
+    module.main(config)
 
 
 def main(arguments: Sequence[str]) -> int:
