@@ -187,18 +187,31 @@ def test_gradients_are_the_closed_forms_at_the_extremes_too(name, x64, rtol):
             np.testing.assert_allclose(found, want, rtol=3 * rtol, atol=3 * rtol)
 
 
-def test_float32_keeps_the_digits_of_large_counts():
-    # The log-gammas here are 1.3e7, where float32 is spaced by 1.
-    x = np.array([1e6, 1.001e6, 9.97e5])
-    log_rate = np.float32(np.log(1e6))
-    want = st.poisson.logpmf(x, np.exp(float(log_rate)))
-    found = quick_jit(jax.vmap(lambda x: Poisson(log_rate[None]).log_prob(x[None])))(jnp.asarray(x))
-    np.testing.assert_allclose(found, want, rtol=3e-4)  # eps log(1e6) |x - rate| of the log-rate
-    logits, n = np.float32(-0.6), np.float32(2e6)
-    want = log_nbinom(x, float(logits), float(n))
+@pytest.mark.parametrize("rate", [1e3, 1e5, 1e7])
+def test_float32_keeps_the_digits_of_large_counts(rate):
+    # The log-gammas of 1e7 are 1.5e8, where float32 is spaced by 16. What is left: 3e-8 of
+    # log(rate / x), times |x - rate|.
+    x = np.round(rate + np.sqrt(rate) * np.linspace(-4, 4, 37)).astype(np.float32)
+    log_rate = np.float32(np.log(rate))
+    want = st.poisson.logpmf(x.astype(float), np.exp(float(log_rate)))
+    found = quick_jit(jax.vmap(lambda x: Poisson(log_rate[None]).log_prob(x[None])))(x)
+    np.testing.assert_allclose(found, want, rtol=1e-6, atol=3e-8 * 4 * np.sqrt(rate))
+
+
+@pytest.mark.parametrize(
+    ("logits", "n"), [(-0.6, 2e6), (0.0, 1e7), (-9.2, 1e7), (8.111, 3e3), (16.1, 1.0)]
+)
+def test_float32_keeps_the_digits_of_a_large_negative_binomial(logits, n):
+    logits, n = np.float32(logits), np.float32(n)
+    mean, variance = (float(n) * np.exp(float(logits) * k) for k in (1, 2))
+    deviation = np.sqrt(mean + variance)
+    x = np.round(mean + deviation * np.linspace(-4, 4, 37)).clip(0, 2**24).astype(np.float32)
+    want = log_nbinom(x.astype(float), float(logits), float(n))
     q = NegativeBinomial(jnp.asarray(logits)[None], jnp.asarray(n)[None])
-    found = quick_jit(jax.vmap(lambda x: q.log_prob(x[None])))(jnp.asarray(x))
-    np.testing.assert_allclose(found, want, rtol=3e-4)
+    found = quick_jit(jax.vmap(lambda x: q.log_prob(x[None])))(x)
+    # A logit that is rounded twice, times 4 deviations: d log p / d logit has sqrt(min(mean, n)).
+    atol = 1e-5 + 2.0**-23 * abs(logits) * 4 * np.sqrt(min(mean, n))
+    np.testing.assert_allclose(found, want, rtol=2e-6, atol=atol)
 
 
 def test_the_continuous_bernoulli_is_smooth_through_one_half(x64):

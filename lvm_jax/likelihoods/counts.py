@@ -1,25 +1,16 @@
-"""Likelihoods of counts, stable in float32 at any size of count.
-
-The textbook forms subtract log-gammas that grow as x log x: at a count of 10^6 float32 keeps not
-one digit of the difference. Here, as in Loader (2000), the distribution is written as its value
-at the best parameters for the count, which needs only c(x) = log x! - x log x + x (of the size
-of log x), times a deviance that is small where the probability is not.
-"""
+"""Likelihoods of counts, stable in float32 at any size of count: see `lvm_jax.saddlepoint`."""
 
 import math
-from functools import reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
 
-from lvm_jax import checks
+from lvm_jax import checks, saddlepoint
 from lvm_jax.chain import positive_scale
 from lvm_jax.likelihoods.base import Likelihood, Support, no_parameters, split_outputs
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
-STIRLING = (1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)  # of x^-9, x^-7, ..., x^-1
 MAX_RATE = 2.0**30  # of draws, which JAX makes with 32-bit integers
 COUNTS = Support(
     *(0.0, math.inf, 1.0, "counts 0, 1, 2, ..."),
@@ -72,8 +63,8 @@ class Poisson(NamedTuple):
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d x_d o_d - exp(o_d) - log x_d!, in nats: a probability; -inf off the counts."""
         x = jnp.where(value > 0, value, 1)
-        offset = self.log_rate - jnp.log(x)
-        some = -x * (jnp.expm1(offset) - offset) - _log_factorial_rest(x)
+        excess = saddlepoint.log_excess(self.log_rate, x, jnp.ones_like(x))
+        some = saddlepoint.log_poisson(x, excess)
         log_p = jnp.where(value > 0, some, -jnp.exp(self.log_rate))
         return jnp.where(_is_count(value), log_p, -jnp.inf).sum()
 
@@ -105,8 +96,8 @@ class NegativeBinomial(NamedTuple):
         """sum_d log p(x_d), in nats: a probability; -inf off the counts."""
         x, n = jnp.where(value > 0, value, 1), self.total_count
         both = n + x
-        best = jnp.log(n / both) + _log_factorial_rest(both)
-        best = best - _log_factorial_rest(n) - _log_factorial_rest(x)
+        best = jnp.log(n / both) + saddlepoint.log_factorial_rest(both)
+        best = best - saddlepoint.log_factorial_rest(n) - saddlepoint.log_factorial_rest(x)
         some = best - _binomial_deviance(self.logits, x, n)
         log_p = jnp.where(value > 0, some, -n * jax.nn.softplus(self.logits))
         return jnp.where(_is_count(value), log_p, -jnp.inf).sum()
@@ -135,16 +126,6 @@ def _draw(key: Key[Array, ""], log_rate: Float[Array, "..."]) -> Float[Array, ".
     return jnp.where(possible, counts.astype(rate.dtype), jnp.nan)
 
 
-def _log_factorial_rest(x: Float[Array, " D"]) -> Float[Array, " D"]:
-    """c(x) = log x! - x log x + x for real x > 0, by Stirling's series from 16 upwards."""
-    large = x > 16
-    big, small = jnp.where(large, x, 16), jnp.where(large, 1, x)
-    zero = jnp.zeros_like(big)
-    series = reduce(lambda total, term: total / big**2 + term, STIRLING, zero) / big
-    direct = gammaln(small + 1) - small * jnp.log(small) + small
-    return jnp.where(large, 0.5 * jnp.log(2 * math.pi * big) + series, direct)
-
-
 @jax.custom_jvp
 def _binomial_deviance(
     logits: Float[Array, " D"], x: Float[Array, " D"], n: Float[Array, " D"]
@@ -152,17 +133,20 @@ def _binomial_deviance(
     """x log(q'/q) + n log(p'/p) with q = sigmoid(l), p = 1 - q, and q' = x / (n + x), p' = 1 - q'.
 
     In the excess d = l - log(x/n) of the logit it is (n + x) log(1 + q' (e^d - 1)) - x d, and the
-    same with x and n, q' and p', d and -d exchanged. With the lesser of x and n in the lead
-    neither term dwarfs the result. Where e^d would overflow, 1 - q' is as good as 1.
+    same with x and n, q' and p', d and -d exchanged. With the lesser of x and n in the lead it is
+    at least half of the first of two terms that are of second order in d. Where e^d would
+    overflow, 1 - q' is as good as 1.
     """
-    excess = logits - jnp.log(x / n)
+    excess = saddlepoint.log_excess(logits, x, n)
     lead = jnp.minimum(x, n)
     rise = jnp.where(x <= n, excess, -excess)
     share = lead / (n + x)
     far = rise > 40
-    steep = jax.nn.softplus(jnp.log(share) + rise)
-    gentle = jnp.log1p(share * jnp.expm1(jnp.where(far, 0, rise)))
-    return (n + x) * jnp.where(far, steep, gentle) - lead * rise
+    steep = (n + x) * jax.nn.softplus(jnp.log(share) + rise) - lead * rise
+    near = jnp.where(far, 0, rise)
+    growth = jnp.log1p(share * jnp.expm1(near))
+    rest = saddlepoint.exponential_rest
+    return jnp.where(far, steep, lead * rest(near) - (n + x) * rest(growth))
 
 
 @_binomial_deviance.defjvp
