@@ -110,6 +110,21 @@ def test_a_bad_restart_does_not_poison_the_others(x64):
     np.testing.assert_allclose(together.info.trace, alone.info.trace, rtol=1e-12)
 
 
+def test_a_failed_restart_never_wins(x64):
+    # The failed one has the higher objective: the other starts much too wide.
+    bad, good = bad_start(OUTLIER), good_start(OUTLIER)
+    wide = good.components._replace(scale=100 * good.components.scale)
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), bad.components, wide)
+    initial = em.Mixture(jnp.stack([bad.log_weights] * 2), both, bad.origin, bad.family)
+    info = em.fit(
+        KEY, OUTLIER, K, initial=initial, regularization=0.0, max_steps=1, throw=False
+    ).info  # fmt: skip
+    outcomes = [em.Outcome.DEGENERATE, em.Outcome.MAX_STEPS]
+    np.testing.assert_array_equal(info.restart_outcomes, outcomes)
+    assert info.restart_objectives[0] > info.restart_objectives[1] + 1
+    assert info.best_restart == 1
+
+
 def test_the_best_restart_wins_and_one_program_serves_a_grid():
     sizes = []
     for seed in range(3):
@@ -154,6 +169,17 @@ def test_seeds_are_different_points_though_rows_repeat():
             found = np.asarray(compiled(jax.random.key(seed), data, K))
             order = np.lexsort(distinct.T), np.lexsort(found.T)
             np.testing.assert_array_equal(found[order[1]], distinct[order[0]])
+
+
+def test_rows_of_weight_zero_are_never_seeds():
+    x = X.astype(np.float32)
+    x[::7] = 1e4  # nearly all of the squared distance
+    weight = np.where(np.arange(N) % 7 == 0, 0.0, 1.0 + np.arange(N) % 3).astype(np.float32)
+    data = Data(jnp.asarray(x), jnp.asarray(weight), jnp.zeros(D))
+    for choose in (starts._different_rows, kmeans.seed):
+        compiled = jax.jit(choose, static_argnums=2)
+        for seed in range(5):
+            assert np.abs(compiled(jax.random.key(seed), data, K)).max() < 100
 
 
 def test_draws_have_the_frequencies_of_the_mass():

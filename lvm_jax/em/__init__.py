@@ -1,7 +1,8 @@
 """Mixtures of exponential families by expectation-maximisation."""
 
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
-from lvm_jax.em.families import Bernoulli, Family, Poisson, Settings, Sums
+from lvm_jax.em.discrete import Bernoulli, Poisson
+from lvm_jax.em.families import Family, Settings, Sums
 from lvm_jax.em.fit import Fit, Info, fit, initialize
 from lvm_jax.em.gaussian import Gaussians, Moments
 from lvm_jax.em.mixture import Mixture, gaussian_mixture

@@ -12,6 +12,7 @@ from jax.scipy.linalg import solve_triangular
 from lvm_jax.em import priors
 from lvm_jax.em.families import Settings, Sums, keep_empty
 from lvm_jax.em.gaussian import Gaussian, Gaussians, Moments
+from lvm_jax.em.pairs import move
 from lvm_jax.em.priors import LOG_2PI
 from lvm_jax.typing import Array, Float, Scalar
 
@@ -110,7 +111,7 @@ class Full(_Matrix, Gaussian):
             offset = -0.5 * (mean @ linear + dim * LOG_2PI) - self.log_det_one(scale, dim)
             return jnp.concatenate([linear, factor * precision[i, j]]), offset
 
-        return jax.vmap(one)(*components)
+        return jax.vmap(one)(*components[:2])
 
     def num_quadratic(self, num_features: int) -> int:
         """F = D + D(D+1)/2, solved for D."""
@@ -171,23 +172,24 @@ class Tied(_Matrix, Gaussian):
 
     def maximize(self, summary: Moments, previous: Gaussians, settings: Settings) -> Gaussians:
         """Equation (1) for every mean, and one covariance from the pooled scatter."""
-        counts, means, scatter = summary
+        counts, means, scatter, low = summary
         prior, (num_components, dim) = settings.prior, means.shape
         degrees = counts.sum()
         if prior is not None:
-            d = means - prior.mean[None]
+            d = (means - prior.mean[None]) + low
             pull = prior.strength / (prior.strength + counts)
             scatter = scatter + prior.scale + (d * (pull * counts)[:, None]).T @ d
-            means = means - pull[:, None] * d
+            means, low = move(means, low, -pull[:, None] * d)
             degrees = degrees + prior.degrees + dim + 1 + num_components
         covariance = self.regularize(scatter / degrees, settings.regularization)
         if prior is None:
-            means = keep_empty(counts, means, previous.deviations)
-        return Gaussians(means, self.from_covariance(covariance))
+            old = self.complete(previous)
+            means, low = keep_empty(counts, (means, low), (old.deviations, old.remainder))
+        return Gaussians(means, self.from_covariance(covariance), low)
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Gaussians:
         """A covariance as wide as the data."""
-        return Gaussians(centres, jnp.diag(spread))
+        return Gaussians(centres, jnp.diag(spread), jnp.zeros_like(centres))
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:
         """K D + D(D+1)/2."""
@@ -214,7 +216,7 @@ class Diagonal(Gaussian):
             offset = -0.5 * (mean @ linear + dim * LOG_2PI) - self.log_det_one(scale, dim)
             return jnp.concatenate([linear, -0.5 * precision]), offset
 
-        return jax.vmap(one)(*components)
+        return jax.vmap(one)(*components[:2])
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:
         """2 K D."""
@@ -241,7 +243,7 @@ class Spherical(Gaussian):
             eta = jnp.concatenate([precision * mean, -0.5 * precision[None]])
             return eta, offset - self.log_det_one(scale, dim)
 
-        return jax.vmap(one)(*components)
+        return jax.vmap(one)(*components[:2])
 
     def num_quadratic(self, num_features: int) -> int:
         """One: the squared length."""

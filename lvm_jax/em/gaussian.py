@@ -2,8 +2,9 @@
 
 The data are centred at an origin before t(x), so that the quadratic form by matrix products
 loses as few digits as it can. `is_safe` estimates what rounding costs; where that is too much
-(tight components far from the origin), the loop takes the exact path, which centres at each
-component and merges scatters that are positive semi-definite by construction.
+(tight components far from the origin), the loop takes the exact path. It reads the rows in their
+own coordinates, where x - mean_k is exact for a row near mean_k, keeps each mean as a sum of two
+numbers, and merges scatters that are positive semi-definite by construction.
 """
 
 from collections.abc import Callable
@@ -15,31 +16,30 @@ import jax.numpy as jnp
 
 from lvm_jax import precision
 from lvm_jax.em import priors
-from lvm_jax.em.families import Family, Settings, Sums, keep_empty
+from lvm_jax.em.families import ROUNDING_NATS, Family, Settings, Sums, divide, keep_empty
+from lvm_jax.em.pairs import move
 from lvm_jax.em.priors import LOG_2PI
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Scalar
 
-# What the fast path may lose to rounding, root mean square per point: float32, float64.
-ROUNDING_NATS = {4: 1e-3, 8: 1e-7}
-
 
 class Gaussians(NamedTuple):
-    """K Gaussians: mean_k = origin + deviations_k, covariance_k = scale_k scale_k^T."""
+    """K Gaussians: mean_k = origin + deviations_k + remainder_k, covariance_k = scale_k scale_k^T.
+
+    The remainder holds the digits that rounding of the deviations drops; None stands for zero.
+    """
 
     deviations: Float[Array, "K D"]
     scale: Any  # lower triangles [K, D, D] (full) or [D, D] (tied), or deviations [K, D], [K]
+    remainder: Any = None  # [K, D]
 
 
 class Moments(NamedTuple):
-    """The summary of a block: counts [K], means [K, D], scatter about the means (summed)."""
+    """The summary of a block: counts, means (+ remainder), scatter about the means (summed)."""
 
     counts: Float[Array, " K"]
     means: Float[Array, "K D"]
     scatter: Any
-
-
-def _divide(sums: Float[Array, "K D"], counts: Float[Array, " K"]) -> Float[Array, "K D"]:
-    return sums / jnp.where(counts > 0, counts, 1)[:, None]
+    remainder: Float[Array, "K D"]
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,48 @@ class Gaussian(Family):
     def exact_log_prob(self, components: Gaussians, x: Float[Array, "n D"]) -> Array:
         """log p(x | z=k), centred at each component."""
         dim = x.shape[1]
+        mean, scale, low = self.complete(components)
 
-        def one(component: Gaussians) -> Array:
-            y = self.whiten_one(component.scale, x - component.deviations[None])
-            return -0.5 * ((y * y).sum(1) + dim * LOG_2PI) - self.log_det_one(component.scale, dim)
+        def one(mean: Array, low: Array, scale: Array) -> Array:
+            y = self.whiten_one(scale, (x - mean[None]) - low[None])
+            return -0.5 * ((y * y).sum(1) + dim * LOG_2PI) - self.log_det_one(scale, dim)
 
         # lax.map, not vmap: one [n, D] block at a time stays in cache.
         if self.scale_axis is None:
-            return jax.lax.map(lambda m: one(components._replace(deviations=m)), components[0]).T
-        return jax.lax.map(one, components).T
+            return jax.lax.map(lambda each: one(each[0], each[1], scale), (mean, low)).T
+        return jax.lax.map(lambda each: one(*each), (mean, low, scale)).T
+
+    def complete(self, components: Gaussians) -> Gaussians:
+        """The components with a remainder."""
+        if components.remainder is not None:
+            return components
+        return components._replace(remainder=jnp.zeros_like(components.deviations))
+
+    def translate(self, components: Gaussians, shift: Float[Array, " D"]) -> Gaussians:
+        """The same components about an origin `shift` lower."""
+        mean, scale, low = self.complete(components)
+        mean, low = move(mean, low, jnp.broadcast_to(shift, mean.shape))
+        return Gaussians(mean, scale, low)
+
+    def translate_summary(self, summary: Moments, shift: Float[Array, " D"]) -> Moments:
+        """The summary of the rows x + shift; components without points keep mean zero."""
+        shift = jnp.where(summary.counts[:, None] > 0, shift[None], 0)
+        means, low = move(summary.means, summary.remainder, shift)
+        return summary._replace(means=means, remainder=low)
 
     def summarize_assigned(self, x: Float[Array, "n D"], resp: Float[Array, "n K"]) -> Moments:
         """Counts, means, and scatters about those means: no cancellation."""
         counts = resp.sum(0)
-        means = _divide(resp.T @ x, counts)
-        scatter = jax.lax.map(lambda mr: self.scatter_one(x - mr[0][None], mr[1]), (means, resp.T))
-        return Moments(counts, means, self.pool(scatter))
+        means = divide(resp.T @ x, counts)
+
+        def one(each: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            mean, resp, count = each
+            centred = x - mean[None]
+            low = resp @ centred / jnp.where(count > 0, count, 1)  # what the rounded mean lacks
+            return self.scatter_one(centred - low[None], resp), low
+
+        scatter, low = jax.lax.map(one, (means, resp.T, counts))
+        return Moments(counts, means, self.pool(scatter), low)
 
     def pool(self, per_component: Array) -> Array:
         """Keep the scatters apart; tied covariances add them up."""
@@ -114,17 +140,20 @@ class Gaussian(Family):
         """Moments of two blocks together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
         counts = a.counts + b.counts
         share = b.counts / jnp.where(counts > 0, counts, 1)
-        delta = b.means - a.means
-        between = jax.vmap(lambda d, w: w * self.outer_one(d))(delta, a.counts * share)
+        high, low = b.means - a.means, b.remainder - a.remainder
+        between = jax.vmap(lambda d, w: w * self.outer_one(d))(high + low, a.counts * share)
         scatter = a.scatter + b.scatter + self.pool(between)
-        return Moments(counts, a.means + share[:, None] * delta, scatter)
+        low = a.remainder + share[:, None] * low
+        means, low = move(a.means, low, share[:, None] * high)
+        return Moments(counts, means, scatter, low)
 
     def summarize(self, sums: Sums) -> Moments:
         """Moments from sums of t(x): scatter = sum x x^T - n m m^T, never negative."""
         dim = sums.features.shape[1] - self.num_quadratic(sums.features.shape[1])
-        means = _divide(sums.features[:, :dim], sums.counts)
+        means = divide(sums.features[:, :dim], sums.counts)
         outer = jax.vmap(lambda n, m: n * self.outer_one(m))(sums.counts, means)
-        return Moments(sums.counts, means, self.second(sums, dim) - self.pool(outer))
+        scatter = self.second(sums, dim) - self.pool(outer)
+        return Moments(sums.counts, means, scatter, jnp.zeros_like(means))
 
     def num_quadratic(self, num_features: int) -> int:
         """How many of the features are of degree two."""
@@ -149,7 +178,7 @@ class Gaussian(Family):
             terms = precision * (jnp.outer(reach, reach) if precision.ndim == 2 else reach**2)
             return 0.5 * jnp.sqrt((terms**2).sum())
 
-        size = jax.vmap(one, in_axes=(0, self.scale_axis))(*components)
+        size = jax.vmap(one, in_axes=(0, self.scale_axis))(*components[:2])
         dtype = components.deviations.dtype
         nats = size * dim / 4 * jnp.finfo(dtype).eps / 2
         return jnp.all(nats <= ROUNDING_NATS[dtype.itemsize])
@@ -171,30 +200,34 @@ class Gaussian(Family):
         """The lecture's equations (1) and (2), or their MAP counterparts under a prior."""
         prior, dim = settings.prior, summary.means.shape[1]
 
-        def one(n: Scalar, mean: Array, scatter: Array) -> tuple[Array, Array]:
+        def one(n: Scalar, mean: Array, scatter: Array, low: Array) -> Gaussians:
             if prior is not None:
-                d = mean - prior.mean
+                d = (mean - prior.mean) + low
                 pull = prior.strength / (prior.strength + n)
                 scatter = scatter + prior.scale + pull * n * self.outer_one(d)
-                mean = mean - pull * d
+                mean, low = move(mean, low, -pull * d)
             degrees = self.degrees_one(n, dim, prior)
             covariance = scatter / jnp.where(degrees > 0, degrees, 1)
-            return mean, self.from_covariance(self.regularize(covariance, settings.regularization))
+            covariance = self.regularize(covariance, settings.regularization)
+            return Gaussians(mean, self.from_covariance(covariance), low)
 
-        new = Gaussians(*jax.vmap(one)(*summary))
-        return new if prior is not None else keep_empty(summary.counts, new, previous)
+        new = jax.vmap(one)(*summary)
+        if prior is not None:
+            return new
+        return keep_empty(summary.counts, new, self.complete(previous))
 
     def log_prior(self, components: Gaussians, prior: priors.NormalInverseWishart) -> Scalar:
         """log p(means, covariances), in nats, normalised."""
         dim = components.deviations.shape[1]
 
-        def one(mean: Array, scale: Array) -> Scalar:
-            y = self.whiten_one(scale, (mean - prior.mean)[None])
+        def one(mean: Array, scale: Array, low: Array) -> Scalar:
+            y = self.whiten_one(scale, ((mean - prior.mean) + low)[None])
             normal = -0.5 * (prior.strength * (y * y).sum() + dim * LOG_2PI)
             normal = normal + 0.5 * dim * jnp.log(prior.strength) - self.log_det_one(scale, dim)
             return normal + self.log_prior_scale(scale, prior) * (self.scale_axis is not None)
 
-        total = jax.vmap(one, in_axes=(0, self.scale_axis))(*components).sum()
+        axes = (0, self.scale_axis, 0)
+        total = jax.vmap(one, in_axes=axes)(*self.complete(components)).sum()
         tied = self.log_prior_scale(components.scale, prior) if self.scale_axis is None else 0.0
         return total + tied
 
@@ -204,7 +237,8 @@ class Gaussian(Family):
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Gaussians:
         """Components as wide as the data, for centres without points."""
-        return Gaussians(centres, jax.vmap(lambda _: self.scale_like(spread))(centres))
+        scale = jax.vmap(lambda _: self.scale_like(spread))(centres)
+        return Gaussians(centres, scale, jnp.zeros_like(centres))
 
     def scale_like(self, spread: Float[Array, " D"]) -> Array:
         """The scale with these standard deviations."""
@@ -234,13 +268,12 @@ class Gaussian(Family):
 
     def select(self, components: Gaussians, k: Int[Array, ""]) -> Gaussians:
         """Component k."""
+        chosen = super().select(components._replace(scale=()), k)
         shared = self.scale_axis is None
-        return Gaussians(
-            components.deviations[k], components.scale if shared else components.scale[k]
-        )
+        return chosen._replace(scale=components.scale if shared else components.scale[k])
 
     def sample_one(self, key: Key[Array, ""], component: Gaussians) -> Array:
         """mean + scale epsilon (relative to the origin)."""
-        mean, scale = component
+        mean, scale, _ = component
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return mean + (scale @ noise if scale.ndim == 2 else scale * noise)

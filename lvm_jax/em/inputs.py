@@ -84,13 +84,11 @@ def check_initial(
     parameters = initial.parameters
     if initial.log_weights.ndim == 1:
         parameters = jax.tree.map(lambda leaf: leaf[None], parameters)
-    components = parameters.components
+    components, dtype = parameters.components, origin.dtype
     if family.translates:
         # The origin may carry the restart axis too: [D] or [R, D] against [R, K, D].
         shift = (np.asarray(initial.origin) - origin)[..., None, :]
-        shift = np.broadcast_to(shift, components.deviations.shape)
-        components = components._replace(deviations=components.deviations + shift)
-    dtype = origin.dtype
+        components = family.translate(components, jnp.asarray(shift, dtype))
     parameters = Parameters(parameters.log_weights, components)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), parameters)
 

@@ -89,8 +89,8 @@ class Mixture:
     @precision.full
     def log_joint(self, x: Float[Array, " D"]) -> Float[Array, " K"]:
         """log p(x, z=k) of ONE point, in nats; pure: jit, vmap and grad pass through."""
-        row = (x - self.origin)[None]
-        return self.family.exact_log_prob(self.components, row)[0] + self.log_weights
+        components = self.family.translate(self.components, self.origin)
+        return self.family.exact_log_prob(components, x[None])[0] + self.log_weights
 
     def log_prob(self, x: ArrayLike) -> Float[Array, " N"]:
         """log p(x_n) in nats, for rows x [N, D]; memory of one chunk and the result."""
@@ -191,20 +191,22 @@ def gaussian_mixture(
 @precision.full
 def _log_prob(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
     return map_rows(
-        lambda x: jax.nn.logsumexp(log_joint(family, parameters, x), axis=1), data, rows
+        lambda x: jax.nn.logsumexp(log_joint(family, parameters, x, data.shift), axis=1), data, rows
     )
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 @precision.full
 def _responsibilities(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
-    return map_rows(lambda x: jax.nn.softmax(log_joint(family, parameters, x), axis=1), data, rows)
+    return map_rows(
+        lambda x: jax.nn.softmax(log_joint(family, parameters, x, data.shift), axis=1), data, rows
+    )
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 @precision.full
 def _assign(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
-    return map_rows(lambda x: log_joint(family, parameters, x).argmax(1), data, rows)
+    return map_rows(lambda x: log_joint(family, parameters, x, data.shift).argmax(1), data, rows)
 
 
 @partial(jax.jit, static_argnums=(2, 3))

@@ -83,6 +83,11 @@ def chunk(data: Data, index: Int[Array, ""], rows: int) -> tuple[Array, Array, A
     return x, live, begin
 
 
+def unshifted(data: Data) -> Data:
+    """The rows in their own coordinates."""
+    return data._replace(shift=jnp.zeros_like(data.shift))
+
+
 def num_chunks(data: Data, rows: int) -> int:
     """Chunks that cover the data."""
     return -(-data.x.shape[0] // rows)
@@ -176,28 +181,38 @@ def assigned_pass(
 def exact_pass(
     family: Family, parameters: Parameters, data: Data, rows: int
 ) -> tuple[Any, Float[Array, " R"]]:
-    """`fast_pass` with every density centred at its component: slower, keeps all digits."""
+    """`fast_pass` with every density centred at its component: slower, keeps all digits.
+
+    The rows stay in their own coordinates: x - shift would round the digits that x has near zero.
+    """
+    log_weights, components = parameters
+    components = jax.vmap(lambda c: family.translate(c, data.shift))(components)
 
     def assign(x: Array, begin: Array) -> tuple[Array, Array]:
         def one(log_weights: Array, components: Params) -> tuple[Array, Array]:
             logits = family.exact_log_prob(components, x) + log_weights[None]
             return soften(logits, jnp.ones_like(x[:, 0]))
 
-        return jax.vmap(one)(*parameters)
+        return jax.vmap(one)(log_weights, components)
 
-    return assigned_pass(family, data, rows, assign)
+    summary, log_likelihood = assigned_pass(family, unshifted(data), rows, assign)
+    summary = jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary)
+    return summary, log_likelihood
 
 
-def log_joint(family: Family, parameters: Parameters, x: Float[Array, "n D"]) -> Array:
-    """log p(x_n, z=k), [n, K], by whichever path keeps the digits."""
+def log_joint(
+    family: Family, parameters: Parameters, x: Float[Array, "n D"], shift: Float[Array, " D"]
+) -> Array:
+    """log p(x_n, z=k), [n, K], of unshifted rows, by whichever path keeps the digits."""
 
     def fast() -> Array:
         eta, offset = family.natural(parameters.components)
-        base = family.base(parameters.components, x)
-        return family.features(x) @ eta.T + offset[None] + base[:, None]
+        centred = x - shift[None]
+        base = family.base(parameters.components, centred)
+        return family.features(centred) @ eta.T + offset[None] + base[:, None]
 
     def exact() -> Array:
-        return family.exact_log_prob(parameters.components, x)
+        return family.exact_log_prob(family.translate(parameters.components, shift), x)
 
     if not family.has_exact_path:
         return fast() + parameters.log_weights[None]
@@ -209,8 +224,8 @@ def evaluate(family: Family, parameters: Parameters, data: Data, rows: int) -> E
     """Log-likelihood, entropy of the assignment and classification term of ONE mixture."""
 
     def body(index: Array, carry: Any) -> Any:
-        x, weight, _ = chunk(data, index, rows)
-        logits = log_joint(family, parameters, x)
+        x, weight, _ = chunk(unshifted(data), index, rows)
+        logits = log_joint(family, parameters, x, data.shift)
         log_p = jax.nn.logsumexp(logits, axis=1)
         log_resp = logits - log_p[:, None]
         resp = jnp.exp(log_resp)
@@ -223,14 +238,14 @@ def evaluate(family: Family, parameters: Parameters, data: Data, rows: int) -> E
 
 
 def map_rows(function: Callable[[Array], Any], data: Data, rows: int) -> Any:
-    """function(x [n, D]) -> [n, ...] over all rows, one chunk at a time."""
+    """function(x [n, D]) -> [n, ...] over all rows as they came, one chunk at a time."""
     shapes = jax.eval_shape(function, data.x[:rows])
     out = jax.tree.map(
         lambda leaf: jnp.zeros((data.x.shape[0], *leaf.shape[1:]), leaf.dtype), shapes
     )
 
     def body(index: Array, out: Any) -> Any:
-        x, _, begin = chunk(data, index, rows)
+        x, _, begin = chunk(unshifted(data), index, rows)
         return jax.tree.map(
             lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, begin, 0),
             out,

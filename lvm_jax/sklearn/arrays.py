@@ -52,7 +52,7 @@ def from_arrays(given: Given, covariance_type: str) -> em.Mixture:
 def override(start: em.Mixture, given: Given, covariance_type: str) -> em.Mixture:
     """Put what the user gave in the place of what the start found, in every restart."""
     restarts = start.log_weights.shape[0]
-    log_weights, (deviations, scale) = start.log_weights, start.components
+    log_weights, (deviations, scale, remainder) = start.log_weights, start.components
 
     def spread(value: Any) -> Any:
         return jnp.broadcast_to(jnp.asarray(value), (restarts, *np.shape(value)))
@@ -60,10 +60,11 @@ def override(start: em.Mixture, given: Given, covariance_type: str) -> em.Mixtur
     if given.weights is not None:
         log_weights = jnp.log(spread(given.weights))
     if given.means is not None:
-        deviations = spread(given.means - np.asarray(start.origin))
+        deviations, remainder = spread(given.means - np.asarray(start.origin)), None
     if given.factors is not None:
         scale = spread(scale_of(given.factors, covariance_type))
-    return em.Mixture(log_weights, Gaussians(deviations, scale), start.origin, start.family)
+    components = Gaussians(deviations, scale, remainder)
+    return em.Mixture(log_weights, components, start.origin, start.family)
 
 
 def covariances(scale: np.ndarray, covariance_type: str) -> tuple[np.ndarray, ...]:
