@@ -15,6 +15,7 @@ from jax.nn import logsumexp
 from lvm_jax import checks, distributions
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.chain import Chain
+from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
@@ -178,8 +179,8 @@ def posterior_means(
     conditional means of `num_samples` draws of what comes before, and its first part is exact.
     Any other q averages `num_samples` draws, and the variance over x of such means is too high by
     E_x[Var_q(z)] / num_samples: with 100 draws a unit that ignores x, with variance 1, stands at
-    the threshold of `active_units`. Point i draws from fold_in(key, i). Compiled once per shape,
-    guide and `num_samples`.
+    the threshold of `active_units`. Point i draws from fold_in(key, i). Compiled once per guide,
+    `num_samples` and bucket of N.
 
     Raises ValueError or TypeError for num_samples < 1 or an x of no rows or that is not finite.
     """
@@ -189,10 +190,13 @@ def posterior_means(
     if x.ndim < 1 or x.shape[0] < 1:
         raise ValueError(f"x: expected at least one data point, [N, ...], got shape {x.shape}")
     checks.finite(x, "x")
-    return _posterior_means(key, phi, jnp.asarray(x), guide, num_samples)
+    number = x.shape[0]
+    padded = jnp.asarray(pad_rows(x, bucket(number)))
+    means = _posterior_means(key, phi, padded, guide, num_samples)
+    return jax.tree.map(jnp.asarray, first_rows(means, number))
 
 
-@partial(jax.jit, static_argnums=(3, 4))
+@bounded_jit(3, 4)
 def _posterior_means(
     key: Key[Array, ""], phi: Params, x: Array, guide: Guide, num_samples: int
 ) -> Latent:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.linalg import cho_solve
 
 from lvm_jax import checks, precision
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.models.linear_gaussian import LinearGaussian
 from lvm_jax.models.ppca import principal, read
 from lvm_jax.outcome import ConvergenceWarning, Outcome
@@ -136,7 +137,7 @@ def maximize(rows: Array, expectation: Expectation) -> tuple[Array, Array]:
     return loadings, residual + ((loadings @ covariance) * loadings).sum(1)
 
 
-@jax.jit
+@bounded_jit()
 def run(
     rows: Array, loadings: Array, noise: Array, tolerance: Scalar, max_steps: Int[Array, ""]
 ) -> State:
