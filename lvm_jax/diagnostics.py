@@ -108,6 +108,7 @@ def gradient_statistics(
     Unjitted, a loop: jit around it. Raises ValueError for num_repeats < 2, chunk_size < 1, or a
     `truth` or `signal` that is not as the gradient.
     """
+    checks.key(key)
     num_repeats = checks.integer(num_repeats, "num_repeats", 2)
     one = jax.eval_shape(gradient, key)
     for value, name in ((truth, "truth"), (signal, "signal")):
@@ -184,6 +185,7 @@ def posterior_means(
 
     Raises ValueError or TypeError for num_samples < 1 or an x of no rows or that is not finite.
     """
+    checks.host("diagnostics.posterior_means", "guide.posterior", key, phi, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 1)
     x = checks.float_array(x, "x")

@@ -53,10 +53,11 @@ def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples
 def draw(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
     """`num_samples` draws from q, stacked along a leading axis S on every leaf.
 
-    Raises ValueError for num_samples < 1, TypeError for a key that is not typed.
+    Raises ValueError for num_samples < 1, TypeError for a key that is not typed or a q that is no
+    distribution.
     """
     checks.integer(num_samples, "num_samples", 1)
-    return q.sample(seed=checks.key(key), sample_shape=(num_samples,))
+    return checks.distribution(q).sample(seed=checks.key(key), sample_shape=(num_samples,))
 
 
 def draw_and_price(

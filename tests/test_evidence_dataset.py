@@ -138,7 +138,7 @@ def test_summary_has_both_errors_apart():
         ({"x": np.zeros(2)}, r"x: expected shape \[N, 2\], as the model draws its data, got \[2\]"),
         ({"x": np.zeros((4, 3))}, r"x: expected shape \[N, 2\]"),
         ({"x": np.zeros((0, 2))}, "x: expected an array of at least one data point"),
-        ({"x": [[1.0, 2.0]]}, "x: expected an array of at least one data point"),
+        ({"x": 3.0}, "x: expected an array of at least one data point"),
         (
             {"guide": lambda phi, x: distributions.normal(jnp.zeros(3), jnp.ones(3))},
             r"guide: expected a q that draws z as the model's prior does, f\[2\], got f\[3\]",

@@ -187,7 +187,7 @@ def test_refusals():
         run(0, FAMILIES, log_evidence=jnp.zeros(3))
     with pytest.raises(ValueError, match="num_starts: expected an integer >= 1, got 0"):
         run(0, FAMILIES, num_starts=0)
-    with pytest.raises(ValueError, match="guide: expected a q that draws z as the model's prior"):
+    with pytest.raises(ValueError, match="family: expected a q that draws z as the model's prior"):
         run(0, {"other": guides.mean_field(3)})
     mixture, theta, x, *_ = CASES["mixture"]()
     label = guides.label(3)

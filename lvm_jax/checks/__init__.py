@@ -4,7 +4,16 @@ Every function raises a ValueError or TypeError that names the argument, says wh
 and what came, and how to cure it.
 """
 
-from lvm_jax.checks.arguments import choice, distribution, host, integer, key, number
+from lvm_jax.checks.arguments import (
+    choice,
+    distribution,
+    host,
+    integer,
+    key,
+    number,
+    signature,
+    takes,
+)
 from lvm_jax.checks.arrays import (
     blocks,
     distinct_rows,
@@ -13,6 +22,7 @@ from lvm_jax.checks.arrays import (
     place,
     points,
     position,
+    real_array,
     shape,
     symmetric_positive_definite,
     weights,
@@ -32,7 +42,10 @@ __all__ = [
     "place",
     "points",
     "position",
+    "real_array",
     "shape",
+    "signature",
     "symmetric_positive_definite",
+    "takes",
     "weights",
 ]

@@ -113,6 +113,7 @@ def account(
 
     Raises as its parts.
     """
+    checks.host("decomposition.account", "decomposition.decompose", key, theta, phi, x)
     keys = jax.random.split(checks.key(key), 6)
     common = model, guide, theta, phi, x
     moves = 0 if transition is not None and not transition.continuous else 8

@@ -11,10 +11,10 @@ import optax
 from lvm_jax import checks, distributions, gradients, weights
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.measured import Measured, of_draws
-from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.flows import Flow
 from lvm_jax.guides.base import Family, Guide
+from lvm_jax.inputs import check_family, check_problem, one_of
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint
@@ -52,7 +52,7 @@ def fit_local(
     optimizer: optax.GradientTransformation | None = None,
     num_draws: int = 10,
     num_starts: int = 2,
-    estimate: gradients.Estimate | None = None,
+    estimate: gradients.Estimate | gradients.Estimator | str | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> Local:
     """q*(z | x) of the family for every point of x [N, ...]: ELBO ascent in eta, point by point.
@@ -75,11 +75,12 @@ def fit_local(
     Raises ValueError or TypeError for sizes < 1, an x, a guide or a family that does not fit the
     model, or a q without the gradients that `estimate` needs.
     """
+    checks.host("decomposition.fit_local", "guides.refine", key, theta, phi, x)
     checks.key(key)
-    check_data(model, theta, x)
-    check_guide(model, guide, theta, phi, x)
+    x = check_problem(model, guide, theta, phi, x)
+    check_family(model, family, theta, one_of(x))
+    estimate = gradients.find_estimate(estimate)
     start = family.init(jax.random.key(0))
-    check_guide(model, Guide(family.init, lambda eta, x: family.build(eta)), theta, start, x)
     is_flow = isinstance(family.build(start), Flow)
     sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
     num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import make_path
 from lvm_jax.batching import batch_size, for_each, plenty
-from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.guides.base import Guide
+from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params
 from lvm_jax.weights import LogJoint
@@ -100,11 +100,10 @@ def evaluate_annealed(
 
     Raises as `annealed` and `evaluate` do.
     """
+    checks.host("evidence.evaluate_annealed", "evidence.annealed", key, theta, phi, x)
     checks.key(key)
     num_chains = checks.integer(num_chains, "num_chains", 1)
-    check_data(model, theta, x)
-    if guide is not None:
-        check_guide(model, guide, theta, phi, x)
+    x = check_problem(model, guide, theta, phi, x)
     index = jnp.arange(x.shape[0]) if index is None else jnp.asarray(index)
     checks.shape(index, x.shape[:1], "index")
     points = (index, jnp.asarray(x))

@@ -152,15 +152,15 @@ def certify(
     without a `transition` for it; a prior of your own type says so by an attribute `discrete`, as
     floats that are really labels cannot be told.
     """
+    checks.host("evidence.certify", "evidence.importance or evidence.annealed", key, theta, phi, x)
+    checks.key(key)
     for value, name in ((tolerance, "tolerance"), (budget, "budget")):
         if not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     num_scouts = checks.integer(num_scouts, "num_scouts", 0)
     x = np.asarray(checks.float_array(x, "x"))
     book = _Book(len(x), tolerance, level)
-    run = Runner(
-        checks.key(key), model, guide, theta, phi, x, prior_share, transition, gradients_per_move
-    )
+    run = Runner(key, model, guide, theta, phi, x, prior_share, transition, gradients_per_move)
     reach = _scout(run, book, num_scouts, budget)
     _by_importance(run, book, budget)
     contradicted = np.zeros(len(x), bool) if reach is None else book.contradicted(reach)

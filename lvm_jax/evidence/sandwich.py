@@ -16,6 +16,7 @@ from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.guides.base import Guide
+from lvm_jax.inputs import check_simulated
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
@@ -130,8 +131,10 @@ def bidirectional(
 
     Source: Grosse, Ancha and Roy (2016).
     """
+    checks.host("evidence.bidirectional", "evidence.sandwich", key, theta, phi)
     num_points = checks.integer(num_points, "num_points", 2)
     num_chains = checks.integer(num_chains, "num_chains", 1)
+    check_simulated(model, guide, theta, phi)
     x, found = _bidirectional(
         *(checks.key(key), theta, () if guide is None else phi, plan),
         *(model, guide, num_points, num_chains),

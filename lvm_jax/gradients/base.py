@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -38,6 +38,33 @@ NEEDS: dict[LatentKind, str] = {
 }
 
 
+def find_estimate(value: Any, name: str = "estimate") -> Estimate | None:
+    """An estimator, its row or its name in ESTIMATORS, as the estimator; None stays None.
+
+    Raises ValueError for another name, and TypeError for what is not an estimator, such as a
+    function that makes one.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return ESTIMATORS[checks.choice(value, name, tuple(ESTIMATORS))].estimate
+    if isinstance(value, Estimator):
+        return value.estimate
+    if checks.takes(value, "key", "log_joint", "guide", "phi", "num_samples"):
+        return value
+    expected = f"{name}: expected a function of (key, log_joint, guide, phi, num_samples), got "
+    if not callable(value):
+        raise TypeError(
+            f"{expected}a {type(value).__name__}; use a name in gradients.ESTIMATORS or what one "
+            "of the functions of lvm_jax.gradients returns"
+        )
+    called = checks.signature(value)
+    cure = "an objective goes into objective="
+    if not checks.takes(value, "key", "point", "num_samples", "step"):
+        cure = f"call {value.__name__}(...), which makes the estimator"
+    raise TypeError(f"{expected}{called}; {cure}")
+
+
 def make_q(
     estimator: str,
     latent: LatentKind,
@@ -52,7 +79,7 @@ def make_q(
     `latent`, naming the estimators that would work.
     """
     checks.integer(num_samples, "num_samples", minimum)
-    q = guide(phi)
+    q = checks.distribution(guide(phi))
     kinds = latent_kinds(q)
     if latent not in kinds:
         works = ", ".join(sorted(n for n, row in ESTIMATORS.items() if row.latent in kinds))
