@@ -21,7 +21,7 @@ from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Family, Guide
-from lvm_jax.inputs import check_problem
+from lvm_jax.inputs import check_family, check_problem, one_of
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Params, Scalar
@@ -94,6 +94,9 @@ def gaps(
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
     x = check_problem(model, guide, theta, phi, x)
+    for family in families.values():
+        check_family(model, family, theta, one_of(x))
+    estimate = gradients.find_estimate(estimate)
     given = _given(log_evidence, x)
     key_fit, key_weigh = jax.random.split(key)
     local = [

@@ -81,6 +81,7 @@ def factor_analysis(
 
     Source: Rubin and Thayer (1982).
     """
+    checks.host("models.factor_analysis", "the log_evidence of models.linear_gaussian", x)
     max_steps = checks.integer(max_steps, "max_steps", 0)
     tolerance = checks.number(tolerance, "tolerance")
     data, dtype = read(x, latent_dim)
