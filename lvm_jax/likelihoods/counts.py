@@ -1,6 +1,5 @@
 """Likelihoods of counts, stable in float32 at any size of count: see `lvm_jax.saddlepoint`."""
 
-import math
 from typing import NamedTuple
 
 import jax
