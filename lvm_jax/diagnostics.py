@@ -39,16 +39,24 @@ THRESHOLD = 0.01  # of A_u, by Burda et al. (2016)
 
 
 def effective_sample_size(log_w: Float[Array, " S"]) -> Scalar:
-    """(sum_s w_s)^2 / sum_s w_s^2, between 1 and S: S of equal weights (Kong 1992)."""
-    return jnp.exp(2 * logsumexp(log_w - log_w.max()) - logsumexp(2 * (log_w - log_w.max())))
+    """(sum_s w_s)^2 / sum_s w_s^2, between 1 and S: S of equal weights (Kong 1992).
+
+    0 where every weight is 0. Raises ValueError for anything but [S].
+    """
+    checks.one_point(log_w)
+    nothing = (log_w == -jnp.inf).all()
+    rest = log_w - jnp.where(nothing, 0.0, log_w.max())
+    found = jnp.exp(2 * logsumexp(rest) - logsumexp(2 * rest))
+    return jnp.where(nothing, 0.0, found)
 
 
 def pareto_k(log_w: Float[Array, " S"]) -> Scalar:
     """Pareto k-hat of the largest weights: distrust their mean above 0.7 (Vehtari et al. 2024).
 
     inf for S < 25; 0 where the largest agree to rounding; NaN with a NaN among them, or where ties
-    or zero weights leave no tail to fit. As in `Evidence`.
+    or zero weights leave no tail to fit. As in `Evidence`. Raises ValueError for anything but [S].
     """
+    checks.one_point(log_w)
     return pareto.k_of_tail(jax.lax.top_k(log_w, pareto.tail_size(log_w.shape[0]) + 1)[0])
 
 
@@ -64,8 +72,10 @@ def psis(log_w: Float[Array, " S"]) -> Smoothed:
 
     The M = min(3 sqrt(S), S / 5) largest are replaced by the quantiles of a generalised Pareto
     distribution, where k-hat is at least 1/3; then all are normalised. Less variance than the raw
-    weights for a little bias, in self-normalised expectations such as E_posterior[f(z)].
+    weights for a little bias, in self-normalised expectations such as E_posterior[f(z)]. Raises
+    ValueError for anything but [S].
     """
+    checks.one_point(log_w)
     from blackjax.diagnostics import psis_weights
 
     return Smoothed(psis_weights(log_w)[0], pareto_k(log_w))

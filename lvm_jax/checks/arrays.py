@@ -151,6 +151,16 @@ def shape(array: ArrayLike, expected: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
 
 
+def one_point(log_w: Any, name: str = "log_w") -> None:
+    """Refuse log-weights of another shape than [S], S >= 1. Reads shapes only: works under jit."""
+    shape = np.shape(log_w)
+    if len(shape) != 1 or shape[0] < 1:
+        raise ValueError(
+            f"{name}: expected the log-weights of one data point, shape [S] with S >= 1, got "
+            f"{shape}; map over data points with jax.vmap"
+        )
+
+
 def symmetric_positive_definite(array: np.ndarray, name: str) -> None:
     """Refuse matrices [..., D, D] that are not symmetric positive definite."""
     asymmetry = np.abs(array - np.swapaxes(array, -1, -2)).max()

@@ -18,7 +18,7 @@ class Evidence(NamedTuple):
 
     log_evidence: Float[Array, "..."]  # log (1/S) sum_s w_s
     standard_error: Float[Array, "..."]  # of the logarithm: sqrt(Var(w) / S) / mean(w)
-    ess: Float[Array, "..."]  # (sum w)^2 / sum w^2
+    ess: Float[Array, "..."]  # (sum w)^2 / sum w^2; 0 where every weight is 0
     k_hat: Float[Array, "..."]  # above 0.7 distrust all of the above; see evidence.pareto
     num_samples: Int[Array, "..."]
     num_nan: Int[Array, "..."]  # log-weights that are NaN
@@ -29,8 +29,8 @@ class Evidence(NamedTuple):
         """Where log p(x) lies with probability `level`: log_evidence -+ t standard_error.
 
         t is Student's quantile for `num_samples` - 1 degrees of freedom. It counts on weights whose
-        mean is nearly normal, which is what k_hat judges; infinite where the standard error is not
-        known. Computed on the host.
+        mean is nearly normal, which is what k_hat judges. (-inf, inf) where the standard error is
+        not known, as of weights that are all 0. Computed on the host.
         """
         from scipy.stats import t
 
@@ -38,5 +38,7 @@ class Evidence(NamedTuple):
             raise ValueError(f"level: expected a probability in (0, 1), got {level}")
         centre, error = np.asarray(self.log_evidence), np.asarray(self.standard_error)
         freedom = np.maximum(np.asarray(self.num_samples) - 1, 1)
-        half = np.where(np.isnan(error), np.inf, t.ppf(0.5 + level / 2, freedom) * error)
-        return centre - half, centre + half
+        half = t.ppf(0.5 + level / 2, freedom) * error
+        unknown = np.isnan(error) & ~np.isnan(centre)
+        low, high = np.where(unknown, -np.inf, centre - half), centre + half
+        return low, np.where(unknown, np.inf, high)

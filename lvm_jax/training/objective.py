@@ -61,7 +61,7 @@ def parts(model: Model, theta: Params, q: Distribution, x: Array, z: Latent) -> 
     Raises ValueError if x is not one data point of the model, or log q(z) not one number.
     """
     check_point(model, theta, x)
-    check_log_prob(q, z)
+    check_log_prob(q)
     prior = model.prior(theta)
     return Parts(
         jax.vmap(lambda one: model.likelihood(theta, one).log_prob(x))(z),
