@@ -236,6 +236,19 @@ def test_active_units_of_a_hierarchy_from_below():
     np.testing.assert_allclose(found.variance[0], exact.var(0, ddof=1), rtol=1e-4)
 
 
+def test_the_threshold_of_an_active_unit():
+    signs = np.array([1, 1, 1, -1, -1, -1, 0])  # of unbiased variance 6 / 6
+    wanted = np.array([0.0099, 0.0101, 0.009, 0.011])
+    found = active_units(jnp.asarray(signs[:, None] * np.sqrt(wanted)[None]))
+    np.testing.assert_allclose(found.variance, wanted, rtol=1e-5)
+    assert found.active.tolist() == [False, True, False, True]  # A_u > 0.01, Burda et al. (2016)
+    assert found.number == 2
+    # At the threshold itself a unit is not active; NaN is not, either.
+    edge = active_units(jnp.array([[0.0, jnp.nan], [1.0, 1.0], [2.0, 0.0]]), 1.0)
+    assert edge.variance[0] == 1.0
+    assert edge.active.tolist() == [False, False]
+
+
 def test_means_of_a_hierarchy_from_above_and_of_any_other_q():
     # The ladder that is the exact posterior, and the same posterior as a q of unknown kind.
     _, theta, joint = deep_cases.linear_chain()

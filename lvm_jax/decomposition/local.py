@@ -190,7 +190,7 @@ def _starts(
 
 def _express(key: Key[Array, ""], eta: Any, q: Distribution) -> Params:
     """The eta that gives q, or has its moments; eta as it came where neither can be said."""
-    if _describe(eta) == _describe(q):
+    if _alike(eta, q):
         return q  # a flow is its own eta
     parts = distributions.gaussian_parts(q)
     if parts is None:
@@ -217,6 +217,12 @@ def _has_loc(eta: Any, z: Latent) -> bool:
     return isinstance(z, jax.Array) and isinstance(loc, jax.Array) and loc.shape == z.shape
 
 
-def _describe(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+def _alike(left: Any, right: Any) -> bool:
+    """Are both pytrees of one structure, with leaves of the same shapes and types?"""
+    if jax.tree.structure(left) != jax.tree.structure(right):
+        return False  # such as a q that is no pytree
+    shapes = [
+        [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
+        for tree in (left, right)
+    ]
+    return shapes[0] == shapes[1]
