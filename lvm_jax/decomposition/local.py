@@ -219,7 +219,8 @@ def _has_loc(eta: Any, z: Latent) -> bool:
 
 def _alike(left: Any, right: Any) -> bool:
     """Are both pytrees of one structure, with leaves of the same shapes and types?"""
-    if jax.tree.structure(left) != jax.tree.structure(right):
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (left, right)]
+    if structures[0] != structures[1]:
         return False  # such as a q that is no pytree
     shapes = [
         [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
