@@ -46,7 +46,7 @@ def certified(request):
         model, traces = counting(case.model)
 
         def posterior(phi, x):
-            shift = jnp.where(x[0] > 1, 0.0, jnp.where(x[0] > 0, 0.3, 1.5))
+            shift = jnp.where(x[0] > 1, 0.0, jnp.where(x[0] > 0, 0.3, 4.0))
             return case.model.posterior(case.theta, x + shift)
 
         guide = Guide(lambda key: (), posterior)

@@ -118,13 +118,26 @@ def test_summary_has_both_errors_apart():
     count = jnp.zeros(4, jnp.int32)
     found = evidence.summarize(
         evidence.Evidence(
-            jnp.asarray(values), jnp.asarray(errors), count + 9.0, k_hat, count, count, count, count
+            jnp.asarray(values),
+            jnp.asarray(errors),
+            count + 9.0,
+            k_hat,
+            count,
+            count,
+            count,
+            count,
+            jnp.array([0, 2, 0, 6]),
         )
     )
     np.testing.assert_allclose(found.log_evidence, -2.0)
     np.testing.assert_allclose(found.monte_carlo_error, np.sqrt(0.22) / 4, rtol=1e-6)
     np.testing.assert_allclose(found.sampling_error, values.std(ddof=1) / 2, rtol=1e-6)
-    assert found.num_untrusted == 2  # 0.71, and the one that is not known
+    assert found.num_untrusted == 2
+    assert not found.reliable
+    assert found.verdict() == (
+        "2 of 4 points not reliable: Pareto k-hat is too large or not known: the tail of the "
+        "weights is heavy; the effective sample size is too small"
+    )
     assert np.isnan(found.worst_k_hat)
     assert found.num_points == 4
 

@@ -5,18 +5,17 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lvm_jax import checks
 from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Evidence, describe, union
 from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_data, check_guide, check_problem, one_of
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, ArrayLike, Int, Key, Params, Scalar
-
-TRUSTED_K_HAT = 0.7
+from lvm_jax.typing import Array, ArrayLike, Bool, Int, Key, Params, Scalar
 
 
 def evaluate(
@@ -102,8 +101,21 @@ class Summary(NamedTuple):
     monte_carlo_error: Scalar  # its standard error over the draws of z, these points given
     sampling_error: Scalar  # its standard error over the points, another data set being drawn
     worst_k_hat: Scalar
-    num_untrusted: Int[Array, ""]  # points whose k_hat is not <= 0.7, NaN among them
+    num_untrusted: Int[Array, ""]  # points that are not `reliable`
     num_points: int
+    failed: Int[Array, ""]  # bits of `Check`: every reason that a point has
+
+    @property
+    def reliable(self) -> Bool[Array, ""]:
+        """True where every point is reliable: then the errors can be trusted."""
+        return self.failed == 0
+
+    def verdict(self) -> str:
+        """In words: reliable, or how many points are not and the reasons; on the host."""
+        if not int(self.num_untrusted):
+            return "reliable"
+        words = describe(np.asarray(self.failed)).removeprefix("not reliable: ")
+        return f"{int(self.num_untrusted)} of {self.num_points} points not reliable: {words}"
 
 
 def summarize(evidence: Evidence) -> Summary:
@@ -114,7 +126,8 @@ def summarize(evidence: Evidence) -> Summary:
 
     The second, for a statement about the population, holds the first already (the spread of the
     estimates includes their noise); for a comparison of models on the same points use the first,
-    or pair the points. NaN where a point is NaN; the sampling error of one point is NaN.
+    or pair the points. NaN where a point is NaN; the sampling error of one point is NaN. Where a
+    point is not reliable the mean and its Monte Carlo error are not: see `verdict`.
 
     Raises ValueError unless the leaves are [N].
     """
@@ -129,6 +142,7 @@ def summarize(evidence: Evidence) -> Summary:
         jnp.sqrt((evidence.standard_error**2).sum()) / num_points,
         jnp.sqrt(moments(values).variance / num_points),
         evidence.k_hat.max(),
-        (~(evidence.k_hat <= TRUSTED_K_HAT)).sum(),
+        (evidence.failed != 0).sum(),
         num_points,
+        union(evidence.failed),
     )

@@ -8,12 +8,13 @@ from jax.nn import logsumexp
 
 from lvm_jax import bounds, checks, weights
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Evidence, judge
 from lvm_jax.evidence.sumo import Telescope
 from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 from lvm_jax.weights import LogJoint
 
+FINITE_VARIANCE = 0.5  # k-hat of the draws of log p(x), up to which they have a variance
 RATIO = 2**-1.5  # P(level l + 1) / P(level l): between the variances', 1/4, and the costs', 1/2
 MAX_SAMPLES = 2**30  # of one draw, which its counts in int32 hold
 
@@ -79,8 +80,8 @@ def average(draws: Telescope) -> Evidence:
 
     Here `standard_error` is sd / sqrt(R) of the draws of log p(x) themselves, and `ess` is R:
     there are no weights. `k_hat` is the tail of their distance from the median: above 0.5 their
-    variance, and with it the standard error, cannot be trusted. `num_samples` is R;
-    the cost is the sum of the draws' own.
+    variance, and with it the standard error, cannot be trusted, and `failed` has PARETO.
+    `num_samples` is R; the cost is the sum of the draws' own.
 
     Raises ValueError for leaves that are not [R].
     """
@@ -90,14 +91,19 @@ def average(draws: Telescope) -> Evidence:
     found = moments(values)
     distance = jnp.log(jnp.abs(values - jnp.median(values)))
     number = jnp.asarray(values.shape[0], values.dtype)
-    odd = [jnp.isnan(values), jnp.isposinf(values), jnp.isneginf(values)]
+    k_hat = from_log_weights(distance).k_hat
+    flags = [jnp.isnan(values), jnp.isposinf(values), jnp.isneginf(values)]
+    nan, plus, minus = (flag.sum(dtype=jnp.int32) for flag in flags)
     return Evidence(
         found.mean,
         jnp.sqrt(found.variance / number),
         number,
-        from_log_weights(distance).k_hat,
+        k_hat,
         jnp.int32(values.shape[0]),
-        *(flags.sum(dtype=jnp.int32) for flags in odd),
+        nan,
+        plus,
+        minus,
+        judge(number, k_hat, values.shape[0], nan + plus + minus, FINITE_VARIANCE),
     )
 
 

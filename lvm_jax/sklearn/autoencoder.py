@@ -13,7 +13,7 @@ from lvm_jax import checks, evidence
 from lvm_jax.chain import positive_scale
 from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.evidence import Evidence
-from lvm_jax.evidence.dataset import TRUSTED_K_HAT
+from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.guides import Guide
 from lvm_jax.likelihoods import Likelihood, check_support
 from lvm_jax.models import Model
