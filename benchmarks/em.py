@@ -127,7 +127,7 @@ def other_tables(options: Any) -> list[dict[str, Any]]:
     )
     print(
         f"{count['fits']} fits over tolerances, regularizations and seeds: "
-        f"{count['loops']} loop and {count['starts']} start compiled"
+        f"{count['programs']} programs compiled"
     )
     return [{"case": case, "found": found}, {"case": "compilations", "found": count}]
 

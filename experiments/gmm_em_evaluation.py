@@ -10,7 +10,7 @@ from experiments.progress import Progress
 from experiments.run_directory import RunDirectory
 from lvm_jax import checks, em
 from lvm_jax.data import Dataset
-from lvm_jax.em import inputs, selection
+from lvm_jax.em import inputs
 
 if TYPE_CHECKING:
     from experiments.gmm_em import Config, Covariance
@@ -129,62 +129,20 @@ def compare(
     One after the other, never in threads: jaxlib's batched Cholesky waits, inside a thread of
     XLA's pool, for work that it queued to that pool. As many fits as threads wait for ever.
     """
-    widest = {c: max(k for other, k in grid if other == c) for c, _ in grid}
     candidates = []
     for index, (covariance, k) in enumerate(grid):
         cell = fit
         if index:
             cell_key = jax.random.fold_in(key, index)
-            cell = fit_cell(cell_key, x, config, covariance, k, widest[covariance])
-        p = num_parameters(covariance, k, x.shape[1])
-        criteria = selection.from_evaluation(cell.mixture.evaluate(x), p, len(x))
-        spread = smallest_spread(np.asarray(cell.mixture.covariances)[:k], x)
+            changes = {"covariance_type": covariance, "num_components": k}
+            cell = fit_once(cell_key, x, config, **changes)
+        criteria = em.criteria(cell.mixture, x)
+        spread = smallest_spread(np.asarray(cell.mixture.covariances), x)
         found = Candidate(covariance, k, cell.info.outcome.name, criteria, spread)
         candidates.append(found)
         run.log(stage="compare", **found._asdict())
         bar.done(f"K = {k}, {covariance}: BIC {criteria.bic:.3f}")
     return candidates
-
-
-def fit_cell(
-    key: jax.Array, x: np.ndarray, config: "Config", covariance: "Covariance", k: int, width: int
-) -> em.Fit:
-    """A mixture of k components, fitted by the loop for `width`: all K of a type share a program.
-
-    The components beyond k have weight 0: they take no responsibility, and EM leaves them there.
-    """
-    begin = em.initialize(
-        key,
-        x,
-        k,
-        covariance,
-        start=config.start,
-        num_restarts=config.num_restarts,
-        regularization=config.regularization,
-        sample_weight=np.ones(len(x)),
-    )
-    changes = {"covariance_type": covariance, "num_components": width}
-    return fit_once(key, x, config, initial=widened(begin, width), **changes)
-
-
-def widened(starts: em.Mixture, width: int) -> em.Mixture:
-    """Gaussian mixtures [R, K, ...] with copies of a component, of weight 0, up to `width`."""
-    log_weights, components = jax.tree.map(np.asarray, starts.parameters)
-    missing = width - log_weights.shape[1]
-
-    def widen(leaf: np.ndarray) -> np.ndarray:
-        return np.concatenate([leaf, np.repeat(leaf[:, :1], missing, axis=1)], axis=1)
-
-    wide = jax.tree.map(widen, components)
-    if starts.family.scale_axis is None:  # one covariance for all: it has no axis K
-        wide = wide._replace(scale=components.scale)
-    log_weights = np.pad(log_weights, ((0, 0), (0, missing)), constant_values=-np.inf)
-    return em.Mixture(log_weights, wide, starts.origin, starts.family)
-
-
-def num_parameters(covariance: "Covariance", k: int, dim: int) -> int:
-    """Free parameters of k components in `dim` dimensions, and of their weights."""
-    return em.GAUSSIANS[covariance].num_component_parameters(k, dim) + k - 1
 
 
 def smallest_spread(covariances: np.ndarray, x: np.ndarray) -> float:

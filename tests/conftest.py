@@ -16,15 +16,13 @@ import pytest
 
 from lvm_jax import compiling
 
-# Most of the time of the tests goes into compiling. Not optimising, and fusing without XLA's own
-# MLIR emitters, takes half of it. An unknown flag ends the process: only the jaxlib that the flags
-# were tried on gets them. `XLA_FLAGS= make test` compiles as users do. Codegen in one part
-# (xla_cpu_parallel_codegen_split_count=1) would save a fifth of it, and without optimising is wrong:
-# EM of one column then diverges.
+# Most of the time of the tests goes into compiling. Not optimising, fusing without XLA's own MLIR
+# emitters and generating the code in one part takes 40% of it. An unknown flag ends the process:
+# only the jaxlib that the flags were tried on gets them. `XLA_FLAGS= make test` compiles as users do.
 if version("jaxlib").startswith("0.10."):
     quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    quick += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ.setdefault("XLA_FLAGS", quick)
-    compiling.LEAN.pop("xla_cpu_parallel_codegen_split_count")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -41,6 +39,14 @@ def interrupts() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> compiling.Store:
+    """A store of compiled programs of this test's own, which starts empty."""
+    own = compiling.Store(compiling.MAX_MAPS)
+    monkeypatch.setattr(compiling, "STORE", own)
+    return own
 
 
 @pytest.fixture(autouse=True, scope="module")

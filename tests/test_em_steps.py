@@ -5,7 +5,7 @@ import pytest
 from em_reference import blobs, compact, e_step, em_step, numbers
 
 from lvm_jax import em
-from lvm_jax.em import statistics
+from lvm_jax.em import padding, statistics
 from lvm_jax.em.fit import prepare
 from lvm_jax.em.mixture import rows_per_chunk
 
@@ -54,10 +54,13 @@ def reference_steps(covariance_type, x, num, weight=None, regularization=0.0):
 
 
 def problem(covariance_type, x, sample_weight=None):
-    return prepare(
+    """Family, parameters [1, K, ...], data padded to 512 rows, chunk size and origin."""
+    made, origin, _ = prepare(
         KEY, x, K, covariance_type, None, start_mixture(covariance_type, x.dtype), "random", 1,
         0.0, None, sample_weight, 0.0,
     )  # fmt: skip
+    parameters = padding.each(padding.cut, made.family, made.parameters, K)
+    return made.family, parameters, made.data, made.rows, origin
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -113,7 +116,7 @@ def test_chunks_of_any_size_give_the_same_step(x64, covariance_type, monkeypatch
     for device in ("CHUNK_BYTES", "ACCELERATOR_BYTES"):
         monkeypatch.setattr(statistics, device, 1)
     data = statistics.Data(jnp.asarray(X), None, jnp.zeros(D))
-    rows = rows_per_chunk(em.GAUSSIANS[covariance_type], X.shape, K, data)
+    rows = rows_per_chunk(em.GAUSSIANS[covariance_type], K, data)
     assert rows == 128  # so that 301 rows take three chunks, and the last one overlaps
     chunked = steps(covariance_type, X, 5, sample_weight=WEIGHT)
     for got, want in zip(numbers(chunked.mixture), numbers(whole.mixture), strict=True):
@@ -125,7 +128,7 @@ def test_chunks_of_any_size_give_the_same_step(x64, covariance_type, monkeypatch
 @pytest.mark.parametrize("covariance_type", TYPES)
 @pytest.mark.parametrize("make_pass", [statistics.fast_pass, statistics.exact_pass])
 def test_both_passes_add_up_over_chunks(x64, covariance_type, make_pass):
-    family, parameters, data, _, _, origin = problem(covariance_type, X, WEIGHT)
+    family, parameters, data, _, origin = problem(covariance_type, X, WEIGHT)
     resp, log_p = e_step(X, *start_numbers(covariance_type))
     resp = resp * WEIGHT[:, None]
     for rows in (128, N):

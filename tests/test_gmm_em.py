@@ -13,7 +13,6 @@ from sklearn.mixture import GaussianMixture
 
 from experiments import gmm_em, gmm_em_evaluation, gmm_em_figures
 from lvm_jax import data, em
-from lvm_jax.em import loop, selection
 
 SMALL = {"num_restarts": 2, "max_components": 2, "compare": ("full",), "num_folds": 2}
 
@@ -122,32 +121,6 @@ def test_the_grid_begins_with_the_mixture_itself_and_repeats_nothing():
     assert len(grid) == len(set(grid))
     assert [k for c, k in grid[1:] if c == "diag"] == [1, 2, 5, 7, 8]
     assert {k for c, k in grid if c == "full"} == {2, 4, 5}
-
-
-@pytest.mark.parametrize("covariance", em.GAUSSIANS)
-def test_every_k_of_a_type_runs_one_program_and_ends_as_in_its_own(covariance, x64):
-    x, key = data.old_faithful().x, jax.random.key(0)
-    config = gmm_em.Config(max_steps=12, tolerance=1e-4, num_restarts=2)
-    wide, programs = {}, set()
-    for k in (1, 2, 3):
-        wide[k] = gmm_em_evaluation.fit_cell(key, x, config, covariance, k, 3)
-        programs.add(loop.segment.jitted._cache_size())
-    assert len(programs) == 1
-    changes = {"covariance_type": covariance, "num_components": 2}
-    alone = gmm_em_evaluation.fit_once(key, x, config, **changes)
-    info, own = wide[2].info, alone.info
-    np.testing.assert_allclose(info.trace, own.trace, rtol=1e-12)
-    assert info.log_likelihood == pytest.approx(own.log_likelihood, rel=1e-12)
-    assert info.best_restart == own.best_restart
-    mixture = wide[2].mixture
-    np.testing.assert_allclose(mixture.weights, [*alone.mixture.weights, 0], rtol=1e-9)
-    np.testing.assert_allclose(mixture.covariances[:2], alone.mixture.covariances, rtol=1e-9)
-    evaluation = mixture.evaluate(x)
-    np.testing.assert_allclose(evaluation, alone.mixture.evaluate(x), rtol=1e-10)
-    p = gmm_em_evaluation.num_parameters(covariance, 2, 2)
-    assert selection.from_evaluation(evaluation, p, 272).bic == pytest.approx(
-        em.criteria(alone.mixture, x).bic, rel=1e-10
-    )
 
 
 def test_smallest_spread_is_the_share_of_the_datas_variance():

@@ -5,6 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lvm_jax import saddlepoint
 from lvm_jax.em.families import ROUNDING_NATS, Family, Settings, Sums, divide, keep_empty
@@ -83,7 +84,7 @@ class Poisson(Family):
 
     def check(self, x: ArrayLike) -> None:
         """Refuse negative or fractional counts."""
-        if x.min() < 0 or not (x == jnp.round(x)).all():
+        if x.min() < 0 or not (x == np.round(x)).all():
             raise ValueError("x: expected counts 0, 1, 2, ..., got negative or fractional values")
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Params:

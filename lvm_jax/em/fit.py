@@ -4,20 +4,18 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks
-from lvm_jax.em import inputs, loop, priors, starts
+from lvm_jax.em import inputs, loop, padding, priors, starts
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import Family
-from lvm_jax.em.loop import Controls, State
+from lvm_jax.em.loop import State
 from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
-from lvm_jax.em.statistics import Data, Parameters
 from lvm_jax.outcome import ConvergenceWarning, Outcome
 from lvm_jax.typing import Array, ArrayLike, Key
-
-INSIDE = "the log_evidence of models.gaussian_mixture"
 
 
 class Info(NamedTuple):
@@ -99,15 +97,14 @@ def fit(
 
     Source: Dempster, Laird and Rubin (1977); the lecture's equations (1)-(3).
     """
-    checks.host("em.fit", INSIDE, key, x, sample_weight)
-    problem = prepare(
+    prepared = prepare(
         key, x, num_components, covariance_type, family, initial, start, num_restarts,
         regularization, prior, sample_weight, tolerance,
     )  # fmt: skip
     max_steps = checks.integer(max_steps, "max_steps", 0)
     progress_interval = checks.integer(progress_interval, "progress_interval", 1)
-    state, trace = loop.run(*problem[:-1], max_steps, on_progress, progress_interval)
-    result = conclude(state, trace, problem)
+    ran = loop.run(prepared.problem, max_steps, on_progress, progress_interval)
+    result = conclude(*ran, prepared)
     if throw:
         report(result.info, max_steps)
     return result
@@ -127,25 +124,22 @@ def initialize(
     sample_weight: ArrayLike | None = None,
 ) -> Mixture:
     """The mixtures that `fit` starts from, with a leading restart axis R on every leaf."""
-    checks.host("em.initialize", INSIDE, key, x, sample_weight)
-    problem = prepare(
+    problem, origin, num_components = prepare(
         key, x, num_components, covariance_type, family, None, start, num_restarts,
         regularization, prior, sample_weight, 0.0,
     )  # fmt: skip
-    origin = jnp.asarray(problem.origin)
-    log_weights, components = problem.parameters
-    return Mixture(log_weights, components, origin, problem.family)
+    family = problem.family
+    begun = padding.each(padding.cut, family, loop.first_mixtures(*problem), num_components)
+    log_weights, components = jax.tree.map(jnp.asarray, begun)
+    return Mixture(log_weights, components, jnp.asarray(origin), family)
 
 
-class Problem(NamedTuple):
-    """What the loop needs, validated and on the device."""
+class Prepared(NamedTuple):
+    """What the loop needs, and what undoes its padding and centring."""
 
-    family: Family
-    parameters: Parameters
-    data: Data
-    rows: int
-    controls: Controls
+    problem: loop.Problem
     origin: np.ndarray
+    num_components: int
 
 
 def prepare(
@@ -161,8 +155,8 @@ def prepare(
     prior: priors.Prior | None,
     sample_weight: ArrayLike | None,
     tolerance: float,
-) -> Problem:
-    """Validate on the host, then make the starting parameters."""
+) -> Prepared:
+    """Validate on the host, pad, and find the centres that the mixtures start from."""
     checks.key(key)
     num_components = checks.integer(num_components, "num_components", 1)
     num_restarts = checks.integer(num_restarts, "num_restarts", 1)
@@ -176,49 +170,57 @@ def prepare(
     total = float(x.shape[0]) if weight is None else float(weight.sum())
     data = read(x, weight, origin)
     controls = inputs.check_controls(
-        family, regularization, prior, num_components, origin, tolerance, total
+        family, regularization, prior, num_components, origin, tolerance, total, initial is None
     )
     if initial is not None:
-        parameters = inputs.check_initial(initial, family, num_components, origin)
-        num_restarts = parameters.log_weights.shape[0]
-    rows = rows_per_chunk(family, x.shape, num_restarts * num_components, data)
-    if initial is None:
-        centres = starts.centres(key, data, start, num_components, num_restarts, rows)
-        parameters = starts.start(key, centres, data, family, start, rows, controls.settings)
-    return Problem(family, parameters, data, rows, controls, origin)
+        given, shift = inputs.check_initial(initial, family, num_components, origin)
+        num_restarts = given.log_weights.shape[0]
+    size = num_components
+    if prior is None:  # a prior has parameters of each component
+        size = padding.num_components(family, data, num_components, num_restarts)
+    rows = rows_per_chunk(family, num_restarts * size, data)
+    uniform = initial is None and start == "random"
+    centres: Any = np.zeros((num_restarts, size, x.shape[1]), origin.dtype)
+    if initial is not None:
+        given = padding.each(padding.pad, family, given, size)
+        parameters = loop.translated(family, given, shift)
+    else:
+        parameters = padding.blank(family, num_restarts, size, x.shape[1], origin.dtype)
+        if start != "random":
+            sizes = (start, size, num_restarts, rows)
+            centres = starts.centres(key, data, controls.num_live, *sizes)
+    problem = loop.Problem(family, uniform, rows, key, centres, parameters, data, controls)
+    return Prepared(problem, origin, num_components)
 
 
-def conclude(state: State, trace: np.ndarray, problem: Problem) -> Fit:
-    """Pick the best restart that ended well, and measure it."""
-    family, _, data, rows, controls, origin = problem
+def conclude(
+    state: State, trace: np.ndarray, conclusion: loop.Conclusion, prepared: Prepared
+) -> Fit:
+    """The best restart as a `Fit`, without padding."""
+    problem, origin, num_components = prepared
     outcome = np.asarray(state.outcome)
-    objectives = np.asarray(state.objective, np.float64)
-    failed = outcome >= Outcome.DEGENERATE
-    best = int(np.argmax(np.where(failed, -np.inf, objectives)))
-    if failed.all():
-        best = int(np.argmax(objectives))
-    parameters, evaluation, value = loop.finish(
-        family, state.parameters, data, rows, controls, np.int32(best)
-    )
-    prior = controls.settings.prior is not None or controls.settings.concentration is not None
+    best = int(conclusion.best)
+    parameters = padding.cut(problem.family, conclusion.parameters, num_components)
+    settings = problem.controls.settings
+    prior = settings.prior is not None or settings.concentration is not None
     num_steps = np.asarray(state.num_steps)
-    empty = np.flatnonzero(np.isneginf(np.asarray(parameters.log_weights)))
+    empty = np.flatnonzero(np.isneginf(parameters.log_weights))
+    total = float(problem.controls.total_weight)
     info = Info(
         outcome=Outcome(int(outcome[best])),
         num_steps=int(num_steps[best]),
-        log_likelihood=float(evaluation.log_likelihood / controls.total_weight),
-        map_objective=float(value) if prior else None,
+        log_likelihood=float(conclusion.evaluation.log_likelihood) / total,
+        map_objective=float(conclusion.objective) if prior else None,
         trace=trace[best, : num_steps[best]],
         best_restart=best,
-        restart_objectives=objectives,
+        restart_objectives=np.asarray(state.objective, np.float64),
         restart_outcomes=outcome,
         restart_num_steps=num_steps,
         empty_components=tuple(int(k) for k in empty),
         exact_steps=int(state.exact_steps),
     )
-    log_weights, components = parameters
-    mixture = Mixture(log_weights, components, jnp.asarray(origin), family)
-    return Fit(mixture, info)
+    log_weights, components = jax.tree.map(jnp.asarray, parameters)
+    return Fit(Mixture(log_weights, components, jnp.asarray(origin), problem.family), info)
 
 
 def report(info: Info, max_steps: int) -> None:

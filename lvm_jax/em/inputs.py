@@ -1,9 +1,9 @@
 """Host-side reading of what the user gives: data, starting mixtures, priors and numbers."""
 
 import warnings
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks
@@ -31,9 +31,9 @@ def check_data(
     family: Family,
     sample_weight: ArrayLike | None,
     regularization: float,
-) -> ArrayLike:
-    """Refuse data that EM cannot fit; see `checks` for the messages."""
-    x = checks.points(x, "x")
+) -> np.ndarray:
+    """The data on the host; refuses what EM cannot fit, see `checks` for the messages."""
+    x = np.asarray(checks.points(x, "x"))
     if x.shape[0] < num_components:
         raise ValueError(
             f"x: expected at least num_components = {num_components} rows, got {x.shape[0]}; "
@@ -70,8 +70,8 @@ def check_constant(x: ArrayLike, regularization: float) -> None:
 
 def check_initial(
     initial: Mixture, family: Family, num_components: int, origin: np.ndarray
-) -> Parameters:
-    """Parameters [R, ...] of the mixtures to start from, relative to the data's origin."""
+) -> tuple[Parameters, np.ndarray]:
+    """Parameters [R, ...] to start from, as NumPy arrays, and their origin less the data's."""
     if not isinstance(initial, Mixture):
         raise TypeError(f"initial: expected an em.Mixture, got {type(initial).__name__}")
     if initial.family != family:
@@ -83,14 +83,10 @@ def check_initial(
         )
     parameters = initial.parameters
     if initial.log_weights.ndim == 1:
-        parameters = jax.tree.map(lambda leaf: leaf[None], parameters)
-    components, dtype = parameters.components, origin.dtype
-    if family.translates:
-        # The origin may carry the restart axis too: [D] or [R, D] against [R, K, D].
-        shift = (np.asarray(initial.origin) - origin)[..., None, :]
-        components = family.translate(components, jnp.asarray(shift, dtype))
-    parameters = Parameters(parameters.log_weights, components)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), parameters)
+        parameters = jax.tree.map(lambda leaf: leaf[None], jax.tree.map(np.asarray, parameters))
+    # The origin may carry the restart axis too: [D] or [R, D] against [R, K, D].
+    shift = (np.asarray(initial.origin) - origin)[..., None, :].astype(origin.dtype)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, origin.dtype), parameters), shift
 
 
 def check_controls(
@@ -101,10 +97,16 @@ def check_controls(
     origin: np.ndarray,
     tolerance: float,
     total_weight: float,
+    fresh: bool,
 ) -> Controls:
     """Validate the numbers and put them on the device."""
     dtype = origin.dtype
-    tolerance = checks.number(tolerance, "tolerance")
+    scalars: Any = [
+        np.asarray(checks.number(tolerance, "tolerance"), dtype),
+        np.asarray(total_weight, dtype),
+        np.int32(num_components),
+        np.bool_(fresh),
+    ]
     concentration = components = None
     if prior is not None:
         kind = family.covariance_type if isinstance(family, Gaussian) else None
@@ -112,5 +114,4 @@ def check_controls(
         if components is not None:
             components = components._replace(mean=components.mean - origin)
     settings = priors.cast(Settings(regularization, components, concentration), dtype)
-    scalars = (jnp.asarray(tolerance, dtype), jnp.asarray(total_weight, dtype))
     return Controls(settings, *scalars)

@@ -1,13 +1,15 @@
 """k-means by Lloyd's algorithm from k-means++ seeds, R restarts at a time."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.em.statistics import Data, chunk, compensated_add, num_chunks
+from lvm_jax.em.statistics import Data, chunk, compensated_add, mass, over_chunks
 from lvm_jax.typing import Array, Float, Int, Key
+
+BLOCK = 256  # rows of a block of `draw`
 
 
 class KMeans(NamedTuple):
@@ -19,28 +21,40 @@ class KMeans(NamedTuple):
 
 
 def draw(key: Key[Array, ""], mass: Float[Array, " N"], num: int) -> Int[Array, " num"]:
-    """`num` indices with probability proportional to `mass`: a block first, then a row in it."""
-    width = int(np.ceil(np.sqrt(mass.shape[0])))
-    blocks = jnp.pad(mass, (0, width * width - mass.shape[0])).reshape(width, width)
+    """`num` indices with probability proportional to `mass`: a block first, then a row in it.
+
+    Blocks have one length, so that rows of mass 0 at the end do not change the draws.
+    """
+    blocks = jnp.pad(mass, (0, -mass.shape[0] % BLOCK)).reshape(-1, BLOCK)
     key_block, key_row = jax.random.split(key)
 
     def pick(key: Array, mass: Array) -> Array:
         cumulative = jnp.cumsum(mass, axis=-1)
         level = jax.random.uniform(key, (num, 1), mass.dtype) * cumulative[..., -1:]
-        return jnp.sum(cumulative <= level, axis=-1).clip(max=width - 1)
+        return jnp.sum(cumulative <= level, axis=-1).clip(max=mass.shape[-1] - 1)
 
-    block = pick(key_block, jnp.broadcast_to(blocks.sum(1), (num, width)))
+    block = pick(key_block, jnp.broadcast_to(blocks.sum(1), (num, blocks.shape[0])))
     row = pick(key_row, blocks[block])
-    return jnp.minimum(block * width + row, mass.shape[0] - 1)
+    return jnp.minimum(block * BLOCK + row, mass.shape[0] - 1).astype(jnp.int32)
 
 
-def seed(key: Key[Array, ""], data: Data, num_centres: int) -> Float[Array, "K D"]:
+def num_trials(num_centres: Any) -> Any:
+    """Candidates for each seed, 2 + floor(log K)."""
+    return 2 + jnp.floor(jnp.log(num_centres)).astype(jnp.int32)
+
+
+def seed(
+    key: Key[Array, ""], data: Data, num_centres: int, num_live: Int[Array, ""] | None = None
+) -> Float[Array, "K D"]:
     """Greedy k-means++ (Arthur and Vassilvitskii 2007): of 2 + log K candidates drawn with
     probability proportional to the squared distance, keep the one that lowers it most.
+
+    Of K seeds the first `num_live` are chosen, by as many candidates as they need; the others are
+    the data's first row.
     """
-    num_points = data.x.shape[0]
+    weight = mass(data)
+    live = jnp.asarray(num_centres if num_live is None else num_live)
     trials = 2 + int(np.log(num_centres))
-    weight = jnp.ones(num_points, data.x.dtype) if data.weight is None else data.weight
 
     def distance(rows: Int[Array, " T"]) -> Float[Array, "T N"]:
         return jax.vmap(lambda row: ((data.x - data.x[row][None]) ** 2).sum(1))(rows)
@@ -49,21 +63,30 @@ def seed(key: Key[Array, ""], data: Data, num_centres: int) -> Float[Array, "K D
         nearest, chosen = carry
         rows = draw(jax.random.fold_in(key, k), nearest * weight, trials)
         lowered = jnp.minimum(nearest[None], distance(rows))
-        best = jnp.argmin(lowered @ weight)
+        left = jnp.where(jnp.arange(trials) < num_trials(live), lowered @ weight, jnp.inf)
+        best = jnp.argmin(left)
         return lowered[best], chosen.at[k].set(rows[best])
 
     first = draw(jax.random.fold_in(key, 0), weight, 1)
     chosen = jnp.zeros(num_centres, first.dtype).at[0].set(first[0])
-    _, chosen = jax.lax.fori_loop(1, num_centres, body, (distance(first)[0], chosen))
+    _, chosen = jax.lax.fori_loop(1, live, body, (distance(first)[0], chosen))
     return data.x[chosen] - data.shift[None]
 
 
-def nearest(centres: Float[Array, "K D"], x: Float[Array, "n D"]) -> tuple[Array, Array]:
-    """One-hot nearest centre [n, K] (ties share) and squared distance [n]."""
+def nearest(
+    centres: Float[Array, "K D"], x: Float[Array, "n D"], num_live: Int[Array, ""] | None = None
+) -> tuple[Array, Array]:
+    """One-hot nearest of the first `num_live` centres [n, K], and the squared distance [n].
+
+    Of equal centres the first is nearest. By argmax, not by comparing each score with the largest:
+    XLA may compute a score twice, with and without a fused multiply-add, and none is equal then.
+    """
     scores = x @ centres.T - 0.5 * (centres * centres).sum(1)[None]
-    top = scores.max(1)
-    hot = (scores == top[:, None]).astype(x.dtype)
-    return hot / hot.sum(1, keepdims=True), jnp.maximum((x * x).sum(1) - 2 * top, 0)
+    if num_live is not None:
+        live = jnp.arange(centres.shape[0]) < num_live
+        scores = jnp.where(live[None], scores, -jnp.inf)
+    hot = jax.nn.one_hot(scores.argmax(1), centres.shape[0], dtype=x.dtype)
+    return hot, jnp.maximum((x * x).sum(1) - 2 * scores.max(1), 0)
 
 
 def lloyd(
@@ -72,6 +95,7 @@ def lloyd(
     rows: int,
     max_steps: Int[Array, ""],
     tolerance: Float[Array, ""],
+    num_live: Int[Array, ""] | None = None,
 ) -> KMeans:
     """Alternate assignment and means until no restart's centres move.
 
@@ -85,7 +109,7 @@ def lloyd(
             x, weight, _ = chunk(data, index, rows)
 
             def one(c: Array) -> tuple[Array, Array, Array]:
-                hot, squared = nearest(c, x)
+                hot, squared = nearest(c, x, num_live)
                 hot = hot * weight[:, None]
                 return hot.sum(0), hot.T @ x, weight @ squared
 
@@ -96,7 +120,7 @@ def lloyd(
             jnp.zeros_like(centres),
             jnp.zeros_like(centres[:, 0, 0]),
         )
-        return jax.lax.fori_loop(0, num_chunks(data, rows), body, (zero, zero))[0]
+        return over_chunks(data, rows, body, (zero, zero))[0]
 
     def body(state: tuple) -> tuple:
         centres, _, _, step = state

@@ -12,7 +12,7 @@ from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import Family, Settings
 from lvm_jax.em.statistics import Data, Evaluation, Parameters, evaluate, exact_pass, fast_pass
 from lvm_jax.outcome import Outcome
-from lvm_jax.typing import Array, Float, Int
+from lvm_jax.typing import Array, Bool, Float, Int, Key
 
 SEGMENT = 128  # steps per call of the compiled loop: the length of its trace
 
@@ -28,12 +28,37 @@ class State(NamedTuple):
     step: Any
 
 
+class Conclusion(NamedTuple):
+    """The best restart that ended well, and what its mixture says of the data."""
+
+    best: Int[Array, ""]
+    parameters: Parameters
+    evaluation: Evaluation
+    objective: Float[Array, ""]
+    labels: Int[Array, " N"] | None  # the most probable component of each row, where asked for
+
+
 class Controls(NamedTuple):
     """Dynamic settings: none of them recompiles the loop."""
 
     settings: Settings
     tolerance: Float[Array, ""]
     total_weight: Float[Array, ""]
+    num_live: Int[Array, ""]  # components that are no padding
+    fresh: Bool[Array, ""]  # do the mixtures start from `centres`, and not from parameters?
+
+
+class Problem(NamedTuple):
+    """What the loop runs on, validated, padded and on the device."""
+
+    family: Family
+    uniform: bool  # does a fresh start have random responsibilities, or nearest centres?
+    rows: int  # of a chunk
+    key: Key[Array, ""]
+    centres: Float[Array, "R K D"]
+    parameters: Parameters
+    data: Data
+    controls: Controls
 
 
 def objective(
@@ -85,12 +110,52 @@ def step(
     return new, value, ~stands
 
 
-@over_data(0, 3)
+def begin(problem: Problem) -> Parameters:
+    """The mixtures before the first step: those given, or from centres by one M-step."""
+    family, uniform, rows, key, centres, parameters, data, controls = problem
+    name = "random" if uniform else "nearest"
+
+    def fresh() -> Parameters:
+        settings, num_live = controls.settings, controls.num_live
+        return starts.start(key, centres, data, num_live, family, name, rows, settings)
+
+    return jax.lax.cond(controls.fresh, fresh, lambda: parameters)
+
+
+@over_data(0)
+def translated(family: Family, parameters: Parameters, shift: Float[Array, "*R 1 D"]) -> Parameters:
+    """The same R mixtures about an origin `shift` lower."""
+    return parameters._replace(components=family.translate(parameters.components, shift))
+
+
+@over_data(0, 1, 2)
+def first_mixtures(family: Family, uniform: bool, rows: int, *rest: Any) -> Parameters:
+    """`begin` as a program, for `initialize`; `rest` are the other fields of a Problem."""
+    return begin(Problem(family, uniform, rows, *rest))
+
+
+@over_data(0, 1, 2, 3)
 def segment(
-    family: Family, state: State, data: Data, rows: int, controls: Controls, stop: Int[Array, ""]
-) -> tuple[State, Float[Array, "R T"]]:
-    """Run every restart until it is done or `stop` steps are made; return the trace too."""
+    family: Family,
+    uniform: bool,
+    rows: int,
+    assign: bool,
+    rest: tuple[Any, ...],
+    state: State,
+    stop: Int[Array, ""],
+    last: Int[Array, ""],
+) -> tuple[State, Float[Array, "R T"], Conclusion]:
+    """Run every restart until it is done or `stop` steps are made: state, trace, conclusion.
+
+    One program is a whole fit: it makes the start at step 0, and the conclusion when no restart
+    is running or `last` steps are made (before, the conclusion is zeros).
+    """
+    problem = Problem(family, uniform, rows, *rest)
+    data, controls = problem.data, problem.controls
     first = state.step
+    controls = controls._replace(fresh=controls.fresh & (first == 0))
+    begun = begin(problem._replace(parameters=state.parameters, controls=controls))
+    state = state._replace(parameters=begun)
 
     def body(carry: tuple[State, Array]) -> tuple[State, Array]:
         state, trace = carry
@@ -122,39 +187,51 @@ def segment(
         return (carry[0].outcome == Outcome.RUNNING).any() & (carry[0].step < stop)
 
     trace = jnp.full((state.objective.shape[0], SEGMENT), jnp.nan, state.objective.dtype)
-    return jax.lax.while_loop(unfinished, body, (state, trace))
+    state, trace = jax.lax.while_loop(unfinished, body, (state, trace))
+    done = ~(state.outcome == Outcome.RUNNING).any() | (state.step >= last)
+
+    def finish() -> Conclusion:
+        return conclude(family, state, data, rows, controls, assign)
+
+    def wait() -> Conclusion:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish))
+
+    return state, trace, jax.lax.cond(done, finish, wait)
 
 
-@over_data(0, 3)
-def finish(
-    family: Family,
-    parameters: Parameters,
-    data: Data,
-    rows: int,
-    controls: Controls,
-    best: Int[Array, ""],
-) -> tuple[Parameters, Evaluation, Array]:
-    """Parameters of the best restart, with the likelihood and objective that they really have."""
-    chosen = jax.tree.map(lambda leaf: leaf[best], parameters)
-    evaluation = evaluate(family, chosen, data, rows)
-    return chosen, evaluation, objective(family, chosen, evaluation.log_likelihood, controls)
+def conclude(
+    family: Family, state: State, data: Data, rows: int, controls: Controls, assign: bool
+) -> Conclusion:
+    """The best restart, with the likelihood and objective that its parameters really have.
+
+    A failed restart (degenerate or diverged) is the best only where every restart failed.
+    """
+    failed = state.outcome >= Outcome.DEGENERATE
+    left = jnp.where(failed & ~failed.all(), -jnp.inf, state.objective)
+    best = jnp.argmax(left).astype(jnp.int32)
+    chosen = jax.tree.map(lambda leaf: leaf[best], state.parameters)
+    evaluation, labels = evaluate(family, chosen, data, rows, assign)
+    value = objective(family, chosen, evaluation.log_likelihood, controls)
+    return Conclusion(best, chosen, evaluation, value, labels)
 
 
 def run(
-    family: Family,
-    parameters: Parameters,
-    data: Data,
-    rows: int,
-    controls: Controls,
+    problem: Problem,
     max_steps: int,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     progress_interval: int = 8,
-) -> tuple[State, np.ndarray]:
-    """Call the compiled loop until all restarts are done; returns the whole trace [R, steps]."""
-    num_restarts = parameters.log_weights.shape[0]
+    assign: bool = False,
+    previous_objective: float = -np.inf,
+) -> tuple[State, np.ndarray, Conclusion]:
+    """Call the compiled loop until all restarts are done; the trace is whole, [R, steps].
+
+    A restart has converged at its first step where its objective is within the tolerance of
+    `previous_objective`.
+    """
+    num_restarts, dtype = problem.centres.shape[0], problem.data.x.dtype
     state = State(
-        parameters,
-        np.full(num_restarts, -np.inf, data.x.dtype),
+        problem.parameters,
+        np.full(num_restarts, previous_objective, dtype),
         np.full(num_restarts, Outcome.RUNNING, np.int32),
         np.zeros(num_restarts, np.int32),
         np.int32(0),
@@ -162,18 +239,17 @@ def run(
     )
     traces = [np.zeros((num_restarts, 0))]
     length = SEGMENT if on_progress is None else min(SEGMENT, progress_interval)
-    step_number = 0
-    while step_number < max_steps:
-        stop = min(max_steps, step_number + length)
-        state, trace = segment(family, state, data, rows, controls, np.int32(stop))
+    static, last, step_number, running = (*problem[:3], assign), np.int32(max_steps), 0, True
+    while running:
+        stop = np.int32(min(max_steps, step_number + length))
+        state, trace, conclusion = segment(*static, problem[3:], state, stop, last)
         made, step_number = int(state.step) - step_number, int(state.step)
         traces.append(np.asarray(trace, np.float64)[:, :made])
-        running = int((np.asarray(state.outcome) == Outcome.RUNNING).sum())
-        if on_progress is not None:
+        number = int((np.asarray(state.outcome) == Outcome.RUNNING).sum())
+        if on_progress is not None and made:
             best = float(np.max(state.objective))
-            on_progress({"step": step_number, "objective": best, "running": running})
-        if not running:
-            break
+            on_progress({"step": step_number, "objective": best, "running": number})
+        running = number > 0 and step_number < max_steps
     outcome = np.asarray(state.outcome)
     left = np.where(outcome == Outcome.RUNNING, np.int32(Outcome.MAX_STEPS), outcome)
-    return state._replace(outcome=left), np.concatenate(traces, 1)
+    return state._replace(outcome=left), np.concatenate(traces, 1), conclusion

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks, precision
+from lvm_jax.compiling import bucket, first_rows
+from lvm_jax.em import padding
+from lvm_jax.em.compiling import over_data
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import Family
 from lvm_jax.em.gaussian import Gaussian, Gaussians
@@ -63,7 +66,8 @@ class Mixture:
     def means(self) -> Float[Array, "K D"]:
         """E[x | z=k], in the data's coordinates."""
         means = self.family.means(self.components)
-        return jnp.broadcast_to(self.origin[..., None, :], means.shape) + means
+        missing = means.ndim - 1 - self.origin.ndim  # a restart axis that the origin lacks
+        return self.origin[(None,) * missing + (..., None, slice(None))] + means
 
     @property
     def covariances(self) -> Float[Array, "K D D"]:
@@ -94,28 +98,39 @@ class Mixture:
 
     def log_prob(self, x: ArrayLike) -> Float[Array, " N"]:
         """log p(x_n) in nats, for rows x [N, D]; memory of one chunk and the result."""
-        return _log_prob(*self._read(x))
+        return self._map(_log_prob, x)
 
     def responsibilities(self, x: ArrayLike) -> Float[Array, "N K"]:
         """p(z_n=k | x_n), for rows x [N, D]."""
-        return _responsibilities(*self._read(x))
+        return self._map(_responsibilities, x)
 
     def assign(self, x: ArrayLike) -> Int[Array, " N"]:
         """The most probable component of each row."""
-        return _assign(*self._read(x))
+        return self._map(_assign, x)
 
     def evaluate(self, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Evaluation:
         """Total log-likelihood, assignment entropy and sum_n log max_k r_nk, in nats."""
-        parameters, data, family, rows = self._read(x, sample_weight)
-        return _evaluate(parameters, data, family, rows)
+        return _evaluate(*self._read(x, sample_weight))
 
     def sample(self, key: Key[Array, ""], num_samples: int) -> tuple[Array, Array]:
         """Draw z from pi and then x from component z: ([n, D], [n])."""
         checks.key(key)
-        return _sample(key, self, checks.integer(num_samples, "num_samples", 1))
+        num_samples = checks.integer(num_samples, "num_samples", 1)
+        drawn = _sample(key, self, bucket(num_samples))
+        return jax.tree.map(jnp.asarray, first_rows(drawn, num_samples))
+
+    def _map(self, program: Any, x: ArrayLike) -> Array:
+        """A program's result for each row, without the padding of rows and components."""
+        parameters, data, family, rows = self._read(x)
+        size, k = np.shape(x)[0], self.log_weights.shape[0]
+        out = program(parameters, data, family, rows)
+        if size == out.shape[0] and (out.ndim == 1 or k == out.shape[1]):
+            return out
+        kept = np.asarray(out)[:size]
+        return jnp.asarray(kept if kept.ndim == 1 else kept[:, :k])
 
     def _read(self, x: ArrayLike, sample_weight: Any = None) -> tuple[Any, Data, Family, int]:
-        x = checks.points(x, "x")
+        x = np.asarray(checks.points(x, "x"))
         dim, k = self.origin.shape[0], self.log_weights.shape[0]
         if x.shape[1] != dim:
             raise ValueError(f"x: expected {dim} columns as in the fit, got {x.shape[1]}")
@@ -123,11 +138,13 @@ class Mixture:
         if sample_weight is not None:
             sample_weight = checks.weights(sample_weight, x.shape[0])
         data = read(x, sample_weight, self.origin)
-        return self.parameters, data, self.family, rows_per_chunk(self.family, x.shape, k, data)
+        size = padding.num_components(self.family, data, k)
+        parameters = padding.pad(self.family, self.parameters, size)
+        return parameters, data, self.family, rows_per_chunk(self.family, size, data)
 
 
-def read(x: ArrayLike, sample_weight: np.ndarray | None, origin: ArrayLike) -> Data:
-    """Put the data on the device with what has to be subtracted from each row.
+def read(x: np.ndarray, sample_weight: np.ndarray | None, origin: ArrayLike) -> Data:
+    """Put the data on the device, padded, with what has to be subtracted from each row.
 
     float64 data without x64 are centred on the host first, where they still have all digits.
     """
@@ -135,17 +152,17 @@ def read(x: ArrayLike, sample_weight: np.ndarray | None, origin: ArrayLike) -> D
     origin = np.asarray(origin)
     if x.dtype != dtype:
         centred = np.empty(x.shape, dtype)
-        np.subtract(np.asarray(x), origin, out=centred, casting="same_kind")
+        np.subtract(x, origin, out=centred, casting="same_kind")
         x, origin = centred, np.zeros_like(origin)
-    weight = None if sample_weight is None else jnp.asarray(sample_weight, dtype)
-    return Data(jnp.asarray(x), weight, jnp.asarray(origin, dtype))
+    weight = None if sample_weight is None else np.asarray(sample_weight, dtype)
+    return padding.data(x, weight, origin.astype(dtype))
 
 
-def rows_per_chunk(family: Family, shape: tuple[int, ...], columns: int, data: Data) -> int:
+def rows_per_chunk(family: Family, columns: int, data: Data) -> int:
     """Chunk size for `columns` = R K responsibilities a row."""
-    num_features = jax.eval_shape(family.features, data.x[:1]).shape[1]
-    floats = num_features + shape[1] + 3 * columns
-    return chunk_rows(shape[0], floats, data.x.dtype.itemsize)
+    num_points, dim = data.x.shape
+    floats = padding.num_features(family, dim, data.x.dtype) + dim + 3 * columns
+    return chunk_rows(num_points, floats, data.x.dtype.itemsize)
 
 
 def gaussian_mixture(
@@ -187,36 +204,31 @@ def gaussian_mixture(
     return Mixture(log_weights, components, jnp.asarray(centre), family)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-@precision.full
+@over_data(2, 3)
 def _log_prob(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
     return map_rows(
         lambda x: jax.nn.logsumexp(log_joint(family, parameters, x, data.shift), axis=1), data, rows
     )
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-@precision.full
+@over_data(2, 3)
 def _responsibilities(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
     return map_rows(
         lambda x: jax.nn.softmax(log_joint(family, parameters, x, data.shift), axis=1), data, rows
     )
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-@precision.full
+@over_data(2, 3)
 def _assign(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
     return map_rows(lambda x: log_joint(family, parameters, x, data.shift).argmax(1), data, rows)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-@precision.full
+@over_data(2, 3)
 def _evaluate(parameters: Parameters, data: Data, family: Family, rows: int) -> Evaluation:
-    return evaluate(family, parameters, data, rows)
+    return evaluate(family, parameters, data, rows)[0]
 
 
-@partial(jax.jit, static_argnums=2)
-@precision.full
+@over_data(2)
 def _sample(key: Array, mixture: Mixture, num_samples: int) -> tuple[Array, Array]:
     def one(key: Array) -> tuple[Array, Array]:
         key_z, key_x = jax.random.split(key)

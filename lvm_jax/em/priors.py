@@ -123,5 +123,5 @@ def check(prior: Prior, num_components: int, dim: int, covariance_type: str | No
 
 
 def cast(prior: Any, dtype: Any) -> Any:
-    """The same prior with every number an array of `dtype`."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), prior)
+    """The same prior with every number a NumPy array of `dtype`."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), prior)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from lvm_jax.em import kmeans
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import Family, Settings
-from lvm_jax.em.statistics import Data, Parameters, assigned_pass
-from lvm_jax.typing import Array, Float, Key
+from lvm_jax.em.statistics import Data, Parameters, assigned_pass, mass
+from lvm_jax.typing import Array, Float, Int, Key
 
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
 KMEANS_STEPS = 300
@@ -25,36 +25,43 @@ def maximize(family: Family, summary: Any, previous: Any, settings: Settings) ->
     return Parameters(jnp.log(counts) - jnp.log(counts.sum()), components)
 
 
-@over_data(2, 3, 4, 5)
+@over_data(3, 4, 5, 6)
 def centres(
     key: Key[Array, ""],
     data: Data,
+    num_live: Int[Array, ""],
     name: str,
     num_components: int,
     num_restarts: int,
     rows: int,
 ) -> Float[Array, "R K D"]:
-    """Where the R mixtures begin; no family is in it, so that all of them share one program.
+    """Centres of the R starts; without a family, so that all families share one program.
 
     kmeans: the centres of Lloyd's algorithm from k-means++ seeds. k-means++ and
-    random_from_data: the seeds, which are different data points. random: the data's mean.
+    random_from_data: the seeds, which are different data points.
     """
-    if name == "random":
-        return jnp.zeros((num_restarts, num_components, data.x.shape[1]), data.x.dtype)
     choose = _different_rows if name == "random_from_data" else kmeans.seed
     keys = jax.random.split(key, num_restarts)
-    seeds = jax.lax.map(lambda k: choose(k, data, num_components), keys)
+    seeds = jax.lax.map(lambda k: choose(k, data, num_components, num_live), keys)
     if name != "kmeans":
         return seeds
-    tolerance = KMEANS_TOLERANCE * (data.x.std(0) ** 2).mean()
-    return kmeans.lloyd(seeds, data, rows, jnp.int32(KMEANS_STEPS), tolerance).centres
+    tolerance = KMEANS_TOLERANCE * (spread(data) ** 2).mean()
+    return kmeans.lloyd(seeds, data, rows, jnp.int32(KMEANS_STEPS), tolerance, num_live).centres
 
 
-@over_data(3, 4, 5)
+def spread(data: Data) -> Float[Array, " D"]:
+    """The standard deviations of the columns, over the rows that count."""
+    live = (mass(data._replace(weight=None)) > 0)[:, None]
+    size = live.sum(dtype=data.x.dtype)
+    mean = jnp.where(live, data.x, 0).sum(0) / size
+    return jnp.sqrt((jnp.where(live, data.x - mean[None], 0) ** 2).sum(0) / size)
+
+
 def start(
     key: Key[Array, ""],
     centres: Float[Array, "R K D"],
     data: Data,
+    num_live: Int[Array, ""],
     family: Family,
     name: str,
     rows: int,
@@ -63,37 +70,48 @@ def start(
     """Parameters of R mixtures, by one M-step from an assignment.
 
     Every point goes to the nearest centre, or with the name `random` to all of them, with uniform
-    responsibilities, normalised.
+    responsibilities, normalised. Components from `num_live` on have weight 0.
     """
     num_restarts, num_components, _ = centres.shape
     keys = jax.random.split(key, num_restarts)
+    live = jnp.arange(num_components) < num_live
 
     def random(x: Array, begin: Array) -> tuple[Array, Array]:
+        def column(key: Array, k: Array) -> Array:  # its own key: the same whatever K is padded to
+            key = jax.random.fold_in(jax.random.fold_in(key, begin), k)
+            return jax.random.uniform(key, x.shape[:1], x.dtype, 1e-3)
+
         def one(key: Array) -> Array:
-            shape = (x.shape[0], num_components)
-            resp = jax.random.uniform(jax.random.fold_in(key, begin), shape, x.dtype, 1e-3)
+            columns = jax.vmap(lambda k: column(key, k))(jnp.arange(num_components))
+            resp = jnp.where(live[:, None], columns, 0).T
             return resp / resp.sum(1, keepdims=True)
 
         resp = jax.vmap(one)(keys)
         return resp, jnp.zeros_like(resp[..., 0])
 
     def hard(x: Array, begin: Array) -> tuple[Array, Array]:
-        return jax.vmap(lambda c: kmeans.nearest(c, x))(centres)
+        return jax.vmap(lambda c: kmeans.nearest(c, x, num_live))(centres)
 
     summary, _ = assigned_pass(family, data, rows, random if name == "random" else hard)
-    previous = jax.vmap(lambda c: family.start(c, data.x.std(0)))(centres)
+    width = spread(data)
+    previous = jax.vmap(lambda c: family.start(c, width))(centres)
     return jax.vmap(lambda s, p: maximize(family, s, p, settings))(summary, previous)
 
 
-def _different_rows(key: Key[Array, ""], data: Data, num: int) -> Float[Array, "K D"]:
-    """`num` rows without replacement, by weight if there is one; ties in value are avoided."""
+def _different_rows(
+    key: Key[Array, ""], data: Data, num: int, num_live: Int[Array, ""] | None = None
+) -> Float[Array, "K D"]:
+    """`num` rows without replacement, by weight if there is one; ties in value are avoided.
+
+    The first `num_live` are drawn; the others are the data's first row.
+    """
 
     def body(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        mass, chosen = carry
-        row = kmeans.draw(jax.random.fold_in(key, k), mass, 1)[0]
-        mass = jnp.where((data.x == data.x[row][None]).all(1), 0, mass)
-        return mass, chosen.at[k].set(row)
+        left, chosen = carry
+        row = kmeans.draw(jax.random.fold_in(key, k), left, 1)[0]
+        left = jnp.where((data.x == data.x[row][None]).all(1), 0, left)
+        return left, chosen.at[k].set(row)
 
-    mass = jnp.ones(data.x.shape[0], data.x.dtype) if data.weight is None else data.weight
     chosen = jnp.zeros(num, jnp.int32)
-    return data.x[jax.lax.fori_loop(0, num, body, (mass, chosen))[1]] - data.shift[None]
+    last = num if num_live is None else num_live
+    return data.x[jax.lax.fori_loop(0, last, body, (mass(data), chosen))[1]] - data.shift[None]

@@ -34,6 +34,7 @@ class Data(NamedTuple):
     x: Float[Array, "N D"]
     weight: Float[Array, " N"] | None
     shift: Float[Array, " D"]
+    size: Int[Array, ""] | None = None  # rows that count; the others are padding. None: all
 
 
 class Evaluation(NamedTuple):
@@ -69,15 +70,26 @@ def compensated_add(carry: tuple[Any, Any], value: Any) -> tuple[Any, Any]:
     return jax.tree.transpose(jax.tree.structure(value), jax.tree.structure((0, 0)), pairs)
 
 
+def mass(data: Data) -> Float[Array, " N"]:
+    """The weight of every row: 1 without weights, 0 for padding."""
+    live = jnp.ones(data.x.shape[0], data.x.dtype) if data.weight is None else data.weight
+    return live if data.size is None else live * (jnp.arange(live.shape[0]) < data.size)
+
+
 def chunk(data: Data, index: Int[Array, ""], rows: int) -> tuple[Array, Array, Array]:
     """Rows, weights and first row number of chunk `index`.
 
-    The last chunk starts early to stay inside the data; rows already seen get weight 0.
+    The last chunk starts early to stay inside the data; rows already seen, and padding, get
+    weight 0.
     """
     first = index * rows
     begin = jnp.minimum(first, data.x.shape[0] - rows)
     x = jax.lax.dynamic_slice_in_dim(data.x, begin, rows) - data.shift[None]
-    live = (begin + jnp.arange(rows) >= first).astype(x.dtype)
+    number = begin + jnp.arange(rows)
+    live = number >= first
+    if data.size is not None:
+        live = live & (number < data.size)
+    live = live.astype(x.dtype)
     if data.weight is not None:
         live = live * jax.lax.dynamic_slice_in_dim(data.weight, begin, rows)
     return x, live, begin
@@ -88,9 +100,12 @@ def unshifted(data: Data) -> Data:
     return data._replace(shift=jnp.zeros_like(data.shift))
 
 
-def num_chunks(data: Data, rows: int) -> int:
-    """Chunks that cover the data."""
-    return -(-data.x.shape[0] // rows)
+def over_chunks(data: Data, rows: int, body: Callable[[Array, Any], Any], start: Any) -> Any:
+    """body(index, carry) for every chunk that holds a row that counts; no loop around one chunk."""
+    if data.x.shape[0] <= rows:
+        return body(jnp.zeros((), jnp.int32), start)
+    size = data.x.shape[0] if data.size is None else data.size
+    return jax.lax.fori_loop(0, -(-size // rows), body, start)
 
 
 def soften(
@@ -142,7 +157,7 @@ def fast_pass(
             jax.eval_shape(family.shared, data.x[:1], data.x[:1, 0]),
         ),
     )
-    total, _ = jax.lax.fori_loop(0, num_chunks(data, rows), body, (zero, zero))
+    total, _ = over_chunks(data, rows, body, (zero, zero))
     counts, features, log_likelihood, shared = total
     if few:
         features, counts = features[..., :-1], features[..., -1]
@@ -172,9 +187,7 @@ def assigned_pass(
 
     shapes = jax.eval_shape(block, jnp.zeros((), jnp.int32))
     summary, value = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    summary, (total, _) = jax.lax.fori_loop(
-        0, num_chunks(data, rows), body, (summary, (value, value))
-    )
+    summary, (total, _) = over_chunks(data, rows, body, (summary, (value, value)))
     return summary, total
 
 
@@ -220,21 +233,29 @@ def log_joint(
     return jax.lax.cond(safe, fast, exact) + parameters.log_weights[None]
 
 
-def evaluate(family: Family, parameters: Parameters, data: Data, rows: int) -> Evaluation:
-    """Log-likelihood, entropy of the assignment and classification term of ONE mixture."""
+def evaluate(
+    family: Family, parameters: Parameters, data: Data, rows: int, assign: bool = False
+) -> tuple[Evaluation, Int[Array, " N"] | None]:
+    """`Evaluation` of ONE mixture, and with `assign` the most probable component of each row."""
 
     def body(index: Array, carry: Any) -> Any:
-        x, weight, _ = chunk(unshifted(data), index, rows)
+        sums, labels = carry
+        x, weight, begin = chunk(unshifted(data), index, rows)
         logits = log_joint(family, parameters, x, data.shift)
         log_p = jax.nn.logsumexp(logits, axis=1)
         log_resp = logits - log_p[:, None]
         resp = jnp.exp(log_resp)
         entropy = -jnp.where(resp > 0, resp * log_resp, 0.0).sum(1)
         terms = Evaluation(weight @ log_p, weight @ entropy, weight @ log_resp.max(1))
-        return compensated_add(carry, terms)
+        if assign:
+            best = logits.argmax(1).astype(jnp.int32)
+            labels = jax.lax.dynamic_update_slice_in_dim(labels, best, begin, 0)
+        return compensated_add(sums, terms), labels
 
     zero = Evaluation(*(jnp.zeros((), data.x.dtype),) * 3)
-    return jax.lax.fori_loop(0, num_chunks(data, rows), body, (zero, zero))[0]
+    labels = jnp.zeros(data.x.shape[0], jnp.int32) if assign else None
+    (total, _), labels = over_chunks(data, rows, body, ((zero, zero), labels))
+    return total, labels
 
 
 def map_rows(function: Callable[[Array], Any], data: Data, rows: int) -> Any:
@@ -252,4 +273,4 @@ def map_rows(function: Callable[[Array], Any], data: Data, rows: int) -> Any:
             function(x),
         )
 
-    return jax.lax.fori_loop(0, num_chunks(data, rows), body, out)
+    return over_chunks(data, rows, body, out)

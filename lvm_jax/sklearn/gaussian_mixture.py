@@ -16,6 +16,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from lvm_jax import em
+from lvm_jax.em import loop
+from lvm_jax.em.fit import conclude, prepare
 from lvm_jax.sklearn import arrays
 
 ILL_DEFINED = (
@@ -151,15 +153,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         key_seed = int(random_state.randint(np.iinfo(np.int32).max))
         with jax.enable_x64(X.dtype == np.float64), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "x: column", UserWarning)
-            start = self._start(jax.random.key(key_seed), X, given, sample_weight)
-            self._run(X, start, sample_weight)
-            return np.asarray(self._mixture.assign(X))
+            return self._run(jax.random.key(key_seed), X, given, sample_weight)
 
-    def _start(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> em.Mixture:
-        if self.warm_start and hasattr(self, "converged_"):
+    def _initial(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> Any:
+        """The mixture to start from, or None for the start that `em.fit` makes itself."""
+        if self._warm():
             return self._current()
         if all(value is not None for value in given):
             return arrays.from_arrays(given, self.covariance_type)
+        if all(value is None for value in given):
+            return None
         start = em.initialize(
             key,
             X,
@@ -172,44 +175,54 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
         return arrays.override(start, given, self.covariance_type)
 
-    def _run(self, X: np.ndarray, start: em.Mixture, weight: Any) -> None:
+    def _warm(self) -> bool:
+        return self.warm_start and hasattr(self, "converged_")
+
+    def _run(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> np.ndarray:
+        """Fit and write the attributes; the most probable component of each sample."""
         began = time.perf_counter()
-        fit = em.fit(
-            jax.random.key(0),
-            X,
-            self.n_components,
-            self.covariance_type,
-            initial=start,
-            max_steps=self.max_iter,
-            tolerance=self.tol,
-            regularization=self.reg_covar,
-            sample_weight=weight,
-            on_progress=self._print_step if self.verbose else None,
-            progress_interval=self.verbose_interval,
-            throw=False,
+        prepared = prepare(
+            key, X, self.n_components, self.covariance_type, None,
+            self._initial(key, X, given, weight), self.init_params, self.n_init, self.reg_covar,
+            None, weight, self.tol,
+        )  # fmt: skip
+        state, trace, conclusion = loop.run(
+            prepared.problem,
+            self.max_iter,
+            self._print_step if self.verbose else None,
+            self.verbose_interval,
+            assign=True,
+            # As scikit-learn: a warm start may converge at its first step.
+            previous_objective=self.lower_bound_ if self._warm() else -np.inf,
         )
+        fit = conclude(state, trace, conclusion, prepared)
         info = fit.info
         if info.outcome in (em.Outcome.DEGENERATE, em.Outcome.DIVERGED) or not _proper(fit):
             advice = " The numerical accuracy can also be improved by passing float64 data."
             raise ValueError(ILL_DEFINED + (advice if X.dtype == np.float32 else ""))
         self.converged_ = info.outcome == em.Outcome.CONVERGED
+        self.n_iter_ = info.num_steps
+        self.lower_bound_: float = float(info.restart_objectives[info.best_restart])
+        self.lower_bounds_ = info.trace.tolist()
+        self._report(time.perf_counter() - began)
+        self._set(fit.mixture)
+        return np.asarray(conclusion.labels)[: len(X)].astype(np.int64)
+
+    def _report(self, seconds: float) -> None:
+        """Print how the fit ended, if verbose, and warn where it did not converge."""
         if self.verbose:
             ended = "converged" if self.converged_ else "did not converge"
             print(  # noqa: T201
-                f"Initialization {ended}. time lapse {time.perf_counter() - began:.5f}s\t "
-                f"lower bound {info.restart_objectives[info.best_restart]:.5f}."
+                f"Initialization {ended}. time lapse {seconds:.5f}s\t "
+                f"lower bound {self.lower_bound_:.5f}."
             )
         if not self.converged_ and self.max_iter > 0:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init parameters, "
                 "or increase max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        self.n_iter_ = info.num_steps
-        self.lower_bound_ = float(info.restart_objectives[info.best_restart])
-        self.lower_bounds_ = info.trace.tolist()
-        self._set(fit.mixture)
 
     def _print_step(self, progress: dict[str, Any]) -> None:
         line = f"  Iteration {progress['step']}"
