@@ -83,7 +83,8 @@ def cell(found: methods.Answers, truth: np.ndarray) -> Cell:
     """The answers beside the truth."""
     errors = np.asarray(found.log_evidence, float) - truth
     low, high = (np.asarray(side, float) for side in (found.low, found.high))
-    holds = (low <= truth) & (truth <= high)
+    # An interval without limits, of a point that `certify` does not answer for, states nothing.
+    holds = (low <= truth) & (truth <= high) & np.isfinite(high - low)
     one = Cell(
         cost=float(found.cost.mean()),
         errors=errors,

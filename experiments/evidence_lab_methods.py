@@ -73,8 +73,8 @@ class Answers(NamedTuple):
 
 
 def answers(found: evidence.Evidence, cost: float | np.ndarray, level: float) -> Answers:
-    """An Evidence of leaves [N] with its interval."""
-    low, high = found.interval(level)
+    """An Evidence of leaves [N] with its interval, reliable or not: its coverage is the question."""
+    low, high = found.nominal_interval(level)
     centre = np.asarray(found.log_evidence)
     return Answers(centre, low, high, np.asarray(found.k_hat), np.broadcast_to(cost, centre.shape))
 

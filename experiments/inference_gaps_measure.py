@@ -11,7 +11,7 @@ from experiments.progress import Progress
 from lvm_jax import annealing, decomposition, evidence
 from lvm_jax.decomposition import Account, Average, Gaps, Measured, average
 from lvm_jax.evidence import Annealed, Bidirectional, Evidence
-from lvm_jax.evidence.dataset import TRUSTED_K_HAT
+from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.typing import Array, Bool, Key
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from lvm_jax import keys, precision
+from lvm_jax.support import BITS, Support
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 FEW = 64  # bits up to which softplus is as good
@@ -22,6 +23,11 @@ class Bernoulli(NamedTuple):
     """K independent bits, as floats 0.0 and 1.0 so that a density may relax them."""
 
     logits: Float[Array, " K"]
+
+    @property
+    def support(self) -> Support:
+        """0 and 1; a density may be asked between them, data may not lie there."""
+        return BITS
 
     def log_prob(self, value: Float[Array, " K"]) -> Scalar:
         """sum_k z_k l_k - log(1 + exp(l_k)), in nats."""

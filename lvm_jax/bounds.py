@@ -23,6 +23,7 @@ Reduction = Callable[[Float[Array, " S"]], Scalar]
 
 def elbo(log_w: Float[Array, " S"]) -> Scalar:
     """Evidence lower bound, (1/S) sum_s log w_s: the lecture's equation (9). Unbiased for it."""
+    checks.one_point(log_w)
     return log_w.mean()
 
 
@@ -32,7 +33,18 @@ def iwae(log_w: Float[Array, " S"]) -> Scalar:
     From below; tight as S grows, with a gap of about Var(w) / (2 S p(x)^2) (Nowozin 2018,
     proposition 1).
     """
-    return logsumexp(log_w) - math.log(log_w.shape[0])
+    checks.one_point(log_w)
+    # The gradient of logsumexp is NaN where every weight is 0; here it is 0.
+    nothing = (log_w == -jnp.inf).all()
+    total = logsumexp(jnp.where(nothing, 0.0, log_w))
+    return jnp.where(nothing, -jnp.inf, total) - math.log(log_w.shape[0])
+
+
+def normalized(log_w: Float[Array, " S"]) -> Float[Array, " S"]:
+    """v_s = w_s / sum w, the gradient of `iwae`; 0 where every weight is 0."""
+    checks.one_point(log_w)
+    nothing = (log_w == -jnp.inf).all()
+    return jnp.where(nothing, 0.0, jax.nn.softmax(jnp.where(nothing, 0.0, log_w)))
 
 
 def renyi(alpha: float) -> Reduction:
@@ -48,13 +60,30 @@ def renyi(alpha: float) -> Reduction:
         raise ValueError("alpha: expected a number (infinities included), got nan")
     if alpha == 1:
         return elbo
-    if math.isinf(alpha):
-        return (lambda log_w: log_w.min()) if alpha > 0 else (lambda log_w: log_w.max())
+    power = 1 - alpha
 
     def reduce(log_w: Float[Array, " S"]) -> Scalar:
-        return iwae((1 - alpha) * log_w) / (1 - alpha)
+        checks.one_point(log_w)
+        if math.isinf(alpha):
+            return log_w.min() if alpha > 0 else log_w.max()
+        largest, rest = _centred(log_w)
+        # Near alpha = 1 the logarithm is of a mean near 1, and the division by 1 - alpha would
+        # multiply its rounding.
+        near = abs(power) * (rest.max() - rest.min()) <= 1
+        change = jnp.expm1(power * jnp.where(near, rest, 0.0)).mean()
+        return largest + jnp.where(near, jnp.log1p(change), iwae(power * rest)) / power
 
     return reduce
+
+
+def _centred(log_w: Float[Array, " S"]) -> tuple[Scalar, Float[Array, " S"]]:
+    """The largest log-weight, as a number (0 if it is infinite), and log_w less it.
+
+    Sums of log-weights far from 0, and their gradients, would lose the digits of the differences.
+    """
+    largest = jax.lax.stop_gradient(log_w.max())
+    largest = jnp.where(jnp.isinf(largest), 0.0, largest)
+    return largest, log_w - largest
 
 
 def cubo(order: float) -> Reduction:
@@ -73,7 +102,10 @@ def eubo(log_w: Float[Array, " S"]) -> Scalar:
 
     log p + KL(posterior || q) as S -> infinity (Ji and Shen 2019); for finite S on neither side.
     """
-    return (jax.nn.softmax(log_w) * jnp.where(jnp.isneginf(log_w), 0.0, log_w)).sum()
+    checks.one_point(log_w)
+    largest, rest = _centred(log_w)
+    mean = (normalized(log_w) * jnp.where(jnp.isneginf(rest), 0.0, rest)).sum()
+    return jnp.where((log_w == -jnp.inf).all(), -jnp.inf, largest + mean)
 
 
 def thermodynamic(betas: Sequence[float]) -> Reduction:
@@ -97,11 +129,13 @@ def thermodynamic(betas: Sequence[float]) -> Reduction:
 
     @precision.full
     def reduce(log_w: Float[Array, " S"]) -> Scalar:
+        checks.one_point(log_w)
         inner, widths = (jnp.asarray(v, log_w.dtype) for v in (grid[1:-1], np.diff(grid)))
-        weights = jax.nn.softmax(inner[:, None] * log_w[None], axis=1)
+        largest, rest = _centred(log_w)
+        weights = jax.vmap(lambda beta: normalized(beta * rest))(inner)
         # A weight of zero counts for nothing where beta > 0; at beta = 0 it makes the ELBO -inf.
-        finite = jnp.where(jnp.isneginf(log_w), 0.0, log_w)
-        return widths[0] * elbo(log_w) + widths[1:] @ (weights @ finite)
+        finite = jnp.where(jnp.isneginf(rest), 0.0, rest)
+        return largest + widths[0] * elbo(rest) + widths[1:] @ (weights @ finite)
 
     return reduce
 
@@ -120,18 +154,20 @@ def jackknife(order: int) -> Reduction:
     order = checks.integer(order, "order", 0)
 
     def reduce(log_w: Float[Array, " S"]) -> Scalar:
+        checks.one_point(log_w)
         size = log_w.shape[0]
         if size <= order:
             raise ValueError(
                 f"num_samples: expected more than the jackknife's order {order}, got {size}"
             )
-        value = whole = iwae(log_w)
+        largest, rest = _centred(log_w)
+        value = whole = iwae(rest)
         for left_out in range(1, order + 1):
             c = (-1) ** left_out * float(size - left_out) ** order
             c /= math.factorial(left_out) * math.factorial(order - left_out)
             change = _change_without_one if left_out == 1 else _change_without
-            value = value + c * change(log_w, whole, left_out)
-        return value
+            value = value + c * change(rest, whole, left_out)
+        return jnp.where((log_w == -jnp.inf).all(), -jnp.inf, largest + value)
 
     return reduce
 
@@ -163,6 +199,7 @@ def _change_without(log_w: Float[Array, " S"], whole: Scalar, left_out: int) -> 
 
 def leave_one_out(log_w: Float[Array, " S"]) -> Float[Array, " S"]:
     """log sum_{j != s} w_j for every s, without cancellation."""
+    checks.one_point(log_w)
     size = log_w.shape[0]
     return logsumexp(jnp.where(jnp.eye(size, dtype=bool), -jnp.inf, log_w[None]), axis=1)
 
@@ -176,6 +213,7 @@ def miwae(num_groups: int) -> Reduction:
     num_groups = checks.integer(num_groups, "num_groups", 1)
 
     def reduce(log_w: Float[Array, " S"]) -> Scalar:
+        checks.one_point(log_w)
         if log_w.shape[0] % num_groups:
             raise ValueError(
                 f"num_samples: expected a multiple of num_groups = {num_groups}, got "
@@ -193,7 +231,15 @@ def ciwae(beta: float) -> Reduction:
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta: expected a number in [0, 1], got {beta}")
-    return lambda log_w: beta * elbo(log_w) + (1 - beta) * iwae(log_w)
+    if beta in (0, 1):  # 0 times the -inf of the other would be NaN
+        return elbo if beta else iwae
+
+    def reduce(log_w: Float[Array, " S"]) -> Scalar:
+        checks.one_point(log_w)
+        largest, rest = _centred(log_w)
+        return largest + (beta * elbo(rest) + (1 - beta) * iwae(rest))
+
+    return reduce
 
 
 class Bound(NamedTuple):

@@ -15,6 +15,7 @@ from jax.nn import logsumexp
 from lvm_jax import checks, distributions
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.chain import Chain
+from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
@@ -38,16 +39,24 @@ THRESHOLD = 0.01  # of A_u, by Burda et al. (2016)
 
 
 def effective_sample_size(log_w: Float[Array, " S"]) -> Scalar:
-    """(sum_s w_s)^2 / sum_s w_s^2, between 1 and S: S of equal weights (Kong 1992)."""
-    return jnp.exp(2 * logsumexp(log_w - log_w.max()) - logsumexp(2 * (log_w - log_w.max())))
+    """(sum_s w_s)^2 / sum_s w_s^2, between 1 and S: S of equal weights (Kong 1992).
+
+    0 where every weight is 0. Raises ValueError for anything but [S].
+    """
+    checks.one_point(log_w)
+    nothing = (log_w == -jnp.inf).all()
+    rest = log_w - jnp.where(nothing, 0.0, log_w.max())
+    found = jnp.exp(2 * logsumexp(rest) - logsumexp(2 * rest))
+    return jnp.where(nothing, 0.0, found)
 
 
 def pareto_k(log_w: Float[Array, " S"]) -> Scalar:
     """Pareto k-hat of the largest weights: distrust their mean above 0.7 (Vehtari et al. 2024).
 
     inf for S < 25; 0 where the largest agree to rounding; NaN with a NaN among them, or where ties
-    or zero weights leave no tail to fit. As in `Evidence`.
+    or zero weights leave no tail to fit. As in `Evidence`. Raises ValueError for anything but [S].
     """
+    checks.one_point(log_w)
     return pareto.k_of_tail(jax.lax.top_k(log_w, pareto.tail_size(log_w.shape[0]) + 1)[0])
 
 
@@ -63,8 +72,10 @@ def psis(log_w: Float[Array, " S"]) -> Smoothed:
 
     The M = min(3 sqrt(S), S / 5) largest are replaced by the quantiles of a generalised Pareto
     distribution, where k-hat is at least 1/3; then all are normalised. Less variance than the raw
-    weights for a little bias, in self-normalised expectations such as E_posterior[f(z)].
+    weights for a little bias, in self-normalised expectations such as E_posterior[f(z)]. Raises
+    ValueError for anything but [S].
     """
+    checks.one_point(log_w)
     from blackjax.diagnostics import psis_weights
 
     return Smoothed(psis_weights(log_w)[0], pareto_k(log_w))
@@ -107,6 +118,7 @@ def gradient_statistics(
     Unjitted, a loop: jit around it. Raises ValueError for num_repeats < 2, chunk_size < 1, or a
     `truth` or `signal` that is not as the gradient.
     """
+    checks.key(key)
     num_repeats = checks.integer(num_repeats, "num_repeats", 2)
     one = jax.eval_shape(gradient, key)
     for value, name in ((truth, "truth"), (signal, "signal")):
@@ -178,21 +190,25 @@ def posterior_means(
     conditional means of `num_samples` draws of what comes before, and its first part is exact.
     Any other q averages `num_samples` draws, and the variance over x of such means is too high by
     E_x[Var_q(z)] / num_samples: with 100 draws a unit that ignores x, with variance 1, stands at
-    the threshold of `active_units`. Point i draws from fold_in(key, i). Compiled once per shape,
-    guide and `num_samples`.
+    the threshold of `active_units`. Point i draws from fold_in(key, i). Compiled once per guide,
+    `num_samples` and bucket of N.
 
     Raises ValueError or TypeError for num_samples < 1 or an x of no rows or that is not finite.
     """
+    checks.host("diagnostics.posterior_means", "guide.posterior", key, phi, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 1)
     x = checks.float_array(x, "x")
     if x.ndim < 1 or x.shape[0] < 1:
         raise ValueError(f"x: expected at least one data point, [N, ...], got shape {x.shape}")
     checks.finite(x, "x")
-    return _posterior_means(key, phi, jnp.asarray(x), guide, num_samples)
+    number = x.shape[0]
+    padded = jnp.asarray(pad_rows(x, bucket(number)))
+    means = _posterior_means(key, phi, padded, guide, num_samples)
+    return jax.tree.map(jnp.asarray, first_rows(means, number))
 
 
-@partial(jax.jit, static_argnums=(3, 4))
+@bounded_jit(3, 4)
 def _posterior_means(
     key: Key[Array, ""], phi: Params, x: Array, guide: Guide, num_samples: int
 ) -> Latent:

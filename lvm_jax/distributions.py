@@ -18,6 +18,7 @@ from jax.scipy.linalg import solve_triangular
 from lvm_jax import keys, precision
 from lvm_jax.bits import Bernoulli
 from lvm_jax.normals import FullRankNormal, LowRankNormal
+from lvm_jax.support import BITS, REAL, Support, whole_numbers
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
 Categorical = distrax.Categorical
@@ -134,6 +135,20 @@ def support(q: Distribution) -> Latent | None:
     if isinstance(inner, Categorical):
         return jnp.asarray(digits(inner.num_categories, inner.batch_shape[0]))
     return None
+
+
+def data_support(p: Distribution) -> Support:
+    """The values that a number of x ~ p may have, read from p's type or its own `support`.
+
+    Real numbers where neither tells.
+    """
+    inner = p.distribution if isinstance(p, Independent) else p
+    if isinstance(inner, distrax.OneHotCategorical | distrax.Bernoulli):
+        return BITS
+    if isinstance(inner, Categorical):
+        return whole_numbers(inner.num_categories)
+    own = getattr(inner, "support", None)
+    return own if isinstance(own, Support) else REAL
 
 
 def flatten(space: Distribution) -> Distribution:

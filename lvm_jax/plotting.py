@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lvm_jax import em, extras
+from lvm_jax import checks, em, extras
 from lvm_jax.data.dataset import Dataset
 from lvm_jax.data.embedded import pca
 from lvm_jax.typing import ArrayLike, Float, Int, PRNGKeyArray
@@ -135,13 +135,36 @@ def scatter(
     ax: Axes, points: Float[np.ndarray, "N 2"], component: Int[np.ndarray, " N"] | None = None
 ) -> None:
     """Points, coloured by their component if that is given."""
+    check_plane(points)
     size = float(np.clip(4000 / len(points), 4, 16))
     colours = GREY if component is None else [colour(int(k)) for k in component]
     ax.scatter(points[:, 0], points[:, 1], s=size, c=colours, alpha=0.65, linewidths=0)
 
 
+def check_mixture(mixture: em.Mixture, dim: int) -> None:
+    """Refuse a mixture of more or fewer dimensions than the axis shows."""
+    own = mixture.origin.shape[-1]
+    if own != dim:
+        cure = "plotting.histogram draws one dimension"
+        if own > 2:
+            cure = "project it with Plane.mixture, as principal_plane(dataset).mixture(mixture)"
+        elif own == 2:
+            cure = "plotting.ellipses and plotting.density draw two"
+        raise ValueError(f"mixture: expected dimension {dim}, got {own}; {cure}")
+
+
+def check_plane(points: ArrayLike) -> None:
+    """Refuse points that do not lie in a plane."""
+    if np.ndim(points) != 2 or np.shape(points)[1] != 2:
+        raise ValueError(
+            f"points: expected shape [N, 2], got {list(np.shape(points))}; take two columns, or "
+            "project them with Plane.points, as of principal_plane(dataset)"
+        )
+
+
 def ellipses(ax: Axes, mixture: em.Mixture, levels: Sequence[float] = LEVELS) -> None:
     """The components of a 2-D mixture as ellipses that hold `levels` of each, numbered from 1."""
+    check_mixture(mixture, 2)
     means, covariances = np.asarray(mixture.means), np.asarray(mixture.covariances)
     for k, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
         for style, level in zip(itertools.cycle(STYLES), levels, strict=False):
@@ -175,6 +198,8 @@ def density(
 
     Each is a quantile of log p over 20,000 samples: the mass has a standard error below 0.4%.
     """
+    checks.key(key)
+    check_mixture(mixture, 2)
     x, y, points = grid(ax)
     samples, _ = mixture.sample(key, 20_000)
     own = np.asarray(mixture.log_prob(samples))
@@ -195,6 +220,7 @@ def assignment_entropy(responsibilities: ArrayLike) -> Float[np.ndarray, " N"]:
 
 def entropy_map(ax: Axes, mixture: em.Mixture) -> Any:
     """The assignment entropy over the window of the axis, from 0 to ln K nats, for a colour bar."""
+    check_mixture(mixture, 2)
     x, y, points = grid(ax)
     field = assignment_entropy(mixture.responsibilities(points)).reshape(x.shape)
     scale = {"vmin": 0.0, "vmax": np.log(max(len(mixture.weights), 2))}
@@ -207,6 +233,7 @@ def entropy_points(
     """Points from grey to purple and larger by their assignment entropy, the uncertain on top."""
     from matplotlib.colors import LinearSegmentedColormap
 
+    check_plane(points)
     most = np.log(max(components, 2))
     order = np.argsort(entropy)
     shades = LinearSegmentedColormap.from_list("entropy", ["#d5d8dc", "#8a63b8", "#3f007d"])
@@ -217,6 +244,7 @@ def entropy_points(
 
 def histogram(ax: Axes, x: Float[np.ndarray, " N"], mixture: em.Mixture) -> None:
     """One-dimensional data as a normalised histogram, with the mixture and its weighted parts."""
+    check_mixture(mixture, 1)
     ax.hist(x, bins="fd", density=True, color=GREY, alpha=0.45)
     points = np.linspace(*ax.get_xlim(), 400)[:, None]
     total = np.exp(np.asarray(mixture.log_prob(points)))

@@ -42,21 +42,22 @@ def log_weights(
 
 def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int) -> Weighted:
     """`log_weights`, with the draws that they belong to; raises as it does."""
+    check_log_prob(q)
     z, log_q = draw_and_price(key, q, num_samples)
     check_log_joint(log_joint, z)
     if log_q is not None:
         return Weighted(z, jax.vmap(log_joint)(z) - log_q)
-    check_log_prob(q, z)
     return Weighted(z, jax.vmap(lambda one: log_joint(one) - q.log_prob(one))(z))
 
 
 def draw(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
     """`num_samples` draws from q, stacked along a leading axis S on every leaf.
 
-    Raises ValueError for num_samples < 1, TypeError for a key that is not typed.
+    Raises ValueError for num_samples < 1, TypeError for a key that is not typed or a q that is no
+    distribution.
     """
     checks.integer(num_samples, "num_samples", 1)
-    return q.sample(seed=checks.key(key), sample_shape=(num_samples,))
+    return checks.distribution(q).sample(seed=checks.key(key), sample_shape=(num_samples,))
 
 
 def draw_and_price(
@@ -86,13 +87,31 @@ def check_log_joint(log_joint: LogJoint, z: Latent) -> None:
         )
 
 
-def check_log_prob(q: Distribution, z: Latent) -> None:
-    """Refuse a q whose log-density of one z is not one number."""
-    value = jax.eval_shape(q.log_prob, _one(z))
+def check_log_prob(q: Distribution, name: str = "q") -> None:
+    """Refuse a q whose log-density of one draw is not one number: one with a batch of parameters.
+
+    Shapes only: nothing is computed.
+    """
+
+    def price(key: Key[Array, ""]) -> Scalar:
+        if prices_draws(q):
+            return q.sample_and_log_prob(seed=key, sample_shape=())[1]
+        return q.log_prob(q.sample(seed=key))
+
+    cure = (
+        "map over data points with jax.vmap, and gather the dimensions of z with "
+        "distributions.Independent"
+    )
+    try:
+        value = jax.eval_shape(price, jax.random.key(0))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected one log-density for one z, but log_prob fails on a draw ({error}); "
+            f"{cure}"
+        ) from error
     if jnp.shape(value) != ():
         raise ValueError(
-            f"q: expected one log-density for one z, got shape {jnp.shape(value)}; gather the "
-            "dimensions of z with distributions.Independent"
+            f"{name}: expected one log-density for one z, got shape {jnp.shape(value)}; {cure}"
         )
 
 

@@ -5,6 +5,7 @@ other. All parameters are asymmetric. A guide's q is reparameterised on the line
 and on `chain_bed`, whose z is a tuple.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -179,6 +180,69 @@ def one_hot() -> Bed:
         return distributions.one_hot(phi["logits"])
 
     return _finite("one_hot", theta, phi, x, other, log_joint, guide, values)
+
+
+def curved(name: str, sites, values, theta, phi, guide) -> Bed:
+    """x | z ~ N(mean, s^2), mean = (c u_1 u_2 u_3, sin(a u + b)), of three sites u(z), functions of z.
+
+    No polynomial in z, and no site enters at most quadratically, so that an estimator that is exact
+    for quadratic densities shows its bias. Nothing is symmetric.
+    """
+
+    def log_joint(theta, x):
+        def joint(z):
+            u = sites(theta, z)
+            mean = jnp.stack(
+                [theta["product"] * u.prod(), jnp.sin(theta["slope"] @ u + theta["phase"])]
+            )
+            squared = ((x - mean) ** 2).sum() * jnp.exp(-2 * theta["log_noise"])
+            linear = (theta["logits"] * z).sum()  # of a prior, up to a constant
+            return linear - 0.5 * squared - 2 * theta["log_noise"] - jnp.log(2 * jnp.pi)
+
+        return joint
+
+    theta = theta | {
+        "product": jnp.array(1.3),
+        "slope": jnp.array([1.9, -1.2, 2.6]),
+        "phase": jnp.array(0.4),
+        "log_noise": jnp.array(-0.7),
+    }
+    x, other = jnp.array([0.9, -0.6]), jnp.array([-1.2, 1.4])
+    return _finite(name, theta, phi, x, other, log_joint, guide, values)
+
+
+def bits_curved() -> Bed:
+    """Three bits, the sites themselves."""
+    theta = {"logits": jnp.array([0.4, -0.9, 0.2])}
+    values = jnp.array([[i, j, k] for i in (0.0, 1.0) for j in (0.0, 1.0) for k in (0.0, 1.0)])
+    return curved(
+        *(
+            "bits_curved",
+            lambda theta, z: z,
+            values,
+            theta,
+            {"logits": jnp.array([-0.3, 0.6, 1.1])},
+        ),
+        lambda phi: distributions.Bernoulli(phi["logits"]),
+    )
+
+
+def one_hot_curved() -> Bed:
+    """Three one-hot rows of three values, each of which looks up its site in a table."""
+    theta = {
+        "logits": jnp.array([[0.4, -0.9, 0.2], [0.0, 0.7, -0.3], [0.5, 0.1, -0.6]]),
+        "table": jnp.array([[0.9, -0.4, 0.3], [1.2, 0.5, -0.7], [-0.6, 1.1, 0.8]]),
+    }
+    phi = {"logits": jnp.array([[0.1, 0.5, -0.4], [-0.6, 0.3, 0.2], [0.4, -0.2, 0.3]])}
+    rows = itertools.product(range(3), repeat=3)
+    values = jnp.stack([jnp.eye(3)[np.array(row)] for row in rows])
+    return curved(
+        *("one_hot_curved", lambda theta, z: (z * theta["table"]).sum(1), values, theta, phi),
+        lambda phi: distributions.one_hot(phi["logits"]),
+    )
+
+
+CURVED = {bed.__name__: bed for bed in (bits_curved, one_hot_curved)}
 
 
 def prior_of(bed: Bed):

@@ -103,6 +103,73 @@ def test_groups_and_mixes_at_their_ends(x64):
         np.testing.assert_allclose(same(log_w), as_(log_w), atol=tolerance)
 
 
+NEAR_ONE = [1 - 1e-7, 1 - 1e-5, 1 + 1e-6, 1 - 1e-3, 1 + 1e-2]
+
+
+@pytest.mark.parametrize("alpha", NEAR_ONE)
+def test_renyi_near_one_keeps_its_digits_in_float32(alpha):
+    # Equal weights give their own value; 29 others the float64 sum, whose 1/(1 - alpha) costs
+    # float64 1e-16 / 1e-7 and would cost float32 1e-7 / 1e-7.
+    reduce = bounds.renyi(alpha)
+    equal = jnp.full(7, -123.4, jnp.float32)
+    np.testing.assert_array_equal(reduce(equal), equal[0])
+    log_w = np.random.default_rng(1).normal(-123.4, 2.0, 29).astype(np.float32)
+    centred = log_w.astype(np.float64) - log_w.max()
+    power = 1 - alpha
+    truth = log_w.max() + np.log1p(np.mean(np.expm1(power * centred))) / power
+    np.testing.assert_allclose(reduce(jnp.asarray(log_w)), truth, rtol=2e-7)
+    slope = jax.grad(reduce)(jnp.asarray(log_w))
+    exact = np.exp(power * centred) / np.exp(power * centred).sum()
+    np.testing.assert_allclose(slope, exact, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "name", [*bounds.BOUNDS, "renyi_inf", "renyi_minus_inf", "jackknife_three"]
+)
+def test_shift_far_from_zero_in_float32(name):
+    # 1e6 in steps of 1/16, float32's own there: nothing is rounded on the way in. One weight has
+    # most of the total, where the jackknife subtracts.
+    others = {"renyi_inf": bounds.renyi(np.inf), "renyi_minus_inf": bounds.renyi(-np.inf)}
+    others["jackknife_three"] = bounds.jackknife(3)
+    reduce = others[name] if name in others else bounds.BOUNDS[name].reduce
+    log_w = jnp.array([-3.0, 9.5, 0.25, -0.75, 2.0625, -5.5], jnp.float32)
+    near, slope = jax.value_and_grad(reduce)(log_w)
+    far, far_slope = jax.value_and_grad(reduce)(log_w - 1e6)
+    assert abs(float(far) + 1e6 - float(near)) <= 0.0625  # one step: the value is rounded itself
+    np.testing.assert_allclose(far_slope, slope, rtol=1e-5, atol=1e-6)
+    assert abs(float(far_slope.sum()) - 1) < 1e-5
+
+
+def test_thermodynamic_on_an_uneven_grid(x64):
+    betas, log_w = (0.0, 0.1, 0.15, 0.7, 1.0), np.array([-3.0, 1.5, 0.2, -0.9, 2.1])
+    parts = []
+    for beta, width in zip(betas[:-1], (0.1, 0.05, 0.55, 0.3), strict=True):
+        w = np.exp(beta * log_w)
+        parts.append(width * (w @ log_w) / w.sum())
+    found = bounds.thermodynamic(betas)(jnp.asarray(log_w))
+    np.testing.assert_allclose(found, sum(parts), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", bounds.BOUNDS)
+def test_no_weight_but_zeros_is_minus_infinity(name):
+    for size in (4, 6):
+        found = bounds.BOUNDS[name].reduce(jnp.full(size, -jnp.inf))
+        assert found == -np.inf
+    half = jnp.array([-jnp.inf, 0.5, -jnp.inf])
+    assert bounds.ciwae(0.0)(half) == bounds.iwae(half)
+    assert bounds.ciwae(1.0)(half) == -np.inf
+    np.testing.assert_array_equal(bounds.normalized(jnp.full(5, -jnp.inf)), np.zeros(5))
+
+
+# Of "renyi_two" the smallest weight takes all: there is no gradient where it is 0.
+@pytest.mark.parametrize("name", [name for name in bounds.BOUNDS if name != "renyi_two"])
+def test_the_gradient_beside_a_zero_weight_is_the_limit(name, x64):
+    log_w = jnp.array([0.5, -jnp.inf, 1.0, -1.0, 2.5, -jnp.inf])
+    slope = jax.grad(bounds.BOUNDS[name].reduce)
+    limit = slope(jnp.where(jnp.isneginf(log_w), -300.0, log_w))
+    np.testing.assert_allclose(slope(log_w), limit, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "bad, message",
     [

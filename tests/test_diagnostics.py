@@ -1,3 +1,5 @@
+from functools import cache
+
 import deep_cases
 import guide_cases
 import jax
@@ -24,6 +26,11 @@ def test_effective_sample_size():
     np.testing.assert_allclose(effective_sample_size(jnp.full(7, -3e4)), 7, rtol=1e-6)
     np.testing.assert_allclose(effective_sample_size(jnp.array([-jnp.inf, 2.0])), 1, rtol=1e-6)
     assert np.isnan(effective_sample_size(jnp.array([jnp.nan, 1.0])))
+
+
+@cache
+def pareto_ks(num_samples):
+    return quick_jit(pareto_k)
 
 
 both = quick_jit(lambda log_w: (pareto_k(log_w), psis(log_w)))
@@ -54,10 +61,35 @@ def test_pareto_k_where_there_is_no_tail():
     assert k_of(np.full(1_000, -3.0)) == 0  # equal
     assert k_of(-500 + 1e-6 * np.random.default_rng(0).normal(size=1_000)) == 0  # to rounding
     few = np.where(np.arange(1_000) < 5, 1.0, 0.0)  # a tail of ties
-    assert np.isnan(k_of(few))
+    # A bounded tail: 5 equal exceedances e - 1 are at the end of their range, k = mean log(1 - b x).
+    assert k_of(few) < 0
+    assert k_of(np.where(np.arange(1_000) < 4, 1.0, 0.0)) == np.inf  # four are too few for a shape
     assert np.isnan(k_of(np.where(np.arange(1_000) == 0, np.nan, few)))
+    assert np.isnan(k_of(np.where(np.arange(1_000) == 0, np.inf, few)))
     alone = np.where(np.arange(1_000) == 3, 0.0, -np.inf)  # one weight carries everything
-    assert not k_of(alone) <= 0.7
+    assert k_of(alone) == np.inf
+    assert k_of(np.full(1_000, -np.inf)) == np.inf  # all weights are zero
+
+
+@pytest.mark.parametrize("num_samples", [25, 1_001])
+@pytest.mark.parametrize("scale", [35.0, 61.0])
+def test_pareto_k_of_weights_that_underflow(num_samples, scale):
+    # Log-weights of a Pareto and of a lognormal tail that spread by 88 to 600 nats.
+    rng = np.random.default_rng(7)
+    for log_w in (rng.exponential(scale, num_samples), rng.normal(0, scale, num_samples)):
+        log_w = (log_w - 5_000).astype(np.float32)
+        assert np.ptp(log_w) > 88
+        oracle = array_stats.psislw(-log_w.astype(np.float64))[1]
+        np.testing.assert_allclose(pareto_ks(num_samples)(log_w), oracle, rtol=3e-4)
+
+
+def test_pareto_k_leaves_ties_with_the_threshold_out():
+    # 37 distinct weights above 964 equal ones: the tail of 94 has 57 ties. The fit is that of the
+    # 37 exceedances, by arviz-stats in float64.
+    above = np.sort(np.random.default_rng(8).exponential(0.4, 37))
+    log_w = np.concatenate([above, np.zeros(964)]).astype(np.float32)
+    oracle = array_stats._gpdfit(np.expm1(np.sort(log_w)[-37:].astype(np.float64)))[0]
+    np.testing.assert_allclose(pareto_ks(1_001)(log_w), oracle, rtol=3e-4)
 
 
 MEAN = {
@@ -234,6 +266,19 @@ def test_active_units_of_a_hierarchy_from_below():
     assert [leaf.tolist() for leaf in found.active] == [[True, False], [True, False]]
     assert [int(leaf) for leaf in found.number] == [1, 1]
     np.testing.assert_allclose(found.variance[0], exact.var(0, ddof=1), rtol=1e-4)
+
+
+def test_the_threshold_of_an_active_unit():
+    signs = np.array([1, 1, 1, -1, -1, -1, 0])  # of unbiased variance 6 / 6
+    wanted = np.array([0.0099, 0.0101, 0.009, 0.011])
+    found = active_units(jnp.asarray(signs[:, None] * np.sqrt(wanted)[None]))
+    np.testing.assert_allclose(found.variance, wanted, rtol=1e-5)
+    assert found.active.tolist() == [False, True, False, True]  # A_u > 0.01, Burda et al. (2016)
+    assert found.number == 2
+    # At the threshold itself a unit is not active; NaN is not, either.
+    edge = active_units(jnp.array([[0.0, jnp.nan], [1.0, 1.0], [2.0, 0.0]]), 1.0)
+    assert edge.variance[0] == 1.0
+    assert edge.active.tolist() == [False, False]
 
 
 def test_means_of_a_hierarchy_from_above_and_of_any_other_q():

@@ -1,5 +1,7 @@
 """Approximation and amortisation gaps on a linear-Gaussian model, where both are closed forms."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from decomposition_cases import quick_programs  # noqa: F401
 from model_cases import CASES
 
-from lvm_jax import distributions, evidence, guides
+from lvm_jax import distributions, evidence, guides, weights
 from lvm_jax.decomposition import Measured, average, fit_local, gaps
 from lvm_jax.models import Model
 
@@ -176,6 +178,44 @@ def test_starts_find_the_larger_mode():
     assert found.gain.value[0] > 0.5
 
 
+def test_fit_local_uses_no_key_twice(monkeypatch):
+    # Every draw, and every start of the family, reports its key from inside the compiled loop.
+    seen = []
+
+    def note(key):
+        record = lambda data: seen.append(tuple(np.ravel(data).tolist()))  # noqa: E731
+        jax.debug.callback(record, jax.random.key_data(key))
+
+    def draw(key, q, num_samples, own=weights.draw):
+        note(key)
+        return own(key, q, num_samples)
+
+    def init(key):
+        note(key)
+        return guides.families.MeanField(jax.random.normal(key, (2,)), jnp.zeros(2))
+
+    class Student:  # without closed moments: its own come from draws
+        def sample(self, *, seed, sample_shape=()):
+            return jax.random.t(seed, 5.0, (*sample_shape, 2))
+
+        def log_prob(self, z):
+            return jax.scipy.stats.t.logpdf(z, 5.0).sum()
+
+    monkeypatch.setattr(weights, "draw", draw)
+    guide = guides.Guide(lambda key: (), lambda phi, x: Student())
+    family = guides.Family(init, guides.mean_field(2).build)
+    found = fit_local(
+        jax.random.key(5), MODEL, guide, THETA, (), X[:1], family, num_steps=2, num_draws=3,
+        num_starts=3, optimizer=optax.sgd(1e-3),
+    )  # fmt: skip
+    jax.block_until_ready(found)
+    jax.effects_barrier()
+    times = collections.Counter(seen)
+    # One look at the family; of the point 3 starts, q's moments, the prior, 3 x 2 steps, the choice
+    # among the starts, and the gain, which compares two q by one key.
+    assert sorted(times.values()) == [1] * 13 + [2]
+
+
 def test_intervals():
     low, high = Measured(jnp.array([1.0, -2.0]), jnp.array([0.0, 0.5])).interval(0.9)
     np.testing.assert_allclose(low, [1.0, -2.0 - 0.5 * 1.6448536], rtol=1e-6)
@@ -187,7 +227,7 @@ def test_refusals():
         run(0, FAMILIES, log_evidence=jnp.zeros(3))
     with pytest.raises(ValueError, match="num_starts: expected an integer >= 1, got 0"):
         run(0, FAMILIES, num_starts=0)
-    with pytest.raises(ValueError, match="guide: expected a q that draws z as the model's prior"):
+    with pytest.raises(ValueError, match="family: expected a q that draws z as the model's prior"):
         run(0, {"other": guides.mean_field(3)})
     mixture, theta, x, *_ = CASES["mixture"]()
     label = guides.label(3)

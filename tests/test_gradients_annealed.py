@@ -64,6 +64,19 @@ def test_the_bound_lies_between_that_of_q_and_log_p(x64):
     assert wild < elbo
 
 
+@pytest.mark.parametrize("shift", [0.0, -3.0, 120.0])
+def test_temperatures_are_shares_of_the_increments_up_to_a_constant(shift):
+    # Increments 1 : 2 : 5; in float32 exp(120) would overflow.
+    increments = jnp.log(jnp.array([1.0, 2.0, 5.0])) + shift
+    found = Dynamics(increments, jnp.log(jnp.array([0.1, 0.3, 0.2])))
+    np.testing.assert_allclose(found.temperatures, [0, 1 / 8, 3 / 8, 1], rtol=1e-5)
+    np.testing.assert_allclose(found.step_sizes, [0.1, 0.3, 0.2], rtol=1e-6)
+    even = gradients.annealable(guides.shared(guides.mean_field(1)), 5, step_size=0.2)
+    dynamics = even.init(KEY).dynamics
+    np.testing.assert_allclose(dynamics.temperatures, np.arange(6) / 5, atol=1e-6)
+    np.testing.assert_allclose(dynamics.step_sizes, np.full(5, 0.2), rtol=1e-6)
+
+
 def test_chains_that_stand_still_are_the_plain_weights(x64):
     bed = linear_gaussian()
     estimate = gradients.annealed(bounds.iwae, step_size=1e-12)

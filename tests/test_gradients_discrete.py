@@ -48,14 +48,19 @@ def test_enumeration_ignores_values_without_mass(x64):
             jnp.where(values == 2, -jnp.inf, jax.nn.log_sigmoid(phi)), values
         )
 
-    def joint(z):
-        return jnp.where(z == 2, -jnp.inf, 1.0 * z)
-
     phi = jnp.array([0.0, 0.0, 0.0])  # two values of mass 1/2
-    slope = jax.grad(lambda phi: gradients.enumerated()(KEY, joint, guide, phi, 1))(phi)
-    # d/dl of m (log p - log m) with m = sigmoid(l) = 1/2: m (1 - m) (log p - log m - 1)
-    by_hand = [0.25 * (np.log(2) - 1), 0.25 * np.log(2), 0.0]
-    np.testing.assert_allclose(slope, by_hand, rtol=1e-12)
+    for there in (-jnp.inf, 3.0):  # whatever the density of the third is
+
+        def joint(z, there=there):
+            return jnp.where(z == 2, there, 1.0 * z)
+
+        value, slope = jax.value_and_grad(
+            lambda phi, joint=joint: gradients.enumerated()(KEY, joint, guide, phi, 1)
+        )(phi)
+        np.testing.assert_allclose(value, 0.5 + np.log(2), rtol=1e-12)
+        # d/dl of m (log p - log m) with m = sigmoid(l) = 1/2: m (1 - m) (log p - log m - 1)
+        by_hand = [0.25 * (np.log(2) - 1), 0.25 * np.log(2), 0.0]
+        np.testing.assert_allclose(slope, by_hand, rtol=1e-12)
 
 
 def test_straight_through_is_exact_for_a_linear_density(x64):

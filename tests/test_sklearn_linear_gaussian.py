@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
+from lvm_jax.compiling import STORE
 from lvm_jax.models import factor_analysis
-from lvm_jax.models.factor_analysis import run
 from lvm_jax.sklearn import FactorAnalysis, ProbabilisticPCA
 from lvm_jax.sklearn.rotation import canonical, rotate
 
@@ -222,10 +222,25 @@ def test_unrotated_factors_have_a_diagonal_posterior_covariance():
     ],
 )
 def test_bad_input_is_refused_before_anything_compiles(estimator, options, data, message):
-    before = run._cache_size()
+    before = len(STORE)
     with pytest.raises(ValueError, match=message):
         estimator(**options).fit(data)
-    assert run._cache_size() == before
+    assert len(STORE) == before
+
+
+@BOTH
+def test_numbers_of_rows_share_programs_and_change_no_number(estimator):
+    model = estimator(L, random_state=3).fit(X)
+    sizes = (65, 97, 127)  # of one bucket
+    found = [(model.transform(rows), model.score_samples(rows)) for rows in (X[:65], X[:127])]
+    model.sample(65)
+    before = len(STORE)
+    z, log_p = model.transform(X[:97]), model.score_samples(X[:97])
+    drawn = [model.sample(size) for size in sizes]
+    assert len(STORE) == before
+    for many, one in zip(found[1], (z, log_p), strict=True):
+        np.testing.assert_allclose(many[:97], one, rtol=1e-11, atol=1e-12)
+    np.testing.assert_array_equal(model.sample(9), drawn[2][:9])  # of different buckets
 
 
 @BOTH

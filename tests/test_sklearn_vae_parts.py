@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn_vae_cases import DATA, LINEAR, D, N, X, short
 
+from lvm_jax.compiling import STORE
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.sklearn import VariationalAutoencoder
 from lvm_jax.sklearn.vae_parts import build, choose_estimator, first_outputs
 from lvm_jax.sklearn.vae_programs import labels, units_of
-from lvm_jax.training import feed
 
 
 def test_units_leave_the_likelihoods_family_as_it_is():
@@ -79,10 +79,27 @@ def test_the_decoder_starts_at_the_mean_of_the_data(name, x64):
     ],
 )
 def test_bad_input_is_refused_before_training(options, data, message):
-    before = feed.advance._cache_size()
+    before = len(STORE)
     with pytest.raises(ValueError, match=message):
         VariationalAutoencoder(**{**LINEAR, **options}).fit(data)
-    assert feed.advance._cache_size() == before
+    assert len(STORE) == before
+
+
+def test_numbers_of_rows_share_programs_and_change_no_number():
+    """33 to 59 rows lie in one bucket; a fit of each, and all that a fitted model does."""
+    model = short(batch_size=11, max_iter=1)
+    for size in (33, 47, 59):
+        z = model.fit(X[:size]).transform(X[:size])
+        model.inverse_transform(z)
+        model.sample(size)
+        if size == 33:
+            before = len(STORE)
+    assert len(STORE) == before
+    for size in (34, 51):
+        np.testing.assert_allclose(model.transform(X[:size]), z[:size], rtol=1e-12)
+        means = model.inverse_transform(z[:size])
+        np.testing.assert_allclose(means, model.inverse_transform(z)[:size], rtol=1e-12)
+    np.testing.assert_array_equal(model.sample(9), model.sample(60)[:9])  # of different buckets
 
 
 def test_the_same_words_build_the_same_functions():

@@ -40,7 +40,7 @@ def make_path(log_joint: LogJoint, q: Distribution, z: Latent, continuous: bool)
     `continuous` says that the moves need a real-valued z.
     """
     weights.check_log_joint(log_joint, z)
-    weights.check_log_prob(q, z)
+    weights.check_log_prob(q)
     if continuous and distributions.is_discrete(q):
         raise TypeError(
             "transition: expected annealing.gibbs or annealing.flip for a discrete z, got a move "

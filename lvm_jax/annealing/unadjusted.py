@@ -46,6 +46,7 @@ def unadjusted_log_weights(
     check_refreshment(refreshment)
     check_step_size(step_size, temperatures.shape[0] - 1)
     key_start, key_chains = jax.random.split(checks.key(key))
+    weights.check_log_prob(q)
     z = weights.draw(key_start, q, num_samples)
     weights.check_log_joint(log_joint, z)
     path = Path(q.log_prob, log_joint)

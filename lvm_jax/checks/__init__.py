@@ -4,15 +4,26 @@ Every function raises a ValueError or TypeError that names the argument, says wh
 and what came, and how to cure it.
 """
 
-from lvm_jax.checks.arguments import choice, distribution, host, integer, key, number
+from lvm_jax.checks.arguments import (
+    choice,
+    distribution,
+    host,
+    integer,
+    key,
+    number,
+    signature,
+    takes,
+)
 from lvm_jax.checks.arrays import (
     blocks,
     distinct_rows,
     finite,
     float_array,
+    one_point,
     place,
     points,
     position,
+    real_array,
     shape,
     symmetric_positive_definite,
     weights,
@@ -29,10 +40,14 @@ __all__ = [
     "integer",
     "key",
     "number",
+    "one_point",
     "place",
     "points",
     "position",
+    "real_array",
     "shape",
+    "signature",
     "symmetric_positive_definite",
+    "takes",
     "weights",
 ]

@@ -65,6 +65,25 @@ def distribution(value: Any, name: str = "q") -> Any:
     return value
 
 
+def takes(function: object, *arguments: str) -> bool:
+    """Can `function` be called with so many positional arguments?"""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in function without a signature
+        return True
+    return True
+
+
+def signature(function: Any) -> str:
+    """Name and parameters of a function, for an error."""
+    parameters = ", ".join(inspect.signature(function).parameters)
+    return f"{getattr(function, '__name__', type(function).__name__)}({parameters})"
+
+
 def integer(value: object, name: str, minimum: int) -> int:
     """Return `value` as an int of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, Integral):

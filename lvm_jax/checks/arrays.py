@@ -13,6 +13,14 @@ BLOCK = 2**20  # numbers of an array that a check reads at a time
 
 def float_array(value: object, name: str) -> ArrayLike:
     """Return `value` as a real floating array; integers and booleans become floats."""
+    array = real_array(value, name)
+    if array.dtype.kind not in "iub":
+        return array
+    return array.astype(np.float64 if isinstance(array, np.ndarray) else float)
+
+
+def real_array(value: object, name: str) -> ArrayLike:
+    """Return `value`, a sequence or a data frame too, as an array of real numbers."""
     array = value if isinstance(value, np.ndarray | jax.Array) else _read(value, name)
     if array.dtype == object or array.dtype.kind in "USOM":
         raise TypeError(
@@ -21,8 +29,6 @@ def float_array(value: object, name: str) -> ArrayLike:
         )
     if array.dtype.kind == "c":
         raise TypeError(f"{name}: expected real numbers, got complex dtype {array.dtype}")
-    if array.dtype.kind in "iub":
-        return array.astype(np.float64)
     return array
 
 
@@ -143,6 +149,16 @@ def shape(array: ArrayLike, expected: tuple[int, ...], name: str) -> None:
     """Refuse an array whose shape is not `expected`."""
     if array.shape != expected:
         raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
+
+
+def one_point(log_w: Any, name: str = "log_w") -> None:
+    """Refuse log-weights of another shape than [S], S >= 1. Reads shapes only: works under jit."""
+    shape = np.shape(log_w)
+    if len(shape) != 1 or shape[0] < 1:
+        raise ValueError(
+            f"{name}: expected the log-weights of one data point, shape [S] with S >= 1, got "
+            f"{shape}; map over data points with jax.vmap"
+        )
 
 
 def symmetric_positive_definite(array: np.ndarray, name: str) -> None:

@@ -20,6 +20,7 @@ from lvm_jax.decomposition.rate_distortion import (
 from lvm_jax.diagnostics import ActiveUnits, active_units, posterior_means
 from lvm_jax.evidence import Evidence
 from lvm_jax.guides.base import Family, Guide
+from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, ArrayLike, Float, Key, Params
 
@@ -113,7 +114,10 @@ def account(
 
     Raises as its parts.
     """
-    keys = jax.random.split(checks.key(key), 6)
+    checks.host("decomposition.account", "decomposition.decompose", key, theta, phi, x)
+    checks.key(key)
+    x = check_problem(model, guide, theta, phi, x)
+    keys = jax.random.split(key, 6)
     common = model, guide, theta, phi, x
     moves = 0 if transition is not None and not transition.continuous else 8
     return Account(

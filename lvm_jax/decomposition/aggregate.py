@@ -18,9 +18,9 @@ from jax.nn import logsumexp
 from lvm_jax import checks, distributions, weights
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.measured import Measured, of_draws, of_points
-from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
+from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params
 
@@ -48,7 +48,7 @@ def log_aggregate(guide: Guide, phi: Params, x: ArrayLike, z: Latent) -> Float[A
     The sum over the N points of x is exact, and streamed: no more than about 100,000 of the N R
     densities are held at once, or R. q(z | x_n) is made once for every n. Unjitted.
     """
-    x = jnp.asarray(x)
+    x = jnp.asarray(checks.real_array(x, "x"))
     num_points, rows = x.shape[0], jax.tree.leaves(z)[0].shape[0]
     together = min(max(BLOCK // rows, 1), num_points)
 
@@ -101,10 +101,10 @@ def surgery(
 
     Source: Hoffman and Johnson (2016).
     """
+    checks.host("decomposition.surgery", "decomposition.log_aggregate", key, theta, phi, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
-    check_data(model, theta, x)
-    check_guide(model, guide, theta, phi, x)
+    x = check_problem(model, guide, theta, phi, x)
     total = x.shape[0]
     chosen = checks.integer(total if num_points is None else num_points, "num_points", 1)
     if chosen > total:

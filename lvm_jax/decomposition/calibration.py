@@ -9,9 +9,9 @@ from jax.scipy.special import gammaincc
 
 from lvm_jax import checks, weights
 from lvm_jax.batching import batch_size, for_each
-from lvm_jax.evidence.dataset import check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
+from lvm_jax.inputs import check_simulated
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, Float, Int, Key, Latent, Params
 
@@ -58,6 +58,7 @@ def calibrate(
 
     Source: Talts et al. (2018), theorem 1 and algorithm 1.
     """
+    checks.host("decomposition.calibrate", "weights.draw", key, theta, phi)
     checks.key(key)
     num_bins = checks.integer(num_bins, "num_bins", 2)
     num_draws = checks.integer(num_draws, "num_draws", 1)
@@ -67,8 +68,7 @@ def calibrate(
             f"num_draws: expected one less than a multiple of num_bins = {num_bins}, so that bins "
             f"hold equally many ranks, got {num_draws}"
         )
-    x = jax.eval_shape(lambda key: _simulate(key, model, theta)[1], key)
-    check_guide(model, guide, theta, phi, jnp.zeros((1, *x.shape), x.dtype))
+    check_simulated(model, guide, theta, phi)
     return _calibrate(
         *(key, theta, phi, model, guide, num_simulations, num_draws, num_bins),
         batch_size(chunk_size, num_draws, num_simulations),

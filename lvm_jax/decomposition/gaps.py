@@ -19,9 +19,9 @@ from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.local import NUM_JUDGES, fit_local
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence import Evidence
-from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Family, Guide
+from lvm_jax.inputs import check_family, check_problem, one_of
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Params, Scalar
@@ -64,7 +64,7 @@ def gaps(
     optimizer: optax.GradientTransformation | None = None,
     num_draws: int = 10,
     num_starts: int = 2,
-    estimate: gradients.Estimate | None = None,
+    estimate: gradients.Estimate | gradients.Estimator | str | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> Gaps:
     """Approximation and amortisation gap of every point of x [N, ...], for each of the families.
@@ -90,10 +90,13 @@ def gaps(
 
     Source: Cremer, Li and Duvenaud (2018), table 1.
     """
+    checks.host("decomposition.gaps", "decomposition.decompose", key, theta, phi, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
-    check_data(model, theta, x)
-    check_guide(model, guide, theta, phi, x)
+    x = check_problem(model, guide, theta, phi, x)
+    for family in families.values():
+        check_family(model, family, theta, one_of(x))
+    estimate = gradients.find_estimate(estimate)
     given = _given(log_evidence, x)
     key_fit, key_weigh = jax.random.split(key)
     local = [

@@ -11,10 +11,10 @@ import optax
 from lvm_jax import checks, distributions, gradients, weights
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.measured import Measured, of_draws
-from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.flows import Flow
 from lvm_jax.guides.base import Family, Guide
+from lvm_jax.inputs import check_family, check_problem, one_of
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint
@@ -52,7 +52,7 @@ def fit_local(
     optimizer: optax.GradientTransformation | None = None,
     num_draws: int = 10,
     num_starts: int = 2,
-    estimate: gradients.Estimate | None = None,
+    estimate: gradients.Estimate | gradients.Estimator | str | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> Local:
     """q*(z | x) of the family for every point of x [N, ...]: ELBO ascent in eta, point by point.
@@ -75,11 +75,12 @@ def fit_local(
     Raises ValueError or TypeError for sizes < 1, an x, a guide or a family that does not fit the
     model, or a q without the gradients that `estimate` needs.
     """
+    checks.host("decomposition.fit_local", "guides.refine", key, theta, phi, x)
     checks.key(key)
-    check_data(model, theta, x)
-    check_guide(model, guide, theta, phi, x)
+    x = check_problem(model, guide, theta, phi, x)
+    check_family(model, family, theta, one_of(x))
+    estimate = gradients.find_estimate(estimate)
     start = family.init(jax.random.key(0))
-    check_guide(model, Guide(family.init, lambda eta, x: family.build(eta)), theta, start, x)
     is_flow = isinstance(family.build(start), Flow)
     sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
     num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
@@ -189,7 +190,7 @@ def _starts(
 
 def _express(key: Key[Array, ""], eta: Any, q: Distribution) -> Params:
     """The eta that gives q, or has its moments; eta as it came where neither can be said."""
-    if _describe(eta) == _describe(q):
+    if _alike(eta, q):
         return q  # a flow is its own eta
     parts = distributions.gaussian_parts(q)
     if parts is None:
@@ -216,6 +217,13 @@ def _has_loc(eta: Any, z: Latent) -> bool:
     return isinstance(z, jax.Array) and isinstance(loc, jax.Array) and loc.shape == z.shape
 
 
-def _describe(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+def _alike(left: Any, right: Any) -> bool:
+    """Are both pytrees of one structure, with leaves of the same shapes and types?"""
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (left, right)]
+    if structures[0] != structures[1]:
+        return False  # such as a q that is no pytree
+    shapes = [
+        [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
+        for tree in (left, right)
+    ]
+    return shapes[0] == shapes[1]

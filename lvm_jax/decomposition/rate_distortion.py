@@ -22,9 +22,9 @@ from lvm_jax.annealing.path import make_path
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.decomposition.aggregate import price_draws
 from lvm_jax.decomposition.measured import Measured, of_draws
-from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
+from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model
 from lvm_jax.moments import moments
 from lvm_jax.typing import Array, ArrayLike, Float, Key, Latent, Params, Scalar
@@ -64,10 +64,10 @@ def channel(
     The rate is exact where the KL to the prior has a closed form. Point i draws from
     fold_in(key, i). Raises as `evidence.evaluate`. Source: Alemi et al. (2018).
     """
+    checks.host("decomposition.channel", "decomposition.decompose", key, theta, phi, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
-    check_data(model, theta, x)
-    check_guide(model, guide, theta, phi, x)
+    x = check_problem(model, guide, theta, phi, x)
     points = (jnp.arange(x.shape[0]), jnp.asarray(x))
     together = batch_size(chunk_size, num_samples, x.shape[0])
     return _channel(key, theta, phi, points, model, guide, num_samples, together)
@@ -132,11 +132,12 @@ def rate_distortion(
 
     Source: Huang et al. (2020).
     """
+    checks.host("decomposition.rate_distortion", "annealing.trail", key, theta, x)
     checks.key(key)
     num_chains = checks.integer(num_chains, "num_chains", 2)
     num_pilot = checks.integer(num_pilot, "num_pilot", 0)
     betas = _check_betas(betas)
-    check_data(model, theta, x)
+    x = check_problem(model, None, theta, None, x)
     transition = annealing.hmc() if transition is None else transition
     points = (jnp.arange(x.shape[0]), jnp.asarray(x))
     found = _curves(

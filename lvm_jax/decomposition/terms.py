@@ -61,11 +61,12 @@ def decompose(
     The ELBO is mean(log w) itself, so that energy + entropy and reconstruction - KL(q || prior)
     equal it in expectation, and with the terms of one draw where no closed form is used.
 
-    Raises ValueError for num_samples < 1, or a log-joint that does not fit q.
+    Raises ValueError for num_samples < 1, a log-joint that does not fit q, or a q, prior,
+    posterior or log_evidence of several data points.
     """
+    _check_one_point(q, prior, posterior)
     z = weights.draw(key, q, num_samples)
     weights.check_log_joint(log_joint, z)
-    weights.check_log_prob(q, z)
     log_p, log_q = jax.vmap(log_joint)(z), jax.vmap(q.log_prob)(z)
     log_posterior = None if posterior is None else jax.vmap(posterior.log_prob)(z)
     kl_posterior, evidence = _gap(log_p, log_q, log_posterior, _given(log_evidence))
@@ -124,6 +125,7 @@ def decompose_exactly(
     Raises TypeError for any other q, ValueError for a z that cannot be enumerated or a log-joint
     or a posterior that does not fit q.
     """
+    _check_one_point(q, prior, posterior)
     weights.check_log_joint(
         log_joint, jax.eval_shape(lambda: weights.draw(jax.random.key(0), q, 1))
     )
@@ -152,6 +154,7 @@ def elbo_energy_entropy(
     Unbiased; differentiable through the draws where q is reparameterised. Raises TypeError for a
     q without a closed form of its entropy, ValueError as `weights.log_weights`.
     """
+    _check_one_point(q)
     entropy = _need(distributions.entropy(q), "q: expected a closed form of its entropy")
     return _energy(key, log_joint, q, num_samples) + entropy.value
 
@@ -169,6 +172,7 @@ def elbo_reconstruction_kl(
     log p(x | z) is log p(x, z) - log p(z). Unbiased; differentiable as `elbo_energy_entropy`.
     Raises TypeError for a q and a prior without a closed form, ValueError as `log_weights`.
     """
+    _check_one_point(q, prior)
     kl = _need(distributions.kl_divergence(q, prior), "prior: expected q's family")
     log_likelihood: LogJoint = lambda z: log_joint(z) - prior.log_prob(z)  # noqa: E731
     return _energy(key, log_likelihood, q, num_samples) - kl.value
@@ -203,9 +207,27 @@ def _need(value: Scalar | None, expected: str) -> Term:
 
 
 def _given(log_evidence: Scalar | Evidence | None) -> Term | None:
+    if log_evidence is None:
+        return None
     if isinstance(log_evidence, Evidence):
-        return Term(log_evidence.log_evidence, log_evidence.standard_error, False)
-    return None if log_evidence is None else _exact(log_evidence)
+        term = Term(log_evidence.log_evidence, log_evidence.standard_error, False)
+    else:
+        term = _exact(log_evidence)
+    if jnp.shape(term.value) != ():
+        raise ValueError(
+            "log_evidence: expected the number of one data point, got shape "
+            f"{jnp.shape(term.value)}; map over data points with jax.vmap"
+        )
+    return term
+
+
+def _check_one_point(
+    q: Distribution, prior: Distribution | None = None, posterior: Distribution | None = None
+) -> None:
+    """Refuse distributions with a batch of parameters."""
+    for name, one in {"q": q, "prior": prior, "posterior": posterior}.items():
+        if one is not None:
+            weights.check_log_prob(one, name)
 
 
 def _mean(values: Float[Array, " S"]) -> Term:

@@ -17,6 +17,8 @@ from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
 from lvm_jax.outcome import ConvergenceWarning, Outcome
 from lvm_jax.typing import Array, ArrayLike, Key
 
+INSIDE = "the log_evidence of models.gaussian_mixture"
+
 
 class Info(NamedTuple):
     """What a person wants to read of a fit. Log-likelihoods are nats per unit of weight.
@@ -97,6 +99,7 @@ def fit(
 
     Source: Dempster, Laird and Rubin (1977); the lecture's equations (1)-(3).
     """
+    checks.host("em.fit", INSIDE, key, x, sample_weight)
     prepared = prepare(
         key, x, num_components, covariance_type, family, initial, start, num_restarts,
         regularization, prior, sample_weight, tolerance,
@@ -124,6 +127,7 @@ def initialize(
     sample_weight: ArrayLike | None = None,
 ) -> Mixture:
     """The mixtures that `fit` starts from, with a leading restart axis R on every leaf."""
+    checks.host("em.initialize", INSIDE, key, x, sample_weight)
     problem, origin, num_components = prepare(
         key, x, num_components, covariance_type, family, None, start, num_restarts,
         regularization, prior, sample_weight, 0.0,

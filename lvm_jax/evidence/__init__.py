@@ -6,7 +6,7 @@ from lvm_jax.evidence.dataset import Summary, evaluate, summarize
 from lvm_jax.evidence.debiased import average, jackknife, multilevel
 from lvm_jax.evidence.importance import from_log_weights, importance
 from lvm_jax.evidence.naive import naive, uniform
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Check, Evidence
 from lvm_jax.evidence.sandwich import Bidirectional, Sandwich, bidirectional, sandwich
 from lvm_jax.evidence.sequential import Sequential, sequential
 from lvm_jax.evidence.sumo import Telescope, sumo
@@ -15,6 +15,7 @@ __all__ = [
     "Annealed",
     "Bidirectional",
     "Certificate",
+    "Check",
     "Evidence",
     "Round",
     "Sandwich",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lvm_jax import annealing, checks
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Check, Evidence, describe, least_samples, opened
 from lvm_jax.evidence.rounds import Runner
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
@@ -34,9 +34,10 @@ class Certificate(NamedTuple):
     """log p(x) of N points with intervals, in nats, and how each was found."""
 
     log_evidence: np.ndarray  # [N]
-    low: np.ndarray
-    high: np.ndarray
-    within: np.ndarray  # [N] booleans: is the half-width within the tolerance, and trusted?
+    low: np.ndarray  # -inf where not reliable
+    high: np.ndarray  # inf where not reliable
+    within: np.ndarray  # [N] booleans: is the half-width within the tolerance, and reliable?
+    failed: np.ndarray  # [N] bits of `Check`: the reasons not to trust the interval, 0 for none
     method: np.ndarray  # [N], "importance" or "annealed"
     contradicted: np.ndarray  # [N] booleans: did a scout find mass that the draws would miss?
     k_hat: np.ndarray
@@ -44,6 +45,15 @@ class Certificate(NamedTuple):
     tolerance: float
     level: float
     rounds: tuple[Round, ...]
+
+    @property
+    def reliable(self) -> np.ndarray:
+        """[N] booleans: can the interval be trusted, within the tolerance or not?"""
+        return self.failed == 0
+
+    def verdict(self) -> str:
+        """In words: reliable, or how many points are not and for which reasons."""
+        return describe(self.failed)
 
     @property
     def num_open(self) -> int:
@@ -60,6 +70,8 @@ class _Book:
             name: np.full(num_points, np.nan) for name in ("log_evidence", "low", "high", "k_hat")
         }
         self.within = np.zeros(num_points, bool)
+        self.failed = np.zeros(num_points, int)  # of the answer, as bits of `Check`
+        self.share = np.zeros(num_points)  # ESS of the answer, over its number of draws
         self.method = np.full(num_points, IMPORTANCE, dtype="U10")
         self.num_samples = np.zeros(num_points)  # of the answer
         self.cost = np.zeros(num_points)
@@ -72,11 +84,15 @@ class _Book:
 
     def enter(self, points: np.ndarray, found: Evidence, now: Round) -> None:
         """Take over the answers of one round; only they count, not those before them."""
-        low, high = found.interval(self.level)
+        low, high = found.nominal_interval(self.level)
         values = (found.log_evidence, low, high, found.k_hat)
         for name, value in zip(self.answer, values, strict=True):
             self.answer[name][points] = np.asarray(value)[: len(points)]
-        self.within[points] = (self.half_width(points) <= self.tolerance) & self.trusted(points)
+        failed = np.asarray(found.failed)[: len(points)] & ~int(Check.PARETO)
+        failed |= np.where(self.trusted(points), 0, int(Check.PARETO))
+        self.failed[points] = failed
+        self.within[points] = (self.half_width(points) <= self.tolerance) & (failed == 0)
+        self.share[points] = (np.asarray(found.ess) / np.asarray(found.num_samples))[: len(points)]
         self.method[points] = now.method
         self.num_samples[points] = now.num_samples
 
@@ -133,11 +149,13 @@ def certify(
        pilot, with 4 times the temperatures until the spread of the log-weights is at most 1; then
        a fresh run, of the chains that the tolerance needs (64 times a power of 2), answers.
 
-    A point is `within` when the half-width of its interval is at most the tolerance, k-hat at most
-    0.5, where the weights have the variance that an interval stands on, and the spread of annealed
-    log-weights at most 1. Points that the next round would take above `budget` evaluations of the
-    joint density (a move counts as `gradients_per_move` and one more) stay open, with the interval
-    that they have.
+    A point is `within` when the half-width of its interval is at most the tolerance and every
+    check of `Evidence.failed` passes: with k-hat at most 0.5, where the weights have a variance,
+    instead of 0.7, and the spread of annealed log-weights at most 1. Points that the next round
+    would take above `budget` evaluations of the joint density (a move counts as
+    `gradients_per_move` and one more) stay open: with the interval that they have, which is wider
+    than the tolerance, or with [-inf, inf] and the reasons in `failed`, where a check does not
+    pass, a scout contradicts the draws, or the budget was too small for scouts.
 
     Rounds run on the points that need them, padded to a power of two, so that few shapes compile.
     Point i draws from keys of i and of the round's size alone: its answer does not depend on the
@@ -152,22 +170,26 @@ def certify(
     without a `transition` for it; a prior of your own type says so by an attribute `discrete`, as
     floats that are really labels cannot be told.
     """
+    checks.host("evidence.certify", "evidence.importance or evidence.annealed", key, theta, phi, x)
+    checks.key(key)
     for value, name in ((tolerance, "tolerance"), (budget, "budget")):
         if not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     num_scouts = checks.integer(num_scouts, "num_scouts", 0)
     x = np.asarray(checks.float_array(x, "x"))
     book = _Book(len(x), tolerance, level)
-    run = Runner(
-        checks.key(key), model, guide, theta, phi, x, prior_share, transition, gradients_per_move
-    )
+    run = Runner(key, model, guide, theta, phi, x, prior_share, transition, gradients_per_move)
     reach = _scout(run, book, num_scouts, budget)
     _by_importance(run, book, budget)
     contradicted = np.zeros(len(x), bool) if reach is None else book.contradicted(reach)
-    book.within &= ~contradicted & (reach is not None or num_scouts == 0)
+    book.failed |= np.where(contradicted, int(Check.CONTRADICTED), 0)
+    book.failed |= int(Check.BUDGET) if reach is None and num_scouts else 0
+    book.within &= book.failed == 0
     _by_annealing(run, book, contradicted | (num_scouts == 0), budget)
+    low, high = opened(book.answer["low"], book.answer["high"], book.failed != 0)
     return Certificate(
-        **book.answer,
+        **(book.answer | {"low": low, "high": high}),
+        failed=book.failed,
         within=book.within,
         method=book.method,
         contradicted=contradicted,
@@ -194,6 +216,7 @@ def _by_importance(run: Runner, book: _Book, budget: float) -> None:
     _draw(run, book, every, START, stage=0)
     trusted = book.trusted(every)
     needed = START * SAFETY * (book.half_width(every) / book.tolerance) ** 2
+    needed = np.maximum(needed, SAFETY * least_samples(book.share))
     powers = np.ceil(np.log(np.maximum(needed / START, 1.0)) / np.log(GROWTH))
     sizes = np.where(trusted, START * GROWTH ** np.nan_to_num(powers, posinf=99.0), np.inf)
     book.within[:] = False  # the pilot decides, and does not answer

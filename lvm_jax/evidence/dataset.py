@@ -10,13 +10,12 @@ import numpy as np
 from lvm_jax import checks
 from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Evidence, describe, union
 from lvm_jax.guides.base import Guide
+from lvm_jax.inputs import check_data, check_guide, check_problem, one_of
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, ArrayLike, Distribution, Int, Key, Latent, Params, Scalar
-
-TRUSTED_K_HAT = 0.7
+from lvm_jax.typing import Array, ArrayLike, Bool, Int, Key, Params, Scalar
 
 
 def evaluate(
@@ -43,16 +42,21 @@ def evaluate(
     does not depend on the other points. With `phi_per_point` the leaves of phi are [N, ...], a phi
     for each point, as `guides.per_point` has them.
 
-    Raises ValueError or TypeError for num_samples or chunk_size < 1, x with NaN or infinities or
-    of a shape that the model does not draw, a q whose z is not of the model's shape, a phi that is
-    not per point, and an index of another shape.
+    Raises ValueError or TypeError for num_samples or chunk_size < 1, x with NaN or infinities, off
+    the model's support or of a shape that the model does not draw, a q whose z is not of the
+    model's shape, theta and phi or model and guide in each other's place, a phi that is not per
+    point, an index of another shape, and under jit, grad or vmap.
     """
+    checks.host("evidence.evaluate", "evidence.importance", key, theta, phi, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 1)
     chunk_size = checks.integer(chunk_size, "chunk_size", 1)
-    check_data(model, theta, x)
+    if phi_per_point:
+        x = check_data(model, theta, x)
+        check_guide(model, guide, theta, _first(phi, x.shape[0]), one_of(x))
+    else:
+        x = check_problem(model, guide, theta, phi, x)
     own, common = (phi, None) if phi_per_point else (None, phi)
-    check_guide(model, guide, theta, _first(own, x.shape[0]) if phi_per_point else phi, x)
     index = jnp.arange(x.shape[0]) if index is None else jnp.asarray(index)
     checks.shape(index, x.shape[:1], "index")
     points = (index, jnp.asarray(x), own)
@@ -82,51 +86,12 @@ def _evaluate(
     return for_each(one, points, batch_size(plenty(chunk_size), alive, points[0].shape[0]))
 
 
-def check_data(model: Model, theta: Params, x: ArrayLike) -> None:
-    """Refuse x unless it holds at least one finite point as the model draws them."""
-    if not isinstance(x, np.ndarray | jax.Array) or x.ndim < 1 or x.shape[0] < 1:
-        got = getattr(x, "shape", type(x).__name__)
-        raise ValueError(f"x: expected an array of at least one data point, [N, ...], got {got}")
-    checks.finite(checks.float_array(x, "x"), "x")
-    _, point = jax.eval_shape(lambda: _ancestral(model, theta))
-    if point.shape != x.shape[1:]:
-        sizes = "".join(f", {size}" for size in point.shape)
-        raise ValueError(
-            f"x: expected shape [N{sizes}], as the model draws its data, got {list(x.shape)}"
-        )
-
-
-def check_guide(model: Model, guide: Guide, theta: Params, phi: Params, x: ArrayLike) -> None:
-    """Refuse a q whose z does not fit the model."""
-    z = jax.eval_shape(lambda: _draw(model.prior(theta)))
-    guided = jax.eval_shape(lambda: _draw(guide.posterior(phi, jnp.asarray(x[0]))))
-    if _describe(guided) != _describe(z):
-        raise ValueError(
-            f"guide: expected a q that draws z as the model's prior does, {_describe(z)}, got "
-            f"{_describe(guided)}"
-        )
-
-
 def _first(phi: Params, num_points: int) -> Params:
     """The phi of the first point; refuses leaves that are not [N, ...]."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(phi)]
     if any(shape[:1] != (num_points,) for shape in shapes):
         raise ValueError(f"phi: expected leaves of shape [{num_points}, ...], got {shapes}")
     return jax.tree.map(lambda leaf: leaf[0], phi)
-
-
-def _draw(distribution: Distribution) -> Latent:
-    return distribution.sample(seed=jax.random.key(0))
-
-
-def _ancestral(model: Model, theta: Params) -> tuple[Latent, Array]:
-    z = _draw(model.prior(theta))
-    return z, _draw(model.likelihood(theta, z))
-
-
-def _describe(z: Latent) -> Latent:
-    """Its structure and shapes, and whether its parts are floats or integers."""
-    return jax.tree.map(lambda leaf: f"{leaf.dtype.kind}{list(leaf.shape)}", z)
 
 
 class Summary(NamedTuple):
@@ -136,8 +101,21 @@ class Summary(NamedTuple):
     monte_carlo_error: Scalar  # its standard error over the draws of z, these points given
     sampling_error: Scalar  # its standard error over the points, another data set being drawn
     worst_k_hat: Scalar
-    num_untrusted: Int[Array, ""]  # points whose k_hat is not <= 0.7, NaN among them
+    num_untrusted: Int[Array, ""]  # points that are not `reliable`
     num_points: int
+    failed: Int[Array, ""]  # bits of `Check`: every reason that a point has
+
+    @property
+    def reliable(self) -> Bool[Array, ""]:
+        """True where every point is reliable: then the errors can be trusted."""
+        return self.failed == 0
+
+    def verdict(self) -> str:
+        """In words: reliable, or how many points are not and the reasons; on the host."""
+        if not int(self.num_untrusted):
+            return "reliable"
+        words = describe(np.asarray(self.failed)).removeprefix("not reliable: ")
+        return f"{int(self.num_untrusted)} of {self.num_points} points not reliable: {words}"
 
 
 def summarize(evidence: Evidence) -> Summary:
@@ -148,7 +126,8 @@ def summarize(evidence: Evidence) -> Summary:
 
     The second, for a statement about the population, holds the first already (the spread of the
     estimates includes their noise); for a comparison of models on the same points use the first,
-    or pair the points. NaN where a point is NaN; the sampling error of one point is NaN.
+    or pair the points. NaN where a point is NaN; the sampling error of one point is NaN. Where a
+    point is not reliable the mean and its Monte Carlo error are not: see `verdict`.
 
     Raises ValueError unless the leaves are [N].
     """
@@ -163,6 +142,7 @@ def summarize(evidence: Evidence) -> Summary:
         jnp.sqrt((evidence.standard_error**2).sum()) / num_points,
         jnp.sqrt(moments(values).variance / num_points),
         evidence.k_hat.max(),
-        (~(evidence.k_hat <= TRUSTED_K_HAT)).sum(),
+        (evidence.failed != 0).sum(),
         num_points,
+        union(evidence.failed),
     )

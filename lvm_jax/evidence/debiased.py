@@ -1,18 +1,22 @@
 """log p(x) with less bias than log-mean-exp, or none: multilevel telescopes and the jackknife."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
 from lvm_jax import bounds, checks, weights
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Evidence, judge
 from lvm_jax.evidence.sumo import Telescope
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, Distribution, Float, Int, Key
+from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 from lvm_jax.weights import LogJoint
 
+FINITE_VARIANCE = 0.5  # k-hat of the draws of log p(x), up to which they have a variance
 RATIO = 2**-1.5  # P(level l + 1) / P(level l): between the variances', 1/4, and the costs', 1/2
+MAX_SAMPLES = 2**30  # of one draw, which its counts in int32 hold
 
 
 def multilevel(
@@ -26,21 +30,27 @@ def multilevel(
     halves. Halves that share their draws with the whole are antithetic: E[Delta_l^2] falls as 4^-l
     where the weights have four moments, so that the variance is finite (SUMO's, in theory, is
     not) and the expected cost, 5.4 M weights, is too. With heavier tails the variance diverges.
+    A draw takes at most 2^30 weights: the last level, 27 for M = 8, has the probability of all
+    beyond it, 1e-12, and what they would add is IWAE's bias at 2^30 weights.
+
+    -inf where M or 2^(l - 1) M weights, one of the terms, are all 0; the expectation is then -inf.
 
     `num_terms` is l and `num_samples` the cost. Weights are streamed, M at a time, in a loop whose
     length is random: draws vmapped together wait for the longest, so map over keys with
     `jax.lax.map`, and see `average`. Not differentiable in reverse mode.
 
-    Raises ValueError for base < 1, or a log-joint that does not fit q.
+    Raises ValueError for a base outside 1, ..., 2^28, or a log-joint that does not fit q.
 
     Source: Shi and Cornish (2021), for bounds of latent-variable models; the single-term estimator
     of Rhee and Glynn (2015).
     """
     base = checks.integer(base, "base", 1)
+    last = int(math.log2(MAX_SAMPLES / base))
+    if last < 2:
+        raise ValueError(f"base: expected at most {MAX_SAMPLES // 4:,} weights, got {base:,}")
     key_first, key_level, key_rest = jax.random.split(checks.key(key), 3)
     first = bounds.iwae(weights.log_weights(key_first, log_joint, q, base))
-    u = jax.random.uniform(key_level, (), minval=jnp.finfo(jnp.float32).tiny)
-    level = 1 + jnp.floor(jnp.log(u) / jnp.log(RATIO)).astype(jnp.int32)
+    level = _draw_level(key_level, last)
     half = 2 ** (level - 1)
 
     def block(index: Int[Array, ""], sums: Float[Array, " 2"]) -> Float[Array, " 2"]:
@@ -51,8 +61,18 @@ def multilevel(
     sums = jax.lax.fori_loop(0, 2 * half, block, jnp.full(2, -jnp.inf, first.dtype))
     # log-mean of the whole less the mean of the halves' log-means, without their common size.
     difference = logsumexp(sums) - jnp.log(2.0).astype(first.dtype) - sums.mean()
-    chance = (1 - RATIO) * RATIO ** (level - 1)
-    return Telescope(first + difference / chance, level, base * (1 + 2 * half))
+    difference = jnp.where((sums == -jnp.inf).any(), -jnp.inf, difference)
+    return Telescope(first + difference / _chance(level, last), level, base * (1 + 2 * half))
+
+
+def _draw_level(key: Key[Array, ""], last: int) -> Int[Array, ""]:
+    """l = 1, ..., `last` by one coin a level: a float32 uniform would resolve no chance of 1e-7."""
+    return 1 + jnp.cumprod(jax.random.bernoulli(key, RATIO, (last - 1,))).sum(dtype=jnp.int32)
+
+
+def _chance(level: Int[Array, ""], last: int) -> Scalar:
+    """P(l); the last level has all that is left."""
+    return jnp.where(level == last, 1.0, 1 - RATIO) * RATIO ** (level - 1)
 
 
 def average(draws: Telescope) -> Evidence:
@@ -60,8 +80,8 @@ def average(draws: Telescope) -> Evidence:
 
     Here `standard_error` is sd / sqrt(R) of the draws of log p(x) themselves, and `ess` is R:
     there are no weights. `k_hat` is the tail of their distance from the median: above 0.5 their
-    variance, and with it the standard error, cannot be trusted. `num_samples` is R;
-    the cost is the sum of the draws' own.
+    variance, and with it the standard error, cannot be trusted, and `failed` has PARETO.
+    `num_samples` is R; the cost is the sum of the draws' own.
 
     Raises ValueError for leaves that are not [R].
     """
@@ -71,14 +91,19 @@ def average(draws: Telescope) -> Evidence:
     found = moments(values)
     distance = jnp.log(jnp.abs(values - jnp.median(values)))
     number = jnp.asarray(values.shape[0], values.dtype)
-    odd = [jnp.isnan(values), jnp.isposinf(values), jnp.isneginf(values)]
+    k_hat = from_log_weights(distance).k_hat
+    flags = [jnp.isnan(values), jnp.isposinf(values), jnp.isneginf(values)]
+    nan, plus, minus = (flag.sum(dtype=jnp.int32) for flag in flags)
     return Evidence(
         found.mean,
         jnp.sqrt(found.variance / number),
         number,
-        from_log_weights(distance).k_hat,
+        k_hat,
         jnp.int32(values.shape[0]),
-        *(flags.sum(dtype=jnp.int32) for flags in odd),
+        nan,
+        plus,
+        minus,
+        judge(number, k_hat, values.shape[0], nan + plus + minus, FINITE_VARIANCE),
     )
 
 

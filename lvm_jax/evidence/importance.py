@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lvm_jax import checks, weights
 from lvm_jax.evidence import pareto
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Evidence, judge
 from lvm_jax.moments import Moments, merge, moments
 from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Scalar
 from lvm_jax.weights import LogJoint
@@ -62,7 +62,11 @@ def importance(
 
 
 def from_log_weights(log_w: Float[Array, " S"]) -> Evidence:
-    """The Evidence of S independent log-weights with E[w] = p(x), however they were drawn."""
+    """The Evidence of S independent log-weights with E[w] = p(x), however they were drawn.
+
+    Raises ValueError for anything but [S], the weights of one data point.
+    """
+    checks.one_point(log_w)
     start = _nothing(pareto.tail_size(log_w.shape[0]), log_w.dtype)
     return _conclude(_add(start, log_w, jnp.ones(log_w.shape[0], bool)), log_w.shape[0])
 
@@ -99,13 +103,17 @@ def _shift(largest: Scalar) -> Scalar:
 def _conclude(running: Running, num_samples: int) -> Evidence:
     """The estimate and its diagnostics."""
     scaled = running.scaled
+    ess = scaled.total**2 / (scaled.total * scaled.mean + scaled.squared)
+    ess = jnp.where(scaled.total == 0, 0.0, ess)  # of zero weights alone
+    k_hat = pareto.k_of_tail(running.tail)
     return Evidence(
         log_evidence=_shift(running.largest) + jnp.log(scaled.mean),
         standard_error=jnp.sqrt(scaled.variance / num_samples) / scaled.mean,
-        ess=scaled.total**2 / (scaled.total * scaled.mean + scaled.squared),
-        k_hat=pareto.k_of_tail(running.tail),
+        ess=ess,
+        k_hat=k_hat,
         num_samples=jnp.int32(num_samples),
         num_nan=running.counts[0],
         num_positive_infinite=running.counts[1],
         num_negative_infinite=running.counts[2],
+        failed=judge(ess, k_hat, num_samples, running.counts[:2].sum()),
     )

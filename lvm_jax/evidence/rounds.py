@@ -9,12 +9,12 @@ from lvm_jax import annealing, checks
 from lvm_jax.annealing.tuning import MOST
 from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.annealed import Annealed, evaluate_annealed
-from lvm_jax.evidence.dataset import check_data, check_guide
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.modes import Modes, cover, search
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.guides.base import Guide
 from lvm_jax.guides.defensive import defensive
+from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.typing import Array, Float, Key, Latent, Params, Scalar
 
@@ -37,8 +37,7 @@ class Runner:
         transition: annealing.Transition | None,
         gradients_per_move: int,
     ) -> None:
-        check_data(model, theta, x)
-        check_guide(model, guide, theta, phi, x)
+        x = np.asarray(check_problem(model, guide, theta, phi, x))
         if checks.number(prior_share, "prior_share") != 0:
             guide, phi = defensive(model, guide, prior_share), (phi, theta)
         self.key, self.model, self.guide, self.theta, self.phi = key, model, guide, theta, phi

@@ -14,11 +14,12 @@ from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import make_path
 from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Check, Evidence, describe, judge_chains
 from lvm_jax.guides.base import Guide
+from lvm_jax.inputs import check_simulated
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
+from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint
 
 CROSSED = 4.0  # standard errors by which the bounds must not be the wrong way round
@@ -36,6 +37,20 @@ class Sandwich(NamedTuple):
     def gap(self) -> Float[Array, "..."]:
         """upper - lower, in nats: in expectation at least the error of either."""
         return self.upper.log_evidence - self.lower.log_evidence
+
+    @property
+    def failed(self) -> Int[Array, "..."]:
+        """NONFINITE of either side: `interval` holds for weights that fail the other checks."""
+        return (self.lower.failed | self.upper.failed) & int(Check.NONFINITE)
+
+    @property
+    def reliable(self) -> Bool[Array, "..."]:
+        """True where no log-weight is NaN or +inf."""
+        return self.failed == 0
+
+    def verdict(self) -> str:
+        """In words: reliable, or how many points are not and for which reasons; on the host."""
+        return describe(self.failed)
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
         """[lower - b, upper + b], b = log(2 / (1 - level)): holds log p(x) with that probability.
@@ -83,13 +98,14 @@ def sandwich(
         keys[0], start
     )
     back = jax.vmap(lambda key: annealing.reverse(key, path, z, schedule, transition))(keys[1])
-    inverse = from_log_weights(-back.log_weight)
-    return Sandwich(
-        from_log_weights(forward.log_weight),
-        inverse._replace(log_evidence=-inverse.log_evidence),
-        forward.acceptance.mean(0),
-        back.acceptance.mean(0),
+    tuned = transition.target is not None
+    accepted = forward.acceptance.mean(0), back.acceptance.mean(0)
+    log_w = forward.log_weight, -back.log_weight
+    lower, inverse = (
+        judge_chains(from_log_weights(one), one, rate, tuned)
+        for one, rate in zip(log_w, accepted, strict=True)
     )
+    return Sandwich(lower, inverse._replace(log_evidence=-inverse.log_evidence), *accepted)
 
 
 class Bidirectional(NamedTuple):
@@ -130,8 +146,10 @@ def bidirectional(
 
     Source: Grosse, Ancha and Roy (2016).
     """
+    checks.host("evidence.bidirectional", "evidence.sandwich", key, theta, phi)
     num_points = checks.integer(num_points, "num_points", 2)
     num_chains = checks.integer(num_chains, "num_chains", 1)
+    check_simulated(model, guide, theta, phi)
     x, found = _bidirectional(
         *(checks.key(key), theta, () if guide is None else phi, plan),
         *(model, guide, num_points, num_chains),

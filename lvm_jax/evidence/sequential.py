@@ -10,7 +10,7 @@ from jax.nn import logsumexp
 from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import Path, make_path
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Evidence, judge_chains
 from lvm_jax.typing import Array, Bool, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
@@ -56,8 +56,8 @@ def sequential(
     with W the normalised weights, equal again after a resampling. Particles are resampled where
     their effective sample size falls below `threshold` S (0: never, which is `annealed`; 1:
     always). Each Z_r is unbiased for p(x) (Del Moral 2004); their spread gives the standard error,
-    which one run cannot. The plan is as for `annealed`. Resampling by blackjax: systematic,
-    stratified or multinomial.
+    which one run cannot, and is `reliable` as that of `annealed`, the runs' Z_r being the weights.
+    The plan is as for `annealed`. Resampling by blackjax: systematic, stratified or multinomial.
 
     Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
     resampling, and as `annealed`.
@@ -80,16 +80,10 @@ def sequential(
         return run(key, path, z, schedule, transition, threshold, _resampler(resampling))
 
     ends, (ess, resampled, accepted) = jax.vmap(one)(jax.random.split(key_runs, num_runs), clouds)
-    return Sequential(
-        from_log_weights(ends.log_evidence),
-        ends.log_evidence,
-        ends.z,
-        ends.log_w,
-        ess,
-        resampled,
-        accepted.mean(0),
-        schedule,
-    )
+    log_z, accepted = ends.log_evidence, accepted.mean(0)
+    tuned = transition.target is not None
+    found = judge_chains(from_log_weights(log_z), log_z, accepted, tuned)
+    return Sequential(found, log_z, ends.z, ends.log_w, ess, resampled, accepted, schedule)
 
 
 def run(

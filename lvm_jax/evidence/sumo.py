@@ -40,8 +40,9 @@ def sumo(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, *, start: in
     draws vmapped together wait for the longest. Variance: a term differs by O(1/k) and is divided
     by P(K >= k), so the harmonic part adds log 80 of them and the geometric part, in theory,
     diverges; such draws are rare (K > 150 once in 10^5) but large, and heavy-tailed weights make
-    it worse. Average many draws, watch their spread, raise `start`. Not defined where a weight
-    may be 0 (L_1 is then -inf). Not differentiable in reverse mode, being a while_loop.
+    it worse. Average many draws, watch their spread, raise `start`. -inf where the first m weights
+    are all 0, as L_m is; its expectation is then -inf, too. Not differentiable in reverse mode,
+    being a while_loop.
 
     Raises ValueError for start < 1, or a log-joint that does not fit q.
     """
@@ -54,6 +55,7 @@ def sumo(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, *, start: in
         key_weight, key_stop = jax.random.split(jax.random.fold_in(key_terms, k))
         log_w = weights.log_weights(key_weight, log_joint, q, 1)[0]
         term = _growth(log_w - state.bound, start + k)
+        term = jnp.where(state.bound == -jnp.inf, 0.0, term)  # the telescope stays at L_m
         # One coin a term draws K exactly; the inverse of its distribution at one float32 uniform
         # would never go beyond K = 190.
         alive = jax.random.bernoulli(key_stop, _survival(k + 1) / _survival(k))

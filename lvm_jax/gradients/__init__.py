@@ -24,7 +24,7 @@ from lvm_jax.gradients.annealed import (
     annealed,
     annealed_learned,
 )
-from lvm_jax.gradients.base import ESTIMATORS, Estimate, Estimator
+from lvm_jax.gradients.base import ESTIMATORS, Estimate, Estimator, find_estimate
 from lvm_jax.gradients.control import rebar, rebar_control, relax, variance_objective
 from lvm_jax.gradients.discrete import arm, disarm, enumerated
 from lvm_jax.gradients.pathwise import (
@@ -85,6 +85,7 @@ __all__ = [
     "doubly_reparameterized",
     "doubly_reparameterized_wake_sleep",
     "enumerated",
+    "find_estimate",
     "leave_one_out",
     "moving_average",
     "piwae",

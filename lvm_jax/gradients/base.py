@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks, distributions
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
-from lvm_jax.weights import LogJoint
+from lvm_jax.weights import LogJoint, check_log_prob
 
 MakeQ = Callable[[Params], Distribution]  # phi -> q, of one data point
 Estimate = Callable[[Key[Array, ""], LogJoint, MakeQ, Params, int], Scalar]
@@ -38,6 +39,33 @@ NEEDS: dict[LatentKind, str] = {
 }
 
 
+def find_estimate(value: Any, name: str = "estimate") -> Estimate | None:
+    """An estimator, its row or its name in ESTIMATORS, as the estimator; None stays None.
+
+    Raises ValueError for another name, and TypeError for what is not an estimator, such as a
+    function that makes one.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return ESTIMATORS[checks.choice(value, name, tuple(ESTIMATORS))].estimate
+    if isinstance(value, Estimator):
+        return value.estimate
+    if checks.takes(value, "key", "log_joint", "guide", "phi", "num_samples"):
+        return value
+    expected = f"{name}: expected a function of (key, log_joint, guide, phi, num_samples), got "
+    if not callable(value):
+        raise TypeError(
+            f"{expected}a {type(value).__name__}; use a name in gradients.ESTIMATORS or what one "
+            "of the functions of lvm_jax.gradients returns"
+        )
+    called = checks.signature(value)
+    cure = "an objective goes into objective="
+    if not checks.takes(value, "key", "point", "num_samples", "step"):
+        cure = f"call {value.__name__}(...), which makes the estimator"
+    raise TypeError(f"{expected}{called}; {cure}")
+
+
 def make_q(
     estimator: str,
     latent: LatentKind,
@@ -48,11 +76,11 @@ def make_q(
 ) -> Distribution:
     """q = guide(phi), after refusing what the named estimator cannot take.
 
-    Raises ValueError for num_samples < `minimum`, and TypeError for another kind of q than
-    `latent`, naming the estimators that would work.
+    Raises ValueError for num_samples < `minimum` or a q of several data points, and TypeError for
+    another kind of q than `latent`, naming the estimators that would work.
     """
     checks.integer(num_samples, "num_samples", minimum)
-    q = guide(phi)
+    q = checks.distribution(guide(phi))
     kinds = latent_kinds(q)
     if latent not in kinds:
         works = ", ".join(sorted(n for n, row in ESTIMATORS.items() if row.latent in kinds))
@@ -60,6 +88,7 @@ def make_q(
             f"{estimator}: expected {NEEDS[latent]}, got {type_name(q)}; estimators for this q: "
             f"{works}"
         )
+    check_log_prob(q)
     return q
 
 
@@ -93,13 +122,19 @@ def type_name(q: Distribution) -> str:
     return type(q).__name__
 
 
+@jax.custom_jvp
 def through(coefficients: Float[Array, "..."], carrier: Float[Array, "..."]) -> Scalar:
     """A scalar of value 0 whose gradient is sum coefficients * grad carrier.
 
     The one trick of every surrogate: coefficients that are numbers times something that carries
-    parameters.
+    parameters. The value is 0 also where a coefficient is infinite, as of a draw of weight 0.
     """
-    return (jax.lax.stop_gradient(coefficients) * (carrier - jax.lax.stop_gradient(carrier))).sum()
+    return jnp.zeros((), jnp.result_type(coefficients, carrier))
+
+
+@through.defjvp
+def _through_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> tuple[Array, Array]:
+    return through(*primals), (primals[0] * tangents[1]).sum()
 
 
 def positive(value: object, name: str) -> None:

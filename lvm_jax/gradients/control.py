@@ -113,4 +113,5 @@ def _relax_slope(
         return free - tied, tied
 
     path, tied = jax.grad(controls, has_aux=True)(logits)
-    return (value - tied) * jax.grad(family.log_prob)(logits, b) + path
+    rest = jnp.where(value == tied, 0.0, value - tied)  # both are -inf where the density is 0
+    return rest * jax.grad(family.log_prob)(logits, b) + path

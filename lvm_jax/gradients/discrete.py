@@ -79,7 +79,10 @@ def _antithetic(name: str, credit: Credit) -> Estimate:
             above, below = uniform > jax.nn.sigmoid(-logits), uniform < jax.nn.sigmoid(logits)
             pair = jnp.stack([above, below]).astype(logits.dtype)
             log_w = jax.vmap(lambda b: log_joint(b) - still.log_prob(b))(pair)
-            return log_w.mean(), (log_w[0] - log_w[1]) * credit(uniform, pair, logits)
+            # Equal strings, or two of density 0, differ by nothing; else inf * 0 must stay 0.
+            gap = jnp.where(log_w[0] == log_w[1], 0.0, log_w[0] - log_w[1])
+            share = credit(uniform, pair, logits)
+            return log_w.mean(), jnp.where(jnp.isinf(gap) & (share == 0), 0.0, gap * share)
 
         values, slopes = jax.vmap(one_pair)(uniforms)
         return values.mean() + through(slopes.mean(0), q.logits)

@@ -4,6 +4,10 @@ All of them subtract from the bound what it would have been with the s-th log-we
 something that does not depend on z_s, so that z_s is credited with its own share only:
 
     signal_s = B(log w) - B(log w with log w_s replaced by r_s)
+
+Draws with p(x, z) = 0 have weights of 0. The value is then the bound's, -inf where that is. IWAE is
+-inf only where all weights are 0, and the gradients are those of its finite part, E[L; L > -inf].
+The ELBO is -inf beside any weight of 0; its gradient in phi does not exist, and is infinite or NaN.
 """
 
 import math
@@ -30,7 +34,8 @@ def score_function(
     B weighs the draws, and -B_s is what log q inside log w_s adds. For the ELBO the coefficient is
     (log w_s - b) / S. Unbiased in theta and phi for every b that does not depend on these draws; b
     may be traced, so that the caller can carry a `moving_average`. S^2 logarithms where the bound
-    takes S. Any q; z may be a pytree. Source: Williams 1992, theorem 1; Mnih and Gregor 2014.
+    takes S, none for the ELBO. Any q; z may be a pytree. Source: Williams 1992, theorem 1; Mnih
+    and Gregor 2014.
     """
 
     def estimate(
@@ -38,13 +43,23 @@ def score_function(
     ) -> Scalar:
         q = make_q("score_function", "any", guide, phi, num_samples)
         log_w, log_q = score_weights(key, log_joint, q, num_samples)
-        other = replaced(log_w, jnp.full_like(log_w, baseline))
-        value, slope = jax.value_and_grad(bound)(jax.lax.stop_gradient(log_w))
-        values, slopes = jax.vmap(jax.value_and_grad(bound))(other)
-        signal = value - slope - (values - jnp.diagonal(slopes))
-        return bound(log_w) + through(signal, log_q)
+        return bound(log_w) + through(credit(bound, log_w, baseline), log_q)
 
     return estimate
+
+
+def credit(
+    bound: bounds.Reduction, log_w: Float[Array, " S"], baseline: float | Scalar
+) -> Float[Array, " S"]:
+    """The coefficients of grad log q(z_s) in `score_function`, as numbers, [S]."""
+    log_w = jax.lax.stop_gradient(log_w)
+    if bound is bounds.elbo:  # the difference of two sums would be NaN beside a weight of 0
+        return (log_w - baseline) / log_w.size
+    value, slope = jax.value_and_grad(bound)(log_w)
+    values, slopes = jax.vmap(jax.value_and_grad(bound))(
+        replaced(log_w, jnp.full_like(log_w, baseline))
+    )
+    return _finite_part(value) - slope - (values - jnp.diagonal(slopes))
 
 
 def moving_average(previous: Scalar, value: Scalar, decay: float | Scalar = 0.9) -> Scalar:
@@ -83,8 +98,9 @@ def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Estimate:
                 r_s = mean_{j != s} log w_j (geometric) or log mean_{j != s} w_j (arithmetic)
         theta:  sum_s v_s dlog p(x, z_s)/dtheta
 
-    Unbiased in theta and phi for IWAE. Needs num_samples >= 2. Any q; z may be a pytree.
-    Source: Mnih and Rezende 2016.
+    Unbiased in theta and phi for IWAE. Needs num_samples >= 2. Any q; z may be a pytree. The
+    geometric mean of weights with a 0 among them is 0; weights that are all 0 replace nothing: L
+    without z_s is then taken as 0. Source: Mnih and Rezende 2016.
     """
     checks.choice(mean, "mean", ("geometric", "arithmetic"))
 
@@ -93,12 +109,14 @@ def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Estimate:
     ) -> Scalar:
         q = make_q("vimco", "any", guide, phi, num_samples, minimum=2)
         log_w, log_q = score_weights(key, log_joint, q, num_samples)
+        value = bounds.iwae(log_w)
         if mean == "geometric":
-            replacement = (log_w.sum() - log_w) / (num_samples - 1)
+            replacement = mean_of_others(log_w)
         else:
             replacement = bounds.leave_one_out(log_w) - math.log(num_samples - 1)
-        signal = bounds.iwae(log_w) - jax.vmap(bounds.iwae)(replaced(log_w, replacement))
-        return bounds.iwae(log_w) + through(signal - jax.nn.softmax(log_w), log_q)
+        without = jax.vmap(bounds.iwae)(replaced(log_w, replacement))
+        signal = _finite_part(value) - _finite_part(without)
+        return value + through(signal - bounds.normalized(log_w), log_q)
 
     return estimate
 
@@ -111,6 +129,19 @@ def score_weights(
     check_log_joint(log_joint, z)
     log_q = jax.vmap(q.log_prob)(z)
     return jax.vmap(log_joint)(z) - jax.lax.stop_gradient(log_q), log_q
+
+
+def _finite_part(value: Float[Array, "..."]) -> Float[Array, "..."]:
+    """0 for the -inf of weights that are all 0, whose score has no finite credit to carry."""
+    return jnp.where(value == -jnp.inf, 0.0, value)
+
+
+def mean_of_others(log_w: Float[Array, " S"]) -> Float[Array, " S"]:
+    """mean_{j != s} log w_j for every s; -inf where another weight is 0, whatever w_s is."""
+    zero = log_w == -jnp.inf
+    finite = jnp.where(zero, 0.0, log_w)
+    mean = (finite.sum() - finite) / (log_w.size - 1)
+    return jnp.where(zero.sum() > zero, -jnp.inf, mean)
 
 
 def replaced(log_w: Float[Array, " S"], replacement: Float[Array, " S"]) -> Float[Array, "S S"]:

@@ -28,7 +28,7 @@ def reweighted_wake_sleep() -> Estimate:
     ) -> Scalar:
         q = make_q("reweighted_wake_sleep", "any", guide, phi, num_samples)
         log_w, log_q = score_weights(key, log_joint, q, num_samples)
-        return bounds.iwae(log_w) + through(jax.nn.softmax(log_w), log_q)
+        return bounds.iwae(log_w) + through(bounds.normalized(log_w), log_q)
 
     return estimate
 

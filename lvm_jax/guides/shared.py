@@ -44,11 +44,7 @@ def fixed(distribution: Distribution) -> Guide:
     Raises ValueError if the distribution holds traced values: they would carry gradients although
     they are no part of phi, and an estimator that stops phi would not stop them.
     """
-    if not all(callable(getattr(distribution, name, None)) for name in ("sample", "log_prob")):
-        raise TypeError(
-            "distribution: expected an object with sample and log_prob, got "
-            f"{type(distribution).__name__}"
-        )
+    checks.distribution(distribution, "distribution")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(distribution)):
         raise ValueError(
             "distribution: expected concrete parameters, got traced ones; build it outside jit, "

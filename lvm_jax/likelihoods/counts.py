@@ -1,6 +1,5 @@
 """Likelihoods of counts, stable in float32 at any size of count: see `lvm_jax.saddlepoint`."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -8,14 +7,11 @@ import jax.numpy as jnp
 
 from lvm_jax import checks, saddlepoint
 from lvm_jax.chain import positive_scale
-from lvm_jax.likelihoods.base import Likelihood, Support, no_parameters, split_outputs
+from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
+from lvm_jax.support import COUNTS, Support
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 MAX_RATE = 2.0**30  # of draws, which JAX makes with 32-bit integers
-COUNTS = Support(
-    *(0.0, math.inf, 1.0, "counts 0, 1, 2, ..."),
-    cure="give raw counts (neither normalised nor logarithms), or use a gaussian",
-)
 
 
 def poisson(dim: int) -> Likelihood:
@@ -60,6 +56,11 @@ class Poisson(NamedTuple):
         """No: a count has no derivative."""
         return False
 
+    @property
+    def support(self) -> Support:
+        """0, 1, 2, ..."""
+        return COUNTS
+
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d x_d o_d - exp(o_d) - log x_d!, in nats: a probability; -inf off the counts."""
         x = jnp.where(value > 0, value, 1)
@@ -91,6 +92,11 @@ class NegativeBinomial(NamedTuple):
     def reparameterized(self) -> bool:
         """No: a count has no derivative."""
         return False
+
+    @property
+    def support(self) -> Support:
+        """0, 1, 2, ..."""
+        return COUNTS
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d log p(x_d), in nats: a probability; -inf off the counts."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from lvm_jax import checks, precision
 from lvm_jax.chain import positive_scale
-from lvm_jax.likelihoods.base import Likelihood, Support, no_parameters, split_outputs
+from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
+from lvm_jax.support import Support, grey_levels, whole_numbers
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 
@@ -28,11 +29,7 @@ def discretized_logistic(dim: int, num_levels: int = 256) -> Likelihood:
         loc, free = split_outputs(outputs, 2, dim)
         return DiscretizedLogistic(loc, positive_scale(free), jnp.asarray(levels, loc.dtype))
 
-    support = Support(
-        *(0.0, 1.0, 1 / (num_levels - 1), f"{num_levels} equal levels of [0, 1]"),
-        cure=f"give x = k / {num_levels - 1} with integers k, or num_levels as the data have them",
-    )
-    return Likelihood(2 * dim, no_parameters, build, support)
+    return Likelihood(2 * dim, no_parameters, build, grey_levels(num_levels))
 
 
 def categorical(dim: int, num_levels: int = 256) -> Likelihood:
@@ -49,11 +46,7 @@ def categorical(dim: int, num_levels: int = 256) -> Likelihood:
     def build(params: Params, outputs: Float[Array, " L*D"]) -> Distribution:
         return CategoricalLevels(split_outputs(outputs, num_levels, dim))
 
-    support = Support(
-        *(0.0, num_levels - 1.0, 1.0, f"integers 0, ..., {num_levels - 1}"),
-        cure="multiply grey values in [0, 1] by num_levels - 1, or set num_levels to the data's",
-    )
-    return Likelihood(num_levels * dim, no_parameters, build, support)
+    return Likelihood(num_levels * dim, no_parameters, build, whole_numbers(num_levels))
 
 
 class DiscretizedLogistic(NamedTuple):
@@ -121,6 +114,11 @@ class CategoricalLevels(NamedTuple):
     def reparameterized(self) -> bool:
         """No: a level has no derivative."""
         return False
+
+    @property
+    def support(self) -> Support:
+        """0, ..., L - 1."""
+        return whole_numbers(self.logits.shape[0])
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d l_{x_d, d} - log sum_k exp(l_kd), in nats: a probability; -inf off the levels."""

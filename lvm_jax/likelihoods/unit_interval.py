@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from lvm_jax import checks
 from lvm_jax.distributions import Bernoulli
-from lvm_jax.likelihoods.base import Likelihood, Support, no_parameters, split_outputs
+from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
+from lvm_jax.support import BITS, UNIT, Support
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 # B_2, B_4, ..., B_20: log(sinh(l/2) / (l/2)) = sum_k B_2k l^2k / (2k (2k)!), for |l| < 2 pi.
@@ -18,14 +19,6 @@ BERNOULLI_NUMBERS = (
     *(-691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330),
 )
 SERIES = [b / (2 * k * math.factorial(2 * k)) for k, b in enumerate(BERNOULLI_NUMBERS, start=1)]
-BITS = Support(
-    *(0.0, 1.0, 1.0, "bits, 0 or 1"),
-    cure="binarise the data, or use continuous_bernoulli, which takes numbers in [0, 1]",
-)
-UNIT = Support(
-    *(0.0, 1.0, 0.0, "numbers in [0, 1]"),
-    cure="divide by the largest possible value (255 for bytes), or use a gaussian",
-)
 
 
 def bernoulli(dim: int) -> Likelihood:
@@ -64,6 +57,11 @@ class ContinuousBernoulli(NamedTuple):
     """
 
     logits: Float[Array, " D"]
+
+    @property
+    def support(self) -> Support:
+        """[0, 1]."""
+        return UNIT
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d log p(x_d), in nats: a density with respect to length; -inf off [0, 1]."""

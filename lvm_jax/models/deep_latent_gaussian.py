@@ -66,4 +66,4 @@ def deep_latent_gaussian(
         outputs = decoder.apply(theta.decoder, z[0] if layers else z)
         return likelihood.build(theta.likelihood, outputs)
 
-    return Model(init, build_prior, build_likelihood)
+    return Model(init, build_prior, build_likelihood, support=likelihood.support)

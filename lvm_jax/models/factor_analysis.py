@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.linalg import cho_solve
 
 from lvm_jax import checks, precision
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.models.linear_gaussian import LinearGaussian
 from lvm_jax.models.ppca import principal, read
 from lvm_jax.outcome import ConvergenceWarning, Outcome
@@ -80,6 +81,7 @@ def factor_analysis(
 
     Source: Rubin and Thayer (1982).
     """
+    checks.host("models.factor_analysis", "the log_evidence of models.linear_gaussian", x)
     max_steps = checks.integer(max_steps, "max_steps", 0)
     tolerance = checks.number(tolerance, "tolerance")
     data, dtype = read(x, latent_dim)
@@ -136,7 +138,7 @@ def maximize(rows: Array, expectation: Expectation) -> tuple[Array, Array]:
     return loadings, residual + ((loadings @ covariance) * loadings).sum(1)
 
 
-@jax.jit
+@bounded_jit()
 def run(
     rows: Array, loadings: Array, noise: Array, tolerance: Scalar, max_steps: Int[Array, ""]
 ) -> State:

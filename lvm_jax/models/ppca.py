@@ -27,6 +27,7 @@ def ppca(x: ArrayLike, latent_dim: int) -> LinearGaussian:
 
     Source: Tipping and Bishop (1999), equations 7-8, with R = I.
     """
+    checks.host("models.ppca", "the log_evidence of models.linear_gaussian", x)
     data, dtype = read(x, latent_dim)
     mean = data.mean(0)
     loadings, noise = principal(data - mean, latent_dim)

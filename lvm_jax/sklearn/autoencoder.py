@@ -11,8 +11,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lvm_jax import checks, evidence
 from lvm_jax.chain import positive_scale
+from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.evidence import Evidence
-from lvm_jax.evidence.dataset import TRUSTED_K_HAT
+from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.guides import Guide
 from lvm_jax.likelihoods import Likelihood, check_support
 from lvm_jax.models import Model
@@ -93,8 +94,9 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         u, labels = self._measure(X)
         with jax.enable_x64(self._dtype == np.float64):
             num_samples, key = self.n_importance_samples, self._keys()[1]
-            z = vae_programs.encode(self.guide_, num_samples, key, self.phi_, labels, u)
-            return np.asarray(z)
+            rows = pad_rows((labels, u), bucket(len(u)))
+            z = vae_programs.encode(self.guide_, num_samples, key, self.phi_, *rows)
+            return first_rows(z, len(u))
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """E[x | z] for rows z of X, [n_samples, n_features].
@@ -111,8 +113,9 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
                 f"{z.shape[1]}"
             )
         with jax.enable_x64(self._dtype == np.float64):
-            z = z.astype(self._dtype, copy=False)
-            return self._units.restore(vae_programs.decode(self.model_, self.theta_, z))
+            rows = pad_rows(z.astype(self._dtype, copy=False), bucket(len(z)))
+            means = vae_programs.decode(self.model_, self.theta_, rows)
+            return self._units.restore(first_rows(means, len(z)))
 
     def evidence(self, X: Any) -> Evidence:
         """log p(x) of each sample by importance sampling from q, with its error: leaves [N].
@@ -167,8 +170,9 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         n_samples = checks.integer(n_samples, "n_samples", 1)
         seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
         with jax.enable_x64(self._dtype == np.float64):
-            draws = vae_programs.sample(self.model_, n_samples, jax.random.key(seed), self.theta_)
-            return self._units.restore(draws)
+            size = bucket(n_samples)  # the first draws are the same
+            draws = vae_programs.sample(self.model_, size, jax.random.key(seed), self.theta_)
+            return self._units.restore(first_rows(draws, n_samples))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -1,7 +1,6 @@
 """What the linear-Gaussian estimators share: everything but the fit."""
 
 from abc import ABC, abstractmethod
-from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -12,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
 from lvm_jax.models import LinearGaussian
 from lvm_jax.models.linear_gaussian import likelihood, log_evidence, posterior, prior
 from lvm_jax.typing import Array, Key
@@ -19,17 +19,17 @@ from lvm_jax.typing import Array, Key
 DTYPES = [np.float64, np.float32]
 
 
-@jax.jit
+@bounded_jit()
 def _log_evidence(theta: LinearGaussian, x: Array) -> Array:
     return jax.vmap(log_evidence, (None, 0))(theta, x)
 
 
-@jax.jit
+@bounded_jit()
 def _posterior_mean(theta: LinearGaussian, x: Array) -> Array:
     return jax.vmap(lambda one: posterior(theta, one).mean)(x)
 
 
-@partial(jax.jit, static_argnums=2)
+@bounded_jit(2)
 def _sample(key: Key[Array, ""], theta: LinearGaussian, num_samples: int) -> Array:
     key_z, key_x = jax.random.split(key)
     z = prior(theta).sample(seed=key_z, sample_shape=(num_samples,))
@@ -81,7 +81,8 @@ class LinearGaussianEstimator(
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         with jax.enable_x64(self.mean_.dtype == np.float64):
-            return np.asarray(function(self._theta(), X.astype(self.mean_.dtype, copy=False)))
+            rows = pad_rows(X.astype(self.mean_.dtype, copy=False), bucket(len(X)))
+            return first_rows(function(self._theta(), rows), len(X))
 
     def transform(self, X: Any) -> np.ndarray:
         """The posterior means E[z | x], [n_samples, n_components]."""
@@ -117,7 +118,9 @@ class LinearGaussianEstimator(
             raise ValueError(f"n_samples: expected an integer >= 1, got {n_samples!r}")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with jax.enable_x64(self.mean_.dtype == np.float64):
-            return np.asarray(_sample(jax.random.key(seed), self._theta(), int(n_samples)))
+            size = bucket(int(n_samples))  # the first draws are the same
+            draws = _sample(jax.random.key(seed), self._theta(), size)
+            return first_rows(draws, int(n_samples))
 
     def get_covariance(self) -> np.ndarray:
         """The covariance of x, W W^T + Psi, [n_features, n_features]."""

@@ -16,6 +16,7 @@ import optax
 
 from lvm_jax import gradients, guides, networks, priors
 from lvm_jax.chain import LOG_SCALE_BOUND
+from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.guides import Family, Guide
 from lvm_jax.likelihoods import LIKELIHOODS, Likelihood, Support
 from lvm_jax.models import Model, deep_latent_gaussian
@@ -91,7 +92,8 @@ def start(key: Key[Array, ""], architecture: Architecture, x: np.ndarray) -> Par
     outputs = first_outputs(architecture.likelihood[0], likelihood, x)
     theta.decoder["output"]["bias"] = jnp.asarray(outputs, x.dtype)
     layer = phi.network["hidden_0" if architecture.hidden else "output"]
-    seen = np.asarray(encoder_view(likelihood.support)(jnp.asarray(x))).mean(0)
+    padded = jnp.asarray(pad_rows(x, bucket(len(x))))
+    seen = first_rows(encoder_view(likelihood.support)(padded), len(x)).mean(0)
     layer["bias"] = -jnp.dot(jnp.asarray(seen, x.dtype), layer["kernel"], precision="highest")
     if tie is not None:
         num = theta.prior.pseudo_inputs.shape[0]

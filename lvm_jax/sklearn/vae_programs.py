@@ -1,12 +1,13 @@
 """What a fitted variational autoencoder computes: compiled functions, units, and draws of a row."""
 
 import zlib
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from lvm_jax.batching import batch_size, for_each
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import gaussian_parts
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model
@@ -74,7 +75,7 @@ def labels(x: np.ndarray) -> np.ndarray:
     return np.fromiter((zlib.crc32(row) for row in rows), np.uint32, len(rows))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@bounded_jit(0, 1)
 def encode(
     guide: Guide,
     num_samples: int,
@@ -88,7 +89,7 @@ def encode(
     def one(pair: tuple[Array, Array]) -> Array:
         return mean_of(jax.random.fold_in(key, pair[0]), guide.posterior(phi, pair[1]), num_samples)
 
-    return jax.lax.map(one, (label, x), batch_size=min(CHUNK_SIZE, x.shape[0]))
+    return for_each(one, (label, x), batch_size(CHUNK_SIZE, 1, x.shape[0]))
 
 
 def mean_of(key: Key[Array, ""], q: Distribution, num_samples: int) -> Array:
@@ -99,21 +100,21 @@ def mean_of(key: Key[Array, ""], q: Distribution, num_samples: int) -> Array:
     return q.sample(seed=key, sample_shape=(num_samples,)).mean(0)
 
 
-@partial(jax.jit, static_argnums=0)
+@bounded_jit(0)
 def decode(model: Model, theta: Params, z: Float[Array, "N L"]) -> Float[Array, "N D"]:
     """E[x | z] of each row, [N, D]."""
 
     def one(z: Array) -> Array:
         return model.likelihood(theta, z).mean()
 
-    return jax.lax.map(one, z, batch_size=min(CHUNK_SIZE, z.shape[0]))
+    return for_each(one, z, batch_size(CHUNK_SIZE, 1, z.shape[0]))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@bounded_jit(0, 1)
 def sample(
     model: Model, num_samples: int, key: Key[Array, ""], theta: Params
 ) -> Float[Array, "S D"]:
-    """Draws of x from p(x), [num_samples, D]."""
+    """Draws of x from p(x), [num_samples, D]; the first of them do not depend on their number."""
 
     def one(key: Key[Array, ""]) -> Array:
         key_z, key_x = jax.random.split(key)
@@ -121,4 +122,4 @@ def sample(
         return model.likelihood(theta, z).sample(seed=key_x)
 
     keys = jax.random.split(key, num_samples)
-    return jax.lax.map(one, keys, batch_size=min(CHUNK_SIZE, num_samples))
+    return for_each(one, keys, batch_size(CHUNK_SIZE, 1, num_samples))

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from lvm_jax import checks, parallel
-from lvm_jax.gradients.base import Estimate
+from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.outcome import Outcome
@@ -20,7 +20,8 @@ from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.feed import DEVICE_BYTES, DeviceFeed, Feed, HostFeed
 from lvm_jax.training.fingerprint import fingerprint
-from lvm_jax.training.objective import Objective
+from lvm_jax.training.given import check_data, check_initial, check_patience, check_program
+from lvm_jax.training.objective import Objective, check_objective
 from lvm_jax.training.progress import Journal, Progress, interruptible
 from lvm_jax.training.recognition import recognized
 from lvm_jax.training.rows import validation_rows
@@ -37,6 +38,8 @@ from lvm_jax.training.step import (
     initialize,
 )
 from lvm_jax.typing import Array, ArrayLike, Key, Params
+
+HOST = "an estimator of lvm_jax.gradients with jax.grad and an optimiser of Optax"
 
 
 class Fit(NamedTuple):
@@ -62,7 +65,7 @@ def fit(
     guide: Guide,
     x: ArrayLike,
     *,
-    estimate: Estimate | None = None,
+    estimate: Estimate | Estimator | str | None = None,
     objective: Objective | None = None,
     num_samples: int,
     optimizer: optax.GradientTransformation,
@@ -114,7 +117,8 @@ def fit(
         guide: q(z | x; phi), amortised or shared.
         x: data, [N, ...]; on several processes, this process's rows alone, as many on each.
             float64 is kept if x64 is on; otherwise float32.
-        estimate: a gradient estimator, such as `gradients.sticking_the_landing()`.
+        estimate: a gradient estimator, such as `gradients.sticking_the_landing()`, or its name or
+            row in `gradients.ESTIMATORS`.
         objective: instead of it, a modified objective (`annealed`, `free_bits`); the true bound is
             reported beside it.
         num_samples: draws of z for each data point and step.
@@ -148,7 +152,8 @@ def fit(
         A `Fit`.
 
     Raises:
-        ValueError, TypeError: for bad input, and a directory whose run had other settings.
+        ValueError, TypeError: for bad input, before anything compiles (data off the model's
+            support among it), and a directory whose run had other settings.
         FloatingPointError: where a bound, the validation's too, or a parameter stops being finite;
             it names the step, the parameters, and the last good checkpoint.
         CheckpointError (an OSError): if a checkpoint cannot be written, or none can be read.
@@ -156,16 +161,19 @@ def fit(
 
     Source: Kingma and Welling 2014, algorithm 1; Burda et al. 2016, section 3.
     """
+    checks.host("training.fit", HOST, key, x, validation, initial)
+    checks.key(key)
     program = Program(
-        *(model, guide, estimate, objective, num_samples, optimizer, batch_size),
-        *(transform, tie, ema, mesh),
-    )
+        model, guide, find_estimate(estimate), check_objective(objective),
+        *(num_samples, optimizer, batch_size, transform, tie, ema, mesh),
+    )  # fmt: skip
     check_program(program)
     program = recognized(program)
-    key_values = Keys(*jax.random.split(checks.key(key), len(Keys._fields)))
-    x = check_rows(x, "x", parallel.rows_per_process(mesh, batch_size))
+    start = check_initial(program, initial)
+    x = check_data(program, start, x, "x")
     if validation is not None:
-        validation = check_rows(validation, "validation")
+        validation = check_data(program, start, validation, "validation")
+    key_values = Keys(*jax.random.split(key, len(Keys._fields)))
     num_epochs = checks.integer(num_epochs, "num_epochs", 0)
     feed = make_feed(program, key_values, x, on_device, worst_bound, num_epochs)
     plan = Plan(
@@ -176,7 +184,6 @@ def fit(
         steps_per_call=checks.integer(steps_per_call, "steps_per_call", 1),
         on_progress=on_progress,
     )
-    start = None if initial is None else Parameters(*initial)
     state = parallel.replicate(mesh, initialize(program, key_values, start))
     store = open_store(directory, mesh, checks.integer(keep, "keep", 1))
     facts: dict[str, Any] = {}
@@ -241,43 +248,6 @@ def report(
         raise KeyboardInterrupt(
             f"stopped at step {session.step} and saved in {directory}; the same call goes on"
         )
-
-
-def check_program(program: Program) -> None:
-    """Refuse what no step could be made of."""
-    if (program.estimate is None) == (program.objective is None):
-        raise ValueError("estimate: expected an estimator or an objective, exactly one of the two")
-    checks.integer(program.num_samples, "num_samples", 1)
-    parallel.rows_per_process(program.mesh, program.batch_size)
-    if program.ema is not None and not 0 < checks.number(program.ema, "ema") < 1:
-        raise ValueError(f"ema: expected a decay between 0 and 1, got {program.ema}")
-    if not hasattr(program.optimizer, "update"):
-        raise TypeError(
-            "optimizer: expected one of Optax, such as optax.adam(1e-3), got "
-            f"{type(program.optimizer).__name__}"
-        )
-
-
-def check_rows(x: ArrayLike, name: str, minimum: int = 1) -> ArrayLike:
-    """Refuse data that are not [N, ...] finite numbers of at least a batch; maps are not read."""
-    array = x if isinstance(x, np.memmap) else checks.float_array(x, name)
-    if array.ndim < 1 or array.shape[0] < minimum:
-        raise ValueError(
-            f"{name}: expected shape [N, ...] with at least {minimum} rows, got "
-            f"{array.shape}" + ("; lower batch_size" if minimum > 1 else "")
-        )
-    if not isinstance(array, np.memmap):
-        checks.finite(array, name)
-    return array
-
-
-def check_patience(patience: int | None, validation: ArrayLike | None) -> int | None:
-    """Patience needs something to wait for."""
-    if patience is None:
-        return None
-    if validation is None:
-        raise ValueError("patience: expected validation data with it, got validation=None")
-    return checks.integer(patience, "patience", 1)
 
 
 def make_feed(

@@ -6,13 +6,13 @@ draws.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lvm_jax import bounds, checks, distributions
-from lvm_jax.gradients.base import make_q
+from lvm_jax.gradients.base import Estimator, make_q
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model, check_point
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Params, Scalar
@@ -61,7 +61,7 @@ def parts(model: Model, theta: Params, q: Distribution, x: Array, z: Latent) -> 
     Raises ValueError if x is not one data point of the model, or log q(z) not one number.
     """
     check_point(model, theta, x)
-    check_log_prob(q, z)
+    check_log_prob(q)
     prior = model.prior(theta)
     return Parts(
         jax.vmap(lambda one: model.likelihood(theta, one).log_prob(x))(z),
@@ -92,6 +92,23 @@ def annealed(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo)
         return Terms(bound(found.log_weights(weight)), bound(found.log_weights()))
 
     return objective
+
+
+def check_objective(value: Any, name: str = "objective") -> Objective | None:
+    """Refuse what is not an objective, such as an estimator or a function that makes one."""
+    if value is None or checks.takes(value, "key", "point", "num_samples", "step"):
+        return value
+    got, cure = f"a {type(value).__name__}", "use one of training, such as training.free_bits(0.1)"
+    if callable(value):
+        got = checks.signature(value)
+        cure = f"call {got.partition('(')[0]}(...), which makes the objective"
+    if isinstance(value, str | Estimator) or checks.takes(
+        value, "key", "log_joint", "guide", "phi", "num_samples"
+    ):
+        cure = "an estimator goes into estimate="
+    raise TypeError(
+        f"{name}: expected a function of (key, point, num_samples, step), got {got}; {cure}"
+    )
 
 
 def free_bits(minimum: float, group: Literal["dimension", "all"] = "dimension") -> Objective:

@@ -2,16 +2,19 @@
 
 import jax
 
-from lvm_jax.gradients.base import Estimate
+from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.guides.refined import Refined
 from lvm_jax.models.base import log_joint
-from lvm_jax.training.objective import Objective, Point, Terms
+from lvm_jax.training.objective import Objective, Point, Terms, check_objective
 from lvm_jax.typing import Array, Int, Key
 
 
 def refining(
-    guide: Guide, *, estimate: Estimate | None = None, objective: Objective | None = None
+    guide: Guide,
+    *,
+    estimate: Estimate | Estimator | str | None = None,
+    objective: Objective | None = None,
 ) -> Objective:
     """An estimator, or an objective, of a `guides.refined` guide, as an objective of its start.
 
@@ -30,6 +33,7 @@ def refining(
     other two, and in `fit` for the refined guide in place of its start.
     Source: Kim et al. 2018, algorithm 2.
     """
+    estimate, objective = find_estimate(estimate), check_objective(objective)
     phi = jax.eval_shape(guide.init, jax.random.key(0))
     if not isinstance(phi, Refined):
         raise TypeError(

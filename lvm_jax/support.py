@@ -1,0 +1,101 @@
+"""The values that data may take, and their check on the host: likelihoods and models carry one.
+
+Inside a compiled step, data off the support show as a bound of -inf or, for a Bernoulli given grey
+levels, not at all.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from lvm_jax import checks
+from lvm_jax.typing import ArrayLike
+
+SLACK = 1e-3  # of a step: k / 255 in float32 is off by 2e-5 of one
+
+
+class Support(NamedTuple):
+    """What one number of x may be: low <= x <= high, in steps of `step` from low (0: any)."""
+
+    low: float
+    high: float
+    step: float
+    expected: str  # in words, for an error
+    cure: str
+
+
+REAL = Support(-math.inf, math.inf, 0.0, "finite numbers", "drop or impute the others")
+BITS = Support(
+    *(0.0, 1.0, 1.0, "bits, 0 or 1"),
+    cure="binarise the data, or use continuous_bernoulli, which takes numbers in [0, 1]",
+)
+UNIT = Support(
+    *(0.0, 1.0, 0.0, "numbers in [0, 1]"),
+    cure="divide by the largest possible value (255 for bytes), or use a gaussian",
+)
+COUNTS = Support(
+    *(0.0, math.inf, 1.0, "counts 0, 1, 2, ..."),
+    cure="give raw counts (neither normalised nor logarithms), or use a gaussian",
+)
+
+
+def whole_numbers(num_levels: int) -> Support:
+    """0, ..., L - 1."""
+    return Support(
+        *(0.0, num_levels - 1.0, 1.0, f"integers 0, ..., {num_levels - 1}"),
+        cure="multiply grey values in [0, 1] by num_levels - 1, or set num_levels to the data's",
+    )
+
+
+def grey_levels(num_levels: int) -> Support:
+    """k / (L - 1), k < L."""
+    return Support(
+        *(0.0, 1.0, 1 / (num_levels - 1), f"{num_levels} equal levels of [0, 1]"),
+        cure=f"give x = k / {num_levels - 1} with integers k, or num_levels as the data have them",
+    )
+
+
+def check(support: Support, x: ArrayLike, name: str = "x") -> None:
+    """Refuse an array [...] with NaN, an infinity or a number off the support.
+
+    Reads x in blocks, once where all is well: a memory map of any size costs one pass over its
+    file. A grid of levels is met to a thousandth of its step, whole numbers exactly.
+
+    Raises ValueError naming the first value off the support, how many there are, and the cure.
+    """
+    array = np.asarray(x)[None] if np.ndim(x) == 0 else x
+    if all(_holds(support, block) for _, block in checks.blocks(array)):
+        return
+    checks.finite(array, name)
+    number, value = 0, np.nan
+    first: tuple[int, ...] = ()
+    for start, block in checks.blocks(array):
+        bad = _off(support, block)
+        if bad.any() and not number:
+            first, value = checks.position(start, bad), block[bad][0]
+        number += int(bad.sum())
+    raise ValueError(
+        f"{name}: expected {support.expected}, got {value:g} at {checks.place(first)} "
+        f"({number:,} of {array.size:,} numbers are not); {support.cure}"
+    )
+
+
+def _holds(support: Support, block: np.ndarray) -> bool:
+    if block.size == 0:
+        return True
+    least, most = block.min(), block.max()  # NaN where one number is NaN
+    inside = support.low <= least and most <= support.high
+    finite = bool(np.isfinite(least) and np.isfinite(most))
+    return bool(inside and finite) and not (support.step and _between(support, block).any())
+
+
+def _off(support: Support, block: np.ndarray) -> np.ndarray:
+    bad = (block < support.low) | (block > support.high)
+    return bad | _between(support, block) if support.step else bad
+
+
+def _between(support: Support, block: np.ndarray) -> np.ndarray:
+    """Which numbers lie between the steps."""
+    places = (block - support.low) / support.step
+    return np.abs(places - np.round(places)) > (0.0 if support.step == 1 else SLACK)

@@ -1,0 +1,183 @@
+"""The verdict of an Evidence: which checks fail, what its interval then is, and that it covers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import quick_jit
+
+from lvm_jax import annealing, distributions, evidence
+from lvm_jax.evidence import Check
+from lvm_jax.evidence.result import least_ess, least_samples
+from lvm_jax.guides import Guide
+from lvm_jax.models import Model
+
+NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
+of = quick_jit(jax.vmap(evidence.from_log_weights))
+
+
+def verdict(log_w):
+    found = of(jnp.asarray(log_w, jnp.float32)[None])
+    return jax.tree.map(lambda leaf: leaf[0], found)
+
+
+def test_each_check_fails():
+    rng = np.random.default_rng(0)
+    good = rng.normal(0, 0.5, 1_001)
+    assert verdict(good).failed == 0
+    assert verdict(good).verdict() == "reliable"
+    assert verdict(np.append(good[:-1], np.nan)).failed & Check.NONFINITE
+    assert verdict(np.append(good[:-1], np.inf)).failed & Check.NONFINITE
+    quantiles = (np.arange(1_001) + 0.5) / 1_001
+    for shape, check in ((0.6, 0), (0.85, Check.PARETO)):
+        heavy = verdict(-shape * np.log(quantiles))
+        np.testing.assert_allclose(heavy.k_hat, shape, atol=0.06)
+        assert heavy.failed & Check.PARETO == check
+    # 1 weight in 50 is e^100 of the others: the tail is bounded, and 20 draws carry the mean.
+    few = verdict(np.where(np.arange(1_001) < 20, 100.0, 0.0))
+    np.testing.assert_allclose(few.ess, 20, rtol=1e-4)
+    assert few.failed == Check.ESS
+    assert few.verdict() == "not reliable: the effective sample size is too small"
+    zero = verdict(np.full(1_001, -np.inf))
+    assert zero.log_evidence == -np.inf
+    assert zero.ess == 0
+    assert zero.failed == Check.PARETO | Check.ESS
+
+
+def test_the_least_ess_is_that_of_a_skewness():
+    # Lognormal weights have (S / ESS)^(3/2) / sqrt(S) = 2/3 there; k-hat needs 25 of them.
+    np.testing.assert_allclose((64 / least_ess(64)) ** 1.5 / 8, 2 / 3, rtol=1e-12)
+    np.testing.assert_allclose(least_samples(least_ess(77) / 77), 77, rtol=1e-12)
+    assert least_samples(0.0) == np.inf
+    for size, reliable in ((1, False), (2, False), (3, True), (24, True), (25, True)):
+        found = verdict(np.zeros(size))
+        assert bool(found.reliable) == reliable, size
+    assert np.isinf(verdict(np.zeros(24)).k_hat)
+
+
+def test_an_unreliable_interval_is_the_whole_line_and_nan_stays():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(0, 0.3, (4, 101))
+    rows[1] *= 20
+    rows[2, 7] = np.nan
+    rows[3] = -np.inf
+    found = of(jnp.asarray(rows, jnp.float32))
+    np.testing.assert_array_equal(found.reliable, [True, False, False, False])
+    low, high = found.interval()
+    for limit, nominal in zip((low, high), found.nominal_interval(), strict=True):
+        assert limit[0] == nominal[0]
+        assert np.isfinite(nominal[1])
+        assert np.isnan(limit[2])
+        assert np.isnan(nominal[2])
+    np.testing.assert_array_equal(low[[1, 3]], [-np.inf, -np.inf])
+    np.testing.assert_array_equal(high[[1, 3]], [np.inf, np.inf])
+    assert (found.nominal_interval()[0][3], found.nominal_interval()[1][3]) == (-np.inf, np.inf)
+    words = found.verdict()
+    assert words.startswith("3 of 4 not reliable: log-weights are NaN or +inf (1); ")
+    assert evidence.summarize(found).failed == int(np.bitwise_or.reduce(found.failed))
+
+
+@pytest.mark.parametrize("size", [31, 65])
+def test_reliable_intervals_of_chains_cover(size):
+    """Lognormal weights, E[w] = 1, as those of chains, of four spreads; 2,000 sets of each."""
+    judged = quick_jit(
+        jax.vmap(
+            lambda log_w: evidence.result.judge_chains(
+                evidence.from_log_weights(log_w), log_w, jnp.ones(3), True
+            )
+        )
+    )
+    rng = np.random.default_rng(2)
+    for spread, kept in ((0.4, 0.93), (0.7, 0.85), (1.6, None), (4.0, None)):
+        log_w = spread * rng.standard_normal((2_000, size)) - spread**2 / 2
+        found = judged(jnp.asarray(log_w, jnp.float32))
+        reliable = np.asarray(found.reliable)
+        low, high = found.interval()
+        misses = ((low > 0) | (high < 0)) & reliable
+        # Nominally 5% miss; within 4 standard errors of 7.5%, reliable or not.
+        assert misses.mean() < 0.075 + 4 * (0.075 * 0.925 / 2_000) ** 0.5
+        if kept is None:
+            assert reliable.mean() < 0.01
+            low, high = found.nominal_interval()
+            assert ((low <= 0) & (high >= 0)).mean() < 0.88  # which is why
+        else:
+            assert reliable.mean() > kept
+
+
+@quick_jit
+@jax.vmap
+def moved(precision, step_size):
+    """31 chains from the prior N(0, I) to a posterior `precision` times as narrow, or so."""
+    temperatures, move = annealing.linear(3), annealing.random_walk(1)
+    steps = jnp.full(3, step_size)
+    plan = annealing.fixed(annealing.Schedule(temperatures, steps, jnp.ones(2)), move)
+
+    def joint(z):
+        return NORMAL.log_prob(z) + NORMAL.log_prob(precision * (z - 0.3))
+
+    key, z = jax.random.key(0), jnp.full(2, 0.3)
+    return (
+        evidence.annealed(key, joint, NORMAL, 31, plan).evidence,
+        evidence.sequential(key, joint, NORMAL, 1, plan, num_runs=31).evidence,
+        evidence.sandwich(key, joint, NORMAL, z, 31, plan),
+    )
+
+
+def test_chains_that_have_not_arrived_are_not_reliable():
+    chains, runs, both = moved(jnp.array([30.0, 0.5, 0.5]), jnp.array([0.3, 0.3, 1e4]))
+    for found in (chains, runs, both.lower):
+        assert found.failed[0] & Check.SPREAD
+        assert found.failed[1] == 0
+        assert found.failed[2] == Check.ACCEPTANCE
+    assert both.upper.failed[2] & Check.ACCEPTANCE
+    assert both.reliable.all()  # Markov's inequality needs no check
+    assert np.isfinite(both.interval()).all()
+    assert both.verdict() == "reliable"
+
+
+def test_moves_without_a_target_may_stand_still():
+    # All mass at one value of z: a flip is never accepted, and the weights are right.
+    q = distributions.categorical(jnp.zeros((1, 3)))
+    plan = annealing.plan(annealing.linear(5), annealing.flip(3))
+
+    def joint(z):
+        return jnp.where(z[0] == 1, 0.0, -40.0)
+
+    found = quick_jit(lambda key: evidence.annealed(key, joint, q, 64, plan))(jax.random.key(1))
+    assert found.acceptance.min() < 0.05
+    assert not found.evidence.failed & Check.ACCEPTANCE
+
+
+def test_an_average_of_few_or_heavy_draws_is_not_reliable():
+    def average(values):
+        number = jnp.zeros(len(values), jnp.int32)
+        return evidence.average(evidence.Telescope(jnp.asarray(values), number, number))
+
+    normal = np.random.default_rng(3).normal(size=301)
+    assert average(normal).reliable
+    heavy = average(((np.arange(301) + 0.5) / 301) ** -0.65)  # a tail of shape 0.65
+    assert 0.5 < heavy.k_hat < 0.7
+    assert heavy.failed == Check.PARETO
+    assert average(np.append(normal[1:], -np.inf)).failed & Check.NONFINITE
+
+
+def test_the_open_points_of_a_certificate_have_no_limits():
+    # z ~ N(0, I_2), x = A z + noise, deviations 1 and 1e-3 along two directions that q ignores.
+    turn = jnp.array([[0.8, -0.6], [0.6, 0.8]])
+
+    def likelihood(theta, z):
+        return distributions.normal(turn @ z, jnp.array([1.0, 1e-3]))
+
+    model = Model(lambda key: (), lambda theta: NORMAL, likelihood)
+    guide = Guide(lambda key: (), lambda phi, x: NORMAL)
+    x = np.random.default_rng(4).normal(size=(5, 2)).astype(np.float32)
+    found = evidence.certify(
+        jax.random.key(2), model, guide, (), (), x, tolerance=0.1, budget=7e3, num_scouts=0,
+        prior_share=0.0, transition=annealing.random_walk(2), gradients_per_move=1,
+    )  # fmt: skip
+    assert found.num_open == 5
+    assert not found.reliable.any()
+    np.testing.assert_array_equal(found.low, np.full(5, -np.inf))
+    np.testing.assert_array_equal(found.high, np.full(5, np.inf))
+    assert np.isfinite(found.log_evidence).all()
+    assert found.verdict().startswith("5 of 5 not reliable: ")

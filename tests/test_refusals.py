@@ -1,0 +1,358 @@
+"""Wrong calls, and the words of their errors: the argument, what was expected, what came, the cure.
+
+A refusal compiles nothing: `refused` fails where the call has compiled a program.
+"""
+
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as numpyro
+import optax
+import pandas as pd
+import pytest
+
+from lvm_jax import (
+    annealing,
+    decomposition,
+    diagnostics,
+    distributions,
+    em,
+    evidence,
+    gradients,
+    guides,
+    likelihoods,
+    models,
+    networks,
+    plotting,
+    priors,
+    training,
+    weights,
+)
+
+KEY = jax.random.key(3)
+OLD = jax.random.PRNGKey(3)
+DIM, LATENT, ROWS = 7, 3, 11
+X = (np.arange(ROWS * DIM).reshape(ROWS, DIM) ** 2 % 5 % 2).astype(np.float32)
+GREY = 255 * X
+FAMILY = guides.mean_field(LATENT)
+DECODER = networks.mlp(LATENT, (), DIM)
+MODEL = models.deep_latent_gaussian(
+    priors.standard_normal(LATENT), DECODER, likelihoods.bernoulli(DIM)
+)
+GUIDE = guides.linear(FAMILY, DIM)
+THETA, PHI = MODEL.init(KEY), GUIDE.init(KEY)
+PLAN = annealing.plan(annealing.sigmoid(5))
+BETAS = np.array([0.0, 0.5, 1.0])
+OPTIMIZER = optax.sgd(0.1)
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def fit(key=KEY, model=MODEL, guide=GUIDE, x=X, **options):
+    settings = {
+        "estimate": "reparameterized", "num_samples": 1, "optimizer": OPTIMIZER, "batch_size": 5,
+        "num_epochs": 1,
+    }  # fmt: skip
+    if "objective" in options:
+        settings["estimate"] = None
+    return training.fit(key, model, guide, x, **settings | options)
+
+
+def certify(*given):
+    return evidence.certify(*given, tolerance=0.5, budget=10)
+
+
+def gaps(*given, **options):
+    return decomposition.gaps(*given, families={"own": FAMILY}, **options)
+
+
+def account(*given):
+    return decomposition.account(*given, families={"own": FAMILY})
+
+
+# Entry points by (key, model, guide, theta, phi, x).
+BY_PROBLEM = {
+    "evaluate": lambda *given: evidence.evaluate(*given, 9),
+    "evaluate_annealed": lambda *given: evidence.evaluate_annealed(*given, 9, PLAN),
+    "certify": certify,
+    "gaps": gaps,
+    "fit_local": lambda *given: decomposition.fit_local(*given, FAMILY, num_steps=3),
+    "surgery": lambda *given: decomposition.surgery(*given, 2),
+    "channel": lambda *given: decomposition.channel(*given, 9),
+    "account": account,
+}
+# Those that take the data without a guide, or neither theta nor phi yet.
+BY_DATA = {
+    "fit": lambda key, model, guide, theta, phi, x: fit(key, model, guide, x),
+    "fit, validation": lambda key, model, guide, theta, phi, x: fit(
+        key, model, guide, X, validation=x
+    ),
+    "from the prior": lambda key, model, guide, theta, phi, x: evidence.evaluate_annealed(
+        key, model, None, theta, None, x, 9, PLAN
+    ),
+    "rate_distortion": lambda key, model, guide, theta, phi, x: decomposition.rate_distortion(
+        key, model, theta, x, 9, betas=BETAS
+    ),
+    "per point": lambda key, model, guide, theta, phi, x: evidence.evaluate(
+        key, model, guides.shared(FAMILY), theta,
+        jax.tree.map(lambda leaf: np.zeros((ROWS, *leaf.shape)), FAMILY.init(KEY)), x, 9,
+        phi_per_point=True,
+    ),
+}  # fmt: skip
+# Those that simulate their data.
+BY_SIMULATION = {
+    "bidirectional": lambda key, model, guide, theta, phi, x: evidence.bidirectional(
+        key, model, guide, theta, phi, 2, 9, PLAN
+    ),
+    "calibrate": lambda key, model, guide, theta, phi, x: decomposition.calibrate(
+        key, model, guide, theta, phi, 100
+    ),
+}
+PROBLEM = {"key": KEY, "model": MODEL, "guide": GUIDE, "theta": THETA, "phi": PHI, "x": X}
+
+
+@contextmanager
+def refused(error, words):
+    """The block must raise `error` with these words, and compile nothing."""
+    compiled = []
+
+    def note(event, duration, **_):
+        if event == COMPILED:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        with pytest.raises(error, match=words):
+            yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert not compiled
+
+
+def compile_and_fail():
+    jax.jit(lambda v: 3 * v + 17)(np.float32(1.0))
+    raise ValueError("late")
+
+
+def test_the_watch_on_the_compiler_sees_a_program():
+    with pytest.raises(AssertionError), refused(ValueError, "late"):
+        compile_and_fail()
+
+
+def test_a_transform_that_does_not_make_data_of_the_model_is_refused():
+    """Which has to run to be seen."""
+    with pytest.raises(ValueError, match=r"transform\(x\[0\]\): expected bits, 0 or 1, got 255"):
+        fit(x=1 + 0 * X, transform=lambda key, x: 255 * x)
+    bad = np.where(np.arange(ROWS)[:, None] == ROWS - 1, 2.0, X)
+    with pytest.raises(ValueError, match=r"transform\(validation\[10\]\): expected bits"):
+        fit(validation=bad, transform=lambda key, x: x)
+
+
+def call(entry, **changed):
+    return entry(*(PROBLEM | changed).values())
+
+
+off = X.copy()
+off[6, 4], off[8, 1] = 0.5, -1.0
+lost = X.copy()
+lost[9, 2] = np.nan
+BAD_X = {
+    "grey": (GREY, ValueError, "expected bits, 0 or 1, got 255 at row .*; binarise the data"),
+    "two": (off, ValueError, r"got 0\.5 at row 6, column 4 \(2 of 77 numbers are not\)"),
+    "nan": (lost, ValueError, "expected finite .* 1 NaN and 0 inf, the first at row 9, column 2"),
+    "device": (jnp.asarray(off), ValueError, r"got 0\.5 at row 6, column 4"),
+    "integers": (GREY.astype(np.uint8), ValueError, "expected bits, 0 or 1, got 255"),
+    "narrow": (X[:, :5], ValueError, r"expected shape \[N, 7\], as the model draws .* \[11, 5\]"),
+    "frame": (pd.DataFrame(off), ValueError, r"got 0\.5 at row 6, column 4"),
+    "text": (pd.DataFrame(X).assign(name="a"), TypeError, "in column 'name'"),
+    "no rows": (X[:0], ValueError, r"expected an array of at least .* \[N, ...\], got"),
+}
+
+
+@pytest.mark.parametrize(
+    "entry", [*BY_PROBLEM.values(), *BY_DATA.values()], ids=[*BY_PROBLEM, *BY_DATA]
+)
+@pytest.mark.parametrize("bad", BAD_X)
+def test_data_that_are_not_the_models_are_refused_at_every_entry_point(entry, bad):
+    x, error, words = BAD_X[bad]
+    with refused(error, f"^(x|validation): .*{words}"):
+        call(entry, x=x)
+
+
+LINEAR = models.linear_gaussian(LATENT, DIM)
+SWAPPED = {
+    "theta and phi": ({"theta": PHI, "phi": THETA}, ValueError, "theta: .*; swap theta and phi"),
+    "model and guide": ({"model": GUIDE, "guide": MODEL}, TypeError, "model: .*swap model and guide"),
+    "family": ({"guide": FAMILY}, TypeError, r"guide: expected a Guide, got a Family; use guides\.sh"),
+    "likelihood": ({"model": likelihoods.bernoulli(DIM)}, TypeError, "model: .* got a Likelihood"),
+    "another theta": (
+        {"theta": LINEAR.init(KEY)}, ValueError,
+        r"theta: expected parameters as model\.init makes them, .*decoder.*, got LinearGaussian",
+    ),
+    "another phi": (
+        {"phi": FAMILY.init(KEY)}, ValueError,
+        r"phi: expected parameters as guide\.init makes them, Amortized.*, got MeanField",
+    ),
+    "latent dimension": (
+        {"guide": guides.linear(guides.mean_field(2), DIM),
+         "phi": guides.linear(guides.mean_field(2), DIM).init(KEY)},
+        ValueError, r"guide: expected a q that draws z as .*prior does, f\[3\], got f\[2\]",
+    ),
+    "data dimension": (
+        {"guide": guides.linear(FAMILY, 4), "phi": guides.linear(FAMILY, 4).init(KEY)},
+        ValueError, r"guide: expected q\(z \| x; phi\) of an x of shape \[7\], .*\(4,\)",
+    ),
+    "key": ({"key": OLD}, TypeError, r"key: .* use jax\.random\.key\(seed\)"),
+    "keys": ({"key": jax.random.split(KEY)}, ValueError, "key: expected one key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "entry", [*BY_PROBLEM.values(), *BY_SIMULATION.values()], ids=[*BY_PROBLEM, *BY_SIMULATION]
+)
+@pytest.mark.parametrize("change", SWAPPED)
+def test_parts_that_do_not_belong_together_are_refused_at_every_entry_point(entry, change):
+    changed, error, words = SWAPPED[change]
+    with refused(error, f"^{words}"):
+        call(entry, **changed)
+
+
+def no_q(key, x):
+    return weights.log_weights(key, lambda z: -(z**2).sum(), x, 5)
+
+
+MIXTURE = em.gaussian_mixture(np.ones(2) / 2, np.zeros((2, 3)), np.ones(2), "spherical")
+LINE = em.gaussian_mixture(np.ones(2) / 2, np.zeros((2, 1)), np.ones(2), "spherical")
+NUMPYRO = numpyro.Normal(0.0, 1.0)
+OTHER = {
+    # initial=
+    "initial swapped": (
+        lambda: fit(initial=(PHI, THETA)), ValueError, "initial: .*swap theta and phi"
+    ),
+    "initial alone": (lambda: fit(initial=THETA.decoder), TypeError, r"initial: .*\(theta, phi\)"),
+    "initial of another": (
+        lambda: fit(initial=(LINEAR.init(KEY), PHI)), ValueError, "theta: .*got LinearGaussian"
+    ),
+    # estimators and objectives
+    "name": (lambda: fit(estimate="vimc"), ValueError, "estimate: .* did you mean 'vimco'"),
+    "factory": (
+        lambda: fit(estimate=gradients.vimco), TypeError,
+        r"estimate: expected a function of \(key, log_joint, guide, phi, num_samples\), got vimco"
+        r".*; call vimco\(\.\.\.\)",
+    ),
+    "number": (lambda: fit(estimate=3), TypeError, r"estimate: .* got a int; use a name in grad"),
+    "objective as estimate": (
+        lambda: fit(estimate=training.free_bits(0.1)), TypeError, "estimate: .*into objective="
+    ),
+    "estimate as objective": (
+        lambda: fit(objective=gradients.vimco()), TypeError, "objective: .*into estimate="
+    ),
+    "objective's factory": (
+        lambda: fit(objective=training.free_bits), TypeError, r"objective: .*call free_bits\("
+    ),
+    "in gaps": (
+        lambda: gaps(*PROBLEM.values(), estimate=gradients.disarm), TypeError, "estimate: .* call disarm"
+    ),
+    "guide as family": (
+        lambda: decomposition.fit_local(*PROBLEM.values(), GUIDE), TypeError,
+        "family: expected a Family, got a Guide",
+    ),
+    # distributions
+    "guide as q": (lambda: no_q(KEY, GUIDE), TypeError, r"q: .* a Guide; use guide\.posterior\("),
+    "family as q": (lambda: no_q(KEY, FAMILY), TypeError, r"q: .* a Family; use family\.build\("),
+    "numpyro": (
+        lambda: no_q(KEY, NUMPYRO), TypeError,
+        r"q: expected .*sample\(seed=key, sample_shape=\(\)\).* got numpyro\..*Normal .*use the dist",
+    ),
+    "array as q": (lambda: no_q(KEY, X), TypeError, "q: .* sample and log_prob, got ndarray"),
+    "estimator's q": (
+        lambda: gradients.vimco()(KEY, lambda z: z, lambda phi: GUIDE, PHI, 3), TypeError,
+        r"q: .* a Guide; use guide\.posterior",
+    ),
+    "numpyro prior": (
+        lambda: evidence.evaluate(
+            KEY, MODEL._replace(prior=lambda theta: NUMPYRO), GUIDE, THETA, PHI, X, 9
+        ),
+        TypeError, r"model\.prior: expected .* got numpyro",
+    ),
+    "fixed": (lambda: guides.fixed(NUMPYRO), TypeError, "distribution: expected .* got numpyro"),
+    # mixtures
+    "model by em": (lambda: em.fit(OLD, X, 2), TypeError, r"key: .* use jax\.random\.key\(seed\)"),
+    "ellipses": (
+        lambda: plotting.ellipses(None, MIXTURE), ValueError,
+        r"mixture: expected dimension 2, got 3; .*Plane\.mixture",
+    ),
+    "density": (lambda: plotting.density(KEY, None, LINE), ValueError, "mixture: .* 2, got 1"),
+    "entropy map": (lambda: plotting.entropy_map(None, MIXTURE), ValueError, "mixture: .* got 3"),
+    "histogram": (
+        lambda: plotting.histogram(None, X[:, 0], MIXTURE), ValueError, "mixture: .* 1, got 3"
+    ),
+    "scatter": (lambda: plotting.scatter(None, X), ValueError, r"points: .*\[N, 2\], got \[11, 7\]"),
+    # one data point
+    "grey point": (
+        lambda: models.log_joint(MODEL, THETA, GREY[1]), ValueError, "x: expected bits, 0 or 1"
+    ),
+    # a transform
+    "transform's shape": (
+        lambda: fit(transform=lambda key, x: x[:4]), ValueError,
+        r"transform: expected .* shape \[7\] of a row of x, got \[4\]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", OTHER)
+def test_wrong_calls_name_their_cure(wrong):
+    run, error, words = OTHER[wrong]
+    with refused(error, f"^{words}"):
+        run()
+
+
+TRACED = {
+    "training.fit": lambda x: fit(x=x),
+    "evidence.evaluate": lambda x: call(BY_PROBLEM["evaluate"], x=x),
+    "evidence.evaluate_annealed": lambda x: call(BY_PROBLEM["evaluate_annealed"], x=x),
+    "evidence.certify": lambda x: call(certify, x=x),
+    "evidence.bidirectional": lambda x: call(BY_SIMULATION["bidirectional"], phi=x),
+    "decomposition.gaps": lambda x: call(gaps, x=x),
+    "decomposition.fit_local": lambda x: call(BY_PROBLEM["fit_local"], x=x),
+    "decomposition.surgery": lambda x: call(BY_PROBLEM["surgery"], x=x),
+    "decomposition.channel": lambda x: call(BY_PROBLEM["channel"], x=x),
+    "decomposition.account": lambda x: call(account, x=x),
+    "decomposition.calibrate": lambda x: call(BY_SIMULATION["calibrate"], theta=x),
+    "decomposition.rate_distortion": lambda x: call(BY_DATA["rate_distortion"], x=x),
+    "diagnostics.posterior_means": lambda x: diagnostics.posterior_means(KEY, GUIDE, PHI, x, 5),
+    "em.fit": lambda x: em.fit(KEY, x, 2),
+    "em.initialize": lambda x: em.initialize(KEY, x, 2),
+    "models.ppca": lambda x: models.ppca(x, 2),
+    "models.factor_analysis": lambda x: models.factor_analysis(x, 2),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad], ids=["jit", "vmap", "grad"])
+def test_host_functions_are_refused_under_transformations(name, transform):
+    x = np.stack([X, X]) if transform is jax.vmap else X
+    with refused(TypeError, f"^{name}: .*it is a host function, .* outside jax.jit.* or use .* in"):
+        transform(TRACED[name])(x)
+
+
+def test_a_data_frame_is_data_everywhere():
+    frame = pd.DataFrame(X, columns=list("abcdefg"))
+    for name, entry in {"fit": BY_DATA["fit"], "evaluate": BY_PROBLEM["evaluate"]}.items():
+        of_array, of_frame = call(entry, x=X), call(entry, x=frame)
+        if name == "fit":  # whose history has seconds
+            of_array, of_frame = (found[:2] for found in (of_array, of_frame))
+        leaves = zip(jax.tree.leaves(of_array), jax.tree.leaves(of_frame), strict=True)
+        for one, other in leaves:
+            np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def test_a_row_a_name_and_an_estimator_are_one():
+    row = gradients.ESTIMATORS["vimco"]
+    for given in ("vimco", row, row.estimate):
+        assert gradients.find_estimate(given) is row.estimate
+    assert gradients.find_estimate(None) is None
+    own = lambda *everything: 0.0  # noqa: E731
+    assert gradients.find_estimate(own) is own
+    assert distributions.is_reparameterized(FAMILY.build(FAMILY.init(KEY)))
