@@ -125,7 +125,7 @@ def num_processes(mesh: Mesh | None) -> int:
 
 def _detached(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        words = np.asarray(jax.random.key_data(leaf))
+        words: Any = np.asarray(jax.random.key_data(leaf))
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
     return np.asarray(leaf)
 
