@@ -50,6 +50,7 @@ def linear():
     return model.set_params(learning_rate=1e-4, max_iter=3_000).fit(X)
 
 
+@pytest.mark.filterwarnings("ignore:score_samples")  # of fits of two epochs
 def test_check_estimator_has_no_failures(quick_evidence):
     estimator = VariationalAutoencoder(hidden_layer_sizes=(), max_iter=2, n_importance_samples=20)
     results = check_estimator(estimator, on_fail=None, on_skip=None)
@@ -104,16 +105,41 @@ def test_score_samples_is_importance_sampling_by_hand(linear):
     np.testing.assert_allclose(backwards, found.log_evidence, rtol=1e-13)
 
 
+def stray(linear, **changes):
+    """The same model with a q of another offset."""
+    copy = pickle.loads(pickle.dumps(linear)).set_params(n_importance_samples=400)
+    moved = {name: change(getattr(copy.phi_.offset, name)) for name, change in changes.items()}
+    copy.phi_ = copy.phi_._replace(offset=copy.phi_.offset._replace(**moved))
+    return copy
+
+
 def test_scores_that_rest_on_a_few_draws_are_said_to(linear, quick_evidence):
-    stray = pickle.loads(pickle.dumps(linear)).set_params(n_importance_samples=400)
-    offset = stray.phi_.offset
-    narrow = offset._replace(log_scale=offset.log_scale - 2)  # by e^2 in every direction
-    stray.phi_ = stray.phi_._replace(offset=narrow)
-    number = (stray.evidence(X).k_hat > 0.7).sum()
-    assert number > N / 2
-    with pytest.warns(UserWarning, match=rf"of {number} of 120 rows rest on a few of 400 draws"):
-        low = stray.score_samples(X)
-    assert low.mean() < linear.score(X) - 0.5
+    """q too narrow, and so far away that one weight is all: ESS 1 and weights 100s of nats apart."""
+    narrow = stray(linear, log_scale=lambda value: value - 2)  # by e^2 in every direction
+    far = stray(linear, loc=lambda value: value + 100.0)
+    found = far.evidence(X)
+    assert np.median(found.ess) < 1.001
+    assert not found.reliable.any()
+    for model, least in ((narrow, 0.5 * N), (far, N)):
+        number = (~model.evidence(X).reliable).sum()
+        assert number >= least
+        message = (
+            rf"score_samples: {number} of 120 not reliable: .* from 400 draws are likely .*low"
+        )
+        with pytest.warns(UserWarning, match=message):
+            low = model.score_samples(X)
+        assert low.mean() < linear.score(X) - 0.5
+
+
+def test_a_few_rows_whose_scores_cannot_be_trusted_are_enough_for_a_warning(linear, quick_evidence):
+    """2 of 20 are said; 1 of 20 may be chance."""
+    model = stray(linear, log_scale=lambda value: value - 0.5)
+    reliable = model.evidence(X).reliable
+    good, bad = X[reliable], X[~reliable]
+    assert 2 <= len(bad) < N / 2
+    with pytest.warns(UserWarning, match="2 of 20 not reliable"):
+        model.score_samples(np.concatenate([good[:18], bad[:2]]))
+    model.score_samples(np.concatenate([good[:19], bad[:1]]))
 
 
 def test_samples_have_the_models_moments(linear):
@@ -228,6 +254,7 @@ def test_a_warm_start_goes_on_where_the_last_fit_ended(linear):
         warm.set_params(n_components=1).fit(X)
 
 
+@pytest.mark.filterwarnings("ignore:score_samples")  # of fits of 20 epochs
 def test_random_state():
     once = short(random_state=7).fit(X)
     for same in (short(random_state=7).fit(X), short(random_state=np.random.RandomState(7)).fit(X)):
@@ -241,6 +268,7 @@ def test_random_state():
     assert not np.array_equal(unseeded.sample(2), unseeded.sample(2))
 
 
+@pytest.mark.filterwarnings("ignore:score_samples")  # of fits of 20 epochs
 def test_pipeline_pandas_output_grid_search_and_progress(capsys):
     frame = pd.DataFrame(X, columns=list("abcd"))
     pipe = make_pipeline(StandardScaler(), short(verbose=1)).set_output(transform="pandas")

@@ -13,7 +13,6 @@ from lvm_jax import checks, evidence
 from lvm_jax.chain import positive_scale
 from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.evidence import Evidence
-from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.guides import Guide
 from lvm_jax.likelihoods import Likelihood, check_support
 from lvm_jax.models import Model
@@ -23,6 +22,7 @@ from lvm_jax.sklearn.vae_parts import Architecture, build
 from lvm_jax.sklearn.vae_programs import Units
 from lvm_jax.typing import Array, Key, Params
 
+BY_CHANCE = 0.05  # share of rows that k-hat may distrust without a warning
 LARGEST_SEED = np.iinfo(np.int32).max
 
 
@@ -121,9 +121,9 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """log p(x) of each sample by importance sampling from q, with its error: leaves [N].
 
         log (1/S) sum_s p(x, z_s) / q(z_s | x), S = `n_importance_samples`, in nats, of x in its own
-        units; its standard error, ess and Pareto k-hat (above 0.7 distrust the estimate). The draws
-        of a row follow from `seed_` and the row's own bits, so that its answer depends on no other
-        row, and equal rows have equal answers and equal errors.
+        units; its standard error, ess and Pareto k-hat, and whether they can be trusted: `reliable`
+        and `verdict()`. The draws of a row follow from `seed_` and the row's own bits, so that its
+        answer depends on no other row, and equal rows have equal answers and equal errors.
 
         Source: Burda et al. (2016), section 5.1.
         """
@@ -143,18 +143,18 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """log p(x) of each sample, in nats, as `evidence` estimates it.
 
         A density for numbers, a probability for bits, levels and counts. Low by about half the
-        squared standard error on average. Warns where most rows have a k-hat above 0.7: log p(x)
-        is then likely to be higher by more than the errors say.
+        squared standard error on average. Warns where more than 5% of the rows are not `reliable`
+        (k-hat not at most 0.7, or too few effective draws; of a good q a few are by chance): their
+        log p(x) is likely to be higher by more than the errors say, and so are means over rows,
+        `score` among them.
         """
         found = self.evidence(X)
-        num_rows = len(found.k_hat)
-        # Of fewer than 25 draws k-hat is not known, and inf.
-        num_untrusted = int((np.isfinite(found.k_hat) & (found.k_hat > TRUSTED_K_HAT)).sum())
-        if num_untrusted > num_rows / 2:
+        if (found.failed != 0).mean() > BY_CHANCE:
             warnings.warn(
-                f"score_samples: the estimates of {num_untrusted} of {num_rows} rows rest on a few "
-                f"of {self.n_importance_samples} draws (Pareto k-hat above {TRUSTED_K_HAT}); "
-                "they are likely to be low: raise n_importance_samples, or see evidence(X)",
+                f"score_samples: {found.verdict()}. These estimates from "
+                f"{self.n_importance_samples} draws are likely to be low, by more than their "
+                "standard errors: raise n_importance_samples, train a wider guide, or leave out "
+                "the rows where evidence(X).reliable is False",
                 UserWarning,
                 stacklevel=2,
             )
