@@ -29,7 +29,6 @@ def close(left, right, tolerance=2e-5):
 # ---------------------------------------------------------------- the step and the loop
 
 
-@pytest.mark.devices
 def test_steps_are_those_of_a_loop_by_hand():
     """Order, noise, clipping, schedule, the moving average, and the rest of a batch that is dropped."""
     x = data()

@@ -70,7 +70,27 @@ def test_a_schedule_free_optimiser_answers_with_the_average_of_its_iterates():
     assert same(found[:2], unwatched[:2])
 
 
+def test_a_schedule_free_optimiser_of_some_parameters_answers_with_what_it_moves():
+    """Its averages are of theta alone, and no answer for theta and phi together."""
+    free = optax.contrib.schedule_free(optax.sgd(0.01), 0.01, b1=0.9)
+    labels = training.Parameters("free", "plain")
+    optimizer = optax.partition({"free": free, "plain": optax.sgd(0.01)}, labels)
+    found = fit(optimizer=optimizer, num_epochs=1)
+    moved = fit(optimizer=optimizer, num_epochs=1, ema=1e-6).ema  # the last iterate itself
+    for one, other in zip(jax.tree.leaves(found[:2]), jax.tree.leaves(moved), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 # ---------------------------------------------------------------- where a run breaks
+
+
+def test_a_bound_that_equals_the_worst_one_is_good_enough():
+    """One step an epoch, with as many rows as a batch; the next number of float32 is too much."""
+    settings = {"x": data(10), "optimizer": optax.sgd(0.0), "num_epochs": 1, "throw": False}
+    bound = np.float32(fit(**settings).history.bound[0])
+    assert fit(worst_bound=float(bound), **settings).outcome == Outcome.MAX_STEPS
+    above = float(np.nextafter(bound, np.float32(np.inf)))
+    assert fit(worst_bound=above, **settings).outcome == Outcome.DIVERGED
 
 
 def test_a_validation_that_is_no_number_has_diverged():
@@ -114,3 +134,11 @@ def test_a_validation_at_an_end_leaves_no_trace_in_a_longer_run(tmp_path):
     assert (longer.best_step, longer.step) == (whole.best_step, whole.step)
     np.testing.assert_array_equal(longer.history.validation_bound, whole.history.validation_bound)
     assert np.isnan(whole.history.validation_bound[2])
+
+
+def test_a_finished_run_that_goes_on_counts_its_last_validation_once(tmp_path):
+    """Without a step each validation equals the first, which the fourth after it ends."""
+    options = {"validation": data(20, seed=1), "patience": 4, "optimizer": optax.sgd(0.0)}
+    fit(num_epochs=2, directory=tmp_path, **options)
+    longer = fit(num_epochs=9, directory=tmp_path, **options)
+    assert (longer.outcome, longer.step, longer.best_step) == (Outcome.CONVERGED, 20, 4)

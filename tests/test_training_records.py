@@ -11,6 +11,7 @@ import pytest
 from training_cases import GUIDE, KEY, MODEL, data, lines
 
 from lvm_jax import training
+from lvm_jax.training import progress
 from lvm_jax.training.fingerprint import describe, differences, fingerprint
 from lvm_jax.training.progress import Journal, rewind
 from lvm_jax.training.step import Keys, Program, initialize
@@ -122,3 +123,15 @@ def test_a_journal_is_rewound_to_the_checkpoint(tmp_path):
 def test_a_journal_writes_null_for_what_is_not_finite(tmp_path):
     Journal(tmp_path / "new", 0).write({"step": 4, "bound": np.float64(0.5), "speed": float("nan")})
     assert lines(tmp_path / "new") == [{"step": 4, "bound": 0.5, "speed": None}]
+
+
+def test_the_speed_leaves_out_the_first_call(monkeypatch):
+    """Rows per second since the end of the call that compiles; not known before a second one."""
+    clock = iter([100.0, 108.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    meter = progress.Meter()
+    meter.add(1_000)
+    assert np.isnan(meter.speed())
+    meter.add(24)
+    meter.add(16)
+    assert meter.speed() == 5.0

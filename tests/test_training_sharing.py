@@ -1,6 +1,7 @@
 """What fits share: programs of padded rows, and functions that are recognised as equal."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +87,11 @@ def cosine(steps=100, rate=1e-3):
     return optax.cosine_decay_schedule(rate, steps)
 
 
+def with_defaults(first, second):
+    """One code, whatever the defaults."""
+    return lambda x=first, *, y=second: (x, y)
+
+
 ALIKE = {
     "adam": lambda: optax.adam(1e-3),
     "schedule": lambda: optax.adamw(cosine()),
@@ -115,7 +121,10 @@ UNLIKE = {
     "type": (ALIKE["array"](), functools.partial(jnp.add, np.arange(3.0, dtype=np.float32))),
     "shape": (ALIKE["array"](), functools.partial(jnp.add, np.arange(3.0)[None])),
     "key": (ALIKE["key"](), optax.noisy_sgd(1e-3, key=jax.random.key(5))),
-    "default": (lambda x, y=1: x, lambda x, y=2: x),
+    "default": tuple(with_defaults(y, 0) for y in (1, 2)),
+    "keyword": tuple(with_defaults(0, y) for y in (1, 2)),
+    "attribute": tuple(functools.wraps(wrapped)(with_defaults(0, 0)) for wrapped in (min, max)),
+    "globals": tuple(types.FunctionType(with_defaults.__code__, {"y": y}) for y in (1, 2)),
     "code": (lambda x: x + 1, lambda x: x - 1),
     "large arrays": tuple(functools.partial(jnp.add, np.zeros(2**18)) for _ in range(2)),
     "objects": tuple(optax.MultiSteps(optax.adam(1e-3), 2) for _ in range(2)),
