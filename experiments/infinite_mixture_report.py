@@ -144,9 +144,9 @@ def trust_blocks(result: "Result") -> list[Block]:
                 f"{'below' if missed < 0 else 'above'} log p, "
                 f"{abs(missed) / found.monte_carlo_error:.0f} times the Monte-Carlo error that it "
                 "reports. Where the map folds, several z explain one x; a Gaussian q finds one of "
-                "them, and draws that never land on the others cannot know of them. k-hat gives "
-                f"the warning: {found.num_untrusted:,} of {found.num_points:,} points are above "
-                "0.7. Believe the quadrature."
+                "them, and no draw lands on the others. The checks of the weights give the warning: "
+                f"{found.num_untrusted:,} of {found.num_points:,} points are not reliable. Take the "
+                "quadrature's number."
             )
             blocks.append(Text(said, "note"))
     return blocks
@@ -178,7 +178,7 @@ def held_out_table(result: "Result") -> Table:
         rows.append(["the true density", *cells, "exact", "–", "–"])
     header = (
         "density", "parameters", "fitted points", "held out ± sampling", "importance ± Monte Carlo",
-        "ELBO", "k-hat > 0.7",
+        "ELBO", "not reliable",
     )  # fmt: skip
     change = max(deep.quadrature_change for deep in result.deep)
     note = (

@@ -81,6 +81,8 @@ class Record(NamedTuple):
             "schedule_done": self.told,
             **self.trained._asdict(),
             **summary(self.evidence)._asdict(),
+            "reliable": not summary(self.evidence).num_untrusted,
+            "verdict": self.evidence.verdict(),
             "evaluation_samples": int(self.evidence.num_samples[0]),
         }
 
@@ -258,8 +260,9 @@ def summary(found: Evidence) -> Summary:
 def told(trained: Trained, found: Evidence) -> str:
     """One line of a milestone."""
     done = summary(found)
+    doubt = f", {done.num_untrusted:,} NOT RELIABLE" if done.num_untrusted else ""
     return (
-        f"log p {done.log_evidence:.2f} ± {done.sampling_error:.2f} ({done.num_points:,} images), "
+        f"log p {done.log_evidence:.2f} ± {done.sampling_error:.2f} ({done.num_points:,} images{doubt}), "
         f"{'+'.join(map(str, trained.active))} active units, {trained.seconds / 60:.1f} min"
     )
 

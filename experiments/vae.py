@@ -1,7 +1,7 @@
 """A variational autoencoder of images: likelihood, guide, bound and estimator each by one word.
 
 Trains a deep latent Gaussian model with networks, then measures it on held-out images: the ELBO and
-its terms, log p(x) by importance sampling with its errors, the units that are used. The same command
+its terms, log p(x) with its errors and whether they can be trusted, the units that are used. The same command
 with the same --out goes on with a run that was stopped, and with more --epochs it extends a run that is
 finished; the trained model is kept in the run directory, and can be loaded in another process.
 
@@ -116,8 +116,18 @@ class Config(publish.Options):
     """Largest norm of a gradient."""
     evaluated: int = 1000
     """Images of each part that are measured, at random; all if there are fewer."""
+    evidence: Literal["importance", "annealed", "certify"] = "importance"
+    """log p of these test images: importance (draws of the guide), annealed (chains that begin there) or certify (whatever each image needs for an interval of --evidence-tolerance)."""
     evidence_samples: int = 5000
-    """Draws of z for log p of each of these test images."""
+    """Draws of importance sampling for each image."""
+    evidence_chains: int = 64
+    """Of annealed, for each image."""
+    evidence_temperatures: int = 64
+    """Of annealed."""
+    evidence_tolerance: float = 0.1
+    """Half-width of certify's intervals, in nats."""
+    evidence_budget: float = 1e6
+    """Evaluations of log p(x, z) that certify may take for an image."""
 
 
 class Result(NamedTuple):
@@ -144,10 +154,26 @@ def main(config: Config) -> Result:
     with progress("vae", total=RECORDS + 2) as bar:
         fit = train(prepared, run, bar)
         result = evaluate(prepared, fit, run.path)
-        bar.done(f"test log p {result.measured.summary.log_evidence:.2f} nats per image")
+        bar.done(f"test {result.measured.chosen}")
         finish(result, run)
         bar.done("report written")
+    for one in result.measured.log_p:
+        print(f"{one.method}: {one}")
+    if not result.measured.chosen.reliable:
+        print(f"{result.measured.chosen.points.verdict()}. {cure(config, run.path)}")
     return result
+
+
+def cure(config: Config, path: Path) -> str:
+    """How to have a number that can be trusted, of this run's model."""
+    if config.evidence == "importance":
+        return (
+            "More draws hardly help against heavy tails. The same options with "
+            f"--out {path} --evidence annealed (or certify) measure the model again"
+        )
+    if config.evidence == "annealed":
+        return "--evidence-temperatures and --evidence-chains raise the reach of the chains"
+    return "a larger --evidence-budget leaves fewer images open"
 
 
 def told(now: "training.Progress", epochs: int) -> str:
@@ -245,6 +271,7 @@ def finish(result: Result, run: run_directory.RunDirectory) -> None:
 
 def numbers(result: Result) -> dict[str, Any]:
     """What results.json holds."""
+    from experiments import vae_evidence
     from experiments.vae_evaluation import count
 
     fit, measured = result.fit, result.measured
@@ -260,7 +287,9 @@ def numbers(result: Result) -> dict[str, Any]:
             "history": fit.history,
         },
         "parts": {part.name: part for part in measured.parts},
-        "evidence": measured.summary,
+        "evidence": measured.chosen.as_numbers(),
+        "evidence_by_method": {one.method: one.as_numbers() for one in measured.log_p},
+        "above_importance": vae_evidence.difference(measured.chosen, measured.log_p[0]),
         "active_units": {
             "number": measured.active.number,
             "variance_of_posterior_means": measured.active.variance,

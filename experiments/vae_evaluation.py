@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import vae_objectives
+from experiments import vae_evidence, vae_objectives
 from experiments.vae_data import Pixels
-from lvm_jax import bounds, diagnostics, distributions, evidence
+from experiments.vae_evidence import LogP
+from lvm_jax import bounds, diagnostics, distributions
 from lvm_jax.bounds import Reduction
 from lvm_jax.diagnostics import ActiveUnits
-from lvm_jax.evidence import Evidence, Summary
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model, log_joint
 from lvm_jax.moments import moments
@@ -60,10 +60,14 @@ class Measured(NamedTuple):
     """The trained model in numbers."""
 
     parts: list[Part]
-    summary: Summary  # log p of the test images
-    point_evidence: Evidence  # leaves [n]
+    log_p: list[LogP]  # of the test images: by importance sampling, and by `--evidence` if other
     active: ActiveUnits
     num_guide_parameters: int
+
+    @property
+    def chosen(self) -> LogP:
+        """log p of the test images by the method of `--evidence`."""
+        return self.log_p[-1]
 
 
 class Terms(NamedTuple):
@@ -97,15 +101,11 @@ def measure(
     groups = max(2, DRAWS // size)
     found = _terms(key_terms, theta, phi, every, model, guide, reduce, groups, size)
     test = chosen.rows["test"]
-    points = evidence.evaluate(
-        *(key_evidence, model, guide, theta, phi, test, config.evidence_samples)
-    )
     means = diagnostics.posterior_means(key_means, guide, phi, test, DRAWS)
     shape = jax.eval_shape(amortized.init, key)
     return Measured(
         parts_of(found, chosen),
-        Summary(*(np.asarray(leaf).item() for leaf in evidence.summarize(points))),
-        jax.tree.map(np.asarray, points),
+        vae_evidence.measure(key_evidence, prepared, theta, phi, test),
         jax.tree.map(np.asarray, diagnostics.active_units(means)),
         count(shape),
     )

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 # Options in which a command may differ from the run that it goes on with: latent_dims tell of
 # layers, the number of devices changes nothing but the rounding, and the last ones only measure.
-FREE = ("out", "overwrite", "resume", "layers", "devices", "evaluated", "evidence_samples")
+FREE = (
+    "out", "overwrite", "resume", "layers", "devices", "evaluated", "evidence", "evidence_samples",
+    "evidence_chains", "evidence_temperatures", "evidence_tolerance", "evidence_budget",
+)  # fmt: skip
 GROWING = ("epochs",)  # a run can be extended, as `training.fit` extends it
 ONE_LAYER, SEVERAL_LAYERS = (2,), (8, 2)  # latent_dims, where none are named
 
@@ -123,12 +126,18 @@ def check(config: "Config") -> None:
     checks.choice(config.activation, "activation", tuple(ACTIVATIONS))
     checks.integer(config.seed, "seed", 0)
     checks.integer(config.epochs, "epochs", 1)
-    for name in ("batch_size", "evaluated", "evidence_samples"):
+    for name in ("batch_size", "evaluated", "evidence_samples", "evidence_chains"):
         checks.integer(getattr(config, name), name, 2)
+    checks.integer(config.evidence_temperatures, "evidence_temperatures", 1)
     check_decay(config)
     if config.patience is not None:
         checks.integer(config.patience, "patience", 1)
-    for name in ("learning_rate", "clip", "refine_rate"):
+    if (config.evidence, config.guide) == ("certify", "iaf"):
+        raise ValueError(
+            "evidence: expected importance or annealed with --guide iaf, whose density is found by "
+            "a loop that the moves of certify's chains cannot differentiate, got 'certify'"
+        )
+    for name in ("learning_rate", "clip", "refine_rate", "evidence_tolerance", "evidence_budget"):
         value = getattr(config, name)
         if value is not None and not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value:g}")

@@ -1,9 +1,8 @@
 """Data parallelism: the rows of a batch are spread over a mesh of devices, parameters are copied.
 
-One axis, DATA, whatever the axes of the mesh that is given. A program is written as if there were
-one device; XLA divides the work where the batch is divided, and sums the gradients over the
-devices. Random numbers do not depend on the mesh, so that a run on eight devices equals the run on
-one to rounding.
+One axis, DATA. A program is written as if there were one device; XLA divides the work where the
+batch is divided, and sums the gradients over the devices. Random numbers do not depend on
+the mesh, so that a run on eight devices equals the run on one to rounding.
 
 Several hosts: start one process on each with `jax.distributed.initialize()`, build
 `data_mesh(jax.devices())`, and let every process hold ITS rows alone. `rows_to_global` joins the
@@ -11,7 +10,6 @@ rows of the processes; no process ever needs the others'.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -33,47 +31,6 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     if not devices or len(set(devices)) != len(devices):
         raise ValueError(f"devices: expected different devices, at least one, got {devices}")
     return Mesh(np.array(devices), (DATA,))
-
-
-def own_mesh(mesh: Mesh | None) -> Mesh | None:
-    """All devices of a mesh along the one axis DATA, which XLA divides (an Auto axis).
-
-    Takes meshes of any axes, of names and of kinds: `jax.make_mesh` makes Explicit ones. None
-    stands for the mesh that `jax.set_mesh` has set, and stays None where none is set.
-
-    Raises TypeError for what is no mesh.
-    """
-    mesh = the_mesh(mesh)
-    return None if mesh is None else Mesh(mesh.devices.ravel(), (DATA,))
-
-
-def the_mesh(mesh: Mesh | None) -> Mesh | None:
-    """The mesh that is given, or else the one that `jax.set_mesh` has set."""
-    if mesh is None:
-        current = jax.sharding.get_mesh()
-        return None if current.empty else current
-    if not isinstance(mesh, Mesh):
-        raise TypeError(
-            f"mesh: expected a jax.sharding.Mesh, got {type(mesh).__name__}; use "
-            'jax.make_mesh((2,), ("data",)) or parallel.data_mesh(devices)'
-        )
-    return mesh
-
-
-def entered(mesh: Mesh | None) -> AbstractContextManager[Any]:
-    """A context in which arrays belong to `mesh`, if they would belong to another one now.
-
-    Under `jax.set_mesh` with Explicit axes every array has a layout on that mesh, which no
-    constraint may change.
-    """
-    if mesh is None or jax.sharding.get_mesh().empty:
-        return nullcontext()
-    return jax.set_mesh(mesh)
-
-
-def detach(mesh: Mesh | None, tree: Any) -> Any:
-    """Every leaf without a place on another mesh; the tree itself without a mesh. On the host."""
-    return tree if mesh is None else jax.tree.map(_detached, tree)
 
 
 def replicate(mesh: Mesh | None, tree: Any) -> Any:
@@ -121,13 +78,6 @@ def rows_per_process(mesh: Mesh | None, batch_size: int) -> int:
 def num_processes(mesh: Mesh | None) -> int:
     """How many processes the mesh's devices belong to."""
     return 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
-
-
-def _detached(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        words: Any = np.asarray(jax.random.key_data(leaf))
-        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
-    return np.asarray(leaf)
 
 
 def _place(leaf: Any, sharding: NamedSharding) -> Array:

@@ -90,9 +90,8 @@ def check_log_joint(log_joint: LogJoint, z: Latent) -> None:
 def check_log_prob(q: Distribution, name: str = "q") -> None:
     """Refuse a q whose log-density of one draw is not one number: one with a batch of parameters.
 
-    Shapes only: nothing is computed. Raises TypeError for what is no distribution.
+    Shapes only: nothing is computed.
     """
-    checks.distribution(q, name)
 
     def price(key: Key[Array, ""]) -> Scalar:
         if prices_draws(q):

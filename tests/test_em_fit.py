@@ -29,7 +29,6 @@ def bad_start(x):
     return em.gaussian_mixture(np.full(K, 1 / K), mu, np.tile(np.eye(D), (K, 1, 1)), origin=origin)
 
 
-@pytest.mark.devices
 def test_known_mixture_is_recovered_within_its_standard_errors():
     # Clusters ten deviations apart: the standard errors are those of labelled data.
     rng = np.random.default_rng(4)

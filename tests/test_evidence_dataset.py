@@ -83,7 +83,6 @@ def test_evaluate_compiles_once(case):
     assert [run(1, 1.0, case.x), run(2, 0.5, case.x + 1)] == [0, 0]
 
 
-@pytest.mark.devices
 def test_evaluate_with_the_exact_posterior():
     weights, means = np.array([0.3, 0.7]), np.array([[0.0, 1.0], [3.0, -2.0]])
     mixture = em.gaussian_mixture(weights, means, np.stack([np.eye(2), np.diag([0.5, 2.0])]))

@@ -147,7 +147,6 @@ def test_log_evidence_may_be_given(found, truth):
     np.testing.assert_allclose(measured.inference.standard_error, both, rtol=1e-5)
 
 
-@pytest.mark.devices
 def test_without_families_the_gap_stays_whole(truth):
     whole = run(0, {})
     assert whole.families == {}

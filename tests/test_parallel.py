@@ -50,30 +50,6 @@ def test_two_and_eight_devices_give_the_numbers_of_one():
     assert copy == [[3]] * 8
 
 
-def test_meshes_of_any_kind_and_name_give_the_numbers_of_one_device():
-    """jax.make_mesh makes Explicit axes; jax.set_mesh gives every array a place on them."""
-    found = answer(start(2, "meshes"))
-    for name in ("explicit", "explicit, fed", "another name", "two axes", "set"):
-        assert_close(found[name], found["one"])
-    assert_close(found["set, on it"], found["one, on it"])
-    assert all(found["kept"].values()), "theta must lie on the mesh that was given"
-    np.testing.assert_allclose(*found["evidence"], rtol=1e-4)
-
-
-def test_the_marked_tests_pass_where_there_are_two_devices():
-    tests = WORKER.parent
-    forced = "--xla_force_host_platform_device_count=2"
-    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {forced}"}
-    files = [str(tests / name) for name in ("test_evidence_dataset.py", "test_training.py")]
-    files += [str(tests / name) for name in ("test_em_fit.py", "test_gaps.py")]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "devices", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, *files], env=environment, cwd=tests.parent, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "4 passed" in done.stdout
-
-
 def test_two_processes_that_each_hold_half_of_the_rows():
     """Against a loop by hand on the batches that the two bring together."""
     with socket.socket() as free:
@@ -138,8 +114,5 @@ def test_refusals():
     class Mesh:
         size = 8
 
-    for mesh in (2, "data", [device]):
-        with pytest.raises(TypeError, match=r"mesh: expected a jax.sharding.Mesh, got .*make_mesh"):
-            parallel.own_mesh(mesh)
     with pytest.raises(ValueError, match=re.escape("a multiple of the mesh's 8 devices, got 12")):
         parallel.rows_per_process(Mesh(), 12)

@@ -16,9 +16,18 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from experiments import vae as experiment
-from experiments import vae_evaluation, vae_figures, vae_models, vae_objectives, vae_setup
+from experiments import (
+    vae_evaluation,
+    vae_evidence,
+    vae_figures,
+    vae_models,
+    vae_objectives,
+    vae_report,
+    vae_setup,
+)  # fmt: skip
 from experiments.progress import Progress
 from lvm_jax import training
+from lvm_jax.evidence import Certificate, Evidence
 
 SMALL = {
     "hidden": (12,), "epochs": 3, "batch_size": 100, "evaluated": 40, "evidence_samples": 300,
@@ -91,7 +100,7 @@ def test_log_p_and_its_bounds_are_recomputed_from_the_saved_parameters(result, s
                 (sums[0], sums[1], sums[1], 0), strict=True)  # fmt: skip
     for mean, want, error in pairs:
         assert abs(mean.value - want) < 5 * np.hypot(error, mean.monte_carlo_error) + 1e-3
-    summary = result.measured.summary
+    summary = result.measured.chosen.summary
     error = np.hypot(summary.monte_carlo_error, sums[2])
     assert abs(summary.log_evidence - np.mean(log_p)) < 5 * error + 1e-3
     assert test.elbo.value < test.bound.value < summary.log_evidence  # 3 draws are between
@@ -106,6 +115,109 @@ def test_the_terms_of_every_part_add_up_and_know_their_size(result):
         terms = part.reconstruction.value - part.kl_prior.value
         assert part.elbo.value == pytest.approx(terms, abs=1e-4)
         assert part.kl_prior.monte_carlo_error == 0  # by its closed form
+
+
+def test_annealed_chains_find_the_integral_over_z(prepared, saved):
+    """log p of 5 images by 40 chains against the rectangle rule over z in [-6, 6]^2."""
+    config = dataclasses.replace(prepared.config, evidence_chains=40, evidence_temperatures=7)
+    x = prepared.pixels.test[:5]
+    axis = np.linspace(-6, 6, 97)
+    z = np.stack([a.ravel() for a in np.meshgrid(axis, axis)], 1).astype(np.float32)
+
+    def log_joints(z):
+        likelihood = saved.model.likelihood(saved.theta, z)
+        return saved.model.prior(saved.theta).log_prob(z) + jax.vmap(likelihood.log_prob)(x)
+
+    values = np.asarray(jax.lax.map(log_joints, z, batch_size=97), np.float64)
+    exact = logsumexp(values, axis=0) + 2 * np.log(axis[1] - axis[0])
+    method, how, found = vae_evidence.by_annealing(
+        jax.random.key(8), prepared._replace(config=config), saved.theta, saved.phi, x
+    )
+    assert (method, "40 annealed chains each from the guide over 7" in how) == ("annealed", True)
+    error = np.asarray(found.standard_error)
+    assert (error < 0.3).all()
+    assert (np.abs(found.log_evidence - exact) < 5 * error + 1e-3).all()
+
+
+def given(failed, **values):
+    """Evidence of 4 images."""
+    count = np.zeros(4, np.int32)
+    given = {"log_evidence": [-90.0, -80, -70, -60], "standard_error": [0.3, 0.4, 0.0, 0.0]}
+    floats = [np.array(v, np.float32) for v in (given | values).values()]
+    return Evidence(*floats, count + 9.0, count + 0.5, count, count, count, count, np.array(failed))
+
+
+def test_an_untrusted_number_is_flagged_wherever_it_is_shown(result):
+    """In the words, in results.json, in the report's headline, in its table and in a note."""
+    first = vae_evidence.log_p("importance", "draws", given([2, 0, 6, 0]))
+    other = vae_evidence.log_p(
+        "annealed", "chains", given([0, 0, 0, 8], log_evidence=[-88, -80, -70, -9])
+    )
+    flag = "NOT RELIABLE at 2 of 4 images"
+    assert str(first) == (
+        "log p -75.000 ± 0.125 (Monte Carlo) ± 6.455 (sampling) nats per image, " + flag
+    )
+    numbers = first.as_numbers()
+    assert (numbers["reliable"], numbers["num_untrusted"]) == (False, 2)
+    assert "2 of 4 not reliable: Pareto k-hat" in numbers["verdict"]
+    apart = vae_evidence.difference(other, first)  # of the first three images
+    np.testing.assert_allclose(apart, (2 / 3, np.hypot(0.3, 0.4) * 2**0.5 / 3, 3), rtol=1e-5)
+    measured = result.measured._replace(log_p=[first, other])
+    figures = dict.fromkeys(("training", "reconstructions", "samples", "latent", "aggregate"), b"")
+    _, _, facts, sections = vae_report.page(result._replace(measured=measured), figures)
+    assert facts[0].value.endswith("(not reliable)")
+    assert "NOT RELIABLE at 1 of 4 images" in facts[0].name
+    words = str(sections)
+    assert "log p, importance (not reliable)" in words
+    assert (
+        "On the 3 images where annealed is reliable, importance sampling is lower by 0.667" in words
+    )
+    assert "--evidence certify" in words
+    good = vae_evidence.log_p("importance", "draws", given([0, 0, 0, 0]))
+    assert (good.reliable, good.flag, good.as_numbers()["verdict"]) == (True, "", "reliable")
+
+
+def test_a_certificate_is_evidence_whose_error_is_unknown_where_it_is_open():
+    """Half-widths of 95% are 1.96 standard errors."""
+    found = Certificate(
+        log_evidence=np.array([-3.0, -4.0]), low=np.array([-3.5, -np.inf]),
+        high=np.array([-2.5, np.inf]), within=np.array([True, False]), failed=np.array([0, 32]),
+        method=np.array(["importance", "annealed"]), contradicted=np.array([False, True]),
+        k_hat=np.array([0.1, 0.6]), cost=np.ones(2), tolerance=0.5, level=0.95, rounds=(),
+    )  # fmt: skip
+    points = vae_evidence.as_evidence(found)
+    np.testing.assert_allclose(points.standard_error, [0.5 / 1.959964, np.inf], rtol=1e-6)
+    made = vae_evidence.log_p("certify", "certify", points)
+    assert (made.summary.log_evidence, made.summary.num_untrusted) == (-3.5, 1)
+    assert made.summary.monte_carlo_error == np.inf
+
+
+def test_the_option_decides_the_method_and_importance_sampling_stands_beside_it(
+    prepared, monkeypatch
+):
+    """Each with a key of its own."""
+    keys = {}
+    for name in ("importance", "annealing", "certifying"):
+
+        def by(key, prepared, theta, phi, x, name=name):
+            keys[name] = jax.random.key_data(key).tolist()
+            return name, name, given([0, 0, 0, 0])
+
+        monkeypatch.setattr(vae_evidence, f"by_{name}", by)
+    used = {
+        method: [one.method for one in vae_evidence.measure(
+            jax.random.key(1), prepared._replace(
+                config=dataclasses.replace(prepared.config, evidence=method)
+            ), None, None, None,
+        )]
+        for method in vae_evidence.METHODS
+    }  # fmt: skip
+    assert used == {
+        "importance": ["importance"],
+        "annealed": ["importance", "annealing"],
+        "certify": ["importance", "certifying"],
+    }
+    assert keys["importance"] != keys["annealing"] == keys["certifying"]
 
 
 def test_another_process_reloads_the_model_and_finds_the_same(result, tmp_path):
@@ -133,7 +245,7 @@ print([mean.min().item(), mean.max().item()], found.log_evidence.tolist(), sep="
     assert done.returncode == 0, done.stderr
     (low, high), log_p = (json.loads(line) for line in done.stdout.splitlines())
     assert 0 <= low < high <= 1  # a grey image
-    np.testing.assert_allclose(log_p, result.measured.point_evidence.log_evidence[:3], rtol=1e-5)
+    np.testing.assert_allclose(log_p, result.measured.chosen.points.log_evidence[:3], rtol=1e-5)
 
 
 def test_a_stopped_run_goes_on_to_the_same_parameters(
@@ -173,7 +285,7 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_a_finished_run_repeated_ends_with_the_same_numbers(result, prepared, monkeypatch):
+def test_a_finished_run_repeated_ends_with_the_same_numbers(result, prepared, monkeypatch, capsys):
     """Nothing is trained again: every epoch keeps its line, and the seconds that it took."""
     metrics = (result.path / "metrics.jsonl").read_text()
     before = numbers(result.path)
@@ -181,6 +293,7 @@ def test_a_finished_run_repeated_ends_with_the_same_numbers(result, prepared, mo
     again = experiment.main(experiment.Config(out=result.path, **SMALL))
     assert (result.path / "metrics.jsonl").read_text() == metrics
     assert numbers(result.path) == before
+    assert f"importance: {result.measured.chosen}\n" in capsys.readouterr().out
     assert_same((again.fit.theta, again.fit.phi), (result.fit.theta, result.fit.phi))
 
 

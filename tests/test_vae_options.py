@@ -190,6 +190,9 @@ BAD = {
     "batch": ({"batch_size": 5000}, "batch_size: expected at most 1297"),
     "resume": ({"resume": True, "out": None}, "resume: expected --out with it"),
     "decay": ({"epochs": 7, "decay_epochs": 6}, "decay_epochs: expected at least epochs = 7"),
+    "certify": ({"guide": "iaf", "evidence": "certify"}, "evidence: .* importance or annealed"),
+    "tolerance": ({"evidence_tolerance": 0.0}, "evidence_tolerance: expected a number > 0"),
+    "temperatures": ({"evidence_temperatures": 0}, "evidence_temperatures: expected an integer"),
     "no decay": ({"schedule": "burda", "decay_epochs": 9}, "expected --schedule cosine with it"),
 }
 

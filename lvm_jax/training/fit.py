@@ -136,9 +136,7 @@ def fit(
             and after the last, always with the same noise. On several processes, the same rows.
         patience: stop after so many validations without a new best.
         worst_bound: a bound below it counts as diverged, as one that is not finite does.
-        mesh: spread each batch over all devices of this mesh, as of `jax.make_mesh` or
-            `parallel.data_mesh()`; its axes may have any names. By default the mesh that
-            `jax.set_mesh` has set, if any. theta and phi are returned as copies on each device.
+        mesh: spread each batch over these devices, `parallel.data_mesh()`.
         on_device: whether the rows lie on the device; None decides by their size (1 GiB), and
             feeds memory maps from the host.
         directory: of the run.
@@ -165,45 +163,41 @@ def fit(
     """
     checks.host("training.fit", HOST, key, x, validation, initial)
     checks.key(key)
-    given, mesh = parallel.the_mesh(mesh), parallel.own_mesh(mesh)
-    with parallel.entered(mesh):
-        key, initial = parallel.detach(mesh, (key, initial))
-        program = Program(
-            model, guide, find_estimate(estimate), check_objective(objective),
-            *(num_samples, optimizer, batch_size, transform, tie, ema, mesh),
-        )  # fmt: skip
-        check_program(program)
-        program = recognized(program)
-        start = check_initial(program, initial)
-        x = check_data(program, start, x, "x")
-        if validation is not None:
-            validation = check_data(program, start, validation, "validation")
-        key_values = Keys(*jax.random.split(key, len(Keys._fields)))
-        num_epochs = checks.integer(num_epochs, "num_epochs", 0)
-        feed = make_feed(program, key_values, x, on_device, worst_bound, num_epochs)
-        plan = Plan(
-            num_steps=num_epochs * feed.steps_per_epoch,
-            validate_every=checks.integer(validate_every, "validate_every", 1),
-            patience=check_patience(patience, validation),
-            save_every=checks.number(save_every, "save_every"),
-            steps_per_call=checks.integer(steps_per_call, "steps_per_call", 1),
-            on_progress=on_progress,
-        )
-        state = parallel.replicate(mesh, initialize(program, key_values, start))
-        store = open_store(directory, mesh, checks.integer(keep, "keep", 1))
-        facts: dict[str, Any] = {}
-        if store is not None:
-            options = {"config": config, "patience": patience, "validate_every": validate_every}
-            marks = fingerprint(program, key, state, x, validation, options)
-            facts = {"fingerprint": json.loads(json.dumps(marks))}
-        rows = None if validation is None else validation_rows(validation, batch_size, mesh)
-        book = Book(feed.steps_per_epoch)
-        session = Session(
-            program, key_values, feed, plan, state, book, rows, store, None, facts,
-            length=min(FIRST, plan.steps_per_call),
-        )  # fmt: skip
-        found = conclude(session, directory, throw)
-    return on_mesh(given, mesh, found)
+    program = Program(
+        model, guide, find_estimate(estimate), check_objective(objective),
+        *(num_samples, optimizer, batch_size, transform, tie, ema, mesh),
+    )  # fmt: skip
+    check_program(program)
+    program = recognized(program)
+    start = check_initial(program, initial)
+    x = check_data(program, start, x, "x")
+    if validation is not None:
+        validation = check_data(program, start, validation, "validation")
+    key_values = Keys(*jax.random.split(key, len(Keys._fields)))
+    num_epochs = checks.integer(num_epochs, "num_epochs", 0)
+    feed = make_feed(program, key_values, x, on_device, worst_bound, num_epochs)
+    plan = Plan(
+        num_steps=num_epochs * feed.steps_per_epoch,
+        validate_every=checks.integer(validate_every, "validate_every", 1),
+        patience=check_patience(patience, validation),
+        save_every=checks.number(save_every, "save_every"),
+        steps_per_call=checks.integer(steps_per_call, "steps_per_call", 1),
+        on_progress=on_progress,
+    )
+    state = parallel.replicate(mesh, initialize(program, key_values, start))
+    store = open_store(directory, mesh, checks.integer(keep, "keep", 1))
+    facts: dict[str, Any] = {}
+    if store is not None:
+        options = {"config": config, "patience": patience, "validate_every": validate_every}
+        marks = fingerprint(program, key, state, x, validation, options)
+        facts = {"fingerprint": json.loads(json.dumps(marks))}
+    rows = None if validation is None else validation_rows(validation, batch_size, mesh)
+    book = Book(feed.steps_per_epoch)
+    session = Session(
+        program, key_values, feed, plan, state, book, rows, store, None, facts,
+        length=min(FIRST, plan.steps_per_call),
+    )  # fmt: skip
+    return conclude(session, directory, throw)
 
 
 def conclude(session: Session, directory: str | Path | None, throw: bool) -> Fit:
@@ -237,15 +231,6 @@ def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
         best_step=None if book.best is None else book.best_step,
         history=book.history(),
         failure=failure,
-    )
-
-
-def on_mesh(given: Mesh | None, mesh: Mesh | None, found: Fit) -> Fit:
-    """The parameters as arrays of the mesh that was given, where training had one of its own."""
-    if given == mesh:
-        return found
-    return found._replace(
-        **parallel.replicate(given, {"theta": found.theta, "phi": found.phi, "ema": found.ema})
     )
 
 
