@@ -133,7 +133,8 @@ def initialize(
         regularization, prior, sample_weight, 0.0,
     )  # fmt: skip
     family = problem.family
-    begun = padding.each(padding.cut, family, loop.first_mixtures(*problem), num_components)
+    state, *_ = loop.run(problem, 0)
+    begun = padding.each(padding.cut, family, state.parameters, num_components)
     log_weights, components = jax.tree.map(jnp.asarray, begun)
     return Mixture(log_weights, components, jnp.asarray(origin), family)
 
@@ -174,7 +175,7 @@ def prepare(
     total = float(x.shape[0]) if weight is None else float(weight.sum())
     data = read(x, weight, origin)
     controls = inputs.check_controls(
-        family, regularization, prior, num_components, origin, tolerance, total, initial is None
+        family, regularization, prior, num_components, origin, tolerance, total
     )
     if initial is not None:
         given, shift = inputs.check_initial(initial, family, num_components, origin)
@@ -193,7 +194,8 @@ def prepare(
         if start != "random":
             sizes = (start, size, num_restarts, rows)
             centres = starts.centres(key, data, controls.num_live, *sizes)
-    problem = loop.Problem(family, uniform, rows, key, centres, parameters, data, controls)
+    step = np.int32(-1 if initial is None else 0)
+    problem = loop.Problem(family, uniform, rows, key, centres, parameters, data, controls, step)
     return Prepared(problem, origin, num_components)
 
 

@@ -97,7 +97,6 @@ def check_controls(
     origin: np.ndarray,
     tolerance: float,
     total_weight: float,
-    fresh: bool,
 ) -> Controls:
     """Validate the numbers and put them on the device."""
     dtype = origin.dtype
@@ -105,7 +104,6 @@ def check_controls(
         np.asarray(checks.number(tolerance, "tolerance"), dtype),
         np.asarray(total_weight, dtype),
         np.int32(num_components),
-        np.bool_(fresh),
     ]
     concentration = components = None
     if prior is not None:

@@ -12,7 +12,7 @@ from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import Family, Settings
 from lvm_jax.em.statistics import Data, Evaluation, Parameters, evaluate, exact_pass, fast_pass
 from lvm_jax.outcome import Outcome
-from lvm_jax.typing import Array, Bool, Float, Int, Key
+from lvm_jax.typing import Array, Float, Int, Key
 
 SEGMENT = 128  # steps per call of the compiled loop: the length of its trace
 
@@ -45,7 +45,6 @@ class Controls(NamedTuple):
     tolerance: Float[Array, ""]
     total_weight: Float[Array, ""]
     num_live: Int[Array, ""]  # components that are no padding
-    fresh: Bool[Array, ""]  # do the mixtures start from `centres`, and not from parameters?
 
 
 class Problem(NamedTuple):
@@ -59,6 +58,7 @@ class Problem(NamedTuple):
     parameters: Parameters
     data: Data
     controls: Controls
+    first_step: np.int32  # -1: the mixtures start from the centres, by an M-step; 0: as given
 
 
 def objective(
@@ -74,52 +74,43 @@ def objective(
     return total / controls.total_weight
 
 
-def step(
-    family: Family, state: State, data: Data, rows: int, controls: Controls
-) -> tuple[Parameters, Array, Array]:
+def step(problem: Problem, state: State) -> tuple[Parameters, Array, Array]:
     """One EM step of every restart: (new parameters, objective before it, exact path taken?).
 
     The fast pass stands if the mixtures before and after it are within its reach; otherwise the
-    exact pass is made from the same parameters.
+    exact pass is made from the same parameters. Step -1 is the M-step that makes the start; it
+    takes the exact pass.
     """
+    family, rows, data, controls = problem.family, problem.rows, problem.data, problem.controls
     running = state.outcome == Outcome.RUNNING
+    starting = state.step < 0
+    given = starts.assignment(problem.key, problem.centres, problem.uniform, controls.num_live)
 
     def safe(parameters: Parameters) -> Array:
+        if not family.has_exact_path:
+            return jnp.array(True)
         return (jax.vmap(family.is_safe)(parameters.components) | ~running).all()
 
-    def take(make_pass: Callable[..., Any]) -> tuple[Parameters, Array]:
-        summary, log_likelihood = make_pass(family, state.parameters, data, rows)
+    def take(summary: Any, log_likelihood: Array) -> tuple[Parameters, Array]:
         new = jax.vmap(lambda s, p: starts.maximize(family, s, p, controls.settings))(
             summary, state.parameters.components
         )
         return new, log_likelihood
 
-    if family.has_exact_path:
-        before = safe(state.parameters)
-        fast = jax.lax.cond(
-            before, lambda: take(fast_pass), lambda: (state.parameters, state.objective)
-        )
-        stands = before & safe(fast[0])
-        new, log_likelihood = jax.lax.cond(stands, lambda: fast, lambda: take(exact_pass))
-    else:
-        stands = jnp.array(True)
-        new, log_likelihood = take(fast_pass)
+    def fast_step() -> tuple[Parameters, Array]:
+        return take(*fast_pass(family, state.parameters, data, rows))
+
+    def exact_step() -> tuple[Parameters, Array]:
+        return take(*exact_pass(family, state.parameters, data, rows, (starting, given)))
+
+    before = ~starting & safe(state.parameters)
+    fast = jax.lax.cond(before, fast_step, lambda: (state.parameters, state.objective))
+    stands = before & safe(fast[0])
+    new, log_likelihood = jax.lax.cond(stands, lambda: fast, exact_step)
     value = jax.vmap(lambda p, v: objective(family, p, v, controls))(
         state.parameters, log_likelihood
     )
     return new, value, ~stands
-
-
-def begin(problem: Problem) -> Parameters:
-    """The mixtures before the first step: those given, or from centres by one M-step."""
-    family, uniform, rows, key, centres, parameters, data, controls = problem
-    name = "random" if uniform else "nearest"
-
-    def fresh() -> Parameters:
-        settings, num_live = controls.settings, controls.num_live
-        return starts.start(key, centres, data, num_live, family, name, rows, settings)
-
-    return jax.lax.cond(controls.fresh, fresh, lambda: parameters)
 
 
 @over_data(0)
@@ -128,10 +119,43 @@ def translated(family: Family, parameters: Parameters, shift: Float[Array, "*R 1
     return parameters._replace(components=family.translate(parameters.components, shift))
 
 
-@over_data(0, 1, 2)
-def first_mixtures(family: Family, uniform: bool, rows: int, *rest: Any) -> Parameters:
-    """`begin` as a program, for `initialize`; `rest` are the other fields of a Problem."""
-    return begin(Problem(family, uniform, rows, *rest))
+def begin(problem: Problem, state: State) -> State:
+    """The state with components as wide as the data at the centres, before step -1."""
+
+    def wide() -> Parameters:
+        width = starts.spread(problem.data)
+        components = jax.vmap(lambda c: problem.family.start(c, width))(problem.centres)
+        return state.parameters._replace(components=components)
+
+    parameters = jax.lax.cond(state.step < 0, wide, lambda: state.parameters)
+    return state._replace(parameters=parameters)
+
+
+def advance(problem: Problem, state: State) -> tuple[State, Float[Array, " R"]]:
+    """The state after one more step, and the objective before it, NaN of a restart that is done."""
+    new, value, exact = step(problem, state)
+    starting, running = state.step < 0, state.outcome == Outcome.RUNNING
+    leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(new.components)]
+    proper = jnp.stack([leaf.reshape(leaf.shape[0], -1).all(1) for leaf in leaves]).all(0)
+    finite = jnp.isfinite(value)
+    converged = jnp.abs(value - state.objective) < problem.controls.tolerance
+    outcome = jnp.where(converged, Outcome.CONVERGED, Outcome.RUNNING)
+    outcome = jnp.where(proper, outcome, Outcome.DEGENERATE)
+    outcome = jnp.where(finite, outcome, Outcome.DIVERGED)
+    accept = running & proper & finite
+
+    def choose(fresh: Array, old: Array) -> Array:
+        taken = (accept | starting).reshape(-1, *(1,) * (old.ndim - 1))
+        return jnp.where(taken, fresh, old)
+
+    return State(
+        parameters=jax.tree.map(choose, new, state.parameters),
+        objective=jnp.where(running & finite & ~starting, value, state.objective),
+        outcome=jnp.where(running & ~starting, outcome, state.outcome).astype(jnp.int32),
+        num_steps=state.num_steps + (accept & ~starting),
+        exact_steps=state.exact_steps + (exact & ~starting),
+        step=state.step + 1,
+    ), jnp.where(running, value, jnp.nan)
 
 
 @over_data(0, 1, 2, 3)
@@ -147,51 +171,27 @@ def segment(
 ) -> tuple[State, Float[Array, "R T"], Conclusion]:
     """Run every restart until it is done or `stop` steps are made: state, trace, conclusion.
 
-    One program is a whole fit: it makes the start at step 0, and the conclusion when no restart
+    One program is a whole fit: it makes the start at step -1, and the conclusion when no restart
     is running or `last` steps are made (before, the conclusion is zeros).
     """
     problem = Problem(family, uniform, rows, *rest)
-    data, controls = problem.data, problem.controls
-    first = state.step
-    controls = controls._replace(fresh=controls.fresh & (first == 0))
-    begun = begin(problem._replace(parameters=state.parameters, controls=controls))
-    state = state._replace(parameters=begun)
+    first = jnp.maximum(state.step, 0)
 
     def body(carry: tuple[State, Array]) -> tuple[State, Array]:
         state, trace = carry
-        new, value, exact = step(family, state, data, rows, controls)
-        running = state.outcome == Outcome.RUNNING
-        leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(new.components)]
-        proper = jnp.stack([leaf.reshape(leaf.shape[0], -1).all(1) for leaf in leaves]).all(0)
-        finite = jnp.isfinite(value)
-        converged = jnp.abs(value - state.objective) < controls.tolerance
-        outcome = jnp.where(converged, Outcome.CONVERGED, Outcome.RUNNING)
-        outcome = jnp.where(proper, outcome, Outcome.DEGENERATE)
-        outcome = jnp.where(finite, outcome, Outcome.DIVERGED)
-        accept = running & proper & finite
-
-        def choose(fresh: Array, old: Array) -> Array:
-            return jnp.where(accept.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old)
-
-        trace = trace.at[:, state.step - first].set(jnp.where(running, value, jnp.nan))
-        return State(
-            parameters=jax.tree.map(choose, new, state.parameters),
-            objective=jnp.where(running & finite, value, state.objective),
-            outcome=jnp.where(running, outcome, state.outcome).astype(state.outcome.dtype),
-            num_steps=state.num_steps + accept,
-            exact_steps=state.exact_steps + exact,
-            step=state.step + 1,
-        ), trace
+        place = jnp.where(state.step < 0, SEGMENT, state.step - first)  # SEGMENT: nowhere
+        state, value = advance(problem, state)
+        return state, trace.at[:, place].set(value, mode="drop")
 
     def unfinished(carry: tuple[State, Array]) -> Array:
         return (carry[0].outcome == Outcome.RUNNING).any() & (carry[0].step < stop)
 
     trace = jnp.full((state.objective.shape[0], SEGMENT), jnp.nan, state.objective.dtype)
-    state, trace = jax.lax.while_loop(unfinished, body, (state, trace))
+    state, trace = jax.lax.while_loop(unfinished, body, (begin(problem, state), trace))
     done = ~(state.outcome == Outcome.RUNNING).any() | (state.step >= last)
 
     def finish() -> Conclusion:
-        return conclude(family, state, data, rows, controls, assign)
+        return conclude(problem, state, assign)
 
     def wait() -> Conclusion:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish))
@@ -199,9 +199,7 @@ def segment(
     return state, trace, jax.lax.cond(done, finish, wait)
 
 
-def conclude(
-    family: Family, state: State, data: Data, rows: int, controls: Controls, assign: bool
-) -> Conclusion:
+def conclude(problem: Problem, state: State, assign: bool) -> Conclusion:
     """The best restart, with the likelihood and objective that its parameters really have.
 
     A failed restart (degenerate or diverged) is the best only where every restart failed.
@@ -210,8 +208,9 @@ def conclude(
     left = jnp.where(failed & ~failed.all(), -jnp.inf, state.objective)
     best = jnp.argmax(left).astype(jnp.int32)
     chosen = jax.tree.map(lambda leaf: leaf[best], state.parameters)
-    evaluation, labels = evaluate(family, chosen, data, rows, assign)
-    value = objective(family, chosen, evaluation.log_likelihood, controls)
+    evaluation, labels = evaluate(problem.family, chosen, problem.data, problem.rows, assign)
+    log_likelihood = evaluation.log_likelihood
+    value = objective(problem.family, chosen, log_likelihood, problem.controls)
     return Conclusion(best, chosen, evaluation, value, labels)
 
 
@@ -235,7 +234,7 @@ def run(
         np.full(num_restarts, Outcome.RUNNING, np.int32),
         np.zeros(num_restarts, np.int32),
         np.int32(0),
-        np.int32(0),
+        problem.first_step,
     )
     traces = [np.zeros((num_restarts, 0))]
     length = SEGMENT if on_progress is None else min(SEGMENT, progress_interval)

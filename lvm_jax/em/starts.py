@@ -1,5 +1,6 @@
 """Where EM starts: k-means, k-means++, random data points, random responsibilities."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from lvm_jax.em import kmeans
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import Family, Settings
-from lvm_jax.em.statistics import Data, Parameters, assigned_pass, mass
+from lvm_jax.em.statistics import Data, Parameters, mass
 from lvm_jax.typing import Array, Float, Int, Key
 
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
@@ -57,20 +58,13 @@ def spread(data: Data) -> Float[Array, " D"]:
     return jnp.sqrt((jnp.where(live, data.x - mean[None], 0) ** 2).sum(0) / size)
 
 
-def start(
-    key: Key[Array, ""],
-    centres: Float[Array, "R K D"],
-    data: Data,
-    num_live: Int[Array, ""],
-    family: Family,
-    name: str,
-    rows: int,
-    settings: Settings,
-) -> Parameters:
-    """Parameters of R mixtures, by one M-step from an assignment.
+def assignment(
+    key: Key[Array, ""], centres: Float[Array, "R K D"], uniform: bool, num_live: Int[Array, ""]
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The responsibilities that a start makes its first M-step from, as `assigned_pass` takes them.
 
-    Every point goes to the nearest centre, or with the name `random` to all of them, with uniform
-    responsibilities, normalised. Components from `num_live` on have weight 0.
+    Every point goes to the nearest centre, or with `uniform` to all of them, with uniform
+    responsibilities, normalised. Components from `num_live` on get none.
     """
     num_restarts, num_components, _ = centres.shape
     keys = jax.random.split(key, num_restarts)
@@ -92,10 +86,7 @@ def start(
     def hard(x: Array, begin: Array) -> tuple[Array, Array]:
         return jax.vmap(lambda c: kmeans.nearest(c, x, num_live))(centres)
 
-    summary, _ = assigned_pass(family, data, rows, random if name == "random" else hard)
-    width = spread(data)
-    previous = jax.vmap(lambda c: family.start(c, width))(centres)
-    return jax.vmap(lambda s, p: maximize(family, s, p, settings))(summary, previous)
+    return random if uniform else hard
 
 
 def _different_rows(

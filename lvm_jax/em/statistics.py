@@ -192,21 +192,35 @@ def assigned_pass(
 
 
 def exact_pass(
-    family: Family, parameters: Parameters, data: Data, rows: int
+    family: Family,
+    parameters: Parameters,
+    data: Data,
+    rows: int,
+    start: tuple[Array, Callable[[Array, Array], tuple[Array, Array]]] | None = None,
 ) -> tuple[Any, Float[Array, " R"]]:
     """`fast_pass` with every density centred at its component: slower, keeps all digits.
 
     The rows stay in their own coordinates: x - shift would round the digits that x has near zero.
+    With `start`, a flag and an assignment of shifted rows, those responsibilities are taken where
+    the flag is set.
     """
     log_weights, components = parameters
     components = jax.vmap(lambda c: family.translate(c, data.shift))(components)
 
-    def assign(x: Array, begin: Array) -> tuple[Array, Array]:
+    def posterior(x: Array, begin: Array) -> tuple[Array, Array]:
         def one(log_weights: Array, components: Params) -> tuple[Array, Array]:
             logits = family.exact_log_prob(components, x) + log_weights[None]
             return soften(logits, jnp.ones_like(x[:, 0]))
 
         return jax.vmap(one)(log_weights, components)
+
+    def assign(x: Array, begin: Array) -> tuple[Array, Array]:
+        if start is None:
+            return posterior(x, begin)
+        flag, given = start
+        return jax.lax.cond(
+            flag, lambda x: given(x - data.shift[None], begin), lambda x: posterior(x, begin), x
+        )
 
     summary, log_likelihood = assigned_pass(family, unshifted(data), rows, assign)
     summary = jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary)
