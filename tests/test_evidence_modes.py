@@ -88,9 +88,9 @@ def test_the_cover_is_a_density_of_the_shares_given(searched):
 
 
 def test_what_is_no_mode_gets_no_share_and_its_height_remains():
-    # A ridge: log p rises to a plateau, where the curvature is 0.
+    # A ridge: log p rises to a plateau, and the curvature along it is 0.
     def ridge(z):
-        return -(jnp.maximum(4.0 - z[0], 0.0) ** 2) - 0.5 * z[1] ** 2
+        return -jnp.maximum(4.0 - z[0], 0.0) - 0.5 * z[1] ** 2
 
     found, reach = quick_jit(lambda z: search(ridge, WIDE, z))(places(7) - 8.0)
     assert not used(found).any()

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
 from lvm_jax.guides.defensive import Mixed
@@ -17,7 +16,6 @@ from lvm_jax.weights import LogJoint
 MOST = 16  # modes of a point
 PATIENCE, NUM_CLIMBS = 16, 64  # climbs in a row that may end at nothing new, and climbs in all
 SHARE, WIDEN = 0.3, 1.2  # of the draws for all modes together, and the width of their normals
-STEEP = 0.1  # of the same, the Newton step at an end that is taken for a mode
 SAME = 1.0  # standard deviations between two ends, by either curvature, below which they are one
 
 
@@ -103,8 +101,8 @@ def _nothing(log_joint: LogJoint, q: Distribution, z: Latent) -> _Search:
 
 def _after(log_joint: LogJoint, state: _Search, start: Array, end: Laplace) -> _Search:
     """The search after one more climb."""
-    settled, known = end.found & _level(log_joint, end), _known(end, state)
-    new = settled & ~known
+    known = _known(end, state)
+    new = end.found & ~known
     slot = jnp.isneginf(state.log_masses).argmax()  # the first that is free
     mode, height = _usable(end, new), log_joint(end.mode)
     gain = jnp.log(SHARE / MOST) + jax.vmap(mode.log_prob)(state.z)
@@ -121,17 +119,9 @@ def _after(log_joint: LogJoint, state: _Search, start: Array, end: Laplace) -> _
         jnp.where(new, jnp.logaddexp(state.covered, gain), state.covered),
         state.tried.at[start].set(True),
         state.num_climbs + 1,
-        jnp.where(new, 0, state.num_idle + (settled & known)),
+        jnp.where(new, 0, state.num_idle + (end.found & known)),
         state.num_evaluations + end.num_evaluations + 1,
     )
-
-
-@precision.full
-def _level(log_joint: LogJoint, end: Laplace) -> Bool[Array, ""]:
-    """Is the end within STEEP standard deviations of the mode of the quadratic around it?"""
-    slope = ravel_pytree(jax.grad(log_joint)(end.mode))[0]
-    step = solve_triangular(end.factor, slope, lower=True) / WIDEN
-    return jnp.linalg.norm(step) < STEEP
 
 
 @precision.full
