@@ -17,7 +17,7 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import keys, precision
 from lvm_jax.bits import Bernoulli
-from lvm_jax.normals import FullRankNormal, LowRankNormal
+from lvm_jax.normals import FullRankNormal, LowRankNormal, upper_factor
 from lvm_jax.support import BITS, REAL, Support, whole_numbers
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
@@ -198,8 +198,7 @@ def gaussian_parts(q: Distribution) -> tuple[Array, Array] | None:
     if isinstance(q, FullRankNormal):
         return q.mean, q.cholesky
     if isinstance(q, LowRankNormal):
-        covariance = q.factor @ q.factor.T + jnp.diag(q.scale**2)
-        return q.mean, jnp.linalg.cholesky(covariance)
+        return q.mean, upper_factor(jnp.concatenate([q.factor.T, jnp.diag(q.scale)]))[1].T
     normals = independent_normals(q)
     if normals is None:
         return None

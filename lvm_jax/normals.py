@@ -12,12 +12,34 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import keys, precision
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+def upper_factor(rows: Float[Array, "M R"]) -> tuple[Array, Array]:
+    """Q [M, R] with orthonormal columns and upper R [R, R] of positive diagonal, Q R = `rows`.
+
+    R^T is the Cholesky factor of rows^T rows, without the digits that forming this product loses:
+    it squares the condition number.
+    """
+    q, r = jnp.linalg.qr(rows)
+    sign = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
+    return q * sign[None], r * sign[:, None]
+
+
+@precision.full
+def capacitance(white: Float[Array, "D R"]) -> tuple[Array, Array, Array]:
+    """Q_1 [D, R], Q_2 [R, R] and upper R of [white; I] = [Q_1; Q_2] R: I + white^T white = R^T R.
+
+    Woodbury's identity for a covariance white white^T + I, backward stable.
+    """
+    eye = jnp.eye(white.shape[1], dtype=white.dtype)
+    q, r = upper_factor(jnp.concatenate([white, eye]))
+    return q[: white.shape[0]], q[white.shape[0] :], r
 
 
 class LogCholesky(NamedTuple):
@@ -73,27 +95,21 @@ class LowRankNormal(NamedTuple):
     factor: Float[Array, "D R"]
     scale: Float[Array, " D"]
 
-    @precision.full
-    def _capacitance(self) -> tuple[Array, Array]:
-        """F^T S^-2, and the Cholesky factor of I + F^T S^-2 F (Woodbury's identity)."""
-        scaled = (self.factor / (self.scale**2)[:, None]).T
-        inner = jnp.eye(self.factor.shape[1], dtype=self.factor.dtype) + scaled @ self.factor
-        return scaled, jnp.linalg.cholesky(inner)
-
-    def _log_det(self, cholesky: Array) -> Scalar:
-        """Half the log-determinant of the covariance."""
-        return jnp.log(self.scale).sum() + jnp.log(jnp.diagonal(cholesky)).sum()
+    def _capacitance(self) -> tuple[Array, Array, Scalar]:
+        """Q_1 and Q_2 of [S^-1 F; I] = Q R, and half the log-determinant of the covariance."""
+        top, bottom, upper = capacitance(self.factor / self.scale[:, None])
+        return top, bottom, jnp.log(self.scale).sum() + jnp.log(jnp.diagonal(upper)).sum()
 
     @precision.full
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
-        """Log-density of one point, in nats, at a cost of O(D R + R^3)."""
-        scaled, cholesky = self._capacitance()
-        delta = value - self.mean
-        common = cho_solve((cholesky, True), scaled @ delta)
-        # A sum of squares: the textbook difference loses all digits where F F^T dwarfs scale^2.
-        own = (delta - self.factor @ common) / self.scale
-        quadratic = own @ own + common @ common
-        return -0.5 * (quadratic + value.size * LOG_2PI) - self._log_det(cholesky)
+        """Log-density of one point, in nats, at a cost of O(D R^2)."""
+        top, bottom, log_det = self._capacitance()
+        white = (value - self.mean) / self.scale
+        common = top.T @ white
+        # What [white; 0] leaves off the columns of Q, a sum of squares: the textbook difference
+        # loses all digits where F F^T dwarfs scale^2.
+        own, rest = white - top @ common, bottom @ common
+        return -0.5 * (own @ own + rest @ rest + value.size * LOG_2PI) - log_det
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """mean + F epsilon + scale epsilon', [*sample_shape, D]."""
@@ -105,9 +121,8 @@ class LowRankNormal(NamedTuple):
     ) -> tuple[Array, Array]:
         """Draws [*sample_shape, D], and log q of each from its own noise (e, e').
 
-        With S = diag(scale) and C = I + F^T S^-2 F the quadratic form of z - mean is
-
-            |e' - S^-1 F w|^2 + |e + w|^2,    w = C^-1 (F^T S^-1 e' - e)
+        With S = diag(scale) and [S^-1 F; I] = Q R the quadratic form of z - mean is the square of
+        what [e'; -e] leaves off the columns of Q.
         """
         key_factor, key_scale = jax.random.split(keys.unrolled(seed))
         dim, rank = self.factor.shape
@@ -115,13 +130,12 @@ class LowRankNormal(NamedTuple):
         own = jax.random.normal(key_scale, (*sample_shape, dim), self.mean.dtype)
         mean, scale = (jnp.broadcast_to(leaf, own.shape) for leaf in (self.mean, self.scale))
         z = mean + common @ self.factor.T + scale * own
-        cholesky = self._capacitance()[1]
-        white = self.factor / self.scale[:, None]
-        shift = cho_solve((cholesky, True), (own @ white - common).reshape(-1, rank).T)
-        shift = shift.T.reshape(common.shape)
-        quadratic = ((own - shift @ white.T) ** 2).sum(-1) + ((common + shift) ** 2).sum(-1)
-        return z, -0.5 * (quadratic + dim * LOG_2PI) - self._log_det(cholesky)
+        top, bottom, log_det = self._capacitance()
+        along = own @ top - common @ bottom
+        quadratic = ((own - along @ top.T) ** 2).sum(-1)
+        quadratic = quadratic + ((common + along @ bottom.T) ** 2).sum(-1)
+        return z, -0.5 * (quadratic + dim * LOG_2PI) - log_det
 
     def entropy(self) -> Scalar:
         """H = D/2 (1 + log 2 pi) + log |Sigma| / 2, in nats."""
-        return 0.5 * self.mean.shape[0] * (1 + LOG_2PI) + self._log_det(self._capacitance()[1])
+        return 0.5 * self.mean.shape[0] * (1 + LOG_2PI) + self._capacitance()[2]

@@ -9,7 +9,7 @@ import scipy.stats
 from model_cases import quick_jit
 
 import lvm_jax
-from lvm_jax import distributions
+from lvm_jax import distributions, keys
 from lvm_jax.distributions import FullRankNormal, LowRankNormal, Table
 from lvm_jax.normals import LogCholesky
 
@@ -282,6 +282,39 @@ def test_low_rank_keeps_its_digits_where_the_factor_dwarfs_the_scale():
     want = scipy.stats.multivariate_normal(np.zeros(3), sigma).logpdf(point.astype(float))
     q = LowRankNormal(jnp.zeros(3), jnp.asarray(factor, jnp.float32), jnp.full(3, 1e-3))
     np.testing.assert_allclose(q.log_prob(jnp.asarray(point)), want, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [3e3, 1e6])
+def test_low_rank_keeps_its_digits_where_the_columns_are_nearly_collinear(size):
+    factor = np.array([[size, size], [0, 1], [-0.5, 0.25]])
+    scale = np.array([1.0, 0.5, 2.0])
+    u, s, _ = np.linalg.svd(factor / scale[:, None], full_matrices=False)
+    log_det = np.log(scale).sum() + 0.5 * np.log1p(s**2).sum()
+    arrays = (jnp.asarray(v, jnp.float32) for v in (np.zeros(3), factor, scale))
+    q = LowRankNormal(*arrays)
+    np.testing.assert_allclose(q.entropy(), 1.5 * (1 + np.log(2 * np.pi)) + log_det, rtol=1e-6)
+    point = (factor @ [0.7, -1.2] + scale * [0.3, -0.8, 1.1]).astype(np.float32).astype(float)
+    white = point / scale
+    along = u.T @ white
+    quadratic = ((white - u @ along) ** 2).sum() + (along**2 / (1 + s**2)).sum()
+    want = -0.5 * (quadratic + 3 * np.log(2 * np.pi)) - log_det
+    np.testing.assert_allclose(q.log_prob(jnp.asarray(point, jnp.float32)), want, rtol=1e-6)
+    # A draw of noise e, e' has the quadratic form of [e'; -e] off the columns of [S^-1 F; I].
+    log_q = q.sample_and_log_prob(seed=jax.random.key(3), sample_shape=(11,))[1]
+    key_factor, key_scale = jax.random.split(keys.unrolled(jax.random.key(3)))
+    noise = np.hstack(
+        [jax.random.normal(key_scale, (11, 3)), -jax.random.normal(key_factor, (11, 2))]
+    ).astype(float)
+    basis = np.linalg.qr(np.vstack([factor / scale[:, None], np.eye(2)]))[0]
+    quadratic = ((noise - noise @ basis @ basis.T) ** 2).sum(1)
+    want = -0.5 * (quadratic + 3 * np.log(2 * np.pi)) - log_det
+    np.testing.assert_allclose(log_q, want, rtol=2e-6)
+    # Its Cholesky factor as a normal of full rank: the same log-determinant.
+    _, cholesky = distributions.gaussian_parts(q)
+    np.testing.assert_allclose(np.log(np.diagonal(cholesky)).sum(), log_det, rtol=1e-6)
+    dense = np.asarray(cholesky, np.float64)
+    target = factor @ factor.T + np.diag(scale**2)
+    np.testing.assert_allclose(dense @ dense.T, target, rtol=0, atol=1e-6 * target.max())
 
 
 def test_distributions_is_the_only_door_to_distrax():

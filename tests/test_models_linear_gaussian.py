@@ -12,6 +12,7 @@ from lvm_jax import distributions, models
 from lvm_jax.compiling import STORE
 from lvm_jax.em import ConvergenceWarning, Outcome
 from lvm_jax.models import factor_analysis, linear_gaussian, ppca
+from lvm_jax.models.factor_analysis import expect
 from lvm_jax.normals import LogCholesky
 
 RNG = np.random.default_rng(0)
@@ -108,6 +109,63 @@ def test_float32_keeps_its_digits_at_small_noise():
     want = scipy.stats.multivariate_normal(w @ m + b, sigma).logpdf(x.astype(np.float64))
     # x itself is known to 1e-7 of about 2 only, that is 2e-4 s: about 1e-3 of the quadratic.
     np.testing.assert_allclose(model.log_evidence(theta, jnp.asarray(x)), want, atol=0.02)
+
+
+def by_svd(loadings, offset, prior_mean, log_noise, x):
+    """log p(x), posterior mean and covariance, d log p / d W and d log p / d log s, in float64."""
+    scale = np.exp(log_noise)
+    u, s, vt = np.linalg.svd(loadings / scale, full_matrices=False)
+    white = (x - offset - loadings @ prior_mean) / scale
+    along = u.T @ white
+    quadratic = ((white - u @ along) ** 2).sum() + (along**2 / (1 + s**2)).sum()
+    log_p = -0.5 * (quadratic + np.log1p(s**2).sum() + x.size * (np.log(2 * np.pi) + 2 * log_noise))
+    covariance = (vt.T / (1 + s**2)) @ vt
+    mean = prior_mean + vt.T @ (s / (1 + s**2) * along)
+    precise = (np.eye(x.size) - (u * (s**2 / (1 + s**2))) @ u.T) / scale**2
+    pull = precise @ white * scale
+    in_loadings = np.outer(pull, pull @ loadings + prior_mean) - precise @ loadings
+    return log_p, mean, covariance, in_loadings, (pull @ pull - np.trace(precise)) * scale**2
+
+
+@pytest.mark.parametrize("size", [30.0, 3e3, 1e4, 1e6])
+def test_float32_keeps_its_digits_with_nearly_collinear_loadings(size):
+    # I + W^T W has eigenvalues near 2 size^2 and 1.5: formed in float32 it loses the second.
+    rng = np.random.default_rng(4)
+    loadings = np.array([[size, size], [0, 1], [-0.5, 0.25]])
+    theta = models.LinearGaussian(
+        np.array([0.3, -0.2]), loadings, np.array([0.1, 0.4, -1.0]), np.array(-0.3)
+    )
+    theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), theta)
+    m, w, b, log_noise = (np.asarray(leaf, np.float64) for leaf in theta)
+    x = (w @ rng.normal(size=2) + b + np.exp(log_noise) * rng.normal(size=3)).astype(np.float32)
+    model = linear_gaussian(2, 3)
+    q, log_p, slope = jax.jit(
+        lambda t, x: (model.posterior(t, x), *jax.value_and_grad(model.log_evidence)(t, x))
+    )(theta, x)
+    want = by_svd(w, b, m, log_noise, x.astype(np.float64))
+    found = (log_p, q.mean, q.cholesky @ q.cholesky.T, slope.loadings, slope.log_noise)
+    for got, truth in zip(found[:3], want[:3], strict=True):
+        np.testing.assert_allclose(got, truth, rtol=0, atol=2e-6 * np.abs(truth).max())
+    # d log p / d W is a sum of terms of W times slopes near 1 / size: measured 2e-9 size at 1e6.
+    np.testing.assert_allclose(found[3], want[3], rtol=0, atol=2e-6 + 4e-9 * size)
+    np.testing.assert_allclose(found[4], want[4], rtol=0, atol=2e-6)
+
+
+def test_expectation_keeps_its_digits_with_nearly_collinear_loadings():
+    rng = np.random.default_rng(5)
+    loadings = np.array([[3e3, 3e3], [0, 1], [-0.5, 0.25]])
+    noise = np.array([1.0, 0.5, 2.0])
+    rows = rng.normal(size=(5, 2)) @ loadings.T + rng.normal(size=(5, 3))
+    arrays = (jnp.asarray(value, jnp.float32) for value in (rows, loadings, noise))
+    found = jax.jit(expect)(*arrays)
+    u, s, vt = np.linalg.svd(loadings / np.sqrt(noise)[:, None], full_matrices=False)
+    white = rows.astype(np.float32) / np.sqrt(noise)
+    along = white @ u
+    np.testing.assert_allclose(found.covariance, (vt.T / (1 + s**2)) @ vt, atol=2e-6)
+    np.testing.assert_allclose(found.means, (along * (s / (1 + s**2))) @ vt, atol=1e-5)
+    quadratic = ((white - along @ u.T) ** 2).sum() + (along**2 / (1 + s**2)).sum()
+    log_det = np.log(2 * np.pi * noise).sum() + np.log1p(s**2).sum()
+    np.testing.assert_allclose(found.log_likelihood, -0.5 * (quadratic + log_det), rtol=1e-5)
 
 
 def test_ppca_is_the_maximum_and_agrees_with_scikit_learn(x64):

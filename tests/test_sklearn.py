@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from lvm_jax.sklearn import GaussianMixture
+from lvm_jax.sklearn import GaussianMixture, arrays
 
 TYPES = ("full", "tied", "diag", "spherical")
 RNG = np.random.default_rng(0)
@@ -141,3 +141,12 @@ def test_check_estimator_has_no_failures():
     skipped = {r["check_name"] for r in results if r["status"] == "skipped"}
     assert failed == []
     assert skipped <= {"check_array_api_input"}
+
+
+def test_precision_factors_of_a_narrow_component_keep_their_digits():
+    # Deviations 1 and 1e-5: the covariance formed in float32 would lose the smaller one.
+    lower = np.array([[1.0, 0, 0], [0.5, 1e-5, 0], [-0.3, 2e-5, 0.7]])
+    factors = np.linalg.inv(lower).T.astype(np.float32)
+    found = arrays.scale_of(np.stack([factors, -factors]), "full")
+    for one in found:
+        np.testing.assert_allclose(one, lower, rtol=2e-5, atol=1e-7)

@@ -271,3 +271,14 @@ def test_directions_of_equal_variance_do_no_harm():
     model = ProbabilisticPCA(1).fit(np.vstack([np.eye(3), -np.eye(3)]))  # covariance 2/5 I
     np.testing.assert_allclose(model.get_covariance(), 0.4 * np.eye(3), atol=1e-12)
     assert np.isfinite(model.transform(np.eye(3))).all()
+
+
+def test_the_precision_keeps_its_digits_in_float32():
+    # Loadings that are nearly collinear: I + W^T W has a condition of 1e7.
+    model = FactorAnalysis(2).fit(X.astype(np.float32))
+    loadings = np.random.default_rng(9).normal(size=(D, 2))
+    loadings[:2] = [[3e3, 3e3], [0, 1]]
+    model.components_ = loadings.T.astype(np.float32)
+    w, noise = model.components_.T.astype(float), model.noise_variance_.astype(float)
+    truth = np.linalg.inv(w @ w.T + np.diag(noise))
+    np.testing.assert_allclose(model.get_precision(), truth, rtol=0, atol=1e-6 * truth.max())

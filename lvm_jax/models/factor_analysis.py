@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve
+from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import checks, precision
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.models.linear_gaussian import LinearGaussian
 from lvm_jax.models.ppca import principal, read
+from lvm_jax.normals import capacitance
 from lvm_jax.outcome import ConvergenceWarning, Outcome
 from lvm_jax.typing import Array, ArrayLike, Float, Int, Scalar
 
@@ -119,14 +120,14 @@ def expect(rows: Array, loadings: Array, noise: Array) -> Expectation:
     """The E-step, for rows A [M, D] with A^T A the sample covariance."""
     scale = jnp.sqrt(noise)
     white_loadings, white_rows = loadings / scale[:, None], rows / scale[None]
-    eye = jnp.eye(loadings.shape[1], dtype=loadings.dtype)
-    cholesky = jnp.linalg.cholesky(eye + white_loadings.T @ white_loadings)
-    means = cho_solve((cholesky, True), (white_rows @ white_loadings).T).T
+    top, bottom, upper = capacitance(white_loadings)
+    along = white_rows @ top
+    inverse = solve_triangular(upper, jnp.eye(len(upper), dtype=upper.dtype))
     # tr(Sigma^-1 A^T A) as a sum of squares, which cannot cancel.
-    quadratic = ((white_rows - means @ white_loadings.T) ** 2).sum() + (means**2).sum()
-    log_det = jnp.log(scale).sum() + jnp.log(jnp.diagonal(cholesky)).sum()
+    quadratic = ((white_rows - along @ top.T) ** 2).sum() + ((along @ bottom.T) ** 2).sum()
+    log_det = jnp.log(scale).sum() + jnp.log(jnp.diagonal(upper)).sum()
     value = -0.5 * (quadratic + scale.size * math.log(2 * math.pi)) - log_det
-    return Expectation(means, cho_solve((cholesky, True), eye), value)
+    return Expectation(along @ inverse.T, inverse @ inverse.T, value)
 
 
 @precision.full

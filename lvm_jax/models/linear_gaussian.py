@@ -9,7 +9,7 @@ from jax.scipy.linalg import solve_triangular
 from lvm_jax import checks, precision
 from lvm_jax.distributions import FullRankNormal, LowRankNormal, normal
 from lvm_jax.models.base import Model
-from lvm_jax.normals import LogCholesky
+from lvm_jax.normals import LogCholesky, capacitance
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
 
 NOISES = ("isotropic", "diagonal", "full")
@@ -67,13 +67,13 @@ def likelihood(theta: LinearGaussian, z: Float[Array, " L"]) -> Distribution:
 def posterior(theta: LinearGaussian, x: Float[Array, " D"]) -> FullRankNormal:
     """N(m + V W^T Psi^-1 (x - b - W m), V), with V^-1 = I + W^T Psi^-1 W."""
     loadings, residual, _ = whiten(theta, x)
-    eye = jnp.eye(loadings.shape[1], dtype=loadings.dtype)
-    # With the axes turned round, V^-1 = U U^T has an upper U, so that U^-T is lower and V's own
-    # Cholesky factor: V is never formed, and no digit of a small variance is lost.
-    turned = jnp.linalg.cholesky((eye + loadings.T @ loadings)[::-1, ::-1])
-    cholesky = solve_triangular(turned, eye, lower=True).T[::-1, ::-1]
-    shift = cholesky @ (cholesky.T @ (loadings.T @ residual))
-    return FullRankNormal(theta.prior_mean + shift, cholesky)
+    # With the columns turned round, [W; I] = Q R gives V^-1 = U U^T with an upper U, R^T turned
+    # back, so that U^-T is lower and V's own Cholesky factor. Neither V nor V^-1 is formed, and no
+    # digit of a small variance is lost. The mean solves [W; I] z = [r; 0] by least squares.
+    top, _, upper = capacitance(loadings[:, ::-1])
+    inverse = solve_triangular(upper, jnp.eye(len(upper), dtype=upper.dtype))
+    shift = (inverse @ (top.T @ residual))[::-1]
+    return FullRankNormal(theta.prior_mean + shift, inverse[::-1, ::-1])
 
 
 def log_evidence(theta: LinearGaussian, x: Float[Array, " D"]) -> Scalar:

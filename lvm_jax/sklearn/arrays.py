@@ -84,8 +84,9 @@ def scale_of(factors: np.ndarray, covariance_type: str) -> np.ndarray:
     factors = np.asarray(factors)
     if covariance_type in ("diag", "spherical"):
         return 1 / factors
-    inverse = np.linalg.inv(factors)
-    return np.linalg.cholesky(np.swapaxes(inverse, -1, -2) @ inverse)
+    upper = np.linalg.qr(np.linalg.inv(factors), mode="r")  # no product that squares the condition
+    lower = np.swapaxes(upper, -1, -2)
+    return lower * np.sign(np.diagonal(upper, axis1=-2, axis2=-1))[..., None, :]
 
 
 def _check_weights(weights: np.ndarray, num_components: int) -> np.ndarray:

@@ -130,13 +130,14 @@ class LinearGaussianEstimator(
         return loadings @ loadings.T + np.diag(noise)
 
     def get_precision(self) -> np.ndarray:
-        """The inverse of the covariance of x, by Woodbury's identity."""
+        """The inverse of the covariance of x, by Woodbury's identity, computed in float64."""
         check_is_fitted(self)
-        scale = np.sqrt(np.broadcast_to(self.noise_variance_, self.mean_.shape))[:, None]
+        noise = np.broadcast_to(self.noise_variance_, self.mean_.shape).astype(np.float64)
+        scale = np.sqrt(noise)[:, None]
         white = self._loadings / scale
-        eye = np.eye(white.shape[1], dtype=white.dtype)
-        inner = np.linalg.solve(eye + white.T @ white, white.T)
-        return (np.eye(white.shape[0], dtype=white.dtype) - white @ inner) / (scale * scale.T)
+        top = np.linalg.qr(np.concatenate([white, np.eye(white.shape[1])]))[0][: len(white)]
+        precision = (np.eye(len(white)) - top @ top.T) / (scale * scale.T)
+        return precision.astype(self.mean_.dtype)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
