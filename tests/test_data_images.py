@@ -72,6 +72,12 @@ DAMAGED = {  # which file, what is in it instead, and what is said
     "empty": (0, lambda c: b"", "expected an IDX file, .* got an empty file"),
     "web page": (0, lambda c: b"<html>" + c, r"expected an IDX file, .* got b'<html>"),
     "other numbers": (0, lambda c: b"\0\0\x0d" + c[3:], r"of unsigned bytes .* got type 0x0d"),
+    "65 axes": (
+        0, lambda c: b"\0\0\x08\x41" + 65 * b"\0\0\0\1" + b"7", "of at most 32 axes, got 65"
+    ),
+    "an axis of nothing": (
+        0, lambda c: b"\0\0\x08\4" + 4 * b"\0" + 12 * b"\xff", "an axis of length 0: .0, 4294967295"
+    ),
     "header, cut off": (0, lambda c: c[:9], "cut off within its header, after 9 bytes"),
     "cut off": (0, lambda c: c[:-5], "promises 6 x 3 x 2 = 36 bytes, got 31: cut off"),
     "too long": (2, lambda c: c + b"more", "promises 4 x 3 x 2 = 24 bytes, got 28: something"),
@@ -220,7 +226,7 @@ def test_a_users_file_is_its_array(tmp_path):
     np.testing.assert_array_equal(loaded.train, same.train)
     assert (loaded.name, loaded.shape, len(default.test)) == ("faces", (3, 4), 2)
     assert len(data.load_images(path, "15/5").validation) == 0
-    for split in ("13/3/5", "20", "0/20", "a/b", "10/5/4/1", "21/-1"):
+    for split in ("13/3/5", "20", "0/20", "a/b", "10/5/4/1", "21/-1", "١٢/٣/٥"):
         with pytest.raises(ValueError, match=f"split: .* add up to 20, got '{split}'"):
             data.load_images(path, split)
     with pytest.raises(FileNotFoundError, match=r"face\.npy; did you mean .*faces\.npy"):

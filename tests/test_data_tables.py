@@ -35,6 +35,7 @@ GOOD = {
     "windows lines": ("a.csv", NAMED.replace("\n", "\r\n"), HM),
     "no last newline": ("a.csv", NAMED.rstrip(), HM),
     "blank lines": ("a.csv", "\n \nheight;mass\n\n1;2\n\n3.5;-4e3\n\n", HM),
+    "many spellings": ("a.csv", "height,mass\n+1.,2e0\n35E-1,-4000.0\n", HM),
     "quotes and spaces": ("a.csv", '"height" , mass\n"1", 2\n 3.5 ,"-4e3"\n', HM),
     "delimiter in a name": ("a.csv", '"height","mass; kg"\n1,2\n3.5,-4e3\n', ("height", "mass; kg")),
     "no header": ("a.csv", "1,2\n3.5,-4e3\n", X12),
@@ -119,6 +120,16 @@ BAD = {
     "text": (
         "a.csv", "a,b\n1,2\n\n3,tall\n",
         r"expected numbers in column 'b', got the text 'tall' on line 4 of .*a\.csv.*by name with",
+    ),
+    "underscores": ("a.csv", "a,b\n1,2\n1_000,3\n", "in column 'a', got the text '1_000' on line 3"),
+    "other digits": ("a.csv", "a,b\n1,2\n3,٣\n", "in column 'b', got the text '٣' on line 3"),
+    "no header of numbers": ("a.csv", "1_000\n٣\n", r"column '1_000', got the text '٣' on line 2"),
+    "a blank line in one column": (
+        "a.csv", "\n\nheight\n1\n\n2\n  \n3\n\n",
+        r"got 2 missing .* in 2 of 5 rows .* \(2 in 'height'\); the first is on line 5, column",
+    ),
+    "a quoted nothing in one column": (
+        "a.csv", 'height\n1\n2\n""\n', r"got 1 missing .* in 1 of 3 rows .* on line 4, column"
     ),
     "decimal comma": ("a.csv", "a;b\n1,5;2\n", "in column 'a', got the text '1,5' on line 2"),
     "missing": (

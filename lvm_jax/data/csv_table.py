@@ -33,7 +33,8 @@ def read_csv(path: Path, columns: Sequence[str] | None) -> Columns:
 
     The delimiter is the one of comma, semicolon and tab that the first line has most of. A first
     line of numbers and missing values only is data; otherwise it is the header. Blank lines are
-    skipped.
+    skipped, but for a file of one column, where a blank line between two rows is a missing value,
+    and so is a line "".
     """
     text = _read_text(path)
     names = text.names
@@ -58,6 +59,7 @@ def check_distinct(path: Path, names: Sequence[str]) -> None:
 def _read_text(path: Path) -> Text:
     rows: list[list[str]] = []
     lines: list[int] = []
+    blank: list[int] = []  # lines since the last row
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = next((line for line in file if line.strip()), "")
@@ -65,10 +67,17 @@ def _read_text(path: Path) -> Text:
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter)
             for row in reader:
-                if len(row) > 1 or "".join(row).strip():
-                    rows.append(row)
-                    lines.append(reader.line_num)
-                    _check_width(path, rows, reader.line_num, delimiter)
+                single = bool(rows) and len(rows[0]) == 1
+                if len(row) < 2 and not "".join(row).strip() and not (single and row == [""]):
+                    blank.append(reader.line_num)
+                    continue
+                if single:
+                    rows.extend([""] for _ in blank)
+                    lines.extend(blank)
+                blank.clear()
+                rows.append(row)
+                lines.append(reader.line_num)
+                _check_width(path, rows, reader.line_num, delimiter)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"path: expected UTF-8 delimited text, got {path}: {error}") from error
     if not rows:
@@ -91,12 +100,19 @@ def _check_width(path: Path, rows: list[list[str]], line: int, delimiter: str) -
 
 def _column(path: Path, text: Text, index: int) -> np.ndarray:
     cells = [row[index].strip() for row in text.rows]
-    try:
-        return np.array(cells, dtype=str).astype(np.float64)
-    except ValueError:  # a missing value or a word: go cell by cell, to say which and where
-        name = text.names[index]
-        where = [f"line {line} of {path}" for line in text.lines]
-        return np.array([_number(c, name, w) for c, w in zip(cells, where, strict=True)])
+    if _is_plain("".join(cells)):
+        try:
+            return np.array(cells, dtype=str).astype(np.float64)
+        except ValueError:  # a missing value or a word: go cell by cell, to say which and where
+            pass
+    name = text.names[index]
+    where = [f"line {line} of {path}" for line in text.lines]
+    return np.array([_number(c, name, w) for c, w in zip(cells, where, strict=True)])
+
+
+def _is_plain(text: str) -> bool:
+    """Python's float takes 1_000 and the digits of every script too, which no table has."""
+    return text.isascii() and "_" not in text
 
 
 def _is_number(cell: str) -> bool:
@@ -104,7 +120,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return _is_plain(cell.strip())
 
 
 def _is_missing(cell: str) -> bool:

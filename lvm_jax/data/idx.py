@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = 0x08  # the third byte of an IDX file: the type of its numbers
+MOST_AXES = 32  # of an array: NumPy has 64 at most, images have 3
 AGAIN = "Copy or download it again."
 
 
@@ -47,10 +48,16 @@ def parse_idx(content: bytes, path: Path) -> UInt8[np.ndarray, "..."]:
             f"{path}: expected an IDX file of unsigned bytes (type 0x08), got type "
             f"0x{content[2]:02x}. {AGAIN}"
         )
+    if content[3] > MOST_AXES:
+        raise ValueError(
+            f"{path}: expected an IDX file of at most {MOST_AXES} axes, got {content[3]}. {AGAIN}"
+        )
     start = 4 + 4 * content[3]
     if len(content) < start:
         raise ValueError(f"{path}: cut off within its header, after {len(content)} bytes. {AGAIN}")
     axes = tuple(int(n) for n in np.frombuffer(content, ">u4", count=content[3], offset=4))
+    if 0 in axes:
+        raise ValueError(f"{path}: expected numbers, got an axis of length 0: {axes}. {AGAIN}")
     if len(content) - start != math.prod(axes):
         raise ValueError(
             f"{path}: its header promises {' x '.join(map(str, axes))} = {math.prod(axes)} bytes, "

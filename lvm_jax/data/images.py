@@ -129,7 +129,7 @@ def _load_file(path: Path, split: str | None) -> ImageData:
 
 def read_split(split: str, num_images: int) -> Counts:
     """The numbers in "train/test" or "train/validation/test"; ValueError if they do not add up."""
-    parts = [int(part) if part.strip().isdecimal() else -1 for part in split.split("/")]
+    parts = [int(p) if p.strip().isdecimal() and p.isascii() else -1 for p in split.split("/")]
     if len(parts) not in (2, 3) or min(parts) < 0 or parts[0] == 0 or sum(parts) != num_images:
         raise ValueError(
             "split: expected train/test or train/validation/test, numbers of images that add up "
