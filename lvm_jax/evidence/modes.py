@@ -14,7 +14,7 @@ from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Latent, Params
 from lvm_jax.weights import LogJoint
 
 MOST = 16  # modes of a point
-PATIENCE, NUM_CLIMBS = 16, 64  # climbs in a row that may end at nothing new, and climbs in all
+PATIENCE, NUM_CLIMBS = 32, 96  # climbs in a row that may end at nothing new, and climbs in all
 SHARE, WIDEN = 0.3, 1.2  # of the draws for all modes together, and the width of their normals
 SAME = 1.0  # standard deviations between two ends, by either curvature, below which they are one
 
