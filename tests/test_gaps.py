@@ -11,8 +11,10 @@ from decomposition_cases import quick_programs  # noqa: F401
 from model_cases import CASES
 
 from lvm_jax import distributions, evidence, guides, weights
-from lvm_jax.decomposition import Measured, average, fit_local, gaps
-from lvm_jax.models import Model
+from lvm_jax.decomposition import Measured, average, decompose_exactly, fit_local, gaps
+from lvm_jax.decomposition.gaps import _safe_elbo
+from lvm_jax.decomposition.local import _express
+from lvm_jax.models import Model, log_joint
 
 MODEL, THETA, ROWS, *_ = CASES["diagonal"]()  # two latent dimensions, x in three
 ROWS = ROWS * jnp.array([[1.0], [0.5]])
@@ -178,42 +180,137 @@ def test_starts_find_the_larger_mode():
     assert found.gain.value[0] > 0.5
 
 
-def test_fit_local_uses_no_key_twice(monkeypatch):
-    # Every draw, and every start of the family, reports its key from inside the compiled loop.
-    seen = []
+@pytest.fixture
+def seen(monkeypatch):
+    """The keys of all draws and splits, in numbers, from inside compiled loops too.
 
-    def note(key):
-        record = lambda data: seen.append(tuple(np.ravel(data).tolist()))  # noqa: E731
-        jax.debug.callback(record, jax.random.key_data(key))
+    `note` adds one by hand.
+    """
+    keys, draw, split = [], weights.draw, jax.random.split
 
-    def draw(key, q, num_samples, own=weights.draw):
+    def note(key, place=0.0):  # of each q that a mapped key serves
+        record = lambda data, _: keys.append(tuple(np.ravel(data).tolist()))  # noqa: E731
+        jax.debug.callback(record, jax.random.key_data(key), place)
+
+    def noted(key, q, num_samples):
+        gaussian = distributions.gaussian_parts(q)
+        note(key, 0.0 if gaussian is None else gaussian[0])
+        return draw(key, q, num_samples)
+
+    def noted_split(key, num=2):
         note(key)
-        return own(key, q, num_samples)
+        return split(key, num)
+
+    monkeypatch.setattr(weights, "draw", noted)
+    monkeypatch.setattr(jax.random, "split", noted_split)
+    return keys, note
+
+
+def times(keys, result):
+    """How often each key was used, in rising order."""
+    jax.block_until_ready(result)
+    jax.effects_barrier()
+    return sorted(collections.Counter(keys).values())
+
+
+class Student:
+    """A q that is no pytree and has no closed moments: its own come from draws."""
+
+    def sample(self, *, seed, sample_shape=()):
+        return jax.random.t(seed, 5.0, (*sample_shape, 2))
+
+    def log_prob(self, z):
+        return jax.scipy.stats.t.logpdf(z, 5.0).sum()
+
+
+def test_fit_local_uses_no_key_twice(seen):
+    keys, note = seen
 
     def init(key):
         note(key)
         return guides.families.MeanField(jax.random.normal(key, (2,)), jnp.zeros(2))
 
-    class Student:  # without closed moments: its own come from draws
-        def sample(self, *, seed, sample_shape=()):
-            return jax.random.t(seed, 5.0, (*sample_shape, 2))
-
-        def log_prob(self, z):
-            return jax.scipy.stats.t.logpdf(z, 5.0).sum()
-
-    monkeypatch.setattr(weights, "draw", draw)
     guide = guides.Guide(lambda key: (), lambda phi, x: Student())
     family = guides.Family(init, guides.mean_field(2).build)
     found = fit_local(
         jax.random.key(5), MODEL, guide, THETA, (), X[:1], family, num_steps=2, num_draws=3,
         num_starts=3, optimizer=optax.sgd(1e-3),
     )  # fmt: skip
-    jax.block_until_ready(found)
-    jax.effects_barrier()
-    times = collections.Counter(seen)
-    # One look at the family; of the point 3 starts, q's moments, the prior, 3 x 2 steps, the choice
-    # among the starts, and the gain, which compares two q by one key.
-    assert sorted(times.values()) == [1] * 13 + [2]
+    # One look at the family; of the point 3 starts, q's moments, the prior, 3 x 2 steps; the gain,
+    # which compares two q by one key; and the choice among the starts, by one key for the three.
+    # 4 keys are split.
+    assert times(keys, found) == [1] * (12 + 4) + [2, 3]
+
+
+def test_gaps_choose_and_measure_by_different_draws(seen):
+    keys, _ = seen
+    guide = guides.Guide(lambda key: (), lambda phi, x: Student())
+    found = gaps(
+        jax.random.key(5), MODEL, guide, THETA, (), X[:1], num_samples=3, num_steps=2,
+        families={"mean-field": guides.mean_field(2)}, optimizer=optax.sgd(1e-3), num_starts=1,
+    )  # fmt: skip
+    # fit_local: the prior, q's moments, 2 steps, the choice, its gain (2); then the guide and q*
+    # share the draws that choose between them, and others that measure both. 6 keys are split.
+    assert times(keys, found) == [1] * (5 + 6) + [2] * 3
+
+
+def test_the_gain_is_that_of_the_last_tenth():
+    # loc moves by 0.05 a step, in a line: after 27 and after 30 steps.
+    family, start = guides.mean_field(2), guides.families.MeanField(jnp.zeros(2), jnp.zeros(2))
+    guide = guides.Guide(lambda key: (), lambda phi, x: family.build(start))
+
+    def straight(key, joint, build, eta, num_samples):
+        return eta.loc.sum()
+
+    found = fit_local(
+        jax.random.key(0), MODEL, guide, THETA, (), X[:1], family, num_steps=30, num_starts=1,
+        estimate=straight, optimizer=optax.sgd(0.05),
+    )  # fmt: skip
+    np.testing.assert_allclose(found.eta.loc[0], [1.5, 1.5], rtol=1e-5)
+    joint = log_joint(MODEL, THETA, X[0])
+    elbos = [
+        decompose_exactly(joint, family.build(start._replace(loc=jnp.full(2, at)))).elbo.value
+        for at in (1.35, 1.5)
+    ]
+    error = found.gain.standard_error[0]
+    assert abs(found.gain.value[0] - (elbos[1] - elbos[0])) < 5 * error
+    assert error < 0.1 * abs(elbos[1] - elbos[0])
+
+
+def test_a_start_that_is_nan_is_not_chosen():
+    base = guides.mean_field(2)
+    broken = base._replace(init=lambda key: guides.families.MeanField(*jnp.full((2, 2), jnp.nan)))
+    found = fit_local(
+        jax.random.key(0), MODEL, GUIDE, THETA, PHI, X[:3], broken, num_steps=5, num_starts=2
+    )
+    assert found.start.tolist() == [0, 0, 0]
+    assert np.isfinite(found.eta.loc).all()
+
+
+def test_the_first_start_has_the_moments_of_the_guide():
+    full = distributions.FullRankNormal(
+        jnp.array([0.4, -1.0]), jnp.array([[0.5, 0.0], [-0.7, 1.3]])
+    )
+    sd = np.sqrt([0.25, 0.49 + 1.69])
+    eta = _express(jax.random.key(0), guides.mean_field(2).init(jax.random.key(1)), full)
+    np.testing.assert_allclose(eta.loc, full.mean, rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(eta.log_scale), sd, rtol=1e-5)
+    whole = guides.full_rank(2)
+    eta = _express(jax.random.key(0), whole.init(jax.random.key(1)), full)
+    np.testing.assert_allclose(whole.build(eta).cholesky, full.cholesky, rtol=1e-5)
+    # Draws of a Student of 5 degrees: variance 5/3 by coordinate, known to about a tenth.
+    eta = _express(jax.random.key(0), guides.mean_field(2).init(jax.random.key(1)), Student())
+    np.testing.assert_allclose(jnp.exp(eta.log_scale), np.full(2, (5 / 3) ** 0.5), rtol=0.25)
+    assert (np.abs(eta.loc) < 5 * (5 / 3 / 200) ** 0.5).all()
+
+
+def test_the_judge_takes_four_errors_off():
+    joint, key = log_joint(MODEL, THETA, X[0]), jax.random.key(4)
+    q = distributions.normal(jnp.zeros(2), jnp.full(2, 0.7))
+    log_w = np.asarray(weights.log_weights(key, joint, q, 200))
+    expected = log_w.mean() - 4 * log_w.std(ddof=1) / 200**0.5
+    np.testing.assert_allclose(_safe_elbo(key, joint, q), expected, rtol=1e-5)
+    assert _safe_elbo(key, lambda z: z[0] * jnp.nan, q) == -np.inf
 
 
 def test_intervals():

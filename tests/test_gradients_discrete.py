@@ -75,6 +75,35 @@ def test_straight_through_is_exact_for_a_linear_density(x64):
     np.testing.assert_allclose(draws, np.broadcast_to(exact, draws.shape), rtol=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.7])
+def test_relaxed_gradients_are_their_formula_draw_by_draw(x64, temperature):
+    # log p = c b: the soft bits are s = sigmoid((l + noise) / temperature), of slope s (1 - s) / t.
+    slope, phi, size = np.array([1.5, -0.4, 0.8]), np.array([0.3, -1.0, 0.6]), 5
+    noise = np.asarray(jax.random.logistic(KEY, (size, 3), jnp.float64))
+    soft = 1 / (1 + np.exp(-(phi[None] + noise) / temperature))
+    mean = 1 / (1 + np.exp(-phi))
+    of_entropy = -phi * mean * (1 - mean)
+    expected = slope * (soft * (1 - soft)).mean(0) / temperature + of_entropy
+    entropy = float(Bernoulli(jnp.asarray(phi)).entropy())
+    hard = phi[None] + noise > 0
+    for make, bits in ((gradients.concrete, soft), (gradients.straight_through, hard)):
+        value, found = jax.value_and_grad(
+            lambda phi, make=make: make(temperature)(
+                KEY, lambda z: jnp.asarray(slope) @ z, Bernoulli, phi, size
+            )
+        )(jnp.asarray(phi))
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+        np.testing.assert_allclose(value, (bits @ slope).mean() + entropy, rtol=1e-10)
+
+
+def test_the_control_of_rebar_is_the_soft_log_weight():
+    control = gradients.rebar_control(0.4, 0.7)
+    z = jnp.array([0.3, -0.8])
+    found = control(lambda b: 2 * b[0] - 3 * b[1] ** 2, jax.nn.sigmoid, z)
+    soft = 1 / (1 + np.exp(-np.asarray(z) / 0.4))
+    np.testing.assert_allclose(found, 0.7 * (2 * soft[0] - 3 * soft[1] ** 2), rtol=1e-5)
+
+
 # The published toy: E[(b - t)^2], b ~ Bernoulli(1/2).
 @functools.cache
 def toy(name, target):
