@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from lvm_jax import keys, precision
+from lvm_jax import checks, keys, precision
 from lvm_jax.support import BITS, Support
 from lvm_jax.typing import Array, Float, Key, Scalar
 
@@ -31,11 +31,7 @@ class Bernoulli(NamedTuple):
 
     def log_prob(self, value: Float[Array, " K"]) -> Scalar:
         """sum_k z_k l_k - log(1 + exp(l_k)), in nats."""
-        if jnp.shape(value) != self.logits.shape:
-            raise ValueError(
-                f"value: expected shape {self.logits.shape}, as the logits, got "
-                f"{jnp.shape(value)}; map over rows with jax.vmap"
-            )
+        checks.one_value(value, self.logits.shape, "logits")
         return _log_prob(value, self.logits)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax import keys, precision
+from lvm_jax import checks, keys, precision
 from lvm_jax.bits import Bernoulli
 from lvm_jax.normals import FullRankNormal, LowRankNormal, upper_factor
 from lvm_jax.support import BITS, REAL, Support, whole_numbers
@@ -66,6 +66,8 @@ class Table(NamedTuple):
 
     def log_prob(self, value: Latent) -> Scalar:
         """log q(z); -inf off the table."""
+        for rows, one in zip(jax.tree.leaves(self.values), jax.tree.leaves(value), strict=True):
+            checks.one_value(one, rows.shape[1:], "rows of the table")
         same = [
             (rows == one[None]).reshape(rows.shape[0], -1).all(1)
             for rows, one in zip(jax.tree.leaves(self.values), jax.tree.leaves(value), strict=True)
@@ -178,7 +180,18 @@ def flatten(space: Distribution) -> Distribution:
 
 def _log_probs(q: Distribution, values: Latent) -> Float[Array, " M"]:
     """log q of every value of its support, [M]."""
-    return q.log_probs if isinstance(q, Table) else jax.vmap(q.log_prob)(values)
+    return q.log_probs if isinstance(q, Table) else _log_probs_at(q, values)
+
+
+def _log_probs_at(q: Distribution, values: Latent) -> Float[Array, " M"]:
+    """log q of M values, [M]; refuses a q with a batch of parameters."""
+    found = jax.vmap(q.log_prob)(values)
+    if found.ndim != 1:
+        raise ValueError(
+            f"q: expected one log-density for one z, got shape {found.shape[1:]}; map over data "
+            "points with jax.vmap"
+        )
+    return found
 
 
 def digits(base: int, length: int) -> np.ndarray:
@@ -229,7 +242,7 @@ def kl_divergence(q: Distribution, p: Distribution) -> Scalar | None:
         return _gaussian_kl(left, right)
     values = support(q)
     if values is not None:
-        log_q, log_p = _log_probs(q, values), jax.vmap(p.log_prob)(values)
+        log_q, log_p = _log_probs(q, values), _log_probs_at(p, values)
         mass = jnp.exp(log_q)
         return jnp.where(mass > 0, mass * (log_q - log_p), 0.0).sum()
     return None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax import keys, precision
+from lvm_jax import checks, keys, precision
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 LOG_2PI = math.log(2 * math.pi)
@@ -63,6 +63,7 @@ class FullRankNormal(NamedTuple):
     @precision.full
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """Log-density of one point, in nats."""
+        checks.one_value(value, self.mean.shape, "mean")
         white = solve_triangular(self.cholesky, value - self.mean, lower=True)
         log_det = jnp.log(jnp.diagonal(self.cholesky)).sum()
         return -0.5 * (white @ white + value.size * LOG_2PI) - log_det
@@ -103,6 +104,7 @@ class LowRankNormal(NamedTuple):
     @precision.full
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """Log-density of one point, in nats, at a cost of O(D R^2)."""
+        checks.one_value(value, self.mean.shape, "mean")
         top, bottom, log_det = self._capacitance()
         white = (value - self.mean) / self.scale
         common = top.T @ white

@@ -69,7 +69,13 @@ class Mixture:
     def log_prob(self, value: Latent) -> Scalar:
         """log sum_k pi_k p_k(z), in nats."""
         each = jax.vmap(lambda part: self.component(self.shared, part).log_prob(value))
-        return jax.nn.logsumexp(self.log_weights + each(self.parts))
+        log_p = each(self.parts)
+        if log_p.shape != self.log_weights.shape:
+            raise ValueError(
+                f"value: expected one z, got a batch of shape {log_p.shape[1:]}; map over rows "
+                "with jax.vmap"
+            )
+        return jax.nn.logsumexp(self.log_weights + log_p)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
         """A component for each draw, then z from it; leaves [*sample_shape, ...]."""

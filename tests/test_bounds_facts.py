@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_cases import quick_jit
-from test_bounds import two_valued
+from test_bounds import mean_without, two_valued
 
 from lvm_jax import bounds, distributions
 from lvm_jax.weights import log_weights
@@ -62,6 +62,30 @@ def test_first_order_jackknife_of_many_weights(largest, x64):
     exact = size * np.log(total / size) - (size - 1) * left
     found = bounds.jackknife(1)(jnp.asarray(log_w))
     assert abs(found - exact) < 1e-8  # S times the rounding of numpy's own difference
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_jackknife_weights_cancel_the_powers_of_the_bias(order, x64):
+    # sum_j c_j = 1 and sum_j c_j (S - j)^-i = 0, i = 1, ..., m: solved, where the code has c_j.
+    log_w, size = np.array([-3.0, 1.5, 0.2, -0.9, 2.1, -6.0, 0.7]), 7
+    sizes = size - np.arange(order + 1)
+    c = np.linalg.solve(sizes[None] ** -np.arange(order + 1.0)[:, None], np.eye(order + 1)[0])
+    expected = sum(c[j] * mean_without(log_w, j) for j in range(order + 1))
+    found = bounds.jackknife(order)(jnp.asarray(log_w))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(
+    "log_w", [[0.0, 0.0, -np.inf], [2.0, 2.0, 2.0, 2.0, -90.0], [0.0] * 3 + [9.0]]
+)
+def test_jackknife_of_ties_and_zeros(order, log_w, x64):
+    log_w, size = np.array(log_w), len(log_w)
+    sizes = size - np.arange(order + 1)
+    c = np.linalg.solve(sizes[None] ** -np.arange(order + 1.0)[:, None], np.eye(order + 1)[0])
+    with np.errstate(divide="ignore"):
+        expected = sum(c[j] * mean_without(log_w, j) for j in range(order + 1))
+    np.testing.assert_allclose(bounds.jackknife(order)(jnp.asarray(log_w)), expected, rtol=1e-9)
 
 
 def test_jackknife_keeps_its_digits_in_float32():

@@ -107,6 +107,29 @@ def test_errors_along_beta():
     )
 
 
+def test_a_weight_of_zero_along_beta_excludes_its_draw():
+    log_w = jnp.array([-jnp.inf, 0.0, 0.3])
+    rate, distortion, log_z, ess = _at_beta(log_w, jnp.array([-jnp.inf, -1.0, -2.0]), 0.5)
+    w = np.array([0.0, 1.0, np.exp(0.3)])
+    np.testing.assert_allclose(log_z.value, np.log(w.mean()), rtol=1e-5)
+    np.testing.assert_allclose(distortion.value, (w[1] + 2 * w[2]) / w.sum(), rtol=1e-5)
+    np.testing.assert_allclose(rate.value, -0.5 * distortion.value - log_z.value, rtol=1e-5)
+    np.testing.assert_allclose(ess, w.sum() ** 2 / (w**2).sum(), rtol=1e-5)
+    pull = w / w.mean() * np.array([0.0, 1.0, 2.0]) - w / w.mean() * distortion.value
+    np.testing.assert_allclose(distortion.standard_error, pull.std(ddof=1) / 3**0.5, rtol=1e-4)
+
+
+def test_nan_is_kept_where_it_counts_and_nowhere_else():
+    values, keep = jnp.array([1.0, jnp.nan, 4.0]), jnp.array([True, False, True])
+    found = moments(values, keep)
+    assert (float(found.mean), float(found.variance)) == (2.5, 4.5)
+    for value in of_draws(values):
+        assert np.isnan(value)
+    assert np.isnan(moments(jnp.array([2.0])).variance)
+    draws = jnp.arange(12.0).reshape(2, 3, 2).at[0, 1, 1].set(jnp.nan)
+    np.testing.assert_array_equal(np.isnan(of_points(draws, 5).standard_error), [False, True])
+
+
 def test_gradient_statistics():
     def gradient(key):
         return {"a": jax.random.gamma(key, 2.0, (3,)) * jnp.array([1.0, 3.0, 0.1])}

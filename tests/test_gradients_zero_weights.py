@@ -9,7 +9,7 @@ import pytest
 from gradient_tools import KEY, jit
 from scipy.special import logsumexp
 
-from lvm_jax import bounds, gradients
+from lvm_jax import bounds, distributions, gradients
 from lvm_jax.distributions import Bernoulli
 
 PHI, THETA = np.array([0.3, -0.4, 0.2]), np.array([0.7, -0.2, 0.5])
@@ -167,6 +167,22 @@ def test_discrete_elbos_of_a_zero_weight(name):
 def test_enumeration_of_a_zero_weight():
     value = gradients.enumerated()(KEY, log_joint(THETA), Bernoulli, jnp.asarray(PHI), 1)
     assert value == -np.inf
+
+
+@pytest.mark.parametrize("name", gradients.ESTIMATORS)
+def test_nan_is_never_masked(name):
+    row = gradients.ESTIMATORS[name]
+    pathwise = row.latent == "reparameterized"
+
+    def guide(phi):
+        return distributions.normal(phi, jnp.ones(3)) if pathwise else Bernoulli(phi)
+
+    def surrogate(phi):
+        return row.estimate(KEY, lambda z: jnp.nan * z.sum(), guide, phi, 4)
+
+    value, slope = jit(jax.value_and_grad(surrogate))(jnp.asarray(PHI))
+    assert np.isnan(value)
+    assert np.isnan(slope).all()
 
 
 @pytest.mark.parametrize("name", ["arm", "disarm"])

@@ -13,6 +13,8 @@ from lvm_jax import (
     distributions,
     evidence,
     gradients,
+    likelihoods,
+    priors,
     weights,
 )
 from lvm_jax.distributions import Bernoulli, normal
@@ -79,6 +81,39 @@ def test_a_batch_of_q_is_refused_wherever_it_is_weighed(name):
     ):
         with pytest.raises(ValueError, match=r"^q: expected one log-density for one z"):  # fmt: skip
             call()
+
+
+THREE = jnp.zeros(3)
+DENSITIES = {  # of one x or z [3]; a batch [3, 3] or [5, 3] would broadcast
+    "bernoulli": Bernoulli(THREE),
+    "poisson": likelihoods.counts.Poisson(THREE),
+    "negative_binomial": likelihoods.counts.NegativeBinomial(THREE, jnp.ones(3)),
+    "continuous_bernoulli": likelihoods.unit_interval.ContinuousBernoulli(THREE),
+    "logistic": likelihoods.levels.DiscretizedLogistic(THREE, jnp.ones(3), jnp.linspace(0, 1, 5)),
+    "levels": likelihoods.levels.CategoricalLevels(jnp.zeros((4, 3))),
+    "full": distributions.FullRankNormal(THREE, jnp.eye(3)),
+    "low": distributions.LowRankNormal(THREE, jnp.ones((3, 1)), jnp.ones(3)),
+    "table": distributions.Table(THREE, jnp.zeros((3, 3))),
+    "mixture": priors.mixture(3, 3).build(priors.mixture(3, 3).init(KEY)),
+}
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_a_density_of_one_point_refuses_rows(name):
+    assert jnp.shape(DENSITIES[name].log_prob(jnp.ones(3))) == ()
+    refused = pytest.raises(ValueError, match=r"^value: expected .*map over rows with jax\.vmap")
+    for rows in (3, 5):
+        with jax.numpy_rank_promotion("allow"), refused:  # as users have it
+            DENSITIES[name].log_prob(jnp.ones((rows, 3)))
+
+
+def test_divergences_and_expectations_of_a_batch():
+    q = BATCHES["labels"]
+    refused = pytest.raises(ValueError, match="^q: expected one log-density for one z, got shape .5,.")  # fmt: skip
+    with jax.numpy_rank_promotion("allow"), refused:
+        distributions.kl_divergence(q, q)
+    with jax.numpy_rank_promotion("allow"), refused:
+        distributions.expectation(q, lambda z: 1.0 * z)
 
 
 def test_the_other_parts_of_one_data_point():

@@ -161,6 +161,15 @@ def one_point(log_w: Any, name: str = "log_w") -> None:
         )
 
 
+def one_value(value: Any, expected: tuple[int, ...], like: str) -> None:
+    """Refuse an argument `value` of a log_prob that is not one z or one data point."""
+    if np.shape(value) != expected:
+        raise ValueError(
+            f"value: expected shape {expected}, as the {like}, got {np.shape(value)}; map over "
+            "rows with jax.vmap"
+        )
+
+
 def symmetric_positive_definite(array: np.ndarray, name: str) -> None:
     """Refuse matrices [..., D, D] that are not symmetric positive definite."""
     asymmetry = np.abs(array - np.swapaxes(array, -1, -2)).max()

@@ -63,6 +63,7 @@ class Poisson(NamedTuple):
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d x_d o_d - exp(o_d) - log x_d!, in nats: a probability; -inf off the counts."""
+        checks.one_value(value, self.log_rate.shape, "log-rates")
         x = jnp.where(value > 0, value, 1)
         excess = saddlepoint.log_excess(self.log_rate, x, jnp.ones_like(x))
         some = saddlepoint.log_poisson(x, excess)
@@ -100,6 +101,7 @@ class NegativeBinomial(NamedTuple):
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d log p(x_d), in nats: a probability; -inf off the counts."""
+        checks.one_value(value, self.logits.shape, "logits")
         x, n = jnp.where(value > 0, value, 1), self.total_count
         both = n + x
         best = jnp.log(n / both) + saddlepoint.log_factorial_rest(both)

@@ -79,6 +79,7 @@ class DiscretizedLogistic(NamedTuple):
         where u - l is a step over the scale, known without a difference. So there are no digits
         to lose, and the tails need neither a floor nor the density in place of the mass.
         """
+        checks.one_value(value, self.loc.shape, "loc")
         step = self.levels[1] - self.levels[0]
         width = step / self.scale
         middle = (value - self.loc) / self.scale
@@ -122,6 +123,7 @@ class CategoricalLevels(NamedTuple):
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d l_{x_d, d} - log sum_k exp(l_kd), in nats: a probability; -inf off the levels."""
+        checks.one_value(value, self.logits.shape[1:], "logits of one level")
         chosen = value[None] == self._levels()[:, None]
         logits = jnp.where(chosen, self.logits, 0).sum(0)
         log_p = logits - jax.nn.logsumexp(self.logits, axis=0)

@@ -65,6 +65,7 @@ class ContinuousBernoulli(NamedTuple):
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """sum_d log p(x_d), in nats: a density with respect to length; -inf off [0, 1]."""
+        checks.one_value(value, self.logits.shape, "logits")
         inside = ((value >= 0) & (value <= 1)).all()
         return jnp.where(inside, _log_density(value, self.logits).sum(), -jnp.inf)
 
