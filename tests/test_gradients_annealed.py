@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from model_cases import quick_jit
 from test_gradients_contract import TIGHT, Mean
 
-from lvm_jax import bounds, distributions, gradients, guides, models, training
+from lvm_jax import annealing, bounds, distributions, gradients, guides, models, training
 from lvm_jax.gradients import Annealable, Dynamics
 from lvm_jax.weights import log_weights
 
@@ -75,6 +75,26 @@ def test_temperatures_are_shares_of_the_increments_up_to_a_constant(shift):
     dynamics = even.init(KEY).dynamics
     np.testing.assert_allclose(dynamics.temperatures, np.arange(6) / 5, atol=1e-6)
     np.testing.assert_allclose(dynamics.step_sizes, np.full(5, 0.2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_options_reach_the_chains(learned, x64):
+    bed = linear_gaussian()
+    phi, guide = start(bed)
+    options = {"temperatures": phi.dynamics.temperatures, "step_size": phi.dynamics.step_sizes}
+    if learned:
+        estimate = gradients.annealed_learned(bounds.iwae, refreshment=0.7)
+    else:
+        estimate = gradients.annealed(bounds.iwae, refreshment=0.7, **options)
+    joint = bed.log_joint(bed.theta, bed.x)
+
+    def both(key):
+        log_w = annealing.unadjusted_log_weights(
+            key, joint, guide(phi), 3, refreshment=0.7, **options
+        )
+        return estimate(key, joint, guide, phi, 3), bounds.iwae(log_w)
+
+    np.testing.assert_allclose(*quick_jit(both)(KEY), rtol=1e-12)
 
 
 def test_chains_that_stand_still_are_the_plain_weights(x64):
