@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from lvm_jax import checks
+from lvm_jax import checks, compiling
+from lvm_jax.typing import Array, Int
 
 # Chunks that run together on a GPU or a TPU: of a decoder of 784 pixels 0.14 GB where it is an MLP,
 # 2 GB where it is convolutions.
@@ -41,3 +44,44 @@ def for_each(one: Callable[[Any], Any], points: Any, together: int) -> Any:
     """`one` of every point, the leaves of `points` being [N, ...]; `together` at a time."""
     # One point at a time is a plain loop; a batch of one would cost an axis in every product.
     return jax.lax.map(one, points, batch_size=together if together > 1 else None)
+
+
+def for_first(
+    one: Callable[[Any], Any], points: Any, together: int, number: int | Int[Array, ""]
+) -> Any:
+    """`for_each` of the first `number` points alone, which may be traced; zeros for the others.
+
+    For points padded to a bucket: as many rows are computed as `number` fills, rounded up to
+    `together`.
+    """
+    size = jax.tree.leaves(points)[0].shape[0]
+    together = min(together, size)
+    every = jax.vmap(one) if together > 1 else one
+
+    def batch(start: int | Array) -> Any:
+        rows = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, together), points
+        )
+        return every(rows if together > 1 else jax.tree.map(lambda leaf: leaf[0], rows))
+
+    def step(index: Array, found: Any) -> Any:
+        start = jnp.minimum(index * together, size - together)  # the last may overlap
+
+        def put(all_: Array, rows: Array) -> Array:
+            rows = rows if together > 1 else rows[None]
+            return jax.lax.dynamic_update_slice_in_dim(all_, rows, start, 0)
+
+        return jax.tree.map(put, found, batch(start))
+
+    shapes = jax.eval_shape(batch, 0)
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros((size, *leaf.shape[1 if together > 1 else 0 :]), leaf.dtype), shapes
+    )
+    return jax.lax.fori_loop(0, (number + together - 1) // together, step, nothing)
+
+
+def padded(points: Any) -> tuple[Any, int, np.int32]:
+    """Points [N, ...] padded to their bucket (`compiling.bucket`), its size, and N as an array."""
+    number = len(jax.tree.leaves(points)[0])
+    size = compiling.bucket(number)
+    return compiling.pad_rows(points, size), size, np.int32(number)

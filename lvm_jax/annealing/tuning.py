@@ -14,7 +14,7 @@ import numpy as np
 from lvm_jax import checks, precision, weights
 from lvm_jax.annealing.path import Path, check_temperatures, make_path
 from lvm_jax.annealing.transitions import Transition
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Scalar
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
 NUM_SPREAD = 100  # draws of q from which its standard deviations are taken
@@ -101,9 +101,10 @@ def tune(
     path = make_path(log_joint, q, z, transition.continuous)
     temperatures = temperatures.astype(path.dtype(z))
     own = _few(temperatures)
-    steps, accepted, deviation = _pilot(key_moves, path, z, own, transition, scale)
+    steps, accepted, deviation = pilot(key_moves, path, z, own, transition, scale)
     if adaptive:
-        temperatures = _place(own, deviation, temperatures.shape[0])
+        even = jnp.linspace(0.0, 1.0, temperatures.shape[0], dtype=temperatures.dtype)
+        temperatures = place(own, deviation, even)
     steps = jnp.exp(jnp.interp(temperatures[1:], own[1:], jnp.log(steps)))
     return Tuned(Schedule(temperatures, steps, scale), own, accepted, deviation)
 
@@ -114,19 +115,28 @@ def _few(temperatures: Float[Array, " T1"]) -> Float[Array, " P1"]:
     return temperatures[np.linspace(0, last, min(last, MOST) + 1).round().astype(int)]
 
 
-def _pilot(
+def pilot(
     key: Key[Array, ""],
     path: Path,
     z: Latent,
     temperatures: Float[Array, " T1"],
     transition: Transition,
     scale: Latent,
+    number: int | Int[Array, ""] | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Step size, acceptance and deviation at every temperature, [T] each, of chains z [C, ...]."""
-    num_chains = jax.tree.leaves(z)[0].shape[0]
+    """Step size, acceptance and deviation at every temperature, [T] each, of chains z [C, ...].
 
-    def step(state: _State, now: tuple[Array, Array, Array]) -> tuple[_State, tuple]:
-        index, before, beta = now
+    Of the first `number` temperatures but the first, if given, which may be traced; the others have
+    the last step size and a deviation of 0.
+    """
+    num_chains = jax.tree.leaves(z)[0].shape[0]
+    # The transition's own step size is only a guess: moves on q itself make a better one.
+    betas = jnp.concatenate([jnp.zeros(NUM_WARM, temperatures.dtype), temperatures])
+    last = NUM_WARM + (temperatures.shape[0] - 1 if number is None else number)
+
+    def step(index: Array, now: tuple[_State, Array]) -> tuple[_State, Array]:
+        state, seen = now
+        before, beta = betas[index], betas[index + 1]
         log_w = jax.vmap(path.log_weight)(state.z)
         step_size, deviation = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
         z, accepted = jax.vmap(
@@ -138,15 +148,15 @@ def _pilot(
         # On q itself nothing is gained, not even where log_w is infinite.
         gain = jnp.where(beta > before, (beta - before) * log_w, 0.0)
         state = _State(z, state.log_w + gain, state.log_step + GAIN * missed)
-        return state, (step_size, accepted.mean(), deviation)
+        return state, seen.at[:, index].set(jnp.stack([step_size, accepted.mean(), deviation]))
 
     first = jnp.log(jnp.asarray(transition.step_size, temperatures.dtype))
     start = _State(z, jnp.zeros(num_chains, temperatures.dtype), first)
-    # The transition's own step size is only a guess: moves on q itself make a better one.
-    betas = jnp.concatenate([jnp.zeros(NUM_WARM, temperatures.dtype), temperatures])
-    times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:])
-    found = jax.lax.scan(step, start, times)[1]
-    return tuple(leaf[NUM_WARM:] for leaf in found)
+    nothing = jnp.zeros((3, betas.shape[0] - 1), temperatures.dtype)
+    seen = jax.lax.fori_loop(0, last, step, (start, nothing))[1]
+    steps, accepted, deviation = seen[:, NUM_WARM:]
+    ran = jnp.arange(steps.shape[0]) < last - NUM_WARM
+    return jnp.where(ran, steps, seen[0, last - 1]), accepted, deviation
 
 
 @precision.full
@@ -159,15 +169,14 @@ def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
     return jnp.sqrt(p @ (values - p @ values) ** 2)
 
 
-def _place(
-    temperatures: Float[Array, " P1"], deviation: Float[Array, " P"], number: int
+def place(
+    temperatures: Float[Array, " P1"], deviation: Float[Array, " P"], even: Float[Array, " T1"]
 ) -> Float[Array, " T1"]:
-    """`number` temperatures, at equal distances of the integral of the deviation."""
+    """Temperatures at the parts `even`, from 0 to 1, of the integral of the deviation."""
     most = deviation.max()
     # A floor keeps the map invertible where the pilot saw nothing vary, and the steps bounded.
     shares = jnp.maximum(deviation / most, 0.01)
     lengths = jnp.diff(temperatures) * jnp.where(most > jnp.finfo(most.dtype).tiny, shares, 1.0)
     distance = jnp.concatenate([jnp.zeros(1, lengths.dtype), jnp.cumsum(lengths)])
-    even = jnp.linspace(0.0, 1.0, number, dtype=temperatures.dtype)
     placed = jnp.interp(even * distance[-1], distance, temperatures)
-    return placed.at[0].set(0.0).at[-1].set(1.0)
+    return jnp.where(even == 1, 1.0, placed.at[0].set(0.0))

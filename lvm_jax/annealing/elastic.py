@@ -1,0 +1,83 @@
+"""Annealing whose number of temperatures is traced: one program for any number.
+
+Arrays have a capacity of M temperatures, of which the first T are used; loops run T times.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import weights
+from lvm_jax.annealing.path import STEEPNESS, Path
+from lvm_jax.annealing.transitions import Transition
+from lvm_jax.annealing.tuning import MOST, Schedule, pilot, place, spread
+from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Scalar
+
+Number = Int[Array, ""]
+
+
+def tuned(
+    key: Key[Array, ""],
+    path: Path,
+    q: Distribution,
+    number: Number,
+    capacity: int,
+    transition: Transition,
+    num_chains: int,
+) -> Schedule:
+    """`annealing.tune` of T = `number` sigmoid temperatures, placed anew: the same schedule.
+
+    Temperatures are [M + 1] and step sizes [M], M the capacity; those beyond T are at beta = 1.
+    """
+    key_scale, key_start, key_moves = jax.random.split(key, 3)
+    scale = spread(key_scale, q)
+    z = weights.draw(key_start, q, num_chains)
+    dtype = path.dtype(z)
+    few = jnp.minimum(number, MOST)
+    visited = jnp.arange(min(MOST, capacity) + 1, dtype=dtype) * (number / few)
+    own = _sigmoid(jnp.round(visited) / number)
+    steps, _, deviation = pilot(key_moves, path, z, own, transition, scale, few)
+    even = jnp.minimum(jnp.arange(capacity + 1, dtype=dtype) / number, 1.0)
+    temperatures = place(own, deviation, even)
+    steps = jnp.exp(jnp.interp(temperatures[1:], own[1:], jnp.log(steps)))
+    return Schedule(temperatures, steps, scale)
+
+
+def _sigmoid(parts: Float[Array, " P"]) -> Float[Array, " P"]:
+    """The temperatures of `annealing.sigmoid` at parts of the way, 1 beyond the end."""
+    raw, ends = (jax.nn.sigmoid(STEEPNESS * (2 * at - 1)) for at in (parts, jnp.arange(2.0)))
+    betas = (raw - ends[0]) / (ends[1] - ends[0])
+    return jnp.where(parts >= 1, 1.0, jnp.where(parts <= 0, 0.0, betas)).astype(parts.dtype)
+
+
+def anneal(
+    keys: Key[Array, " C"],
+    path: Path,
+    z: Latent,
+    schedule: Schedule,
+    number: Number,
+    transition: Transition,
+) -> tuple[Latent, Float[Array, " C"], Float[Array, " M"]]:
+    """`annealing.anneal` of C chains z [C, ...] over the first T = `number` temperatures.
+
+    Returns their ends, their log-weights and the mean acceptance at each temperature.
+    """
+    betas = schedule.temperatures
+
+    def step(index: Array, state: tuple) -> tuple:
+        before, beta = betas[index], betas[index + 1]
+
+        def one(key: Key[Array, ""], z: Latent) -> tuple[Scalar, Latent, Scalar]:
+            # Weight and move price the same z in one iteration: the compiler does it once.
+            ratio = path.log_weight(z)
+            density = lambda at: path.log_density(beta, at)  # noqa: E731
+            own = jax.random.fold_in(key, index)
+            size = schedule.step_sizes[index]
+            return ratio, *transition.move(own, density, z, schedule.scale, size)
+
+        z, log_w, acceptance = state
+        ratio, z, accepted = jax.vmap(one)(keys, z)
+        return z, log_w + (beta - before) * ratio, acceptance.at[index].set(accepted.mean())
+
+    start = (z, jnp.zeros(keys.shape[0], betas.dtype), jnp.zeros_like(schedule.step_sizes))
+    found: tuple = jax.lax.fori_loop(0, number, step, start)
+    return found
