@@ -81,7 +81,15 @@ def for_first(
 
 
 def padded(points: Any) -> tuple[Any, int, np.int32]:
-    """Points [N, ...] padded to their bucket (`compiling.bucket`), its size, and N as an array."""
+    """Points [N, ...] padded on the host to their bucket, the bucket's size, and N to be traced.
+
+    `compiling.bucket` says which sizes share a program.
+    """
     number = len(jax.tree.leaves(points)[0])
     size = compiling.bucket(number)
     return compiling.pad_rows(points, size), size, np.int32(number)
+
+
+def unpadded(found: Any, number: int | np.int32) -> Any:
+    """The first `number` rows of every leaf; another number compiles nothing."""
+    return jax.device_put(compiling.first_rows(found, int(number)))

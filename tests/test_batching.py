@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lvm_jax import guides
-from lvm_jax.batching import AT_ONCE, batch_size, for_each, plenty
+from lvm_jax.batching import AT_ONCE, batch_size, for_each, for_first, plenty
 from lvm_jax.evidence import dataset
 
 
@@ -38,11 +38,11 @@ def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypa
     bed, x = model_cases.full(), np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
     guide, seen, found = guides.shared(guides.mean_field(2)), [], []
 
-    def watch(one, points, together):
+    def watch(one, points, together, number):
         seen.append(together)
-        return for_each(one, points, together)
+        return for_first(one, points, together, number)
 
-    monkeypatch.setattr(dataset, "for_each", watch)
+    monkeypatch.setattr(dataset, "for_first", watch)
     phi = guide.init(jax.random.key(0))
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)

@@ -13,16 +13,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import logsumexp
 
 from lvm_jax import checks, distributions, weights
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_first, padded
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.measured import Measured, of_draws, of_points
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params
 
 BLOCK = 100_000  # densities log q(z_r | x_n) held at once
 PRIOR_DRAWS = 10_000  # for the moments of a prior that is not Gaussian
@@ -49,8 +51,15 @@ def log_aggregate(guide: Guide, phi: Params, x: ArrayLike, z: Latent) -> Float[A
     densities are held at once, or R. q(z | x_n) is made once for every n. Unjitted.
     """
     x = jnp.asarray(checks.real_array(x, "x"))
-    num_points, rows = x.shape[0], jax.tree.leaves(z)[0].shape[0]
-    together = min(max(BLOCK // rows, 1), num_points)
+    return _log_aggregate(guide, phi, x, z, x.shape[0])
+
+
+def _log_aggregate(
+    guide: Guide, phi: Params, x: Array, z: Latent, num_points: int | Int[Array, ""]
+) -> Float[Array, " R"]:
+    """`log_aggregate` of the first `num_points` points of x."""
+    rows = jax.tree.leaves(z)[0].shape[0]
+    together = min(max(BLOCK // rows, 1), x.shape[0])
 
     def one(point: Array) -> Float[Array, " R"]:
         return jax.vmap(guide.posterior(phi, point).log_prob)(z)
@@ -62,8 +71,8 @@ def log_aggregate(guide: Guide, phi: Params, x: ArrayLike, z: Latent) -> Float[A
         return jnp.logaddexp(total, logsumexp(log_q, axis=0))
 
     start = jnp.full(rows, -jnp.inf, jax.eval_shape(one, x[0]).dtype)
-    total = jax.lax.fori_loop(0, math.ceil(num_points / together), step, start)
-    return total - math.log(num_points)
+    total = jax.lax.fori_loop(0, (num_points + together - 1) // together, step, start)
+    return total - jnp.log(num_points).astype(total.dtype)
 
 
 def surgery(
@@ -111,9 +120,16 @@ def surgery(
         raise ValueError(f"num_points: expected at most the {total} points of x, got {chosen}")
     if 1 == chosen < total:
         raise ValueError("num_points: expected at least 2 of many points, for an error, got 1")
+    key_choose, *keys = jax.random.split(key, 3)
+    places = np.arange(total)
+    if chosen < total:
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key_choose)))
+        places = rng.choice(total, chosen, replace=False)
+    every, _, number = padded(x)
+    places, size, few = padded(places)
     found = _surgery(
-        *(key, theta, phi, jnp.asarray(x), model, guide, num_samples, chosen),
-        batch_size(chunk_size, num_samples, chosen),
+        *(tuple(keys), theta, phi, every, number, places, few, model, guide, num_samples),
+        batch_size(chunk_size, num_samples, size),
     )
     return found._replace(log_num_points=math.log(total))
 
@@ -127,39 +143,38 @@ class _Drawn(NamedTuple):
     per_dimension: Array | None  # [P, S or 1, D]
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+@bounded_jit(7, 8, 9, 10)
 def _surgery(
-    key: Key[Array, ""],
+    keys: tuple[Key[Array, ""], Key[Array, ""]],
     theta: Params,
     phi: Params,
     x: Array,
+    total: Int[Array, ""],
+    places: Int[Array, " P"],
+    chosen: Int[Array, ""],
     model: Model,
     guide: Guide,
     num_samples: int,
-    num_points: int,
     together: int,
 ) -> Surgery:
-    key_choose, key_draw, key_prior = jax.random.split(key, 3)
-    prior, total = model.prior(theta), x.shape[0]
-    places = jnp.arange(total)
-    if num_points < total:
-        places = jax.random.choice(key_choose, total, (num_points,), replace=False)
+    """`surgery`, x and the places of the chosen points being padded."""
+    (key_draw, key_prior), prior = keys, model.prior(theta)
 
     def one(place: Array) -> _Drawn:
         q = guide.posterior(phi, x[place])
         return _draw(jax.random.fold_in(key_draw, place), q, model.prior(theta), num_samples)
 
-    drawn = for_each(one, places, together)
+    drawn = for_first(one, places, together, chosen)
     rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn.z)
-    log_aggregated = log_aggregate(guide, phi, x, rows).reshape(drawn.log_q.shape)
-    measure = partial(of_points, num_points=total)
+    log_aggregated = _log_aggregate(guide, phi, x, rows, total).reshape(drawn.log_q.shape)
+    measure = partial(of_points, num_points=total, chosen=chosen)
     mean, variance = _moments(drawn.z, measure)
     prior_mean, prior_variance = _prior_moments(key_prior, prior)
     return Surgery(
         measure(drawn.log_q - drawn.log_prior),
         measure(drawn.log_q - log_aggregated),
         measure(log_aggregated - drawn.log_prior),
-        math.log(total),
+        jnp.log(total),
         None if drawn.per_dimension is None else measure(drawn.per_dimension),
         mean,
         variance,

@@ -1,6 +1,5 @@
 """Simulation-based calibration: is q the posterior of the data that the model makes?"""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ from jax.scipy.special import gammaincc
 
 from lvm_jax import checks, weights
 from lvm_jax.batching import batch_size, for_each
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_simulated
@@ -81,7 +81,7 @@ def _simulate(key: Key[Array, ""], model: Model, theta: Params) -> tuple[Latent,
     return z, model.likelihood(theta, z).sample(seed=key_x)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5, 6, 7, 8))
+@bounded_jit(3, 4, 5, 6, 7, 8)
 def _calibrate(
     key: Key[Array, ""],
     theta: Params,

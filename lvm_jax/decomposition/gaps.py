@@ -7,15 +7,16 @@ with q the guide's and q* the best of a family for that x alone.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lvm_jax import checks, evidence, gradients, weights
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_first, padded, unpadded
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.local import NUM_JUDGES, fit_local
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence import Evidence
@@ -107,11 +108,13 @@ def gaps(
         )
         for place, family in enumerate(families.values())
     ]  # fmt: skip
-    points = (jnp.arange(x.shape[0]), jnp.asarray(x), tuple(one.eta for one in local), given)
-    together = batch_size(chunk_size, num_samples, x.shape[0])
-    log_p, k_hat, elbo, inference, split = _weigh(
-        key_weigh, theta, phi, points, model, guide, tuple(families.values()), num_samples, together
+    points = (np.arange(x.shape[0]), x, tuple(one.eta for one in local), given)
+    points, size, number = padded(points)
+    found = _weigh(
+        *(key_weigh, theta, phi, points, number, model, guide, tuple(families.values())),
+        *(num_samples, batch_size(chunk_size, num_samples, size)),
     )
+    log_p, k_hat, elbo, inference, split = unpadded(found, number)
     by_family = {
         name: FamilyGaps(**parts._asdict(), gain=one.gain, start=one.start, eta=one.eta)
         for name, one, parts in zip(families, local, split, strict=True)
@@ -127,10 +130,11 @@ def _given(log_evidence: Evidence | ArrayLike | None, x: ArrayLike) -> Measured 
     if log_evidence is None:
         return None
     if isinstance(log_evidence, Evidence):
-        found = Measured(log_evidence.log_evidence, log_evidence.standard_error)
+        values = log_evidence.log_evidence, log_evidence.standard_error
+        found = Measured(*values)
     else:
-        value = jnp.asarray(log_evidence)
-        found = Measured(value, jnp.zeros_like(value))
+        value = checks.float_array(log_evidence, "log_evidence")
+        found = Measured(value, np.zeros_like(value))
     checks.shape(found.value, x.shape[:1], "log_evidence")
     return found
 
@@ -143,12 +147,13 @@ class _Split(NamedTuple):
     amortization: Measured
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+@bounded_jit(5, 6, 7, 8, 9)
 def _weigh(
     key: Key[Array, ""],
     theta: Params,
     phi: Params,
     points: tuple[Array, Array, tuple[Params, ...], Measured | None],
+    number: Int[Array, ""],
     model: Model,
     guide: Guide,
     families: tuple[Family, ...],
@@ -177,7 +182,7 @@ def _weigh(
         split = [_Split(of_draws(w), gap(w), of_draws(w - log_w[0])) for w in log_w[1:]]
         return log_p, k_hat, of_draws(log_w[0]), gap(log_w[0]), split
 
-    return for_each(one, points, together)
+    return for_first(one, points, together, number)
 
 
 def _safe_elbo(key: Key[Array, ""], joint: weights.LogJoint, q: Distribution) -> Scalar:

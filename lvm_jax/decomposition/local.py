@@ -1,6 +1,6 @@
 """The best q of a family for each point by itself: local optimisation, from several starts."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from lvm_jax import checks, distributions, gradients, weights
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_first, padded, unpadded
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.flows import Flow
@@ -85,19 +86,22 @@ def fit_local(
     sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
     num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
     optimizer = optimizer or default_optimizer(num_steps, FLOW_RATE if is_flow else RATE)
-    return _fit(
-        *(key, theta, phi, (jnp.arange(x.shape[0]), jnp.asarray(x))),
+    points, size, number = padded((np.arange(x.shape[0]), x))
+    found = _fit(
+        *(key, theta, phi, points, number),
         *(model, guide, family, num_steps, optimizer, num_draws, num_starts, estimate),
-        batch_size(chunk_size, num_draws * num_starts, x.shape[0]),
+        batch_size(chunk_size, num_draws * num_starts, size),
     )
+    return unpadded(found, number)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9, 10, 11, 12))
+@bounded_jit(5, 6, 7, 8, 9, 10, 11, 12, 13)
 def _fit(
     key: Key[Array, ""],
     theta: Params,
     phi: Params,
     points: tuple[Array, Array],
+    number: Int[Array, ""],
     model: Model,
     guide: Guide,
     family: Family,
@@ -124,7 +128,7 @@ def _fit(
         gain -= _log_weights(keys[3], joint, family, before)
         return Local(after, best, of_draws(gain))
 
-    return for_each(one, points, together)
+    return for_first(one, points, together, number)
 
 
 def _log_weights(

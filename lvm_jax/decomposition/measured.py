@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, Float, Scalar
+from lvm_jax.typing import Array, Float, Int, Scalar
 
 
 class Measured(NamedTuple):
@@ -52,8 +52,14 @@ def of_draws(values: Float[Array, "S ..."]) -> Measured:
     return Measured(found.mean, jnp.sqrt(found.variance / values.shape[0]))
 
 
-def of_points(values: Float[Array, "P S ..."], num_points: int) -> Measured:
+def of_points(
+    values: Float[Array, "P S ..."],
+    num_points: int | Int[Array, ""],
+    chosen: int | Int[Array, ""] | None = None,
+) -> Measured:
     """The mean over N = `num_points` points from S >= 2 draws for each of P <= N of them.
+
+    P is `chosen` where `values` is padded with other rows.
 
         error^2 = (1 - P/N) Var_p(mean_p) / P + (P/N) mean_p(Var_s) / (P S)
 
@@ -61,10 +67,11 @@ def of_points(values: Float[Array, "P S ..."], num_points: int) -> Measured:
 
     Source: Cochran (1977), chapter 10.
     """
-    chosen, draws = values.shape[:2]
+    most, draws = values.shape[:2]
+    chosen = most if chosen is None else chosen
+    keep = jnp.arange(most) < chosen
     rows = moments(jnp.moveaxis(values, 1, 0))  # over the draws, [P, ...] each
-    share = chosen / num_points
-    variance = share * rows.variance.mean(0) / (chosen * draws)
-    if share < 1:
-        variance += (1 - share) * moments(rows.mean).variance / chosen
-    return Measured(rows.mean.mean(0), jnp.sqrt(variance))
+    points, share = moments(rows.mean, keep), chosen / num_points
+    within = share * moments(rows.variance, keep).mean / (chosen * draws)
+    between = jnp.where(share < 1, (1 - share) * points.variance / chosen, 0.0)
+    return Measured(points.mean, jnp.sqrt(within + between))

@@ -9,7 +9,6 @@ Of all q the one with the least R + beta D is p_beta(z) = p(z) p(x | z)^beta / Z
 At beta = 1 it is the posterior, and R + D = -log p(x). No guide lies below the curve.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,7 +18,8 @@ from jax.nn import logsumexp
 
 from lvm_jax import annealing, checks, distributions, precision, weights
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_first, padded, unpadded
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.aggregate import price_draws
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -27,7 +27,7 @@ from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, ArrayLike, Float, Key, Latent, Params, Scalar
+from lvm_jax.typing import Array, ArrayLike, Float, Int, Key, Latent, Params, Scalar
 
 
 class Channel(NamedTuple):
@@ -68,17 +68,19 @@ def channel(
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
     x = check_problem(model, guide, theta, phi, x)
-    points = (jnp.arange(x.shape[0]), jnp.asarray(x))
-    together = batch_size(chunk_size, num_samples, x.shape[0])
-    return _channel(key, theta, phi, points, model, guide, num_samples, together)
+    points, size, number = padded((np.arange(x.shape[0]), x))
+    together = batch_size(chunk_size, num_samples, size)
+    found = _channel(key, theta, phi, points, number, model, guide, num_samples, together)
+    return unpadded(found, number)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+@bounded_jit(5, 6, 7, 8)
 def _channel(
     key: Key[Array, ""],
     theta: Params,
     phi: Params,
     points: tuple[Array, Array],
+    number: Int[Array, ""],
     model: Model,
     guide: Guide,
     num_samples: int,
@@ -95,7 +97,7 @@ def _channel(
             return Channel(of_draws(log_q - jax.vmap(prior.log_prob)(z)), of_draws(losses))
         return Channel(Measured(kl, jnp.zeros_like(kl)), of_draws(losses))
 
-    return for_each(one, points, together)
+    return for_first(one, points, together, number)
 
 
 def rate_distortion(
@@ -139,12 +141,12 @@ def rate_distortion(
     betas = _check_betas(betas)
     x = check_problem(model, None, theta, None, x)
     transition = annealing.hmc() if transition is None else transition
-    points = (jnp.arange(x.shape[0]), jnp.asarray(x))
+    points, size, number = padded((np.arange(x.shape[0]), x))
     found = _curves(
-        *(key, theta, points, betas, model, num_chains, transition, num_pilot),
-        batch_size(chunk_size, num_chains, x.shape[0]),
+        *(key, theta, points, number, betas, model, num_chains, transition, num_pilot),
+        batch_size(chunk_size, num_chains, size),
     )
-    return found._replace(betas=betas)
+    return unpadded(found, number)._replace(betas=betas)
 
 
 def _check_betas(betas: ArrayLike) -> Float[Array, " T1"]:
@@ -157,11 +159,12 @@ def _check_betas(betas: ArrayLike) -> Float[Array, " T1"]:
     return jnp.asarray(values)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+@bounded_jit(5, 6, 7, 8, 9)
 def _curves(
     key: Key[Array, ""],
     theta: Params,
     points: tuple[Array, Array],
+    number: Int[Array, ""],
     betas: Float[Array, " T1"],
     model: Model,
     num_chains: int,
@@ -191,7 +194,7 @@ def _curves(
         at = jax.vmap(_at_beta, in_axes=(1, 1, 0))(log_w, log_likelihood, betas.astype(log_w.dtype))
         return RateDistortion(betas, *at, found.acceptance.mean(0))
 
-    return for_each(one, points, together)
+    return for_first(one, points, together, number)
 
 
 def _at_beta(

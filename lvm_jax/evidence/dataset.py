@@ -1,6 +1,5 @@
 """log p(x) of every point of a data set by importance sampling from a guide, and its summary."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -8,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks
-from lvm_jax.batching import batch_size, for_each, plenty
+from lvm_jax.batching import batch_size, for_first, padded, plenty, unpadded
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.result import Evidence, describe, union
 from lvm_jax.guides.base import Guide
@@ -33,7 +33,8 @@ def evaluate(
 ) -> Evidence:
     """`importance` for every point of x [N, ...] with q(z | x; phi): an Evidence of leaves [N].
 
-    Compiled once per shape, `num_samples`, model and guide; the key, theta and phi may change.
+    Compiled once per shape of a point, `num_samples`, model and guide, and for few numbers of
+    points (N is padded to `compiling.bucket`); the key, theta and phi may change.
     At most `chunk_size` rows (points times samples) are alive at a time, so that they stay in
     cache; on a GPU or a TPU 32 times as many, of more points, by the same draws: where its memory
     is short, a smaller `chunk_size` is the cure. Memory grows in neither N nor S, but for the
@@ -57,22 +58,29 @@ def evaluate(
     else:
         x = check_problem(model, guide, theta, phi, x)
     own, common = (phi, None) if phi_per_point else (None, phi)
-    index = jnp.arange(x.shape[0]) if index is None else jnp.asarray(index)
+    index = np.arange(x.shape[0]) if index is None else np.asarray(index)
     checks.shape(index, x.shape[:1], "index")
-    points = (index, jnp.asarray(x), own)
-    return _evaluate(key, theta, common, points, model, guide, num_samples, chunk_size)
+    points, size, number = padded((index, x, own))
+    alive = min(num_samples, chunk_size)  # rows of a point
+    found = _evaluate(
+        *(key, theta, common, points, number, model, guide, num_samples, chunk_size),
+        batch_size(plenty(chunk_size), alive, size),
+    )
+    return unpadded(found, number)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+@bounded_jit(5, 6, 7, 8, 9)
 def _evaluate(
     key: Key[Array, ""],
     theta: Params,
     common: Params | None,
     points: tuple[Array, Array, Params | None],
+    number: Int[Array, ""],
     model: Model,
     guide: Guide,
     num_samples: int,
     chunk_size: int,
+    together: int,
 ) -> Evidence:
     """`evaluate`, with a phi that is common to all points or, where it is None, one for each."""
 
@@ -82,8 +90,7 @@ def _evaluate(
         key_point = jax.random.fold_in(key, index)
         return importance(key_point, joint, q, num_samples, chunk_size=chunk_size)
 
-    alive = min(num_samples, chunk_size)  # rows of a point
-    return for_each(one, points, batch_size(plenty(chunk_size), alive, points[0].shape[0]))
+    return for_first(one, points, together, number)
 
 
 def _first(phi: Params, num_points: int) -> Params:
@@ -91,7 +98,7 @@ def _first(phi: Params, num_points: int) -> Params:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(phi)]
     if any(shape[:1] != (num_points,) for shape in shapes):
         raise ValueError(f"phi: expected leaves of shape [{num_points}, ...], got {shapes}")
-    return jax.tree.map(lambda leaf: leaf[0], phi)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), phi)
 
 
 class Summary(NamedTuple):

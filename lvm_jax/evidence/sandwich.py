@@ -3,7 +3,6 @@
 On data that the model itself simulated an exact posterior draw is at hand: the z that made x.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import make_path
 from lvm_jax.batching import batch_size, for_each, plenty
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Check, Evidence, describe, judge_chains
 from lvm_jax.guides.base import Guide
@@ -162,7 +162,7 @@ def bidirectional(
     return Bidirectional(x, found, lower, lower_error, upper, upper_error, gap, gap_error)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+@bounded_jit(4, 5, 6, 7, 8)
 def _bidirectional(
     key: Key[Array, ""],
     theta: Params,
