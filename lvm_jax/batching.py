@@ -34,6 +34,18 @@ def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
     return even if 2 * even >= most else most
 
 
+def few_together(chunk_size: int, rows: int, number: int) -> int:
+    """`batch_size` for `number` points in a bucket, whose rows take many steps each.
+
+    Of fewer than 16 points the largest power of two at most: rows of the bucket that hold no point
+    would take as long as those that do.
+    """
+    most = min(max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1), number)
+    if most < compiling.SMALLEST:
+        return 1 << most.bit_length() - 1
+    return batch_size(chunk_size, rows, compiling.bucket(number))
+
+
 def plenty(chunk_size: int) -> int:
     """Rows that run together: `chunk_size` on a CPU, AT_ONCE times as many on a GPU or a TPU."""
     chunk_size = checks.integer(chunk_size, "chunk_size", 1)

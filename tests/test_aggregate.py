@@ -148,3 +148,18 @@ def test_refusals():
     ):
         with pytest.raises(ValueError, match=message):
             surgery(jax.random.key(0), *ARGUMENTS, **options)
+
+
+def test_padded_rows_do_not_count():
+    from lvm_jax.decomposition.measured import of_points
+
+    values = np.random.default_rng(5).normal(size=(7, 3, 2)).astype(np.float32)
+    odd = np.concatenate([values, np.full((4, 3, 2), np.nan, np.float32)])
+    for total in (7, 12):
+        plain, padded = of_points(values, total), of_points(odd, total, chosen=7)
+        np.testing.assert_allclose(padded.value, values.mean((0, 1)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(padded.standard_error, plain.standard_error, rtol=1e-6)
+        means, share = values.mean(1), 7 / total
+        within = share * values.var(1, ddof=1).mean(0) / (7 * 3)
+        error = np.sqrt((1 - share) * means.var(0, ddof=1) / 7 + within)
+        np.testing.assert_allclose(plain.standard_error, error, rtol=1e-5)

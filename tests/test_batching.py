@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lvm_jax import guides
-from lvm_jax.batching import AT_ONCE, batch_size, for_each, for_first, plenty
+from lvm_jax.batching import AT_ONCE, batch_size, few_together, for_each, for_first, plenty
 from lvm_jax.evidence import dataset
 
 
@@ -63,3 +63,30 @@ def test_no_rows_are_refused():
 def test_every_point_gets_its_answer(together):
     x = jnp.arange(7.0)
     np.testing.assert_array_equal(for_each(lambda one: one**2, x, together), np.arange(7.0) ** 2)
+
+
+@pytest.mark.parametrize("together", [1, 3, 5, 16])
+@pytest.mark.parametrize("number", [1, 6, 13])
+def test_only_the_first_points_are_computed(together, number):
+    x, seen = (np.arange(13.0), np.arange(26.0).reshape(13, 2)), []
+
+    def one(point):
+        jax.debug.callback(lambda at: seen.extend(np.atleast_1d(at).tolist()), point[0])
+        return point[0] ** 2, {"sum": point[1].sum()[None]}
+
+    found, other = jax.jit(lambda number: for_first(one, x, together, number))(number)
+    jax.effects_barrier()
+    batch = min(together, 13)
+    rows = -(-number // batch) * batch  # whole batches; the last one of all may overlap another
+    assert set(seen) == set(range(min(rows, 13)))
+    assert len(seen) == rows
+    np.testing.assert_array_equal(found[:number], np.arange(number) ** 2.0)
+    np.testing.assert_array_equal(other["sum"][:number, 0], (4 * np.arange(number) + 1.0))
+    np.testing.assert_array_equal(found[min(rows, 13) :], np.zeros(13 - min(rows, 13)))
+
+
+@pytest.mark.parametrize(
+    "number, together", [(1, 1), (3, 2), (7, 4), (15, 8), (17, 32), (90, 64), (1_100, 96)]
+)
+def test_few_points_make_a_small_batch(number, together):
+    assert few_together(1_000, 10, number) == together

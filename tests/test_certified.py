@@ -274,6 +274,20 @@ def test_a_budget_too_small_for_the_scouts_certifies_nothing(case):
     assert {now.method for now in found.rounds} == {"importance"}
 
 
+def test_without_scouts_chains_start_from_the_prior(case, monkeypatch):
+    run, *_ = case
+    starts, chains = [], certified.Runner.chains
+
+    def watch(self, points, setting_chains, temperatures, from_prior, answers):
+        starts.append(from_prior)
+        return chains(self, points, setting_chains, temperatures, from_prior, answers)
+
+    monkeypatch.setattr(certified.Runner, "chains", watch)
+    run(tolerance=0.25)
+    assert starts
+    assert all(starts)
+
+
 def test_refusals(case):
     run, *_ = case
     with pytest.raises(ValueError, match="tolerance: expected a number > 0"):

@@ -209,10 +209,12 @@ def test_surgery(num_points, num_samples):
         jnp.array([[0.5, -0.2, 0.3], [0.1, 0.6, -0.4]]),
     )
 
-    def run(key):
-        rows = jnp.asarray(x, jnp.float32)
-        return _surgery(key, theta, phi, rows, model, guide, num_samples, num_points, 11)
+    def run(key, places):
+        keys, rows = tuple(jax.random.split(key)), jnp.asarray(x, jnp.float32)
+        sizes = model, guide, num_samples, 11
+        return _surgery(keys, theta, phi, rows, 23, places, num_points, *sizes)
 
-    found = jax.vmap(run)(jax.random.split(jax.random.key(2), 1_001))
+    places = np.argsort(rng().random((1_001, 23)), axis=1)[:, :num_points]
+    found = jax.vmap(run)(jax.random.split(jax.random.key(2), 1_001), places)
     for name in ("kl", "mutual_information", "marginal_kl", "mean", "variance"):
         check(*getattr(found, name), name)

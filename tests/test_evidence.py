@@ -195,6 +195,20 @@ def test_odd_weights_are_counted_and_never_dropped():
     assert nothing.num_negative_infinite == 900
 
 
+def test_rows_beyond_the_last_draw_are_not_counted():
+    # 7 draws in chunks of 3: two rows of the third chunk belong to no draw.
+    @quick_jit
+    def run(odd):
+        q = distributions.normal(jnp.zeros(1), jnp.ones(1))
+        joint = lambda z: jnp.where(z[0] < 99.0, odd, 0.0)  # noqa: E731
+        return evidence.importance(jax.random.key(0), joint, q, 7, chunk_size=3)
+
+    for place, odd in enumerate((jnp.nan, jnp.inf, -jnp.inf)):
+        found = run(odd)
+        counts = found.num_nan, found.num_positive_infinite, found.num_negative_infinite
+        assert [int(count) for count in counts] == [7 * (place == at) for at in range(3)]
+
+
 @pytest.mark.parametrize("x64", [False, True])
 def test_precision_far_from_zero(x64):
     # float32's spacing at 8192 is 5e-4; equal weights have no error at all, however far.

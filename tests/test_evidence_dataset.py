@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from model_cases import quick_jit
 
-from lvm_jax import distributions, em, evidence
+from lvm_jax import annealing, distributions, em, evidence
 from lvm_jax.guides.base import Guide
 from lvm_jax.models import Model, gaussian_mixture
 
@@ -140,6 +140,36 @@ def test_summary_has_both_errors_apart():
     )
     assert np.isnan(found.worst_k_hat)
     assert found.num_points == 4
+
+
+def test_another_number_of_points_in_a_bucket_compiles_nothing(case):
+    def run(number):
+        where = jax.random.key(0), case.model, case.guide, case.theta, case.phi
+        return evidence.evaluate(*where, case.x[:number], 60)
+
+    every, before = run(23), len(case.traces)
+    fewer = run(17)
+    assert len(case.traces) == before
+    for whole, part in zip(every, fewer, strict=True):
+        np.testing.assert_array_equal(part, whole[:17])
+    # Alone, in a bucket and a batch of another size, a point has the same draws.
+    for whole, part in zip(every, run(1), strict=True):
+        np.testing.assert_allclose(part, whole[:1], rtol=1e-5)
+    assert len(case.traces) > before
+
+
+def test_another_number_of_points_compiles_no_chains(case):
+    plan = annealing.plan(annealing.linear(3), annealing.random_walk(1), num_pilot=0)
+
+    def run(number):
+        where = jax.random.key(0), case.model, case.guide, case.theta, case.phi
+        return evidence.evaluate_annealed(*where, case.x[:number], 30, plan)
+
+    every, before = run(23), len(case.traces)
+    fewer = run(19)
+    assert len(case.traces) == before
+    for whole, part in zip(jax.tree.leaves(every), jax.tree.leaves(fewer), strict=True):
+        np.testing.assert_array_equal(part, whole[:19])
 
 
 @pytest.mark.parametrize(

@@ -331,3 +331,26 @@ def test_refusals():
     phi = label.init(jax.random.key(0))
     with pytest.raises(TypeError, match="sticking_the_landing: expected a reparameterised q"):
         fit_local(jax.random.key(0), mixture, guides.shared(label), theta, phi, x, label)
+
+
+def test_another_number_of_points_in_a_bucket_compiles_nothing():
+    traces = []
+
+    def likelihood(theta, z):
+        traces.append(None)
+        return MODEL.likelihood(theta, z)
+
+    model, x = MODEL._replace(likelihood=likelihood), np.asarray(X[::4])
+    families = {"own": guides.mean_field(2)}
+
+    def run(number):
+        where = jax.random.key(0), model, GUIDE, THETA, PHI, x[:number]
+        options = {"num_samples": 30, "num_steps": 5, "num_starts": 1}
+        return gaps(*where, families=families, **options)
+
+    every, before = run(23), len(traces)
+    fewer = run(19)
+    assert len(traces) == before
+    for whole, part in zip(jax.tree.leaves(every), jax.tree.leaves(fewer), strict=True):
+        same = whole == part if isinstance(whole, str) else np.array_equal(whole[:19], part)
+        assert same or np.isnan(part).all()

@@ -174,7 +174,7 @@ def _surgery(
         measure(drawn.log_q - drawn.log_prior),
         measure(drawn.log_q - log_aggregated),
         measure(log_aggregated - drawn.log_prior),
-        jnp.log(total),
+        jnp.log(total),  # type: ignore[arg-type] # on the host a float
         None if drawn.per_dimension is None else measure(drawn.per_dimension),
         mean,
         variance,

@@ -7,7 +7,7 @@ with q the guide's and q* the best of a family for that x alone.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,8 +133,8 @@ def _given(log_evidence: Evidence | ArrayLike | None, x: ArrayLike) -> Measured 
         values = log_evidence.log_evidence, log_evidence.standard_error
         found = Measured(*values)
     else:
-        value = checks.float_array(log_evidence, "log_evidence")
-        found = Measured(value, np.zeros_like(value))
+        value: Any = checks.float_array(log_evidence, "log_evidence")
+        found = Measured(value, 0.0 * value)
     checks.shape(found.value, x.shape[:1], "log_evidence")
     return found
 

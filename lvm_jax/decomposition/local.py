@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from lvm_jax import checks, distributions, gradients, weights
-from lvm_jax.batching import batch_size, for_first, padded, unpadded
+from lvm_jax.batching import few_together, for_first, padded, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -86,11 +86,11 @@ def fit_local(
     sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
     num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
     optimizer = optimizer or default_optimizer(num_steps, FLOW_RATE if is_flow else RATE)
-    points, size, number = padded((np.arange(x.shape[0]), x))
+    points, _, number = padded((np.arange(x.shape[0]), x))
     found = _fit(
         *(key, theta, phi, points, number),
         *(model, guide, family, num_steps, optimizer, num_draws, num_starts, estimate),
-        batch_size(chunk_size, num_draws * num_starts, size),
+        few_together(chunk_size, num_draws * num_starts, x.shape[0]),
     )
     return unpadded(found, number)
 

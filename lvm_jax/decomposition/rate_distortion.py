@@ -18,7 +18,7 @@ from jax.nn import logsumexp
 
 from lvm_jax import annealing, checks, distributions, precision, weights
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import batch_size, for_first, padded, unpadded
+from lvm_jax.batching import batch_size, few_together, for_first, padded, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.aggregate import price_draws
 from lvm_jax.decomposition.measured import Measured, of_draws
@@ -141,10 +141,10 @@ def rate_distortion(
     betas = _check_betas(betas)
     x = check_problem(model, None, theta, None, x)
     transition = annealing.hmc() if transition is None else transition
-    points, size, number = padded((np.arange(x.shape[0]), x))
+    points, _, number = padded((np.arange(x.shape[0]), x))
     found = _curves(
         *(key, theta, points, number, betas, model, num_chains, transition, num_pilot),
-        batch_size(chunk_size, num_chains, size),
+        few_together(chunk_size, num_chains, x.shape[0]),
     )
     return unpadded(found, number)._replace(betas=betas)
 

@@ -1,20 +1,20 @@
 """log p(x) by annealed importance sampling: where q alone is too far from the posterior."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import batch_size, for_each, plenty
+from lvm_jax.batching import few_together, for_first, padded, plenty, unpadded
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence, judge_chains
 from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model, log_joint
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params
 from lvm_jax.weights import LogJoint
 
 
@@ -95,7 +95,8 @@ def evaluate_annealed(
     many), so memory grows in N by the result alone. Point i draws from fold_in(key, i), or
     fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer does not depend on
     the others.
-    Compiled once per shape, model, guide, moves and number of chains; the key, theta, phi and the
+    Compiled once per shape of a point, model, guide, moves, number of chains and of temperatures,
+    and for few numbers of points (N is padded to `compiling.bucket`); the key, theta, phi and the
     temperatures' values may change.
 
     Raises as `annealed` and `evaluate` do.
@@ -104,21 +105,24 @@ def evaluate_annealed(
     checks.key(key)
     num_chains = checks.integer(num_chains, "num_chains", 1)
     x = check_problem(model, guide, theta, phi, x)
-    index = jnp.arange(x.shape[0]) if index is None else jnp.asarray(index)
+    index = np.arange(x.shape[0]) if index is None else np.asarray(index)
     checks.shape(index, x.shape[:1], "index")
-    points = (index, jnp.asarray(x))
-    return _evaluate(
-        *(key, theta, None if guide is None else phi, points, plan, model, guide, num_chains),
-        batch_size(plenty(chunk_size), num_chains, x.shape[0]),
+    points, _, number = padded((index, x))
+    phi = None if guide is None else phi
+    found = _evaluate(
+        *(key, theta, phi, points, number, plan, model, guide, num_chains),
+        few_together(plenty(chunk_size), num_chains, x.shape[0]),
     )
+    return unpadded(found, number)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7, 8))
+@bounded_jit(6, 7, 8, 9)
 def _evaluate(
     key: Key[Array, ""],
     theta: Params,
     phi: Params,
     points: tuple[Array, Array],
+    number: Int[Array, ""],
     plan: annealing.Plan,
     model: Model,
     guide: Guide | None,
@@ -131,4 +135,4 @@ def _evaluate(
         joint = log_joint(model, theta, x)
         return annealed(jax.random.fold_in(key, index), joint, q, num_chains, plan)
 
-    return for_each(one, points, together)
+    return for_first(one, points, together, number)

@@ -7,7 +7,7 @@ import numpy as np
 
 from lvm_jax import annealing, checks
 from lvm_jax.evidence.result import Check, Evidence, describe, least_samples, opened
-from lvm_jax.evidence.rounds import Runner
+from lvm_jax.evidence.rounds import CHAINS, GROWTH, START, TEMPERATURES, Runner
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, ArrayLike, Key, Params
@@ -15,8 +15,6 @@ from lvm_jax.typing import Array, ArrayLike, Key, Params
 SCOUTS, IMPORTANCE, ANNEALED = "scouts", "importance", "annealed"
 TRUSTED = 0.5  # k-hat: the variance, on which an interval stands, is finite below it
 SPREAD = 1.0  # nats between the log-weights of chains, above which they have not arrived
-START, GROWTH = 1_000, 4  # draws of the first round, and the growth of rounds
-CHAINS, TEMPERATURES = 64, 16  # of the first annealed round
 ROUNDING = 1e-6  # half-widths, of log p(x), below which weights differ by rounding alone
 SAFETY = 1.3  # more draws than the pilot's variance asks for, as it is an estimate
 
@@ -157,9 +155,10 @@ def certify(
     than the tolerance, or with [-inf, inf] and the reasons in `failed`, where a check does not
     pass, a scout contradicts the draws, or the budget was too small for scouts.
 
-    Rounds run on the points that need them, padded to a power of two, so that few shapes compile.
-    Point i draws from keys of i and of the round's size alone: its answer does not depend on the
-    other points.
+    One program serves every number of draws, chains and temperatures, and numbers of points are
+    padded to a few sizes (`compiling.bucket`): three or four programs compile for a new model,
+    guide or shape of a point, and none for another number of points within a bucket. Point i draws
+    from keys of i and of the round's size alone: its answer does not depend on the other points.
     The interval is Student's, for independent weights; k-hat sees the tail only as far as the
     draws have: mass that no draw and no scout met cannot be certified by any method here. One
     move from the prior finds narrow modes in a few dimensions, and seldom in many (measured in
@@ -178,7 +177,10 @@ def certify(
     num_scouts = checks.integer(num_scouts, "num_scouts", 0)
     x = np.asarray(checks.float_array(x, "x"))
     book = _Book(len(x), tolerance, level)
-    run = Runner(key, model, guide, theta, phi, x, prior_share, transition, gradients_per_move)
+    run = Runner(
+        *(key, model, guide, theta, phi, x, prior_share, transition, gradients_per_move),
+        *(budget, num_scouts),
+    )
     reach = _scout(run, book, num_scouts, budget)
     _by_importance(run, book, budget)
     contradicted = np.zeros(len(x), bool) if reach is None else book.contradicted(reach)
@@ -205,7 +207,7 @@ def _scout(run: Runner, book: _Book, num_scouts: int, budget: float) -> np.ndarr
     every = np.arange(len(run.x))
     if not num_scouts or run.scouting(num_scouts) > budget:
         return None
-    reach, cost = run.scout(num_scouts)
+    reach, cost = run.scout()
     book.spend(every, Round(SCOUTS, len(every), num_scouts, 1), cost)
     return reach
 
@@ -279,21 +281,11 @@ def _anneal(
     found = run.chains(group, *setting)
     book.spend(group, now, run.cost(setting.chains, setting.temperatures))
     book.enter(group, found.evidence, now)
-    spread = _spread(np.asarray(found.log_weights)[: len(group)])
-    book.within[group] &= setting.answers & (spread <= SPREAD)
+    book.within[group] &= setting.answers & (found.spread <= SPREAD)
     needed = SAFETY * (book.half_width(group) / book.tolerance) ** 2
-    for point, wide, factor in zip(group, spread, needed, strict=True):
+    for point, wide, factor in zip(group, found.spread, needed, strict=True):
         if book.within[point]:
             del settings[int(point)]
         else:
             more = setting.longer() if wide > SPREAD else setting.wider(factor)
             settings[int(point)] = more
-
-
-def _spread(log_w: np.ndarray) -> np.ndarray:
-    """Standard deviation [N] of the finite log-weights [N, C]; inf where they are less than two."""
-    finite = np.isfinite(log_w)
-    number = finite.sum(1)
-    mean = np.where(finite, log_w, 0.0).sum(1) / np.maximum(number, 1)
-    squared = (np.where(finite, log_w - mean[:, None], 0.0) ** 2).sum(1)
-    return np.where(number > 1, np.sqrt(squared / np.maximum(number - 1, 1)), np.inf)

@@ -61,6 +61,36 @@ def importance(
     return _conclude(jax.lax.fori_loop(0, num_chunks, step, start), num_samples)
 
 
+def streamed(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    num_chunks: Int[Array, ""],
+    tail: Int[Array, ""],
+    longest: int,
+) -> Evidence:
+    """`importance` of S = num_chunks CHUNK_SIZE draws by one program for every S: both are traced.
+
+    `tail` is `pareto.tail_size(S)`, at most `longest`, the number of weights that memory has.
+    """
+
+    def step(index: Array, running: Running) -> Running:
+        log_w = weights.log_weights(jax.random.fold_in(key, index), log_joint, q, CHUNK_SIZE)
+        return _add(running, log_w, jnp.ones(CHUNK_SIZE, bool))
+
+    dtype = jax.eval_shape(lambda: weights.log_weights(key, log_joint, q, 1)).dtype
+    running = jax.lax.fori_loop(0, num_chunks, step, _nothing(longest, dtype))
+    return _conclude(running, num_chunks * CHUNK_SIZE, tail)
+
+
+def from_first(
+    log_w: Float[Array, " S"], used: Bool[Array, " S"], number: Int[Array, ""], tail: Int[Array, ""]
+) -> Evidence:
+    """`from_log_weights` of the `number` in use; `tail` is `pareto.tail_size(number)`."""
+    start = _nothing(pareto.tail_size(log_w.shape[0]), log_w.dtype)
+    return _conclude(_add(start, log_w, used), number, tail)
+
+
 def from_log_weights(log_w: Float[Array, " S"]) -> Evidence:
     """The Evidence of S independent log-weights with E[w] = p(x), however they were drawn.
 
@@ -100,12 +130,17 @@ def _shift(largest: Scalar) -> Scalar:
     return jnp.where(jnp.isfinite(largest), largest, 0.0)
 
 
-def _conclude(running: Running, num_samples: int) -> Evidence:
-    """The estimate and its diagnostics."""
+def _conclude(
+    running: Running, num_samples: int | Int[Array, ""], tail: Int[Array, ""] | None = None
+) -> Evidence:
+    """The estimate and its diagnostics; k-hat of the `tail` largest weights, or of all kept."""
     scaled = running.scaled
     ess = scaled.total**2 / (scaled.total * scaled.mean + scaled.squared)
     ess = jnp.where(scaled.total == 0, 0.0, ess)  # of zero weights alone
-    k_hat = pareto.k_of_tail(running.tail)
+    largest = running.tail
+    if tail is not None:  # weights equal to the threshold do not count
+        largest = jnp.where(jnp.arange(largest.size) <= tail, largest, largest[tail])
+    k_hat = pareto.k_of_tail(largest)
     return Evidence(
         log_evidence=_shift(running.largest) + jnp.log(scaled.mean),
         standard_error=jnp.sqrt(scaled.variance / num_samples) / scaled.mean,

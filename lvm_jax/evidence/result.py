@@ -102,14 +102,18 @@ def opened(low: np.ndarray, high: np.ndarray, at: np.ndarray) -> tuple[np.ndarra
 
 
 def judge(
-    ess: Scalar, k_hat: Scalar, num_samples: int, num_odd: Scalar, most: float = TRUSTED_K_HAT
+    ess: Scalar,
+    k_hat: Scalar,
+    num_samples: int | Int[Array, ""],
+    num_odd: Scalar,
+    most: float = TRUSTED_K_HAT,
 ) -> Int[Array, ""]:
     """NONFINITE, PARETO and ESS of S independent weights, as bits.
 
     PARETO: k-hat is not at most `most`; below 25 weights, which have no tail to fit, not judged.
     ESS: fewer than `least_ess`.
     """
-    has_tail = pareto.tail_size(num_samples) >= pareto.SHORTEST_TAIL
+    has_tail = num_samples >= 5 * pareto.SHORTEST_TAIL
     return (
         _bit(num_odd > 0, Check.NONFINITE)
         | _bit(~(k_hat <= most) & has_tail, Check.PARETO)
@@ -118,17 +122,21 @@ def judge(
 
 
 def judge_chains(
-    found: Evidence, log_w: Float[Array, " C"], acceptance: Float[Array, " T"], tuned: bool
+    found: Evidence,
+    log_w: Float[Array, " C"],
+    acceptance: Float[Array, " T"],
+    tuned: bool,
+    size: int | Int[Array, ""] | None = None,
 ) -> Evidence:
     """The Evidence of C annealed chains, with SPREAD and ACCEPTANCE of them in `failed` too.
 
     SPREAD: the standard deviation of the finite log-weights, which unlike ESS does not need the
     largest weights to be among those drawn, exceeds that of lognormal weights of ESS `least_ess`.
     ACCEPTANCE: below 0.05 at some temperature, of moves that are tuned (a discrete z that has
-    arrived may well stay where it is).
+    arrived may well stay where it is). `size` is C where log_w is padded with -inf.
     """
-    size = log_w.shape[0]
-    most = np.sqrt(np.log(max(size / least_ess(size), 1.0)))
+    size = log_w.shape[0] if size is None else size
+    most = jnp.sqrt(jnp.log(jnp.maximum(size / least_ess(size), 1.0)))
     spread = moments(log_w, jnp.isfinite(log_w)).variance ** 0.5
     failed = _bit(~(spread <= most), Check.SPREAD)
     if tuned:
@@ -136,13 +144,13 @@ def judge_chains(
     return found._replace(failed=found.failed | failed)
 
 
-def least_ess(num_samples: int) -> float:
+def least_ess(num_samples: int | Int[Array, ""]) -> float | Scalar:
     """1.3 S^(2/3), the smallest effective sample size of S weights with a reliable interval.
 
     The mean of S lognormal weights of effective sample size E has a skewness of about
     (S / E)^(3/2) / sqrt(S), which Student's interval takes for 0; it is 2/3 here.
     """
-    return float(num_samples ** (2 / 3) * SKEWNESS ** (-2 / 3))
+    return num_samples ** (2 / 3) * SKEWNESS ** (-2 / 3)
 
 
 def least_samples(share: np.ndarray) -> np.ndarray:

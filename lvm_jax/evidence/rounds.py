@@ -1,25 +1,51 @@
-"""What `certify` runs on the device: draws, scouts and chains of some of the points."""
+"""What `certify` runs on the device: three programs for any number of points, draws, chains."""
 
-from functools import partial
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import annealing, checks
+from lvm_jax import annealing, checks, compiling, distributions, weights
+from lvm_jax.annealing import elastic
+from lvm_jax.annealing.path import make_path
 from lvm_jax.annealing.tuning import MOST
-from lvm_jax.batching import batch_size, for_each, plenty
-from lvm_jax.evidence.annealed import Annealed, evaluate_annealed
-from lvm_jax.evidence.importance import CHUNK_SIZE, importance
+from lvm_jax.batching import batch_size, for_first, plenty
+from lvm_jax.compiling import bounded_jit
+from lvm_jax.evidence import pareto
+from lvm_jax.evidence.importance import CHUNK_SIZE, from_first, streamed
 from lvm_jax.evidence.modes import Modes, cover, search
-from lvm_jax.evidence.result import Evidence
+from lvm_jax.evidence.result import Evidence, judge_chains
 from lvm_jax.guides.base import Guide
 from lvm_jax.guides.defensive import defensive
 from lvm_jax.inputs import check_problem
 from lvm_jax.models.base import Model, log_joint
-from lvm_jax.typing import Array, Float, Key, Latent, Params, Scalar
+from lvm_jax.moments import moments
+from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, Params, Scalar
 
+START, GROWTH = CHUNK_SIZE, 4  # draws of the first round, and the growth of rounds
+CHAINS, TEMPERATURES = 64, 16  # of the first annealed round; chains run 64 at a time
 PILOT = 8  # chains that set the step sizes
 SCOUT_TEMPERATURES = 1
+FEW, TOGETHER = 3, 8  # above 3 points, chains and searches of 8 run together
+SHORT = 16 * CHUNK_SIZE  # draws up to which a short tail is kept
+
+
+class Capacity(NamedTuple):
+    """The sizes of a program's arrays: the most that the budget pays for."""
+
+    samples: int
+    chains: int
+    temperatures: int
+    scouts: int  # chains whose ends are kept
+
+
+class Chains(NamedTuple):
+    """Annealed chains of N points."""
+
+    evidence: Evidence  # leaves [N]
+    spread: Float[Array, " N"]  # standard deviation of the finite log-weights; inf of fewer than 2
+    z: Latent  # the ends of scouts, leaves [N, num_scouts, ...]
 
 
 class Runner:
@@ -36,59 +62,65 @@ class Runner:
         prior_share: float,
         transition: annealing.Transition | None,
         gradients_per_move: int,
+        budget: float,
+        num_scouts: int,
     ) -> None:
         x = np.asarray(check_problem(model, guide, theta, phi, x))
         if checks.number(prior_share, "prior_share") != 0:
             guide, phi = defensive(model, guide, prior_share), (phi, theta)
         self.key, self.model, self.guide, self.theta, self.phi = key, model, guide, theta, phi
-        self.x, self.transition, self.per_move = x, transition, gradients_per_move
-        self.continuous = transition is None or transition.continuous
+        self.x, self.per_move, self.num_scouts = x, gradients_per_move, num_scouts
+        self.transition = annealing.hmc() if transition is None else transition
         self.modes: Modes | None = None
+        self.size = compiling.bucket(len(x))
+        self.capacity = _capacity(budget, 1.0 + gradients_per_move, num_scouts)
+        rows = plenty(TOGETHER * CHAINS)
+        self.together = 1 if len(x) <= FEW else batch_size(rows, CHAINS, self.size)
 
     def importance(self, points: np.ndarray, num_samples: int, stage: int) -> Evidence:
-        """Fresh draws of q, and of the scouts' places where there are some."""
-        rows = _padded(points)
-        key = self._key(stage, num_samples)
+        """Fresh draws of q, and of the modes where there are some; for multiples of CHUNK_SIZE."""
+        rows = compiling.pad_rows(points, self.size)
         modes = jax.tree.map(lambda leaf: leaf[rows], self.modes)
-        return _importance(
-            key, self.theta, self.phi, (rows, self.x[rows], modes), self.model, self.guide,
-            num_samples,
-            batch_size(plenty(CHUNK_SIZE), min(num_samples, CHUNK_SIZE), len(rows)),
+        longest = SHORT if num_samples <= SHORT else self.capacity.samples
+        found = _importance(
+            self._key(stage, num_samples), self.theta, self.phi, (rows, self.x[rows], modes),
+            *_traced(len(points), num_samples // CHUNK_SIZE, pareto.tail_size(num_samples)),
+            self.model, self.guide, pareto.tail_size(longest),
+            batch_size(plenty(CHUNK_SIZE), CHUNK_SIZE, self.size),
         )  # fmt: skip
+        return compiling.first_rows(found, len(points))
 
-    def scout(self, num_scouts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Chains from the prior for every point: their largest log-weight, and what they cost."""
+    def scout(self) -> tuple[np.ndarray, np.ndarray]:
+        """Chains from the prior for every point: the largest log-weight left, and their cost."""
         every = np.arange(len(self.x))
-        found = self.chains(every, num_scouts, SCOUT_TEMPERATURES, from_prior=True, answers=False)
-        rows = _padded(every)
-        modes, reach = _look(
-            self.theta, self.phi, self.x[rows], found.z, self.model, self.guide,
-            self.continuous, batch_size(CHUNK_SIZE, num_scouts, len(rows)),
+        setting = self.num_scouts, SCOUT_TEMPERATURES
+        ends = self._chains(every, *setting, from_prior=True, answers=False).z
+        found = _look(
+            self.theta, self.phi, (compiling.pad_rows(self.x, self.size), ends),
+            *_traced(len(every)), self.model, self.guide, self.transition.continuous, self.together,
         )  # fmt: skip
-        cost = self.scouting(num_scouts) + np.zeros(len(self.x))
-        self.modes = modes
-        if modes is not None:
-            cost += np.asarray(modes.num_evaluations)[: len(every)]
-        return np.asarray(reach)[: len(every)], cost
+        self.modes, reach = compiling.first_rows(found, len(every))
+        cost = self.scouting(self.num_scouts) + np.zeros(len(every))
+        return reach, cost if self.modes is None else cost + self.modes.num_evaluations
 
     def chains(
-        self,
-        points: np.ndarray,
-        chains: int,
-        temperatures: int,
-        from_prior: bool,
-        answers: bool,
-    ) -> Annealed:
+        self, points: np.ndarray, chains: int, temperatures: int, from_prior: bool, answers: bool
+    ) -> Chains:
         """Annealed chains, from the prior or from q; those that answer have keys of their own."""
-        guide, phi = (None, None) if from_prior else (self.guide, self.phi)
-        plan = annealing.plan(
-            annealing.sigmoid(temperatures), self.transition, num_pilot=PILOT, adaptive=True
-        )
-        rows = _padded(points)
-        key = self._key(int(from_prior), int(answers), chains, temperatures)
-        return evaluate_annealed(
-            key, self.model, guide, self.theta, phi, self.x[rows], chains, plan, index=rows
-        )
+        found = self._chains(points, chains, temperatures, from_prior, answers)
+        return compiling.first_rows(found, len(points))
+
+    def _chains(
+        self, points: np.ndarray, chains: int, temperatures: int, from_prior: bool, answers: bool
+    ) -> Chains:
+        """`chains` with its leaves on the device, padded."""
+        rows = compiling.pad_rows(points, self.size)
+        return _chains(
+            self._key(int(from_prior), int(answers), chains, temperatures),
+            self.theta, self.phi, (rows, self.x[rows]),
+            *_traced(len(points), chains, pareto.tail_size(chains), temperatures, from_prior),
+            self.model, self.guide, self.transition, self.capacity, self.together,
+        )  # fmt: skip
 
     def cost(self, chains: int, temperatures: int) -> float:
         """Evaluations that chains take for each point."""
@@ -96,7 +128,7 @@ class Runner:
         return moves * (1.0 + self.per_move)
 
     def scouting(self, num_scouts: int) -> float:
-        """Evaluations that scouts take for each point, without the search for a mode."""
+        """Evaluations that scouts take for each point, without the search for modes."""
         return self.cost(num_scouts, SCOUT_TEMPERATURES) + 2 * num_scouts if num_scouts else 0.0
 
     def _key(self, *round_of: int) -> Key[Array, ""]:
@@ -107,38 +139,153 @@ class Runner:
         return key
 
 
-def _padded(points: np.ndarray) -> np.ndarray:
-    """The points, the last repeated up to a power of two."""
-    size = 1 << (len(points) - 1).bit_length()
-    return np.concatenate([points, np.repeat(points[-1:], size - len(points))])
+def _capacity(budget: float, per_move: float, num_scouts: int) -> Capacity:
+    """What `budget` pays for, rounded down to sizes of rounds, so that few budgets differ."""
+
+    def most(least: int, factor: int, cost: float) -> int:
+        size = least
+        while factor * size * cost <= budget:
+            size *= factor
+        return size
+
+    scouts = -(-num_scouts // CHAINS) * CHAINS
+    return Capacity(
+        most(START, GROWTH, 1.0),
+        max(most(CHAINS, 2, TEMPERATURES * per_move), scouts),
+        most(TEMPERATURES, GROWTH, CHAINS * per_move),
+        num_scouts,
+    )
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _traced(*numbers: int) -> list[np.ndarray]:
+    """Numbers whose values compile nothing."""
+    return [
+        np.asarray(number, bool if isinstance(number, bool) else np.int32) for number in numbers
+    ]
+
+
+class _Start(NamedTuple):
+    """q, or the prior where `from_prior`, which is traced."""
+
+    q: Distribution
+    prior: Distribution
+    from_prior: Bool[Array, ""]
+
+    @property
+    def discrete(self) -> bool:
+        return distributions.is_discrete(self.prior)
+
+    def log_prob(self, value: Latent) -> Scalar:
+        found: Scalar = jax.lax.cond(self.from_prior, self.prior.log_prob, self.q.log_prob, value)
+        return found
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
+        either = (d.sample(seed=seed, sample_shape=sample_shape) for d in (self.prior, self.q))
+        return jax.tree.map(lambda p, q: jnp.where(self.from_prior, p, q), *either)
+
+
+@bounded_jit(7, 8, 9, 10, lean=True)
 def _importance(
     key: Key[Array, ""],
     theta: Params,
     phi: Params,
     points: tuple[Array, Array, Modes | None],
+    number: Int[Array, ""],
+    num_chunks: Int[Array, ""],
+    tail: Int[Array, ""],
     model: Model,
     guide: Guide,
-    num_samples: int,
+    longest: int,
     together: int,
 ) -> Evidence:
     def one(point: tuple[Array, Array, Modes | None]) -> Evidence:
         index, x, modes = point
         q = cover(guide.posterior(phi, x), modes)
-        joint = log_joint(model, theta, x)
-        return importance(jax.random.fold_in(key, index), joint, q, num_samples)
+        own = jax.random.fold_in(key, index)
+        return streamed(own, log_joint(model, theta, x), q, num_chunks, tail, longest)
 
-    return for_each(one, points, together)
+    return for_first(one, points, together, number)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+@bounded_jit(9, 10, 11, 12, 13, lean=True)
+def _chains(
+    key: Key[Array, ""],
+    theta: Params,
+    phi: Params,
+    points: tuple[Array, Array],
+    number: Int[Array, ""],
+    chains: Int[Array, ""],
+    tail: Int[Array, ""],
+    temperatures: Int[Array, ""],
+    from_prior: Bool[Array, ""],
+    model: Model,
+    guide: Guide,
+    transition: annealing.Transition,
+    capacity: Capacity,
+    together: int,
+) -> Chains:
+    def one(point: tuple[Array, Array]) -> Chains:
+        index, x = point
+        own, joint = jax.random.fold_in(key, index), log_joint(model, theta, x)
+        q = _Start(guide.posterior(phi, x), model.prior(theta), from_prior)
+        z, log_w, accepted = _anneal(own, joint, q, chains, temperatures, transition, capacity)
+        used = jnp.arange(log_w.size) < chains
+        found = from_first(log_w, used, chains, tail)
+        found = judge_chains(found, log_w, accepted, transition.target is not None, chains)
+        variance = moments(log_w, jnp.isfinite(log_w)).variance
+        spread = jnp.where(jnp.isnan(variance), jnp.inf, jnp.sqrt(variance))
+        return Chains(found, spread, z)
+
+    return for_first(one, points, together, number)
+
+
+def _anneal(
+    key: Key[Array, ""],
+    joint: weights.LogJoint,
+    q: Distribution,
+    chains: Int[Array, ""],
+    temperatures: Int[Array, ""],
+    transition: annealing.Transition,
+    capacity: Capacity,
+) -> tuple[Latent, Float[Array, " C"], Float[Array, " T"]]:
+    """Ends, log-weights (-inf beyond the chains) and acceptance (1 beyond the last temperature).
+
+    Ends are those of scouts: of more chains than capacity.scouts they are not to be used.
+    """
+    key_pilot, key_start, key_chains = jax.random.split(key, 3)
+
+    def draw(group: int | Array) -> Latent:
+        return weights.draw(jax.random.fold_in(key_start, group), q, CHAINS)
+
+    path = make_path(joint, q, draw(0), transition.continuous)
+    schedule = elastic.tuned(
+        key_pilot, path, q, temperatures, capacity.temperatures, transition, PILOT
+    )
+
+    def step(group: Array, state: tuple) -> tuple:
+        ends, log_w, accepted = state
+        keys = jax.random.split(jax.random.fold_in(key_chains, group), CHAINS)
+        z, new, rate = elastic.anneal(keys, path, draw(group), schedule, temperatures, transition)
+        put = lambda all_, rows: jax.lax.dynamic_update_slice_in_dim(all_, rows, group * CHAINS, 0)  # noqa: E731
+        return jax.tree.map(put, ends, z), put(log_w, new), accepted + rate
+
+    rows = max(-(-capacity.scouts // CHAINS), 1) * CHAINS
+    ends = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), draw(0))
+    betas = schedule.temperatures
+    groups = (chains + CHAINS - 1) // CHAINS
+    start = ends, jnp.full(capacity.chains, -jnp.inf, betas.dtype), jnp.zeros_like(betas[1:])
+    ends, log_w, accepted = jax.lax.fori_loop(0, groups, step, start)
+    log_w = jnp.where(jnp.arange(log_w.size) < chains, log_w, -jnp.inf)
+    accepted = jnp.where(jnp.arange(accepted.size) < temperatures, accepted / groups, 1.0)
+    return jax.tree.map(lambda leaf: leaf[: capacity.scouts], ends), log_w, accepted
+
+
+@bounded_jit(4, 5, 6, 7, lean=True)
 def _look(
     theta: Params,
     phi: Params,
-    x: Array,
-    z: Latent,
+    points: tuple[Array, Latent],
+    number: Int[Array, ""],
     model: Model,
     guide: Guide,
     continuous: bool,
@@ -153,4 +300,4 @@ def _look(
             return search(joint, q, z)
         return None, jax.vmap(lambda z: joint(z) - q.log_prob(z))(z).max()
 
-    return for_each(one, (x, z), together)
+    return for_first(one, points, together, number)

@@ -1,0 +1,97 @@
+"""The programs of `certify`: traced sizes give what static ones give."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import quick_jit
+
+from lvm_jax import annealing, distributions, evidence
+from lvm_jax.evidence.result import Check
+from lvm_jax.evidence.rounds import Runner
+from lvm_jax.guides.base import Guide
+from lvm_jax.models import Model, log_joint
+
+NUM_POINTS, NUM_SCOUTS = 5, 70
+MODEL = Model(
+    lambda key: (),
+    lambda theta: distributions.normal(jnp.zeros(2), jnp.ones(2)),
+    lambda theta, z: distributions.normal(z, jnp.ones(2)),
+)
+EXACT = Guide(lambda key: (), lambda phi, x: distributions.normal(0.5 * x, jnp.full(2, 0.5**0.5)))
+WIDE = Guide(lambda key: (), lambda phi, x: distributions.normal(0.5 * x, jnp.full(2, 1.1)))
+X = np.random.default_rng(0).normal(size=(NUM_POINTS, 2)).astype(np.float32)
+TRUTH = -(X**2).sum(1) / 4 - np.log(4 * np.pi)
+
+
+def stay(key, log_density, z, scale, step_size):
+    """Leaves every density invariant, and says that it accepts 3 of 100."""
+    return z, jnp.asarray(0.03, step_size.dtype)
+
+
+STAY = annealing.Transition(stay, target=0.5)
+
+
+def runner(guide):
+    parts = jax.random.key(7), MODEL, guide, (), (), X
+    return Runner(*parts, 0.0, STAY, 2, 2e4, NUM_SCOUTS)
+
+
+@pytest.fixture(scope="module")
+def chained():
+    return runner(EXACT)
+
+
+@pytest.mark.parametrize("num_samples", [1_000, 4_000])
+def test_draws_are_those_of_importance(num_samples):
+    run, points = runner(WIDE), np.array([1, 4])
+    found = run.importance(points, num_samples, 1)
+    key = run._key(1, num_samples)
+
+    @quick_jit
+    def static(index, x):
+        joint, q = log_joint(MODEL, (), x), WIDE.posterior((), x)
+        return evidence.importance(jax.random.fold_in(key, index), joint, q, num_samples)
+
+    for place, point in enumerate(points):
+        want = static(point, X[point])
+        for name, value, plain in zip(want._fields, found, want, strict=True):
+            np.testing.assert_allclose(value[place], plain, rtol=2e-4, atol=1e-6, err_msg=name)
+    pilot = run.importance(points, num_samples, 0)
+    assert (pilot.log_evidence != found.log_evidence).all()
+
+
+def test_chains_from_the_posterior_and_from_the_prior(chained):
+    every = np.arange(NUM_POINTS)
+    exact = chained.chains(every, 128, 4, from_prior=False, answers=True)
+    np.testing.assert_allclose(exact.evidence.log_evidence, TRUTH, atol=1e-5)
+    assert (exact.spread < 1e-5).all()
+    prior = chained.chains(every, 192, 4, from_prior=True, answers=True)
+    off = (prior.evidence.log_evidence - TRUTH) / prior.evidence.standard_error
+    assert np.abs(off).max() < 4.5
+    assert prior.evidence.num_samples.tolist() == [192] * NUM_POINTS
+    # Of chains that stay, log w = log p(x | z), of variance sum_d (1/2 + x_d^2) under the prior.
+    variance = 1 + (X**2).sum(1)
+    error = (prior.spread**2 / variance - 1) / (2 / 191 * 3) ** 0.5
+    assert np.abs(error).max() < 4.5
+    pilot = chained.chains(every, 192, 4, from_prior=True, answers=False)
+    assert (pilot.evidence.log_evidence != prior.evidence.log_evidence).all()
+    alone = chained.chains(every[:2], 1, 4, from_prior=True, answers=True)
+    assert np.isinf(alone.spread).all()
+
+
+def test_acceptance_is_the_mean_over_the_chains(chained):
+    # 0.03 of each group of chains, below the least of 0.05; their sum is above it.
+    found = chained.chains(np.arange(2), 128, 4, from_prior=False, answers=True)
+    assert (found.evidence.failed == Check.ACCEPTANCE).all()
+
+
+def test_scouts_are_draws_of_the_prior(chained):
+    ends = chained._chains(np.arange(NUM_POINTS), NUM_SCOUTS, 1, True, False).z
+    z = np.asarray(ends)[:NUM_POINTS]
+    assert z.shape == (NUM_POINTS, NUM_SCOUTS, 2)
+    assert len(np.unique(z)) == z.size
+    moments = z.reshape(-1, 2)
+    count = len(moments)
+    assert np.abs(moments.mean(0)).max() < 4.5 / count**0.5
+    assert np.abs((moments**2).mean(0) - 1).max() < 4.5 * (2 / count) ** 0.5
