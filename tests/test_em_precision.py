@@ -7,7 +7,7 @@ from em_reference import compact, numbers
 from scipy import special, stats
 
 from lvm_jax import em
-from lvm_jax.em.statistics import compensated_add
+from lvm_jax.em.statistics import Data, Parameters, compensated_add, exact_pass
 
 N, D, K, SD = 301, 3, 3, 1e-3  # SD: of a cluster, as a share of the spread of the centres
 
@@ -184,9 +184,10 @@ def test_float32_keeps_the_digits_of_many_extreme_bits():
 
 @pytest.mark.parametrize("family", [em.Poisson(), em.Bernoulli()], ids=["poisson", "bernoulli"])
 def test_the_default_exact_density_has_every_part(x64, family):
-    law = stats.poisson if isinstance(family, em.Poisson) else stats.bernoulli
+    counts = isinstance(family, em.Poisson)
+    law = stats.poisson if counts else stats.bernoulli
     theta = np.array([[0.2, 0.5, 0.8], [0.9, 0.4, 0.3]])
-    x = np.array([[0.0, 1, 1], [1, 0, 1], [0, 0, 0]])
+    x = np.array([[0.0, 1, 1], [1, 0, 1], [0, 0, 0]]) * (4 if counts else 1)  # x! is not 1
     got = em.Family.exact_log_prob(family, theta, jax.numpy.asarray(x))
     np.testing.assert_allclose(got, law.logpmf(x[:, None], theta).sum(-1), rtol=1e-13)
     got = family.exact_log_prob(jax.numpy.asarray(theta), jax.numpy.asarray(x))
@@ -228,3 +229,39 @@ def test_is_safe_ends_where_the_measured_rounding_is_a_thousandth_of_a_nat(covar
     truth = stats.norm.logpdf(x.astype(np.float64), mean).sum(1)
     error = np.sqrt(np.mean((np.asarray(fast, np.float64)[:, 0] - truth) ** 2))
     assert 1e-3 / 4 < error < 4e-3
+
+
+def test_chunks_of_the_exact_path_keep_the_digits_and_an_empty_component_its_prior():
+    # Three chunks of unequal means; float32 rounds a mean at 1000 to 3% of a deviation. The third
+    # component is so far away that it has no row.
+    rng = np.random.default_rng(6)
+    side = np.where(rng.random(N) < 0.4, -1000.0, 1000.0)
+    x = (side[:, None] + 2e-3 * (rng.normal(size=(N, D)) + np.arange(N)[:, None] // 100)).astype(
+        np.float32
+    )
+    shift = np.float32([200.125, 200.25, 200.0625])
+    centres = np.outer([-1000, 1000, 1e6], np.ones(D)).astype(np.float32)
+    components = em.Gaussians(centres - shift, np.tile(np.eye(D, dtype=np.float32), (3, 1, 1)))
+    parameters = Parameters(np.log(np.full((1, 3), 1 / 3, np.float32)), components)
+    parameters = jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else leaf[None], parameters)
+    family = em.GAUSSIANS["full"]
+    run = jax.jit(exact_pass, static_argnums=(0, 3))
+    summary = jax.tree.map(
+        lambda leaf: leaf[0], run(family, parameters, Data(x, None, shift), 128)[0]
+    )
+    counts, means, scatter, low = (np.asarray(leaf, np.float64) for leaf in summary)
+    for k, sign in enumerate((-1, 1)):
+        rows = x[side == sign * 1000].astype(np.float64)
+        np.testing.assert_allclose(counts[k], len(rows), rtol=1e-6)
+        found = means[k] + low[k] + shift
+        np.testing.assert_allclose(found, rows.mean(0), rtol=0, atol=1e-4 * 2e-3)
+        truth = np.cov(rows.T, ddof=0) * len(rows)
+        np.testing.assert_allclose(scatter[k], truth, rtol=0, atol=1e-5 * truth.max())
+    prior = em.NormalInverseWishart(
+        np.full(D, 0.3, np.float32), 1.0, 5.0, np.eye(D, dtype=np.float32)
+    )
+    prior = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, np.float32), prior)
+    settings = em.Settings(np.float32(0), prior)
+    best = jax.jit(family.maximize)(summary, family.complete(components), settings)
+    assert counts[2] == 0
+    np.testing.assert_allclose(best.deviations[2], prior.mean, rtol=1e-6)

@@ -177,6 +177,15 @@ def test_vamp_starts_at_rows_of_the_data():
     assert len(np.unique(pseudo_inputs, axis=0)) == 3
 
 
+def test_vamp_of_as_many_pseudo_inputs_as_rows_takes_every_row_once():
+    rows = np.arange(33.0).reshape(11, 3) ** 1.1
+    init = quick_jit(priors.vamp(encoder()[0], 11, rows).init)
+    for seed in range(3):
+        found = np.asarray(init(jax.random.key(seed)).pseudo_inputs)
+        distance = np.abs(found[:, None] - rows).max(2)
+        assert sorted(distance.argmin(1)) == list(range(11))
+
+
 def deep_model(guide):
     prior = priors.vamp(guide, 3, START)
     return models.deep_latent_gaussian(prior, networks.mlp(2, (), 3), likelihoods.gaussian(3))
