@@ -4,6 +4,7 @@ The list is read from the files' first lines and --help from a Config, so neithe
 """
 
 import ast
+import dataclasses
 import difflib
 import importlib
 import sys
@@ -43,6 +44,19 @@ def run(name: str, arguments: Sequence[str]) -> None:
     module.main(config)
 
 
+def as_typed(message: str, name: str) -> str:
+    """An error of the library with its argument named as the option: `path: ...` -> `--data: ...`.
+
+    The readers of data call the option `path` or `name`; the other arguments are the Config's own.
+    """
+    argument, colon, rest = message.partition(": ")
+    config = importlib.import_module(f"experiments.{name}").Config
+    options = {field.name for field in dataclasses.fields(config)}
+    if argument in ("path", "name"):
+        argument = next((own for own in ("data", "dataset") if own in options), argument)
+    return f"--{argument.replace('_', '-')}{colon}{rest}" if argument in options else message
+
+
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0 when it went well, 1 for refused input or a failed fit, 2 for a wrong name."""
     traceback = "--traceback" in arguments[:1]
@@ -66,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if traceback:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_typed(str(error), name)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted; what was finished stays in the run directory", file=sys.stderr)

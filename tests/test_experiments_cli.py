@@ -69,13 +69,16 @@ def test_a_wrong_option_is_named(capsys):
 
 
 BAD = {
-    "name": (["--data", "old_faithfull"], "did you mean 'old_faithful'"),
-    "file": (["--data", "missing.csv"], "missing.csv"),
-    "restarts": (["--num-restarts", "0"], "num_restarts: expected an integer >= 1, got 0"),
-    "folds": (["--num-folds", "1"], "num_folds: expected an integer >= 2, got 1"),
-    "none": (["--max-components", "0"], "max_components: expected an integer >= 1, got 0"),
+    "name": (
+        ["--data", "old_faithfull"],
+        "--data: expected lecture, old_faithful, digits or the path of a table, got 'old_faithfull'; did you mean 'old_faithful'",
+    ),
+    "file": (["--data", "missing.csv"], "--data: no file missing.csv"),
+    "restarts": (["--num-restarts", "0"], "--num-restarts: expected an integer >= 1, got 0"),
+    "folds": (["--num-folds", "1"], "--num-folds: expected an integer >= 2, got 1"),
+    "none": (["--max-components", "0"], "--max-components: expected an integer >= 1, got 0"),
     "few": (["--max-components", "800"], "expected at least 1600 rows to compare"),
-    "negative": (["--regularization", "-1"], "regularization: expected a finite number >= 0"),
+    "negative": (["--regularization", "-1"], "--regularization: expected a finite number >= 0"),
     "columns": (["--data", "old_faithful", "--columns", "eruptoin"], "did you mean 'eruption'"),
 }
 
@@ -93,7 +96,8 @@ def test_refused_input_is_one_line_and_exit_code_1(arguments, message, tmp_path,
 
 ROWS = "0,1\n1,2\n2,4\n" * 10
 TABLES = {
-    "text": ("a,b\n" + ROWS + "1,two\n", [], "column 'b'"),
+    "empty": ("", [], "--data: expected a table of numbers, got an empty file"),
+    "text": ("a,b\n" + ROWS + "1,two\n", [], "--data: expected numbers in column 'b'"),
     "hole": ("a,b\n" + ROWS + "1,\n", [], "1 in 'b'"),
     "few rows": ("a,b\n0,1\n1,2\n2,3\n3,5\n4,0\n", [], "at least 10 rows for 3 components and 5"),
     "constant": ("a\n" + "4\n" * 30, ["--standardize"], "got the constant 'a'"),

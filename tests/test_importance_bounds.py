@@ -165,7 +165,7 @@ def test_sumo_is_unbiased_on_bounded_weights(result):
 
 BAD = {
     "power": (["--largest", "100"], "largest: expected a power of 2, got 100"),
-    "draws": (["--num-weights", "1024"], "num_weights: expected at least 64 times largest"),
+    "draws": (["--num-weights", "1024"], "--num-weights: expected at least 64 times largest"),
     "alpha": (["--alphas", "1.0"], "alphas: expected finite numbers other than 0 and 1"),
 }
 

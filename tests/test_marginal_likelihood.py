@@ -167,7 +167,7 @@ BAD = {
     "terms": (["--num-variables", "20"], "at most 4,194,304 values of z"),
     "widen": (["--widen", "0.7"], "widen: expected more than 0.7071"),
     "share": (["--defensive", "0"], "defensive: expected a share above 0"),
-    "draws": (["--num-samples", "1"], "num_samples: expected an integer >= 2, got 1"),
+    "draws": (["--num-samples", "1"], "--num-samples: expected an integer >= 2, got 1"),
 }
 
 
