@@ -129,5 +129,6 @@ def check_layers(layers: Sequence[Layer], minimum: int) -> tuple[Layer, ...]:
 
 def init_each(key: Key[Array, ""], networks: "Sequence[Network]") -> tuple[Params, ...]:
     """Parameters of every network, each from a key of its own."""
+    checks.key(key)
     keys = jax.random.split(key, len(networks))
     return tuple(network.init(key) for network, key in zip(networks, keys, strict=True))

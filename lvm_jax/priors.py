@@ -113,6 +113,7 @@ def mixture(dim: int, num_components: int) -> Prior:
     num_components = checks.integer(num_components, "num_components", 1)
 
     def init(key: Key[Array, ""]) -> MixturePrior:
+        checks.key(key)
         shape = (num_components, dim)
         locs = math.sqrt(1 - SPREAD**2) * jax.random.normal(key, shape)
         return MixturePrior(jnp.zeros(num_components), locs, jnp.full(shape, math.log(SPREAD)))
@@ -155,6 +156,7 @@ def vamp(guide: Guide, num_components: int, start: ArrayLike) -> Prior:
     jitter = JITTER * float(rows.std())
 
     def init(key: Key[Array, ""]) -> Vamp:
+        checks.key(key)
         key_rows, key_noise, key_guide = jax.random.split(key, 3)
         index = jax.random.choice(key_rows, len(rows), (num_components,), replace=False)
         chosen = jnp.asarray(rows, float)[index]

@@ -42,6 +42,7 @@ def log_weights(
 
 def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int) -> Weighted:
     """`log_weights`, with the draws that they belong to; raises as it does."""
+    checks.key(key)
     check_log_prob(q)
     z, log_q = draw_and_price(key, q, num_samples)
     check_log_joint(log_joint, z)
@@ -56,18 +57,20 @@ def draw(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
     Raises ValueError for num_samples < 1, TypeError for a key that is not typed or a q that is no
     distribution.
     """
+    checks.key(key)
     checks.integer(num_samples, "num_samples", 1)
-    return checks.distribution(q).sample(seed=checks.key(key), sample_shape=(num_samples,))
+    return checks.distribution(q).sample(seed=key, sample_shape=(num_samples,))
 
 
 def draw_and_price(
     key: Key[Array, ""], q: Distribution, num_samples: int
 ) -> tuple[Latent, Float[Array, " S"] | None]:
     """`draw`, and log q of the draws by their own noise, or None where q has no such price."""
+    checks.key(key)
     if not prices_draws(q):
         return draw(key, q, num_samples), None
     checks.integer(num_samples, "num_samples", 1)
-    return q.sample_and_log_prob(seed=checks.key(key), sample_shape=(num_samples,))
+    return q.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
 
 
 def check_log_joint(log_joint: LogJoint, z: Latent) -> None:

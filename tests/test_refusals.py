@@ -3,6 +3,7 @@
 A refusal compiles nothing: `refused` fails where the call has compiled a program.
 """
 
+import inspect
 from contextlib import contextmanager
 
 import jax
@@ -15,11 +16,15 @@ import pytest
 
 from lvm_jax import (
     annealing,
+    chain,
+    checks,
+    data,
     decomposition,
     diagnostics,
     distributions,
     em,
     evidence,
+    flows,
     gradients,
     guides,
     likelihoods,
@@ -30,7 +35,12 @@ from lvm_jax import (
     training,
     weights,
 )
+from lvm_jax.support import BITS, COUNTS, REAL, UNIT, whole_numbers
 
+PACKAGES = (
+    annealing, chain, data, decomposition, diagnostics, em, evidence, flows, gradients, guides,
+    likelihoods, models, networks, plotting, priors, training, weights,
+)  # fmt: skip
 KEY = jax.random.key(3)
 OLD = jax.random.PRNGKey(3)
 DIM, LATENT, ROWS = 7, 3, 11
@@ -356,3 +366,114 @@ def test_a_row_a_name_and_an_estimator_are_one():
     own = lambda *everything: 0.0  # noqa: E731
     assert gradients.find_estimate(own) is own
     assert distributions.is_reparameterized(FAMILY.build(FAMILY.init(KEY)))
+
+
+def functions_of_a_key():
+    """Every public function of the library whose first argument is `key`."""
+    found = {}
+    for room in PACKAGES:
+        names = getattr(room, "__all__", [name for name in vars(room) if name[0].islower()])
+        for name in names:
+            function = getattr(room, name)
+            own = hasattr(room, "__all__") or getattr(function, "__module__", "") == room.__name__
+            if inspect.isfunction(function) and own:
+                parameters = list(inspect.signature(function).parameters.values())
+                if parameters and parameters[0].name == "key":
+                    found[f"{function.__module__}.{name}"] = function, parameters[1:]
+    return found
+
+
+FUNCTIONS = functions_of_a_key()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_public_function_refuses_a_legacy_key_first(name):
+    function, parameters = FUNCTIONS[name]
+    needed = [p for p in parameters if p.default is p.empty]
+    by_place = [None for p in needed if p.kind is p.POSITIONAL_OR_KEYWORD]
+    by_name = {p.name: None for p in needed if p.kind is p.KEYWORD_ONLY}
+    with refused(TypeError, r"^key: .* uint32, .* use jax\.random\.key\(seed\)"):
+        function(OLD, *by_place, **by_name)
+
+
+@pytest.mark.parametrize("name", gradients.ESTIMATORS)
+def test_every_estimator_refuses_a_legacy_key(name):
+    row = gradients.ESTIMATORS[name]
+    family = guides.bernoulli(3) if row.latent != "reparameterized" else guides.mean_field(3)
+    with refused(TypeError, r"^key: .* use jax\.random\.key\(seed\)"):
+        row.estimate(OLD, lambda z: -(z**2).sum(), family.build, family.init(KEY), 4)
+
+
+INITS = {
+    "linear_gaussian": models.linear_gaussian(2, 3),
+    "gaussian_mixture": models.gaussian_mixture(2, 3),
+    "deep_gaussian": models.deep_gaussian(2, 3),
+    "deep_latent_gaussian": MODEL,
+    "mlp": DECODER,
+    "mixture": priors.mixture(2, 3),
+    "linear": GUIDE,
+    "flow": guides.flow_family("coupling", 3, 2, (4,)),
+    "low_rank": guides.low_rank(3, 1),
+    "per_point": guides.per_point(FAMILY, 5),
+    "defensive": guides.defensive(MODEL, GUIDE),
+}
+
+
+@pytest.mark.parametrize("name", INITS)
+def test_every_init_that_draws_refuses_a_legacy_key(name):
+    with refused(TypeError, r"^key: .* use jax\.random\.key\(seed\)"):
+        INITS[name].init(OLD)
+
+
+def test_grey_levels_beyond_one_are_not_binarised():
+    with refused(ValueError, r"x: expected numbers in \[0, 1\], got 255"):
+        data.BINARIZATIONS["dynamic"].transform(KEY, GREY[1])
+    with refused(ValueError, r"x: expected numbers in \[0, 1\], got 255"):
+        data.BINARIZATIONS["dynamic"].heldout(3, GREY)
+    with refused(ValueError, r"x: expected numbers in \[0, 1\], got 255 .*divide by the largest"):
+        fit(x=GREY, transform=data.BINARIZATIONS["dynamic"].transform)
+
+
+def test_supports_are_read_from_the_type_of_the_likelihood():
+    """The exact models whose x is discrete, without a word of their author."""
+    theta = jnp.zeros((2, 3))
+    cases = {
+        "bits": (lambda p, z: distributions.Bernoulli(z @ p), BITS),
+        "counts": (lambda p, z: likelihoods.Poisson(z @ p), COUNTS),
+        "labels": (lambda p, z: distributions.categorical(jnp.zeros((3, 5))), whole_numbers(5)),
+        "one-hot": (lambda p, z: distributions.one_hot(jnp.zeros((3, 5))), BITS),
+        "unit": (lambda p, z: likelihoods.ContinuousBernoulli(z @ p), UNIT),
+        "levels": (lambda p, z: likelihoods.CategoricalLevels(jnp.zeros((4, 3))), whole_numbers(4)),
+        "real": (lambda p, z: distributions.normal(z @ p, jnp.ones(3)), REAL),
+    }
+    for name, (likelihood, support) in cases.items():
+        model = models.bernoulli(2, likelihood, lambda key: theta)
+        found = models.base.data_point(model, model.init(KEY))
+        assert found.support == support, name
+        own = model._replace(support=UNIT)  # what the author says goes first
+        assert models.base.data_point(own, model.init(KEY)).support == UNIT
+    poisson = models.bernoulli(2, cases["counts"][0], lambda key: theta)
+    guide = guides.shared(guides.bernoulli(2))
+    with refused(ValueError, r"^x: expected counts 0, 1, 2, \.\.\., got 1\.5 at row 1, column 0"):
+        evidence.evaluate(
+            KEY, poisson, guide, poisson.init(KEY), guide.init(KEY),
+            np.array([[1.0, 0, 7], [1.5, 0, 2]]), 9,
+        )  # fmt: skip
+
+
+def test_a_memory_map_is_checked_in_blocks_to_its_last_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks.arrays, "BLOCK", 23)  # three rows of seven
+    stored = np.memmap(tmp_path / "x", np.uint8, "w+", shape=(ROWS, DIM))
+    stored[:] = X
+    read = []
+    blocks = checks.arrays.blocks
+    monkeypatch.setattr(
+        checks, "blocks", lambda x: (read.append(b[1].shape) or b for b in blocks(x))
+    )
+    stored[10, 6] = 3
+    with refused(ValueError, r"^x: expected bits, 0 or 1, got 3 at row 10, column 6 \(1 of 77"):
+        fit(x=stored, on_device=False)
+    assert max(read) == (3, 7), "a block holds three rows"
+    on_device = jnp.asarray(stored)
+    with refused(ValueError, r"^x: .* got 3 at row 10"):
+        fit(x=on_device)

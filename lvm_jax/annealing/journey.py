@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lvm_jax import checks
 from lvm_jax.annealing.path import Path
 from lvm_jax.annealing.transitions import Transition
 from lvm_jax.annealing.tuning import Schedule
@@ -41,6 +42,7 @@ def anneal(
 
     Source: Neal (2001).
     """
+    checks.key(key)
     found = trail(key, path, z, schedule, transition)
     return Journey(found.z, found.log_weights[-1], found.acceptance)
 
@@ -49,6 +51,7 @@ def trail(
     key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
 ) -> Trail:
     """`anneal` with all that it passed: log w_t is the weight of z_t as a draw of f_{beta_t}."""
+    checks.key(key)
 
     def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple, tuple]:
         z, log_w = state
@@ -84,6 +87,7 @@ def reverse(
 
     Source: Grosse, Ghahramani and Adams (2015).
     """
+    checks.key(key)
 
     def step(z: Latent, now: tuple) -> tuple[Latent, tuple[Scalar, Scalar]]:
         index, beta, step_size = now

@@ -53,6 +53,7 @@ def schedule(
 
 def spread(key: Key[Array, ""], q: Distribution) -> Latent:
     """Standard deviations of q's coordinates from 100 draws, as z; 1 where it does not vary."""
+    checks.key(key)
     z = weights.draw(key, q, NUM_SPREAD)
 
     def deviation(leaf: Array) -> Array:
@@ -93,9 +94,10 @@ def tune(
 
     Raises ValueError for num_chains < 2 or temperatures that do not rise from 0 to 1.
     """
+    checks.key(key)
     temperatures = check_temperatures(temperatures)
     num_chains = checks.integer(num_chains, "num_chains", 2)
-    key_scale, key_start, key_moves = jax.random.split(checks.key(key), 3)
+    key_scale, key_start, key_moves = jax.random.split(key, 3)
     scale = spread(key_scale, q)
     z = weights.draw(key_start, q, num_chains)
     path = make_path(log_joint, q, z, transition.continuous)

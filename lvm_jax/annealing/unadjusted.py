@@ -42,10 +42,11 @@ def unadjusted_log_weights(
 
     Source: Zhang et al. (2021), whose gamma^2 is 1 - `refreshment`.
     """
+    checks.key(key)
     temperatures = check_temperatures(temperatures)
     check_refreshment(refreshment)
     check_step_size(step_size, temperatures.shape[0] - 1)
-    key_start, key_chains = jax.random.split(checks.key(key))
+    key_start, key_chains = jax.random.split(key)
     weights.check_log_prob(q)
     z = weights.draw(key_start, q, num_samples)
     weights.check_log_joint(log_joint, z)

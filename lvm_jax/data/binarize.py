@@ -23,13 +23,17 @@ ROWS = 1_000  # images at a time: 6 MB of uniforms for MNIST
 def dynamic(key: Key[Array, ""], x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """One draw x~_d ~ Bernoulli(x_d) for every pixel, in the dtype of x.
 
-    For an x of any shape with entries in [0, 1]; may be traced. Called with a new key at every use
-    of an image, it trains on grey levels as Burda et al. (2016, section 5) do; 0 and 1 stay.
+    For an x of any shape with entries in [0, 1]. Called with a new key at every use of an image, it
+    trains on grey levels as Burda et al. (2016, section 5) do; 0 and 1 stay. Raises ValueError for
+    an x outside [0, 1], where it is not traced.
     """
     import jax
 
-    from lvm_jax import keys
+    from lvm_jax import checks, keys, support
 
+    checks.key(key)
+    if not isinstance(x, jax.core.Tracer):
+        support.check(support.UNIT, x)
     return jax.random.bernoulli(keys.unrolled(key), x).astype(x.dtype)
 
 
@@ -37,8 +41,12 @@ def fixed(seed: int | Sequence[int], x: Float[np.ndarray, "N D"]) -> Float[np.nd
     """One draw for every pixel that is the same for a seed on every machine and for ever.
 
     Image n gets the uniforms n D .. (n+1) D - 1 of `numpy.random.RandomState(seed)`, a stream that
-    NumPy has frozen: the bits of the first images do not depend on how many follow.
+    NumPy has frozen: the bits of the first images do not depend on how many follow. Raises
+    ValueError for an x outside [0, 1].
     """
+    from lvm_jax import support
+
+    support.check(support.UNIT, x)
     uniforms = np.random.RandomState(seed)
     bits = np.empty_like(x)
     for start in range(0, len(x), ROWS):

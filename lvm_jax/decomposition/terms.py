@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import bounds, distributions, weights
+from lvm_jax import bounds, checks, distributions, weights
 from lvm_jax.evidence import Evidence
 from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
@@ -64,6 +64,7 @@ def decompose(
     Raises ValueError for num_samples < 1, a log-joint that does not fit q, or a q, prior,
     posterior or log_evidence of several data points.
     """
+    checks.key(key)
     _check_one_point(q, prior, posterior)
     z = weights.draw(key, q, num_samples)
     weights.check_log_joint(log_joint, z)
@@ -154,6 +155,7 @@ def elbo_energy_entropy(
     Unbiased; differentiable through the draws where q is reparameterised. Raises TypeError for a
     q without a closed form of its entropy, ValueError as `weights.log_weights`.
     """
+    checks.key(key)
     _check_one_point(q)
     entropy = _need(distributions.entropy(q), "q: expected a closed form of its entropy")
     return _energy(key, log_joint, q, num_samples) + entropy.value
@@ -172,6 +174,7 @@ def elbo_reconstruction_kl(
     log p(x | z) is log p(x, z) - log p(z). Unbiased; differentiable as `elbo_energy_entropy`.
     Raises TypeError for a q and a prior without a closed form, ValueError as `log_weights`.
     """
+    checks.key(key)
     _check_one_point(q, prior)
     kl = _need(distributions.kl_divergence(q, prior), "prior: expected q's family")
     log_likelihood: LogJoint = lambda z: log_joint(z) - prior.log_prob(z)  # noqa: E731

@@ -58,9 +58,10 @@ def annealed(
 
     Source: Neal (2001); step sizes from a pilot run instead of the chain itself, which would bias.
     """
+    checks.key(key)
     checks.integer(num_chains, "num_chains", 1)
     transition = plan.transition
-    key_pilot, key_start, key_chains = jax.random.split(checks.key(key), 3)
+    key_pilot, key_start, key_chains = jax.random.split(key, 3)
     z = weights.draw(key_start, q, num_chains)
     path = make_path(log_joint, q, z, transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, z)

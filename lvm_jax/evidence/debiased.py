@@ -118,5 +118,6 @@ def jackknife(
     Raises ValueError for num_samples <= order, or a log-joint that does not fit q.
     Source: Nowozin (2018), as `bounds.jackknife`.
     """
+    checks.key(key)
     log_w = weights.log_weights(key, log_joint, q, num_samples)
     return from_log_weights(log_w)._replace(log_evidence=bounds.jackknife(order)(log_w))

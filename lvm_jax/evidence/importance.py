@@ -44,6 +44,7 @@ def importance(
 
     Raises ValueError for num_samples or chunk_size < 1, or a log-joint that does not fit q.
     """
+    checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 1)
     num_chunks = math.ceil(num_samples / checks.integer(chunk_size, "chunk_size", 1))
     size = math.ceil(

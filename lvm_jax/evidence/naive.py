@@ -7,7 +7,7 @@ land where p(x, z) is high. `k_hat`, `ess` and `standard_error` show how badly.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lvm_jax import distributions, weights
+from lvm_jax import checks, distributions, weights
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.typing import Array, Distribution, Key, Latent, Scalar
@@ -40,6 +40,7 @@ def naive(
 
     `log_likelihood` takes z to log p(x | z). Streams, and raises, as `importance` does.
     """
+    checks.key(key)
     weights.check_log_prob(prior, "prior")
     # The weights are p(x, z) / p(z) = p(x | z): the prior need not be evaluated to cancel.
     return importance(key, log_likelihood, _Relative(prior), num_samples, chunk_size=chunk_size)
@@ -63,6 +64,7 @@ def uniform(
 
     Raises TypeError for a `space` whose volume is not finite (a Gaussian), and as `importance`.
     """
+    checks.key(key)
     # q(z) = 1 / |Z| puts the factor |Z| into the weights.
     flat = distributions.flatten(space)
     return importance(key, log_joint, flat, num_samples, chunk_size=chunk_size)

@@ -86,9 +86,10 @@ def sandwich(
 
     Source: Grosse, Ghahramani and Adams (2015); Grosse, Ancha and Roy (2016).
     """
+    checks.key(key)
     checks.integer(num_chains, "num_chains", 1)
     transition = plan.transition
-    key_pilot, key_start, key_forward, key_back = jax.random.split(checks.key(key), 4)
+    key_pilot, key_start, key_forward, key_back = jax.random.split(key, 4)
     start = weights.draw(key_start, q, num_chains)
     _check_draw(z, start)
     path = make_path(log_joint, q, start, transition.continuous)
@@ -146,12 +147,13 @@ def bidirectional(
 
     Source: Grosse, Ancha and Roy (2016).
     """
+    checks.key(key)
     checks.host("evidence.bidirectional", "evidence.sandwich", key, theta, phi)
     num_points = checks.integer(num_points, "num_points", 2)
     num_chains = checks.integer(num_chains, "num_chains", 1)
     check_simulated(model, guide, theta, phi)
     x, found = _bidirectional(
-        *(checks.key(key), theta, () if guide is None else phi, plan),
+        *(key, theta, () if guide is None else phi, plan),
         *(model, guide, num_points, num_chains),
         batch_size(plenty(chunk_size), 2 * num_chains, num_points),
     )

@@ -64,13 +64,14 @@ def sequential(
 
     Source: Del Moral, Doucet and Jasra (2006).
     """
+    checks.key(key)
     checks.integer(num_particles, "num_particles", 1)
     checks.integer(num_runs, "num_runs", 1)
     if not 0 <= checks.number(threshold, "threshold") <= 1:
         raise ValueError(f"threshold: expected a share in [0, 1], got {threshold}")
     checks.choice(resampling, "resampling", RESAMPLING)
     transition = plan.transition
-    key_pilot, key_start, key_runs = jax.random.split(checks.key(key), 3)
+    key_pilot, key_start, key_runs = jax.random.split(key, 3)
     z = weights.draw(key_start, q, num_runs * num_particles)
     path = make_path(log_joint, q, z, transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, z)

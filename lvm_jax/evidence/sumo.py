@@ -46,6 +46,7 @@ def sumo(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, *, start: in
 
     Raises ValueError for start < 1, or a log-joint that does not fit q.
     """
+    checks.key(key)
     start = checks.integer(start, "start", 1)
     key_first, key_terms = jax.random.split(key)
     bound = iwae(weights.log_weights(key_first, log_joint, q, start))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lvm_jax import checks
 from lvm_jax.flows.perceptron import Context, Perceptron, perceptron
 from lvm_jax.typing import Array, Float, Key, Scalar
 
@@ -67,6 +68,7 @@ def autoregressive(
     key: Key[Array, ""], dim: int, hidden: Sequence[int], context_dim: int
 ) -> Autoregressive:
     """An inverse-autoregressive layer at the identity."""
+    checks.key(key)
     return Autoregressive(perceptron(key, dim, hidden, 2 * dim, context_dim))
 
 

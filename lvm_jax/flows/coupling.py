@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from lvm_jax import checks
 from lvm_jax.flows.perceptron import Context, Perceptron, perceptron
 from lvm_jax.typing import Array, Float, Key, Scalar
 
@@ -51,5 +52,6 @@ class Coupling(NamedTuple):
 
 def coupling(key: Key[Array, ""], dim: int, hidden: Sequence[int], context_dim: int) -> Coupling:
     """A coupling layer at the identity; needs dim >= 2."""
+    checks.key(key)
     fixed = dim // 2
     return Coupling(perceptron(key, fixed, hidden, 2 * (dim - fixed), context_dim))

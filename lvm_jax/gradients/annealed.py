@@ -141,6 +141,7 @@ def _of_chains(name: str, bound: bounds.Reduction, travel: Travel, refreshment: 
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         temperatures, step_size = travel(phi)
         q = make_q(name, "reparameterized", guide, phi, num_samples)
         log_w = annealing.unadjusted_log_weights(

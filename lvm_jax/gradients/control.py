@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lvm_jax import checks
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, positive, through
 from lvm_jax.gradients.relaxed import Relaxation, relaxation
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
@@ -70,6 +71,7 @@ def _controlled(name: str, control: Control) -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q(name, "relaxable", guide, phi, num_samples)
         values, slopes = _relax_slopes(key, log_joint, q, num_samples, control)
         return values.mean() + through(slopes.mean(0), relaxation(q)[0])

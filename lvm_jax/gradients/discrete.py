@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import distributions
+from lvm_jax import checks, distributions
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.typing import Array, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
@@ -22,6 +22,7 @@ def enumerated() -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("enumerated", "finite", guide, phi, num_samples)
         z = distributions.support(q)
         check_log_joint(log_joint, z)
@@ -69,6 +70,7 @@ def _antithetic(name: str, credit: Credit) -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q(name, "bernoulli", guide, phi, num_samples)
         logits = jax.lax.stop_gradient(q.logits)
         still = distributions.Bernoulli(logits)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import bounds
+from lvm_jax import bounds, checks
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint, draw_and_price, log_weights
@@ -29,6 +29,7 @@ def reparameterized(bound: bounds.Reduction = bounds.elbo) -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("reparameterized", "reparameterized", guide, phi, num_samples)
         return bound(log_weights(key, log_joint, q, num_samples))
 
@@ -49,6 +50,7 @@ def sticking_the_landing(bound: bounds.Reduction = bounds.elbo) -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("sticking_the_landing", "reparameterized", guide, phi, num_samples)
         z, own = draw_and_price(key, q, num_samples)
         check_log_joint(log_joint, z)
@@ -76,6 +78,7 @@ def doubly_reparameterized(bound: bounds.Reduction = bounds.iwae) -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("doubly_reparameterized", "reparameterized", guide, phi, num_samples)
         paths = follow(key, log_joint, guide, q, phi, num_samples)
         first, second = derivatives(bound, paths.log_weights)
@@ -99,6 +102,7 @@ def piwae(num_groups: int = 2) -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("piwae", "reparameterized", guide, phi, num_samples)
         paths = follow(key, log_joint, guide, q, phi, num_samples)
         slopes = jax.grad(grouped)(jax.lax.stop_gradient(paths.log_weights))

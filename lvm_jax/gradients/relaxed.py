@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lvm_jax import checks
 from lvm_jax.gradients.base import Estimate, MakeQ, is_one_hot, make_q, positive
 from lvm_jax.typing import Array, Distribution, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
@@ -106,6 +107,7 @@ def _relaxed(name: str, make_z: Callable[[Array, Array, Relaxation], Array]) -> 
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q(name, "relaxable", guide, phi, num_samples)
         logits, family = relaxation(q)
         noise = family.noise(key, (num_samples, *logits.shape), logits.dtype)

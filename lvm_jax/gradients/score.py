@@ -41,6 +41,7 @@ def score_function(
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("score_function", "any", guide, phi, num_samples)
         log_w, log_q = score_weights(key, log_joint, q, num_samples)
         return bound(log_w) + through(credit(bound, log_w, baseline), log_q)
@@ -83,6 +84,7 @@ def leave_one_out() -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("leave_one_out", "any", guide, phi, num_samples, minimum=2)
         log_w, log_q = score_weights(key, log_joint, q, num_samples)
         return log_w.mean() + through((log_w - log_w.mean()) / (num_samples - 1), log_q)
@@ -107,6 +109,7 @@ def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("vimco", "any", guide, phi, num_samples, minimum=2)
         log_w, log_q = score_weights(key, log_joint, q, num_samples)
         value = bounds.iwae(log_w)

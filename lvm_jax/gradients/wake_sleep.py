@@ -26,6 +26,7 @@ def reweighted_wake_sleep() -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         q = make_q("reweighted_wake_sleep", "any", guide, phi, num_samples)
         log_w, log_q = score_weights(key, log_joint, q, num_samples)
         return bounds.iwae(log_w) + through(bounds.normalized(log_w), log_q)
@@ -46,6 +47,7 @@ def doubly_reparameterized_wake_sleep() -> Estimate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
+        checks.key(key)
         name = "doubly_reparameterized_wake_sleep"
         q = make_q(name, "reparameterized", guide, phi, num_samples)
         paths = follow(key, log_joint, guide, q, phi, num_samples)
@@ -67,6 +69,7 @@ def sleep(
 
     Source: Hinton et al. 1995, the sleep phase; Bornschein and Bengio 2015, section 2.
     """
+    checks.key(key)
     checks.integer(num_samples, "num_samples", 1)
     theta = jax.lax.stop_gradient(theta)
 

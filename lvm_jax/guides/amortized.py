@@ -39,6 +39,7 @@ def amortized(
     num = num_outputs(family, fields)
 
     def start(key: Key[Array, ""]) -> Amortized:
+        checks.key(key)
         key_family, key_network = jax.random.split(key)
         return Amortized(family.init(key_family), init(key_network))
 

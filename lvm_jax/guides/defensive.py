@@ -67,6 +67,7 @@ def defensive(model: Model, guide: Guide, share: float = 0.1) -> Guide:
         raise ValueError(f"share: expected a number in (0, 1), got {share}")
 
     def init(key: Key[Array, ""]) -> Params:
+        checks.key(key)
         key_phi, key_theta = jax.random.split(key)
         return guide.init(key_phi), model.init(key_theta)
 

@@ -14,7 +14,7 @@ from lvm_jax import checks, distributions
 from lvm_jax.distributions import Categorical, FullRankNormal, LowRankNormal, normal
 from lvm_jax.guides.base import Family
 from lvm_jax.normals import LogCholesky
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key
 
 
 class Location(NamedTuple):
@@ -96,10 +96,14 @@ def low_rank(dim: int, rank: int) -> Family:
     rank = checks.integer(rank, "rank", 1)
     if rank >= dim:
         raise ValueError(f"rank: expected fewer than dim = {dim}, got {rank}; use full_rank")
+
+    def init(key: Key[Array, ""]) -> LowRank:
+        checks.key(key)
+        factor = 0.1 * jax.random.normal(key, (dim, rank))
+        return LowRank(jnp.zeros(dim), factor, jnp.zeros(dim))
+
     return Family(
-        init=lambda key: LowRank(
-            jnp.zeros(dim), 0.1 * jax.random.normal(key, (dim, rank)), jnp.zeros(dim)
-        ),
+        init,
         build=lambda eta: LowRankNormal(eta.loc, eta.factor, jnp.exp(eta.log_scale)),
     )
 

@@ -38,6 +38,7 @@ def flow_family(
     context_dim = checks.integer(context_dim, "context_dim", 0)
 
     def init(key: Key[Array, ""]) -> Flow:
+        checks.key(key)
         layers = jax.vmap(lambda key: LAYERS[kind](key, dim, widths, context_dim))
         context = jnp.zeros(context_dim) if context_dim else None
         keys = jax.random.split(key, num_layers)

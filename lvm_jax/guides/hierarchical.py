@@ -41,6 +41,7 @@ def bottom_up(layers: Sequence[Layer]) -> Guide:
     steps = tuple(layer.gaussian for layer in layers)
 
     def init(key: Key[Array, ""]) -> tuple[Params, ...]:
+        checks.key(key)
         return init_each(key, [layer.network for layer in layers])
 
     def posterior(phi: tuple[Params, ...], x: Array) -> Distribution:
@@ -94,6 +95,7 @@ def ladder(
     steps = tuple(_multiplied(layer) for layer in reversed(layers))
 
     def init(key: Key[Array, ""]) -> Ladder:
+        checks.key(key)
         key_upward, key_heads, key_layers = jax.random.split(key, 3)
         return Ladder(
             init_each(key_upward, upward),

@@ -33,6 +33,7 @@ def per_point(family: Family, num_points: int) -> Guide:
     num_points = checks.integer(num_points, "num_points", 1)
 
     def init(key: Key[Array, ""]) -> Params:
+        checks.key(key)
         return jax.vmap(family.init)(jax.random.split(key, num_points))
 
     return Guide(init, posterior=lambda phi, x: family.build(phi))

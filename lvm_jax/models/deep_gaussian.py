@@ -57,6 +57,7 @@ def deep_gaussian(
     dim = checks.integer(dim, "dim", 1)
 
     def init(key: Key[Array, ""]) -> DeepGaussian:
+        checks.key(key)
         key_mean, key_variance = jax.random.split(key)
         scale = latent_dim**-0.5
         return DeepGaussian(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
+from lvm_jax import checks
 from lvm_jax.chain import Chain, Layer, check_layers, init_each
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params
@@ -50,6 +51,7 @@ def deep_latent_gaussian(
     steps = tuple(layer.gaussian for layer in reversed(layers))
 
     def init(key: Key[Array, ""]) -> DeepLatentGaussian:
+        checks.key(key)
         key_prior, key_layers, key_decoder, key_likelihood = jax.random.split(key, 4)
         return DeepLatentGaussian(
             prior.init(key_prior),

@@ -30,6 +30,7 @@ def gaussian_mixture(num_components: int, dim: int) -> Model:
     dim = checks.integer(dim, "dim", 1)
 
     def init(key: Key[Array, ""]) -> GaussianMixture:
+        checks.key(key)
         weights = jnp.full(num_components, -jnp.log(num_components))
         means = jax.random.normal(key, (num_components, dim))
         return GaussianMixture(weights, means, jnp.tile(jnp.eye(dim), (num_components, 1, 1)))

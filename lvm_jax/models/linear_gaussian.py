@@ -40,6 +40,7 @@ def linear_gaussian(latent_dim: int, dim: int, noise: str = "isotropic") -> Mode
     noise = checks.choice(noise, "noise", NOISES)
 
     def init(key: Key[Array, ""]) -> LinearGaussian:
+        checks.key(key)
         loadings = jax.random.normal(key, (dim, latent_dim)) / latent_dim**0.5
         log_noise: Array | LogCholesky = jnp.zeros(() if noise == "isotropic" else dim)
         if noise == "full":
