@@ -1,0 +1,145 @@
+"""Errors of chains and streams against the spread of many runs; NaN proposals, ties, odd sizes.
+
+The relative standard error of a spread of R runs is 1 / sqrt(2 R): 1.6 % for 2,003.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import quick_jit
+from scipy.stats import norm
+
+from lvm_jax import annealing, distributions, evidence
+
+RUNS = 2_003
+NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
+PLAN = annealing.fixed(
+    annealing.Schedule(annealing.linear(3), jnp.array([0.9, 0.7, 0.6]), jnp.ones(2)),
+    annealing.random_walk(1),
+)
+
+
+def joint(z):  # log p(x) = log 0.7
+    return distributions.normal(jnp.full(2, 0.4), jnp.full(2, 0.6)).log_prob(z) + jnp.log(0.7)
+
+
+def check(values, errors, name):
+    spread, stated = np.std(values, ddof=1), np.sqrt(np.mean(np.square(errors)))
+    np.testing.assert_allclose(stated, spread, rtol=0.1, err_msg=name)
+
+
+def test_every_standard_error_is_the_spread():
+    def one(key):
+        keys = jax.random.split(key, 4)
+        both = evidence.sandwich(keys[0], joint, NORMAL, jnp.array([0.7, -0.1]), 61, PLAN)
+        draws = 0.3 * jax.random.normal(keys[3], (29,))
+        number = jnp.ones(29, jnp.int32)
+        return {
+            "annealed": evidence.annealed(keys[1], joint, NORMAL, 61, PLAN).evidence,
+            "sequential": evidence.sequential(
+                keys[2], joint, NORMAL, 7, PLAN, num_runs=31, threshold=0.8
+            ).evidence,
+            "lower": both.lower,
+            "upper": both.upper,
+            "stream": evidence.importance(keys[3], joint, NORMAL, 211, chunk_size=67),
+            "average": evidence.average(evidence.Telescope(draws, number, number)),
+        }
+
+    found = jax.device_get(quick_jit(jax.vmap(one))(jax.random.split(jax.random.key(0), RUNS)))
+    for name, each in found.items():
+        check(each.log_evidence, each.standard_error, name)
+        if name in ("annealed", "lower", "sequential", "stream"):
+            ratio = np.exp(each.log_evidence) / 0.7
+            assert abs(ratio.mean() - 1) < 5 * ratio.std() / RUNS**0.5, name
+        half = each.nominal_interval()[1] - each.log_evidence
+        assert (half > 1.95 * each.standard_error).all(), name
+
+
+def inside(z):
+    """Uniform on (-1, 0], NaN above 0 and below -1."""
+    return jnp.where((z > -1) & (z <= 0), 0.0, jnp.nan).sum()
+
+
+def test_a_proposal_of_density_nan_is_rejected_and_counted():
+    # One step from -0.3: accepted where it lands in (-1, 0], and with probability 0 elsewhere.
+    walk, step = annealing.random_walk(1), 0.8
+    keys = jax.random.split(jax.random.key(1), 4_001)
+    move = lambda key: walk.move(key, inside, jnp.full(1, -0.3), jnp.ones(1), jnp.float32(step))  # noqa: E731
+    z, accepted = map(np.asarray, quick_jit(jax.vmap(move))(keys))
+    chance = norm.cdf(0.3 / step) - norm.cdf(-0.7 / step)
+    error = (chance * (1 - chance) / len(keys)) ** 0.5
+    assert abs(accepted.mean() - chance) < 5 * error
+    assert set(np.unique(accepted)) == {0.0, 1.0}
+    np.testing.assert_array_equal(z[:, 0] != np.float32(-0.3), accepted == 1)
+    assert ((z > -1) & (z <= 0)).all()
+
+
+@pytest.mark.parametrize("make", [annealing.gibbs, annealing.flip])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_discrete_moves_avoid_values_of_density_nan(make, one_hot):
+    # Three values of density 1, 3 and NaN: the chain is at the second with probability 3/4.
+    log_f = jnp.array([0.0, jnp.log(3.0), jnp.nan])
+
+    def density(z):
+        return log_f[z[0].argmax() if one_hot else z[0]]
+
+    start = jnp.eye(3)[:1] if one_hot else jnp.zeros(1, jnp.int32)
+    move = make(3, 23, one_hot).move
+    run = quick_jit(
+        jax.vmap(lambda key, z: move(key, density, z, z, jnp.float32(1)), in_axes=(0, None))
+    )
+    keys = jax.random.split(jax.random.key(2), 4_001)
+    z, accepted = run(keys, start)
+    values = np.asarray(z[:, 0].argmax(-1) if one_hot else z[:, 0])
+    assert set(values) == {0, 1}
+    assert abs((values == 1).mean() - 0.75) < 5 * (0.75 * 0.25 / len(values)) ** 0.5
+    # A flip to NaN, half of the proposals, has chance 0; of the others it is 1 up and 1/3 down. The
+    # chain is at the first value with probability 1/4 + 3/4 (1/3)^t before step t + 1.
+    first = 0.25 + 0.75 * (1 / 3) ** np.arange(23)
+    chance = 1.0 if make is annealing.gibbs else (first / 2 + (1 - first) / 6).mean()
+    assert abs(np.mean(accepted) - chance) <= 5 * np.std(accepted) / len(values) ** 0.5 + 1e-6
+
+
+def test_where_every_density_is_zero_chains_stay():
+    nowhere = lambda z: -jnp.inf * jnp.ones(())  # noqa: E731
+    z = jnp.array([2, 1, 0])
+    for make in (annealing.gibbs, annealing.flip):
+        ends, _ = make(3, 5).move(jax.random.key(3), nowhere, z, z, jnp.float32(1))
+        np.testing.assert_array_equal(ends, z)
+
+
+def test_resampling_at_a_threshold():
+    # At the posterior every weight is equal: the ESS is S, never below a share of it.
+    @quick_jit
+    def run(key):
+        return [
+            evidence.sequential(key, lambda z: NORMAL.log_prob(z) - 1.5, NORMAL, 7, PLAN,
+                                num_runs=3, threshold=threshold)
+            for threshold in (0.0, 0.99, 1.0)
+        ]  # fmt: skip
+
+    never, seldom, always = run(jax.random.key(4))
+    np.testing.assert_allclose(always.ess, np.full((3, 3), 7.0), rtol=1e-5)
+    assert not never.resampled.any()
+    assert not seldom.resampled.any()
+    assert always.resampled.all()
+    np.testing.assert_allclose(always.log_evidences, np.full(3, -1.5), rtol=1e-6)
+
+
+def test_particles_of_weight_zero():
+    # Half of the particles have no weight; a run of zero weights alone is -inf, and stays.
+    def half(z):
+        return NORMAL.log_prob(z) + jnp.where(z[0] > 0, 0.3, -jnp.inf)
+
+    run = quick_jit(
+        lambda key: evidence.sequential(key, half, NORMAL, 3, PLAN, num_runs=401, threshold=0.9)
+    )
+    found = run(jax.random.key(5))
+    zero = np.isneginf(found.log_evidences)
+    assert abs(zero.mean() - 1 / 8) < 5 * (7 / 64 / 401) ** 0.5
+    assert int(found.evidence.num_negative_infinite) == zero.sum()
+    assert not np.isnan(found.log_evidences).any()
+    assert np.isneginf(found.log_weights[zero]).all()
+    off = np.exp(np.asarray(found.log_evidences)) - 0.5 * np.exp(0.3)
+    assert abs(off.mean()) < 5 * off.std() / 401**0.5
