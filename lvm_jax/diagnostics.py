@@ -53,8 +53,9 @@ def effective_sample_size(log_w: Float[Array, " S"]) -> Scalar:
 def pareto_k(log_w: Float[Array, " S"]) -> Scalar:
     """Pareto k-hat of the largest weights: distrust their mean above 0.7 (Vehtari et al. 2024).
 
-    inf for S < 25; 0 where the largest agree to rounding; NaN with a NaN among them, or where ties
-    or zero weights leave no tail to fit. As in `Evidence`. Raises ValueError for anything but [S].
+    inf for S < 25 and where fewer than 5 weights exceed the threshold of the tail (one has all the
+    mass, or all are zero); 0 where the largest agree to rounding; NaN with a NaN or +inf among
+    them. As in `Evidence`. Raises ValueError for anything but [S].
     """
     checks.one_point(log_w)
     return pareto.k_of_tail(jax.lax.top_k(log_w, pareto.tail_size(log_w.shape[0]) + 1)[0])

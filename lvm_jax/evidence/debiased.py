@@ -14,7 +14,6 @@ from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 from lvm_jax.weights import LogJoint
 
-FINITE_VARIANCE = 0.5  # k-hat of the draws of log p(x), up to which they have a variance
 RATIO = 2**-1.5  # P(level l + 1) / P(level l): between the variances', 1/4, and the costs', 1/2
 MAX_SAMPLES = 2**30  # of one draw, which its counts in int32 hold
 
@@ -103,7 +102,7 @@ def average(draws: Telescope) -> Evidence:
         nan,
         plus,
         minus,
-        judge(number, k_hat, values.shape[0], nan + plus + minus, FINITE_VARIANCE),
+        judge(number, k_hat, values.shape[0], nan + plus + minus),
     )
 
 
