@@ -136,14 +136,14 @@ def main_table(result: "Result") -> Table:
                 last.told,
                 f"{done.log_evidence:.2f}",
                 f"{done.monte_carlo_error:.3f}",
-                f"{done.num_untrusted:,} of {done.num_points:,}",
                 f"{done.sampling_error:.2f}",
+                f"{done.num_untrusted:,} of {done.num_points:,}",
                 "+".join(map(str, last.trained.active)),
                 "" if paper is None else f"{paper:.2f}",
             ]
         )
     header = (
-        *COLUMNS, "trained", "log p", "± Monte Carlo", "not reliable", "± sampling", "active units",
+        *COLUMNS, "trained", "log p", "± Monte Carlo", "± sampling", "not reliable", "active units",
         "published (8 of 8)",
     )  # fmt: skip
     note = (

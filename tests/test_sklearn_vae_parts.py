@@ -7,7 +7,7 @@ from sklearn_vae_cases import DATA, LINEAR, D, N, X, short
 from lvm_jax.compiling import STORE
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.sklearn import VariationalAutoencoder
-from lvm_jax.sklearn.vae_parts import build, choose_estimator, first_outputs
+from lvm_jax.sklearn.vae_parts import FIRST, build, choose_estimator, first_outputs
 from lvm_jax.sklearn.vae_programs import labels, units_of
 
 
@@ -45,6 +45,23 @@ def test_the_decoder_starts_at_the_mean_of_the_data(name, x64):
         assert (np.abs(mean - x.mean(0)) < np.abs(x.mean(0) - 0.5)).all()
     else:  # up to the bit or count that keeps logarithms finite, and the ends of the levels
         np.testing.assert_allclose(mean, x.mean(0), rtol=0.02, atol=0.03)
+
+
+def test_first_outputs_smooth_rare_values_by_half_a_bit_a_count_or_a_level():
+    """Of three rows: logits (2 + 1/2) / (3 + 1), rates (5 + 1/2) / 4, levels (n + 1/3) / 4."""
+    bits, counts = np.array([[1.0, 0], [1, 0], [0, 0]]), np.array([[1.0], [0], [4]])
+    np.testing.assert_allclose(FIRST["bernoulli"](bits, 2), np.log([2.5 / 1.5, 0.5 / 3.5]))
+    np.testing.assert_allclose(FIRST["poisson"](counts, 1), np.log([5.5 / 4]))
+    levels = np.array([[0.0], [2], [2]])
+    want = np.log(np.array([4 / 3, 1 / 3, 7 / 3]) / 4)
+    np.testing.assert_allclose(FIRST["categorical"](levels, 3), want)
+    grey = np.array(
+        [[0.0, 0.5], [0.0, 0.5], [0.6, 0.5]]
+    )  # deviations 0.08 ** 0.5, and at least 0.01
+    scales = np.log(np.array([0.08**0.5, 0.01]) * np.sqrt(3) / np.pi)
+    found = FIRST["discretized_logistic"](grey, 4)
+    np.testing.assert_allclose(found[:2], [0.2, 0.5])
+    np.testing.assert_allclose(8 * np.tanh(found[2:] / 8), scales)
 
 
 @pytest.mark.parametrize(

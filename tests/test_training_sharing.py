@@ -11,10 +11,11 @@ import pytest
 from training_cases import GUIDE, KEY, MODEL, data, epoch_order, fit, same
 
 from lvm_jax import gradients, guides, keys, models, training
+from lvm_jax.training import feed
 from lvm_jax.training.book import Book
 from lvm_jax.training.recognition import Known, structure
 from lvm_jax.training.rows import host_order, padded_rows
-from lvm_jax.training.step import Keys
+from lvm_jax.training.step import Keys, Program
 
 # ---------------------------------------------------------------- rows in buckets
 
@@ -36,6 +37,19 @@ def test_rows_are_padded_only_where_random_numbers_are_prefixes():
     other = jax.random.key(3, impl="rbg")
     assert padded_rows(other, x).values.shape == (43, 3)
     np.testing.assert_array_equal(host_order(other, 2, 43), epoch_order(other, 2, 43))
+
+
+def test_rows_that_are_fed_travel_in_chunks_of_a_bounded_size(monkeypatch):
+    """Batches of 120 bytes in chunks of 400: three steps and one, in every epoch of four."""
+    monkeypatch.setattr(feed, "CHUNK_BYTES", 400)
+    program = Program(*[None] * 6, 10, *[None] * 4)
+    chunks = feed.Chunks(data(43), KEY, program, num_epochs=2)
+    assert [chunks.span(number) for number in range(4)] == [(0, 3), (3, 4), (4, 7), (7, 8)]
+    assert [chunks.find(step) for step in range(8)] == [0, 0, 0, 1, 2, 2, 2, 3]
+    assert (len(chunks), chunks[1].shape) == (4, (3, 10, 3))
+    rows = np.concatenate([chunks[n].reshape(-1, 3)[:m] for n, m in enumerate((30, 10, 30, 10))])
+    order = np.concatenate([epoch_order(KEY, epoch, 43)[:40] for epoch in (0, 1)])
+    np.testing.assert_array_equal(rows, data(43)[order])
 
 
 def test_fits_of_many_sizes_with_fresh_optimisers_share_few_programs():

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from lvm_jax import gradients, guides, networks, priors
 from lvm_jax.chain import LOG_SCALE_BOUND
@@ -124,12 +123,6 @@ def first_outputs(name: str, likelihood: Likelihood, x: np.ndarray) -> np.ndarra
     """
     first = np.zeros(0) if name not in FIRST else FIRST[name](x, likelihood.num_outputs)
     return np.pad(first, (0, likelihood.num_outputs - len(first)))
-
-
-@lru_cache(maxsize=128)
-def adam(learning_rate: float) -> optax.GradientTransformation:
-    """Adam; the same object for the same rate."""
-    return optax.adam(learning_rate)
 
 
 def choose_estimator(bound: str, estimator: str, guide: str) -> gradients.Estimate:

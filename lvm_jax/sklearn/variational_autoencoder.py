@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
+import optax
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -222,7 +223,7 @@ class VariationalAutoencoder(FittedAutoencoder):
                 *(key_fit, parts.model, parts.guide, units.measure(rows)),
                 estimate=estimate,
                 num_samples=self.n_gradient_samples,
-                optimizer=vae_parts.adam(float(self.learning_rate)),
+                optimizer=optax.adam(float(self.learning_rate)),
                 batch_size=min(self.batch_size, len(rows)),
                 num_epochs=self.max_iter,
                 tie=parts.tie,
