@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from lvm_jax import distributions, guides
 from lvm_jax.decomposition import log_aggregate, surgery
-from lvm_jax.decomposition.aggregate import _per_dimension
+from lvm_jax.decomposition.aggregate import _per_dimension, _prior_moments
 from lvm_jax.models import linear_gaussian
 from lvm_jax.models.linear_gaussian import LinearGaussian
 
@@ -132,6 +132,22 @@ def test_a_full_covariance_has_a_kl_of_each_marginal():
     want = marginals.distribution.kl_divergence(prior.distribution)
     for row in _per_dimension(q, prior, None):
         np.testing.assert_allclose(row, want, rtol=1e-5)
+
+
+def test_moments_of_the_prior():
+    full = distributions.FullRankNormal(
+        jnp.array([0.4, -1.0]), jnp.array([[0.5, 0.0], [-0.7, 1.3]])
+    )
+    mean, variance = _prior_moments(jax.random.key(0), full)
+    np.testing.assert_array_equal(mean.value, full.mean)
+    np.testing.assert_allclose(variance.value, [0.25, 0.49 + 1.69], rtol=1e-5)
+    assert not np.any([mean.standard_error, variance.standard_error])
+    # Bits have no Gaussian's closed form: 10,000 draws.
+    p = 1 / (1 + np.exp([1.0, -0.3]))
+    drawn = _prior_moments(jax.random.key(0), distributions.Bernoulli(jnp.array([-1.0, 0.3])))
+    for found, truth in zip(drawn, (p, p * (1 - p)), strict=True):
+        assert (np.abs(found.value - truth) < 5 * found.standard_error).all()
+    np.testing.assert_allclose(drawn[0].standard_error, np.sqrt(p * (1 - p)) / 100, rtol=0.05)
 
 
 def test_no_marginals_of_a_flow():

@@ -157,6 +157,21 @@ def test_an_evidence_lends_its_error():
     assert not exact.kl_posterior.exact
 
 
+def test_log_evidence_that_is_known_stays_beside_a_posterior():
+    # A wrong posterior moves the KL, not log p(x).
+    bed = BEDS["linear_gaussian"]()
+    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    both = {"posterior": bed.posterior(bed.theta, bed.other_x), "log_evidence": jnp.float32(-4.5)}
+    found = decompose(jax.random.key(0), joint, q, 7, **both)
+    exact = decompose_exactly(joint, q, **both)
+    for one in (found, exact):
+        assert one.log_evidence.value == -4.5
+        assert one.log_evidence.exact
+    kl = distributions.kl_divergence(q, both["posterior"])
+    np.testing.assert_allclose(exact.kl_posterior.value, kl, rtol=1e-5)
+    assert abs(found.kl_posterior.value - kl) < 5 * found.kl_posterior.standard_error
+
+
 def test_a_wrong_posterior_shows():
     bed = BEDS["linear_gaussian"]()
     joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)

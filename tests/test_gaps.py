@@ -13,7 +13,7 @@ from model_cases import CASES
 from lvm_jax import distributions, evidence, guides, weights
 from lvm_jax.decomposition import Measured, average, decompose_exactly, fit_local, gaps
 from lvm_jax.decomposition.gaps import _safe_elbo
-from lvm_jax.decomposition.local import _express
+from lvm_jax.decomposition.local import _express, _starts
 from lvm_jax.models import Model, log_joint
 
 MODEL, THETA, ROWS, *_ = CASES["diagonal"]()  # two latent dimensions, x in three
@@ -246,12 +246,13 @@ def test_gaps_choose_and_measure_by_different_draws(seen):
     keys, _ = seen
     guide = guides.Guide(lambda key: (), lambda phi, x: Student())
     found = gaps(
-        jax.random.key(5), MODEL, guide, THETA, (), X[:1], num_samples=3, num_steps=2,
+        jax.random.key(5), MODEL, guide, THETA, (), X[:16], num_samples=3, num_steps=2,
         families={"mean-field": guides.mean_field(2)}, optimizer=optax.sgd(1e-3), num_starts=1,
     )  # fmt: skip
     # fit_local: the prior, q's moments, 2 steps, the choice, its gain (2); then the guide and q*
-    # share the draws that choose between them, and others that measure both. 6 keys are split.
-    assert times(keys, found) == [1] * (5 + 6) + [2] * 3
+    # share the draws that choose between them, and others that measure both. 6 keys are split, one
+    # for all points. A bucket of 16 points has no padding, which would use a point's keys again.
+    assert times(keys, found) == [1] * (1 + 16 * 10) + [2] * (16 * 3)
 
 
 def test_the_gain_is_that_of_the_last_tenth():
@@ -304,6 +305,19 @@ def test_the_first_start_has_the_moments_of_the_guide():
     assert (np.abs(eta.loc) < 5 * (5 / 3 / 200) ** 0.5).all()
 
 
+def test_starts_are_the_guide_the_family_and_draws_of_the_prior():
+    family = guides.mean_field(2)
+    own = family.init(jax.random.key(1))
+    q = distributions.normal(jnp.array([0.4, -1.0]), jnp.array([0.5, 2.0]))
+    prior = distributions.normal(jnp.full(2, 30.0), jnp.ones(2))
+    etas = _starts(jax.random.key(0), family, q, prior, 4)
+    np.testing.assert_allclose(etas.loc[0], [0.4, -1.0], rtol=1e-6)
+    np.testing.assert_allclose(etas.loc[1], own.loc)
+    assert (np.abs(etas.loc[2:] - 30) < 5).all()
+    assert (etas.loc[2] != etas.loc[3]).all()
+    np.testing.assert_allclose(etas.log_scale[1:], np.tile(own.log_scale, (3, 1)))
+
+
 def test_the_judge_takes_four_errors_off():
     joint, key = log_joint(MODEL, THETA, X[0]), jax.random.key(4)
     q = distributions.normal(jnp.zeros(2), jnp.full(2, 0.7))
@@ -320,6 +334,11 @@ def test_intervals():
 
 
 def test_refusals():
+    one = Measured(jnp.float32(1.0), jnp.float32(0.1))
+    with pytest.raises(ValueError, match="confidence: expected a probability in .0, 1., got 95"):
+        one.interval(95)
+    with pytest.raises(ValueError, match=r"found: expected numbers of N data points, \[N, ...\]"):
+        average(one)
     with pytest.raises(ValueError, match=r"log_evidence: expected shape \(100,\), got \(3,\)"):
         run(0, FAMILIES, log_evidence=jnp.zeros(3))
     with pytest.raises(ValueError, match="num_starts: expected an integer >= 1, got 0"):

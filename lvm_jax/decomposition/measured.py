@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
+from lvm_jax import checks
 from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Float, Int, Scalar
 
@@ -16,7 +17,9 @@ class Measured(NamedTuple):
     standard_error: Float[Array, "..."]
 
     def interval(self, confidence: float = 0.95) -> tuple[Array, Array]:
-        """The normal interval, value -+ z standard_error, of that confidence."""
+        """The normal interval, value -+ z standard_error; ValueError for another than (0, 1)."""
+        if not 0 < checks.number(confidence, "confidence") < 1:
+            raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence}")
         half = norm.ppf(0.5 + confidence / 2) * self.standard_error
         return self.value - half, self.value + half
 
@@ -35,8 +38,10 @@ def average(found: Measured) -> Average:
         monte_carlo_error = sqrt(sum_n standard_error_n^2) / N
         sampling_error = sqrt(Var_n(value_n) / N)
 
-    The sampling error of one point is NaN.
+    The sampling error of one point is NaN. Raises ValueError for numbers of no axis.
     """
+    if jnp.ndim(found.value) < 1:
+        raise ValueError("found: expected numbers of N data points, [N, ...], got one number")
     num_points = found.value.shape[0]
     spread = moments(found.value)
     return Average(
