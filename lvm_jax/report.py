@@ -45,7 +45,7 @@ class Equation:
             from matplotlib.mathtext import math_to_image
 
         buffer = io.BytesIO()
-        with rc_context({"mathtext.fontset": "stix", "svg.fonttype": "path", "svg.hashsalt": ""}):
+        with rc_context({"mathtext.fontset": "stix", "svg.fonttype": "path"}):
             math_to_image(f"${self.tex}$", buffer, prop=FontProperties(size=15), format="svg")
         return _data_uri(buffer.getvalue(), "image/svg+xml")
 

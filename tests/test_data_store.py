@@ -41,6 +41,9 @@ class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         kind = self.path.split("/")[1]
         self.server.asked.append(kind)
+        if kind == "slow":
+            self.server.slow.wait(60)
+            return None
         if kind == "missing":
             return self.send_error(404)
         self.send_response(200)
@@ -64,12 +67,13 @@ class Answers(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        server.asked, server.release = [], threading.Event()
+        server.asked, server.release, server.slow = [], threading.Event(), threading.Event()
         server.address = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield server
         server.release.set()
+        server.slow.set()
         server.shutdown()
         thread.join()
 
@@ -120,6 +124,31 @@ def test_the_cache_is_the_users_and_fashion_mnist_is_also_where_debian_puts_it(m
         Path(pooch.os_cache("lvm_jax")) / "fashion_mnist",
         Path("/usr/share/datasets/fashion-mnist"),
     ]
+
+
+def test_an_empty_variable_is_none_and_a_folder_of_the_files_name_no_file(
+    tmp_path, cache, monkeypatch
+):
+    collection, file = tiny("http://127.0.0.1:9", system=(tmp_path / "system",))
+    monkeypatch.setenv(store.VARIABLE, "")
+    assert store.folders(collection) == [cache, tmp_path / "system"]
+    assert "($LVM_JAX_DATA is not set)" in refusal(*tiny(unreachable()))
+    (cache / "pixels.gz").mkdir(parents=True)
+    path = put(tmp_path / "system" / "pixels")
+    assert store.find(collection, file) == path
+
+
+def test_a_server_that_does_not_answer_is_given_up(server, cache, monkeypatch):
+    monkeypatch.setattr(store, "TIMEOUT", (5, 0.2))
+    message = refusal(*tiny(f"{server.address}/slow"))
+    server.slow.set()
+    assert "Read timed out. (read timeout=0.2)" in message
+
+
+def test_the_refusal_names_the_folder_that_was_chosen(tmp_path, cache, monkeypatch):
+    monkeypatch.setenv(store.VARIABLE, str(tmp_path))
+    message = refusal(*tiny(unreachable()))
+    assert f"zipped or not, in {tmp_path / 'tiny'}, {cache}, and the download" in message
 
 
 def test_a_folder_variable_that_points_nowhere_is_refused(cache, monkeypatch):

@@ -1,6 +1,7 @@
 import base64
 import re
 from html.parser import HTMLParser
+from types import MappingProxyType
 from xml.etree import ElementTree
 
 import pytest
@@ -115,14 +116,19 @@ def test_tables_mark_rows_and_keep_every_cell():
 
 
 def test_a_mapping_becomes_rows_of_dotted_names():
-    values = {"seed": 0, "fit": {"K": 3, "prior": {"a": None}}, "columns": ("x", "y"), "out": ""}
+    values = {
+        "seed": 0,
+        "fit": {"K": 3, "prior": {"a": None}},
+        "columns": ("x", "y"),
+        "out": MappingProxyType({"b": 1}),
+    }
     table = mapping_table(values, "Options")
     assert table.rows == [
         ("seed", "0"),
         ("fit.K", "3"),
         ("fit.prior.a", "None"),
         ("columns", "('x', 'y')"),
-        ("out", ""),
+        ("out.b", "1"),
     ]
     parsed = page(table)
     assert parsed.attributes("table") == [{"class": "text"}]
@@ -144,6 +150,13 @@ def test_equations_are_drawings_that_need_no_font():
     assert {"text", "image", "script", "font"}.isdisjoint(tags)
     href = "{http://www.w3.org/1999/xlink}href"
     assert all(e.get(href, "#").startswith("#") for e in root.iter())  # glyphs of its own only
+
+
+def test_equations_are_in_stix_and_the_same_at_every_drawing():
+    first, second = ([e.attrib for e in drawing(r"\sum_k x").iter()] for _ in range(2))
+    assert first == second  # names of glyphs are no random numbers
+    glyphs = [e.get("id", "") for e in drawing("x").iter() if e.tag.endswith("path")]
+    assert any("STIX" in name for name in glyphs)
 
 
 def test_equations_draw_one_glyph_for_each_letter():

@@ -1,6 +1,9 @@
 import errno
+import hashlib
+import json
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -339,3 +342,69 @@ def test_arrays_come_back_to_the_bit(tmp_path):
     for name, value in arrays.items():
         assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
         assert found[name].tobytes() == value.tobytes()
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_the_manifest_is_the_sha256_of_every_file(tmp_path):
+    checkpoint.write(tmp_path / "one", {"a": np.arange(7.0)}, {})
+    written = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    found = [p for p in (tmp_path / "one").rglob("*") if p.is_file() and p.name != "manifest.json"]
+    assert written == {
+        str(p.relative_to(tmp_path / "one")): [
+            len(p.read_bytes()), hashlib.sha256(p.read_bytes()).hexdigest()
+        ]
+        for p in found
+    }  # fmt: skip
+
+
+def test_all_is_on_the_disk_before_the_folder_has_its_name_and_the_name_after(
+    tmp_path, monkeypatch
+):
+    flushed, path = [], tmp_path / "one"
+    monkeypatch.setattr(checkpoint, "_flush", lambda entry: flushed.append((entry, path.exists())))
+    checkpoint.write(path, {"a": np.arange(7.0)}, {})
+    *inside, last = flushed
+    assert last == (tmp_path, True)
+    writing = tmp_path / ".writing-one"
+    assert {entry for entry, _ in inside} == {
+        writing, *(writing / entry.relative_to(path) for entry in path.rglob("*"))
+    }  # fmt: skip
+    assert not any(named for _, named in inside)
+
+
+def test_a_step_that_is_damaged_twice_is_set_aside_twice(tmp_path):
+    store = checkpoint.Store(tmp_path, keep=3)
+    for _ in range(3):
+        for step in (3, 4):
+            store.save(step, {"a": np.array(step)}, {"step": step})
+        store.wait()
+        (tmp_path / "step-000000004" / "facts.json").unlink()
+        with pytest.warns(training.CheckpointWarning, match=r"facts\.json is missing"):
+            path, arrays, facts = store.latest()
+        assert (path.name, int(arrays["a"]), facts["step"]) == ("step-000000003", 3, 3)
+    store.close()
+    assert sorted(p.name for p in tmp_path.glob("damaged-*")) == [
+        "damaged-step-000000004", "damaged-step-000000004-1", "damaged-step-000000004-2"
+    ]  # fmt: skip
+
+
+def test_a_check_never_waits_and_an_error_is_raised_once(tmp_path, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(path, arrays, facts):
+        begun.set()
+        assert go_on.wait(60)
+        raise checkpoint.CheckpointError(errno.ENOSPC, "full", str(path))
+
+    monkeypatch.setattr(checkpoint, "write", write)
+    store = checkpoint.Store(tmp_path, keep=3)
+    store.save(3, {}, {})
+    assert begun.wait(60)
+    store.check()
+    go_on.set()
+    with pytest.raises(training.CheckpointError, match="step 3 .*no checkpoint was written"):
+        store.wait()
+    store.check()
+    store.close()

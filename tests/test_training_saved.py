@@ -105,8 +105,25 @@ def test_missing_and_damaged_models_are_named(tmp_path, saved):
         training.CheckpointError, match="no good model in .*manifest.json is missing"
     ):
         training.load_model(tmp_path / "elsewhere", build)
-    with pytest.raises(TypeError, match="config: expected JSON values"):
-        training.save_model(tmp_path, {"model": MODEL.init}, *saved)
+    for config in ({"model": MODEL.init}, {"rate": float("nan")}):
+        with pytest.raises(TypeError, match="config: expected JSON values"):
+            training.save_model(tmp_path, config, *saved)
+
+
+def test_a_kill_after_a_model_was_replaced_leaves_the_later_one(tmp_path, saved):
+    """Both folders are there until the earlier one is removed."""
+    shutil.copytree(tmp_path / "model", tmp_path / ".replaced-model")
+    later, last = MODEL.init(jax.random.key(9)), MODEL.init(jax.random.key(7))
+    shutil.rmtree(tmp_path / "model")
+    training.save_model(tmp_path / "later", CONFIG, later, saved[1])
+    shutil.move(tmp_path / "later" / "model", tmp_path / "model")
+    found = training.load_model(tmp_path, build)
+    np.testing.assert_array_equal(found.theta.loadings, later.loadings)
+    training.save_model(tmp_path, CONFIG, last, saved[1])
+    assert not (tmp_path / ".replaced-model").exists()
+    np.testing.assert_array_equal(
+        training.load_model(tmp_path, build).theta.loadings, last.loadings
+    )
 
 
 def reseal(folder):
