@@ -244,8 +244,9 @@ def load_shapes(path: Path) -> Shapes:
     """Shape and type of each array that `save_arrays` wrote, from Orbax's metadata."""
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+    handler = ocp.PyTreeCheckpointHandler()
+    tree = handler.metadata(path.absolute()).tree
+    handler.close()
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in tree.items()}
 
 
