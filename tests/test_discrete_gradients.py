@@ -1,10 +1,8 @@
 """The discrete-gradients experiment, once, small, from end to end: derived values, and no bias."""
 
-import json
-from html.parser import HTMLParser
-
 import numpy as np
 import pytest
+from experiment_cycle import check_whole
 
 from experiments import discrete_gradients as experiment
 from experiments.discrete_gradients_measure import compare
@@ -30,17 +28,10 @@ def result(tmp_path_factory, compile_quickly):
 
 
 def test_the_run_directory_is_whole(result):
-    found = json.loads((result.path / "results.json").read_text())
-    assert found["provenance"]["seed"] == 0
+    found, lines = check_whole(result, "toy", "bias_variance", "temperature", "cost")
     assert len(found["digits"]["estimators"]) == 12
-    lines = (result.path / "metrics.jsonl").read_text().splitlines()
     # training; two groups of 12 estimators and of 3 relaxed ones at 2 temperatures
-    assert len([json.loads(line) for line in lines]) == 1 + 2 * (12 + 3 * 2)
-    for name in ("toy", "bias_variance", "temperature", "cost"):
-        assert (result.path / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
-    page = (result.path / "report.html").read_text()
-    HTMLParser().feed(page)
-    assert page.count("data:image/png;base64,") == 4
+    assert len(lines) == 1 + 2 * (12 + 3 * 2)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +53,7 @@ def test_derived_and_measured_agree_on_the_toy(result):
             assert abs(row.measured_mean - row.mean) < 5 * row.mean_error + 1e-12, name
             # errors of variances come from 10 blocks: 5 of them are 7 with 9 degrees of freedom
             assert abs(row.measured_variance - row.variance) < 7 * row.variance_error + 1e-18, name
-            assert row.variance_error <= 0.05 * row.variance
+            assert row.variance_error <= 0.05 * row.variance + 1e-30  # rounding, where it is 0
 
 
 def test_the_descents_end_where_they_should(result):
@@ -113,19 +104,3 @@ def test_compare_recovers_a_known_bias_and_takes_the_noise_off():
     assert 0.5 / np.sqrt(20) < found.error * scale < 2 / np.sqrt(20)
     assert found.variance == pytest.approx(9 / scale**2, rel=1e-12)
     assert not compare(means - bias, np.full(20, 9.0), exact).is_seen
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"num_samples": 3}, "num_samples: expected an even number"),
-        ({"num_latents": 8}, "num_latents: expected at most 14"),
-        ({"targets": (0.5, 1.2)}, "targets: expected numbers between 0 and 1"),
-        ({"temperatures": (0.0, 1.0)}, "temperatures: expected rising positive"),
-        ({"num_repeats": 9}, "num_repeats: expected an integer >= 40"),
-    ],
-)
-def test_refused_before_anything_is_written(tmp_path, wrong, message):
-    with pytest.raises(ValueError, match=message):
-        experiment.main(experiment.Config(out=tmp_path / "run", **wrong))
-    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from experiment_cycle import check_whole
 from scipy.stats import binomtest, norm
 
 from experiments import evidence_lab, evidence_lab_measure
@@ -57,9 +58,7 @@ def test_estimates_are_near_the_truth(run):
 
 def test_what_is_written(run):
     result, _ = run
-    names = ["k_hat.png", "lab.png", "sides.png"]
-    assert sorted(path.name for path in (result.path / "figures").iterdir()) == names
-    rows = [json.loads(row) for row in (result.path / "metrics.jsonl").read_text().splitlines()]
+    _, rows = check_whole(result, "k_hat", "lab", "sides")
     (found,) = result.found.values()
     assert len(rows) == 1 + sum(c is not None for column in found.cells.values() for c in column)
     page = (result.path / "report.html").read_text()
@@ -99,24 +98,3 @@ def test_shares_at_the_ends():
     assert nothing[1:] == (0.0, 1.0, 0)
     assert evidence_lab_measure.share(np.ones(20, bool))[:3] == pytest.approx((1, 0.025**0.05, 1))
     assert evidence_lab_measure.share(np.zeros(20, bool))[:2] == (0, 0)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"models": ("two_mode",)}, "did you mean 'two_modes'"),
-        ({"models": ()}, "models: expected at least one"),
-        ({"dims": (8, 2)}, "dims: expected rising numbers"),
-        ({"budgets": (5, 20_000)}, "budgets: expected an integer >= 10"),
-        ({"budgets": (100, 3_000)}, "budgets: expected the last to pay for a pilot and 64 chains"),
-        ({"num_points": 1}, "num_points: expected an integer >= 2"),
-        ({"num_certified": 50}, "num_certified: expected an integer >= 200"),
-        ({"num_leapfrogs": 0}, "num_leapfrogs: expected an integer >= 1"),
-        ({"tolerance": 0.0}, "tolerance: expected a number > 0"),
-        ({"level": 1.0}, "level: expected a probability in"),
-    ],
-)
-def test_refused_before_anything_is_written(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        evidence_lab.main(evidence_lab.Config(out=tmp_path / "run", **options))
-    assert not (tmp_path / "run").exists()

@@ -1,15 +1,13 @@
 """The bounds experiment, once, small, from end to end; and its exact values against other ways."""
 
-import json
 import math
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from experiment_cycle import check_whole, read
 from scipy import integrate, stats
 from scipy.special import logsumexp
 
-from experiments import __main__ as cli
 from experiments import importance_bounds
 from experiments import importance_bounds_exact as exact
 from experiments import importance_bounds_measure as measurement
@@ -25,23 +23,11 @@ def result(tmp_path_factory):
     return importance_bounds.main(importance_bounds.Config(out=out, **options))
 
 
-def read(result, name):
-    return json.loads((result.path / name).read_text())
-
-
 def test_the_run_directory_is_whole(result):
     assert read(result, "config.json")["largest"] == 8
-    lines = [json.loads(x) for x in (result.path / "metrics.jsonl").read_text().splitlines()]
+    _, lines = check_whole(result, *FIGURES)
     assert len({line["bed"] for line in lines}) == 3
     assert sum(line["bound"] == "IWAE" for line in lines) == 3 * 4  # S = 1, 2, 4, 8
-    found = read(result, "results.json")
-    assert found["provenance"]["seed"] == 0
-    for png in FIGURES:
-        assert (result.path / f"figures/{png}.png").read_bytes().startswith(b"\x89PNG")
-    page = (result.path / "report.html").read_text()
-    HTMLParser().feed(page)
-    assert page.count("data:image/png;base64,") == len(FIGURES)
-    assert "http://" not in page.replace("http://www.w3.org", "")
 
 
 def test_the_toy_has_its_closed_forms(result):
@@ -161,18 +147,3 @@ def test_sumo_is_unbiased_on_bounded_weights(result):
     # 1 + sum_k P(K >= k), P = 1/k to 80 and 0.9^(k - 80) / 80 beyond; a long tail, so 10%
     expected = 1 + sum(1 / k for k in range(1, 81)) + 9 / 80
     assert sumo.mean_cost == pytest.approx(expected, rel=0.1)
-
-
-BAD = {
-    "power": (["--largest", "100"], "largest: expected a power of 2, got 100"),
-    "draws": (["--num-weights", "1024"], "--num-weights: expected at least 64 times largest"),
-    "alpha": (["--alphas", "1.0"], "alphas: expected finite numbers other than 0 and 1"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
-def test_bad_options_are_refused_before_anything_is_written(arguments, message, tmp_path, capsys):
-    out = tmp_path / "run"
-    assert cli.main(["importance_bounds", *arguments, "--out", str(out)]) == 1
-    assert message in capsys.readouterr().err
-    assert not out.exists()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiment_cycle import check_whole
 from model_cases import CASES
 
 from experiments import inference_gaps as experiment
@@ -147,9 +148,8 @@ def test_what_is_written(run):
                 assert total == pytest.approx(gap, abs=1e-4)
         bounds = said["simulated"]
         assert bounds["gap"] == pytest.approx(bounds["upper"] - bounds["lower"], abs=1e-4)
-    names = sorted(path.name for path in (result.path / "figures").iterdir())
-    assert names == ["gaps.png", "images.png", "parts.png", "reference.png"]
-    assert len((result.path / "metrics.jsonl").read_text().splitlines()) == 1
+    _, lines = check_whole(result, "gaps", "images", "parts", "reference")
+    assert len(lines) == 1
     test = written["models"]["full_rank"]["test"]["inference"]["value"]
     assert f"{test:.3f}\N{NO-BREAK SPACE}±" in (result.path / "report.html").read_text()
 

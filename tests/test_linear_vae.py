@@ -1,11 +1,11 @@
 """The linear VAE, trained once and small, and its closed forms against SciPy and NumPy."""
 
-import json
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
+from experiment_cycle import check_whole
 from model_cases import quick_jit
 from scipy.stats import multivariate_normal
 
@@ -249,7 +249,8 @@ def test_the_prior_and_a_given_noise_stay_as_they_are(result):
 
 
 def test_the_run_directory_is_whole(result):
-    found = json.loads((result.path / "results.json").read_text())
+    figures = ("training", "rotation", "axes", "spectrum", "units", "saddles")
+    found, lines = check_whole(result, *figures)
     learned, given = found["runs"]
     assert learned["given_noise_variance"] is None
     assert given["given_noise_variance"] == pytest.approx(GIVEN)
@@ -259,6 +260,4 @@ def test_the_run_directory_is_whole(result):
     curve = learned["trained"]["curve"]
     assert curve["elbo"][-1] == pytest.approx(learned["trained"]["elbo"], abs=1e-4)
     assert curve["noise_variance"][-1] == pytest.approx(learned["trained"]["noise_variance"])
-    lines = (result.path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == sum(len(run.trained.curve.step) for run in result.runs)
-    assert (result.path / "report.html").read_text().count("data:image/png;base64,") == 6

@@ -44,26 +44,6 @@ def test_default_noises_are_spread_over_the_spectrum():
     assert [found.above(noise) for noise in noises[1:]] == [0, 2, 5, 7, 10]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"latent_dim": 0}, "latent_dim: expected an integer >= 1, got 0"),
-        ({"latent_dim": 64}, "latent_dim: expected fewer than the 64 columns"),
-        ({"latent_dim": 62}, "latent_dim: expected fewer than the 60 dimensions"),
-        ({"noise_variances": (0.1, 0.0)}, "noise_variances: expected numbers > 0, got 0"),
-        ({"learning_rate": 0.0}, "learning_rate: expected a number > 0"),
-        ({"estimator": "leave_one_out"}, "num_samples: expected at least 2"),
-        ({"data": "digts"}, "data: expected .*digits.*, got 'digts'"),
-        ({"columns": ("a",)}, "columns: expected none, digits is taken as whole images"),
-        ({"standardize": True}, "expected columns that vary, got the constant"),
-    ],
-)
-def test_bad_options_are_refused_before_anything_is_written(options, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        experiment.main(experiment.Config(out=tmp_path / "run", **options))
-    assert not (tmp_path / "run").exists()
-
-
 def test_rows_that_are_equal_are_refused(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones((20, 4)))
     with pytest.raises(ValueError, match="data: expected rows that differ"):

@@ -161,49 +161,6 @@ def test_progress_says_what_it_knows():
     assert experiment.told(later._replace(seconds_left=600.0), 10).endswith(", 10 min left")
 
 
-BAD = {
-    "dataset": ({"dataset": "digit"}, "did you mean 'digits'"),
-    "likelihood": ({"likelihood": "bernouli"}, "did you mean 'bernoulli'"),
-    "guide": ({"guide": "full_rnak"}, "did you mean 'full_rank'"),
-    "bound": ({"bound": "iwea"}, "did you mean 'iwae'"),
-    "estimator": ({"estimator": "vimko"}, "did you mean 'vimco'"),
-    "binarization": ({"binarization": "dynamical"}, "did you mean 'dynamic'"),
-    "discrete": ({"estimator": "disarm"}, "got 'disarm', which is for discrete z"),
-    "annealed": ({"estimator": "annealed"}, "'annealed', which is for bounds on annealed chains"),
-    "layers": ({"latent_dims": (3, 2), "guide": "iaf"}, "expected bottom_up or ladder for 2"),
-    "flat": ({"layers": 2, "guide": "iaf"}, "expected bottom_up or ladder for 2"),
-    "deep": ({"layers": 1, "guide": "ladder"}, "expected one of mean_field, .* for 1 stochastic"),
-    "dims": ({"layers": 3, "latent_dims": (4, 2)}, "layers: expected 2, .* has 4 2, .* got 3"),
-    "no layer": ({"layers": 0}, "layers: expected an integer >= 1, got 0"),
-    "no dims": ({"latent_dims": ()}, "latent_dims: expected at least one number"),
-    "devices": ({"devices": 4, "batch_size": 52}, "devices: expected at most 1, .* got 4"),
-    "uneven": ({"devices": 4}, "batch_size: expected a multiple of devices = 4, got 50"),
-    "vamp": ({"guide": "ladder", "prior": "vamp"}, "with several stochastic layers, got 'vamp'"),
-    "refine": ({"guide": "iaf", "refine_steps": 2}, "local steps work for mean_field"),
-    "grey": ({"likelihood": "bernoulli", "binarization": "none"}, "expected bits, 0 or 1, got"),
-    "rank": ({"guide": "low_rank", "rank": 2}, "rank: expected fewer than dim = 2"),
-    "coupling": ({"guide": "coupling", "latent_dims": (1,)}, "dim: expected an integer >= 2"),
-    "groups": ({"bound": "miwae", "num_samples": 5}, "expected a multiple of num_groups = 2"),
-    "both": ({"warm_up": 2, "free_bits": 0.1}, "expected one of the two, got both"),
-    "free bits": ({"prior": "mixture", "free_bits": 0.1}, "free_bits_group: expected 'all'"),
-    "stl": ({"warm_up": 2, "estimator": "sticking_the_landing"}, "expected 'reparameterized'"),
-    "batch": ({"batch_size": 5000}, "batch_size: expected at most 1297"),
-    "resume": ({"resume": True, "out": None}, "resume: expected --out with it"),
-    "decay": ({"epochs": 7, "decay_epochs": 6}, "decay_epochs: expected at least epochs = 7"),
-    "certify": ({"guide": "iaf", "evidence": "certify"}, "evidence: .* importance or annealed"),
-    "tolerance": ({"evidence_tolerance": 0.0}, "evidence_tolerance: expected a number > 0"),
-    "temperatures": ({"evidence_temperatures": 0}, "evidence_temperatures: expected an integer"),
-    "no decay": ({"schedule": "burda", "decay_epochs": 9}, "expected --schedule cosine with it"),
-}
-
-
-@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
-def test_bad_options_are_refused_before_anything_is_written(options, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        experiment.main(experiment.Config(**{"out": tmp_path / "run"} | options))
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_users_file_needs_its_number_of_levels(tmp_path):
     x = np.random.default_rng(0).integers(0, 5, (60, 5, 6)) / 4
     np.save(tmp_path / "mine.npy", x)
