@@ -96,11 +96,12 @@ def check_log_prob(q: Distribution, name: str = "q") -> None:
     Shapes only: nothing is computed.
     """
 
-    def price(key: Key[Array, ""]) -> Scalar:
+    def price(key: Key[Array, ""]) -> Scalar | float:
         if prices_draws(q):
             return q.sample_and_log_prob(seed=key, sample_shape=())[1]
         return q.log_prob(q.sample(seed=key))
 
+    checks.distribution(q, name)
     cure = (
         "map over data points with jax.vmap, and gather the dimensions of z with "
         "distributions.Independent"

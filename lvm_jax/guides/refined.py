@@ -140,7 +140,7 @@ def check_tied(phi: Params) -> None:
     if not isinstance(phi, Refined):
         return
     leaves = jax.tree.leaves(phi.theta)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct) for leaf in leaves):
         return
     if leaves and all(np.isnan(np.asarray(leaf)).all() for leaf in leaves):
         raise ValueError(
