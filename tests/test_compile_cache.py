@@ -27,11 +27,11 @@ print(sum(hits))
 """
 
 
-def start(*arguments, warnings="error", **environment):
+def start(*arguments, warnings="error", prelude="", **environment):
     """The folder, and the number of programs that were found, of a new process."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     done = subprocess.run(
-        [sys.executable, "-W", f"{warnings}::UserWarning", "-c", PROGRAM, *map(str, arguments)],
+        [sys.executable, "-W", f"{warnings}::UserWarning", "-c", prelude + PROGRAM, *map(str, arguments)],
         env=variables | environment, cwd=Path(__file__).parents[1],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
@@ -58,6 +58,13 @@ def test_off_or_unwritable_is_no_cache_and_no_error(tmp_path, variable):
     folder = tmp_path / "cache" if variable else file / "below"
     assert start(folder, **variable) == ("None", 0)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_without_permission_is_no_cache(tmp_path):
+    """As os.access answers for such a folder; for root it never does."""
+    deny = "import os; os.access = lambda path, mode: not mode & os.W_OK"
+    assert start(tmp_path, prelude=deny) == ("None", 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_jax_has_already_is_kept(tmp_path):
