@@ -16,7 +16,7 @@ import numpy as np
 from jax.nn import logsumexp
 
 from lvm_jax import checks, precision
-from lvm_jax.typing import Array, Float, Scalar
+from lvm_jax.typing import Array, ArrayLike, Float, Scalar
 
 Reduction = Callable[[Float[Array, " S"]], Scalar]
 
@@ -108,7 +108,7 @@ def eubo(log_w: Float[Array, " S"]) -> Scalar:
     return jnp.where((log_w == -jnp.inf).all(), -jnp.inf, largest + mean)
 
 
-def thermodynamic(betas: Sequence[float]) -> Reduction:
+def thermodynamic(betas: Sequence[float] | ArrayLike) -> Reduction:
     """Thermodynamic variational objective: a left Riemann sum of E_beta[log w] over `betas`.
 
     sum_i (beta_{i+1} - beta_i) E_{beta_i}[log w] along q^(1 - beta) p^beta, by self-normalised

@@ -44,7 +44,7 @@ class Layer(NamedTuple):
         return loc, positive_scale(free)
 
 
-def positive_scale(free: Float[Array, " K"]) -> Float[Array, " K"]:
+def positive_scale(free: Float[Array, "*K"]) -> Float[Array, "*K"]:
     """exp(8 tanh(u / 8)): a standard deviation from a free number, between 3e-4 and 3e3.
 
     Near 0 it is exp(u), so u is a log standard deviation, u = 0 gives 1, and scales and precisions

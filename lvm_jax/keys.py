@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import random as extend
 
-from lvm_jax.typing import Array, Int, Key
+from lvm_jax.typing import Array, Key, UInt
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 NAME = "threefry2x32"
 
-Word = Int[Array, "..."]  # 32 bits each
+Word = UInt[Array, "..."]  # 32 bits each
 
 
 def unrolled(key: Key[Array, ""]) -> Key[Array, ""]:

@@ -56,7 +56,7 @@ class Mixture:
     are. `shared` is what all components depend on, () if nothing.
     """
 
-    log_weights: Float[Array, " K"]  # log pi, normalised
+    log_weights: Float[Array, "*B K"]  # log pi, normalised; B where it is vmapped
     shared: Params
     parts: Params  # leaves [K, ...]
     component: Callable[[Params, Params], Distribution] = field(repr=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt
 
 ArrayLike = np.ndarray | jax.Array
 Params = Any  # a pytree of arrays
@@ -28,4 +28,5 @@ __all__ = [
     "PRNGKeyArray",
     "Params",
     "Scalar",
+    "UInt",
 ]

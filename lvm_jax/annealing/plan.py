@@ -26,7 +26,7 @@ class Plan:
     A pytree of its arrays: their values may change without a compilation.
     """
 
-    temperatures: Float[Array, " T1"]
+    temperatures: Float[Array, "*N T1"]
     transition: Transition
     num_pilot: int
     adaptive: bool

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from lvm_jax.data.levels import NAMED_IMAGES
 from lvm_jax.data.tables import check_file, read_npy
@@ -164,7 +164,7 @@ def _counts(num_images: int, validation: int, test: int) -> Counts:
 
 def _rows(
     x: np.ndarray, shape: tuple[int, int] | None
-) -> tuple[Float[np.ndarray, "N D"], tuple[int, int]]:
+) -> tuple[Shaped[np.ndarray, "N D"], tuple[int, int]]:
     """The images as rows, and the shape of one."""
     if x.ndim not in (2, 3) or 0 in x.shape:
         raise ValueError(f"x: expected images [N, H, W] or rows [N, D], got shape {x.shape}")

@@ -198,7 +198,7 @@ def _curves(
 
 
 def _at_beta(
-    log_w: Float[Array, " C"], log_likelihood: Float[Array, " C"], beta: Scalar
+    log_w: Float[Array, " C"], log_likelihood: Float[Array, " C"], beta: float | Scalar
 ) -> tuple[Measured, Measured, Measured, Scalar]:
     """Rate, distortion and log Z at one beta, and the ESS, from C chains."""
     num = log_w.shape[0]

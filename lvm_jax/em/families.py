@@ -81,11 +81,11 @@ class Family:
         """Add the summaries of two blocks."""
         return jax.tree.map(jnp.add, a, b)
 
-    def translate(self, components: Params, shift: Float[Array, " D"]) -> Params:
+    def translate(self, components: Params, shift: Float[Array, "*R D"]) -> Params:
         """The components of the rows x + shift, for a family that `translates`."""
         return components
 
-    def translate_summary(self, summary: Any, shift: Float[Array, " D"]) -> Any:
+    def translate_summary(self, summary: Any, shift: Float[Array, "*R D"]) -> Any:
         """The summary of the rows x + shift, for a family that `translates`."""
         return summary
 
@@ -114,7 +114,7 @@ class Family:
         """One draw from one component."""
         raise TypeError(f"{type(self).__name__} must define sample_one(key, component)")
 
-    def select(self, components: Params, k: Int[Array, ""]) -> Params:
+    def select(self, components: Params, k: Int[Array, "..."]) -> Params:
         """The parameters of component k."""
         return jax.tree.map(lambda leaf: leaf[k], components)
 

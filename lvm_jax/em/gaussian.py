@@ -106,13 +106,13 @@ class Gaussian(Family):
             return components
         return components._replace(remainder=jnp.zeros_like(components.deviations))
 
-    def translate(self, components: Gaussians, shift: Float[Array, " D"]) -> Gaussians:
+    def translate(self, components: Gaussians, shift: Float[Array, "*R D"]) -> Gaussians:
         """The same components about an origin `shift` lower."""
         mean, scale, low = self.complete(components)
         mean, low = move(mean, low, jnp.broadcast_to(shift, mean.shape))
         return Gaussians(mean, scale, low)
 
-    def translate_summary(self, summary: Moments, shift: Float[Array, " D"]) -> Moments:
+    def translate_summary(self, summary: Moments, shift: Float[Array, "*R D"]) -> Moments:
         """The summary of the rows x + shift; components without points keep mean zero."""
         shift = jnp.where(summary.counts[:, None] > 0, shift[None], 0)
         means, low = move(summary.means, summary.remainder, shift)
@@ -266,7 +266,7 @@ class Gaussian(Family):
             lambda scale: one(scale, dim), in_axes=self.scale_axis, axis_size=num_components
         )(components.scale)
 
-    def select(self, components: Gaussians, k: Int[Array, ""]) -> Gaussians:
+    def select(self, components: Gaussians, k: Int[Array, "..."]) -> Gaussians:
         """Component k."""
         chosen = super().select(components._replace(scale=()), k)
         shared = self.scale_axis is None

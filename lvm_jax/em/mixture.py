@@ -1,5 +1,6 @@
 """A mixture of K components of one exponential family: density, responsibilities, samples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 class Mixture:
     """p(x) = sum_k pi_k p(x | z=k); a pytree, with the family as its static part.
 
+    Arrays may have a leading axis of R mixtures, as the restarts of a fit do.
+
     Attributes:
         log_weights: log pi, [K], in nats.
         components: the family's parameters, relative to `origin`.
@@ -47,9 +50,9 @@ class Mixture:
         family: the component family (static).
     """
 
-    log_weights: Float[Array, " K"]
+    log_weights: Float[Array, "*R K"]
     components: Params
-    origin: Float[Array, " D"]
+    origin: Float[Array, "... D"]
     family: Family
 
     @property
@@ -58,19 +61,19 @@ class Mixture:
         return Parameters(self.log_weights, self.components)
 
     @property
-    def weights(self) -> Float[Array, " K"]:
+    def weights(self) -> Float[Array, "*R K"]:
         """pi, [K]."""
         return jnp.exp(self.log_weights)
 
     @property
-    def means(self) -> Float[Array, "K D"]:
+    def means(self) -> Float[Array, "*R K D"]:
         """E[x | z=k], in the data's coordinates."""
         means = self.family.means(self.components)
         missing = means.ndim - 1 - self.origin.ndim  # a restart axis that the origin lacks
         return self.origin[(None,) * missing + (..., None, slice(None))] + means
 
     @property
-    def covariances(self) -> Float[Array, "K D D"]:
+    def covariances(self) -> Float[Array, "*R K D D"]:
         """Cov[x | z=k] as full matrices, whatever the covariance type (Gaussians only)."""
         if not isinstance(self.family, Gaussian):
             raise TypeError(f"covariances: {type(self.family).__name__} components have none")
@@ -166,9 +169,9 @@ def rows_per_chunk(family: Family, columns: int, data: Data) -> int:
 
 
 def gaussian_mixture(
-    weights: ArrayLike,
-    means: ArrayLike,
-    covariances: ArrayLike,
+    weights: ArrayLike | Sequence[float],
+    means: ArrayLike | Sequence[Any],
+    covariances: ArrayLike | Sequence[Any],
     covariance_type: str = "full",
     origin: ArrayLike | None = None,
 ) -> Mixture:

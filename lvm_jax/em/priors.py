@@ -73,7 +73,7 @@ def log_inverse_wishart(cholesky: Float[Array, "D D"], prior: NormalInverseWisha
     return normalizer - (half + (dim + 1) / 2) * log_det - 0.5 * (whitened**2).sum()
 
 
-def log_inverse_gamma(variance: Array, prior: NormalInverseWishart) -> Array:
+def log_inverse_gamma(variance: ArrayLike, prior: NormalInverseWishart) -> Array:
     """log IG(variance; degrees/2, scale/2), in nats, elementwise."""
     shape, rate = prior.degrees / 2, prior.scale / 2
     normalizer = shape * jnp.log(rate) - gammaln(shape)

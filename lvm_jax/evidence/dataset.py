@@ -1,6 +1,6 @@
 """log p(x) of every point of a data set by importance sampling from a guide, and its summary."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def evaluate(
     guide: Guide,
     theta: Params,
     phi: Params,
-    x: ArrayLike,
+    x: Any,  # ArrayLike, or a data frame
     num_samples: int,
     *,
     phi_per_point: bool = False,

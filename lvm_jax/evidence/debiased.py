@@ -11,7 +11,7 @@ from lvm_jax.evidence.importance import from_log_weights
 from lvm_jax.evidence.result import Evidence, judge
 from lvm_jax.evidence.sumo import Telescope
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Int, Key
 from lvm_jax.weights import LogJoint
 
 RATIO = 2**-1.5  # P(level l + 1) / P(level l): between the variances', 1/4, and the costs', 1/2
@@ -69,7 +69,7 @@ def _draw_level(key: Key[Array, ""], last: int) -> Int[Array, ""]:
     return 1 + jnp.cumprod(jax.random.bernoulli(key, RATIO, (last - 1,))).sum(dtype=jnp.int32)
 
 
-def _chance(level: Int[Array, ""], last: int) -> Scalar:
+def _chance(level: Int[Array, "..."], last: int) -> Float[Array, "..."]:
     """P(l); the last level has all that is left."""
     return jnp.where(level == last, 1.0, 1 - RATIO) * RATIO ** (level - 1)
 

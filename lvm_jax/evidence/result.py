@@ -97,14 +97,19 @@ class Evidence(NamedTuple):
         return opened(middle - half, middle + half, np.isinf(centre))
 
 
-def opened(low: np.ndarray, high: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def opened(
+    low: np.ndarray | np.floating, high: np.ndarray | np.floating, at: np.ndarray | np.bool_
+) -> tuple[np.ndarray, np.ndarray]:
     """The limits, [-inf, inf] where `at` is True; those of an estimate that is NaN stay NaN."""
     at = at & ~np.isnan(low)
     return np.where(at, -np.inf, low), np.where(at, np.inf, high)
 
 
 def judge(
-    ess: Scalar, k_hat: Scalar, num_samples: int | Int[Array, ""], num_odd: Scalar
+    ess: Scalar,
+    k_hat: Scalar,
+    num_samples: int | Int[Array, ""],
+    num_odd: Scalar | Int[Array, ""],
 ) -> Int[Array, ""]:
     """NONFINITE, PARETO and ESS of S independent weights, as bits.
 
@@ -153,16 +158,16 @@ def least_ess(num_samples: int | Int[Array, ""]) -> float | Scalar:
     return num_samples ** (2 / 3) * SKEWNESS ** (-2 / 3)
 
 
-def least_samples(share: np.ndarray) -> np.ndarray:
+def least_samples(share: ArrayLike | float) -> np.ndarray | np.floating:
     """The S at which an ESS of `share` S reaches `least_ess`; inf for a share of 0."""
     with np.errstate(divide="ignore"):
         return SKEWNESS**-2 / np.asarray(share, float) ** 3
 
 
-def union(failed: Int[Array, " N"]) -> Int[Array, ""]:
+def union(failed: ArrayLike) -> Int[Array, ""]:
     """The reasons of every point together."""
     bits = jnp.asarray([int(check) for check in Check], jnp.int32)
-    found = (failed.astype(jnp.int32)[:, None] & bits[None]).max(0)
+    found = (jnp.asarray(failed, jnp.int32)[:, None] & bits[None]).max(0)
     return found.sum(dtype=jnp.int32)
 
 

@@ -9,7 +9,7 @@ networks see numbers of unit size however narrow q is. A new flow is the identit
 N(loc, diag(exp(log_scale))^2).
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from lvm_jax.normals import LOG_2PI
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 
+@runtime_checkable
 class Layer(Protocol):
     """An invertible map of [D] to [D]; a NamedTuple of arrays."""
 

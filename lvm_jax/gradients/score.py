@@ -63,7 +63,9 @@ def credit(
     return _finite_part(value) - slope - (values - jnp.diagonal(slopes))
 
 
-def moving_average(previous: Scalar, value: Scalar, decay: float | Scalar = 0.9) -> Scalar:
+def moving_average(
+    previous: float | Scalar, value: float | Scalar, decay: float | Scalar = 0.9
+) -> float | Scalar:
     """decay * previous + (1 - decay) * value: the next baseline of `score_function`, in nats.
 
     Feed it the value of the bound of the steps BEFORE: a baseline made of its own draws is biased.

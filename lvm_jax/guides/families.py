@@ -4,6 +4,7 @@ All raise ValueError or TypeError for sizes that are not integers of at least 1 
 label, 2 dimensions of `low_rank`).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ class Logits(NamedTuple):
     logits: Float[Array, "..."]
 
 
-def location(dim: int, scale: float | ArrayLike) -> Family:
+def location(dim: int, scale: float | ArrayLike | Sequence[float]) -> Family:
     """N(loc, diag(scale^2)) in `dim` dimensions with a fixed standard deviation, one or [dim].
 
     Raises ValueError for a scale of another shape, or that is not finite and positive.

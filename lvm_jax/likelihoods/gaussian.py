@@ -61,7 +61,7 @@ def gaussian_output(dim: int) -> Likelihood:
     """
     dim = checks.integer(dim, "dim", 1)
 
-    def build(params: Params, outputs: Float[Array, " 2*D"]) -> Distribution:
+    def build(params: Params, outputs: Float[Array, " O"]) -> Distribution:
         loc, free = split_outputs(outputs, 2, dim)
         return normal(loc, positive_scale(free))
 

@@ -25,7 +25,7 @@ def discretized_logistic(dim: int, num_levels: int = 256) -> Likelihood:
     num_levels = checks.integer(num_levels, "num_levels", 2)
     levels = np.arange(num_levels) / (num_levels - 1)
 
-    def build(params: Params, outputs: Float[Array, " 2*D"]) -> Distribution:
+    def build(params: Params, outputs: Float[Array, " O"]) -> Distribution:
         loc, free = split_outputs(outputs, 2, dim)
         return DiscretizedLogistic(loc, positive_scale(free), jnp.asarray(levels, loc.dtype))
 
@@ -43,7 +43,7 @@ def categorical(dim: int, num_levels: int = 256) -> Likelihood:
     dim = checks.integer(dim, "dim", 1)
     num_levels = checks.integer(num_levels, "num_levels", 2)
 
-    def build(params: Params, outputs: Float[Array, " L*D"]) -> Distribution:
+    def build(params: Params, outputs: Float[Array, " O"]) -> Distribution:
         return CategoricalLevels(split_outputs(outputs, num_levels, dim))
 
     return Likelihood(num_levels * dim, no_parameters, build, whole_numbers(num_levels))

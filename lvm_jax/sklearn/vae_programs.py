@@ -11,7 +11,7 @@ from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import gaussian_parts
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model
-from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params
+from lvm_jax.typing import Array, Distribution, Float, Key, Params, UInt
 
 CHUNK_SIZE = 1_000  # rows alive at a time
 
@@ -81,7 +81,7 @@ def encode(
     num_samples: int,
     key: Key[Array, ""],
     phi: Params,
-    label: Int[Array, " N"],
+    label: UInt[Array, " N"],
     x: Float[Array, "N D"],
 ) -> Float[Array, "N L"]:
     """E_q[z | x] of each row, [N, L]: exact, or where q does not know it the mean of draws."""

@@ -10,7 +10,7 @@ import numpy as np
 from lvm_jax.training.checkpoint import Arrays
 from lvm_jax.training.fingerprint import flatten
 from lvm_jax.training.step import Parameters, Terms
-from lvm_jax.typing import Array
+from lvm_jax.typing import Array, Params
 
 
 class History(NamedTuple):
@@ -49,7 +49,7 @@ class Book:
                 self.open_bound, self.open_objective = [], []
         return len(self.rows) - before
 
-    def judge(self, step: int, bound: float, parameters: Parameters) -> None:
+    def judge(self, step: int, bound: float, parameters: Params) -> None:
         """Enter the validation bound of the epoch that has just ended."""
         last = self.rows[-1]
         self.rows[-1] = (*last[:3], bound, last[4])

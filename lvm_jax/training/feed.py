@@ -6,7 +6,7 @@ N mod B rows of it are dropped: they come at other places in other epochs.
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ DEVICE_BYTES = 2**30  # data of more bytes are fed from the host unless told oth
 CHUNK_BYTES = 2**24  # of the batches that go to the device together
 
 
+@runtime_checkable
 class Feed(Protocol):
     """Runs steps from the state's own on."""
 

@@ -63,7 +63,7 @@ def fit(
     key: Key[Array, ""],
     model: Model,
     guide: Guide,
-    x: ArrayLike,
+    x: Any,  # ArrayLike, or a data frame
     *,
     estimate: Estimate | Estimator | str | None = None,
     objective: Objective | None = None,

@@ -23,7 +23,7 @@ def burda_stages(num_stages: int, steps_per_epoch: int, learning_rate: float = 1
     ends = [steps_per_epoch * burda_epochs(i) for i in range(1, num_stages)]
     rates = [learning_rate * 10 ** (-i / 7) for i in range(num_stages)]
 
-    def schedule(step: Int[Array, ""]) -> Scalar:
+    def schedule(step: int | Int[Array, ""]) -> Scalar:
         return jnp.array(rates)[(step >= jnp.array(ends, jnp.int32)).sum()]
 
     return schedule
