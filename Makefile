@@ -2,11 +2,19 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench dist test-floors test-newest clean
+.PHONY: demo check slow test lint bench dist test-floors test-newest clean
 
 demo: .venv/.experiments
 	.venv/bin/python -m experiments gmm_em --data old_faithful --out runs/demo-old-faithful --overwrite
 	.venv/bin/python -m experiments gmm_em --data lecture --out runs/demo-lecture --overwrite
+
+# A minute with a warm compilation cache (.jax_cache), for the inner loop.
+check: lint
+	.venv/bin/python -m pytest -n 2 --dist loadfile -q -m "not slow and not experiments"
+
+# Measures which tests `check` leaves out, and writes tests/slow.txt. By hand, on an idle machine.
+slow: .venv/.test
+	PYTHONPATH=tests .venv/bin/python -m pytest -q -p cpu_times --write-slow -m "not experiments"
 
 test: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile

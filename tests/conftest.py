@@ -11,6 +11,11 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import cpu_times
+import typecheck
+
+typecheck.install()  # before lvm_jax is imported
+
 import jax
 import pytest
 
@@ -27,9 +32,36 @@ if version("jaxlib").startswith("0.10."):
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out: slow.txt, and the tests that import an experiment."""
+    slow = cpu_times.slow_names()
+    for item in items:
+        if cpu_times.is_slow(item.nodeid, slow):
+            item.add_marker("slow")
+        if any(package_of(value) == "experiments" for value in vars(item.module).values()):
+            item.add_marker("experiments")
+
+
+def package_of(value: object) -> str:
+    """The top-level package of a module, a function or a class; "" for another value."""
+    name = getattr(value, "__module__", None) or getattr(value, "__name__", "")
+    return name.partition(".")[0] if isinstance(name, str) else ""
+
+
+def pytest_collection_finish() -> None:
+    typecheck.finish()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """For a test in which another library passes wrong arguments on purpose."""
+    with typecheck.unchecked():
         yield
 
 

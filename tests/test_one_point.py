@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import typecheck
 
 from lvm_jax import (
     annealing,
@@ -43,14 +44,17 @@ def test_log_weights_of_one_axis(name, shape):
         assert str(caught.value) == message
 
 
-BATCHES = {  # distributions of five data points, each of z [2] or of two rows
-    "normal": normal(jnp.zeros((5, 2)), jnp.ones((5, 2))),
-    "full": distributions.FullRankNormal(jnp.zeros((5, 2)), jnp.ones((5, 2, 2))),
-    "low": distributions.LowRankNormal(jnp.zeros((5, 2)), jnp.ones((5, 2, 1)), jnp.ones((5, 2))),
-    "bits": Bernoulli(jnp.zeros((5, 2))),
-    "one_hot": distributions.one_hot(jnp.zeros((5, 2, 3))),
-    "labels": distributions.Categorical(logits=jnp.zeros((5, 3))),
-}
+with typecheck.unchecked():
+    BATCHES = {  # distributions of five data points, each of z [2] or of two rows
+        "normal": normal(jnp.zeros((5, 2)), jnp.ones((5, 2))),
+        "full": distributions.FullRankNormal(jnp.zeros((5, 2)), jnp.ones((5, 2, 2))),
+        "low": distributions.LowRankNormal(
+            jnp.zeros((5, 2)), jnp.ones((5, 2, 1)), jnp.ones((5, 2))
+        ),
+        "bits": Bernoulli(jnp.zeros((5, 2))),
+        "one_hot": distributions.one_hot(jnp.zeros((5, 2, 3))),
+        "labels": distributions.Categorical(logits=jnp.zeros((5, 3))),
+    }
 KIND = {"reparameterized": "normal", "any": "normal", "bernoulli": "bits"}  # one_hot otherwise
 
 

@@ -134,7 +134,7 @@ def test_bad_parameters_are_refused(options, message):
         GaussianMixture(**{"n_components": 3, **options}).fit(X)
 
 
-def test_check_estimator_has_no_failures():
+def test_check_estimator_has_no_failures(unchecked):
     results = check_estimator(GaussianMixture(), on_fail=None, on_skip=None)
     failed = [r["check_name"] for r in results if r["status"] not in ("passed", "skipped")]
     # The only check that scikit-learn itself skips needs an environment variable of SciPy.

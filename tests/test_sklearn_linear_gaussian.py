@@ -29,7 +29,7 @@ BOTH = pytest.mark.parametrize("estimator", [ProbabilisticPCA, FactorAnalysis])
 
 
 @BOTH
-def test_check_estimator_has_no_failures(estimator):
+def test_check_estimator_has_no_failures(estimator, unchecked):
     results = check_estimator(estimator(), on_fail=None, on_skip=None)
     failed = [r["check_name"] for r in results if r["status"] not in ("passed", "skipped")]
     # The only check that scikit-learn itself skips needs an environment variable of SciPy.
