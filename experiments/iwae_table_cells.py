@@ -253,8 +253,14 @@ def records(prepared: Prepared, images: Images, run: RunDirectory, bar: Progress
 def summary(found: Evidence) -> Summary:
     """`evidence.summarize` in double precision, as Python numbers."""
     with jax.enable_x64(True):
-        whole = Evidence(*(jnp.asarray(np.asarray(leaf, np.float64)) for leaf in found))
+        whole = Evidence(*(jnp.asarray(wide(leaf)) for leaf in found))
         return Summary(*(np.asarray(value).item() for value in evidence.summarize(whole)))
+
+
+def wide(leaf: np.ndarray) -> np.ndarray:
+    """Floats in float64; counts and bits as they are."""
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def told(trained: Trained, found: Evidence) -> str:

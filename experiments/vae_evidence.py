@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from lvm_jax import annealing, evidence
 from lvm_jax.evidence import Certificate, Evidence, Summary
+from lvm_jax.evidence.result import describe
 from lvm_jax.typing import Array, Key, Params
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class LogP(NamedTuple):
             "how": self.how,
             **self.summary._asdict(),
             "reliable": self.reliable,
-            "verdict": self.points.verdict(),
+            "verdict": describe(np.where(self.points.likely_low, self.points.failed, 0)),
         }
 
 

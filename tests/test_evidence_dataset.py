@@ -126,7 +126,7 @@ def test_summary_has_both_errors_apart():
             count,
             count,
             count,
-            jnp.array([0, 2, 0, 6]),
+            jnp.array([128, 2, 0, 6]),  # of the first the error alone is not reliable
         )
     )
     np.testing.assert_allclose(found.log_evidence, -2.0)
@@ -135,7 +135,7 @@ def test_summary_has_both_errors_apart():
     assert found.num_untrusted == 2
     assert not found.reliable
     assert found.verdict() == (
-        "2 of 4 points not reliable: Pareto k-hat is too large or not known: the tail of the "
+        "2 of 4 points not reliable: Pareto k-hat is above 0.7 or not known: the tail of the "
         "weights is heavy; the effective sample size is too small"
     )
     assert np.isnan(found.worst_k_hat)

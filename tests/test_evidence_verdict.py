@@ -29,10 +29,12 @@ def test_each_check_fails():
     assert verdict(np.append(good[:-1], np.nan)).failed & Check.NONFINITE
     assert verdict(np.append(good[:-1], np.inf)).failed & Check.NONFINITE
     quantiles = (np.arange(1_001) + 0.5) / 1_001
-    for shape, check in ((0.4, 0), (0.6, Check.PARETO)):
+    tail = Check.PARETO | Check.VARIANCE
+    for shape, check in ((0.4, 0), (0.6, Check.VARIANCE), (0.8, Check.PARETO)):
         heavy = verdict(-shape * np.log(quantiles))
         np.testing.assert_allclose(heavy.k_hat, shape, atol=0.06)
-        assert heavy.failed & Check.PARETO == check
+        assert heavy.failed & tail == check
+        assert bool(heavy.likely_low) == (shape > 0.7 or bool(heavy.failed & Check.ESS))
     # 1 weight in 50 is e^100 of the others: the tail is bounded, and 20 draws carry the mean.
     few = verdict(np.where(np.arange(1_001) < 20, 100.0, 0.0))
     np.testing.assert_allclose(few.ess, 20, rtol=1e-4)
@@ -157,7 +159,8 @@ def test_an_average_of_few_or_heavy_draws_is_not_reliable():
     assert average(normal).reliable
     heavy = average(((np.arange(301) + 0.5) / 301) ** -0.65)  # a tail of shape 0.65
     assert 0.5 < heavy.k_hat < 0.7
-    assert heavy.failed == Check.PARETO
+    assert heavy.failed == Check.VARIANCE
+    assert not heavy.likely_low
     assert average(np.append(normal[1:], -np.inf)).failed & Check.NONFINITE
 
 

@@ -107,7 +107,7 @@ REFUSED = {
     ],
     "importance_bounds": [
         (["--largest", "100"], "largest: expected a power of 2, got 100"),
-        (["--num-weights", "1024"], "num_weights: expected at least 64 times largest"),
+        (["--num-weights", "1024"], "--num-weights: expected at least 64 times largest"),
         (["--alphas", "1.0"], "alphas: expected finite numbers other than 0 and 1"),
     ],
     "marginal_likelihood": [
@@ -115,7 +115,7 @@ REFUSED = {
         (["--num-variables", "20"], "at most 4,194,304 values of z"),
         (["--widen", "0.7"], "widen: expected more than 0.7071"),
         (["--defensive", "0"], "defensive: expected a share above 0"),
-        (["--num-samples", "1"], "num_samples: expected an integer >= 2, got 1"),
+        (["--num-samples", "1"], "--num-samples: expected an integer >= 2, got 1"),
     ],
 }
 ROWS = [(name, *row) for name, rows in REFUSED.items() for row in rows]

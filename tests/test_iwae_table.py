@@ -199,8 +199,8 @@ def test_the_report_shows_both_errors_and_never_passes_a_part_for_the_whole(resu
     assert [row[3] for row in table.rows] == ["2 of 8 stages"] * 2
     done = cells.summary(result.records[0][-1].evidence)
     assert table.rows[0][4:8] == [
-        f"{done.log_evidence:.2f}", f"{done.monte_carlo_error:.3f}", "0 of 20",
-        f"{done.sampling_error:.2f}",
+        f"{done.log_evidence:.2f}", f"{done.monte_carlo_error:.3f}", f"{done.sampling_error:.2f}",
+        f"{done.num_untrusted} of 20",
     ]  # fmt: skip
     errors = result.records[0][-1].evidence.standard_error.astype(float)
     assert done.monte_carlo_error == pytest.approx((errors**2).sum() ** 0.5 / 20)

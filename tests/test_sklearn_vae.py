@@ -121,7 +121,7 @@ def test_scores_that_rest_on_a_few_draws_are_said_to(linear, quick_evidence):
     assert np.median(found.ess) < 1.001
     assert not found.reliable.any()
     for model, least in ((narrow, 0.5 * N), (far, N)):
-        number = (~model.evidence(X).reliable).sum()
+        number = model.evidence(X).likely_low.sum()
         assert number >= least
         message = (
             rf"score_samples: {number} of 120 not reliable: .* from 400 draws are likely .*low"
@@ -134,8 +134,8 @@ def test_scores_that_rest_on_a_few_draws_are_said_to(linear, quick_evidence):
 def test_a_few_rows_whose_scores_cannot_be_trusted_are_enough_for_a_warning(linear, quick_evidence):
     """2 of 20 are said; 1 of 20 may be chance."""
     model = stray(linear, log_scale=lambda value: value - 0.5)
-    reliable = model.evidence(X).reliable
-    good, bad = X[reliable], X[~reliable]
+    low = model.evidence(X).likely_low
+    good, bad = X[~low], X[low]
     assert 2 <= len(bad) < N / 2
     with pytest.warns(UserWarning, match="2 of 20 not reliable"):
         model.score_samples(np.concatenate([good[:18], bad[:2]]))

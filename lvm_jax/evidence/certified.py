@@ -86,8 +86,11 @@ class _Book:
         values = (found.log_evidence, low, high, found.k_hat)
         for name, value in zip(self.answer, values, strict=True):
             self.answer[name][points] = np.asarray(value)[: len(points)]
-        failed = np.asarray(found.failed)[: len(points)] & ~int(Check.PARETO)
-        failed |= np.where(self.trusted(points), 0, int(Check.PARETO))
+        # Weights that are equal to rounding have a tail of rounding: only `trusted` judges it.
+        tail = int(Check.PARETO | Check.VARIANCE)
+        failed = np.asarray(found.failed)[: len(points)]
+        heavy = np.where(failed & tail == 0, int(Check.VARIANCE), failed & tail)
+        failed = failed & ~tail | np.where(self.trusted(points), 0, heavy)
         self.failed[points] = failed
         self.within[points] = (self.half_width(points) <= self.tolerance) & (failed == 0)
         self.share[points] = (np.asarray(found.ess) / np.asarray(found.num_samples))[: len(points)]

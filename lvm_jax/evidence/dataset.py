@@ -108,13 +108,13 @@ class Summary(NamedTuple):
     monte_carlo_error: Scalar  # its standard error over the draws of z, these points given
     sampling_error: Scalar  # its standard error over the points, another data set being drawn
     worst_k_hat: Scalar
-    num_untrusted: Int[Array, ""]  # points that are not `reliable`
+    num_untrusted: Int[Array, ""]  # points that are `likely_low`
     num_points: int
-    failed: Int[Array, ""]  # bits of `Check`: every reason that a point has
+    failed: Int[Array, ""]  # bits of `Check`: every reason of those points
 
     @property
     def reliable(self) -> Bool[Array, ""]:
-        """True where every point is reliable: then the errors can be trusted."""
+        """True where no point is likely low: then mean and errors can be trusted."""
         return self.failed == 0
 
     def verdict(self) -> str:
@@ -133,8 +133,8 @@ def summarize(evidence: Evidence) -> Summary:
 
     The second, for a statement about the population, holds the first already (the spread of the
     estimates includes their noise); for a comparison of models on the same points use the first,
-    or pair the points. NaN where a point is NaN; the sampling error of one point is NaN. Where a
-    point is not reliable the mean and its Monte Carlo error are not: see `verdict`.
+    or pair the points. NaN where a point is NaN; the sampling error of one point is NaN. Where
+    points are `likely_low` the mean and its Monte Carlo error are not reliable: see `verdict`.
 
     Raises ValueError unless the leaves are [N].
     """
@@ -143,13 +143,13 @@ def summarize(evidence: Evidence) -> Summary:
         raise ValueError(
             f"evidence: expected leaves of shape [N], as evaluate returns them, got {values.shape}"
         )
-    num_points = values.shape[0]
+    num_points, low = values.shape[0], evidence.likely_low
     return Summary(
         values.mean(),
         jnp.sqrt((evidence.standard_error**2).sum()) / num_points,
         jnp.sqrt(moments(values).variance / num_points),
         evidence.k_hat.max(),
-        (evidence.failed != 0).sum(),
+        low.sum(),
         num_points,
-        union(evidence.failed),
+        union(jnp.where(low, evidence.failed, 0)),
     )

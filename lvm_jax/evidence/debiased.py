@@ -79,7 +79,7 @@ def average(draws: Telescope) -> Evidence:
 
     Here `standard_error` is sd / sqrt(R) of the draws of log p(x) themselves, and `ess` is R:
     there are no weights. `k_hat` is the tail of their distance from the median: above 0.5 their
-    variance, and with it the standard error, cannot be trusted, and `failed` has PARETO.
+    variance, and with it the standard error, cannot be trusted, and `failed` has VARIANCE.
     `num_samples` is R; the cost is the sum of the draws' own.
 
     Raises ValueError for leaves that are not [R].

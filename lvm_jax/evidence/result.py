@@ -28,11 +28,13 @@ class Check(IntFlag):
     ACCEPTANCE = 16
     CONTRADICTED = 32
     BUDGET = 64
+    VARIANCE = 128
 
 
 WORDS = {
     Check.NONFINITE: "log-weights are NaN or +inf",
-    Check.PARETO: "Pareto k-hat is too large or not known: the tail of the weights is heavy",
+    Check.PARETO: "Pareto k-hat is above 0.7 or not known: the tail of the weights is heavy",
+    Check.VARIANCE: "Pareto k-hat is above 0.5: the weights may have no variance",
     Check.ESS: "the effective sample size is too small",
     Check.SPREAD: "the log-weights of the chains spread too much: more temperatures are needed",
     Check.ACCEPTANCE: "moves are rejected at some temperature: step sizes do not fit",
@@ -58,6 +60,11 @@ class Evidence(NamedTuple):
     num_positive_infinite: Int[Array, "..."]
     num_negative_infinite: Int[Array, "..."]
     failed: Int[Array, "..."]  # bits of `Check`: the reasons not to trust the interval, 0 for none
+
+    @property
+    def likely_low(self) -> Bool[Array, "..."]:
+        """True where a check failed that distrusts log_evidence itself, and not its error alone."""
+        return (self.failed & ~int(Check.VARIANCE)) != 0
 
     @property
     def reliable(self) -> Bool[Array, "..."]:
@@ -111,14 +118,18 @@ def judge(
     num_samples: int | Int[Array, ""],
     num_odd: Scalar | Int[Array, ""],
 ) -> Int[Array, ""]:
-    """NONFINITE, PARETO and ESS of S independent weights, as bits.
+    """NONFINITE, PARETO, VARIANCE and ESS of S independent weights, as bits.
 
-    PARETO: k-hat is not at most 0.5; below 25 weights, which have no tail to fit, not judged.
+    PARETO: k-hat is not at most 0.7, and the estimate itself likely too low. VARIANCE: it is above
+    0.5, and the error too small. Below 25 weights, which have no tail to fit, neither is judged.
     ESS: fewer than `least_ess`.
     """
+    has_tail = num_samples >= 5 * pareto.SHORTEST_TAIL
+    heavy = ~(k_hat <= TRUSTED_K_HAT)
     return (
         _bit(num_odd > 0, Check.NONFINITE)
-        | _bit(_heavy(k_hat, num_samples, FINITE_VARIANCE), Check.PARETO)
+        | _bit(heavy & has_tail, Check.PARETO)
+        | _bit(~heavy & (k_hat > FINITE_VARIANCE) & has_tail, Check.VARIANCE)
         | _bit(~(ess >= least_ess(num_samples)), Check.ESS)
     )
 
@@ -132,8 +143,8 @@ def judge_chains(
 ) -> Evidence:
     """The Evidence of C annealed chains, with SPREAD and ACCEPTANCE of them in `failed` too.
 
-    PARETO: k-hat is not at most 0.7. That of 30 chains is noisy: 0.5 fails one in six sets whose
-    log-weights spread by half a nat, and SPREAD covers the rest.
+    VARIANCE is not judged: k-hat of 30 chains is noisy, 0.5 fails one in six sets whose log-weights
+    spread by half a nat, and SPREAD covers the rest.
     SPREAD: the standard deviation of the finite log-weights, which unlike ESS does not need the
     largest weights to be among those drawn, exceeds that of lognormal weights of ESS `least_ess`.
     ACCEPTANCE: below 0.05 at some temperature, of moves that are tuned (a discrete z that has
@@ -143,10 +154,9 @@ def judge_chains(
     most = jnp.sqrt(jnp.log(jnp.maximum(size / least_ess(size), 1.0)))
     spread = moments(log_w, jnp.isfinite(log_w)).variance ** 0.5
     failed = _bit(~(spread <= most), Check.SPREAD)
-    failed |= _bit(_heavy(found.k_hat, size, TRUSTED_K_HAT), Check.PARETO)
     if tuned:
         failed |= _bit(~(acceptance.min() >= ACCEPTED), Check.ACCEPTANCE)
-    return found._replace(failed=found.failed & ~int(Check.PARETO) | failed)
+    return found._replace(failed=found.failed & ~int(Check.VARIANCE) | failed)
 
 
 def least_ess(num_samples: int | Int[Array, ""]) -> float | Scalar:
@@ -182,11 +192,6 @@ def describe(failed: ArrayLike) -> str:
         return "not reliable: " + "; ".join(found)
     reasons = "; ".join(f"{words} ({number})" for words, number in found.items())
     return f"{int((failed != 0).sum())} of {failed.size} not reliable: {reasons}"
-
-
-def _heavy(k_hat: Scalar, num_samples: int | Int[Array, ""], most: float) -> Bool[Array, ""]:
-    has_tail = num_samples >= 5 * pareto.SHORTEST_TAIL
-    return ~(k_hat <= most) & has_tail
 
 
 def _bit(holds: Bool[Array, ""], check: Check) -> Int[Array, ""]:

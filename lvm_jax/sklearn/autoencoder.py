@@ -13,6 +13,7 @@ from lvm_jax import checks, evidence
 from lvm_jax.chain import positive_scale
 from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.evidence import Evidence
+from lvm_jax.evidence.result import describe
 from lvm_jax.guides import Guide
 from lvm_jax.likelihoods import Likelihood, check_support
 from lvm_jax.models import Model
@@ -143,18 +144,20 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """log p(x) of each sample, in nats, as `evidence` estimates it.
 
         A density for numbers, a probability for bits, levels and counts. Low by about half the
-        squared standard error on average. Warns where more than 5% of the rows are not `reliable`
+        squared standard error on average. Warns where more than 5% of the rows are `likely_low`
         (k-hat not at most 0.7, or too few effective draws; of a good q a few are by chance): their
         log p(x) is likely to be higher by more than the errors say, and so are means over rows,
         `score` among them.
         """
         found = self.evidence(X)
-        if (found.failed != 0).mean() > BY_CHANCE:
+        low = np.asarray(found.likely_low)
+        if low.mean() > BY_CHANCE:
+            verdict = describe(np.where(low, found.failed, 0))
             warnings.warn(
-                f"score_samples: {found.verdict()}. These estimates from "
+                f"score_samples: {verdict}. These estimates from "
                 f"{self.n_importance_samples} draws are likely to be low, by more than their "
                 "standard errors: raise n_importance_samples, train a wider guide, or leave out "
-                "the rows where evidence(X).reliable is False",
+                "the rows where evidence(X).likely_low is True",
                 UserWarning,
                 stacklevel=2,
             )
