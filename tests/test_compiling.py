@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lvm_jax import compiling
+from lvm_jax import compiling, models
 from lvm_jax.compiling import BoundedJit, Store, bounded_jit, bucket, first_rows, pad_rows
 
 
@@ -67,6 +67,20 @@ def test_a_function_compiles_once_for_each_shape_type_and_static_argument(store,
         x = np.arange(size, dtype=dtype)
         np.testing.assert_array_equal(power(x, number), x**number)
     assert len(traces) == len(set(traces)) == len(store) == 4
+
+
+def test_static_arguments_made_alike_share_a_program(store):
+    """Two models of one factory are two sets of closures; of other sizes they are others."""
+    traces = []
+
+    @bounded_jit(1)
+    def draw(key, model):
+        traces.append(model)
+        return model.prior(model.init(key)).sample(seed=key)
+
+    for size in (2, 2, 3, 2):
+        assert draw(jax.random.key(0), models.linear_gaussian(size, 3)).shape == (size,)
+    assert len(traces) == len(store) == 2
 
 
 def test_a_traced_argument_calls_the_function_itself(store):

@@ -11,9 +11,9 @@ import pytest
 from training_cases import GUIDE, KEY, MODEL, data, epoch_order, fit, same
 
 from lvm_jax import gradients, guides, keys, models, training
+from lvm_jax.recognition import Known, structure
 from lvm_jax.training import feed
 from lvm_jax.training.book import Book
-from lvm_jax.training.recognition import Known, structure
 from lvm_jax.training.rows import host_order, padded_rows
 from lvm_jax.training.step import Keys, Program
 

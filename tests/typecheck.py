@@ -59,11 +59,11 @@ def resolve() -> None:
 
 
 def recognize() -> None:
-    """Let training compare functions of equal making as it does without the check around them."""
-    recognition = sys.modules.get("lvm_jax.training.recognition")
-    if recognition is not None:
-        structure = recognition.structure
-        recognition.structure = lambda value, *seen: structure(bare(value), *seen)
+    """Compare functions of equal making as it is done without the check around them."""
+    from lvm_jax import recognition
+
+    structure = recognition.structure
+    recognition.structure = lambda value, *seen: structure(bare(value), *seen)
 
 
 def bare(value: Any) -> Any:

@@ -184,7 +184,7 @@ class _Start(NamedTuple):
         return jax.tree.map(lambda p, q: jnp.where(self.from_prior, p, q), *either)
 
 
-@bounded_jit(7, 8, 9, 10, lean=True)
+@bounded_jit(7, 8, 9, 10, lean=True, level=2)
 def _importance(
     key: Key[Array, ""],
     theta: Params,
@@ -207,7 +207,7 @@ def _importance(
     return for_first(one, points, together, number)
 
 
-@bounded_jit(9, 10, 11, 12, 13, lean=True)
+@bounded_jit(9, 10, 11, 12, 13, lean=True, level=2)
 def _chains(
     key: Key[Array, ""],
     theta: Params,
@@ -280,7 +280,7 @@ def _anneal(
     return jax.tree.map(lambda leaf: leaf[: capacity.scouts], ends), log_w, accepted
 
 
-@bounded_jit(4, 5, 6, 7, lean=True)
+@bounded_jit(4, 5, 6, 7, lean=True, level=2)
 def _look(
     theta: Params,
     phi: Params,

@@ -15,6 +15,7 @@ from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.outcome import Outcome
+from lvm_jax.recognition import recognized
 from lvm_jax.training.book import Book, History
 from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure
@@ -23,7 +24,6 @@ from lvm_jax.training.fingerprint import fingerprint
 from lvm_jax.training.given import check_data, check_initial, check_patience, check_program
 from lvm_jax.training.objective import Objective, check_objective
 from lvm_jax.training.progress import Journal, Progress, interruptible
-from lvm_jax.training.recognition import recognized
 from lvm_jax.training.rows import validation_rows
 from lvm_jax.training.session import FIRST, Plan, Session
 from lvm_jax.training.step import (

@@ -16,11 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from lvm_jax.training.step import Program
-
-MOST_KNOWN = 256  # objects that are kept to be recognised
+MOST_KNOWN = 1_024  # objects that are kept to be recognised
 MOST_BYTES = 2**20  # larger arrays are compared by identity
-PARTS = ("model", "guide", "estimate", "objective", "optimizer", "transform", "tie")
 
 
 class Itself:
@@ -61,9 +58,14 @@ class Known:
 KNOWN = Known()
 
 
-def recognized(program: Program) -> Program:
-    """The program with each of its functions replaced by the first equal one of the process."""
-    return program._replace(**{name: KNOWN.first(getattr(program, name)) for name in PARTS})
+def recognized(value: Any) -> Any:
+    """The first equal object of the process; of a NamedTuple, such as a model, part by part.
+
+    So a part that is compared by identity, or that changes, leaves the others recognised.
+    """
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(recognized, value))
+    return KNOWN.first(value)
 
 
 def structure(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> Hashable:
