@@ -29,7 +29,7 @@ EXCLUDED = {
 theirs.GaussianMixture = GaussianMixture
 names = {name for name in vars(theirs) if name.startswith("test_")}
 assert set(EXCLUDED) <= names
-globals().update({name: getattr(theirs, name) for name in names - set(EXCLUDED)})
+globals().update({name: getattr(theirs, name) for name in sorted(names - set(EXCLUDED))})
 
 
 @pytest.fixture
