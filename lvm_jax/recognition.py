@@ -42,11 +42,16 @@ class Known:
         self._lock = threading.Lock()
 
     def first(self, value: Any) -> Any:
-        """An equal object that was seen before, or this one."""
-        key = structure(value)
+        """An equal object that was seen before in the same precision, or this one.
+
+        JAX 0.10 keeps the float32 copy of a NumPy array that a program holds, and hands it out in
+        x64 too.
+        """
+        made = structure(value)
+        key = (jax.config.jax_enable_x64, made)
         with self._lock:
             found = self._values.get(key, value)
-            if found is not value and structure(found) != key:  # what it closes over has changed
+            if found is not value and structure(found) != made:  # what it closes over has changed
                 found = value
             self._values[key] = found
             self._values.move_to_end(key)
