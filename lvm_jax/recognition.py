@@ -48,7 +48,7 @@ class Known:
         x64 too.
         """
         made = structure(value)
-        key = (jax.config.jax_enable_x64, made)
+        key = (jax.config.read("jax_enable_x64"), made)
         with self._lock:
             found = self._values.get(key, value)
             if found is not value and structure(found) != made:  # what it closes over has changed
