@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo check slow test lint bench dist test-floors test-newest clean
+.PHONY: demo check slow test test-peers lint bench dist test-floors test-newest clean
 
 demo: .venv/.experiments
 	.venv/bin/python -m experiments gmm_em --data old_faithful --out runs/demo-old-faithful --overwrite
@@ -23,6 +23,10 @@ lint: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# By hand: scikit-learn's own tests of its GaussianMixture against ours, all in one process.
+test-peers: .venv/.test
+	.venv/bin/python -m pytest -q tests/peer_sklearn_mixture.py
 
 # By hand: a slice of the tests at the lowest versions that pyproject.toml declares, and at the newest.
 # Old packages warn of newer ones: DeprecationWarning is no error there.
@@ -59,6 +63,8 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.evaluation
 	.venv/bin/python -m benchmarks.evidence
 	.venv/bin/python -m benchmarks.startup
+	.venv/bin/python -m benchmarks.latency
+	.venv/bin/python -m benchmarks.coverage
 
 clean:
 	rm -rf .jax_cache .venv .venv-dist .venv-floors .venv-newest dist

@@ -182,7 +182,7 @@ def entry_annealed(size: int) -> None:
 
     model, _, theta, _, x = linear_gaussian()
     plan = annealing.plan(annealing.sigmoid(32), annealing.hmc(3))
-    evidence.evaluate_annealed(key(), model, theta, x[:size], plan, 16)
+    evidence.evaluate_annealed(key(), model, None, theta, None, x[:size], 16, plan)
 
 
 def entry_gaps(size: int) -> None:

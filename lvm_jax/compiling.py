@@ -9,6 +9,7 @@ thousands for a large one, and `jax.jit` releases none of them. Linux allows 65,
 beyond them XLA ends it with a segmentation fault.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -214,10 +215,14 @@ def count_maps() -> int:
 
 @lru_cache
 def lean_options(level: int = 3) -> dict[str, Any] | None:
-    """Those of LEAN that this XLA accepts on a CPU, and the level; None on another backend."""
+    """Those of LEAN that this XLA accepts on a CPU, and the level; None on another backend.
+
+    A level in the variable XLA_FLAGS takes the place of `level`.
+    """
     if jax.default_backend() != "cpu":
         return None
-    wanted = LEAN if level == 3 else {**LEAN, LEVEL: level}
+    given = level == 3 or LEVEL in os.environ.get("XLA_FLAGS", "")
+    wanted = LEAN if given else {**LEAN, LEVEL: level}
     return {name: value for name, value in wanted.items() if _accepted({name: value})} or None
 
 

@@ -11,6 +11,23 @@ from lvm_jax import saddlepoint
 from lvm_jax.em.families import ROUNDING_NATS, Family, Settings, Sums, divide, keep_empty
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Params
 
+BLOCK = 128  # terms of a sum that are added before the others
+
+
+def blocked_product(x: Float[Array, "n D"], eta: Float[Array, "K D"]) -> Float[Array, "n K"]:
+    """x @ eta.T, added in blocks of BLOCK terms.
+
+    A matrix product of a processor that adds the D terms one after another rounds sqrt(D / BLOCK)
+    times as much.
+    """
+    rest = -x.shape[1] % BLOCK
+    blocks = [
+        jnp.moveaxis(jnp.pad(a, ((0, 0), (0, rest))).reshape(len(a), -1, BLOCK), 1, 0)
+        for a in (x, eta)
+    ]
+    start = jnp.zeros((len(x), len(eta)), x.dtype)
+    return jax.lax.scan(lambda sum_, pair: (sum_ + pair[0] @ pair[1].T, None), start, blocks)[0]
+
 
 @dataclass(frozen=True)
 class Bernoulli(Family):
@@ -56,8 +73,9 @@ class Bernoulli(Family):
         return size * jnp.finfo(components.dtype).eps / 2 <= limit
 
     def exact_log_prob(self, components: Params, x: Float[Array, "n D"]) -> Array:
-        """sum_d x_d log p_kd + (1 - x_d) log(1 - p_kd): terms of one sign."""
-        return x @ jnp.log(components).T + (1 - x) @ jnp.log1p(-components).T
+        """sum_d x_d log p_kd + (1 - x_d) log(1 - p_kd): terms of one sign, added block by block."""
+        ones = blocked_product(x, jnp.log(components))
+        return ones + blocked_product(1 - x, jnp.log1p(-components))
 
     def sample_one(self, key: Key[Array, ""], component: Params) -> Array:
         """D independent bits."""
