@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from experiment_cycle import check_whole
 from scipy.special import logsumexp
 from scipy.stats import norm
 
+from experiments import __main__ as cli
 from experiments import vae as experiment
 from experiments import (
     vae_evaluation,
@@ -221,32 +224,22 @@ def test_the_option_decides_the_method_and_importance_sampling_stands_beside_it(
     assert keys["importance"] != keys["annealing"] == keys["certifying"]
 
 
-def test_another_process_reloads_the_model_and_finds_the_same(result, tmp_path):
-    """The report's own lines, on test images and with the key that the run had."""
+def test_the_lines_of_the_report_reload_the_model_and_find_the_same(result, monkeypatch, tmp_path):
+    """With test images and the key that the run had, in a namespace of their own."""
     html = (result.path / "report.html").read_text()
     start = html.index("import jax\n")
     lines = html[start : html.index("</pre>", start)].replace("&#34;", '"')
     assert "key_p, *saved[:4], x[None], 1_000" in lines
     lines = lines.replace("key_p, *saved[:4], x[None], 1_000", "key, *saved[:4], rows, 300")
     index = vae_evaluation.choose(result.pixels, result.config).index["test"]
-    np.save(tmp_path / "rows.npy", result.pixels.test[index[:3]])
-    again = f"""
-import jax, numpy as np
-key_measure, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 1))
-_, key, _ = jax.random.split(key_measure, 3)
-rows = np.load("rows.npy")
-{lines}
-print([mean.min().item(), mean.max().item()], found.log_evidence.tolist(), sep="\\n")
-"""
-    environment = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", again], cwd=tmp_path, env=os.environ | environment,
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (low, high), log_p = (json.loads(line) for line in done.stdout.splitlines())
-    assert 0 <= low < high <= 1  # a grey image
-    np.testing.assert_allclose(log_p, result.measured.chosen.points.log_evidence[:3], rtol=1e-5)
+    key_measure, _ = jax.random.split(jax.random.fold_in(jax.random.key(0), 1))
+    key = jax.random.split(key_measure, 3)[1]
+    space = {"key": key, "rows": result.pixels.test[index]}
+    monkeypatch.chdir(tmp_path)
+    exec(lines, space)
+    mean, log_p = np.asarray(space["mean"]), space["found"].log_evidence
+    assert 0 <= mean.min() < mean.max() <= 1  # a grey image
+    np.testing.assert_allclose(log_p, result.measured.chosen.points.log_evidence, rtol=1e-5)
 
 
 def test_a_stopped_run_goes_on_to_the_same_parameters(
@@ -305,29 +298,55 @@ def numbers(path):
     return found
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "constant", "burda"])
-def test_a_finished_run_is_extended(schedule, prepared, tmp_path):
-    """3 epochs, then 7 by the same command: the bits of 7 epochs without a stop, of any schedule."""
+def test_a_finished_run_is_extended(result, prepared, tmp_path):
+    """3 epochs, then 7 by the same command: the bits of 7 epochs without a stop."""
 
     def train(folder, epochs):
-        config = experiment.Config(out=folder, **SMALL | {"epochs": epochs, "schedule": schedule})
-        config = vae_setup.filled(config)
+        config = vae_setup.filled(experiment.Config(out=folder, **SMALL | {"epochs": epochs}))
         vae_setup.check(config)
         rates = vae_objectives.optimizer(config, len(prepared.pixels.train) // 100)
-        run = vae_setup.open_run(config)
         one = prepared._replace(config=config, optimizer=rates)
-        return experiment.train(one, run, Progress(lambda *said: None))
+        return experiment.train(one, vae_setup.open_run(config), Progress(lambda *said: None))
 
-    train(tmp_path / "run", 3)
+    shutil.copytree(result.path, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3
     extended = train(tmp_path / "run", 7)
     whole = train(tmp_path / "whole", 7)
     assert (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:3] == lines
     assert_same(extended.history.bound, whole.history.bound)
     assert_same((extended.theta, extended.phi), (whole.theta, whole.phi))
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 7
-    with pytest.raises(ValueError, match=r"other options \(epochs: 7 then, 5 now\)"):
-        train(tmp_path / "run", 5)
+
+
+@pytest.mark.parametrize("schedule", vae_objectives.SCHEDULES)
+def test_a_longer_run_has_the_rates_of_a_shorter_one(schedule, tmp_path, monkeypatch):
+    """So every schedule can be extended; burda also beyond the 8 stages of the paper."""
+    made, steps = [], np.arange(3 * 12)
+
+    def adam(rate, **options):
+        value = jax.vmap(rate)(steps) if callable(rate) else np.full(len(steps), rate)
+        made.append((np.asarray(value), options))
+        return optax.identity()
+
+    monkeypatch.setattr(optax, "adam", adam)
+    longest = 3_281 if schedule == "burda" else 200  # 3^0 + ... + 3^7 = 3,280 epochs
+    for epochs in (3, 7, longest):
+        config = experiment.Config(out=tmp_path, **SMALL)
+        config = dataclasses.replace(config, schedule=schedule, epochs=epochs)
+        config = vae_setup.filled(config)
+        vae_setup.check(config)
+        assert vae_setup.open_run(config).path == tmp_path
+        assert json.loads((tmp_path / "config.json").read_text())["epochs"] == epochs
+        vae_objectives.optimizer(config, 12)
+    for rates, options in made[1:]:
+        np.testing.assert_array_equal(rates, made[0][0])
+        assert options == made[0][1]
+    rates = made[0][0] / 3e-3
+    last = {"cosine": 0.5 + 0.5 * np.cos(np.pi * 35 / 2_400), "constant": 1.0}
+    want = last.get(schedule, 10 ** (-1 / 7))  # burda's second stage has epochs 2 to 4
+    np.testing.assert_allclose(rates[[0, -1]], [1, want], rtol=1e-6)
+    with pytest.raises(ValueError, match=rf"other options \(epochs: {longest} then, 5 now\)"):
+        vae_setup.open_run(dataclasses.replace(config, epochs=5))
 
 
 def test_a_run_is_not_extended_beyond_its_cosine(result):
@@ -364,33 +383,41 @@ def test_a_kill_before_the_first_file_leaves_nothing_in_the_way(prepared, tmp_pa
     assert (run.path / "config.json").exists()
 
 
-def command(*line, out, num_devices=1, **options):
-    """A process of its own, as a person would start it."""
+def line(out, **options):
+    """The arguments of `python -m experiments`."""
     words = [(f"--{name.replace('_', '-')}", value) for name, value in (SMALL | options).items()]
     given = [str(w) for n, v in words for w in (n, *(v if isinstance(v, tuple) else (v,)))]
-    forced = f"--xla_force_host_platform_device_count={num_devices}"
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
+    return ["vae", "--out", str(out), *given]
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    """A process of two runs: `spread` over two devices, then one `killed` in its training."""
+    folder = tmp_path_factory.mktemp("worker")
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     environment = {
         "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": flags,
-        "JAX_COMPILATION_CACHE_DIR": str(out.with_name("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),  # a kill may cut a file of it
     }  # fmt: skip
-    return subprocess.run(
-        [sys.executable, *line, "vae", "--out", str(out), *given], env=os.environ | environment,
+    runs = [json.dumps(line(folder / "spread", devices=2)), json.dumps(line(folder / "killed"))]
+    done = subprocess.run(
+        [sys.executable, WORKER, *runs], env=os.environ | environment,
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
+    return folder, done
 
 
-def test_the_same_command_goes_on_with_a_killed_run(result, tmp_path):
+def test_the_same_command_goes_on_with_a_killed_run(result, prepared, worker, monkeypatch, capsys):
     """SIGKILL in the middle of the training: the numbers are those of a run left alone."""
-    out = tmp_path / "run"
-    assert command(WORKER, "killed", out=out).returncode == -signal.SIGKILL
+    folder, done = worker
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    out = folder / "killed"
     metrics = (out / "metrics.jsonl").read_text().splitlines()
     assert len(metrics) == 2
     assert not (out / "model").exists()
-    done = command("-m", "experiments", out=out)
-    assert done.returncode == 0, done.stderr
-    said = done.stderr.splitlines()  # the training, log p, the report: each told once
+    monkeypatch.setattr(vae_setup, "prepare", lambda config: prepared._replace(config=config))
+    assert cli.main(line(out)) == 0
+    said = capsys.readouterr().err.splitlines()  # the training, log p, the report: each told once
     assert [line.partition("[")[2][:3] for line in said] == ["1/3", "2/3", "3/3"]
     assert (out / "metrics.jsonl").read_text().splitlines()[0] == metrics[0]  # not made again
     found = training.load_model(out, vae_models.build)
@@ -403,12 +430,11 @@ def test_the_same_command_goes_on_with_a_killed_run(result, tmp_path):
         assert one["evidence"][name] == close, name
 
 
-def test_devices_share_each_batch_and_find_the_same(result, tmp_path):
+def test_devices_share_each_batch_and_find_the_same(result, worker):
     """Two devices against the one of the other tests: to rounding."""
-    done = command(WORKER, "spread", out=tmp_path / "run", num_devices=2, devices=2)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "over 2\nthen 1\n"
-    found = training.load_model(tmp_path / "run", vae_models.build)
+    folder, done = worker
+    assert done.stdout == "over 2\nthen 1\n", done.stderr
+    found = training.load_model(folder / "spread", vae_models.build)
     pairs = zip(
         *(jax.tree.leaves((f.theta, f.phi)) for f in (found, result.fit)),
         strict=True,

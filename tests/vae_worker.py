@@ -1,9 +1,12 @@
 """`python -m experiments`, with a hand on its training, for test_vae.py.
 
-python vae_worker.py killed ARGUMENTS    SIGKILL after the second epoch, with the first one saved
-python vae_worker.py spread ARGUMENTS    over how many devices it spreads, and where the result lies
+python vae_worker.py SPREAD KILLED    the arguments of two runs, each a list in JSON
+
+SPREAD prints over how many devices it is spread, and where the result lies; nothing is measured.
+KILLED ends this process by SIGKILL after its second epoch, with the first one saved.
 """
 
+import json
 import os
 import signal
 import sys
@@ -16,6 +19,10 @@ from experiments.__main__ import main
 from lvm_jax import training
 
 FIT = training.fit
+
+
+class Trained(Exception):
+    """What follows the training has one device, as always."""
 
 
 def killed(*args, directory, **options):
@@ -37,13 +44,15 @@ def spread(*args, mesh, **options):
 
 def stop(prepared, fit, path):
     leaves = jax.tree.leaves((fit.theta, fit.phi))
-    print("then", *{len(leaf.devices()) for leaf in leaves})  # noqa: T201
-    sys.exit(0)  # what follows has one device, as always
+    print("then", *{len(leaf.devices()) for leaf in leaves}, flush=True)  # noqa: T201
+    raise Trained
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "spread":
-        training.fit, vae.evaluate = spread, stop
-    else:
+    first, second = map(json.loads, sys.argv[1:])
+    training.fit, vae.evaluate = spread, stop
+    try:
+        main(first)
+    except Trained:
         training.fit = killed
-    sys.exit(main(sys.argv[2:]))
+        main(second)
