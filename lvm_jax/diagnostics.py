@@ -121,10 +121,11 @@ def gradient_statistics(
     """
     checks.key(key)
     num_repeats = checks.integer(num_repeats, "num_repeats", 2)
-    one = jax.eval_shape(gradient, key)
+    traced = jax.jit(lambda key: gradient(key))  # once, for the shapes and for the loop
+    one = jax.eval_shape(traced, key)
     for value, name in ((truth, "truth"), (signal, "signal")):
         _check_like(value, one, name)
-    mean, variance = _stream(key, gradient, one, num_repeats, chunk_size)
+    mean, variance = _stream(key, traced, one, num_repeats, chunk_size)
     seen = mean if signal is None else signal
     power = jax.tree.map(jnp.square, seen)
     return GradientStatistics(

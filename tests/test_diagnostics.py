@@ -179,6 +179,18 @@ def test_a_gradient_without_noise():
     np.testing.assert_allclose(found.mean, value, rtol=1e-6)
 
 
+def test_a_gradient_is_traced_once():
+    """For the shapes and for the loop together: its tracing may take as long as its compilation."""
+    traced = []
+
+    def gradient(key):
+        traced.append(key)
+        return noisy(key)
+
+    jax.eval_shape(lambda key: gradient_statistics(key, gradient, 250).mean, jax.random.key(0))
+    assert len(traced) == 1
+
+
 def test_nan_is_kept_and_pairs_are_groups():
     def gradient(key):
         return jax.random.normal(key, (2,)), jnp.array([jnp.nan, 1.0])
