@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_cases import grid, quick_jit
-from scipy import integrate, stats
+from scipy import special, stats
 
 from experiments import evidence_lab_beds as beds
 from experiments import evidence_lab_methods as methods
@@ -37,24 +37,34 @@ def test_gaussian_evidence():
 def test_two_modes_evidence(x64):
     model, theta = in_float64(beds.two_modes(2))
     z = np.asarray(grid(8.0, 0.05, 2))
+
+    @quick_jit
+    def both(x):
+        return jax.vmap(log_joint(model, theta, x))(z[::500]), model.log_evidence(theta, x)
+
     for x in np.array([[1.5, -0.4], [-2.5, 2.0]]):
         each = [stats.norm(s * z, d).logpdf(x).sum(1) for s, d in ((1, 0.3), (-1, 1.0))]
         joint = stats.norm.logpdf(z).sum(1) + np.logaddexp(*each) - np.log(2)
-        found = jax.vmap(log_joint(model, theta, x))(z[::500])
+        found, log_p = both(x)
         np.testing.assert_allclose(found, joint[::500], rtol=1e-6)
         truth = np.log(np.exp(joint).sum() * 0.05**2)
-        np.testing.assert_allclose(model.log_evidence(theta, x), truth, rtol=1e-6)
+        np.testing.assert_allclose(log_p, truth, rtol=1e-6)
 
 
 def test_heavy_tailed_evidence(x64):
     model, theta = in_float64(beds.heavy_tails(1))
+
+    @quick_jit
+    def both(x, angles):
+        z = jnp.tan(angles)  # the tails of a Cauchy in a bounded interval
+        joint = jax.vmap(log_joint(model, theta, x))(z[:, None])
+        return jnp.exp(joint) * (1 + z**2), model.log_evidence(theta, x)
+
+    nodes, weights = special.roots_legendre(4_000)
     for x in (np.array([1.3]), np.array([-40.0])):
-        joint = log_joint(model, theta, x)
-        density = quick_jit(jax.vmap(lambda angle, joint=joint: (
-            jnp.exp(joint(jnp.tan(angle)[None])) * (1 + jnp.tan(angle) ** 2)
-        )))  # z = tan(angle): the tails of a Cauchy in a bounded interval  # fmt: skip
-        truth, _ = integrate.fixed_quad(density, -np.pi / 2, np.pi / 2, n=4000)
-        np.testing.assert_allclose(model.log_evidence(theta, x), np.log(truth), rtol=1e-6)
+        density, log_p = both(x, np.pi / 2 * nodes)
+        truth = np.pi / 2 * weights @ np.asarray(density)
+        np.testing.assert_allclose(log_p, np.log(truth), rtol=1e-6)
 
 
 def test_discrete_evidence(x64):
@@ -66,7 +76,8 @@ def test_discrete_evidence(x64):
     for z in itertools.product((-1, 0, 1), repeat=3):
         prior = np.prod(np.exp(tilt * z) / np.exp(np.outer(tilt, (-1, 0, 1))).sum(1))
         total += prior * np.exp(stats.norm(w @ z, 0.5).logpdf(x).sum())
-    np.testing.assert_allclose(model.log_evidence(theta, x), np.log(total), rtol=1e-6)
+    found = quick_jit(model.log_evidence)(theta, x)
+    np.testing.assert_allclose(found, np.log(total), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "two_modes", "heavy_tails"])
@@ -74,18 +85,27 @@ def test_the_posterior_is_bayes_rule_at_every_z(name, x64):
     parts = getattr(beds, name)(3)
     model, theta = in_float64(parts)
     x, z = np.array([1.1, -0.6, 2.0]), np.random.default_rng(0).normal(size=(5, 3))
-    ratio = jax.vmap(log_joint(model, theta, x))(z) - jax.vmap(model.posterior(theta, x).log_prob)(
-        z
-    )
-    np.testing.assert_allclose(ratio, np.full(5, model.log_evidence(theta, x)), rtol=1e-6)
+
+    @quick_jit
+    def both(x, z):
+        log_q = jax.vmap(model.posterior(theta, x).log_prob)(z)
+        return jax.vmap(log_joint(model, theta, x))(z) - log_q, model.log_evidence(theta, x)
+
+    ratio, log_p = both(x, z)
+    np.testing.assert_allclose(ratio, np.full(5, log_p), rtol=1e-6)
 
 
 def test_student_t_and_its_draws():
-    t = beds.StudentT(jnp.array([0.5, -1.0]), jnp.float32(1.7), jnp.float32(3.0))
     z = np.array([[0.2, 0.1], [9.0, -30.0]], np.float32)
+
+    @quick_jit
+    def both(key, z):
+        t = beds.StudentT(jnp.array([0.5, -1.0]), jnp.float32(1.7), jnp.float32(3.0))
+        return jax.vmap(t.log_prob)(z), t.sample(seed=key, sample_shape=(4_000,))
+
+    found, drawn = map(np.asarray, both(jax.random.key(0), z))
     exact = stats.multivariate_t([0.5, -1.0], 1.7**2 * np.eye(2), df=3).logpdf(z)
-    np.testing.assert_allclose(jax.vmap(t.log_prob)(z), exact, rtol=1e-5)
-    drawn = np.asarray(t.sample(seed=jax.random.key(0), sample_shape=(4_000,)))
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
     radius = ((drawn - [0.5, -1.0]) ** 2).sum(1) / (2 * 1.7**2)
     assert stats.kstest(radius, stats.f(2, 3).cdf).pvalue > 1e-3
     assert abs((drawn[:, 0] > 0.5).mean() - 0.5) < 4 * 0.5 / 4_000**0.5
@@ -104,18 +124,35 @@ def test_simulated_data_follow_the_evidence():
 def test_guides_are_what_they_say(x64):
     model, theta, guide = beds.gaussian(3)
     x = np.array([0.7, -1.2, 2.0])
-    q, posterior = guide.posterior((), x).distribution, model.posterior(theta, x)
-    deviation = np.sqrt(np.diagonal(posterior.cholesky @ posterior.cholesky.T))
-    np.testing.assert_allclose(q.scale, 1.2 * deviation, rtol=1e-6)
-    np.testing.assert_allclose(q.loc, posterior.mean + 0.1 * deviation, rtol=1e-6)
-    model, theta, guide = beds.heavy_tails(3)
-    q, theta = guide.posterior((), x).distribution, jnp.float64(theta)
-    curvature = -jax.hessian(log_joint(model, theta, x))(0.5 * x)  # Laplace's, at the mode
-    np.testing.assert_allclose(q.scale, 1.2 * np.diagonal(curvature) ** -0.5, rtol=1e-6)
-    model, theta, guide = beds.discrete(2, 3)
-    table = model.posterior(theta, x[:2])
-    marginal = np.exp(table.log_probs).reshape(3, 3).sum(1)  # of the first variable
-    q = np.exp([guide.posterior((), x[:2]).log_prob(jnp.array([k, 0])) for k in range(3)])
+
+    @quick_jit
+    def gaussian(x):
+        q, posterior = guide.posterior((), x).distribution, model.posterior(theta, x)
+        return q.loc, q.scale, posterior.mean, posterior.cholesky
+
+    loc, scale, mean, cholesky = map(np.asarray, gaussian(x))
+    deviation = np.sqrt(np.diagonal(cholesky @ cholesky.T))
+    np.testing.assert_allclose(scale, 1.2 * deviation, rtol=1e-6)
+    np.testing.assert_allclose(loc, mean + 0.1 * deviation, rtol=1e-6)
+    tails, nu, laplace = beds.heavy_tails(3)
+
+    @quick_jit
+    def curvature(x):  # Laplace's, at the mode
+        scale = laplace.posterior((), x).distribution.scale
+        return scale, -jax.hessian(log_joint(tails, jnp.float64(nu), x))(0.5 * x)
+
+    scale, curved = curvature(x)
+    np.testing.assert_allclose(scale, 1.2 * np.diagonal(curved) ** -0.5, rtol=1e-6)
+    finite, tilts, defensive = beds.discrete(2, 3)
+
+    @quick_jit
+    def tables(x):
+        q = jax.vmap(defensive.posterior((), x).log_prob)(jnp.array([[0, 0], [1, 0], [2, 0]]))
+        return finite.posterior(tilts, x).log_probs, q
+
+    log_probs, log_q = map(np.asarray, tables(x[:2]))
+    marginal = np.exp(log_probs).reshape(3, 3).sum(1)  # of the first variable
+    q = np.exp(log_q)
     np.testing.assert_allclose(q / q.sum(), 0.9 * marginal + 0.1 / 3, rtol=1e-5)
 
 
