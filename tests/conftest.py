@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -114,3 +115,13 @@ def compile_quickly() -> Iterator[None]:
     jax.config.update(name, True)
     yield
     jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def coarse_figures() -> Iterator[None]:
+    """For runs of experiments: fewer pixels in their figures, which no test looks at."""
+    from lvm_jax import plotting
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plotting, "png", partial(plotting.png, dpi=30))
+        yield
