@@ -229,8 +229,9 @@ def fit_mixture(
         throw=False,
     )
     drawn, _ = fit.mixture.sample(key_samples, len(train))
-    of = [np.asarray(fit.mixture.log_prob(np.asarray(rows)), np.float64) - frame.log_volume
-          for rows in (unseen, white, frame.standardize(frame.points), drawn)]  # fmt: skip
+    rows = [unseen, white, frame.standardize(frame.points), np.asarray(drawn)]
+    log_p = np.asarray(fit.mixture.log_prob(np.concatenate(rows)), np.float64) - frame.log_volume
+    of = np.split(log_p, np.cumsum([len(r) for r in rows])[:-1])  # one shape, one compilation
     return Density(
         f"mixture of {k}",
         fit.mixture.num_parameters,

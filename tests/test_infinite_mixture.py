@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from experiment_cycle import check_whole
+from model_cases import quick_jit
 from scipy.special import logsumexp
 from scipy.stats import norm
 
@@ -31,7 +32,7 @@ WINDOWS = {  # where almost all of the mass is
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
+def result(tmp_path_factory, coarse_figures):
     out = tmp_path_factory.mktemp("infinite") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "GRID", 60)  # a coarser picture
@@ -66,7 +67,8 @@ def test_the_hidden_models_density_is_its_equations_integrated():
     want = [
         logsumexp(log_prior + norm.logpdf(one, mean, np.exp(logs / 2)).sum(1)) for one in x
     ] + 2 * np.log(nodes[1] - nodes[0])
-    found = jax.vmap(lambda one: models.log_evidence_quadrature(model, theta, one, 240))(x)
+    density = jax.vmap(lambda one: models.log_evidence_quadrature(model, theta, one, 240))
+    found = quick_jit(density)(x)
     np.testing.assert_allclose(found, want, atol=1e-4)
 
 
