@@ -9,7 +9,9 @@ from scipy.special import logsumexp
 from scipy.stats import t
 
 from lvm_jax import diagnostics, distributions, evidence
+from lvm_jax.evidence import pareto
 from lvm_jax.evidence.debiased import RATIO, _chance, _draw_level
+from lvm_jax.evidence.importance import from_first
 from lvm_jax.evidence.sumo import _growth
 
 NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
@@ -95,3 +97,15 @@ def test_sumo_growth_near_and_far(x64, excess, size):
     expected = np.logaddexp(np.log(size - 1), excess) - np.log(size)
     found = _growth(jnp.asarray(excess), jnp.int32(size))
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("beyond", [50.0, np.nan, np.inf])
+def test_weights_beyond_the_number_in_use_do_not_count(beyond):
+    size, number = 64, 41
+    used = jnp.arange(size) < number
+    log_w = jnp.where(used, jax.random.normal(jax.random.key(3), (size,)), beyond)
+    tail = jnp.int32(pareto.tail_size(number))
+    found = from_first(log_w, used, jnp.int32(number), tail)
+    want = evidence.from_log_weights(log_w[:number])
+    for name, value in want._asdict().items():
+        np.testing.assert_allclose(getattr(found, name), value, rtol=1e-6, err_msg=name)
