@@ -15,6 +15,7 @@ from scipy.stats import binom
 from lvm_jax import bounds, distributions
 from lvm_jax.weights import log_weights
 
+ROWS = 20_000  # at most, of four log-weights each
 FINITE = ("mixture", "bits", "one_hot")
 
 
@@ -58,9 +59,16 @@ REFERENCE = {
 
 
 @quick_jit
-def reduce_all(log_w):
-    """Every bound of [R, S] log-weights, {name: [R]}."""
+def _reduce_all(log_w):
     return {name: jax.vmap(bound.reduce)(log_w) for name, bound in bounds.BOUNDS.items()}
+
+
+def reduce_all(log_w):
+    """Every bound of [R, S] log-weights, {name: [R]}; one program for every R where S = 4."""
+    log_w, size = np.asarray(log_w), len(log_w)
+    if log_w.shape[1] == 4:
+        log_w = np.concatenate([log_w, np.broadcast_to(log_w[-1:], (ROWS - size, 4))])
+    return {name: values[:size] for name, values in jax.device_get(_reduce_all(log_w)).items()}
 
 
 @functools.cache
@@ -99,10 +107,10 @@ def two_valued(reduce, size, small, large, chance):
 
 @functools.cache
 def gaussian_draws():
-    """Log-weights [20_000, 4] of the linear-Gaussian bed, and log p."""
+    """Log-weights [ROWS, 4] of the linear-Gaussian bed, and log p."""
     bed = BEDS["linear_gaussian"]()
     joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
-    log_w = quick_jit(lambda key: log_weights(key, joint, q, 80_000))(jax.random.key(0))
+    log_w = quick_jit(lambda key: log_weights(key, joint, q, 4 * ROWS))(jax.random.key(0))
     return log_w.reshape(-1, 4), float(bed.log_evidence(bed.theta, bed.x))
 
 
@@ -214,10 +222,15 @@ def test_shift_equivariance_gradient_and_precision(x64):
     # log p(x) + c for weights w e^c: values move by c, so that the gradient adds to 1.
     # 8192 is exact in float32, whose spacing there is 5e-4.
     with jax.enable_x64(x64):
-        dtype = jnp.float64 if x64 else jnp.float32
-        log_w = jnp.array([[-3.0, 1.5, 0.25, -0.75], [0.5, 0.75, -1.0, 2.0]], dtype)
-        values, shifted, found = reduce_all(log_w), reduce_all(log_w - 8192), gradients(log_w)
-        up, down = reduce_all(log_w.at[:, 1].add(1e-5)), reduce_all(log_w.at[:, 1].add(-1e-5))
+        dtype = np.float64 if x64 else np.float32
+        log_w = np.array([[-3.0, 1.5, 0.25, -0.75], [0.5, 0.75, -1.0, 2.0]], dtype)
+        step = np.array([0, 1e-5, 0, 0], dtype)
+        values, shifted, found = (
+            reduce_all(log_w),
+            reduce_all(log_w - dtype(8192)),
+            gradients(log_w),
+        )
+        up, down = (reduce_all(log_w + sign * step) for sign in (dtype(1), dtype(-1)))
         for name, value in values.items():
             assert value.dtype == dtype
             np.testing.assert_allclose(

@@ -73,7 +73,7 @@ def test_averages_over_points():
     check(found.value, found.sampling_error)
 
 
-@pytest.mark.parametrize("chosen", [3, 8, 11])
+@pytest.mark.parametrize("chosen", [3, 11])
 def test_points_without_replacement(chosen):
     # 11 points whose means and deviations differ; `chosen` of them, 5 draws each.
     generator, total = rng(), 11
@@ -87,8 +87,12 @@ def test_points_without_replacement(chosen):
 
 def test_evidence_and_the_jackknife():
     log_w = jnp.asarray(rng().normal(size=(RUNS, 401)) * 0.7 - 50)
-    found = quick_jit(jax.vmap(evidence.from_log_weights))(log_w)
-    check(found.log_evidence, found.standard_error)
+
+    def one(log_w):
+        found = evidence.from_log_weights(log_w)
+        return found.log_evidence, found.standard_error
+
+    check(*quick_jit(jax.vmap(one))(log_w))
 
 
 def test_errors_along_beta():
@@ -109,7 +113,8 @@ def test_errors_along_beta():
 
 def test_a_weight_of_zero_along_beta_excludes_its_draw():
     log_w = jnp.array([-jnp.inf, 0.0, 0.3])
-    rate, distortion, log_z, ess = _at_beta(log_w, jnp.array([-jnp.inf, -1.0, -2.0]), 0.5)
+    log_likelihood = jnp.array([-jnp.inf, -1.0, -2.0])
+    rate, distortion, log_z, ess = quick_jit(_at_beta)(log_w, log_likelihood, 0.5)
     w = np.array([0.0, 1.0, np.exp(0.3)])
     np.testing.assert_allclose(log_z.value, np.log(w.mean()), rtol=1e-5)
     np.testing.assert_allclose(distortion.value, (w[1] + 2 * w[2]) / w.sum(), rtol=1e-5)

@@ -1,5 +1,7 @@
 """One table for every evidence method: METHODS x exact test beds. A new method is a row."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,6 @@ MOVES = {
     "linear_gaussian": annealing.random_walk(1),
     "mixture": annealing.gibbs(3),
     "bits": annealing.gibbs(2, 2),
-    "one_hot": annealing.flip(3, 2, True),
 }
 PLANS = {
     name: annealing.plan(annealing.linear(8), move, num_pilot=0) for name, move in MOVES.items()
@@ -82,8 +83,16 @@ METHODS = {
 }
 
 
+class Answer(NamedTuple):
+    """What the methods have in common; without an error where a method gives none."""
+
+    log_evidence: np.ndarray
+    standard_error: np.ndarray | None
+    num_samples: np.ndarray
+
+
 def ask(bed, methods):
-    """log p of a bed, and {method: its answers to REPEATS keys}."""
+    """log p of a bed, and {method: (log p, error or None, draws) for REPEATS keys}."""
     joint = bed.log_joint(bed.theta, bed.x)
 
     def all_methods(key):
@@ -91,14 +100,22 @@ def ask(bed, methods):
         if "sandwich" in found:
             slices = found["sandwich"]
             found |= {"annealed": slices.lower, "sandwich": slices.upper}
-        return found
+        # k-hat, which is dear to compile, has its own tests below.
+        return {
+            name: [getattr(one, field, None) for field in Answer._fields]
+            for name, one in found.items()
+        }
 
     keys = jax.random.split(jax.random.key(0), REPEATS)
-    found = quick_jit(jax.vmap(all_methods))(keys)
-    return float(bed.log_evidence(bed.theta, bed.x)), found
+    found = jax.device_get(quick_jit(jax.vmap(all_methods))(keys))
+    return float(bed.log_evidence(bed.theta, bed.x)), {
+        name: Answer(*one) for name, one in found.items()
+    }
 
 
-@pytest.fixture(scope="module", params=BEDS)
+# A vector and an integer: tests/test_annealing.py has every move on every kind of z, and
+# test_uniform_counts_the_space every finite space.
+@pytest.fixture(scope="module", params=["linear_gaussian", "mixture"])
 def answers(request):
     return ask(BEDS[request.param](), METHODS)
 
@@ -121,7 +138,7 @@ def test_the_standard_error_is_the_spread(answers, name):
     # Over 300 repeats the spread itself is known to 4 %; the delta method is right to O(1/S).
     log_p, found = answers
     spread = found[name].log_evidence.std()
-    reported = jnp.sqrt((found[name].standard_error ** 2).mean())
+    reported = np.sqrt((found[name].standard_error ** 2).mean())
     np.testing.assert_allclose(reported, spread, rtol=0.2)
     wrong_by = np.abs(found[name].log_evidence - log_p) / found[name].standard_error
     assert np.mean(wrong_by > 1.96) < 0.05 + 3 * (0.05 * 0.95 / REPEATS) ** 0.5

@@ -1,4 +1,4 @@
-"""Evidence methods on models: certificates of discrete beds, order, compilation and precision."""
+"""Evidence methods on models: certificates of bits, order, compilation and precision."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from lvm_jax.guides import Guide
 from lvm_jax.models import Model, log_joint
 
 NUM_POINTS, TOLERANCE, NUM_SCOUTS = 32, 0.4, 64
-CERTIFIED = {"mixture": annealing.gibbs(3, 2), "bits": annealing.gibbs(2, 6)}
+PRECISION = 1e-12
 
 
 def counting(model):
@@ -37,12 +37,14 @@ def simulate(key, model, theta, num_points):
     return np.asarray(quick_jit(jax.vmap(one))(jax.random.split(key, num_points)))
 
 
-@pytest.fixture(scope="module", params=[("mixture", False), ("bits", True)], ids=CERTIFIED)
-def certified(request):
-    """A bed's model with q of three kinds by x: the posterior, one a little off, one that is wrong."""
-    name, x64 = request.param
-    with jax.enable_x64(x64):
-        case = getattr(model_cases, name)()
+@pytest.fixture(scope="module")
+def certified():
+    """Bits with q of three kinds by x: the posterior, one a little off, one that is wrong.
+
+    In float64; tests/test_certified.py has bits in float32.
+    """
+    with jax.enable_x64(True):
+        case = model_cases.bits()
         model, traces = counting(case.model)
 
         def posterior(phi, x):
@@ -54,25 +56,25 @@ def certified(request):
 
         def run(x):
             before = len(traces)
-            with jax.enable_x64(x64):
+            with jax.enable_x64(True):
                 found = evidence.certify(
                     jax.random.key(1), model, guide, case.theta, (), x, tolerance=TOLERANCE, prior_share=0.0,
-                    num_scouts=NUM_SCOUTS, transition=CERTIFIED[name], gradients_per_move=3,
+                    num_scouts=NUM_SCOUTS, transition=annealing.gibbs(2, 6), gradients_per_move=3,
                 )  # fmt: skip
             return found, len(traces) - before
 
         truth = quick_jit(jax.vmap(case.model.log_evidence, (None, 0)))(case.theta, x)
-        return x, np.asarray(truth), run, run(x)[0], 1e-12 if x64 else 3e-6
+        return x, np.asarray(truth), run, run(x)[0]
 
 
 def test_a_certificate_covers_the_truth_and_names_its_method(certified):
-    x, truth, _, found, precision = certified
-    assert x.dtype == truth.dtype == (np.float64 if precision < 1e-9 else np.float32)
+    x, truth, _, found = certified
+    assert x.dtype == truth.dtype == np.float64
     exact = x[:, 0] > 1
     assert 3 <= exact.sum() <= NUM_POINTS - 10
-    np.testing.assert_allclose(found.log_evidence[exact], truth[exact], rtol=precision)
+    np.testing.assert_allclose(found.log_evidence[exact], truth[exact], rtol=PRECISION)
     assert (found.method[exact] == "importance").all()
-    assert (found.high - found.low)[exact].max() < 10 * precision
+    assert (found.high - found.low)[exact].max() < 10 * PRECISION
     rest = ~exact
     covered = ((found.low <= truth) & (truth <= found.high))[rest]
     assert covered.mean() > 0.95 - 4 * (0.95 * 0.05 / rest.sum()) ** 0.5
@@ -83,7 +85,7 @@ def test_a_certificate_covers_the_truth_and_names_its_method(certified):
 
 
 def test_a_point_of_a_certificate_does_not_depend_on_the_others(certified):
-    x, _, run, found, precision = certified
+    x, _, run, found = certified
     kept = [int(np.flatnonzero(found.method == name)[0]) for name in ("importance", "annealed")]
     others = np.setdiff1d(np.arange(NUM_POINTS), kept)
     mixed = x.copy()
@@ -93,7 +95,7 @@ def test_a_point_of_a_certificate_does_not_depend_on_the_others(certified):
     assert traces == 0  # the shapes of a known model are kept, and nothing compiles
     for name in ("log_evidence", "low", "high"):
         both = getattr(found, name), getattr(changed, name)
-        np.testing.assert_allclose(*(one[kept] for one in both), rtol=10 * precision)
+        np.testing.assert_allclose(*(one[kept] for one in both), rtol=10 * PRECISION)
         assert (both[0][others] != both[1][others]).all()
     np.testing.assert_array_equal(found.method[kept], changed.method[kept])
 

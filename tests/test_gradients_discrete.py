@@ -17,15 +17,22 @@ from lvm_jax.guides import Guide
 from lvm_jax.models import Model
 
 
-@pytest.mark.parametrize("name", ["leave_one_out", "arm", "disarm", "rebar", "relax", "enumerated"])
-def test_zero_at_an_exact_discrete_posterior(x64, name):
+def test_zero_at_an_exact_discrete_posterior(x64):
+    names = "leave_one_out", "arm", "disarm", "rebar", "relax", "enumerated"
     phi = jnp.array([0.7, -1.2, 0.1])
 
     def joint(z):
         return Bernoulli(jnp.array([0.7, -1.2, 0.1])).log_prob(z) - 3.0
 
-    draws = every_key(gradients.ESTIMATORS[name].estimate, joint, Bernoulli, phi, 20, 3)
-    assert np.abs(draws).max() < 1e-12
+    def one(key):
+        def slope(name):
+            estimate = gradients.ESTIMATORS[name].estimate
+            return jax.grad(lambda phi: estimate(key, joint, Bernoulli, phi, 3))(phi)
+
+        return {name: slope(name) for name in names}
+
+    for name, draws in jit(jax.vmap(one))(jax.random.split(KEY, 20)).items():
+        assert np.abs(np.asarray(draws)).max() < 1e-12, name
 
 
 def test_enumeration_has_no_noise_and_no_error(x64):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gradient_tools import KEY, every_key, gradients_of, jit, on_bed
+from gradient_tools import KEY, gradients_of, jit, on_bed
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax import bounds, distributions, gradients
@@ -39,8 +39,11 @@ def grid_of_draws(num_samples, order):
     return jnp.asarray(noise), jnp.asarray(masses)
 
 
-def expected(estimate, num_samples, order=20):
-    """The exact expectation of value and gradients on a skew density, by quadrature."""
+def expected(estimates, num_samples, order=20):
+    """The exact expectations of values and gradients on a skew density, by quadrature.
+
+    [value, theta, phi] of each of the estimates, by one program.
+    """
     noise, mass = grid_of_draws(num_samples, order)
 
     def log_joint(theta):
@@ -51,36 +54,43 @@ def expected(estimate, num_samples, order=20):
             return GivenNormal(phi[0], jnp.exp(phi[1]), noise)
 
         theta, phi = jnp.array([0.4, 0.3]), jnp.array([0.9, 0.1])
-        return gradients_of(estimate, log_joint, guide, num_samples)(theta, phi)
+        return [
+            gradients_of(estimate, log_joint, guide, num_samples)(theta, phi)
+            for estimate in estimates
+        ]
 
-    out = jit(jax.vmap(one))(noise)
-    return [np.asarray(mass @ leaf) for leaf in out]
+    out = jax.device_get(jit(jax.vmap(one))(noise))
+    return [[mass @ leaf for leaf in found] for found in out]
 
 
-@pytest.mark.parametrize("name", bounds.BOUNDS)
-def test_dreg_and_the_plain_pathwise_gradient_agree_in_expectation(x64, name):
-    # Two, three or four draws: what the bound needs at least.
-    size, order = {"miwae_two": (4, 14), "jackknife_two": (3, 24)}.get(name, (2, 32))
-    bound = bounds.BOUNDS[name].reduce
-    value, theta, phi = expected(gradients.reparameterized(bound), size, order)
-    dreg_value, dreg_theta, dreg_phi = expected(
-        gradients.doubly_reparameterized(bound), size, order
-    )
-    np.testing.assert_allclose(dreg_value, value, rtol=1e-12)
-    np.testing.assert_allclose(dreg_theta, theta, rtol=1e-10)
-    np.testing.assert_allclose(dreg_phi, phi, rtol=1e-4)  # quadrature's own error
+# Two, three or four draws: what the bound needs at least.
+SIZES = {"miwae_two": (4, 14), "jackknife_two": (3, 24)}
+
+
+@pytest.mark.parametrize("size, order", [(2, 32), (3, 24), (4, 14)])
+def test_dreg_and_the_plain_pathwise_gradient_agree_in_expectation(x64, size, order):
+    names = [name for name in bounds.BOUNDS if SIZES.get(name, (2, 32)) == (size, order)]
+    assert names
+    reductions = [bounds.BOUNDS[name].reduce for name in names]
+    both = gradients.reparameterized, gradients.doubly_reparameterized
+    found = expected([make(bound) for make in both for bound in reductions], size, order)
+    for name, plain, dreg in zip(names, found[: len(names)], found[len(names) :], strict=True):
+        np.testing.assert_allclose(dreg[0], plain[0], rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(dreg[1], plain[1], rtol=1e-10, err_msg=name)
+        # Quadrature's own error.
+        np.testing.assert_allclose(dreg[2], plain[2], rtol=1e-4, err_msg=name)
 
 
 def test_sticking_the_landing_is_off_under_iwae(x64):
-    _, theta, phi = expected(gradients.reparameterized(bounds.iwae), 2)
-    _, stl_theta, stl_phi = expected(gradients.sticking_the_landing(bounds.iwae), 2)
+    both = gradients.reparameterized(bounds.iwae), gradients.sticking_the_landing(bounds.iwae)
+    (_, theta, phi), (_, stl_theta, stl_phi) = expected(both, 2)
     np.testing.assert_allclose(stl_theta, theta, rtol=1e-12)
     assert (np.abs(stl_phi / phi - 1) > 0.1).all()
 
 
 def test_wake_phi_and_its_reparameterised_form_agree_in_expectation(x64):
-    value, theta, phi = expected(gradients.reweighted_wake_sleep(), 3, 24)
-    other = expected(gradients.doubly_reparameterized_wake_sleep(), 3, 24)
+    both = gradients.reweighted_wake_sleep(), gradients.doubly_reparameterized_wake_sleep()
+    (value, theta, phi), other = expected(both, 3, 24)
     np.testing.assert_allclose(other[0], value, rtol=1e-12)
     np.testing.assert_allclose(other[1], theta, rtol=1e-10)
     np.testing.assert_allclose(other[2], phi, rtol=1e-4)
@@ -141,11 +151,17 @@ def test_dreg_survives_weights_that_underflow():
 
 def test_relatives_share_draws_and_gradients_key_by_key(x64):
     bed = beds.linear_gaussian()
-    stl = on_bed(gradients.sticking_the_landing(), bed)(KEY)
-    dreg = on_bed(gradients.doubly_reparameterized(bounds.elbo), bed)(KEY)
-    piwae = on_bed(gradients.piwae(2), bed)(KEY)
-    iwae = on_bed(gradients.reparameterized(bounds.iwae), bed)(KEY)
-    miwae = on_bed(gradients.reparameterized(bounds.miwae(2)), bed)(KEY)
+    estimates = (
+        gradients.sticking_the_landing(),
+        gradients.doubly_reparameterized(bounds.elbo),
+        gradients.piwae(2),
+        gradients.reparameterized(bounds.iwae),
+        gradients.reparameterized(bounds.miwae(2)),
+    )
+    joint = lambda theta: bed.log_joint(theta, bed.x)  # noqa: E731
+    each = [gradients_of(estimate, joint, bed.guide) for estimate in estimates]
+    run = jit(lambda theta, phi: [one(theta, phi) for one in each])
+    stl, dreg, piwae, iwae, miwae = run(bed.theta, bed.phi)
     for one, other in zip(stl, dreg, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10)
     np.testing.assert_allclose(piwae[0], iwae[0], rtol=1e-12)
@@ -153,21 +169,25 @@ def test_relatives_share_draws_and_gradients_key_by_key(x64):
     np.testing.assert_allclose(piwae[2], miwae[2], rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["sticking_the_landing", "doubly_reparameterized", "doubly_reparameterized_wake_sleep"],
-)
-def test_zero_at_the_exact_posterior(x64, name):
+def test_zero_at_the_exact_posterior(x64):
     bed = beds.linear_gaussian()
     phi = bed.posterior(bed.theta, bed.x)  # mean and Cholesky factor, as a pytree
     joint = bed.log_joint(bed.theta, bed.x)
+    names = "sticking_the_landing", "doubly_reparameterized", "doubly_reparameterized_wake_sleep"
 
     def guide(phi):
         return FullRankNormal(phi.mean, phi.cholesky)
 
-    estimate = gradients.ESTIMATORS[name].estimate
-    assert np.abs(every_key(estimate, joint, guide, phi, 20, 5)).max() < 1e-12
-    plain = every_key(gradients.reparameterized(), joint, guide, phi, 20, 5)
+    def one(key):
+        def slope(estimate):
+            return ravel_pytree(jax.grad(lambda phi: estimate(key, joint, guide, phi, 5))(phi))[0]
+
+        still = [slope(gradients.ESTIMATORS[name].estimate) for name in names]
+        return still, slope(gradients.reparameterized())
+
+    still, plain = jax.device_get(jit(jax.vmap(one))(jax.random.split(KEY, 20)))
+    for name, slopes in zip(names, still, strict=True):
+        assert np.abs(slopes).max() < 1e-12, name
     assert plain.std(0).max() > 0.1
 
 
@@ -187,10 +207,10 @@ class Pair(NamedTuple):
         return z if self.flat else {"top": z[..., :1], "bottom": z[..., 1:]}
 
 
-# One for each way in which draws and log-weights are made.
-@pytest.mark.parametrize("name", ["reparameterized", "sticking_the_landing", "piwae", "vimco"])
-def test_a_pytree_of_latents_equals_its_flat_form(x64, name):
-    estimate, theta, phi = gradients.ESTIMATORS[name].estimate, jnp.array(0.8), jnp.arange(3.0)
+def test_a_pytree_of_latents_equals_its_flat_form(x64):
+    # One for each way in which draws and log-weights are made.
+    names = "reparameterized", "sticking_the_landing", "piwae", "vimco"
+    theta, phi = jnp.array(0.8), jnp.arange(3.0)
 
     def joint(theta):
         return lambda z: -theta * z["top"][0] ** 2 * (z["bottom"] ** 2).sum()
@@ -198,27 +218,41 @@ def test_a_pytree_of_latents_equals_its_flat_form(x64, name):
     def flat_joint(theta):
         return lambda z: joint(theta)({"top": z[:1], "bottom": z[1:]})
 
-    tree = jit(gradients_of(estimate, joint, lambda phi: Pair(phi, False)))(theta, phi)
-    flat = jit(gradients_of(estimate, flat_joint, lambda phi: Pair(phi, True)))(theta, phi)
-    for one, other in zip(tree, flat, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-10)
+    @jit
+    def run(theta, phi):
+        return [
+            (
+                gradients_of(row.estimate, joint, lambda phi: Pair(phi, False))(theta, phi),
+                gradients_of(row.estimate, flat_joint, lambda phi: Pair(phi, True))(theta, phi),
+            )
+            for row in map(gradients.ESTIMATORS.get, names)
+        ]
+
+    for name, (tree, flat) in zip(names, run(theta, phi), strict=True):
+        for one, other in zip(tree, flat, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "name", ["sticking_the_landing", "doubly_reparameterized", "piwae", "reparameterized"]
-)
-def test_the_value_is_by_the_price_of_the_draws(name):
+def test_the_value_is_by_the_price_of_the_draws():
     # Deviations of 1e-6 at 1,000, where float32 has steps of 6e-5: log_prob of such a z finds noise
     # that was never drawn, thousands of deviations, and a bound by it would exceed log p.
+    names = "sticking_the_landing", "doubly_reparameterized", "piwae", "reparameterized"
+
     def guide(phi):
         return distributions.FullRankNormal(phi, 1e-6 * jnp.eye(2))
 
     def joint(z):
         return -0.5 * ((z - 1_000) ** 2).sum()
 
-    row = gradients.ESTIMATORS[name]
-    value = row.estimate(KEY, joint, guide, jnp.full(2, 1_000.0), 4)
-    log_w = log_weights(KEY, joint, guide(jnp.full(2, 1_000.0)), 4)
-    expected = bounds.BOUNDS[row.bound].reduce(log_w)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    assert abs(value - 2 * np.log(1e-6)) < 10  # H(q) up to what S = 4 leaves
+    @jit
+    def run(phi):
+        rows = [gradients.ESTIMATORS[name] for name in names]
+        log_w = log_weights(KEY, joint, guide(phi), 4)
+        return [
+            (row.estimate(KEY, joint, guide, phi, 4), bounds.BOUNDS[row.bound].reduce(log_w))
+            for row in rows
+        ]
+
+    for name, (value, wanted) in zip(names, run(jnp.full(2, 1_000.0)), strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, err_msg=name)
+        assert abs(value - 2 * np.log(1e-6)) < 10, name  # H(q) up to what S = 4 leaves

@@ -1,9 +1,10 @@
 """A small run in a process of its own, which test_training_kill.py ends in many ways.
 
-    python training_worker.py DIRECTORY [renaming|renamed|small_files]
+    python training_worker.py DIRECTORY [renaming|renamed|small_files]...
 
 renaming and renamed: SIGKILL at the fourth save of this process, just before and just after the rename
-that commits it. small_files: no file may grow beyond 1,500 bytes, as on a full disk.
+that commits it. small_files: the run is tried once where no file may grow beyond 1,500 bytes, as on a
+full disk; its error goes to stderr, and the run goes on where files may grow again.
 """
 
 import os
@@ -14,6 +15,8 @@ import sys
 
 from test_training_checkpoint import OPTIONS
 from training_cases import fit
+
+from lvm_jax import training
 
 NUM_EPOCHS = 15
 
@@ -34,18 +37,30 @@ def kill_at_a_rename(after):
     pathlib.Path.rename = counted
 
 
-def main(directory, way=""):
-    if way == "small_files":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-    if way.startswith("renam"):
-        kill_at_a_rename(after=way == "renamed")
+def run(directory):
+    options = OPTIONS | {"num_epochs": NUM_EPOCHS}
+    fit(**options, directory=directory, save_every=0.0, steps_per_call=3)
+
+
+def run_on_a_full_disk(directory):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
     try:
-        fit(
-            **OPTIONS | {"num_epochs": NUM_EPOCHS},
-            directory=directory,
-            save_every=0.0,
-            steps_per_call=3,
-        )
+        run(directory)
+    except training.CheckpointError as error:
+        sys.stderr.write(f"CheckpointError: {error}\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def main(directory, *ways):
+    if "small_files" in ways:
+        run_on_a_full_disk(directory)
+    for way in ("renaming", "renamed"):
+        if way in ways:
+            kill_at_a_rename(after=way == "renamed")
+    try:
+        run(directory)
     except KeyboardInterrupt as error:
         sys.stderr.write(str(error))
         return 130
