@@ -99,7 +99,7 @@ def test_errors_along_beta():
     # C chains with correlated weights and log-likelihoods: rate, distortion and log Z move together.
     generator, beta = rng(), 0.6
     log_w = generator.normal(size=(RUNS, 301)) * 0.6
-    log_likelihood = 0.5 * log_w + generator.normal(size=log_w.shape) - 4
+    log_likelihood = -0.5 * log_w + generator.normal(size=log_w.shape) - 4
     one = jax.vmap(lambda w, l: _at_beta(w, l, jnp.float32(beta)))
     found = quick_jit(one)(jnp.asarray(log_w), jnp.asarray(log_likelihood))
     for name, part in zip(("rate", "distortion", "log Z"), found[:3], strict=True):
