@@ -207,7 +207,7 @@ def posterior_means(
     number = x.shape[0]
     padded = jnp.asarray(pad_rows(x, bucket(number)))
     means = _posterior_means(key, phi, padded, guide, num_samples)
-    return jax.tree.map(jnp.asarray, first_rows(means, number))
+    return jax.device_put(first_rows(means, number))
 
 
 @bounded_jit(3, 4)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 # Compiled programs stay in a folder that git ignores, for the next run and for the processes that
 # tests start: JAX reads these variables when it is imported. Their writing costs no measurable time.
@@ -45,9 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if cpu_times.is_slow(item.nodeid, slow):
             item.add_marker("slow")
             slow_in[item.path] += 1
-        if any(package_of(value) == "experiments" for value in vars(item.module).values()):
+        if imports_an_experiment(item.module):
             item.add_marker("experiments")
     items.sort(key=lambda item: -slow_in[item.path])
+
+
+def imports_an_experiment(module: ModuleType) -> bool:
+    """Whether a test file uses something of the experiments."""
+    return any(package_of(value) == "experiments" for value in vars(module).values())
 
 
 def package_of(value: object) -> str:
@@ -117,9 +123,12 @@ def compile_quickly() -> Iterator[None]:
     jax.config.update(name, before)
 
 
-@pytest.fixture(scope="module")
-def coarse_figures() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def coarse_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """For runs of experiments: fewer pixels in their figures, which no test looks at."""
+    if not imports_an_experiment(request.module):
+        yield
+        return
     from lvm_jax import plotting
 
     with pytest.MonkeyPatch.context() as patch:

@@ -26,7 +26,7 @@ def made(config):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, compile_quickly, coarse_figures):
+def run(tmp_path_factory, compile_quickly):
     folder = tmp_path_factory.mktemp("bdmc") / "run"
     config = bdmc.Config(
         num_temperatures=(2, 8), num_chains=3, num_points=40, latent_dim=2, dim=3, noise=0.7,

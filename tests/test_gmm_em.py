@@ -20,7 +20,7 @@ def run(out, **options):
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory, coarse_figures):
+def result(tmp_path_factory):
     return run(tmp_path_factory.mktemp("gmm") / "run", data="old_faithful")
 
 

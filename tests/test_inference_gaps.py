@@ -62,7 +62,7 @@ def started(inputs):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, coarse_figures):
+def run(tmp_path_factory):
     """A linear decoder with one learned variance, trained for an epoch on data of its own."""
     folder = tmp_path_factory.mktemp("gaps")
     rng = np.random.default_rng(0)

@@ -32,7 +32,7 @@ WINDOWS = {  # where almost all of the mass is
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory, coarse_figures):
+def result(tmp_path_factory):
     out = tmp_path_factory.mktemp("infinite") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "GRID", 60)  # a coarser picture

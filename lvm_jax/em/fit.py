@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks
@@ -135,8 +134,8 @@ def initialize(
     family = problem.family
     state, *_ = loop.run(problem, 0)
     begun = padding.each(padding.cut, family, state.parameters, num_components)
-    log_weights, components = jax.tree.map(jnp.asarray, begun)
-    return Mixture(log_weights, components, jnp.asarray(origin), family)
+    log_weights, components = jax.device_put(begun)
+    return Mixture(log_weights, components, jax.device_put(origin), family)
 
 
 class Prepared(NamedTuple):
@@ -225,8 +224,8 @@ def conclude(
         empty_components=tuple(int(k) for k in empty),
         exact_steps=int(state.exact_steps),
     )
-    log_weights, components = jax.tree.map(jnp.asarray, parameters)
-    return Fit(Mixture(log_weights, components, jnp.asarray(origin), problem.family), info)
+    log_weights, components = jax.device_put(parameters)
+    return Fit(Mixture(log_weights, components, jax.device_put(origin), problem.family), info)
 
 
 def report(info: Info, max_steps: int) -> None:

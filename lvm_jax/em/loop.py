@@ -194,7 +194,10 @@ def segment(
         return conclude(problem, state, assign)
 
     def wait() -> Conclusion:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(finish))
+        chosen = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), state.parameters)
+        zero = jnp.zeros((), state.objective.dtype)
+        labels = jnp.zeros(problem.data.x.shape[0], jnp.int32) if assign else None
+        return Conclusion(jnp.int32(0), chosen, Evaluation(zero, zero, zero), zero, labels)
 
     return state, trace, jax.lax.cond(done, finish, wait)
 

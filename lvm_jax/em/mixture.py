@@ -120,7 +120,7 @@ class Mixture:
         checks.key(key)
         num_samples = checks.integer(num_samples, "num_samples", 1)
         drawn = _sample(key, self, bucket(num_samples))
-        return jax.tree.map(jnp.asarray, first_rows(drawn, num_samples))
+        return jax.device_put(first_rows(drawn, num_samples))
 
     def _map(self, program: Any, x: ArrayLike) -> Array:
         """A program's result for each row, without the padding of rows and components."""
@@ -130,7 +130,7 @@ class Mixture:
         if size == out.shape[0] and (out.ndim == 1 or k == out.shape[1]):
             return out
         kept = np.asarray(out)[:size]
-        return jnp.asarray(kept if kept.ndim == 1 else kept[:, :k])
+        return jax.device_put(kept if kept.ndim == 1 else kept[:, :k])
 
     def _read(self, x: ArrayLike, sample_weight: Any = None) -> tuple[Any, Data, Family, int]:
         x = np.asarray(checks.points(x, "x"))

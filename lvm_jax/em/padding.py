@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax.compiling import bucket, pad_rows
@@ -34,7 +33,7 @@ def data(x: np.ndarray, weight: np.ndarray | None, origin: np.ndarray) -> Data:
     rows, size = (x, weight), None
     if x.nbytes <= MAX_BYTES:
         rows, size = pad_rows(rows, bucket(len(x))), np.int32(len(x))
-    return Data(*jax.tree.map(jnp.asarray, (*rows, origin, size)))
+    return Data(*jax.device_put((*rows, origin, size)))
 
 
 def num_components(family: Family, rows: Data, number: int, num_restarts: int = 1) -> int:

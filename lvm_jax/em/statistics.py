@@ -82,16 +82,21 @@ def chunk(data: Data, index: Int[Array, ""], rows: int) -> tuple[Array, Array, A
     The last chunk starts early to stay inside the data; rows already seen, and padding, get
     weight 0.
     """
+    whole = data.x.shape[0] <= rows
     first = index * rows
-    begin = jnp.minimum(first, data.x.shape[0] - rows)
-    x = jax.lax.dynamic_slice_in_dim(data.x, begin, rows) - data.shift[None]
+    begin = index if whole else jnp.minimum(first, data.x.shape[0] - rows)
+
+    def take(leaf: Array) -> Array:
+        return leaf if whole else jax.lax.dynamic_slice_in_dim(leaf, begin, rows)
+
+    x = take(data.x) - data.shift[None]
     number = begin + jnp.arange(rows)
     live = number >= first
     if data.size is not None:
         live = live & (number < data.size)
     live = live.astype(x.dtype)
     if data.weight is not None:
-        live = live * jax.lax.dynamic_slice_in_dim(data.weight, begin, rows)
+        live = live * take(data.weight)
     return x, live, begin
 
 
@@ -185,6 +190,8 @@ def assigned_pass(
         merged = jax.vmap(family.merge)(carry[0], summary)
         return merged, compensated_add(carry[1], value)
 
+    if data.x.shape[0] <= rows:  # nothing to merge
+        return block(jnp.zeros((), jnp.int32))
     shapes = jax.eval_shape(block, jnp.zeros((), jnp.int32))
     summary, value = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     summary, (total, _) = over_chunks(data, rows, body, (summary, (value, value)))
@@ -274,6 +281,8 @@ def evaluate(
 
 def map_rows(function: Callable[[Array], Any], data: Data, rows: int) -> Any:
     """function(x [n, D]) -> [n, ...] over all rows as they came, one chunk at a time."""
+    if data.x.shape[0] <= rows:
+        return function(data.x)
     shapes = jax.eval_shape(function, data.x[:rows])
     out = jax.tree.map(
         lambda leaf: jnp.zeros((data.x.shape[0], *leaf.shape[1:]), leaf.dtype), shapes

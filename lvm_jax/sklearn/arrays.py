@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -42,11 +43,11 @@ def check_given(
 def from_arrays(given: Given, covariance_type: str) -> em.Mixture:
     """The mixture with these weights, means and precision factors."""
     origin = given.means.mean(0)
-    scale = jnp.asarray(scale_of(given.factors, covariance_type))
-    components = Gaussians(jnp.asarray(given.means - origin), scale)
-    family = em.GAUSSIANS[covariance_type]
+    components = Gaussians(given.means - origin, scale_of(given.factors, covariance_type))
     with np.errstate(divide="ignore"):
-        return em.Mixture(jnp.log(given.weights), components, jnp.asarray(origin), family)
+        log_weights = np.log(given.weights)
+    log_weights, components, origin = jax.device_put((log_weights, components, origin))
+    return em.Mixture(log_weights, components, origin, em.GAUSSIANS[covariance_type])
 
 
 def override(start: em.Mixture, given: Given, covariance_type: str) -> em.Mixture:

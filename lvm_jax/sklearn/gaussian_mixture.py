@@ -7,7 +7,6 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
@@ -254,7 +253,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         with jax.enable_x64(X.dtype == np.float64 or self.means_.dtype == np.float64):
-            mixture = jax.tree.map(jnp.asarray, self._current())
+            mixture = jax.device_put(self._current())
             return np.asarray(getattr(mixture, method)(X.astype(mixture.origin.dtype, copy=False)))
 
     def predict(self, X: Any) -> np.ndarray:
@@ -283,7 +282,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with jax.enable_x64(self.means_.dtype == np.float64):
-            mixture = jax.tree.map(jnp.asarray, self._current())
+            mixture = jax.device_put(self._current())
             X, y = map(np.asarray, mixture.sample(jax.random.key(seed), n_samples))
         order = np.argsort(y, kind="stable")
         return X[order], y[order].astype(np.int64)
