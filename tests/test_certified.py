@@ -230,8 +230,8 @@ def four_modes(dim):
     return model, guide, truth
 
 
-def test_every_mode_that_scouts_reach_is_covered():
-    dim = 4  # the share of the space that a mode attracts falls with it
+@pytest.mark.parametrize("dim", [2, 3, 4])  # the share of the space that a mode attracts falls
+def test_every_mode_that_scouts_reach_is_covered(dim):
     model, guide, truth = four_modes(dim)
     rng = np.random.default_rng(dim)
     x = np.concatenate([rng.uniform(3, 29, (32, 2)), rng.normal(0, 2, (32, dim - 2))], 1)
