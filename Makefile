@@ -8,7 +8,7 @@ demo: .venv/.experiments
 	.venv/bin/python -m experiments gmm_em --data old_faithful --out runs/demo-old-faithful --overwrite
 	.venv/bin/python -m experiments gmm_em --data lecture --out runs/demo-lecture --overwrite
 
-# A minute with a warm compilation cache (.jax_cache), for the inner loop.
+# For the inner loop: the quick tests, with a warm compilation cache (.jax_cache).
 check: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile -q -m "not slow and not experiments"
 

@@ -72,8 +72,8 @@ def pad_rows(tree: Any, size: int) -> Any:
 def first_rows(tree: Any, size: int) -> Any:
     """The first `size` rows of every leaf, as NumPy arrays; undoes `pad_rows`.
 
-    It slices on the host, where a new length compiles nothing. Nor does `jax.device_put`; JAX's
-    `asarray` compiles a program for each shape.
+    It slices on the host, where a new length compiles nothing. `jax.device_put` compiles nothing
+    either, but may share the memory of the NumPy array; `jnp.asarray` compiles for each shape.
     """
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], tree)
 

@@ -81,7 +81,7 @@ def unchecked() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def check_annotations_of_quick_tests_alone(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The check costs a tenth of a test's time, and the quick tests reach every annotation."""
+    """Slow tests run without the check of annotations, which costs a tenth of their time."""
     if request.node.get_closest_marker("slow"):
         with typecheck.unchecked():
             yield
