@@ -68,7 +68,9 @@ def for_first(
     """
     size = jax.tree.leaves(points)[0].shape[0]
     together = min(together, size)
-    every = jax.vmap(one) if together > 1 else one
+    # Traced once, for the shapes and for the loop.
+    every = jax.jit(jax.vmap(one) if together > 1 else one)
+    lead = (together,) if together > 1 else ()
 
     def batch(start: int | Array) -> Any:
         rows = jax.tree.map(
@@ -85,9 +87,12 @@ def for_first(
 
         return jax.tree.map(put, found, batch(start))
 
-    shapes = jax.eval_shape(batch, 0)
+    rows = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape[1:]), leaf.dtype), points
+    )
     nothing = jax.tree.map(
-        lambda leaf: jnp.zeros((size, *leaf.shape[1 if together > 1 else 0 :]), leaf.dtype), shapes
+        lambda leaf: jnp.zeros((size, *leaf.shape[len(lead) :]), leaf.dtype),
+        jax.eval_shape(every, rows),
     )
     return jax.lax.fori_loop(0, (number + together - 1) // together, step, nothing)
 

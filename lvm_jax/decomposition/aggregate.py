@@ -61,6 +61,7 @@ def _log_aggregate(
     rows = jax.tree.leaves(z)[0].shape[0]
     together = min(max(BLOCK // rows, 1), x.shape[0])
 
+    @jax.jit  # traced once, for the dtype and for the loop
     def one(point: Array) -> Float[Array, " R"]:
         return jax.vmap(guide.posterior(phi, point).log_prob)(z)
 

@@ -51,14 +51,14 @@ def importance(
         num_samples / num_chunks
     )  # chunks of one size, the last masked by < num_chunks
 
-    def chunk(index: int | Array) -> Float[Array, " chunk"]:
-        return weights.log_weights(jax.random.fold_in(key, index), log_joint, q, size)
+    # Traced once, for the dtype and for the loop.
+    chunk = jax.jit(lambda key: weights.log_weights(key, log_joint, q, size))
 
     def step(index: Array, running: Running) -> Running:
         keep = index * size + jnp.arange(size) < num_samples
-        return _add(running, chunk(index), keep)
+        return _add(running, chunk(jax.random.fold_in(key, index)), keep)
 
-    start = _nothing(pareto.tail_size(num_samples), jax.eval_shape(lambda: chunk(0)).dtype)
+    start = _nothing(pareto.tail_size(num_samples), jax.eval_shape(chunk, key).dtype)
     return _conclude(jax.lax.fori_loop(0, num_chunks, step, start), num_samples)
 
 
@@ -74,12 +74,14 @@ def streamed(
 
     `tail` is `pareto.tail_size(S)`, at most `longest`, the number of weights that memory has.
     """
+    # Traced once, for the dtype and for the loop.
+    chunk = jax.jit(lambda key: weights.log_weights(key, log_joint, q, CHUNK_SIZE))
 
     def step(index: Array, running: Running) -> Running:
-        log_w = weights.log_weights(jax.random.fold_in(key, index), log_joint, q, CHUNK_SIZE)
+        log_w = chunk(jax.random.fold_in(key, index))
         return _add(running, log_w, jnp.ones(CHUNK_SIZE, bool))
 
-    dtype = jax.eval_shape(lambda: weights.log_weights(key, log_joint, q, 1)).dtype
+    dtype = jax.eval_shape(chunk, key).dtype
     running = jax.lax.fori_loop(0, num_chunks, step, _nothing(longest, dtype))
     return _conclude(running, num_chunks * CHUNK_SIZE, tail)
 

@@ -1,5 +1,6 @@
 """The modes of a posterior that are uphill of given places, and a proposal that covers them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -71,10 +72,12 @@ def search(log_joint: LogJoint, q: Distribution, z: Latent) -> tuple[Modes, Scal
     Returns the modes, and the largest log-weight that remains, under q and them, at any of the
     places or the ends of climbs, in nats.
     """
+    # Traced once, for the shapes and for the loop.
+    ascend = jax.jit(lambda start: laplace(log_joint, start, widen=WIDEN))
 
     def climb(state: _Search) -> _Search:
         start = jnp.where(state.tried, -jnp.inf, state.log_p - state.covered).argmax()
-        end = laplace(log_joint, jax.tree.map(lambda leaf: leaf[start], state.z), widen=WIDEN)
+        end = ascend(jax.tree.map(lambda leaf: leaf[start], state.z))
         return _after(log_joint, state, start, end)
 
     def more(state: _Search) -> Bool[Array, ""]:
@@ -82,16 +85,18 @@ def search(log_joint: LogJoint, q: Distribution, z: Latent) -> tuple[Modes, Scal
         unseen = (state.num_idle < PATIENCE) & (state.num_climbs < NUM_CLIMBS)
         return free & unseen & ~state.tried.all()
 
-    found = jax.lax.while_loop(more, climb, _nothing(log_joint, q, z))
+    found = jax.lax.while_loop(more, climb, _nothing(log_joint, q, z, ascend))
     modes = Modes(found.normals, _shares(found.log_masses), found.num_evaluations)
     return modes, (found.log_p - jax.vmap(cover(q, modes).log_prob)(found.z)).max()
 
 
-def _nothing(log_joint: LogJoint, q: Distribution, z: Latent) -> _Search:
+def _nothing(
+    log_joint: LogJoint, q: Distribution, z: Latent, ascend: Callable[[Latent], Laplace]
+) -> _Search:
     """Before the first climb."""
     log_p, covered = jax.vmap(log_joint)(z), jax.vmap(q.log_prob)(z)
     first = jax.tree.map(lambda leaf: leaf[0], z)
-    shapes = jax.eval_shape(lambda: laplace(log_joint, first))
+    shapes = jax.eval_shape(ascend, first)
     standard = _usable(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), False)
     normals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (MOST, *leaf.shape)), standard)
     tried = ~jnp.isfinite(log_p - covered)  # no gradient leads uphill from there

@@ -254,10 +254,10 @@ def _anneal(
     """
     key_pilot, key_start, key_chains = jax.random.split(key, 3)
 
-    def draw(group: int | Array) -> Latent:
-        return weights.draw(jax.random.fold_in(key_start, group), q, CHAINS)
-
-    path = make_path(joint, q, draw(0), transition.continuous)
+    # Traced once, for the shapes and for the loop.
+    draw = jax.jit(lambda key: weights.draw(key, q, CHAINS))
+    shapes = jax.eval_shape(draw, key_start)
+    path = make_path(joint, q, shapes, transition.continuous)
     schedule = elastic.tuned(
         key_pilot, path, q, temperatures, capacity.temperatures, transition, PILOT
     )
@@ -265,12 +265,13 @@ def _anneal(
     def step(group: Array, state: tuple) -> tuple:
         ends, log_w, accepted = state
         keys = jax.random.split(jax.random.fold_in(key_chains, group), CHAINS)
-        z, new, rate = elastic.anneal(keys, path, draw(group), schedule, temperatures, transition)
+        first = draw(jax.random.fold_in(key_start, group))
+        z, new, rate = elastic.anneal(keys, path, first, schedule, temperatures, transition)
         put = lambda all_, rows: jax.lax.dynamic_update_slice_in_dim(all_, rows, group * CHAINS, 0)  # noqa: E731
         return jax.tree.map(put, ends, z), put(log_w, new), accepted + rate
 
     rows = max(-(-capacity.scouts // CHAINS), 1) * CHAINS
-    ends = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), draw(0))
+    ends = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), shapes)
     betas = schedule.temperatures
     groups = (chains + CHAINS - 1) // CHAINS
     start = ends, jnp.full(capacity.chains, -jnp.inf, betas.dtype), jnp.zeros_like(betas[1:])

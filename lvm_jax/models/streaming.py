@@ -14,6 +14,7 @@ def log_sum(terms: Callable[[Int[Array, ""]], Float[Array, " M"]], num_chunks: i
     Memory is that of one chunk, for the gradient too: the backward pass computes each chunk again.
     NaN is kept, and so is -inf where every term is.
     """
+    terms = jax.jit(terms)  # traced once, for the dtype and for the loop
     shape = jax.eval_shape(terms, jnp.int32(0))
 
     @jax.checkpoint
