@@ -107,7 +107,8 @@ def test_a_validation_that_is_no_number_has_diverged():
 
 def test_a_bound_that_is_too_low_names_the_largest_gradient():
     found = fit(worst_bound=0.0, throw=False)
-    theta, phi = MODEL.init(jax.random.split(KEY, 5)[0]), GUIDE.init(jax.random.split(KEY, 5)[1])
+    keys = jax.random.split(KEY, 5)
+    theta, phi = jax.jit(MODEL.init)(keys[0]), jax.jit(GUIDE.init)(keys[1])
     assert isinstance(found.failure, Failure)
     assert same(found.failure.state.parameters, training.Parameters(theta, phi))
     told = str(found.failure)

@@ -7,7 +7,6 @@ gives the same bits, to the step before the first bad one.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax.compiling import bounded_jit
@@ -58,7 +57,8 @@ def diagnose(program: Program, keys: Keys, feed: Feed, start: State, run: Run) -
 def largest(gradient: Parameters) -> str:
     """The leaf of the gradient with the largest norm, and the norm."""
     leaves = jax.tree_util.tree_leaves_with_path(gradient)
-    norm, path = max((float(jnp.linalg.norm(leaf.ravel())), name_of(path)) for path, leaf in leaves)
+    norms = [float(np.linalg.norm(np.asarray(leaf).ravel())) for _, leaf in leaves]
+    norm, path = max(zip(norms, [name_of(path) for path, _ in leaves], strict=True))
     return f"the largest that of {path} (norm {norm:.2g})"
 
 
@@ -66,7 +66,7 @@ def broken(prefix: str, parameters: Parameters) -> tuple[str, ...]:
     """The names of the leaves that are not finite, such as theta.decoder[0]."""
     leaves = jax.tree_util.tree_leaves_with_path(parameters)
     return tuple(
-        prefix + name_of(path) for path, leaf in leaves if not bool(jnp.isfinite(leaf).all())
+        prefix + name_of(path) for path, leaf in leaves if not np.isfinite(np.asarray(leaf)).all()
     )
 
 

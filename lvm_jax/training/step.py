@@ -81,10 +81,18 @@ class Run(NamedTuple):
     healthy: Bool[Array, ""]  # False: the last step's bound, or a parameter after it, is not
 
 
+@bounded_jit(2, 3)
+def fresh(
+    key_theta: Key[Array, ""], key_phi: Key[Array, ""], model: Model, guide: Guide
+) -> Parameters:
+    """New parameters, by one program: eagerly, each shape of a network would compile several."""
+    return Parameters(model.init(key_theta), guide.init(key_phi))
+
+
 def initialize(program: Program, keys: Keys, initial: Parameters | None) -> State:
     """The state before the first step; ValueError for a refined guide that knows no theta."""
     if initial is None:
-        initial = Parameters(program.model.init(keys.theta), program.guide.init(keys.phi))
+        initial = fresh(keys.theta, keys.phi, program.model, program.guide)
     check_tied(initial.phi)
     # A Python number or a weakly typed array would change its type in the first step.
     parameters = jax.tree.map(lambda v: jnp.asarray(v, jnp.asarray(v).dtype), initial)
@@ -269,10 +277,14 @@ def averaged(program: Program, state: State) -> Parameters | None:
 
     (1 - d) sum_{i <= t} d^(t - i) parameters_i / (1 - d^t)
     """
-    if program.ema is None:
-        return None
-    correction = 1 - program.ema**state.average.count
-    return jax.tree.map(lambda v: v / correction.astype(v.dtype), state.average.ema)
+    return None if program.ema is None else _unbiased(program.ema, state.average)
+
+
+@bounded_jit(0)
+def _unbiased(decay: float, average: optax.EmaState) -> Parameters:
+    """Compiled, because JAX compiles a power anew for each value of a count that is not traced."""
+    correction = 1 - decay**average.count
+    return jax.tree.map(lambda v: v / correction.astype(v.dtype), average.ema)
 
 
 def answer(state: State) -> Parameters:
