@@ -264,6 +264,11 @@ def active_units(means: Latent, threshold: float = THRESHOLD) -> ActiveUnits:
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(means)]
     if not shapes or any(s[:1] != shapes[0][:1] for s in shapes) or min(shapes[0][:1] or (0,)) < 2:
         raise ValueError(f"means: expected leaves [N, K] with one N >= 2, got shapes {shapes}")
+    return _active_units(means, threshold)
+
+
+@bounded_jit()
+def _active_units(means: Latent, threshold: Scalar) -> ActiveUnits:
     variance = jax.tree.map(lambda leaf: jnp.var(jnp.asarray(leaf), axis=0, ddof=1), means)
     active: Bool[Array, " K"] = jax.tree.map(lambda leaf: leaf > threshold, variance)
     return ActiveUnits(variance, active, jax.tree.map(jnp.sum, active))

@@ -120,7 +120,7 @@ def _summarize(
     """Counts, chi-square, p-value, mean and spread of one leaf."""
     num = ranks.shape[0]
     bins = ranks * num_bins // (num_draws + 1)
-    counts: Float[Array, "B ..."] = jnp.stack([(bins == b).sum(0) for b in range(num_bins)])
+    counts: Float[Array, "B ..."] = jax.vmap(lambda b: (bins == b).sum(0))(jnp.arange(num_bins))
     expected = num / num_bins
     chi_square = ((counts - expected) ** 2).sum(0) / expected
     p_value = gammaincc(0.5 * (num_bins - 1), 0.5 * chi_square)

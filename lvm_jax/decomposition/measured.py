@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 
 from lvm_jax import checks
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Float, Int, Scalar
 
@@ -42,6 +43,11 @@ def average(found: Measured) -> Average:
     """
     if jnp.ndim(found.value) < 1:
         raise ValueError("found: expected numbers of N data points, [N, ...], got one number")
+    return _average(found)
+
+
+@bounded_jit()
+def _average(found: Measured) -> Average:
     num_points = found.value.shape[0]
     spread = moments(found.value)
     return Average(

@@ -143,7 +143,13 @@ def summarize(evidence: Evidence) -> Summary:
         raise ValueError(
             f"evidence: expected leaves of shape [N], as evaluate returns them, got {values.shape}"
         )
-    num_points, low = values.shape[0], evidence.likely_low
+    return _summarize(evidence)._replace(num_points=values.shape[0])
+
+
+@bounded_jit()
+def _summarize(evidence: Evidence) -> Summary:
+    values, low = evidence.log_evidence, evidence.likely_low
+    num_points = values.shape[0]
     return Summary(
         values.mean(),
         jnp.sqrt((evidence.standard_error**2).sum()) / num_points,

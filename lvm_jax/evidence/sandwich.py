@@ -157,11 +157,9 @@ def bidirectional(
         *(model, guide, num_points, num_chains),
         batch_size(plenty(chunk_size), 2 * num_chains, num_points),
     )
-    lower, lower_error = _mean(found.lower.log_evidence)
-    upper, upper_error = _mean(found.upper.log_evidence)
-    gap, gap_error = _mean(found.gap)
-    _check_order(gap, gap_error)
-    return Bidirectional(x, found, lower, lower_error, upper, upper_error, gap, gap_error)
+    means = _means(found)
+    _check_order(*means[-2:])
+    return Bidirectional(x, found, *means)
 
 
 @bounded_jit(4, 5, 6, 7, 8)
@@ -186,9 +184,12 @@ def _bidirectional(
     return for_each(one, jnp.arange(num_points), together)
 
 
-def _mean(values: Float[Array, " N"]) -> tuple[Scalar, Scalar]:
-    found = moments(values)
-    return found.mean, jnp.sqrt(found.variance / values.shape[0])
+@bounded_jit()
+def _means(found: Sandwich) -> tuple[Scalar, ...]:
+    """Mean and standard error, over the points, of lower bound, upper bound and gap."""
+    each = moments(jnp.stack([found.lower.log_evidence, found.upper.log_evidence, found.gap], 1))
+    errors = jnp.sqrt(each.variance / each.number)
+    return tuple(jnp.stack([each.mean, errors], 1).ravel())
 
 
 def _check_order(gap: Scalar, error: Scalar) -> None:
