@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from decomposition_cases import quick_programs  # noqa: F401
-from model_cases import CASES
+from model_cases import CASES, quick_jit
 
 from lvm_jax import distributions, evidence, guides, weights
 from lvm_jax.decomposition import Measured, average, decompose_exactly, fit_local, gaps
@@ -44,15 +44,17 @@ def run(seed, families, **options):
 @pytest.fixture(scope="module")
 def truth():
     """log p and KL(q || posterior) of the two points, [2, 1], and the mean-field gap."""
-    posterior = [MODEL.posterior(THETA, x) for x in ROWS]
-    guide = [GUIDE.posterior(PHI, x) for x in ROWS]
-    kl = [distributions.kl_divergence(q, p) for q, p in zip(guide, posterior, strict=True)]
-    lower = np.asarray(posterior[0].cholesky, float)
-    precision = np.linalg.inv(lower @ lower.T)
+
+    def exact(x):
+        posterior = MODEL.posterior(THETA, x)
+        kl = distributions.kl_divergence(GUIDE.posterior(PHI, x), posterior)
+        return MODEL.log_evidence(THETA, x), kl, posterior.cholesky
+
+    log_p, kl, lower = (np.asarray(part, float) for part in quick_jit(jax.vmap(exact))(ROWS))
+    precision = np.linalg.inv(lower[0] @ lower[0].T)
     # The best mean-field q has the posterior's mean and the variances 1 / Lambda_dd.
     best = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
-    log_p = [MODEL.log_evidence(THETA, x) for x in ROWS]
-    return np.array(log_p, float)[:, None], np.array(kl, float)[:, None], best
+    return log_p[:, None], kl[:, None], best
 
 
 @pytest.fixture(scope="module")
@@ -269,10 +271,13 @@ def test_the_gain_is_that_of_the_last_tenth():
     )  # fmt: skip
     np.testing.assert_allclose(found.eta.loc[0], [1.5, 1.5], rtol=1e-5)
     joint = log_joint(MODEL, THETA, X[0])
-    elbos = [
-        decompose_exactly(joint, family.build(start._replace(loc=jnp.full(2, at)))).elbo.value
-        for at in (1.35, 1.5)
-    ]
+
+    @quick_jit
+    def elbo(at):
+        q = family.build(start._replace(loc=jnp.broadcast_to(at, 2)))
+        return decompose_exactly(joint, q).elbo.value
+
+    elbos = [elbo(np.float32(at)) for at in (1.35, 1.5)]
     error = found.gain.standard_error[0]
     assert abs(found.gain.value[0] - (elbos[1] - elbos[0])) < 5 * error
     assert error < 0.1 * abs(elbos[1] - elbos[0])
@@ -293,15 +298,20 @@ def test_the_first_start_has_the_moments_of_the_guide():
         jnp.array([0.4, -1.0]), jnp.array([[0.5, 0.0], [-0.7, 1.3]])
     )
     sd = np.sqrt([0.25, 0.49 + 1.69])
-    eta = _express(jax.random.key(0), guides.mean_field(2).init(jax.random.key(1)), full)
-    np.testing.assert_allclose(eta.loc, full.mean, rtol=1e-6)
-    np.testing.assert_allclose(jnp.exp(eta.log_scale), sd, rtol=1e-5)
-    whole = guides.full_rank(2)
-    eta = _express(jax.random.key(0), whole.init(jax.random.key(1)), full)
-    np.testing.assert_allclose(whole.build(eta).cholesky, full.cholesky, rtol=1e-5)
+    field, whole = guides.mean_field(2), guides.full_rank(2)
+
+    @quick_jit
+    def express(key):
+        start = field.init(jax.random.key(1))
+        each = _express(key, start, full), _express(key, start, Student())
+        return *each, whole.build(_express(key, whole.init(jax.random.key(1)), full)).cholesky
+
+    of_normal, eta, cholesky = express(jax.random.key(0))
+    np.testing.assert_allclose(of_normal.loc, full.mean, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(of_normal.log_scale), sd, rtol=1e-5)
+    np.testing.assert_allclose(cholesky, full.cholesky, rtol=1e-5)
     # Draws of a Student of 5 degrees: variance 5/3 by coordinate, known to about a tenth.
-    eta = _express(jax.random.key(0), guides.mean_field(2).init(jax.random.key(1)), Student())
-    np.testing.assert_allclose(jnp.exp(eta.log_scale), np.full(2, (5 / 3) ** 0.5), rtol=0.25)
+    np.testing.assert_allclose(np.exp(eta.log_scale), np.full(2, (5 / 3) ** 0.5), rtol=0.25)
     assert (np.abs(eta.loc) < 5 * (5 / 3 / 200) ** 0.5).all()
 
 
@@ -310,7 +320,8 @@ def test_starts_are_the_guide_the_family_and_draws_of_the_prior():
     own = family.init(jax.random.key(1))
     q = distributions.normal(jnp.array([0.4, -1.0]), jnp.array([0.5, 2.0]))
     prior = distributions.normal(jnp.full(2, 30.0), jnp.ones(2))
-    etas = _starts(jax.random.key(0), family, q, prior, 4)
+    starts = quick_jit(lambda key: _starts(key, family, q, prior, 4))
+    etas = jax.device_get(starts(jax.random.key(0)))
     np.testing.assert_allclose(etas.loc[0], [0.4, -1.0], rtol=1e-6)
     np.testing.assert_allclose(etas.loc[1], own.loc)
     assert (np.abs(etas.loc[2:] - 30) < 5).all()
@@ -321,10 +332,16 @@ def test_starts_are_the_guide_the_family_and_draws_of_the_prior():
 def test_the_judge_takes_four_errors_off():
     joint, key = log_joint(MODEL, THETA, X[0]), jax.random.key(4)
     q = distributions.normal(jnp.zeros(2), jnp.full(2, 0.7))
-    log_w = np.asarray(weights.log_weights(key, joint, q, 200))
+
+    @quick_jit
+    def judge(key):
+        broken = _safe_elbo(key, lambda z: z[0] * jnp.nan, q)
+        return weights.log_weights(key, joint, q, 200), _safe_elbo(key, joint, q), broken
+
+    log_w, found, broken = jax.device_get(judge(key))
     expected = log_w.mean() - 4 * log_w.std(ddof=1) / 200**0.5
-    np.testing.assert_allclose(_safe_elbo(key, joint, q), expected, rtol=1e-5)
-    assert _safe_elbo(key, lambda z: z[0] * jnp.nan, q) == -np.inf
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert broken == -np.inf
 
 
 def test_intervals():
