@@ -1,5 +1,7 @@
 # Every target makes its own .venv from pyproject.toml when there is none.
 PYTHON ?= python3
+# Every process of the tests would compile the sources anew where this is set.
+export PYTHONDONTWRITEBYTECODE =
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo check slow test test-peers lint bench dist test-floors test-newest clean
@@ -32,7 +34,7 @@ test-peers: .venv/.test
 # Old packages warn of newer ones: DeprecationWarning is no error there.
 SLICE = $(addprefix tests/test_,annealing.py data_store.py data_tables.py distributions.py em_fit.py \
 	evidence.py experiments_cli.py extras.py gradients_discrete.py models_streaming.py networks.py \
-	plotting.py publish.py report.py sklearn.py training.py training_checkpoint.py training_saved.py)
+	plotting.py report.py report_run.py sklearn.py training.py training_checkpoint.py training_saved.py)
 
 test-floors:
 	test -x .venv-floors/bin/python || $(PYTHON) -m venv .venv-floors

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.run_directory import RunDirectory, plain
+from lvm_jax.report import Directory, plain
 
 Child = Callable[[dict[str, Any]], dict[str, Any]]  # a case -> its numbers, in its own process
 
@@ -117,7 +117,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def save(name: str, out: Path, seed: int, results: Any) -> Path:
     """Write results/NAME.json with its provenance; returns the path."""
     out.mkdir(parents=True, exist_ok=True)
-    run = RunDirectory(out)
+    run = Directory(out)
     provenance = {
         **run.provenance(seed),
         "command": " ".join([f"python -m benchmarks.{name}", *sys.argv[1:]]),

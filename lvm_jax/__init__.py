@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         plotting,
         precision,
         priors,
+        problems,
         recognition,
         report,
         saddlepoint,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         support,
         training,
         typing,
+        vae,
         weights,
     )
 
@@ -80,6 +82,7 @@ __all__ = [
     "plotting",
     "precision",
     "priors",
+    "problems",
     "recognition",
     "report",
     "saddlepoint",
@@ -87,6 +90,7 @@ __all__ = [
     "support",
     "training",
     "typing",
+    "vae",
     "weights",
 ]
 

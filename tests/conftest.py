@@ -107,8 +107,12 @@ def store(monkeypatch: pytest.MonkeyPatch) -> compiling.Store:
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs() -> Iterator[None]:
-    """Release a file's compiled programs when it ends: kept, they make 5 GB of a worker."""
+    """Release a file's compiled programs when it ends: kept, they make 5 GB of a worker.
+
+    A file that left float64 switched on would make those after it fail.
+    """
     yield
+    assert not jax.config.read("jax_enable_x64")
     compiling.STORE.clear()
     jax.clear_caches()
 

@@ -1,6 +1,6 @@
 """The bdmc experiment on a tiny scale: its numbers against what they stand for, and refusals."""
 
-import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -8,82 +8,86 @@ import pytest
 from experiment_cycle import check_whole
 from scipy.stats import multivariate_normal
 
-from experiments import bdmc, bdmc_beds
+from experiments.bdmc import measure
+from experiments.bdmc.config import Config
+from experiments.bdmc.measure import FROM_PRIOR, LINEAR
+from lvm_jax import models
+from lvm_jax.report import execute
 
-MAKE = bdmc_beds.make
-
-
-def made(config):
-    """The models of the experiment, with the linear-Gaussian one in place of a decoder's prior start.
-
-    That start is the guide's without a guide, and that model's programs are compiled already.
-    """
-    linear, prior, guide = MAKE(config)
-    assert (prior.model, prior.theta, prior.guide) == (guide.model, guide.theta, None)
-    np.testing.assert_array_equal(prior.images, guide.images)
-    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    return [linear, linear._replace(name=prior.name, images=rows), guide]
+SMALL = {
+    "starts": ("linear", "prior"), "num_temperatures": (4,), "num_chains": 3, "num_points": 40,
+    "latent_dim": 2, "dim": 64, "noise": 0.7, "transition": "random_walk", "epochs": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, compile_quickly):
-    folder = tmp_path_factory.mktemp("bdmc") / "run"
-    config = bdmc.Config(
-        num_temperatures=(2, 8), num_chains=3, num_points=40, latent_dim=2, dim=3, noise=0.7,
-        transition="random_walk", epochs=1, out=folder,
-    )  # fmt: skip
+def finished(tmp_path_factory, compile_quickly):
+    """The decoder is the linear-Gaussian model: its log p is known, and its chains are compiled."""
+    model = models.linear_gaussian(2, 64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bdmc_beds, "make", made)
-        return bdmc.main(config), json.loads((folder / "results.json").read_text())
+        parts = SimpleNamespace(model=model, guide=None)
+        patch.setattr(measure.models, "linear_gaussian", lambda *dims: model)
+        patch.setattr(measure.vae, "build", lambda architecture: parts)
+        patch.setattr(measure, "train_decoder", lambda *args: (theta_of(Config(**SMALL)), ()))
+        return execute("experiments.bdmc", Config(**SMALL), tmp_path_factory.mktemp("bdmc") / "run")
 
 
-def marginal(theta):
+def theta_of(config):
+    key, _ = jax.random.split(jax.random.key(config.seed))
+    theta = models.linear_gaussian(config.latent_dim, config.dim).init(key)
+    return theta._replace(log_noise=jax.numpy.log(config.noise))
+
+
+def marginal(config):
     """log p of the linear-Gaussian model, by SciPy."""
-    theta = jax.device_get(theta)
-    covariance = theta.loadings @ theta.loadings.T + np.exp(2 * theta.log_noise) * np.eye(3)
+    theta = jax.device_get(theta_of(config))
+    covariance = theta.loadings @ theta.loadings.T + config.noise**2 * np.eye(config.dim)
     return multivariate_normal(theta.loadings @ theta.prior_mean + theta.offset, covariance)
 
 
-def test_the_truth_is_that_of_the_simulated_points(run):
-    result, written = run
-    bed = result.beds[0]
-    found = result.found[bed.name]
-    exact = marginal(bed.theta).logpdf(found[0].bounds.x)
-    np.testing.assert_allclose(found[0].truth, exact, rtol=1e-4)
-    np.testing.assert_array_equal(found[0].bounds.x, found[1].bounds.x)  # the same at every T
-    said = written["simulated"][bed.name]
-    for one, row in zip(found, said, strict=True):
-        sandwich = one.bounds.sandwich
-        lower, upper = sandwich.lower.log_evidence, sandwich.upper.log_evidence
-        np.testing.assert_allclose(row["lower"], np.mean(lower), rtol=1e-4)
-        np.testing.assert_allclose(row["gap"], np.mean(upper - lower), rtol=1e-3, atol=1e-4)
-        margin = np.log(40)
-        inside = (lower - margin <= exact) & (exact <= upper + margin)
-        assert row["covered"] == np.mean(inside)
-        assert row["truth"] == pytest.approx(exact.mean(), rel=1e-4)
-    assert said[1]["gap"] < said[0]["gap"]
+def test_the_truth_is_that_of_the_simulated_points(finished):
+    written, lines = check_whole(finished, "acceptance", "bounds", "gap")
+    assert len(lines) == 2
+    (one,), (row,) = finished.result.found[LINEAR], written["simulated"][LINEAR]
+    exact = marginal(finished.result.config).logpdf(one.bounds.x)
+    np.testing.assert_allclose(one.truth, exact, rtol=1e-4)
+    lower, upper = (side.log_evidence for side in one.bounds.sandwich[:2])
+    np.testing.assert_allclose(row["lower"], np.mean(lower), rtol=1e-4)
+    np.testing.assert_allclose(row["gap"], np.mean(upper - lower), rtol=1e-3, atol=1e-4)
+    inside = (lower - np.log(40) <= exact) & (exact <= upper + np.log(40))
+    assert row["covered"] == np.mean(inside)
+    assert row["truth"] == pytest.approx(exact.mean(), rel=1e-4)
 
 
-def test_held_out_log_p_is_that_of_the_model(run):
-    """By 5,000 draws of the prior, and by chains, whose few leave a wider error."""
-    bed = run[0].beds[1]
-    held, exact = run[0].held[bed.name], marginal(bed.theta).logpdf(bed.images)
-    trusted = held.k_hat < 0.7
-    assert trusted.sum() > 20
-    z = (held.importance - exact) / held.importance_error
-    assert (np.abs(z[trusted]) < 5).all()
-    # exp(log p) is right on average: Markov's inequality, over 40 images
-    assert (held.log_p - exact < np.log(40 / 0.01)).all()
+def test_both_estimates_of_held_out_digits_are_below_their_log_p(finished):
+    """E[p-hat] = p, so p-hat exceeds 4,000 p at one of 40 digits with probability 1%."""
+    (name, held), images = *finished.result.held.items(), measure.load(Config(**SMALL))[1]
+    assert name == FROM_PRIOR
+    exact = marginal(finished.result.config).logpdf(images)
+    assert (held.log_p < exact + np.log(4_000)).all()
+    trusted = held.k_hat < 0.5
+    assert trusted.sum() > 5
+    apart = (held.importance - exact)[trusted] / held.importance_error[trusted]
+    assert np.abs(apart).max() < 5
+    np.testing.assert_array_equal(finished.result.points["log_p, from the prior"], held.log_p)
 
 
-def test_what_is_written(run):
-    result, written = run
-    assert list(written["simulated"]) == [bed.name for bed in result.beds]
-    assert written["simulated"][result.beds[2].name][0]["truth"] is None
-    for name, held in result.held.items():
-        assert held.log_p.shape == (40,)
-        assert written["held_out"][name]["annealed"] == pytest.approx(held.log_p.mean(), rel=1e-5)
-    _, lines = check_whole(result, "acceptance", "bounds", "gap")
-    page = (result.path / "report.html").read_text()
-    assert f"{result.found[result.beds[0].name][-1].bounds.gap:.3f}" in page
-    assert len(lines) == 6
+def test_the_slope_is_that_of_the_longer_half(finished):
+    (one,) = finished.result.found[LINEAR]
+    gaps = {2: 50.0, 4: 8.0, 8: 1.0, 16: 0.125}  # T^-3 from 4 onwards
+    found = [
+        one._replace(num_temperatures=t, bounds=one.bounds._replace(gap=g)) for t, g in gaps.items()
+    ]
+    assert measure.slope(found) == pytest.approx(-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_temperatures": (8, 4)}, "num_temperatures: expected rising numbers"),
+        ({"starts": ()}, "starts: expected at least one"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**options).check()

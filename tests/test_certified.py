@@ -306,3 +306,15 @@ def test_refusals(case):
         run(tolerance=0.1, num_scouts=-1)
     with pytest.raises(ValueError, match="level: expected a probability"):
         run(tolerance=0.1, level=1.0)
+
+
+def test_a_certificate_is_evidence_whose_error_is_unknown_where_it_is_open():
+    """Half-widths of 95% are 1.96 standard errors."""
+    found = evidence.Certificate(
+        log_evidence=np.array([-3.0, -4.0]), low=np.array([-3.5, -np.inf]),
+        high=np.array([-2.5, np.inf]), within=np.array([True, False]), failed=np.array([0, 32]),
+        method=np.array(["importance", "annealed"]), contradicted=np.array([False, True]),
+        k_hat=np.array([0.1, 0.6]), cost=np.ones(2), tolerance=0.5, level=0.95, rounds=(),
+    )  # fmt: skip
+    points = found.as_evidence()
+    np.testing.assert_allclose(points.standard_error, [0.5 / 1.959964, np.inf], rtol=1e-6)

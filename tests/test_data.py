@@ -201,5 +201,5 @@ def test_load_reads_paths_and_hints_at_names(tmp_path, monkeypatch):
         data.load("height.csv")
     with pytest.raises(ValueError, match="got 'old_faithfull'; did you mean 'old_faithful'"):
         data.load("old_faithfull")
-    with pytest.raises(ValueError, match=r"expected lecture, old_faithful, digits or .*got 'zzz'$"):
+    with pytest.raises(ValueError, match=r"expected lecture, old_faithful, digits, .*got 'zzz'$"):
         data.load("zzz")

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 OTHERS = ("CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md", "benchmarks/README.md")
-TEXTS = [*PAGES, *(ROOT / name for name in OTHERS)]
+OF_EXPERIMENTS = sorted((ROOT / "docs" / "experiments").glob("*.md"))
+TEXTS = [*PAGES, *(ROOT / name for name in OTHERS), *OF_EXPERIMENTS]
 PAGES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 
 
@@ -77,4 +78,4 @@ def test_the_table_of_the_lecture_names_what_exists():
             room, *path = name.split(".")
             reduce(getattr, path, importlib.import_module(f"lvm_jax.{room}"))
         for name in re.findall(r"`([^`]+)`", experiments):
-            assert (ROOT / "experiments" / f"{name}.py").exists(), name
+            assert list((ROOT / "experiments").glob(f"{name}*")), name

@@ -76,6 +76,14 @@ def test_criteria_are_sklearns(x64, covariance_type):
     np.testing.assert_allclose(criteria.icl, icl, rtol=1e-12)
 
 
+def test_smallest_spread_is_the_share_of_the_datas_variance(x64):
+    sigma = np.stack([np.cov(X.T), 0.01 * np.cov(X.T)])
+    two = em.gaussian_mixture([0.5, 0.5], MU[:2], sigma)
+    assert em.smallest_spread(two, X) == pytest.approx(0.01, rel=1e-9)
+    failed = jax.tree.map(lambda leaf: np.nan * leaf, two)  # LAPACK raises on NaN from D = 3
+    assert np.isnan(em.smallest_spread(failed, X))
+
+
 def test_evaluate_weights_are_repetition(x64):
     times = np.random.default_rng(0).integers(0, 4, N)
     weighted = mixture().evaluate(X, times)

@@ -1,8 +1,5 @@
-import ast
-import dataclasses
-import importlib
-import inspect
-import itertools
+"""The command line: the list, help, wrong names and options, exit codes, sweeps and lists of runs."""
+
 import json
 import re
 import subprocess
@@ -10,23 +7,32 @@ import sys
 from pathlib import Path
 
 import pytest
+from toys.line.config import Config
 
 from experiments import __main__ as cli
+from lvm_jax import report
+from lvm_jax.report import command as tool
+from lvm_jax.report import options, parsing, sweep
 
-ROOT = Path(__file__).parent.parent
-NAMES = tuple(cli.available())
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+NAMES = tuple(tool.available("experiments"))
 
 
-def test_the_list_has_every_experiment_with_its_first_line(capsys):
+def toys(*arguments):
+    return tool.main("toys", [str(word) for word in arguments])
+
+
+def test_the_list_has_every_experiment_with_its_first_line_and_time(capsys):
     assert cli.main([]) == 0
     listed = capsys.readouterr().out
-    assert "gmm_em" in NAMES
-    for name, line in cli.available().items():
+    assert "gradient_snr" in NAMES
+    for name, line in tool.available("experiments").items():
         assert re.search(rf"^  {name} +{re.escape(line)}$", listed, re.M)
-        assert line == (importlib.import_module(f"experiments.{name}").__doc__ or "").split("\n")[0]
+        assert re.search(r"\(.*\b(s|min|hours?|days?)\b.*\)\.$", line), line
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("gmm_me", "gmm_em"), ("gmm-em.py", "gmm_em")])
+@pytest.mark.parametrize(("wrong", "right"), [("gradient-snr.py", "gradient_snr"), ("run", "runs")])
 def test_a_wrong_name_suggests_the_nearest(wrong, right, capsys):
     assert cli.main([wrong]) == 2
     error = capsys.readouterr().err
@@ -36,7 +42,7 @@ def test_a_wrong_name_suggests_the_nearest(wrong, right, capsys):
 
 @pytest.fixture(scope="module")
 def helps():
-    """The help of every experiment, from one process; and whether that one has imported jax."""
+    """The help of every experiment, from one process; and the slow packages that it imported."""
     asked = f"""
 import contextlib, io, json, sys
 from experiments.__main__ import main
@@ -48,7 +54,8 @@ for name in {NAMES}:
         except SystemExit as stop:
             assert stop.code == 0
     shown[name] = out.getvalue()
-print(json.dumps([shown, "jax" in sys.modules]))
+slow = {{"jax", "numpy", "matplotlib", "typeguard", "asyncio"}} & set(sys.modules)
+print(json.dumps([shown, sorted(slow)]))
 """
     done = command("-c", asked)
     assert done.returncode == 0, done.stderr
@@ -58,126 +65,174 @@ print(json.dumps([shown, "jax" in sys.modules]))
 @pytest.mark.parametrize("name", NAMES)
 def test_help_explains_every_option(name, helps):
     shown = words(helps[0][name])
-    module = importlib.import_module(f"experiments.{name}")
-    described = descriptions(module.Config)
-    for field in dataclasses.fields(module.Config):
-        assert f" {words(field.name)} " in shown
-        assert words(described[field.name]) in shown, field.name
+    config = __import__(f"experiments.{name}.config", fromlist=["Config"]).Config
+    for part in (config, parsing.Runner):
+        texts = options.described(part)
+        for option in options.hints(part):
+            assert f" {words(option)} " in shown
+            assert texts[option], option
+            assert words(texts[option]) in shown, option
 
 
-def test_help_does_not_wait_for_jax(helps):
-    assert not helps[1]
+def test_help_imports_nothing_that_is_slow(helps):
+    assert helps[1] == []
 
 
 def words(text):
     return re.sub(r"[\W_]+", " ", text).strip()
 
 
-def descriptions(config):
-    """The string under each field, of the class and of those that it inherits from."""
-    found = {}
-    for owner in config.__mro__[-2::-1]:
-        body = ast.parse(inspect.getsource(owner)).body[0].body
-        for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                found[field.target.id] = text.value.value
+def test_a_wrong_option_is_named_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        toys("line", "--num-step", "3")
+    assert stop.value.code == 2
+    assert "--num-steps" in capsys.readouterr().err
+
+
+def test_options_become_the_configuration():
+    line = [
+        "--sizes",
+        "1",
+        "4",
+        "9",
+        "--rule",
+        "median",
+        "--expected",
+        "2.5",
+        "--x64",
+        "--overwrite",
+        "--out",
+        "a/b",
+    ]
+    config, runner = parsing.parse(Config, "line", "", line)
+    assert config == Config(sizes=(1, 4, 9), rule="median", expected=2.5)
+    assert runner == parsing.Runner(Path("a/b"), overwrite=True, x64=True)
+    assert parsing.parse(Config, "line", "", []) == (Config(), parsing.Runner())
+
+
+REFUSED = {
+    "range": (["--noise", "0"], "--noise: expected a finite number that is above 0, got 0.0"),
+    "condition": (["--sizes", "4", "1"], "--sizes: expected rising numbers, got (4, 1)"),
+    "no run": (["--out", "."], "--out: . is not empty and not a run"),
+    "sweep name": (["--sweep", "nois=1"], "got 'nois'; did you mean 'noise'?"),
+    "sweep value": (["--sweep", "noise=1,-1"], "--noise: expected a finite number that is above 0"),
+    "sweep type": (["--sweep", "seed=a"], "--seed: expected an integer, got 'a'"),
+    "sweep choice": (["--sweep", "rule=medan"], "--rule: expected one of least_squares, median"),
+    "sweep form": (["--sweep", "noise"], "sweep: expected option=value,value, got 'noise'"),
+    "sweep empty": (["--sweep"], "sweep: expected option=value,value after --sweep"),
+    "sweep twice": (["--sweep", "seed=1", "--seed=2"], "expected --seed=2 once"),
+    "sweep over": (["--sweep", "seed=1", "--overwrite"], "overwrite: expected no --overwrite"),
+    "sweep folder": (["--sweep", "seed=1", "--out", "."], "--out: expected a new folder or that"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_options_are_one_line_and_exit_code_1(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("thesis.tex").write_text("years of work")
+    assert toys("line", *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(("expected", "code"), [("2", 0), ("3", 1)])
+def test_the_exit_code_says_whether_the_numbers_are_the_expected_ones(
+    expected, code, tmp_path, capsys
+):
+    arguments = ["--num-steps", "1", "--expected", expected]
+    assert toys("line", *arguments, "--out", tmp_path / "run") == code
+    shown = capsys.readouterr().out
+    assert re.search(
+        rf"^{'ok' if code == 0 else 'DIFFERS'} +slope: .*, expected {expected} ±", shown, re.M
+    )
+    assert f"report: {tmp_path / 'run' / 'report.html'}\n" in shown
+    assert toys("runs", tmp_path) == 0
+    state = "finished" if code == 0 else "differs: slope"
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0].startswith(f"{tmp_path / 'run'}  2")
+    assert listed[0].endswith(f"line                  {state}")
+    assert re.fullmatch(r"    slope: .* ± .*", listed[1])
+
+
+def test_runs_lists_unfinished_running_and_broken_ones_and_nothing_inside_a_run(tmp_path, capsys):
+    with report.opened("line", Config(), tmp_path / "deep" / "broken") as run:
+        run.write("summary.json", "{")
+        report.Directory(run.path / "inner").write_json(
+            "config.json", {"experiment": "x", "seed": 0}
+        )
+    with report.opened("line", Config(), tmp_path / "stopped"):
+        pass
+    (tmp_path / "empty").mkdir()
+    with report.opened("line", Config(), tmp_path / "working"):
+        assert toys("runs", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = {
+        Path(line.split("  ")[0].strip()).name: line.split("line")[-1].strip() for line in lines
+    }
+    assert found.keys() == {"broken", "stopped", "working"}
+    assert found["broken"].startswith("broken: ")
+    assert (found["stopped"], found["working"]) == ("unfinished", "running")
+    assert toys("runs", tmp_path / "empty") == 0
+    assert capsys.readouterr().out == f"no runs below {tmp_path / 'empty'}\n"
+    assert toys("runs", tmp_path / "missing") == 1
+
+
+def test_an_interrupted_run_names_its_folder(tmp_path, monkeypatch, capsys):
+    def stop(self, *arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.Run, "stage", stop)
+    assert toys("line", "--out", tmp_path / "run") == 130
+    assert capsys.readouterr().err == f"\ninterrupted; resume it with --out {tmp_path / 'run'}\n"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The runs that a sweep starts, in this process instead of one of their own."""
+    found = []
+
+    def run(package, name, cell, out):
+        found.append(cell.path.name)
+        tool.main(package, [name, *cell.arguments])
+
+    monkeypatch.setattr(sweep, "run_one", run)
     return found
 
 
-def test_a_wrong_option_is_named(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["gmm_em", "--num-component", "3"])
-    assert stop.value.code == 2
-    assert "--num-components" in capsys.readouterr().err  # the nearest
+def test_a_sweep_runs_the_grid_compares_it_and_skips_what_is_finished(tmp_path, started, capsys):
+    line = ["line", "--num-steps", "1", "--out", tmp_path / "out", "--sweep", "sizes=1 4,2"]
+    assert toys(*line, "seed=0") == 0
+    assert started == ["sizes=1_4,seed=0", "sizes=2,seed=0"]
+    shown = capsys.readouterr().out
+    assert "paired, 50 points" in shown
+    assert (tmp_path / "out" / "comparison.html").exists()
+    stored = json.loads((tmp_path / "out" / started[0] / "config.json").read_text())
+    assert (stored["sizes"], stored["num_steps"]) == ([1, 4], 1)
+    (tmp_path / "out" / started[1] / "summary.json").unlink()  # as if it had been killed
+    assert toys(*line, "seed=0") == 0
+    assert started[2:] == ["sizes=2,seed=0"]
+    assert toys("line", "--num-steps", "1", "--noise", "9", *line[3:], "seed=0") == 1
+    assert "holds a run with noise = 0.1, this one has 9.0" in capsys.readouterr().err
+    assert len(started) == 3
 
 
-BAD = {
-    "name": (
-        ["--data", "old_faithfull"],
-        "--data: expected lecture, old_faithful, digits or the path of a table, got 'old_faithfull'; did you mean 'old_faithful'",
-    ),
-    "file": (["--data", "missing.csv"], "--data: no file missing.csv"),
-    "restarts": (["--num-restarts", "0"], "--num-restarts: expected an integer >= 1, got 0"),
-    "folds": (["--num-folds", "1"], "--num-folds: expected an integer >= 2, got 1"),
-    "none": (["--max-components", "0"], "--max-components: expected an integer >= 1, got 0"),
-    "few": (["--max-components", "800"], "expected at least 1600 rows to compare"),
-    "negative": (["--regularization", "-1"], "--regularization: expected a finite number >= 0"),
-    "columns": (["--data", "old_faithful", "--columns", "eruptoin"], "did you mean 'eruption'"),
-}
+def test_a_sweep_says_which_run_failed_and_resumes_it(tmp_path, monkeypatch, capsys):
+    options = ["--kill-at", "1", "--sweep", "seed=0", "--out", tmp_path / "out"]
+    monkeypatch.chdir(TESTS)
+    assert toys("line", *options) == 1  # a process of its own, which kills itself
+    assert f"failed: {tmp_path}/out/seed=0\n" in capsys.readouterr().err
+    assert toys("line", *options) == 0  # and goes on when it is started again
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
-def test_refused_input_is_one_line_and_exit_code_1(arguments, message, tmp_path, capsys):
-    out = tmp_path / "run"
-    assert cli.main(["gmm_em", *arguments, "--out", str(out)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert message in error
-    assert not out.exists()  # refused before anything was written
-
-
-ROWS = "0,1\n1,2\n2,4\n" * 10
-TABLES = {
-    "empty": ("", [], "--data: expected a table of numbers, got an empty file"),
-    "text": ("a,b\n" + ROWS + "1,two\n", [], "--data: expected numbers in column 'b'"),
-    "hole": ("a,b\n" + ROWS + "1,\n", [], "1 in 'b'"),
-    "few rows": ("a,b\n0,1\n1,2\n2,3\n3,5\n4,0\n", [], "at least 10 rows for 3 components and 5"),
-    "constant": ("a\n" + "4\n" * 30, ["--standardize"], "got the constant 'a'"),
-    "all equal": ("a,b\n" + "4,5\n" * 30, ["--num-components", "1"], "rows that differ, got 30"),
-    "no variance": (
-        "a,b\n" + "0,3\n1,3\n2,3\n" * 10,
-        ["--regularization", "0"],
-        "got constant columns [1]",
-    ),
-    "copies": (
-        "a,b\n" + ROWS,
-        ["--max-components", "4"],
-        "4 distinct rows for 4 components, got 3",
-    ),
-    "only copy in a fold": (
-        "a,b\n" + ROWS + "9,9\n",
-        ["--num-components", "4"],
-        "at least 4 distinct rows outside fold 1 of 5 for 4 components, but it holds every copy",
-    ),
-    "axes": ("a,b\n" + ROWS, ["--pca-dim", "3"], "dim: expected 1 to 2"),
-}
-
-
-@pytest.mark.parametrize(("content", "arguments", "message"), TABLES.values(), ids=TABLES)
-def test_a_table_that_cannot_be_fitted_leaves_no_run_directory(
-    content, arguments, message, tmp_path, capsys
-):
-    table, out = tmp_path / "table.csv", tmp_path / "run"
-    table.write_text(content)
-    assert cli.main(["gmm_em", "--data", str(table), *arguments, "--out", str(out)]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert message in error
-    assert not out.exists()
-
-
-def test_a_fit_that_fails_from_the_start_is_an_error_with_its_cure(tmp_path, capsys):
-    table = tmp_path / "two.csv"
-    table.write_text("a\n" + "0\n1\n" * 10)  # a component for each value has variance 0
-    options = ["--num-components", "2", "--num-restarts", "1", "--regularization", "0"]
-    arguments = ["gmm_em", "--data", str(table), *options, "--out", str(tmp_path / "run")]
-    assert cli.main(arguments) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert "raise --regularization or lower --num-components" in error
-
-
-def test_traceback_shows_where_an_error_came_from(tmp_path):
-    with pytest.raises(ValueError, match="did you mean 'old_faithful'"):
-        cli.main(["--traceback", "gmm_em", "--data", "old_faithfull"])
-
-
-def test_the_module_runs_as_a_command():
-    done = command("-m", "experiments", "gmm_me")
+def test_the_command_runs_as_a_module():
+    done = command("-m", "experiments", "gradient_sn")
     assert done.returncode == 2
-    assert "did you mean 'gmm_em'?" in done.stderr
+    assert "did you mean 'gradient_snr'?" in done.stderr
     assert "Traceback" not in done.stderr
 
 

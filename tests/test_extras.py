@@ -11,10 +11,14 @@ from lvm_jax import extras
 # In a Python of its own, where a package is blocked: None in sys.modules is "not installed".
 MISSING = {
     "sklearn": ("sklearn", "import lvm_jax; lvm_jax.sklearn"),
-    "jinja2": ("report", "from lvm_jax import report; report.render('', '', [], [])"),
-    "matplotlib": ("report", "from lvm_jax import report; report.Equation('x').svg"),
+    "jinja2": ("report", "from lvm_jax import report; report.render('')"),
+    "markdown_it": ("report", "from lvm_jax import report; report.render('')"),
+    "matplotlib": ("report", "from lvm_jax import report; report.equation('x')"),
     "matplotlib.figure": ("report", "from lvm_jax import plotting; plotting.new_figure()"),
-    "tyro": ("experiments", "from experiments.__main__ import run; run('gmm_em', [])"),
+    "tyro": (
+        "experiments",
+        "from lvm_jax.report.command import run; run('experiments', 'gmm_em', [])",
+    ),
 }
 PROGRAM = """
 import sys

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 import scipy.stats
 from jax.nn import log_sigmoid
 from model_cases import CASES, quick_jit
@@ -219,3 +220,23 @@ def test_soft_clip_bounds_the_standard_deviation():
     theta = model.init(jax.random.key(0))._replace(log_variance_bias=jnp.array([1e4, -1e4]))
     scale = model.likelihood(theta, jnp.zeros(1)).distribution.scale
     np.testing.assert_allclose(scale, [np.exp(3), np.exp(-3)], rtol=1e-6)  # 20.1 and 0.0498
+
+
+def test_two_layer_density_is_its_equations_integrated():
+    model = models.two_layer_gaussian(2, 2, 5)
+    theta = model.init(jax.random.key(3))
+    x = np.array([[0.3, -0.2], [1.1, 0.4], [-0.6, 0.9]], np.float32)
+    nodes = np.linspace(-8, 8, 321)  # another rule than the library's, over another square
+    z = np.stack([axis.ravel() for axis in np.meshgrid(nodes, nodes)], axis=1)
+    weight, bias, (a, b, c, d) = jax.tree.map(np.asarray, theta)
+    u = np.tanh(z @ weight.T + bias)
+    mean, logs = u @ a.T + b, 6 * np.tanh((u @ c.T + d) / 6)
+    log_prior = scipy.stats.norm.logpdf(z).sum(1)
+    want = [
+        scipy.special.logsumexp(
+            log_prior + scipy.stats.norm.logpdf(one, mean, np.exp(logs / 2)).sum(1)
+        )
+        for one in x
+    ] + 2 * np.log(nodes[1] - nodes[0])
+    density = jax.vmap(lambda one: models.log_evidence_quadrature(model, theta, one, 240))
+    np.testing.assert_allclose(quick_jit(density)(x), want, atol=1e-4)

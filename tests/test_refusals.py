@@ -33,13 +33,14 @@ from lvm_jax import (
     plotting,
     priors,
     training,
+    vae,
     weights,
 )
 from lvm_jax.support import BITS, COUNTS, REAL, UNIT, whole_numbers
 
 PACKAGES = (
     annealing, chain, data, decomposition, diagnostics, em, evidence, flows, gradients, guides,
-    likelihoods, models, networks, plotting, priors, training, weights,
+    likelihoods, models, networks, plotting, priors, training, vae, weights,
 )  # fmt: skip
 KEY = jax.random.key(3)
 OLD = jax.random.PRNGKey(3)
@@ -408,6 +409,7 @@ INITS = {
     "linear_gaussian": models.linear_gaussian(2, 3),
     "gaussian_mixture": models.gaussian_mixture(2, 3),
     "deep_gaussian": models.deep_gaussian(2, 3),
+    "two_layer_gaussian": models.two_layer_gaussian(2, 3, 4),
     "deep_latent_gaussian": MODEL,
     "mlp": DECODER,
     "mixture": priors.mixture(2, 3),

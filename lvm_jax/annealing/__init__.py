@@ -6,6 +6,7 @@ A `plan` says how chains travel: `evidence.annealed`, `sequential` and `sandwich
 `unadjusted_log_weights` is the same by a differentiable dynamics, for a bound to train with.
 """
 
+from lvm_jax.annealing.cost import affordable_temperatures, chain_cost, pilot_cost
 from lvm_jax.annealing.discrete import flip, gibbs
 from lvm_jax.annealing.journey import Journey, Trail, anneal, reverse, trail
 from lvm_jax.annealing.path import Path, linear, sigmoid
@@ -22,13 +23,16 @@ __all__ = [
     "Trail",
     "Transition",
     "Tuned",
+    "affordable_temperatures",
     "anneal",
+    "chain_cost",
     "fixed",
     "flip",
     "gibbs",
     "hmc",
     "linear",
     "mala",
+    "pilot_cost",
     "plan",
     "random_walk",
     "reverse",

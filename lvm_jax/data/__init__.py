@@ -2,9 +2,11 @@
 
 import difflib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from lvm_jax.data.binarize import BINARIZATIONS, Binarization, binarized
+from lvm_jax.data.curved import CURVED, curved
 from lvm_jax.data.dataset import Dataset, Truth
 from lvm_jax.data.embedded import PCA, digits, old_faithful, pca, reduce
 from lvm_jax.data.images import ImageData, from_array, load_images
@@ -16,12 +18,14 @@ NAMED: dict[str, Callable[[], Dataset]] = {
     "lecture": lecture_clusters,
     "old_faithful": old_faithful,
     "digits": digits,
+    **{name: partial(curved, name, 3_000, 0) for name in CURVED},
 }
 
 
 def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
-    """A data set by its name (lecture, old_faithful, digits), or a table by the path of its file.
+    """A data set by its name, or a table by the path of its file.
 
+    Names: lecture, old_faithful, digits, and banana, moons, pinwheel (3,000 points of seed 0).
     A word without a folder or an extension is taken for a name; ValueError suggests the nearest.
     """
     if name_or_path in NAMED:
@@ -39,6 +43,7 @@ def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
 
 __all__ = [
     "BINARIZATIONS",
+    "CURVED",
     "NAMED_IMAGES",
     "PCA",
     "Binarization",
@@ -46,6 +51,7 @@ __all__ = [
     "ImageData",
     "Truth",
     "binarized",
+    "curved",
     "digits",
     "from_array",
     "lecture_clusters",

@@ -1,4 +1,4 @@
-"""The published image data sets: their files, addresses and checksums."""
+"""The published data sets: their files, addresses and checksums."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +19,16 @@ class PublishedFile(NamedTuple):
 
 
 class Collection(NamedTuple):
-    """The files of one data set, its folder's name, and where a system may have put it."""
+    """The files of one data set, its folder's name, and where a system may have put it.
+
+    A `flat` data set is a single table, which lies in the folder of all data sets itself.
+    """
 
     name: str
     files: tuple[PublishedFile, ...]
     system: tuple[Path, ...] = ()
     package: str = ""  # how to install the files below `system`
+    flat: bool = False
 
 
 def _idx(address: str, checksums: dict[str, tuple[str, str]]) -> tuple[PublishedFile, ...]:
@@ -106,4 +110,28 @@ BINARIZED_MNIST = Collection(
             "binarized_mnist_test.amat": "ca70bd7775e182596dec148d4dc1bc6bd6c4c5f4",
         },
     ),
+)
+
+
+def _table(name: str, file: str, url: str, md5: str) -> Collection:
+    return Collection(name, (PublishedFile(file, url, f"md5:{md5}", f"md5:{md5}"),), flat=True)
+
+
+# Hofmann (1994), in the numeric version of Strathclyde University: 1,000 rows of 24 attributes and
+# a class, 1 for a good and 2 for a bad credit risk. CC BY 4.0, doi:10.24432/C5NC77.
+GERMAN_CREDIT = _table(
+    "german_credit",
+    "german.data-numeric",
+    "https://archive.ics.uci.edu/ml/machine-learning-databases/statlog/german/german.data-numeric",
+    "dd6d1bd8f4bcc4555b900b9c00955c33",
+)
+
+# `finpines` of R's spatstat, Penttinen, Stoyan and Henttonen (1992), scaled to the unit square by
+# Buchholz, Chopin and Jacob (2021), whose file every later benchmark reads.
+FINNISH_PINES = _table(
+    "finnish_pines",
+    "pines.csv",
+    "https://raw.githubusercontent.com/alexanderbuchholz/hsmc/"
+    "3ab7cf30007f28918793fd6589a7ec9fce8b2cf2/smc_sampler_functions/df_pines.csv",
+    "fd16af8f0925e58243a54966707ad77d",
 )

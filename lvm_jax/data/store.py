@@ -2,7 +2,7 @@
 
 First the folder of the data set below $LVM_JAX_DATA, then the one in the user's cache, then where
 the system's packages put it; what is nowhere is downloaded into the cache. A file counts zipped
-(.gz) or not.
+(.gz) or not. A `flat` data set has no folder of its own: its file lies in $LVM_JAX_DATA itself.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def folders(collection: Collection) -> list[Path]:
             f"{VARIABLE}: expected an existing folder, got {chosen!r}; make it, correct the "
             "variable, or unset it"
         )
-    mine = [Path(chosen) / collection.name] if chosen else []
+    mine = [Path(chosen) / _below(collection)] if chosen else []
     return [*mine, _cache(collection), *collection.system]
 
 
@@ -56,7 +56,11 @@ def check_content(content: bytes, file: PublishedFile, path: Path) -> None:
 def _cache(collection: Collection) -> Path:
     import pooch
 
-    return Path(pooch.os_cache("lvm_jax")) / collection.name
+    return Path(pooch.os_cache("lvm_jax")) / _below(collection)
+
+
+def _below(collection: Collection) -> str:
+    return "" if collection.flat else collection.name
 
 
 def _download(collection: Collection, file: PublishedFile) -> Path:
@@ -67,7 +71,7 @@ def _download(collection: Collection, file: PublishedFile) -> Path:
         downloaded = pooch.retrieve(
             file.url,
             known_hash=file.served,
-            fname=file.url.rsplit("/", 1)[-1],
+            fname=f"{file.name}.gz" if file.url.endswith(".gz") else file.name,
             path=_cache(collection),
             downloader=pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=1 << 20),
         )
@@ -82,9 +86,10 @@ def _what_to_put_where(collection: Collection, file: PublishedFile, error: Excep
     unset = "" if os.environ.get(VARIABLE) else f" (${VARIABLE} is not set)"
     names = ", ".join(f.name for f in collection.files)
     package = f", or run {collection.package!r}" if collection.package else ""
+    other = "" if collection.flat else " The data set 'digits' needs no files."
     return (
         f"{collection.name}: no file {file.name}, zipped or not, in {looked}{unset}, and the "
         f"download of {file.url} failed: {type(error).__name__}: {error}. To do without the "
         f"internet, put {names} (each with or without .gz) into {_cache(collection)} or "
-        f"${VARIABLE}/{collection.name}{package}. The data set 'digits' needs no files."
+        f"{Path(f'${VARIABLE}') / _below(collection)}{package}.{other}"
     )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from lvm_jax import report as pages
 from lvm_jax.decomposition.account import Account, Row
 from lvm_jax.decomposition.measured import average
-from lvm_jax.report import Block, Equation, Fact, Picture, Section, Table, Text
+from lvm_jax.report import Table, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,67 +96,41 @@ def _rate_distortion(account: Account) -> Table:
         cells = (cell for one in pair for cell in _cells(one))
         rows.append((f"beta = {betas[place]:.3g}", *cells, ess))
     head = ("", "rate, nats", "±", "distortion, nats", "±", "median ESS of the chains")
-    return Table(head, rows, "± are standard errors over the draws and the chains.")
+    return Table(head, rows)
 
 
 def _cells(mean: Any) -> tuple[str, str]:
     return f"{float(mean.value):.3f}", f"{float(mean.monte_carlo_error):.3f}"
 
 
-def sections(account: Account) -> list[Section]:
-    """The account as sections of a report, with figures."""
-    found = tables(account)
-    split = r"\log p(x) - \mathrm{ELBO}(q) = [\log p(x) - \mathrm{ELBO}(q^*)] + "
-    split += r"[\mathrm{ELBO}(q^*) - \mathrm{ELBO}(q)]"
-    kl = r"\frac{1}{N} \sum_n \mathrm{KL}(q(z|x_n) \| p(z)) = I_q(n; z) + \mathrm{KL}(q(z) \| p(z))"
-    picture = Picture(
-        _png(_plane(account)),
-        "Rate against distortion, means over the data. Beta rises from right to left; no guide can "
-        "lie below the line. The dashed one has slope -1: all q on it share the guide's ELBO.",
-    )
-    ranks = Picture(
-        _png(_ranks(account)),
-        "Ranks of the true z among draws of q, by unit. Grey: 95% of counts under calibration. "
-        "A valley in the middle is a q too narrow, a hill one too wide, a slope one that is off.",
-    )
-    gaps: list[Block] = [Equation(split), found["gaps"], *_warnings(account)]
-    return [
-        Section("Where the gap comes from", gaps),
-        Section("What the KL to the prior is made of", [Equation(kl), found["kl"]]),
-        Section("Rate and distortion", [picture, found["rate_distortion"]]),
-        Section("Unit by unit", [found["units"]]),
-        Section("Calibration on simulated data", [ranks]),
-    ]
-
-
 def report(account: Account, title: str = "Where the gap comes from", lead: str = "") -> str:
-    """The account as one HTML page that needs nothing else."""
-    gap, surgery = average(account.gaps.inference), account.surgery
+    """The account as one HTML page that needs no other file."""
+    template = Path(__file__).with_name("account.md").read_text(encoding="utf-8")
+    gap, log_evidence = average(account.gaps.inference), average(account.gaps.log_evidence)
     facts = [
-        Fact(f"{float(average(account.gaps.log_evidence).value):.2f}", "log p(x), nats"),
-        Fact(f"{float(gap.value):.2f}", "log p(x) - ELBO, nats"),
-        Fact(f"{float(surgery.mutual_information.value):.2f}", "mutual information, nats"),
+        (f"{float(log_evidence.value):.2f}", "log p(x), nats"),
+        (f"{float(gap.value):.2f}", "log p(x) - ELBO, nats"),
+        (f"{float(account.surgery.mutual_information.value):.2f}", "mutual information, nats"),
     ]
     if account.active is not None:
         active, total = _flat(account.active.active), _flat(account.active.variance).size
-        facts.append(Fact(f"{int(active.sum())} of {total}", "active units"))
-    return pages.render(title, lead, facts, sections(account))
+        facts.append((f"{int(active.sum())} of {total}", "active units"))
+    return render(
+        template, title=title, lead=lead, main_numbers=facts, tables=tables(account),
+        warnings=_warnings(account), plane=_plane(account), ranks=_ranks(account),
+    )  # fmt: skip
 
 
-def _warnings(account: Account) -> Sequence[Text]:
-    """What of the gaps is not to be trusted."""
+def _warnings(account: Account) -> list[str]:
+    """Which gaps are not to be trusted."""
     notes = []
     doubted = int((~(np.asarray(account.gaps.k_hat) <= 0.7)).sum())
     if account.gaps.source == "importance" and doubted:
-        notes.append(
-            Text(f"log p(x) is not to be trusted at {doubted} points: k-hat > 0.7.", "note")
-        )
+        notes.append(f"log p(x) is not to be trusted at {doubted} points: k-hat > 0.7.")
     for name, one in account.gaps.families.items():
         gain = average(one.gain)
         if float(gain.value) > 0.05 * abs(float(average(one.approximation).value)) + 0.01:
-            notes.append(
-                Text(f"{name}: the ascent still gained {float(gain.value):.3f} nats.", "note")
-            )
+            notes.append(f"{name}: the ascent still gained {float(gain.value):.3f} nats.")
     return notes
 
 
@@ -220,9 +193,3 @@ def _ranks(account: Account, most: int = 12) -> Figure:
 
 def _leaves(account: Account) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(account.calibration.counts)]
-
-
-def _png(figure: Figure) -> bytes:
-    from lvm_jax import plotting
-
-    return plotting.png(figure)

@@ -7,7 +7,7 @@ from lvm_jax.em.fit import Fit, Info, fit, initialize
 from lvm_jax.em.gaussian import Gaussians, Moments
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.priors import NormalInverseWishart, Prior, default_prior
-from lvm_jax.em.selection import Criteria, criteria
+from lvm_jax.em.selection import Criteria, criteria, smallest_spread
 from lvm_jax.em.starts import STARTS
 from lvm_jax.outcome import ConvergenceWarning, Outcome
 
@@ -38,4 +38,5 @@ __all__ = [
     "fit",
     "gaussian_mixture",
     "initialize",
+    "smallest_spread",
 ]

@@ -47,3 +47,19 @@ def from_evaluation(evaluation: Evaluation, num_parameters: int, total_weight: f
         entropy=entropy,
         num_parameters=num_parameters,
     )
+
+
+def smallest_spread(mixture: Mixture, x: ArrayLike) -> float:
+    """The smallest variance of a component in any direction, as a share of the data's there.
+
+    A component that has collapsed onto a few points has one near 0: the likelihood is unbounded
+    there, and the criteria mean nothing. Directions in which x [N, D] does not vary are left out.
+    NaN for a mixture that is not finite, and for data that do not vary. Gaussians only.
+    """
+    covariances = np.asarray(mixture.covariances, np.float64)
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(np.asarray(x, np.float64).T)))
+    kept = values > 1e-12 * values.max()
+    if not np.isfinite(covariances).all() or not kept.any():
+        return float("nan")
+    whiten = vectors[:, kept] / np.sqrt(values[kept])
+    return float(np.linalg.eigvalsh(whiten.T @ covariances @ whiten).min())

@@ -3,7 +3,9 @@
 import math
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from scipy.stats import norm
 
 from lvm_jax import annealing, checks
 from lvm_jax.evidence.result import Check, Evidence, describe, least_samples, opened
@@ -57,6 +59,17 @@ class Certificate(NamedTuple):
     def num_open(self) -> int:
         """Points that the budget did not bring within the tolerance."""
         return int((~self.within).sum())
+
+    def as_evidence(self) -> Evidence:
+        """As the other methods give it; the standard error is half-width / z, inf if not reliable.
+
+        z = Phi^-1((1 + level) / 2). The ESS is NaN, the counts of draws are 0.
+        """
+        error = 0.5 * (self.high - self.low) / norm.ppf(0.5 + self.level / 2)
+        values = (self.log_evidence, error, np.full_like(error, np.nan), self.k_hat)
+        log_p, error, ess, k_hat = map(jnp.asarray, values)
+        none = jnp.zeros(len(error), jnp.int32)
+        return Evidence(log_p, error, ess, k_hat, none, none, none, none, jnp.asarray(self.failed))
 
 
 class _Book:
@@ -273,11 +286,7 @@ def _by_annealing(run: Runner, book: _Book, from_prior: np.ndarray, budget: floa
 
 
 def _anneal(
-    run: Runner,
-    book: _Book,
-    settings: dict[int, _Setting],
-    group: np.ndarray,
-    setting: _Setting,
+    run: Runner, book: _Book, settings: dict[int, _Setting], group: np.ndarray, setting: _Setting
 ) -> None:
     """One round of some points: drop those that are done, and choose the next for the others."""
     now = Round(ANNEALED, len(group), setting.chains, setting.temperatures)

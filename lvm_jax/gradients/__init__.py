@@ -17,6 +17,7 @@ to one number, and TypeError for a q that it cannot take, naming those that coul
 """
 
 from lvm_jax import bounds
+from lvm_jax.gradients.accuracy import Accuracy, accuracy
 from lvm_jax.gradients.annealed import (
     Annealable,
     Dynamics,
@@ -72,10 +73,12 @@ ESTIMATORS.update(
 
 __all__ = [
     "ESTIMATORS",
+    "Accuracy",
     "Annealable",
     "Dynamics",
     "Estimate",
     "Estimator",
+    "accuracy",
     "annealable",
     "annealed",
     "annealed_learned",

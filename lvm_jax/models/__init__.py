@@ -2,7 +2,13 @@
 
 from lvm_jax.models.base import Model, log_joint
 from lvm_jax.models.categorical import Discrete, bernoulli, categorical
-from lvm_jax.models.deep_gaussian import DeepGaussian, deep_gaussian, log_evidence_quadrature
+from lvm_jax.models.deep_gaussian import (
+    DeepGaussian,
+    TwoLayerGaussian,
+    deep_gaussian,
+    log_evidence_quadrature,
+    two_layer_gaussian,
+)
 from lvm_jax.models.deep_latent_gaussian import (
     DeepLatentGaussian,
     Layer,
@@ -23,6 +29,7 @@ __all__ = [
     "Layer",
     "LinearGaussian",
     "Model",
+    "TwoLayerGaussian",
     "bernoulli",
     "categorical",
     "deep_gaussian",
@@ -33,4 +40,5 @@ __all__ = [
     "log_evidence_quadrature",
     "log_joint",
     "ppca",
+    "two_layer_gaussian",
 ]

@@ -19,9 +19,9 @@ from lvm_jax.likelihoods import Likelihood, check_support
 from lvm_jax.models import Model
 from lvm_jax.sklearn import vae_programs
 from lvm_jax.sklearn.base import DTYPES
-from lvm_jax.sklearn.vae_parts import Architecture, build
 from lvm_jax.sklearn.vae_programs import Units
 from lvm_jax.typing import Array, Key, Params
+from lvm_jax.vae import Architecture, build
 
 BY_CHANCE = 0.05  # share of rows that k-hat may distrust without a warning
 LARGEST_SEED = np.iinfo(np.int32).max
@@ -54,7 +54,7 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     @property
     def noise_variance_(self) -> Any:
         """The noise of a Gaussian likelihood that learns it, in the units of X."""
-        likelihood = self._architecture.likelihood[0]
+        likelihood = self._architecture.likelihood
         if likelihood not in ("gaussian", "gaussian_per_dimension"):
             raise AttributeError(f"a {likelihood} likelihood has no noise_variance_")
         with jax.enable_x64(self._dtype == np.float64):
@@ -63,7 +63,7 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     @property
     def _n_features_out(self) -> int:
-        return self._architecture.num_components
+        return self._architecture.latent_dims[0]
 
     @property
     def _dtype(self) -> np.dtype:
@@ -82,7 +82,7 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """X in the model's units, and the label of each row."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
-        check_data(build(self._architecture).likelihood, self._architecture.likelihood[0], X)
+        check_data(build(self._architecture).likelihood, self._architecture.likelihood, X)
         u = self._units.measure(X.astype(self._dtype, copy=False))
         return u, vae_programs.labels(u)
 

@@ -15,16 +15,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
-from lvm_jax import checks, training
+from lvm_jax import checks, training, vae
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.networks import ACTIVATIONS
 from lvm_jax.outcome import Outcome
-from lvm_jax.sklearn import vae_parts
 from lvm_jax.sklearn.autoencoder import LARGEST_SEED, FittedAutoencoder, check_data
 from lvm_jax.sklearn.base import DTYPES
-from lvm_jax.sklearn.vae_parts import Architecture, word
+from lvm_jax.sklearn.vae_gradients import UNBIASED, choose_estimator
 from lvm_jax.sklearn.vae_programs import Units, units_of
 from lvm_jax.training import Parameters, Progress
+from lvm_jax.vae import Architecture
 
 
 class VariationalAutoencoder(FittedAutoencoder):
@@ -129,12 +129,12 @@ class VariationalAutoencoder(FittedAutoencoder):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "likelihood": [StrOptions(set(LIKELIHOODS))],
         "likelihood_params": [dict, None],
-        "guide": [StrOptions(set(vae_parts.GUIDES))],
+        "guide": [StrOptions(set(vae.ONE_LAYER))],
         "guide_params": [dict, None],
-        "prior": [StrOptions(set(vae_parts.PRIORS))],
+        "prior": [StrOptions(set(vae.PRIORS))],
         "prior_params": [dict, None],
         "bound": [StrOptions({"elbo", "iwae"})],
-        "estimator": [StrOptions({"auto", *vae_parts.UNBIASED})],
+        "estimator": [StrOptions({"auto", *UNBIASED})],
         "n_gradient_samples": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -206,9 +206,9 @@ class VariationalAutoencoder(FittedAutoencoder):
         """
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
         architecture = self._describe(X.shape[1])
-        parts = vae_parts.build(architecture)
+        parts = vae.build(architecture)
         check_data(parts.likelihood, self.likelihood, X)
-        estimate = vae_parts.choose_estimator(self.bound, self.estimator, self.guide)
+        estimate = choose_estimator(self.bound, self.estimator, self.guide)
         random_state = check_random_state(self.random_state)
         seed, seed_split, seed_fit = map(int, random_state.randint(LARGEST_SEED, size=3))
         rows, held = X, None
@@ -240,13 +240,16 @@ class VariationalAutoencoder(FittedAutoencoder):
         hidden = self.hidden_layer_sizes
         widths = tuple(hidden) if np.iterable(hidden) else (hidden,)
         return Architecture(
-            num_features,
-            int(self.n_components),
-            tuple(checks.integer(width, "hidden_layer_sizes", 1) for width in widths),
-            self.activation,
-            word(self.likelihood, self.likelihood_params),
-            word(self.guide, self.guide_params),
-            word(self.prior, self.prior_params),
+            shape=(num_features,),
+            latent_dims=(int(self.n_components),),
+            hidden=(tuple(checks.integer(width, "hidden_layer_sizes", 1) for width in widths),),
+            activation=self.activation,
+            likelihood=self.likelihood,
+            likelihood_options=self.likelihood_params or {},
+            guide=self.guide,
+            guide_options=self.guide_params or {},
+            prior=self.prior,
+            prior_options=self.prior_params or {},
         )
 
     def _start(
@@ -255,7 +258,7 @@ class VariationalAutoencoder(FittedAutoencoder):
         """Units and parameters to begin with."""
         if not (self.warm_start and hasattr(self, "theta_")):
             units = units_of(rows, self.likelihood)
-            return units, vae_parts.start(key, architecture, units.measure(rows))
+            return units, Parameters(*vae.start(key, architecture, units.measure(rows)))
         if architecture != self._architecture:
             raise ValueError(
                 f"warm_start: expected the architecture of the last fit, {self._architecture}, "

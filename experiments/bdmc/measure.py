@@ -1,0 +1,257 @@
+"""Both bounds of log p(x) on simulated data, and the lower one on held-out digits."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.bdmc.config import Config
+from lvm_jax import annealing, data, evidence, gradients, models, training, vae
+from lvm_jax.guides import Guide
+from lvm_jax.models import Model
+from lvm_jax.report import Check, Run, point_ids
+from lvm_jax.training.saved import Saved
+from lvm_jax.typing import Key, Params
+
+NAMES = {
+    "linear": "linear-Gaussian, from the prior",
+    "prior": "digits decoder, from the prior",
+    "guide": "digits decoder, from its guide",
+}
+LINEAR, FROM_PRIOR, FROM_GUIDE = NAMES.values()
+HIDDEN, BATCH, RATE = (64,), 128, 2e-3  # of the small VAE
+LEVEL = 0.95
+FIELDS = ("lower", "lower_error", "upper", "upper_error", "gap", "gap_error")
+
+
+class Start(NamedTuple):
+    """A model, and the start of its annealing path."""
+
+    name: str
+    model: Model
+    guide: Guide | None  # None: the prior
+    theta: Params
+    phi: Params
+
+
+class Found(NamedTuple):
+    """One start, one length of the chains."""
+
+    num_temperatures: int
+    bounds: evidence.Bidirectional
+    truth: np.ndarray | None  # log p of the simulated points, where it is known, [N]
+    seconds: float  # of the whole, compiling included
+
+
+class Held(NamedTuple):
+    """Held-out images at the longest chains, and by importance sampling from the guide; [N]."""
+
+    log_p: np.ndarray  # annealed
+    standard_error: np.ndarray
+    importance: np.ndarray
+    importance_error: np.ndarray
+    k_hat: np.ndarray
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the run measured."""
+
+    config: Config
+    found: dict[str, list[Found]]  # by the name of the start
+    held: dict[str, Held]  # of the decoder, on held-out images
+    points: dict[str, np.ndarray]  # of the held-out images
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Means of the bounds at each length, and of the held-out images."""
+        simulated = {name: [_row(one) for one in rows] for name, rows in self.found.items()}
+        held = {
+            name: {
+                "annealed": one.log_p.mean(),
+                "importance": one.importance.mean(),
+                "sampling_error": one.log_p.std(ddof=1) / len(one.log_p) ** 0.5,
+                "untrusted": int((~(one.k_hat <= 0.7)).sum()),
+            }
+            for name, one in self.held.items()
+        }
+        return {"simulated": simulated, "held_out": held}
+
+
+def _row(one: Found) -> dict[str, Any]:
+    return {
+        "num_temperatures": one.num_temperatures,
+        **{field: getattr(one.bounds, field) for field in FIELDS},
+        "truth": None if one.truth is None else one.truth.mean(),
+        "covered": coverage(one),
+        "forward_acceptance": one.bounds.sandwich.forward_acceptance.mean(0),
+        "seconds": one.seconds,
+    }
+
+
+def coverage(one: Found) -> float | None:
+    """Share of the points whose interval holds the truth; None where that is not known."""
+    if one.truth is None:
+        return None
+    low, high = one.bounds.sandwich.interval(LEVEL)
+    return float(np.mean((np.asarray(low) <= one.truth) & (one.truth <= np.asarray(high))))
+
+
+def load(config: Config) -> tuple[np.ndarray, np.ndarray, Saved | None]:
+    """Training images, held-out images, and the decoder of a run directory."""
+    digits = data.binarized(data.load_images("digits"), "threshold", config.seed)
+    count = min(config.num_points, len(digits.test))
+    rows = np.random.default_rng(config.seed).permutation(len(digits.test))[:count]
+    saved = None
+    if config.decoder is not None:
+        saved = training.load_model(config.decoder, vae.build_saved)
+        kind, shape = saved.config["likelihood"], saved.config["shape"]
+        if kind != "bernoulli" or shape != [8, 8]:
+            raise ValueError(
+                "decoder: expected a vae of binarised 8x8 digits (--likelihood bernoulli "
+                f"--binarization threshold), got {kind} of {shape}"
+            )
+    return digits.train, digits.test[rows], saved
+
+
+def measure(config: Config, run: Run, loaded: tuple) -> Result:
+    """Both bounds of every model at every length, then the held-out images."""
+    train, images, saved = loaded
+    decoders = [name for name in config.starts if name != "linear"]
+    run.begin(len(config.starts) * len(config.num_temperatures) + len(decoders) + 1)
+    starts = make(config, run, train, saved)
+    found: dict[str, list[Found]] = {}
+    for start in starts:
+        found[start.name] = []
+        for number in config.num_temperatures:
+            one = run.stage(f"{start.name}, T = {number}", both_bounds, start, number, config)
+            found[start.name].append(one)
+            run.log(num_temperatures=number, bed=start.name, gap=one.bounds.gap)
+    held = {
+        start.name: run.stage(f"{start.name}: held-out images", held_out, start, images, config)
+        for start in starts
+        if start.name != LINEAR
+    }
+    return Result(config, found, held, of_points(images, held))
+
+
+def make(config: Config, run: Run, train: np.ndarray, saved: Saved | None) -> list[Start]:
+    """The linear-Gaussian model, and the decoder with both starts, those of the configuration."""
+    key_theta, key_train = jax.random.split(jax.random.key(config.seed))
+    model = models.linear_gaussian(config.latent_dim, config.dim)
+    theta = model.init(key_theta)
+    theta = theta._replace(log_noise=jnp.full_like(theta.log_noise, jnp.log(config.noise)))
+    made, decoder = {"linear": Start(LINEAR, model, None, theta, ())}, None
+    if set(config.starts) == {"linear"}:
+        run.done("no decoder needed")
+    elif saved is not None:
+        decoder = saved[:4]
+        run.done("decoder loaded")
+    else:
+        parts = vae.build(
+            vae.Architecture(
+                shape=(8, 8), latent_dims=(config.latent_dim,), hidden=(HIDDEN,), encoder_scale=1.0
+            )
+        )
+        trained = run.stage("decoder trained", train_decoder, key_train, parts, train, config)
+        decoder = (parts.model, parts.guide, *trained)
+    if decoder is not None:
+        made["guide"] = Start(FROM_GUIDE, *decoder)
+        made["prior"] = made["guide"]._replace(name=FROM_PRIOR, guide=None)
+    return [made[name] for name in config.starts]
+
+
+def train_decoder(
+    key: Key, parts: vae.Parts, train: np.ndarray, config: Config
+) -> tuple[Params, Params]:
+    """theta and phi of the small VAE."""
+    steps = config.epochs * (len(train) // BATCH)
+    fit = training.fit(
+        key, parts.model, parts.guide, train, estimate=gradients.sticking_the_landing(),
+        num_samples=1, optimizer=optax.adam(optax.cosine_decay_schedule(RATE, max(steps, 1))),
+        batch_size=BATCH, num_epochs=config.epochs,
+    )  # fmt: skip
+    return fit.theta, fit.phi
+
+
+def plan(config: Config, num_temperatures: int) -> annealing.Plan:
+    """So many temperatures, placed by pilot chains, and the move by its name."""
+    moves = {
+        "hmc": lambda: annealing.hmc(config.num_leapfrogs),
+        "mala": annealing.mala,
+        "random_walk": lambda: annealing.random_walk(5),
+    }
+    return annealing.plan(
+        annealing.sigmoid(num_temperatures), moves[config.transition](), adaptive=True
+    )
+
+
+def both_bounds(start: Start, number: int, config: Config) -> Found:
+    """Both bounds on points that the model simulated, the same ones at every length."""
+    before = time.perf_counter()
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    found = evidence.bidirectional(
+        key, *start[1:], config.num_points, config.num_chains, plan(config, number)
+    )
+    bounds = jax.device_get(found)
+    seconds = time.perf_counter() - before
+    truth = None
+    log_evidence = start.model.log_evidence
+    if log_evidence is not None:
+        exact = jax.jit(jax.vmap(lambda x: log_evidence(start.theta, x)))
+        truth = np.asarray(exact(bounds.x))
+    return Found(number, bounds, truth, seconds)
+
+
+def held_out(start: Start, images: np.ndarray, config: Config) -> Held:
+    """Held-out images by the longest chains, and by importance sampling from the guide."""
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    key_annealed, key_importance = jax.random.split(key)
+    longest = plan(config, config.num_temperatures[-1])
+    annealed = evidence.evaluate_annealed(
+        key_annealed, *start[1:], images, config.num_chains, longest
+    ).evidence
+    guide = start.guide or Guide(lambda key: (), lambda phi, x: start.model.prior(start.theta))
+    plain = evidence.evaluate(key_importance, *start._replace(guide=guide)[1:], images, 5_000)
+    return Held(
+        *(np.asarray(part) for part in (annealed.log_evidence, annealed.standard_error)),
+        *(np.asarray(part) for part in (plain.log_evidence, plain.standard_error, plain.k_hat)),
+    )
+
+
+def of_points(images: np.ndarray, held: dict[str, Held]) -> dict[str, np.ndarray]:
+    """Every number of every held-out image, by start; none without a decoder."""
+    if not held:
+        return {}
+    columns = {
+        f"{field}, {name.removeprefix('digits decoder, ')}": getattr(one, field)
+        for name, one in held.items()
+        for field in Held._fields
+    }
+    return {"point": point_ids(images), **columns}
+
+
+def slope(found: list[Found]) -> float:
+    """Of log gap against log T, least squares over the upper half of two or more lengths."""
+    half = found[len(found) // 2 - 1 :]
+    lengths = np.log([one.num_temperatures for one in half])
+    gaps = np.log([max(float(one.bounds.gap), 1e-6) for one in half])
+    return float(np.polyfit(lengths, gaps, 1)[0])
+
+
+def checks(result: Result) -> list[Check]:
+    """On the linear-Gaussian model the bounds and the intervals hold log p(x)."""
+    found = []
+    for one in result.found.get(LINEAR, []):
+        bounds, at = one.bounds, f"T = {one.num_temperatures}"
+        for field, sign in (("lower", 1), ("upper", -1)):
+            gaps = sign * (one.truth - np.asarray(getattr(bounds.sandwich, field).log_evidence))
+            least = -5 * gaps.std(ddof=1) / len(gaps) ** 0.5
+            words = f"at least 0 within 5 standard errors, {-least:.2g}"
+            name = f"distance of the {field} bound from log p(x), {at}"
+            found.append(Check(name, float(gaps.mean()), float(least), np.inf, words))
+    return found

@@ -1,0 +1,42 @@
+"""log p(x) = ELBO + KL(q || posterior) for q that leaves the posterior; Jensen's inequality (8 s).
+
+The lecture's section 0.3 on a linear-Gaussian model with a correlated 2-D posterior, where every
+number is known: the identity in both precisions, the ELBO as energy + entropy (the lecture's (12))
+and as reconstruction - KL(q || prior), Jensen's inequality as histograms, and q when the energy
+alone is maximised.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from lvm_jax.report import Options, above, at_least, between
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Options of the experiment."""
+
+    posterior_correlation: Annotated[float, between(-0.99, 0.99)] = -0.8
+    """Correlation of z1 and z2 under the posterior."""
+    num_points: Annotated[int, at_least(3)] = 81
+    """Values of each parameter of q: location, scale, correlation."""
+    shift: float = 0.7
+    """Jensen's q: its mean, moved along the long axis [posterior standard deviations]."""
+    scale: Annotated[float, above(0)] = 1.1
+    """Jensen's q: its standard deviations, as multiples of the posterior's."""
+    correlation: Annotated[float, between(-0.99, 0.99)] = 0.0
+    """Jensen's q: its correlation; 0 is a mean-field q."""
+    num_samples: tuple[Annotated[int, at_least(1)], ...] = (1, 4, 16, 64, 256)
+    """Jensen: numbers S of weights that are averaged, rising."""
+    num_repeats: Annotated[int, at_least(100)] = 4000
+    """Jensen: draws of each average; each draws the largest S weights and uses the first S."""
+    num_steps: Annotated[int, at_least(1)] = 300
+    """Steps of gradient ascent on the energy alone, and on energy + entropy."""
+
+    def check(self) -> None:
+        """Refuse numbers S that do not rise."""
+        super().check()
+        if not self.num_samples or list(self.num_samples) != sorted(set(self.num_samples)):
+            raise ValueError(
+                f"num_samples: expected rising numbers, such as 1 16 256, got {self.num_samples}"
+            )

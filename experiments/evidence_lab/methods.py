@@ -1,0 +1,202 @@
+"""The estimators of the experiment: what each costs, and how it is run.
+
+Cost is counted in evaluations of the joint density or its gradient, for one data set.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.evidence_lab.config import Config
+from lvm_jax import annealing, bounds, evidence, weights
+from lvm_jax.annealing.plan import PILOT
+from lvm_jax.batching import batch_size, for_each
+from lvm_jax.compiling import lean_options
+from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.models import log_joint
+from lvm_jax.problems import Problem, Simulated
+from lvm_jax.typing import Array, Distribution, Key, Latent
+from lvm_jax.weights import LogJoint
+
+Draw = Callable[..., evidence.Telescope]
+TELESCOPES: dict[str, tuple[Draw, float]] = {  # and the expected cost of one
+    "SUMO": (partial(evidence.sumo, start=64), 64 + 5.1),
+    "multilevel": (partial(evidence.multilevel, base=16), 5.4 * 16),
+}
+FEWEST = 8  # telescopes whose spread says anything of their mean
+AT_ONCE = 8  # telescopes: more wait for the longest of more
+STARTS = ("prior", "guide")
+Starts = dict[str, Distribution]
+ROWS = CHUNK_SIZE // 2  # of chains together, as in `evidence.evaluate_annealed`
+
+
+class Setting(NamedTuple):
+    """A problem, and how chains move on it."""
+
+    problem: Problem
+    transition: annealing.Transition
+    move_cost: int  # evaluations of the joint density or its gradient in one move
+
+    def parts(self, x: Array) -> tuple[LogJoint, Starts]:
+        """z -> log p(x, z), and the distributions that draws start from, at one point."""
+        model, theta, guide, phi = self.problem[1:5]
+        starts = {"prior": model.prior(theta), "guide": guide.posterior(phi, x)}
+        return log_joint(model, theta, x), starts
+
+
+class Answers(NamedTuple):
+    """The answers of one method for every data set at one budget, leaves [N], in nats."""
+
+    log_evidence: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    k_hat: np.ndarray
+    cost: np.ndarray
+
+
+Column = list[Answers | None]  # by budget; None where the budget is too small
+
+
+def answers(found: evidence.Evidence, cost: float | np.ndarray, level: float) -> Answers:
+    """An Evidence of leaves [N] with its interval, reliable or not: its coverage is the question."""
+    low, high = found.nominal_interval(level)
+    centre = np.asarray(found.log_evidence)
+    return Answers(centre, low, high, np.asarray(found.k_hat), np.broadcast_to(cost, centre.shape))
+
+
+def for_data(
+    key: Key, setting: Setting, data: Simulated, one: Callable[..., Any], num_chains: int = 0
+) -> Any:
+    """`one(key, z, log_joint, starts)` of every data set: leaves [N, ...] of NumPy.
+
+    A program of chains is not optimised, which would take longer than it runs.
+    """
+    together = batch_size(ROWS, num_chains, len(data.x)) if num_chains else 1
+
+    def run(keys: Key, x: Array, z: Latent) -> Any:
+        at = lambda point: one(point[0], point[2], *setting.parts(point[1]))  # noqa: E731
+        return for_each(at, (keys, x, z), together)
+
+    compiled = jax.jit(run, compiler_options=lean_options(0) if num_chains else None)
+    return jax.device_get(compiled(jax.random.split(key, len(data.x)), data.x, data.z))
+
+
+def by_weights(key: Key, setting: Setting, data: Simulated, config: Config) -> dict[str, Column]:
+    """Estimates from the first S of the same draws, S each of the budgets."""
+    most = config.budgets[-1]
+    size = min(most, CHUNK_SIZE)
+
+    def draw(key: Key, joint: LogJoint, q: Distribution) -> Array:
+        chunk = lambda key: weights.log_weights(key, joint, q, size)  # noqa: E731
+        return jax.lax.map(chunk, jax.random.split(key, -(-most // size))).ravel()[:most]
+
+    def one(key: Key, z: Latent, joint: LogJoint, starts: Starts) -> list:
+        keys = jax.random.split(key)
+        return [draw(own, joint, starts[start]) for own, start in zip(keys, STARTS, strict=True)]
+
+    drawn = for_data(key, setting, data, one)
+    found: dict[str, Column] = {"naive": [], "importance": [], "jackknife": []}
+    for count in config.budgets:
+        naive, plain = (_estimate(log_w[:, :count]) for log_w in drawn)
+        # As `evidence.jackknife` does, of the draws that are at hand.
+        less = plain._replace(log_evidence=_jackknife(drawn[1][:, :count]))
+        for name, part in zip(found, (naive, plain, less), strict=True):
+            found[name].append(answers(part, count, config.level))
+    return found
+
+
+_estimate = jax.jit(jax.vmap(evidence.from_log_weights))
+_jackknife = jax.jit(jax.vmap(bounds.jackknife(1)))
+_average = jax.jit(jax.vmap(evidence.average))
+
+
+def by_telescopes(key: Key, setting: Setting, data: Simulated, config: Config) -> dict[str, Column]:
+    """The mean of the first R of the same draws, R such that the expected cost is the budget."""
+    found: dict[str, Column] = {}
+    for number, (name, (draw, price)) in enumerate(TELESCOPES.items()):
+        counts = [int(budget / price) for budget in config.budgets]
+        found[name] = [None for count in counts if count < FEWEST]
+        if counts[-1] < FEWEST:
+            continue
+        one = partial(telescopes, draw, counts[-1])
+        draws = for_data(jax.random.fold_in(key, number), setting, data, one)
+        for count in counts[len(found[name]) :]:
+            first = jax.tree.map(lambda leaf, n=count: leaf[:, :n], draws)
+            cost = first.num_samples.sum(1, dtype=float)
+            found[name].append(answers(_average(first), cost, config.level))
+    return found
+
+
+def telescopes(
+    draw: Draw, count: int, key: Key, z: Latent, joint: LogJoint, starts: Starts
+) -> evidence.Telescope:
+    """`count` draws for one data set."""
+    own = lambda key: draw(key, joint, starts["guide"])  # noqa: E731
+    return for_each(own, jax.random.split(key, count), min(AT_ONCE, count))
+
+
+def by_chains(key: Key, setting: Setting, data: Simulated, config: Config) -> dict[str, Column]:
+    """Annealed chains both ways from both starts, and particles from the prior."""
+    names = [f"{kind}, {start}" for kind in ("annealed", "sandwich") for start in STARTS]
+    found: dict[str, Column] = {name: [] for name in (*names, "sequential, prior")}
+    for number, budget in enumerate(config.budgets):
+        keys = jax.random.split(jax.random.fold_in(key, number), 3)
+        for own, start in zip(keys, STARTS, strict=False):
+            lower, upper = sandwich(own, setting, data, start, budget, config)
+            found[f"annealed, {start}"].append(lower)
+            found[f"sandwich, {start}"].append(upper)
+        found["sequential, prior"].append(sequential(keys[2], setting, data, budget, config))
+    return found
+
+
+def plan(setting: Setting, budget: int, size: int) -> tuple[annealing.Plan | None, int, int]:
+    """Temperatures that the budget pays for, if it does for two; costs of the pilot and the chains.
+
+    The pilot places the temperatures and tunes the moves.
+    """
+    number = annealing.affordable_temperatures(budget, size, setting.move_cost)
+    if number < 2:
+        return None, 0, 0
+    travel = annealing.plan(
+        annealing.sigmoid(number), setting.transition, num_pilot=PILOT, adaptive=True
+    )
+    pilot = annealing.pilot_cost(number, setting.move_cost)
+    return travel, pilot, annealing.chain_cost(size, number, setting.move_cost)
+
+
+def sandwich(
+    key: Key, setting: Setting, data: Simulated, start: str, budget: int, config: Config
+) -> tuple[Answers | None, Answers | None]:
+    """The lower bound, which is `evidence.annealed`, and the upper with the interval of both."""
+    size, level = config.num_chains, config.level
+    travel, pilot, one_way = plan(setting, budget, size)
+    if travel is None:
+        return None, None
+
+    def one(key: Key, z: Latent, joint: LogJoint, starts: Starts) -> evidence.Sandwich:
+        return evidence.sandwich(key, joint, starts[start], z, size, travel)
+
+    found = for_data(key, setting, data, one, 2 * size)
+    low, high = found.interval(level)
+    upper = answers(found.upper, pilot + 2 * one_way, level)._replace(low=low, high=high)
+    return answers(found.lower, pilot + one_way, level), upper
+
+
+def sequential(
+    key: Key, setting: Setting, data: Simulated, budget: int, config: Config
+) -> Answers | None:
+    """Several runs of particles from the prior."""
+    num, size = config.num_particles, config.num_runs * config.num_particles
+    travel, pilot, chains = plan(setting, budget, size)
+    if travel is None:
+        return None
+
+    def one(key: Key, z: Latent, joint: LogJoint, starts: Starts) -> evidence.Evidence:
+        runs = config.num_runs
+        return evidence.sequential(key, joint, starts["prior"], num, travel, num_runs=runs).evidence
+
+    found = for_data(key, setting, data, one, size)
+    return answers(found, pilot + chains - size, config.level)  # chains have one weight more

@@ -1,0 +1,49 @@
+"""A Gaussian mixture by EM: clusters, samples, how many components, held-out likelihood (1 min).
+
+Section 0.2 of the lecture: data, k-means start, EM from several starts at once, samples from the
+fitted mixture. Beyond the lecture: the number of components by three criteria in four covariance
+types, the log-likelihood of held-out points, and the uncertainty of the assignment.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from lvm_jax.report import Options, at_least
+
+Covariance = Literal["full", "tied", "diag", "spherical"]
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Options of the experiment; None means the default that fits the data."""
+
+    x64: ClassVar[bool] = True  # float32 stops EM a few digits short of the known likelihoods
+
+    data: str = "lecture"
+    """lecture, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file."""
+    columns: tuple[str, ...] | None = None
+    """Columns to use, by name; None uses all."""
+    standardize: bool = False
+    """Scale every column to mean 0 and standard deviation 1 first."""
+    pca_dim: Annotated[int, at_least(1)] | None = None
+    """Fit in this many principal components; None means 16 for digits, otherwise no PCA."""
+    num_components: Annotated[int, at_least(1)] | None = None
+    """K; None means 3 for lecture, 2 for old_faithful, 10 for digits and 3 for a file."""
+    covariance: Covariance = "full"
+    """Covariance type of the mixture."""
+    start: Literal["kmeans", "k-means++", "random", "random_from_data"] = "kmeans"
+    """How each restart begins."""
+    num_restarts: Annotated[int, at_least(1)] = 10
+    """Restarts, run together; the best likelihood wins."""
+    max_steps: Annotated[int, at_least(1)] = 2000
+    """The most EM steps of a restart."""
+    tolerance: Annotated[float, at_least(0)] = 1e-8
+    """Stop when the mean log-likelihood changes by less [nats per point]."""
+    regularization: Annotated[float, at_least(0)] = 1e-6
+    """Added to every variance [squared units of the data]."""
+    max_components: Annotated[int, at_least(1)] | None = None
+    """Compare K from 1 to this by AIC, BIC and ICL; None means 6, or 2 K if that is more."""
+    compare: tuple[Covariance, ...] = ("full", "tied", "diag", "spherical")
+    """Covariance types to compare; the one of the mixture is always among them."""
+    num_folds: Annotated[int, at_least(2)] = 5
+    """Folds of the cross-validated log-likelihood."""

@@ -1,0 +1,334 @@
+"""Fits, their comparison, held-out likelihoods, samples, agreement with true classes."""
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from scipy.stats import sem
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from experiments.gmm_em.config import Config, Covariance
+from lvm_jax import checks as check
+from lvm_jax import data, em
+from lvm_jax.em import inputs
+from lvm_jax.report import Check, Run, near, point_ids
+
+RAND, INFORMATION = "adjusted Rand index", "normalised mutual information"
+TRUE_RAND, TRUE_MEAN = f"{RAND} of the true mixture", "log-likelihood per point of the true mixture"
+# What the default options give, from scikit-learn's GaussianMixture with 10 starts and tolerance
+# 1e-10: log-likelihood, the same per point, BIC, smaller weight, adjusted Rand index.
+KNOWN = {
+    "old_faithful": (-1130.264, -4.155382, 2322.192, 0.355873),
+    "lecture": (-4752.983, -3.168655, 9630.290, 0.331237, 0.896269),
+}
+TOLERANCES = (2e-3, 1e-5, 4e-3, 1e-4, 2e-3)
+FREE = ("seed", "max_components", "compare", "num_folds")  # options that KNOWN does not depend on
+
+
+class Loaded(NamedTuple):
+    """What the run starts from."""
+
+    config: Config  # with the defaults that depend on the data
+    dataset: data.Dataset  # as it is fitted
+    original: data.Dataset  # as it was read
+    pca: data.PCA | None
+    folds: list[np.ndarray]  # indices of the points held out together
+
+
+class Candidate(NamedTuple):
+    """One cell of the comparison: a covariance type and a K, with the quality of the fit."""
+
+    covariance: str
+    num_components: int
+    outcome: str
+    criteria: em.Criteria
+    smallest_spread: float
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether a component has shrunk onto a few points: the likelihood has no bound there."""
+        return self.smallest_spread < 1e-4
+
+
+class HeldOut(NamedTuple):
+    """Cross-validated log-likelihood, nats per point."""
+
+    mean: float
+    standard_error: float  # of a mean over points, the fits given
+    in_sample: float  # on the data fitted
+    num_points: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the run measured."""
+
+    config: Config
+    dataset: data.Dataset
+    original: data.Dataset
+    pca: data.PCA | None
+    fit: em.Fit
+    candidates: list[Candidate]  # the mixture's own first
+    held_out: HeldOut
+    points: dict[str, np.ndarray]  # log p(x) of each point under the fit without its fold
+    samples: np.ndarray  # [N, D], drawn from the fitted mixture
+    samples_z: np.ndarray  # [N], the components they came from
+    agreement: dict[str, float]  # with the true labels, where there are any
+
+    @property
+    def best(self) -> Candidate | None:
+        """The candidate of lowest BIC among those that did not collapse or fail."""
+        sound = [c for c in self.candidates if not c.is_collapsed and c.outcome == "CONVERGED"]
+        return min(sound, key=lambda c: c.criteria.bic, default=None)
+
+    @property
+    def components(self) -> list[tuple[Any, ...]]:
+        """Name, weight, points, mean and sd of each component; then of the true ones nearest."""
+        mixture, truth = self.fit.mixture, self.dataset.truth
+        points = np.bincount(mixture.assign(self.dataset.x), minlength=len(mixture.weights))
+        names = range(1, len(points) + 1)
+        columns = (mixture.weights, points, mixture.means, spread(mixture.covariances))
+        rows = [*zip(names, *columns, strict=True)]
+        if truth is not None and len(truth.weights) == len(points):
+            _, near_to = linear_sum_assignment(cdist(mixture.means, truth.means))
+            sd = spread(truth.covariances)
+            for k, t in zip(names, near_to, strict=True):
+                rows.append((f"truth of {k}", truth.weights[t], "", truth.means[t], sd[t]))
+        return rows
+
+    @property
+    def majority(self) -> list[tuple[int, float]]:
+        """Of each component: the class of most of its points, and their share."""
+        assigned = np.asarray(self.fit.mixture.assign(self.dataset.x))
+        counts = np.zeros((len(self.fit.mixture.weights), self.dataset.labels.max() + 1))
+        np.add.at(counts, (assigned, self.dataset.labels), 1)
+        shares = counts.max(1) / np.maximum(counts.sum(1), 1)
+        return [*zip(counts.argmax(1), shares, strict=True)]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What results.json holds."""
+        mixture, info = self.fit.mixture, self.fit.info
+        names = ("weights", "means", "covariances")
+        return {
+            "mixture": {name: getattr(mixture, name) for name in names},
+            "info": info._asdict() | {"outcome": info.outcome.name},
+            "criteria": self.candidates[0].criteria,
+            "candidates": [c._asdict() | {"collapsed": c.is_collapsed} for c in self.candidates],
+            "best_by_bic": self.best,
+            "held_out": self.held_out,
+            "agreement": self.agreement,
+        }
+
+
+def spread(covariances: np.ndarray) -> np.ndarray:
+    """Standard deviations [K, D] of covariances [K, D, D]."""
+    return np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+
+
+def load(config: Config) -> Loaded:
+    """Read and transform the data, fill in the defaults, refuse what a fit would refuse later."""
+    original = dataset = data.load(config.data, config.columns)
+    config = filled(config, original.x)
+    if config.standardize:
+        dataset = dataset.standardized()
+    pca = None
+    if config.pca_dim is not None:
+        dataset, pca = data.reduce(dataset, config.pca_dim)
+    if dataset.x.shape[1] == 1:  # on a line full, diag and spherical are the same
+        is_tied = config.covariance == "tied"
+        other = [c for c in config.compare if (c == "tied") != is_tied][:1]
+        config = dataclasses.replace(config, compare=(config.covariance, *other))
+    order = jax.random.permutation(keys(config)[2][0], len(dataset.x))
+    folds = np.array_split(np.asarray(order), config.num_folds)
+    check_fits(dataset.x, config, folds)
+    return Loaded(config, dataset, original, pca, folds)
+
+
+def keys(config: Config) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Keys of the fit, the comparison, the folds (their order and their fits) and the samples."""
+    fit, comparison, folds, samples = jax.random.split(jax.random.key(config.seed), 4)
+    return fit, comparison, jax.random.split(folds), samples
+
+
+def filled(config: Config, x: np.ndarray) -> Config:
+    """The defaults that depend on the data; refuses more components than the rows allow."""
+    k, largest, pca_dim = config.num_components, config.max_components, config.pca_dim
+    if k is None:
+        k = {"old_faithful": 2, "digits": 10}.get(config.data, 3)
+    if largest is None:
+        largest = min(max(6, 2 * k), len(x) // 2, len(np.unique(x, axis=0)))
+    if pca_dim is None and config.data == "digits" and config.columns is None:
+        pca_dim = 16
+    elif pca_dim is not None and pca_dim > min(x.shape):
+        raise ValueError(f"pca_dim: expected at most {min(x.shape)} for {x.shape}, got {pca_dim}")
+    needed = 2 * max(k, largest, config.num_folds)
+    if len(x) < needed:
+        raise ValueError(
+            f"data: expected at least {needed} rows for {k} components, {config.num_folds} folds "
+            f"and a comparison of up to {largest} components, got {len(x)}; lower --num-components, "
+            "--num-folds or --max-components"
+        )
+    return dataclasses.replace(config, num_components=k, max_components=largest, pca_dim=pca_dim)
+
+
+def check_fits(x: np.ndarray, config: Config, folds: list[np.ndarray]) -> None:
+    """Refuse data that a fit of the grid or a fold would refuse later."""
+    if (x == x[0]).all():
+        raise ValueError(f"data: expected rows that differ, got {len(x)} equal ones")
+    with warnings.catch_warnings(action="ignore"):  # the fits repeat them
+        for covariance, k in comparison_grid(config):
+            inputs.check_data(x, k, em.GAUSSIANS[covariance], None, config.regularization)
+    for number, fold in enumerate(folds, 1):
+        name = f"data outside fold {number} of {len(folds)}"
+        check.distinct_rows(np.delete(x, fold, axis=0), config.num_components, name)
+
+
+def comparison_grid(config: Config) -> list[tuple[Covariance, int]]:
+    """The (covariance type, K) to compare, the mixture's own first; at most seven values of K.
+
+    Every cell compiles its start, a second each: other types only at the own K and its neighbours.
+    """
+    own, most = (config.covariance, config.num_components), config.max_components
+    spaced = np.linspace(1, most, min(most, 6)).round().astype(int).tolist()
+    sizes = sorted({*spaced, config.num_components})
+    place = sizes.index(config.num_components)
+    around = sizes[max(place - 1, 0) : place + 2]
+    others = [(c, k) for c in config.compare if c != config.covariance for k in around]
+    return [*dict.fromkeys([own, *((config.covariance, k) for k in sizes), *others])]
+
+
+def measure(config: Config, run: Run, loaded: Loaded) -> Result:
+    """Fit, compare, hold out, sample."""
+    config, dataset, original, pca, folds = loaded
+    x, grid = dataset.x, comparison_grid(config)
+    key_fit, key_grid, (_, key_folds), key_samples = keys(config)
+    run.begin(len(grid) + len(folds) + 1)
+    fit = run.stage("fit", fit_mixture, key_fit, x, config, run)
+    # One after the other, never in threads: jaxlib's batched Cholesky waits, inside a thread of
+    # XLA's pool, for work that it queued to that pool. As many fits as threads wait for ever.
+    candidates = [
+        run.stage(
+            f"K = {k}, {covariance}", compare, jax.random.fold_in(key_grid, index), x, config,
+            covariance, k, run, None if index else fit,
+        )
+        for index, (covariance, k) in enumerate(grid)
+    ]  # fmt: skip
+    scores = [
+        run.stage(f"fold {i + 1}", hold_out, jax.random.fold_in(key_folds, i), x, fold, config)
+        for i, fold in enumerate(folds)
+    ]
+    every = np.concatenate([unseen for unseen, _ in scores]).astype(np.float64)
+    seen = float(np.mean([mean for _, mean in scores]))
+    points = {"point": point_ids(x), "log_evidence": every[np.argsort(np.concatenate(folds))]}
+    return Result(
+        config, dataset, original, pca, fit, candidates,
+        HeldOut(float(every.mean()), float(sem(every)), seen, len(every)), points,
+        *jax.device_get(fit.mixture.sample(key_samples, len(x))), agreement(fit.mixture, dataset),
+    )  # fmt: skip
+
+
+def fit_once(key: jax.Array, x: np.ndarray, config: Config, **changes: Any) -> em.Fit:
+    """Fit one mixture with the options of the configuration, some of them changed."""
+    names = ("num_components", "start", "num_restarts", "max_steps", "tolerance", "regularization")
+    options: dict[str, Any] = {name: getattr(config, name) for name in names}
+    options["covariance_type"] = config.covariance
+    options["sample_weight"] = np.ones(len(x))  # as the folds have: they run the same program
+    return em.fit(key, x, **{**options, **changes}, throw=False)
+
+
+def fit_mixture(key: jax.Array, x: np.ndarray, config: Config, run: Run) -> em.Fit:
+    """The fit that the experiment is about, logged as it goes."""
+
+    def on_progress(info: dict[str, Any]) -> None:
+        run.log(**info, stage="fit")
+        run.note(f"EM step {info['step']}: {info['objective']:.6f} nats per point")
+
+    fit = fit_once(key, x, config, on_progress=on_progress)
+    if not np.isfinite(fit.info.log_likelihood):
+        raise FloatingPointError(
+            f"no restart made a single step ({fit.info.outcome.name.lower()}): a covariance is "
+            "singular from the start; raise --regularization or lower --num-components"
+        )
+    return fit
+
+
+def compare(
+    key: jax.Array, x: np.ndarray, config: Config, covariance: str, k: int, run: Run,
+    fit: em.Fit | None,
+) -> Candidate:  # fmt: skip
+    """A cell of the comparison; its fit is made here unless there is one already."""
+    if fit is None:
+        fit = fit_once(key, x, config, covariance_type=covariance, num_components=k)
+    spread = em.smallest_spread(fit.mixture, x)
+    criteria = em.criteria(fit.mixture, x)
+    found = Candidate(covariance, k, fit.info.outcome.name, criteria, spread)
+    run.log(**{"num_components": k, "stage": "compare"} | found._asdict())
+    return found
+
+
+def hold_out(
+    key: jax.Array, x: np.ndarray, fold: np.ndarray, config: Config
+) -> tuple[np.ndarray, float]:
+    """log p of the points of a fold under the fit without them, and the mean of the others'."""
+    weight = np.ones(len(x))
+    weight[fold] = 0.0  # equivalent to leaving the row out; all folds share one program
+    fit = fit_once(key, x, config, sample_weight=weight)
+    return np.asarray(fit.mixture.log_prob(x))[fold], fit.info.log_likelihood
+
+
+def agreement(mixture: em.Mixture, dataset: data.Dataset) -> dict[str, float]:
+    """Agreement of the clusters with the true classes; with the truth, the best on average."""
+    if dataset.labels is None:
+        return {}
+    assigned = np.asarray(mixture.assign(dataset.x))
+    found = {
+        RAND: adjusted_rand_score(dataset.labels, assigned),
+        INFORMATION: normalized_mutual_info_score(dataset.labels, assigned),
+    }
+    if dataset.truth is not None:
+        truth = em.gaussian_mixture(*dataset.truth)
+        found[TRUE_RAND] = adjusted_rand_score(dataset.labels, truth.assign(dataset.x))
+        found[TRUE_MEAN] = np.mean(truth.log_prob(dataset.x))
+    return {name: float(value) for name, value in found.items()}
+
+
+def checks(result: Result) -> list[Check]:
+    """Moments that every M-step conserves, and known values where the options are the default."""
+    config, fit, found = result.config, result.fit, result.candidates[0].criteria
+    obtained = {
+        "log-likelihood": found.log_likelihood,
+        "log-likelihood per point": fit.info.log_likelihood,
+        "BIC": found.bic,
+        "smaller weight": float(np.min(fit.mixture.weights)),
+        RAND: result.agreement.get(RAND, np.nan),
+    }
+    default = filled(Config(data=config.data), result.original.x)
+    is_default = dataclasses.replace(default, **{n: getattr(config, n) for n in FREE}) == config
+    known = KNOWN.get(config.data, ()) if is_default else ()
+    rows = zip(obtained.items(), known, TOLERANCES, strict=False)
+    return conserved(result) + [
+        near(name, value, expected, within, "scikit-learn")
+        for (name, value), expected, within in rows
+    ]
+
+
+def conserved(result: Result) -> list[Check]:
+    """The mixture's mean is the data's, and its total variance theirs + D times what is added."""
+    mixture, x = result.fit.mixture, result.dataset.x
+    weights, means = np.asarray(mixture.weights), np.asarray(mixture.means)
+    mean, spread = weights @ means, x.var(axis=0).sum()
+    away = np.linalg.norm(mean - x.mean(axis=0)) / np.sqrt(spread)
+    traces = np.trace(np.asarray(mixture.covariances), axis1=1, axis2=2)
+    total = weights @ (traces + ((means - mean) ** 2).sum(1)) / spread
+    expected = 1 + x.shape[1] * result.config.regularization / spread
+    source = "conserved by the M-step"
+    return [
+        near("mean of the mixture less that of the data [sd]", away, 0.0, 1e-8, source),
+        near("variance of the mixture over the data's", total, expected, 1e-8, source),
+    ]

@@ -1,0 +1,193 @@
+"""The infinite mixtures: models and guides, training in one compiled scan, log p, samples."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.infinite_mixture.config import RECORDS, Config
+from lvm_jax import bounds, gradients, guides, models
+from lvm_jax.guides import Guide
+from lvm_jax.models import Model, log_joint
+from lvm_jax.typing import Array, Float, Key, Params, Scalar
+from lvm_jax.weights import log_weights
+
+LATENT_DIM = 2  # a plane that can be drawn, and integrated over
+GUIDE_WIDTH = 32
+BLOCK = 1024  # rows of every call of the quadrature, so that it compiles once
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "identity": lambda u: u,
+    "tanh": jnp.tanh,
+    "sin": jnp.sin,
+}
+ESTIMATES = {
+    "elbo": gradients.sticking_the_landing(),
+    "iwae": gradients.doubly_reparameterized(bounds.iwae),
+}
+
+
+class Curve(NamedTuple):
+    """Training of the best start, in nats per point of the standardised data; leaves [T]."""
+
+    step: np.ndarray
+    bound: np.ndarray  # the training objective, averaged over minibatches since the last record
+    elbo: np.ndarray  # the ELBO on the watched held-out points
+    log_evidence: np.ndarray  # log p of the same points by quadrature
+    starts: np.ndarray  # [R], the last training objective of every start
+
+
+def make_models(config: Config) -> dict[str, Model]:
+    """The lecture's one layer, and the one with a hidden layer unless its width is 0."""
+    activation = ACTIVATIONS[config.mean_activation]
+    made = {"one layer": models.deep_gaussian(LATENT_DIM, 2, activation)}
+    if config.hidden:
+        model = models.two_layer_gaussian(LATENT_DIM, 2, config.hidden)
+        made[f"hidden layer of {config.hidden}"] = model
+    return made
+
+
+def make_guide(name: str) -> Guide:
+    """q(z | x) = N(m(x), L(x) L(x)^T), all of it amortised: linear in x, or by a small network."""
+    family = guides.full_rank(LATENT_DIM)
+    if name == "linear":
+        return guides.linear(family, 2)
+    sizes = (2, GUIDE_WIDTH, GUIDE_WIDTH, guides.num_outputs(family))
+
+    def init(key: Key[Array, ""]) -> Params:
+        keys = jax.random.split(key, len(sizes) - 1)
+        pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
+        return [(jax.random.normal(k, (o, i)) / i**0.5, jnp.zeros(o)) for k, i, o in pairs]
+
+    def apply(layers: Params, x: Float[Array, " D"]) -> Float[Array, " P"]:
+        *inner, (last, _) = layers  # the family's own offset is the last bias
+        for weight, bias in inner:
+            x = jnp.tanh(weight @ x + bias)
+        return 0.1 * last @ x
+
+    return guides.amortized(family, init, apply)
+
+
+def train(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide,
+    x: np.ndarray,
+    watched: np.ndarray,
+    config: Config,
+    note: Callable[[str, float], None],
+) -> tuple[Params, Params, Curve]:
+    """theta, phi and the curve, of the start whose training bound ended highest.
+
+    All starts run in one program, which is called once per record. x [N, 2] and the watched
+    points are standardised.
+    """
+    length, num_starts = config.num_steps // RECORDS, config.num_starts
+    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
+    advance = jax.jit(partial(run_steps, model, guide, optimizer, config))
+    watch = jax.jit(jax.vmap(partial(watch_one, model, guide, config), (None, 0, 0, None)))
+    key_theta, key_phi, key_steps, key_watch = jax.random.split(key, 4)
+    theta = jax.vmap(model.init)(jax.random.split(key_theta, num_starts))
+    phi = jax.vmap(guide.init)(jax.random.split(key_phi, num_starts))
+    state, records = ((theta, phi), jax.vmap(optimizer.init)((theta, phi))), []
+    for index in range(RECORDS):
+        state, bound = advance(key_steps, state, jnp.asarray(x), jnp.int32(index * length))
+        records.append(np.stack([bound, *watch(key_watch, *state[0], jnp.asarray(watched))]))
+        best = int(np.nanargmax(records[-1][0]))
+        elbo, log_p = records[-1][1:, best]
+        message = f"step {(index + 1) * length}: ELBO {elbo:.3f}, log p {log_p:.3f} held out"
+        note(message, (index + 1) / RECORDS)
+    theta, phi = jax.tree.map(lambda leaf: leaf[best], state[0])
+    at = length * (1 + np.arange(RECORDS))
+    return theta, phi, Curve(at, *np.stack(records)[:, :, best].T, starts=records[-1][0])
+
+
+def run_steps(
+    model: Model,
+    guide: Guide,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    key: Key[Array, ""],
+    state: Any,
+    x: Float[Array, "N 2"],
+    first: Array,
+) -> tuple[Any, Float[Array, " R"]]:
+    """The steps of Adam between two records: the new state and the mean objective of every start.
+
+    The starts share minibatches and noise, so they differ in their initial parameters only.
+    """
+    estimate, length = ESTIMATES[config.bound], config.num_steps // RECORDS
+
+    def one(key: Array, x: Array, parameters: tuple[Params, Params]) -> Scalar:
+        joint, posterior = log_joint(model, parameters[0], x), partial(guide.posterior, x=x)
+        return estimate(key, joint, posterior, parameters[1], config.num_draws)
+
+    def loss(parameters: tuple[Params, Params], key: Array, batch: Array) -> Scalar:
+        keys = jax.random.split(key, batch.shape[0])
+        return -jax.vmap(one, in_axes=(0, 0, None))(keys, batch, parameters).mean()
+
+    def update(state: Any, key: Array, batch: Array) -> tuple[Any, Scalar]:
+        parameters, inner = state
+        value, gradient = jax.value_and_grad(loss)(parameters, key, batch)
+        updates, inner = optimizer.update(gradient, inner, parameters)
+        return (optax.apply_updates(parameters, updates), inner), -value
+
+    def step(carry: tuple[Any, Array], index: Array) -> tuple[tuple[Any, Array], None]:
+        state, total = carry
+        key_batch, key_noise = jax.random.split(jax.random.fold_in(key, index))
+        rows = jax.random.randint(key_batch, (config.batch_size,), 0, x.shape[0])
+        state, value = jax.vmap(update, in_axes=(0, None, None))(state, key_noise, x[rows])
+        return (state, total + value), None
+
+    steps = first + jnp.arange(length, dtype=jnp.int32)
+    (state, total), _ = jax.lax.scan(step, (state, jnp.zeros(config.num_starts)), steps)
+    return state, total / length
+
+
+def watch_one(
+    model: Model, guide: Guide, config: Config, key: Array, theta: Params, phi: Params, x: Array
+) -> tuple[Scalar, Scalar]:
+    """The mean ELBO (of 100 draws) and the mean log p (quadrature) of some points."""
+    elbo = elbos(key, model, guide, theta, phi, x, 100).mean()
+    return elbo, quadrature(model, theta, x, config.num_nodes).mean()
+
+
+@partial(jax.jit, static_argnums=(1, 2, 6))
+def elbos(
+    key: Array, model: Model, guide: Guide, theta: Params, phi: Params, x: Array, num_samples: int
+) -> Float[Array, " N"]:
+    """The ELBO of every row of x, as the mean of draws."""
+
+    def one(key: Array, x: Array) -> Scalar:
+        joint, q = log_joint(model, theta, x), guide.posterior(phi, x)
+        return bounds.elbo(log_weights(key, joint, q, num_samples))
+
+    return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def quadrature(model: Model, theta: Params, x: Array, num_nodes: int) -> Float[Array, " N"]:
+    """log p of every row of x by quadrature over z."""
+    return jax.vmap(partial(models.log_evidence_quadrature, model, theta, num_nodes=num_nodes))(x)
+
+
+def log_density(model: Model, theta: Params, num_nodes: int, x: np.ndarray) -> np.ndarray:
+    """log p of standardised rows [N, 2], in blocks of one shape."""
+    padded = np.concatenate([x, np.repeat(x[:1], -len(x) % BLOCK, axis=0)])
+    blocks = [quadrature(model, theta, x, num_nodes) for x in padded.reshape(-1, BLOCK, 2)]
+    return np.concatenate(blocks)[: len(x)].astype(np.float64)
+
+
+@partial(jax.jit, static_argnums=(1, 3))
+def draw(key: Key[Array, ""], model: Model, theta: Params, num_samples: int) -> Array:
+    """Ancestral draws x, [n, 2]: first z, then x given z."""
+
+    def one(key: Array) -> Array:
+        key_z, key_x = jax.random.split(key)
+        z = model.prior(theta).sample(seed=key_z)
+        return model.likelihood(theta, z).sample(seed=key_x)
+
+    return jax.vmap(one)(jax.random.split(key, num_samples))

@@ -1,0 +1,148 @@
+"""The figures of the infinite-mixture experiment."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.infinite_mixture.deep import make_models
+from experiments.infinite_mixture.measure import WATCHED, Density, Result
+from lvm_jax import plotting
+
+
+def densities(result: Result) -> Any:
+    """The data, their true density, and every fitted one, with its 50% and 90% regions."""
+    figure, below = panels(result, shades)
+    if below is not None and result.truth is not None:
+        below.clear()
+        shades(below, result, result.truth)
+    return figure
+
+
+def samples(result: Result) -> Any:
+    """The data beside as many draws from every fitted density."""
+    return panels(result, draws)[0]
+
+
+def panels(result: Result, draw: Callable[[Any, Result, Density], None]) -> tuple[Any, Any]:
+    """A column for the data and one for each deep model, the mixture of its size below it.
+
+    The held-out points are below the data; that axis is given too. With one deep model all is in a
+    row without them.
+    """
+    plane, (deep, mixtures) = result.plane, zip(*result.pairs, strict=True)
+    columns, rows = (1 + len(deep), 2) if len(deep) > 1 else (3, 1)
+    figure, (first, *axes) = plotting.new_figure(columns, rows, width=4.4, height=4)
+    plotting.scatter(first, plane.train)
+    window(first, result, f"Data to fit, {len(plane.train):,} points")
+    below = axes.pop(columns - 1) if rows > 1 else None
+    if below is not None:
+        plotting.scatter(below, plane.test)
+        window(below, result, f"Held out, {len(plane.test):,} points")
+    for ax, density in zip(axes, [*(one.density for one in deep), *mixtures], strict=True):
+        draw(ax, result, density)
+    return figure, below
+
+
+def window(ax: Any, result: Result, title: str) -> None:
+    """The same window, labels and aspect on every panel."""
+    (left, bottom), (right, top) = result.plane.low, result.plane.high
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+    plotting.caption_axes(ax, title, result.dataset.axis_labels[:2])
+
+
+def draws(ax: Any, result: Result, density: Density) -> None:
+    """Draws from a density."""
+    plotting.scatter(ax, density.samples)
+    window(ax, result, f"Draws from: {density.name}")
+
+
+def shades(ax: Any, result: Result, density: Density) -> None:
+    """One density as shades, with the borders of the regions of highest density."""
+    x, y = np.linspace(result.plane.low, result.plane.high, len(density.grid)).T
+    ax.pcolormesh(x, y, np.exp(density.grid), cmap="Greys", shading="gouraud")
+    drawn = {"colors": [plotting.PALETTE[0]], "linestyles": ["--", "-"], "linewidths": 1}
+    ax.contour(x, y, density.grid, density.heights, **drawn)
+    size = f", {density.num_parameters} numbers" if density.num_parameters else ""
+    window(ax, result, f"{density.name}{size}: {density.log_p.mean():.3f} nats")
+
+
+def maps(result: Result) -> Any:
+    """A square grid in the plane of z, and its image in the plane of x by each deep model."""
+    figure, (first, *axes) = plotting.new_figure(1 + len(result.deep), width=4.6, height=4.6)
+    lines, spots = latent_lines(), np.random.default_rng(0).normal(size=(16, 2))
+    grid_lines(first, lines)
+    for level, style in zip(plotting.LEVELS, plotting.STYLES, strict=False):
+        circle = plotting.ellipse(np.zeros(2), np.eye(2), level)
+        label = f"holds {level:.0%} of the prior"
+        first.plot(*circle.T, style, color=plotting.INK, linewidth=1.6, label=label)
+    first.plot(*spots.T, "o", color=plotting.INK, markersize=4, label="the z of the Gaussians")
+    first.set(aspect="equal", ylim=(-2.7, 4.2))
+    plotting.caption_axes(first, "The plane of z", ("z1 [prior sd]", "z2 [prior sd]"))
+    plotting.legend(first, loc="upper left")
+    for ax, deep, model in zip(axes, result.deep, make_models(result.config).values(), strict=True):
+        z, places = np.float32([*lines.reshape(-1, 2), *spots]), (len(lines), -1, 2)
+        means, sds = conditional(model, deep.theta, z)
+        means, sds = result.plane.restore(means), sds * result.plane.sd
+        plotting.scatter(ax, result.plane.train)
+        grid_lines(ax, means[: -len(spots)].reshape(places), named=False)
+        for mean, sd in zip(means[-len(spots) :], sds[-len(spots) :], strict=True):
+            around = plotting.ellipse(mean, np.diag(sd**2), 0.5)
+            ax.plot(*around.T, color=plotting.INK, linewidth=1)
+        ax.plot([], [], color=plotting.INK, label=f"{len(spots)} of its Gaussians: 50%")
+        window(ax, result, f"μ(z), {deep.density.name}")
+        plotting.legend(ax, loc="lower left")
+    return figure
+
+
+def conditional(model: Any, theta: Any, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of x | z at every row of z, [n, 2]."""
+
+    def one(z: Any) -> tuple[Any, Any]:
+        x = model.likelihood(theta, z)
+        return x.mean(), x.stddev()
+
+    return jax.device_get(jax.jit(jax.vmap(one))(z))
+
+
+def latent_lines(reach: float = 2.5, num: int = 21, fine: int = 121) -> np.ndarray:
+    """Lines of a square grid in the z plane, [2 num, fine, 2]: first those of constant z1."""
+    at, along = np.linspace(-reach, reach, num), np.linspace(-reach, reach, fine)
+    upright = np.stack(np.meshgrid(at, along, indexing="ij"), axis=-1)
+    return np.concatenate([upright, upright[:, :, ::-1]])
+
+
+def grid_lines(ax: Any, lines: np.ndarray, named: bool = True) -> None:
+    """The images of lines of constant z1, then as many of constant z2, in two colours."""
+    half = len(lines) // 2
+    for index, line in enumerate(lines):
+        label = f"constant z{1 + index // half}" if named and index % half == 0 else None
+        color = plotting.PALETTE[index // half]
+        ax.plot(*line.T, color=color, linewidth=0.8, alpha=0.75, label=label)
+
+
+def training(result: Result) -> Any:
+    """The bound and the log-likelihood of held-out points against the step of the optimiser."""
+    size = {"width": 6 if len(result.deep) > 1 else 9, "height": 4}
+    figure, axes = plotting.new_figure(len(result.deep), sharey=True, **size)
+    level = {density.name: density.log_p[:WATCHED].mean() for density in result.densities}
+    lowest = []
+    for ax, (deep, mixture) in zip(axes, result.pairs, strict=True):
+        step, *curves = deep.curve[:4]
+        names = ("bound, on minibatches of the fitted points", "ELBO, held out", "log p, held out")
+        for name, values, color in zip(names, curves, plotting.PALETTE, strict=False):
+            ax.plot(step, values - result.plane.log_volume, color=color, label=name)
+        label = f"log p, {mixture.name}"
+        ax.axhline(level[mixture.name], color=plotting.INK, linestyle="--", label=label)
+        if result.truth is not None:
+            label = "log p, true density"
+            ax.axhline(level["truth"], color=plotting.GREY, linestyle=":", label=label)
+        ax.grid(alpha=0.25)
+        plotting.caption_axes(ax, deep.density.name, ("step of Adam", "nats per point"))
+        plotting.legend(ax)
+        later = len(step) // 4  # the first steps would flatten the rest
+        lowest += [curves[0][later:].min(), curves[2][later:].min()]
+    low = min(lowest) - result.plane.log_volume
+    axes[0].set_ylim(low - 0.1, max(level.values()) + 0.1)
+    return figure

@@ -1,0 +1,102 @@
+"""The figures of the table: log p against the cost of training, and the units that are used."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from experiments.iwae_table.cells import Cell
+from experiments.iwae_table.measure import Result, common_points
+from lvm_jax import plotting
+from lvm_jax.diagnostics import THRESHOLD
+
+KNEE = 25.0  # nats below the best that the curves show
+
+
+def label(cell: Cell, with_layers: bool = True) -> str:
+    """A cell in words."""
+    objective = "VAE" if cell.objective == "vae" else "IWAE"
+    if cell.num_samples == 1:
+        objective = "VAE = IWAE"
+    layers = f", {cell.num_layers} layer{'s' if cell.num_layers > 1 else ''}" if with_layers else ""
+    schedule = ", short" if cell.schedule == "short" else ""
+    return f"{objective}, k = {cell.num_samples}{layers}{schedule}"
+
+
+def style(result: Result, cell: Cell) -> dict[str, Any]:
+    """Colour by objective and k; line by the number of layers; open squares for short."""
+    kinds = sorted({(r[0].cell.num_samples, r[0].cell.objective) for r in result.records})
+    is_short = cell.schedule == "short"
+    return {
+        "color": plotting.colour(kinds.index((cell.num_samples, cell.objective))),
+        "linestyle": plotting.STYLES[cell.num_layers - 1],
+        "marker": "s" if is_short else "o",
+        "markerfacecolor": "white" if is_short else None,
+        "markersize": 5,
+        "linewidth": 1.0 if is_short else 1.6,
+    }
+
+
+def training(result: Result) -> Any:
+    """log p of the test images against epochs and against minutes of training."""
+    figure, axes = plotting.new_figure(2, 1, width=6, height=5, sharey=True)
+    num_points = common_points(result)
+    every: dict[int, list[float]] = {}  # by epochs
+    for records in result.records:
+        cell, epochs = records[0].cell, [r.trained.epochs for r in records]
+        values = [r.evidence.log_evidence[:num_points].mean(dtype=float) for r in records]
+        spent = [r.trained.seconds / 60 for r in records]
+        for ax, x in zip(axes, (epochs, spent), strict=True):
+            ax.plot(x, values, label=label(cell), **style(result, cell))
+        for place, value in zip(epochs, values, strict=True):
+            every.setdefault(place, []).append(value)
+    unit = f"log p, nats per image (mean of {num_points:,})"
+    plotting.caption_axes(axes[0], "Against passes over the data", ("epochs", unit))
+    spent_on = "minutes of training, on this machine"
+    plotting.caption_axes(axes[1], "Against time", (spent_on, ""))
+    scale(axes[0], sorted(every))
+    scale(axes[1])
+    low, best = min(map(min, every.values())), max(map(max, every.values()))
+    axes[0].set_ylim(bottom=max(low, best - KNEE) - 0.04 * (best - low))
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+    return figure
+
+
+def scale(ax: Any, ticks: list[int] | None = None) -> None:
+    """A logarithmic axis with plain numbers on it."""
+    ax.set_xscale("log")
+    ax.grid(alpha=0.25)
+    if ticks is not None:
+        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        return
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def units(result: Result) -> Any:
+    """A_u of every unit at the last milestone, sorted, one panel for each kind of layer."""
+    panels: dict[str, list[tuple[Cell, np.ndarray]]] = {}
+    for *_, last in sorted(result.records, key=lambda records: records[0].cell.num_layers):
+        for layer, variance in enumerate(last.trained.variance, 1):
+            title = f"Two layers, z_{layer}" if last.cell.num_layers > 1 else "One layer, z"
+            panels.setdefault(title, []).append((last.cell, np.array(variance)))
+    figure, axes = plotting.new_figure(len(panels), 1, width=5.2, height=4.2, sharey=True)
+    for ax, (title, spectra) in zip(axes, panels.items(), strict=True):
+        for cell, variance in spectra:
+            look = {**style(result, cell), "linestyle": "-", "markersize": 3.5}
+            ranked = np.sort(variance)[::-1]
+            name = f"{label(cell, False)}: {int((ranked > THRESHOLD).sum())}"
+            ax.plot(1 + np.arange(len(ranked)), ranked, label=name, **look)
+        ax.axhline(THRESHOLD, color=plotting.INK, linestyle=":", linewidth=1.2)
+        ax.set_yscale("log")
+        ax.grid(alpha=0.25)
+        names = ("unit, by rank", "A = variance of the posterior mean")
+        plotting.caption_axes(ax, title, names)
+        plotting.whole_numbers(ax)
+        ax.legend(title="active units", title_fontsize=8.5, fontsize=8.5, frameon=False)
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+    return figure

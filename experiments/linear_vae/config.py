@@ -1,0 +1,57 @@
+"""A linear VAE against PPCA: the ELBO reaches log p, the eigenvalues decide the collapse (100 s).
+
+p(x | z) = N(W z + b, s2 I) with an amortised q whose mean is linear in x is trained from a random
+start by stochastic gradients, once with s2 learned and once for each given s2. Its log p(x), its
+ELBO, its axes and its collapsed units are compared with the closed form, probabilistic PCA: the
+ELBO can reach log p(x), the maximum of a mean-field q has the principal axes, and the units that
+collapse are those whose eigenvalue is not above s2.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from lvm_jax.report import Options, above, at_least
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Options of the experiment; None means a default that fits the data."""
+
+    data: str = "digits"
+    """digits, mnist, binarized_mnist, fashion_mnist, old_faithful, lecture, or a table's path."""
+    columns: tuple[str, ...] | None = None
+    """The columns of a table to use, by name."""
+    standardize: bool = False
+    """Divide each column by its standard deviation: the eigenvalues are then of correlations."""
+    latent_dim: Annotated[int, at_least(1)] | None = None
+    """Units of z; None means 10, or one less than the columns where these are fewer."""
+    noise_variances: tuple[Annotated[float, above(0)], ...] | None = None
+    """Given s2, in the data's units squared; None spreads five over the spectrum."""
+    guide: Literal["mean_field", "full_rank"] = "mean_field"
+    """The covariance of q(z | x)."""
+    covariance: Literal["shared", "per_x"] = "shared"
+    """Whether that covariance is one for all x, or depends on x as well."""
+    estimator: Literal["sticking_the_landing", "reparameterized", "leave_one_out"] = (
+        "sticking_the_landing"
+    )
+    """The gradient estimator of the ELBO."""
+    num_samples: Annotated[int, at_least(1)] = 1
+    """Draws of z per data point and step."""
+    num_epochs: Annotated[int, at_least(1)] = 2000
+    """Passes over the data of each training."""
+    batch_size: Annotated[int, at_least(1)] = 400
+    """Rows in each step."""
+    learning_rate: Annotated[float, above(0)] = 0.02
+    """Adam's at the first step; falls to 0 as a cosine."""
+    num_records: Annotated[int, at_least(1)] = 20
+    """Points of the learning curves."""
+    ascent_steps: Annotated[int, at_least(0)] = 4000
+    """The most steps of the ascent without noise that follows each training; 0 leaves it out."""
+
+    def check(self) -> None:
+        """Refuse an estimator without a baseline."""
+        super().check()
+        if self.estimator == "leave_one_out" and self.num_samples < 2:
+            raise ValueError(
+                f"num_samples: expected at least 2 for leave_one_out, got {self.num_samples}"
+            )

@@ -1,0 +1,392 @@
+"""Trainings of the linear VAE, and what separates them from probabilistic PCA."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.linalg import subspace_angles
+from scipy.optimize import linear_sum_assignment
+
+from experiments.linear_vae import exact
+from experiments.linear_vae.config import Config
+from lvm_jax import data, models, training
+from lvm_jax.diagnostics import THRESHOLD
+from lvm_jax.models import LinearGaussian
+from lvm_jax.problems import linear_vae
+from lvm_jax.report import Check, Run, near
+from lvm_jax.training import Parameters
+
+
+class Problem(NamedTuple):
+    """Rows x = (rows as they came - mean) / scale, whose columns have a mean variance of 1.
+
+    With one scale for all columns, only W, s and the square roots of the eigenvalues are multiplied.
+    """
+
+    dataset: data.Dataset  # the rows as they came
+    shape: tuple[int, int] | None  # of an image
+    scale: float
+    x: np.ndarray  # [N, D] float32
+    spectrum: linear_vae.Spectrum  # of x, whose mean is 0 to rounding
+    latent_dim: int  # L
+    noises: list[float | None]  # None: s2 is learned; then the given s2, falling, of x
+
+    @property
+    def moments(self) -> np.ndarray:
+        """The few points that average like all rows what is quadratic in x."""
+        return self.spectrum.moment_points()
+
+    @property
+    def log_volume(self) -> float:
+        """log p of the rows as they came is log p of x less this, in nats."""
+        return float(self.x.shape[1] * np.log(self.scale))
+
+    @property
+    def middle(self) -> int:
+        """The index of the middle one of the given s2; 0, the learned one, where none is given."""
+        return (1 + len(self.noises)) // 2 if len(self.noises) > 1 else 0
+
+    @property
+    def eigenvalues(self) -> np.ndarray:
+        """Of the covariance of the rows as they came, [D]."""
+        return self.spectrum.values * self.scale**2
+
+
+class Record(NamedTuple):
+    """The state of a training, in the units of the rows as they came; leaves [T] in a curve."""
+
+    step: Any
+    noise_variance: Any
+    log_evidence: Any
+    elbo: Any
+    active_variance: Any  # A_u, [L]
+
+
+class Point(NamedTuple):
+    """A theta with its q, in those units; the units of z in the order of their eigenvalues."""
+
+    noise_variance: float  # s2
+    log_evidence: float  # nats per point
+    elbo: float  # energy + entropy
+    kl_posterior: float  # KL(q || p(z | x)) by its closed form
+    active_variance: np.ndarray  # A_u, [L]
+    active_variance_law: np.ndarray  # of the optimum at this s2
+    kl_units: np.ndarray  # KL(q(z_u | x) || p(z_u)), [L]
+    kl_units_law: np.ndarray
+    num_active: int  # units with A_u > 0.01
+    num_directions: int  # eigenvalues of Cov_x(E[z | x]) above 0.01: no rotation changes them
+    cosines: np.ndarray  # |u_i^T w_i| / |w_i| of the units whose eigenvalue is above s2
+    subspace_angle_degrees: float  # of the span of W and the principal subspace; NaN for none
+    curve: Record | None = None  # of a training
+    num_steps: int | None = None  # of an ascent
+    largest_slope: float | None = None  # the largest entry of the gradient at its end
+
+
+class Trial(NamedTuple):
+    """One noise variance: the closed form, the training, and the ascent from its end."""
+
+    given_noise_variance: float | None  # None where it was learned
+    num_eigenvalues_above: int  # above the s2 of the optimum, at most L
+    optimum: Point
+    trained: Point
+    ascended: Point
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the run measured."""
+
+    config: Config
+    problem: Problem
+    trials: list[Trial]  # s2 learned first, then given, falling
+    loadings: list[dict[str, np.ndarray]]  # W of x, by PPCA, trained, ascent; of each trial
+    rotations: list[exact.Rotation]
+    turns: dict[tuple[int, int], list[exact.Rotation]]
+    saddles: list[exact.Saddle]  # at the s2 of `middle`, of x
+
+    @property
+    def middle(self) -> Trial:
+        """The trial with the middle one of the given s2; the first where none is given."""
+        return self.trials[self.problem.middle]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What results.json holds."""
+        noise = self.middle.optimum.noise_variance
+        unit = "curvatures are of the data over `scale`"
+        return {
+            "num_points": len(self.problem.x),
+            "dim": self.problem.x.shape[1],
+            "scale": self.problem.scale,
+            "eigenvalues": self.problem.eigenvalues,
+            "runs": self.trials,
+            "rotations": self.rotations,
+            "saddles": {"noise_variance": noise, "unit": unit, "points": self.saddles},
+        }
+
+
+def load(config: Config) -> Problem:
+    """The data, centred and brought to one scale; ValueError naming the option if unfit."""
+    dataset, shape = read(config)
+    rows = np.asarray(dataset.x, np.float64)
+    if len(rows) < 3 or rows.shape[1] < 2:
+        raise ValueError(
+            f"data: expected at least 3 rows of at least 2 columns, got shape {rows.shape}"
+        )
+    centred = rows - rows.mean(axis=0)
+    scale = float(np.sqrt((centred**2).mean()))
+    if not scale > 1e-12 * np.abs(rows).max():
+        raise ValueError("data: expected rows that differ, got all of them equal")
+    x = (centred / scale).astype(np.float32)
+    found = linear_vae.spectrum(np.asarray(x, np.float64))
+    latent_dim, rank = config.latent_dim or min(10, x.shape[1] - 1), found.vectors.shape[1]
+    if latent_dim >= rank:
+        raise ValueError(
+            f"latent_dim: expected fewer than the {rank} dimensions that the rows of the data span, "
+            f"got {latent_dim}: s2 = 0 there, and the likelihood has no bound"
+        )
+    noises = noise_variances(config.noise_variances, scale, found.values, latent_dim)
+    return Problem(dataset, shape, scale, x, found, latent_dim, noises)
+
+
+def read(config: Config) -> tuple[data.Dataset, tuple[int, int] | None]:
+    """The training images of a named set and their shape, or a table by its name or path."""
+    name, path, shape = config.data, Path(config.data), None
+    if name in data.NAMED_IMAGES:
+        if config.columns is not None:
+            raise ValueError(f"columns: expected none, {name} is taken as whole images")
+        images = data.load_images(name)
+        shape, source = images.shape, f"{images.source}: the images for training"
+        pixels = tuple(f"pixel {row},{column}" for row, column in np.ndindex(shape))
+        dataset = data.Dataset(
+            name, source, images.train, pixels, ("grey level / highest",) * len(pixels)
+        )
+    elif name in data.NAMED or path.suffix or len(path.parts) > 1 or path.exists():
+        dataset = data.load(name, config.columns)
+    else:
+        known = ", ".join(sorted({*data.NAMED_IMAGES, *data.NAMED}))
+        raise ValueError(f"data: expected {known} or the path of a table, got {name!r}")
+    return dataset.standardized() if config.standardize else dataset, shape
+
+
+def noise_variances(
+    given: tuple[float, ...] | None, scale: float, values: np.ndarray, latent_dim: int
+) -> list[float | None]:
+    """None for the learned s2, then the given ones, falling, of x.
+
+    By default halfway (as a ratio) between neighbouring eigenvalues, so that none, a quarter, a
+    half, three quarters and all of the units have an eigenvalue above it.
+    """
+    if given is not None:
+        return [None, *sorted({value / scale**2 for value in given}, reverse=True)]
+    noises: list[float | None] = [None]
+    for count in sorted({0, *(latent_dim * part // 4 for part in (1, 2, 3, 4))}):
+        upper = values[count - 1] if count else 1.6 * values[0]
+        noises.append(float(np.sqrt(upper * max(values[count], upper / 4))))
+    return noises
+
+
+def measure(config: Config, run: Run, problem: Problem) -> Result:
+    """Every training beside its closed form, and the landscape around the optimum."""
+    number = len(problem.noises)
+    run.begin(number + 1)
+    found = [
+        run.stage(f"training {index + 1} of {number}", one_trial, config, problem, index, run)
+        for index in range(number)
+    ]
+    trials, loadings = map(list, zip(*found, strict=True))
+    around = run.stage("landscape", landscape, config, problem)
+    return Result(config, problem, trials, loadings, *around)
+
+
+def landscape(
+    config: Config, problem: Problem
+) -> tuple[list[exact.Rotation], dict[tuple[int, int], list[exact.Rotation]], list[exact.Saddle]]:
+    """Rotations of the maximum of the likelihood, and stationary points at the middle s2."""
+    best, points = closed_form(problem, None), problem.moments
+    noise = linear_vae.noise_variance(closed_form(problem, problem.noises[problem.middle]))
+    rotations = exact.rotations(np.random.default_rng([config.seed, 1]), best, points)
+    rotations = [r._replace(log_evidence=r.log_evidence - problem.log_volume) for r in rotations]
+    saddles = exact.saddles(problem.spectrum, problem.latent_dim, noise)
+    return rotations, exact.turns(best, points), saddles
+
+
+def one_trial(
+    config: Config, problem: Problem, index: int, run: Run
+) -> tuple[Trial, dict[str, np.ndarray]]:
+    """Train with one s2, measure, and ascend from there without noise."""
+    given, points, family = problem.noises[index], problem.moments, config.guide
+    best = closed_form(problem, given)
+    above = min(problem.spectrum.above(linear_vae.noise_variance(best)), problem.latent_dim)
+    theta, found, curve = train(config, problem, index, best, run)
+    curve = curve._replace(active_variance=curve.active_variance[:, order(theta, problem)])
+    mean_field, steps = family == "mean_field", config.ascent_steps
+    end, num_steps, slope = exact.ascend(theta, points, mean_field, given is None, steps)
+    top, last = (exact.measure_optimum(each, points, family) for each in (best, end))
+    trial = Trial(
+        given and given * problem.scale**2,
+        above,
+        point(best, top, problem, above),
+        point(theta, found, problem, above)._replace(curve=curve),
+        point(end, last, problem, above)._replace(num_steps=num_steps, largest_slope=slope),
+    )
+    states = {"PPCA": best, "trained": theta, "ascent": end}
+    return trial, {name: at.loadings[:, order(at, problem)] for name, at in states.items()}
+
+
+def closed_form(problem: Problem, given: float | None) -> LinearGaussian:
+    """The maximum of the likelihood at the s2 of a training, or over s2 too; float64."""
+    if given is not None:
+        held = float(np.exp(2 * np.float64(np.float32(0.5 * np.log(given)))))  # as in the training
+        return problem.spectrum.stationary(problem.latent_dim, held)
+    with jax.enable_x64(True):
+        best = models.ppca(np.asarray(problem.x, np.float64), problem.latent_dim)
+    return jax.tree.map(np.asarray, best)
+
+
+def train(
+    config: Config, problem: Problem, index: int, best: LinearGaussian, run: Run
+) -> tuple[LinearGaussian, exact.Measured, Record]:
+    """One training from a random start, in float64: theta, its averages, and its curve.
+
+    Every record is a call with more epochs, which goes on from the checkpoint of the last. The
+    curve of a killed training is lost, so it starts again.
+    """
+    folder = run.path / "training" / f"{index + 1}"
+    shutil.rmtree(folder, ignore_errors=True)
+    key = jax.random.fold_in(jax.random.key(config.seed), index)
+    key_theta, key_phi, key_fit = jax.random.split(key, 3)
+    given, dim = problem.noises[index], problem.x.shape[1]
+    pair = exact.model_and_guide(dim, problem.latent_dim, config.guide, config.covariance)
+    theta, phi = pair[0].init(key_theta), pair[1].init(key_phi)
+    if given is not None:
+        theta = theta._replace(log_noise=jnp.float32(best.log_noise))
+    rows = np.asarray(problem.x, np.float64) if config.covariance == "per_x" else problem.moments
+    batch_size, records = min(config.batch_size, len(problem.x)), []
+    num_steps = config.num_epochs * (len(problem.x) // batch_size)
+    options = {
+        "estimate": config.estimator,
+        "num_samples": config.num_samples,
+        "optimizer": make_optimizer(config.learning_rate, num_steps, given is None),
+        "batch_size": batch_size,
+        "initial": (theta, phi),
+        "directory": folder,
+        "keep": 1,
+    }
+    ends = np.geomspace(1, config.num_epochs, config.num_records).round().astype(int)
+    for epochs in np.unique([*ends, config.num_epochs]).tolist():  # dense at the beginning
+        fit = training.fit(key_fit, *pair, problem.x, num_epochs=epochs, **options)
+        found = exact.quick_measure(*pair, fit.theta, fit.phi, np.asarray(rows, np.float32))
+        records.append(record(fit, jax.tree.map(np.asarray, found), problem))
+        run.log(noise=given and given * problem.scale**2, **records[-1]._asdict())
+        run.note(f"training {index + 1}: epoch {epochs:,}, ELBO {records[-1].elbo:.3f}")
+    theta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), fit.theta)
+    curve = Record(*map(np.stack, zip(*records, strict=True)))
+    return theta, exact.measure_double(*pair, theta, fit.phi, rows), curve
+
+
+def make_optimizer(
+    learning_rate: float, num_steps: int, learn_noise: bool
+) -> optax.GradientTransformation:
+    """Adam on a cosine; p(z) stays N(0, I), and s2 where it is given."""
+    adam = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+    still = Parameters(LinearGaussian(True, False, False, not learn_noise), False)
+    return optax.chain(adam, optax.masked(optax.set_to_zero(), still))
+
+
+def record(fit: training.Fit, found: exact.Measured, problem: Problem) -> Record:
+    """The state of a training, from averages in float32."""
+    evidence = np.float64(found.log_evidence) - problem.log_volume
+    # the divergence has more digits in float32 than the average log-weight
+    elbo = evidence - np.float64(found.kl_posterior)
+    noise = linear_vae.noise_variance(fit.theta) * problem.scale**2
+    return Record(fit.step, noise, evidence, elbo, np.float64(np.diagonal(found.means)))
+
+
+def order(theta: LinearGaussian, problem: Problem) -> np.ndarray:
+    """The units in the order of the eigenvectors along which they point: the best assignment.
+
+    By |u_i^T w_j|: the long columns are matched first, and the collapsed ones take what is left.
+    """
+    leading = problem.spectrum.vectors[:, : problem.latent_dim]
+    return linear_sum_assignment(-np.abs(leading.T @ theta.loadings))[1]
+
+
+def point(theta: LinearGaussian, found: exact.Measured, problem: Problem, above: int) -> Point:
+    """A theta and its averages in the units of the rows as they came, the units of z in order.
+
+    The span of W is that of its `above` longest directions.
+    """
+    noise, leading = linear_vae.noise_variance(theta), problem.spectrum.vectors[:, :above]
+    values, units = problem.spectrum.values[: problem.latent_dim], order(theta, problem)
+    columns, activity = theta.loadings[:, units[:above]], np.diagonal(found.means)[units]
+    length = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(float).tiny)
+    span = np.linalg.svd(theta.loadings, full_matrices=False)[0][:, :above]
+    angle = np.rad2deg(subspace_angles(span, leading).max()) if above else np.nan
+    return Point(
+        noise_variance=noise * problem.scale**2,
+        log_evidence=float(found.log_evidence) - problem.log_volume,
+        elbo=float(found.elbo) - problem.log_volume,
+        kl_posterior=float(found.kl_posterior),
+        active_variance=activity,
+        active_variance_law=linear_vae.active_variance(values, noise),
+        kl_units=found.kl_units[units],
+        kl_units_law=linear_vae.unit_kl(values, noise),
+        num_active=int((activity > THRESHOLD).sum()),
+        num_directions=int((np.linalg.eigvalsh(found.means) > THRESHOLD).sum()),
+        cosines=np.abs((leading * columns).sum(0)) / length,
+        subspace_angle_degrees=float(angle),
+    )
+
+
+def checks(result: Result) -> list[Check]:
+    """Closed forms against averages and derivatives; for the default options, recorded numbers."""
+    problem, best = result.problem, [trial.optimum for trial in result.trials]
+    noise = min(each.noise_variance for each in best)
+    # of float64, with the condition of M = I + W^T W / s2
+    rounding = 1e-13 * problem.x.shape[1] * (1 + problem.eigenvalues[0] / noise)
+
+    def zero(name: str, values: Any, tolerance: float = rounding) -> Check:
+        return near(name, np.max(np.abs(values)), 0.0, tolerance, "closed form")
+
+    gaps = [each.log_evidence - each.elbo for each in best]
+    activity = [each.active_variance - each.active_variance_law for each in best]
+    prices = [each.kl_units - each.kl_units_law for each in best]
+    rotated = [each.log_evidence_less_elbo - each.closed_form for each in result.rotations]
+    bends = [each.curvature / each.curvature_law - 1 for each in result.saddles]
+    bends += [each.elbo_curvature / each.elbo_curvature_law - 1 for each in result.saddles]
+    discarded = problem.eigenvalues[problem.latent_dim :].mean()
+    lacks = [lacking(t, state) for t in result.trials for state in (t.trained, t.ascended)]
+    found = [
+        zero("log p - ELBO at the optimum", gaps),
+        zero("activity of a unit at the optimum, less the law", activity),
+        zero("KL of a unit at the optimum, less the law", prices),
+        zero("log p - ELBO of a rotated optimum, less the law", rotated),
+        zero("curvature at a stationary point over the law, less 1", bends, 1e-6),
+        near("learned s2", best[0].noise_variance, discarded, 1e-6 * discarded, "closed form"),
+        Check("PPCA's log p - ELBO, the least", min(lacks), -rounding, np.inf, "not below 0"),
+    ]
+    return found + (recorded(result, lacks) if result.config == Config() else [])
+
+
+def lacking(trial: Trial, state: Point) -> float:
+    """What an ELBO lacks of PPCA's log p(x)."""
+    return trial.optimum.log_evidence - state.elbo
+
+
+def recorded(result: Result, lacks: list[float]) -> list[Check]:
+    """What the default options gave; on another machine the trainings differ by rounding."""
+    trials = result.trials
+    wrong = sum(trial.trained.num_active != trial.num_eigenvalues_above for trial in trials)
+    return [
+        near("trainings whose active units are not the eigenvalues above s2", wrong, 0, 0),
+        near("PPCA's log p, s2 learned", trials[0].optimum.log_evidence, 17.6438, 1e-4),
+        near("the trained ELBO lacks of it", lacks[0], 0.011, 0.006),
+        near("a trained ELBO lacks of it at most, s2 given", max(lacks[2::2]), 0.0015, 0.001),
+        near("an ELBO lacks of it at most after the ascent", max(lacks[1::2]), 0, 1e-9),
+    ]

@@ -1,0 +1,175 @@
+"""The figures of the VAE experiment."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.vae.measure import Result
+from lvm_jax import plotting
+
+SHOWN = 8  # marginals of the aggregate posterior
+GAP = "#dbe3ec"  # between images
+
+
+def training(result: Result) -> Any:
+    """The bound of every epoch, on the training images and on the validation images."""
+    figure, (ax,) = plotting.new_figure(1, 1, width=8.5, height=4)
+    history, fit = result.fit.history, result.fit
+    epochs = 1 + np.arange(len(history.step))
+    bound = result.config.bound.upper()
+    curves = {f"{bound}, training": history.bound, f"{bound}, validation": history.validation_bound}
+    if not np.allclose(history.objective, history.bound, rtol=1e-6):
+        curves["objective, training"] = history.objective
+    for place, (label, values) in enumerate(curves.items()):
+        seen = np.isfinite(values)
+        marks = {"marker": "o" if seen.sum() <= 40 else None, "markersize": 3.5}
+        style = {"color": plotting.colour(place), "linestyle": "--" if place == 2 else "-"}
+        ax.plot(epochs[seen], values[seen], lw=1.5, label=label, **marks, **style)
+    if fit.best_step is not None:
+        best = int(np.searchsorted(history.step, fit.best_step))
+        ring = {"ls": "", "marker": "o", "ms": 8, "fillstyle": "none", "color": plotting.INK}
+        ax.plot(epochs[best], history.validation_bound[best], label="the model kept", **ring)
+    every = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
+    settled = np.concatenate([values[len(values) // 20 :] for values in curves.values()])
+    low, high = np.nanmin(settled), every.max()  # the first epochs would flatten the rest
+    ax.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
+    ax.grid(alpha=0.25)
+    plotting.whole_numbers(ax)
+    plotting.caption_axes(ax, "", ("epoch", "nats per image"))
+    plotting.legend(ax, loc="lower right")
+    return figure
+
+
+def tiles(pixels: np.ndarray, shape: tuple[int, int], columns: int) -> np.ndarray:
+    """Images [M, D] as one picture, `columns` in a row, a pixel of NaN between them."""
+    rows = -(-len(pixels) // columns)
+    height, width = shape[0] + 1, shape[1] + 1
+    sheet = np.full((rows * height - 1, columns * width - 1), np.nan)
+    for index, image in enumerate(np.asarray(pixels, float).reshape(-1, *shape)):
+        top, left = (index // columns) * height, (index % columns) * width
+        sheet[top : top + shape[0], left : left + shape[1]] = image
+    return sheet
+
+
+def sheet(ax: Any, result: Result, pixels: np.ndarray, columns: int, title: str) -> None:
+    """Tiles without ticks, white at 0, black at the largest value that a pixel can have."""
+    high, shape = result.prepared.pixels.high, result.prepared.architecture.shape
+    plotting.image(ax, tiles(np.clip(pixels, 0, high), shape, columns), 0, high)
+    ax.set_facecolor(GAP)
+    ax.set_title(title, loc="left", fontsize=10.5, color=plotting.INK)
+
+
+def reconstructions(result: Result) -> Any:
+    """Test images, and the mean of p(x | z) at a draw of their posterior."""
+    made = result.pictures.reconstructions
+    figure, (left, right) = plotting.new_figure(2, 1, width=4.8, height=1.3)
+    sheet(left, result, result.test[: len(made)], 10, "Test images")
+    sheet(right, result, made, 10, "Their reconstructions")
+    return figure
+
+
+def samples(result: Result) -> Any:
+    """Test images beside images of z drawn from the prior."""
+    draws, means = result.pictures.draws, result.pictures.means
+    figure, axes = plotting.new_figure(3, 1, width=3.5, height=3.7)
+    sheet(axes[0], result, result.test[-len(draws) :], 8, "Test images")
+    sheet(axes[1], result, draws, 8, "x drawn from the model")
+    sheet(axes[2], result, means, 8, "Means of p(x | z), same z")
+    return figure
+
+
+def scatter(ax: Any, points: np.ndarray, labels: np.ndarray | None) -> None:
+    """Points of the plane, each class in its colour, with its name at its median."""
+    plotting.scatter(ax, points, labels)
+    for label in () if labels is None else np.unique(labels):
+        at = np.median(points[labels == label], axis=0)
+        ax.annotate(
+            str(label), at, ha="center", va="center", fontsize=10.5, weight="bold",
+            color=plotting.colour(int(label)), bbox=plotting.LABEL_BOX | {"alpha": 0.85},
+        )  # fmt: skip
+
+
+def frame(ax: Any, low: np.ndarray, high: np.ndarray, title: str) -> None:
+    """A window of the plane with a margin."""
+    margin = 0.05 * (high - low)
+    (left, bottom), (right, top) = low - margin, high + margin
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+    plotting.caption_axes(ax, title, ("z1", "z2"))
+
+
+def latent(result: Result) -> Any:
+    """The plane of z where z has two dimensions in one layer, else one number of z at a time."""
+    return traversals(result) if result.pictures.plane is None else plane(result)
+
+
+def plane(result: Result) -> Any:
+    """The posterior means of test images in the plane of z, and the images of the plane."""
+    pictures, (low, high) = result.pictures, result.pictures.window
+    figure, (left, right) = plotting.new_figure(2, 1, width=5.2, height=5.1)
+    scatter(left, pictures.codes, result.points.get("label"))
+    frame(left, low, high, "Posterior means of test images")
+    largest, side = result.prepared.pixels.high, round(len(pictures.plane) ** 0.5)
+    images = np.clip(pictures.plane, 0, largest)
+    right.set_facecolor(GAP)
+    right.imshow(
+        tiles(images, result.prepared.architecture.shape, side), cmap="Greys", vmin=0, vmax=largest,
+        extent=(low[0], high[0], low[1], high[1]), aspect="auto",
+    )  # fmt: skip
+    plotting.caption_axes(right, "Means of p(x | z) over the same window", ("z1", "z2"))
+    return figure
+
+
+def traversals(result: Result) -> Any:
+    """One number of z_1 varies in each row."""
+    pictures = result.pictures
+    units, steps = pictures.traversals.shape[:2]
+    figure, (ax,) = plotting.new_figure(1, 1, width=6.8, height=0.3 + 0.59 * units)
+    flat = pictures.traversals.reshape(units * steps, -1)
+    sheet(ax, result, flat, steps, "One z over the middle 99% of its aggregate posterior")
+    height = result.prepared.architecture.shape[0] + 1
+    names = [result.names[unit] for unit in pictures.moved]
+    ax.set_yticks([(i + 0.5) * height - 1 for i in range(units)], names, fontsize=9)
+    ax.tick_params(length=0)
+    return figure
+
+
+def aggregate(result: Result) -> Any:
+    """The aggregate posterior beside the prior: in the plane, or marginal by marginal."""
+    pictures = result.pictures
+    if pictures.plane is not None:
+        return aggregate_plane(result)
+    units = np.argsort(-result.variances)[:SHOWN]
+    columns = min(len(units), 4)
+    figure, axes = plotting.new_figure(columns, -(-len(units) // columns), width=2.7, height=2.2)
+    for place, ax in enumerate(axes):
+        if place >= len(units):
+            ax.set_visible(False)
+            continue
+        marginal(ax, result, int(units[place]))
+        label = "density" if place % columns == 0 else ""
+        plotting.caption_axes(ax, "", (result.names[units[place]], label))
+    axes[0].set_ylim(0, 1.45 * axes[0].get_ylim()[1])
+    plotting.legend(axes[0], loc="upper left")
+    return figure
+
+
+def marginal(ax: Any, result: Result, unit: int) -> None:
+    """One number of z: the aggregate posterior as bars, the prior as a line."""
+    posterior, prior = result.pictures.aggregate[:, unit], result.pictures.prior[:, unit]
+    edges = np.linspace(*np.quantile(np.concatenate([posterior, prior]), [0.001, 0.999]), 36)
+    style = {"color": plotting.colour(0), "alpha": 0.55, "label": "aggregate posterior"}
+    ax.hist(posterior, edges, density=True, **style)
+    heights, _ = np.histogram(prior, edges, density=True)
+    ax.stairs(heights, edges, color=plotting.INK, lw=1.2, label="prior")
+
+
+def aggregate_plane(result: Result) -> Any:
+    """Draws of both in the same window of the plane."""
+    drawn, prior = result.pictures.aggregate, result.pictures.prior
+    figure, axes = plotting.new_figure(2, 1, width=4.6, height=4.4, sharex=True, sharey=True)
+    low, high = np.quantile(np.concatenate([drawn, prior]), [0.001, 0.999], axis=0)
+    scatter(axes[0], drawn, result.points.get("label"))
+    scatter(axes[1], prior[: len(drawn)], None)
+    frame(axes[0], low, high, "Aggregate posterior: a draw for each test image")
+    frame(axes[1], low, high, f"Prior: {len(drawn):,} draws")
+    return figure

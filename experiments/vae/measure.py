@@ -1,0 +1,365 @@
+"""A variational autoencoder from top to bottom: data, model, objective, fit, evaluation."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from experiments.vae import evaluation
+from experiments.vae.config import ESTIMATORS, Config
+from experiments.vae.evaluation import DRAWS, PARTS, Chosen, LogP, Part, Pictures
+from lvm_jax import bounds, data, gradients, likelihoods, parallel, training, vae
+from lvm_jax.diagnostics import ActiveUnits
+from lvm_jax.guides import Guide
+from lvm_jax.report import Check, Run, near
+from lvm_jax.training import Fit
+from lvm_jax.typing import Array, Key, Params
+
+LEVELS = {"digits": 17, "mnist": 256, "fashion_mnist": 256}  # grey levels of a pixel
+COUNTS = ("categorical", "poisson", "negative_binomial")  # pixels are 0, 1, ..., levels - 1
+WITH_LEVELS = ("discretized_logistic", "categorical")
+SPLITS = {"mnist": "59600/400/10000", "fashion_mnist": "59600/400/10000"}  # with a validation part
+BURDA_STAGES, BURDA_EPS = 8, 1e-4  # the paper's; its code sums gradients over a batch
+
+
+class Pixels(NamedTuple):
+    """Images in the units of the likelihood: every pixel lies between 0 and `high`."""
+
+    images: data.ImageData  # in [0, 1], with the bits of `binarization`
+    binarization: str
+    levels: int  # values that a pixel can have
+    high: float
+    train: np.ndarray  # [N, D]; grey where bits are drawn afresh in every step
+    seen: np.ndarray  # [N, D]; the same with bits drawn once
+    validation: np.ndarray  # [M, D]
+    test: np.ndarray  # [T, D]
+    transform: Callable[[Key[Array, ""], Array], Array] | None
+
+
+class Prepared(NamedTuple):
+    """All that training needs."""
+
+    config: Config
+    pixels: Pixels
+    architecture: vae.Architecture
+    parts: vae.Parts
+    estimate: gradients.Estimate | None  # this or the objective
+    objective: training.Objective | None
+    optimizer: optax.GradientTransformation
+    initial: tuple[Params, Params] | None
+    mesh: Mesh | None  # of several devices
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the run trained and measured."""
+
+    config: Config
+    prepared: Prepared
+    fit: Fit
+    parts: list[Part]
+    log_p: list[LogP]  # by importance sampling, and by `config.evidence` if that is another
+    active: ActiveUnits
+    pictures: Pictures
+    points: dict[str, np.ndarray]  # of the test images
+    path: Path
+
+    @property
+    def test(self) -> np.ndarray:
+        """The test images that are measured, [n, D]."""
+        return self.prepared.pixels.test[self.points["index"]]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the numbers of z: z3, or z1.3 of several layers."""
+        sizes = self.config.latent_dims
+        layers = [f"z{layer}." for layer in range(1, len(sizes) + 1)] if len(sizes) > 1 else ["z"]
+        pairs = zip(layers, sizes, strict=True)
+        return [f"{layer}{unit}" for layer, size in pairs for unit in range(1, size + 1)]
+
+    @property
+    def variances(self) -> np.ndarray:
+        """Of the posterior means of the test images, [K]."""
+        return self.pictures.codes.var(axis=0)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What results.json holds."""
+        pixels, fit, parts = self.prepared.pixels, self.fit, self.prepared.parts
+        phi = jax.eval_shape(parts.guide.init, jax.random.key(0))
+        size = sum(leaf.size for leaf in jax.tree.leaves(phi))
+        by_method = {one.method: evaluation.as_numbers(one) for one in self.log_p}
+        return {
+            "data": {"source": pixels.images.source, "binarization": pixels.binarization},
+            "description": asdict(self.prepared.architecture),
+            "num_parameters": {"theta": optax.tree.size(fit.theta), "phi": size},
+            "training": {
+                "outcome": fit.outcome.name,
+                "steps": fit.step,
+                "best_step": fit.best_step,
+                "seconds": float(fit.history.seconds[-1]),
+                "history": fit.history,
+            },
+            "parts": {part.name: part for part in self.parts},
+            "evidence": evaluation.as_numbers(self.log_p[-1]),
+            "evidence_by_method": by_method,
+            "above_importance": evaluation.difference(self.log_p[-1], self.log_p[0]),
+            "active_units": {
+                "number": self.active.number,
+                "variance_of_posterior_means": self.active.variance,
+            },
+        }
+
+
+def load(config: Config) -> Prepared:
+    """Read the data, build the model and the objective; ValueError for what does not fit."""
+    pixels = load_pixels(config)
+    if config.batch_size > len(pixels.train):
+        raise ValueError(
+            f"batch_size: expected at most {len(pixels.train)}, the images to train on, got "
+            f"{config.batch_size}"
+        )
+    described = architecture(config, pixels)
+    parts = vae.build(described)
+    for name in ("seen", "validation", "test"):
+        likelihoods.check_support(parts.likelihood, getattr(pixels, name), f"{name} images")
+    initial = None
+    if parts.tie is not None:  # a VampPrior begins at rows of the data
+        key = jax.random.fold_in(jax.random.key(config.seed), 2)
+        initial = vae.start(key, described, pixels.train)
+    per_epoch = len(pixels.train) // config.batch_size
+    estimate, objective = make_objective(config, parts.refined, per_epoch)
+    optimizer, mesh = make_optimizer(config, per_epoch), make_mesh(config.devices)
+    return Prepared(config, pixels, described, parts, estimate, objective, optimizer, initial, mesh)
+
+
+def measure(config: Config, run: Run, prepared: Prepared) -> Result:
+    """Train, keep the model, and measure it on images that it saw and on others."""
+    run.begin(5 if config.evidence == "importance" else 6)
+    fit = train(prepared, run.path, run.note)
+    for epoch, row in enumerate(zip(*fit.history, strict=True), 1):
+        line = dict(zip(fit.history._fields, row, strict=True))
+        run.log(epoch=epoch, bound=line["bound"], validation_bound=line["validation_bound"])
+    run.done(f"trained: validation bound {fit.history.validation_bound[-1]:.2f}")
+
+    key_measure, key_pictures = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
+    key_terms, key_evidence, key_means = jax.random.split(key_measure, 3)
+    parts, chosen = prepared.parts, choose(prepared.pixels, config)
+    model, guide, theta, phi = parts.model, parts.refined, fit.theta, fit.phi
+    test, every = chosen.rows["test"], np.concatenate([chosen.rows[name] for name in PARTS])
+    labels = prepared.pixels.images.test_labels
+    labels = None if labels is None else labels[chosen.index["test"]]
+
+    size = config.num_samples
+    terms = run.stage(
+        *("bounds", evaluation.bound_terms, key_terms, theta, phi, every, model, guide),
+        *(reduction(config), max(2, DRAWS // size), size),
+    )
+    log_p = []
+    for method in dict.fromkeys(("importance", config.evidence)):  # each once
+        key = jax.random.fold_in(key_evidence, 1) if log_p else key_evidence
+        common = (key, parts, config, theta, phi, test, method)
+        log_p.append(run.stage(method, evaluation.measure_log_p, *common))
+    active = run.stage("active units", evaluation.active_units, key_means, guide, phi, test)
+    common = (key_pictures, model, guide, theta, phi, test)
+    pictures = run.stage("pictures", evaluation.take_pictures, *common)
+    of_test = jax.tree.map(lambda leaf: leaf[-len(test) :], terms)
+    points = evaluation.points_of(chosen, of_test, log_p, labels)
+    means = evaluation.means_of(terms, chosen)
+    return Result(config, prepared, fit, means, log_p, active, pictures, points, run.path)
+
+
+def checks(result: Result) -> list[Check]:
+    """Inequalities that hold for every model, and log p of the default run."""
+    inf, rounding, found = float("inf"), 1e-3, []
+    test, summary = result.parts[-1], result.log_p[-1].summary
+    if not summary.num_untrusted:
+        error = np.hypot(summary.monte_carlo_error, test.elbo.monte_carlo_error)
+        gap = summary.log_evidence - test.elbo.value
+        found.append(Check("log p - ELBO, test", gap, -5 * error - rounding, inf, "at least 0"))
+    for part in result.parts:
+        low = -5 * part.kl_prior.monte_carlo_error - rounding
+        found.append(Check(f"KL, {part.name}", part.kl_prior.value, low, inf, "at least 0"))
+    if replace(result.config, evaluated=1000, evidence_samples=5000) == Config():
+        # Seeds 0, 1 and 2 end at -92.66, -92.96 and -92.11; so may other machines.
+        found.append(near("log p, test", summary.log_evidence, -92.6, 1.8, "of the default"))
+    return found
+
+
+# Data
+
+
+def load_pixels(config: Config) -> Pixels:
+    """Images by name or file, binarised and scaled to the units of the likelihood."""
+    raw = data.load_images(config.dataset, config.split or SPLITS.get(config.dataset))
+    for name in ("validation", "test"):
+        number = len(getattr(raw, name))
+        if number < 2:
+            raise ValueError(
+                f"split: expected at least 2 images for {name}, got {number}; give "
+                "train/validation/test"
+            )
+    bits = config.likelihood == "bernoulli" and not raw.fixed_bits
+    method = config.binarization or ("dynamic" if bits else "none")
+    images, way = data.binarized(raw, method, config.seed), data.BINARIZATIONS[method]
+    transform = None if raw.fixed_bits else way.transform
+    levels = 2 if images.fixed_bits or transform is not None else count_levels(images, config)
+    high = float(levels - 1) if config.likelihood in COUNTS else 1.0
+    seen = images.train if transform is None else way.heldout((config.seed, 0), images.train)
+    parts = (images.train, seen, images.validation, images.test)
+    scaled = [x if high == 1 else np.round(x * np.float32(high)) for x in parts]
+    return Pixels(images, "none" if raw.fixed_bits else method, levels, high, *scaled, transform)
+
+
+def count_levels(images: data.ImageData, config: Config) -> int:
+    """How many values a pixel can have; of a file, 256 if the pixels are on the grid of bytes."""
+    if config.levels is not None or config.dataset in LEVELS:
+        return config.levels or LEVELS[config.dataset]
+    on_bytes = images.train * np.float32(255)
+    counted = config.likelihood in (*COUNTS, *WITH_LEVELS)
+    if counted and np.abs(on_bytes - np.round(on_bytes)).max() > 1e-3:
+        raise ValueError(
+            f"levels: expected the number of grey levels of {config.dataset}, which is not on the "
+            f"grid of bytes; the likelihood {config.likelihood} counts them"
+        )
+    return 256
+
+
+def choose(pixels: Pixels, config: Config) -> Chosen:
+    """At most `evaluated` images of each part, at random: a part may be sorted by class."""
+    rows, index, out_of = {}, {}, {}
+    for place, name in enumerate(PARTS):
+        x = pixels.seen if name == "train" else getattr(pixels, name)
+        random = np.random.default_rng([config.seed, place])
+        index[name] = random.permutation(len(x))[: config.evaluated]
+        rows[name], out_of[name] = x[index[name]], len(x)
+    return Chosen(rows, index, out_of)
+
+
+# Model
+
+
+def architecture(config: Config, pixels: Pixels) -> vae.Architecture:
+    """What `vae.build` makes the model and the guide of."""
+    flow = {"num_layers": config.flow_layers, "hidden": config.flow_hidden}
+    flow["context_dim"] = config.latent_dims[0] if config.latent_dims else 0
+    of_guide = {"low_rank": {"rank": config.rank}, "iaf": flow, "coupling": flow}
+    of_prior = {"num_components": config.components}
+    levels = {"num_levels": pixels.levels} if config.likelihood in WITH_LEVELS else {}
+    return vae.Architecture(
+        shape=pixels.images.shape,
+        latent_dims=config.latent_dims,
+        hidden=(config.hidden, *[config.hidden_above] * (len(config.latent_dims) - 1)),
+        channels=config.channels,
+        activation=config.activation,
+        likelihood=config.likelihood,
+        likelihood_options=levels,
+        guide=config.guide,
+        guide_options=of_guide.get(config.guide, {}),
+        prior=config.prior,
+        prior_options={} if config.prior == "standard_normal" else of_prior,
+        refine_steps=config.refine_steps,
+        refine_rate=config.refine_rate,
+        encoder_scale=pixels.high,
+        biases="zero",
+    )
+
+
+# Objective
+
+
+def reduction(config: Config) -> bounds.Reduction:
+    """The bound as a function of the log-weights."""
+    options = {
+        "renyi": (config.alpha,), "miwae": (config.num_groups,), "ciwae": (config.elbo_share,),
+    }  # fmt: skip
+    found = getattr(bounds, config.bound)
+    return found(*options[config.bound]) if config.bound in options else found
+
+
+def make_objective(
+    config: Config, guide: Guide, steps_per_epoch: int
+) -> tuple[gradients.Estimate | None, training.Objective | None]:
+    """A gradient estimator, or a modified objective; `guide` may refine the trained one."""
+    estimate = objective = None
+    if config.warm_up:
+        weight = optax.linear_schedule(0.0, 1.0, config.warm_up * steps_per_epoch)
+        objective = training.annealed(weight, reduction(config))
+    elif config.free_bits:
+        objective = training.free_bits(config.free_bits, config.free_bits_group)
+    elif config.estimator == "piwae":
+        estimate = gradients.piwae(config.num_groups)
+    elif len(ESTIMATORS[config.estimator]) > 1:  # made for a bound
+        estimate = getattr(gradients, config.estimator)(reduction(config))
+    else:
+        estimate = gradients.ESTIMATORS[config.estimator].estimate
+    if not config.refine_steps:
+        return estimate, objective
+    return None, training.refining(guide, estimate=estimate, objective=objective)
+
+
+def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam with the schedule, after clipping; the first rates do not depend on `epochs`."""
+    rate = config.learning_rate
+    if config.schedule == "burda":
+        stages = BURDA_STAGES
+        while training.burda_epochs(stages) < config.epochs:
+            stages += 1
+        rates = training.burda_stages(stages, steps_per_epoch, rate)
+        adam = optax.adam(rates, eps=BURDA_EPS / config.batch_size)
+    else:
+        falling = optax.cosine_decay_schedule(rate, config.decay_epochs * steps_per_epoch)
+        adam = optax.adam(falling if config.schedule == "cosine" else rate)
+    return optax.chain(optax.clip_by_global_norm(config.clip), adam) if config.clip else adam
+
+
+# Fit
+
+
+def make_mesh(devices: int) -> Mesh | None:
+    """The first so many devices of this process; None for one. ValueError if it has fewer."""
+    local = jax.local_devices()
+    if devices > len(local):
+        raise ValueError(
+            f"devices: expected at most {len(local)}, the devices ({local[0].platform}) of this "
+            f"process, got {devices}"
+        )
+    return parallel.data_mesh(local[:devices]) if devices > 1 else None
+
+
+def train(prepared: Prepared, folder: Path, note: Callable[[str, float], None]) -> Fit:
+    """Fit, or go on with the fit in `folder`/training; saves the model of `parts.refined`."""
+    config, pixels, parts = prepared.config, prepared.pixels, prepared.parts
+
+    def show(now: training.Progress) -> None:
+        note(f"epoch {now.epoch}: bound {now.bound:.2f}", now.step / now.num_steps)
+
+    fit = training.fit(
+        *(jax.random.key(config.seed), parts.model, parts.guide, pixels.train),
+        estimate=prepared.estimate,
+        objective=prepared.objective,
+        num_samples=config.num_samples,
+        optimizer=prepared.optimizer,
+        batch_size=config.batch_size,
+        num_epochs=config.epochs,
+        transform=pixels.transform,
+        tie=parts.tie,
+        initial=prepared.initial,
+        ema=config.ema,
+        validation=pixels.validation,
+        patience=config.patience,
+        mesh=prepared.mesh,
+        directory=folder / "training",
+        on_progress=show,
+    )
+    theta, phi = fit.theta, fit.phi
+    if prepared.mesh is not None:
+        theta, phi = jax.device_put((theta, phi), prepared.mesh.devices[0])
+    phi = vae.final_phi(prepared.architecture, theta, phi)
+    training.save_model(folder, asdict(prepared.architecture), theta, phi)
+    return fit._replace(theta=theta, phi=phi)

@@ -1,0 +1,50 @@
+"""What chains cost for one data point, in evaluations of the joint density or its gradient.
+
+A weight costs 1. A move costs `move_cost`: L + 1 for `hmc(L)`, the number of values of all
+variables for `gibbs`. A density that a weight and the next move share counts twice.
+"""
+
+from lvm_jax import checks
+from lvm_jax.annealing.plan import PILOT
+from lvm_jax.annealing.tuning import MOST, NUM_WARM
+
+
+def pilot_cost(num_temperatures: int, move_cost: int, num_pilot: int = PILOT) -> int:
+    """C (10 + min(T, 100)) (1 + move_cost) evaluations, of C = `num_pilot` pilot chains.
+
+    A weight and a move at each temperature, of at most 100, and at 10 steps of warm-up.
+    Raises ValueError or TypeError for an argument that is not an integer >= 0.
+    """
+    chains, steps = _integers(num_pilot=num_pilot, num_temperatures=num_temperatures)
+    (move,) = _integers(move_cost=move_cost)
+    return chains * (NUM_WARM + min(steps, MOST)) * (move + 1)
+
+
+def chain_cost(num_chains: int, num_temperatures: int, move_cost: int) -> int:
+    """C (1 + T (1 + move_cost)) evaluations, of C annealed chains in one direction.
+
+    A weight and a move at each temperature, and one weight more; particles of `sequential` do
+    without the latter, which is C less. The pilot is not included. Errors as `pilot_cost`.
+    """
+    chains, steps = _integers(num_chains=num_chains, num_temperatures=num_temperatures)
+    (move,) = _integers(move_cost=move_cost)
+    return chains * (1 + steps * (move + 1))
+
+
+def affordable_temperatures(budget: int, num_chains: int, move_cost: int) -> int:
+    """The largest T for which C chains and their pilot of 8 cost `budget` at most; 0 for none.
+
+        pilot_cost(T, move_cost) + chain_cost(C, T, move_cost) <= budget
+
+    Raises ValueError or TypeError for an argument that is not an integer >= 0, or no chain.
+    """
+    (left,) = _integers(budget=budget)
+    checks.integer(num_chains, "num_chains", 1)
+    left -= chain_cost(num_chains, 0, move_cost) + pilot_cost(0, move_cost)
+    few = left // ((num_chains + PILOT) * (move_cost + 1))
+    many = (left - PILOT * MOST * (move_cost + 1)) // (num_chains * (move_cost + 1))
+    return max(few if few <= MOST else many, 0)
+
+
+def _integers(**numbers: int) -> list[int]:
+    return [checks.integer(value, name, 0) for name, value in numbers.items()]

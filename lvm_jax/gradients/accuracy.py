@@ -1,0 +1,64 @@
+"""Bias and variance of a gradient estimator against the exact gradient."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lvm_jax.typing import Float
+
+ROUNDING = 1e-3  # of the exact gradient: the rounding of float32, and no bias of interest
+
+
+class Accuracy(NamedTuple):
+    """Against the exact gradient, in units of its length (variance: of its square)."""
+
+    bias: float  # length of the mean's error, its noise taken off; 0 if that leaves nothing
+    error: float  # standard error of `bias` where it is seen
+    z: float  # squared bias in its own standard errors: no bias is seen below 3
+    limit: float  # the bias is below this, two standard errors up
+    variance: float  # summed over the coordinates
+    variance_error: float  # its standard error
+
+    @property
+    def is_seen(self) -> bool:
+        """Is the bias beyond its noise and beyond the rounding of float32?"""
+        return self.z > 3 and self.bias > ROUNDING
+
+
+def accuracy(
+    means: Float[np.ndarray, "B P"],
+    variances: Float[np.ndarray, " B"],
+    exact: Float[np.ndarray, " P"],
+) -> Accuracy:
+    """Bias and variance from B independent blocks of gradients with P coordinates.
+
+        bias^2 = average over i != j of <e_i, e_j>,    e_i = mean of block i less the exact gradient
+
+    The noise of the means is not in it, for those of different blocks are independent. Standard
+    error by delete-one jackknife. `variances` are those within each block, summed over coordinates.
+
+    Raises ValueError for fewer than 3 blocks, or an exact gradient of length 0.
+    """
+    num, scale = len(means), np.linalg.norm(exact)
+    if num < 3:
+        raise ValueError(f"means: expected at least 3 blocks, got {num}")
+    if not scale > 0:
+        raise ValueError("exact: expected a gradient that is not 0, the unit of every number")
+    errors = (means - exact) / scale
+
+    def squared(errors: np.ndarray) -> float:
+        n = len(errors)
+        return float(((errors.sum(0) ** 2).sum() - (errors**2).sum()) / (n * (n - 1)))
+
+    value = squared(errors)
+    left = np.array([squared(np.delete(errors, i, axis=0)) for i in range(num)])
+    error = float(np.sqrt((num - 1) * left.var()))
+    bias = float(np.sqrt(max(value, 0.0)))
+    return Accuracy(
+        bias=bias,
+        error=error / (2 * bias) if bias > 0 else 0.0,
+        z=value / error if error > 0 else 0.0,
+        limit=float(np.sqrt(max(value, 0.0) + 2 * error)),
+        variance=float(variances.mean() / scale**2),
+        variance_error=float(variances.std(ddof=1) / np.sqrt(num) / scale**2),
+    )

@@ -1,0 +1,244 @@
+"""Compare runs of one experiment: options, curves, headline numbers, and differences with errors.
+
+    python -m experiments compare RUN RUN [RUN ...] [--out FOLDER]
+
+The first run is the reference. The tables are printed, and written as comparison.html and .json.
+"""
+
+import argparse
+import string
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lvm_jax import plotting
+from lvm_jax.report import differences
+from lvm_jax.report.differences import Difference, Mean
+from lvm_jax.report.directory import Directory
+from lvm_jax.report.page import MISSING, Page, Table, number, with_error
+from lvm_jax.report.run import new_folder, read_config
+from lvm_jax.report.stored import Stored, curves, read
+
+TEMPLATE = Path(__file__).with_name("compare.md")
+HTML, JSON = "comparison.html", "comparison.json"
+PANELS = 24  # curves in the page; the others are in metrics.jsonl
+ROWS = 25  # of a table on the terminal
+LISTED = 300  # numbers in the page; comparison.json has all
+
+
+class Row(NamedTuple):
+    """A number of each run, and its differences to the first run."""
+
+    name: str
+    values: list[Mean]
+    differences: list[Difference]  # of all runs but the first
+
+
+class Comparison(NamedTuple):
+    """What `compare` finds."""
+
+    runs: list[Stored]
+    labels: list[str]
+    settings: list[tuple[str, list[Any]]]
+    points: list[Row]  # means of points.npz
+    numbers: list[Row]  # of results.json, those that differ
+    num_equal: int  # numbers of results.json that are equal in all runs
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command `compare`; the exit code."""
+    parser = argparse.ArgumentParser(prog="compare", description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", type=Path, help="folder of the page; by default runs/compare-TIME")
+    given = parser.parse_args(arguments)
+    publish(compare([read(path) for path in given.runs]), given.out)
+    return 0
+
+
+def compare(runs: Sequence[Stored]) -> Comparison:
+    """Differences of all runs to the first one.
+
+    Raises ValueError for fewer than two runs, a run given twice, or runs of other experiments.
+    """
+    runs = list(runs)
+    if len(runs) < 2:
+        raise ValueError(f"compare: expected at least two runs, got {len(runs)}")
+    again = [path for path, n in Counter(run.path.resolve() for run in runs).items() if n > 1]
+    if again:
+        raise ValueError(f"compare: expected different runs, got {again[0]} twice")
+    for run in runs[1:]:
+        if run.experiment != runs[0].experiment:
+            raise ValueError(
+                f"compare: expected runs of one experiment, got {runs[0].experiment} "
+                f"({runs[0].path}) and {run.experiment} ({run.path})"
+            )
+    names, num_equal = differences.shared_numbers(runs)
+    return Comparison(
+        runs,
+        _labels(runs),
+        differences.settings(runs),
+        [_of_points(runs, name) for name in differences.shared_points(runs)],
+        [_of_numbers(runs, name) for name in names],
+        num_equal,
+    )
+
+
+def publish(found: Comparison, out: Path | None) -> Path:
+    """Write comparison.html and comparison.json in a folder, and print the tables; gives the page.
+
+    Raises FileExistsError if `out` is a run: its files are never changed.
+    """
+    if out is not None and (read_config(out) is not None or out.is_file()):
+        raise FileExistsError(
+            f"out: expected a folder for a comparison, got {out}, a run or a file; choose another"
+        )
+    folder = Directory(new_folder("compare") if out is None else out)
+    tables = all_tables(found)
+    png, hidden = draw_curves(found)
+    page = Page().render(
+        TEMPLATE.read_text(encoding="utf-8"), found=found, tables=tables, png=png, hidden=hidden
+    )
+    folder.write_json(JSON, {"runs": [str(run.path) for run in found.runs], **_plain(found)})
+    written = folder.write(HTML, page)
+    for title, table in tables.items():
+        sys.stdout.write(f"\n{title}\n\n{as_text(table)}\n")
+    sys.stdout.write(f"\ncomparison: {written}\n")
+    return written
+
+
+def all_tables(found: Comparison) -> dict[str, Table]:
+    """The tables by title; those without rows are left out."""
+    labels, first = found.labels, found.labels[0]
+    places = [str(run.path) for run in found.runs]
+    started = [run.provenance.get("started", MISSING) for run in found.runs]
+    pair = [f"{labels[1]} − {first}"] if len(labels) == 2 else []  # more would be too wide
+    heads = dict.fromkeys(name for run in found.runs for name in run.headline)
+    tables = {
+        "Runs": Table(
+            ("run", "folder", "started"),
+            list(zip(labels, places, started, strict=True)),
+            is_text=True,
+        ),
+        "Settings that differ": Table(
+            ("setting", *labels),
+            [(name, *map(str, row)) for name, row in found.settings],
+        ),
+        "Headline": Table(
+            ("number", *labels),
+            [(name, *(run.headline.get(name, MISSING) for run in found.runs)) for name in heads],
+        ),
+        "Means over points": Table(
+            ("mean of", "run", "mean", f"minus that of {first}", "in errors", "the error is"),
+            [cells for row in found.points for cells in _lines(row, labels)],
+        ),
+        "Numbers that differ": Table(
+            ("number", *labels, *pair), [_cells(row, len(pair)) for row in found.numbers[:LISTED]]
+        ),
+    }
+    return {title: table for title, table in tables.items() if table.rows}
+
+
+def as_text(table: Table, limit: int = ROWS) -> str:
+    """A table in aligned columns."""
+    rows = [tuple(map(str, row)) for row in (table.header, *table.rows[:limit])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
+    more = len(table.rows) - limit
+    return "\n".join([*lines, f"... and {more} more in the page"] if more > 0 else lines)
+
+
+def draw_curves(found: Comparison) -> tuple[bytes | None, int]:
+    """The curves of all runs over each other, one panel a series; how many panels are left out."""
+    drawn = [curves(run.metrics) for run in found.runs]
+    panels = [(axes, series) for axes, named in drawn[0].items() for series in named]
+    panels = [(axes, s) for axes, s in panels if any(s in one.get(axes, {}) for one in drawn[1:])]
+    shown = panels[:PANELS]
+    if not shown:
+        return None, 0
+    columns = min(3, len(shown))
+    figure, axes = plotting.new_figure(columns, -(-len(shown) // columns), width=4.2, height=3.1)
+    for ax, (names, series) in zip(axes, shown, strict=False):
+        for place, one in enumerate(drawn):
+            if series in one.get(names, {}):
+                style = {"linestyle": plotting.STYLES[place % 4], "marker": ".", "markersize": 4}
+                ax.plot(*one[names][series], color=plotting.colour(place), **style)
+        _scale(ax)
+        plotting.caption_axes(ax, series or names[1], names)
+    for ax in axes[len(shown) :]:
+        ax.set_visible(False)
+    for place, label in enumerate(found.labels):
+        style = {"linestyle": plotting.STYLES[place % 4], "label": label}
+        axes[0].plot([], [], color=plotting.colour(place), **style)
+    plotting.legend(axes[0])
+    return plotting.png(figure), len(panels) - len(shown)
+
+
+def _scale(ax: Any) -> None:
+    """A logarithmic x axis for few values over several orders of magnitude."""
+    x = np.unique(np.concatenate([line.get_xdata() for line in ax.lines]))
+    if x[0] > 0 and x[-1] >= 50 * x[0] and len(x) <= 20:
+        ax.set_xscale("log")
+
+
+def _labels(runs: Sequence[Stored]) -> list[str]:
+    """The names of the folders if they are short and differ, else letters and then numbers."""
+    names = [run.path.resolve().name for run in runs]
+    if len(set(names)) == len(names) and max(map(len, names)) <= 12:
+        return names
+    return [string.ascii_uppercase[n] if n < 26 else str(n + 1) for n in range(len(runs))]
+
+
+def _of_points(runs: Sequence[Stored], name: str) -> Row:
+    values = [differences.mean(run.points[name]) for run in runs]
+    return Row(name, values, [differences.of_points(runs[0], run, name) for run in runs[1:]])
+
+
+def _of_numbers(runs: Sequence[Stored], name: str) -> Row:
+    values = [Mean(run.numbers[name], differences.error_of(run.numbers, name), 0) for run in runs]
+    return Row(name, values, [differences.of_numbers(runs[0], run, name) for run in runs[1:]])
+
+
+def _cells(row: Row, num_differences: int) -> tuple[str, ...]:
+    return (
+        row.name,
+        *(_number(mean.value, mean.error) for mean in row.values),
+        *(_number(one.value, one.error, "+") for one in row.differences[:num_differences]),
+    )
+
+
+def _lines(row: Row, labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """A line a run: the number, the run, its mean, the difference, and what its error is."""
+    means = [_number(mean.value, mean.error) for mean in row.values]
+    rest = [("", "", "")] + [
+        (_number(one.value, one.error, "+"), number(one.in_errors, "+.1f"), one.kind)
+        for one in row.differences
+    ]
+    return [
+        (row.name, *cells) for cells in zip(labels, means, *zip(*rest, strict=True), strict=True)
+    ]
+
+
+def _number(value: float, error: float, sign: str = "") -> str:
+    """A number with two digits of its error, where there is one."""
+    if not np.isfinite(error):
+        return number(value, f"{sign}.6g")
+    if error == 0:
+        return with_error(value, error, f"{sign}.6g")
+    places = int(np.clip(1 - np.floor(np.log10(error)), 0, 12))
+    return with_error(value, error, f"{sign}.{places}f")
+
+
+def _plain(found: Comparison) -> dict[str, Any]:
+    """The comparison for comparison.json."""
+    tables = {"points": found.points, "numbers": found.numbers}
+    rows = {
+        kind: {row.name: {"values": row.values, "differences": row.differences} for row in rows}
+        for kind, rows in tables.items()
+    }
+    return {"settings": dict(found.settings), **rows}

@@ -1,0 +1,125 @@
+"""The command line of an experiment -> its Config, by tyro; shared by runs and sweeps.
+
+tyro checks a default of type tuple[...] or X | None by typeguard, whose import takes longer than
+all else. So tuples have a converter of their own, and X | None is passed as Union[X, None].
+"""
+
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from lvm_jax import extras
+from lvm_jax.report.options import WORDS, Options, described, hints
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What every experiment takes besides its own options."""
+
+    out: Path | None = None
+    """Folder of the run; by default runs/<name>-<time>. An unfinished run there is resumed."""
+    overwrite: bool = False
+    """Replace an earlier run in --out."""
+    x64: bool = False
+    """Compute in float64."""
+
+
+def parse(
+    config: type[Options], program: str, description: str, arguments: Sequence[str]
+) -> tuple[Options, Runner]:
+    """The options of a command line, whose ranges are not yet checked.
+
+    Ends the process with exit code 2, and the nearest option, for a wrong one; 0 after --help.
+    """
+    with extras.needed("experiments"):
+        import tyro
+
+    columns: list[tuple[str, Any, Any]] = []
+    for part in (config, Runner):
+        texts, annotations = described(part), hints(part)
+        for one in fields(part):
+            arg = tyro.conf.arg(help=texts.get(one.name, ""))
+            hint: Any = Annotated[_for_tyro(annotations[one.name]), arg]
+            default = getattr(config, one.name, one.default)  # a Config may set that of x64
+            columns.append((one.name, hint, field(default=default)))
+    form = make_dataclass("Config", columns, frozen=True)
+    given: Any = tyro.cli(form, args=list(arguments), prog=program, description=description)
+
+    def chosen(part: type) -> dict[str, Any]:
+        return {one.name: getattr(given, one.name) for one in fields(part)}
+
+    return config(**chosen(config)), Runner(**chosen(Runner))
+
+
+def value_of(hint: Any, text: str) -> Any:
+    """An option's value from its text; ValueError if it cannot be one. A tuple's has spaces."""
+    kind, inner = _plain(hint), get_args(_plain(hint))
+    if get_origin(kind) in (Union, types.UnionType):
+        value = next(one for one in inner if one is not type(None))
+        return None if text == "None" else value_of(value, text)
+    if get_origin(kind) is tuple:
+        return tuple(value_of(inner[0], word) for word in text.split())
+    try:
+        return _converter(kind)(text)
+    except ValueError as error:
+        raise ValueError(f"expected {WORDS.get(kind, kind.__name__)}, got {text!r}") from error
+
+
+def as_arguments(name: str, value: Any) -> list[str]:
+    """An option as it is typed: --num-samples 1 4; --x64 or --no-x64."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{option}"]
+    values = value if isinstance(value, tuple) else (value,)
+    return [f"--{option}", *map(str, values)]
+
+
+def _for_tyro(hint: Any) -> Any:
+    """An annotation that tyro reads without typeguard."""
+    kind = _plain(hint)
+    parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    tuples = [one for one in parts if get_origin(one) is tuple]
+    if tuples:
+        return _tuple(_plain(get_args(tuples[0])[0]), type(None) in parts)
+    return Union[parts]  # noqa: UP007
+
+
+def _tuple(inner: Any, optional: bool) -> Any:
+    """An annotation of a tuple, or None, with a converter of its own."""
+    import tyro
+
+    choices = get_args(inner) if get_origin(inner) is Literal else ()
+    word = f"{{{','.join(map(str, choices))}}}" if choices else inner.__name__.upper()
+
+    def read(words: Sequence[str]) -> tuple[Any, ...] | None:
+        if optional and list(words) == ["None"]:
+            return None
+        return tuple(map(_converter(inner), words))
+
+    return Annotated[
+        object,  # of a default of another type tyro would make tuple[...] again
+        tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar=f"[{word} [{word} ...]]",
+            instance_from_str=read,
+            is_instance=lambda value: isinstance(value, tuple) or value is None,
+            str_from_instance=lambda value: ["None"] if value is None else list(map(str, value)),
+        ),
+    ]
+
+
+def _plain(hint: Any) -> Any:
+    """An annotation without its range."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _converter(kind: Any) -> Callable[[str], Any]:
+    """Text -> a value of a plain type or a Literal."""
+    if get_origin(kind) is Literal:
+        by_text = {str(choice): choice for choice in get_args(kind)}
+        return lambda text: by_text.get(text, text)
+    if kind is bool:
+        return lambda text: bool(("False", "True").index(text))
+    return kind

@@ -1,0 +1,96 @@
+"""Progress on the terminal: a live bar if standard error is a terminal, else plain lines."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lvm_jax import extras
+
+QUIET = 60.0  # seconds between two plain lines about the same stage
+
+
+class Progress:
+    """Stages of a run: `done` ends one, `note` describes the present one."""
+
+    def __init__(self, show: Callable[["Progress", bool, str], None]) -> None:
+        self.total = 0  # stages; 0 until it is known
+        self.count = 0
+        self.kept = 0  # of these, stages that an earlier process computed
+        self.fraction = 0.0  # of the present stage
+        self._start = time.perf_counter()
+        self._show = show
+
+    def done(self, message: str, kept: bool = False) -> None:
+        """End a stage; `kept` if its result was read from the disk."""
+        self.count, self.kept, self.fraction = self.count + 1, self.kept + kept, 0.0
+        self._show(self, True, message)
+
+    def note(self, message: str, fraction: float = 0.0) -> None:
+        """Describe the present stage, a fraction of which is done; plain lines: once a minute."""
+        self.fraction = fraction
+        self._show(self, False, message)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._start
+
+    @property
+    def left(self) -> str:
+        """The time left if all stages take equally long, in words; empty if it is unknown."""
+        own = self.total - self.kept  # stages that this process computes
+        share = (self.count - self.kept + self.fraction) / own if own > 0 else 0.0
+        if not 0 < share < 1:
+            return ""
+        return f"about {in_words(self.seconds * (1 - share) / share)} left"
+
+
+def in_words(seconds: float) -> str:
+    """A time in the unit that suits it: 40 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """Show the stages of a run on standard error."""
+    if sys.stderr.isatty():
+        yield from _live(title)
+    else:
+        yield _lines(title)
+
+
+def _live(title: str) -> Iterator[Progress]:
+    with extras.needed("experiments"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+    words = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("left", "text")]
+    columns = (TextColumn(title, markup=False), BarColumn(24), MofNCompleteColumn())
+    with Bar(
+        *columns, TimeElapsedColumn(), *words, console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("", total=None, left="", text="starting")
+
+        def show(now: Progress, ended: bool, text: str) -> None:
+            share = now.count + now.fraction
+            bar.update(task, completed=share, total=now.total or None, left=now.left, text=text)
+
+        yield Progress(show)
+
+
+def _lines(title: str) -> Progress:
+    last = 0.0
+
+    def show(now: Progress, ended: bool, text: str) -> None:
+        nonlocal last
+        if ended or now.seconds - last >= QUIET:
+            last = now.seconds
+            head = f"{now.count}/{now.total or '?'}, {now.seconds:.0f} s"
+            left = f", {now.left}" if now.left else ""
+            sys.stderr.write(f"{title} [{head}{left}] {text}\n")
+
+    return Progress(show)

@@ -1,0 +1,253 @@
+"""A run of an experiment: its folder, its progress, and its finished stages, kept for a resumption.
+
+A folder belongs to one experiment and one configuration. The process that writes there holds a
+lock, which the operating system releases when the process ends, in whatever way.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from lvm_jax.report.directory import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    WRITING,
+    Directory,
+    clear_errors,
+    plain,
+)
+from lvm_jax.report.options import Options
+from lvm_jax.report.progress import Progress, progress
+from lvm_jax.report.stages import as_bytes, contents, digest, from_file, on_host, sources
+
+P = ParamSpec("P")
+R = TypeVar("R")
+LOCK, STAGES = ".lock", ".stages"
+CURE = "choose another --out, or replace the run with --overwrite"
+
+
+class Run(Directory):
+    """The folder of a run, with its progress and its finished stages."""
+
+    def __init__(self, path: Path, progress: Progress, code: str, values: str) -> None:
+        super().__init__(path)
+        self.progress = progress
+        self._named: set[str] = set()
+        self._code, self._values = code, values  # the stages depend on source files and options
+
+    def begin(self, total: int) -> None:
+        """Announce the number of stages."""
+        self.progress.total = total
+
+    def note(self, message: str, fraction: float = 0.0) -> None:
+        """Describe the present stage, of which this fraction is done."""
+        self.progress.note(message, fraction)
+
+    def done(self, message: str) -> None:
+        """End a stage."""
+        self.progress.done(message)
+
+    def stage(self, name: str, compute: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """compute(*args, **kwargs), kept on disk until the run ends: a resumed run reads it.
+
+        The result is a tree of arrays, numbers, texts and data classes; arrays become NumPy's.
+        Raises TypeError if it holds anything else, a function say; ValueError for a damaged file,
+        and for a name that an earlier stage of this run has.
+        """
+        if name in self._named:
+            raise ValueError(f"name: expected a name that no other stage has, got {name!r} again")
+        slug = re.sub(r"[^A-Za-z0-9.=-]+", "_", name)
+        file = f"{STAGES}/{self._code}/{slug}-{digest(name.encode(), self._values.encode())}.pkl"
+        kept = (self.path / file).exists()
+        if kept:
+            result = from_file(self.path / file)
+        else:
+            self.note(name)
+            result = on_host(compute(*args, **kwargs))
+            self.write(file, as_bytes(name, result))
+        self._named.add(name)
+        self.progress.done(name, kept)
+        return result
+
+    def resume(self, values: Mapping[str, Any]) -> None:
+        """Make an earlier run in the folder an unfinished one of this configuration.
+
+        Its stages and metrics are dropped, with a warning, if source files or data have changed.
+        """
+        stages = self.path / STAGES
+        with clear_errors(self.path):
+            (self.path / SUMMARY).unlink(missing_ok=True)  # before config.json changes
+            for half in (*self.path.glob(f"{WRITING}*"), *self.path.glob(f"figures/{WRITING}*")):
+                half.unlink()
+            if stages.exists() and not (stages / self._code).exists():
+                sys.stderr.write(f"source files or data have changed: {self.path} starts anew\n")
+                self.forget_stages()
+                (self.path / METRICS).unlink(missing_ok=True)
+            (stages / self._code).mkdir(parents=True, exist_ok=True)
+        self.write_json(CONFIG, values)
+        self.keep_metrics()
+
+    def forget_stages(self) -> None:
+        """Delete the stages, whose numbers are now in the results."""
+        shutil.rmtree(self.path / STAGES, ignore_errors=True)
+
+
+@contextmanager
+def opened(
+    name: str,
+    config: Options,
+    out: Path | None = None,
+    overwrite: bool = False,
+    source: Path | None = None,
+    data: Any = None,
+) -> Iterator[Run]:
+    """The run of an experiment in the folder `out`, by default runs/<name>-<time>.
+
+    An unfinished run of the same configuration is resumed; so is a finished one if only its
+    `extendable` options differ, or its `growing` ones are smaller. Another run of the same
+    experiment is replaced if `overwrite`. A folder that is no run of this experiment is never
+    changed. The stages depend on the Python files in `source` and on the arrays in `data`. Raises
+    FileExistsError naming `out`, and the process that writes there, if any.
+    """
+    import jax
+
+    path = new_folder(name) if out is None else out
+    values = {
+        "experiment": name,
+        "x64": bool(jax.config.read("jax_enable_x64")),
+        **plain(config),
+    }
+    _check_owner(path, name)
+    with clear_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        if overwrite:
+            with clear_errors(path):
+                _clear(path)
+        if not check_same(path, values, config):
+            raise FileExistsError(f"out: {path} holds a finished run of these options; {CURE}")
+        with progress(name) as shown:
+            run = Run(path, shown, digest(*sources(source), *contents(data)), json.dumps(values))
+            run.resume(values)
+            try:
+                yield run
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"resume it with --out {path}") from None
+
+
+def new_folder(name: str, number: int = 1) -> Path:
+    """runs/<name>-<time>, with a number if another run took it in the same second."""
+    ending = f"-{number}" if number > 1 else ""
+    path = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}{ending}"
+    with clear_errors(path):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            return new_folder(name, number + 1)
+    return path
+
+
+def _entries(path: Path) -> list[Path]:
+    """What lies in a folder, less what a kill may leave of a first file."""
+    if not path.is_dir():
+        return []
+    return [one for one in path.iterdir() if not one.name.startswith((WRITING, LOCK))]
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config.json of a run of ours, or None."""
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) and {"experiment", "seed"} <= config.keys() else None
+
+
+def _check_owner(path: Path, name: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"out: expected a folder, got the file {path}; choose another --out")
+    earlier = read_config(path)
+    if earlier is None and _entries(path):
+        raise FileExistsError(
+            f"out: {path} is not empty and not a run (it has no {CONFIG} of one), so nothing is "
+            "written there; choose another --out"
+        )
+    if earlier is not None and earlier["experiment"] != name:
+        raise FileExistsError(
+            f"out: {path} holds a run of {earlier['experiment']}, this one is of {name}; choose "
+            "another --out"
+        )
+
+
+def check_same(path: Path, values: Mapping[str, Any], config: Options) -> bool:
+    """Whether a run of these values is to do in a folder: False if it is finished.
+
+    Raises FileExistsError if the folder holds a run with other values.
+    """
+    earlier = read_config(path)
+    if earlier is None:
+        return True
+    changed = [key for key in values if earlier.get(key) != values[key]]
+    grown = [key for key in config.growing if earlier.get(key, values[key]) < values[key]]
+    others = [key for key in changed if key not in (*config.extendable, *grown)]
+    if others:
+        key = others[0]
+        raise FileExistsError(
+            f"out: {path} holds a run with {key} = {earlier.get(key)!r}, this one has "
+            f"{values[key]!r}; {CURE}"
+        )
+    return bool(changed) or not (path / SUMMARY).exists()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    import fcntl
+
+    with clear_errors(path / LOCK):
+        file = (path / LOCK).open("a+", encoding="utf-8")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise FileExistsError(
+                f"out: {path} is in use by {file.read().strip() or 'another process'}; wait for "
+                "its end, or choose another --out"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def in_use(path: Path) -> bool:
+    """Whether a process writes in the folder of a run."""
+    import fcntl
+
+    if not (path / LOCK).exists():
+        return False
+    with (path / LOCK).open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _clear(path: Path) -> None:
+    # The folder itself stays: it may be a link or a mount. config.json goes last, so that what an
+    # interrupted clearing leaves is still a run.
+    for entry in sorted(_entries(path), key=lambda entry: entry.name == CONFIG):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

@@ -1,0 +1,92 @@
+"""The files of a run's finished stages: what they hold, and what they depend on."""
+
+import dataclasses
+import hashlib
+import io
+import pickle
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DRAWING = ("figures.py", "plotting.py")  # no stage depends on these
+NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
+BUILTINS = {"complex", "frozenset", "range", "set", "slice"}
+
+
+def as_bytes(name: str, result: Any) -> bytes:
+    """The result of a stage as bytes that `from_file` reads; TypeError if it cannot be one."""
+    try:
+        content = pickle.dumps(result)
+        _Unpickler(io.BytesIO(content)).load()
+    except (pickle.PickleError, AttributeError, TypeError) as error:
+        raise TypeError(f"stage {name!r}: expected arrays and data classes ({error})") from error
+    return content
+
+
+def on_host(tree: Any) -> Any:
+    """A tree with NumPy arrays; unlike `jax.device_get`, dictionaries keep their order."""
+    if isinstance(tree, dict):
+        return {name: on_host(value) for name, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*map(on_host, tree))
+    if isinstance(tree, list | tuple):
+        return type(tree)(map(on_host, tree))
+    import jax
+
+    return jax.device_get(tree)
+
+
+def from_file(file: Path) -> Any:
+    """The result of a stage; ValueError naming the file if it cannot be read."""
+    try:
+        return _Unpickler(io.BytesIO(file.read_bytes())).load()
+    except (pickle.PickleError, EOFError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: expected a finished stage ({error}); delete the file") from error
+
+
+def sources(experiment: Path | None) -> Iterator[bytes]:
+    """The Python files of the library and of an experiment, less those that only draw."""
+    for folder in (Path(__file__).parents[1], experiment):
+        for file in sorted(folder.rglob("*.py")) if folder else ():
+            if file.name not in DRAWING and file.parent != Path(__file__).parent:
+                yield file.read_bytes()
+
+
+def contents(tree: Any) -> Iterator[bytes]:
+    """The bytes of the arrays in a tree of tuples, lists, dictionaries and data classes."""
+    if isinstance(tree, np.ndarray) and tree.dtype != object:
+        yield np.ascontiguousarray(tree).tobytes()
+    elif isinstance(tree, dict):
+        yield from contents(list(tree.values()))
+    elif isinstance(tree, list | tuple):
+        for part in tree:
+            yield from contents(part)
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        yield from contents([getattr(tree, field.name) for field in dataclasses.fields(tree)])
+
+
+def digest(*parts: bytes) -> str:
+    """A text that differs where the parts do."""
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays and data classes; a file that names a function is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "numpy" and name in NUMPY:
+            return super().find_class(module, name)
+        if module == "builtins" and name in BUILTINS:
+            return super().find_class(module, name)
+        found = getattr(sys.modules.get(module), name, None)
+        if isinstance(found, type) and (
+            issubclass(found, Enum)
+            or hasattr(found, "_fields")
+            or hasattr(found, "__dataclass_fields__")
+        ):
+            return found
+        raise pickle.UnpicklingError(f"it holds {module}.{name}")

@@ -1,0 +1,162 @@
+"""Finished runs, read from their folders: configuration, numbers, points and curves."""
+
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lvm_jax.report.directory import CONFIG, METRICS, POINTS, RESULTS, SUMMARY
+from lvm_jax.report.run import read_config
+
+Abscissa = tuple[str, str]  # the names of a curve's x and y
+
+
+class Stored(NamedTuple):
+    """A finished run."""
+
+    path: Path
+    config: dict[str, Any]
+    numbers: dict[str, float]  # of results.json, by dotted name
+    headline: dict[str, str]  # what a number is: the number, as the report shows it
+    checks: list[dict[str, Any]]  # name, and whether it holds
+    points: dict[str, np.ndarray]  # of points.npz, [N] each
+    metrics: list[dict[str, Any]]
+    provenance: dict[str, Any]
+
+    @property
+    def experiment(self) -> str:
+        """Its name."""
+        return str(self.config["experiment"])
+
+
+class Curve(NamedTuple):
+    """One series of metrics.jsonl."""
+
+    x: list[float]
+    y: list[float]
+
+
+def read(path: Path) -> Stored:
+    """The finished run in a folder; ValueError naming the folder if there is none."""
+    if not path.is_dir():
+        raise ValueError(f"{path}: expected the folder of a run, there is none")
+    config = read_config(path)
+    if config is None:
+        raise ValueError(f"{path}: expected the folder of a run, it has no {CONFIG} of one")
+    if not (path / SUMMARY).exists():
+        raise ValueError(f"{path}: expected a finished run; the same command resumes this one")
+    results = _object(path / RESULTS)
+    provenance = results.pop("provenance", {})
+    results.pop("config", None)
+    headline, checks = _summary(path)
+    return Stored(
+        path,
+        config,
+        numbers_of(results),
+        headline,
+        checks,
+        _points(path),
+        _metrics(path),
+        provenance,
+    )
+
+
+def numbers_of(values: Any, name: str = "") -> dict[str, float]:
+    """The finite numbers of nested objects and lists: {"curves.b.slope": 0.5, "losses[3]": 2.0}."""
+    if isinstance(values, bool) or values is None or isinstance(values, str):
+        return {}
+    if isinstance(values, int | float):
+        return {name: float(values)} if math.isfinite(values) else {}
+    if isinstance(values, Mapping):
+        inner = {f"{name}.{key}" if name else key: value for key, value in values.items()}
+    else:
+        inner = {f"{name}[{place}]": value for place, value in enumerate(values)}
+    return {
+        key: number
+        for one, value in inner.items()
+        for key, number in numbers_of(value, one).items()
+    }
+
+
+def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[Abscissa, dict[str, Curve]]:
+    """The curves of metrics.jsonl by the names of their axes, then by series.
+
+    The first number of a line is the abscissa, the other numbers are ordinates; its texts name the
+    series.
+    """
+    found: dict[Abscissa, dict[str, Curve]] = {}
+    for line in metrics:
+        values = {name: value for name, value in line.items() if name != "seconds"}
+        series = ", ".join(value for value in values.values() if isinstance(value, str))
+        numbers = [(name, float(value)) for name, value in values.items() if _is_number(value)]
+        for name, value in numbers[1:]:
+            curve = found.setdefault((numbers[0][0], name), {}).setdefault(series, Curve([], []))
+            curve.x.append(numbers[0][1])
+            curve.y.append(value)
+    return found
+
+
+def below(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """The folders of runs, finished or not, below a folder; not within runs."""
+    for path in sorted(one for one in folder.iterdir() if one.is_dir()):
+        if read_config(path) is not None:
+            yield path
+        elif depth > 1 and not path.name.startswith(".") and os.access(path, os.R_OK | os.X_OK):
+            yield from below(path, depth - 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; ValueError naming the file if it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected a JSON object ({error}); run it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _summary(path: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Headline and checks of summary.json."""
+    found = _object(path / SUMMARY)
+    try:
+        headline = {str(name): str(value) for value, name in found["headline"]}
+        checks = [{key: one[key] for key in ("name", "holds")} for one in found["checks"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path / SUMMARY}: expected headline and checks of this version; run it again"
+        ) from error
+    return headline, checks
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    file = path / METRICS
+    if not file.exists():
+        return []
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{file}: expected a JSON object in each line ({error})") from error
+
+
+def _points(path: Path) -> dict[str, np.ndarray]:
+    file = path / POINTS
+    if not file.exists():
+        return {}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file}: expected the arrays of a run ({error}); run it again") from error
+    if len({array.shape for array in found.values()}) > 1:
+        raise ValueError(f"{file}: expected arrays of one length, got other shapes")
+    return found

@@ -1,0 +1,194 @@
+"""The model and the guide of an architecture."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lvm_jax import guides, networks, priors
+from lvm_jax.guides import Family, Guide, Refined
+from lvm_jax.guides.flow import OF_X
+from lvm_jax.likelihoods import LIKELIHOODS, Likelihood
+from lvm_jax.models import Layer, Model, deep_latent_gaussian
+from lvm_jax.networks import Network
+from lvm_jax.priors import Prior
+from lvm_jax.typing import Array, Params
+from lvm_jax.vae.architecture import HIERARCHICAL, Architecture, check
+
+REFINE_DRAWS, REFINE_SEED = 8, 0  # local steps always use these same draws
+
+Table = Mapping[str, Callable[..., Any]]  # the parts of a kind by name, functions of a dimension
+Encode = Callable[[Sequence[int], int], Network]  # widths, number of outputs -> a network of x
+
+
+class Parts(NamedTuple):
+    """What an architecture is built into."""
+
+    model: Model
+    guide: Guide  # amortised: its phi is trained
+    refined: Guide  # `guide` followed by the local steps; `guide` itself where there are none
+    likelihood: Likelihood
+    tie: Callable[[Any, Params], Any] | None  # `priors.tie` for a VampPrior
+
+
+@lru_cache(maxsize=128)
+def build(architecture: Architecture) -> Parts:
+    """The functions of an architecture: the same objects for an equal one, so they compile once.
+
+    A VampPrior is complete but for its first pseudo-inputs, which `start` takes from the data.
+
+    Raises ValueError or TypeError naming the field, for parts that do not go together, and for
+    sizes and options that a part cannot have.
+    """
+    a = architecture
+    check(a)
+    likelihood = _make(a, "likelihood", LIKELIHOODS, a.dim)
+    encode = _encoder(a, encoder_view(a, likelihood))
+    guide = _hierarchical(a, encode) if a.guide in HIERARCHICAL else _place(a, encode, family(a))
+    decoder, layers = _decoder(a, likelihood), _downward(a)
+    model = deep_latent_gaussian(_prior(a, guide), decoder, likelihood, layers)
+    refined = _refined(a, model, encode) if a.refine_steps else guide
+    return Parts(model, guide, refined, likelihood, priors.tie if a.prior == "vamp" else None)
+
+
+def build_saved(config: Mapping[str, Any]) -> tuple[Model, Guide]:
+    """Model and guide (the refined one) of a saved architecture, for `training.load_model`.
+
+    Raises ValueError for a description that is not `dataclasses.asdict` of an Architecture.
+    """
+    known = {field.name for field in fields(Architecture)}
+    if not {"shape"} <= config.keys() <= known:
+        raise ValueError(
+            "config: expected the fields of a vae.Architecture, got "
+            f"{', '.join(sorted(config.keys() - known)) or 'no shape'}; the model was saved "
+            "with another description, and needs the `build` of that one"
+        )
+    parts = build(Architecture(**config))
+    return parts.model, parts.refined
+
+
+def final_phi(architecture: Architecture, theta: Params, phi: Params) -> Params:
+    """phi of `Parts.refined`, from the trained theta and the trained phi of `Parts.guide`."""
+    return Refined(phi, theta) if architecture.refine_steps else phi
+
+
+def family(architecture: Architecture) -> Family:
+    """The family of q(z | x), for one layer of z; a flow has its context among its parameters.
+
+    Raises ValueError for a guide of several layers, and for options that the family cannot have.
+    """
+    a = architecture
+    if a.guide in HIERARCHICAL:
+        raise ValueError(f"guide: expected one of {', '.join(FAMILIES)}, got {a.guide!r}")
+    return _make(a, "guide", FAMILIES, a.latent_dims[0])
+
+
+def encoder_view(a: Architecture, likelihood: Likelihood) -> Callable[[Array], Array]:
+    """What the encoder sees of x, as `Architecture.encoder_scale` says."""
+    scale, (low, high, step) = a.encoder_scale, likelihood.support[:3]
+    if scale is not None:
+        return lambda x: x / scale
+    if np.isfinite(high):
+        return lambda x: (2 * x - (low + high)) / (high - low)
+    return jnp.log1p if step else lambda x: x
+
+
+def _make(a: Architecture, kind: str, table: Table, dim: int) -> Any:
+    """The part table[name](dim, **options); what it refuses is named."""
+    name, options = getattr(a, kind), dict(getattr(a, f"{kind}_options"))
+    taken = list(inspect.signature(table[name]).parameters)[1:]
+    unknown = [option for option in options if option not in taken]
+    if unknown:
+        raise ValueError(
+            f"{kind}={name!r} takes {', '.join(taken) or 'no options'}, got "
+            f"{', '.join(map(repr, unknown))}"
+        )
+    try:
+        return table[name](dim, **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{kind}={name!r}: {error}") from error
+
+
+def _encoder(a: Architecture, view: Callable[[Array], Array]) -> Encode:
+    def encode(hidden: Sequence[int], num_outputs: int) -> Network:
+        if a.channels:
+            height, width = a.shape
+            network = networks.conv_encoder((height, width), num_outputs, a.channels, a.activation)
+        else:
+            network = networks.mlp(a.dim, hidden, num_outputs, a.activation)
+        return network._replace(apply=lambda params, x: network.apply(params, view(x)))
+
+    return encode
+
+
+def _decoder(a: Architecture, likelihood: Likelihood) -> Network:
+    first, num_outputs = a.latent_dims[0], likelihood.num_outputs
+    if a.channels:
+        (height, width), per_pixel, channels = a.shape, num_outputs // a.dim, a.channels[::-1]
+        return networks.conv_decoder(first, (height, width), per_pixel, channels, a.activation)
+    return networks.mlp(first, a.hidden[0][::-1], num_outputs, a.activation)
+
+
+def _downward(a: Architecture) -> list[Layer]:
+    """z_(l+1) -> the Gaussian of z_l, from the data upwards."""
+    rows = zip(a.latent_dims[:-1], a.latent_dims[1:], a.hidden[1:], strict=True)
+    return [
+        Layer(networks.mlp(above, hidden, 2 * below, a.activation), below)
+        for below, above, hidden in rows
+    ]
+
+
+def _place(a: Architecture, encode: Encode, of_q: Family) -> Guide:
+    """The family with a network of x; the layers of a flow are shared by all x."""
+    names = OF_X if a.guide in ("iaf", "coupling") else None
+    network = encode(a.hidden[0], guides.num_outputs(of_q, names))
+    return guides.amortized(of_q, network.init, network.apply, names)
+
+
+def _refined(a: Architecture, model: Model, encode: Encode) -> Guide:
+    with jax.ensure_compile_time_eval():  # `build` is cached: under a trace the key would leak
+        objective = guides.sampled_elbo(jax.random.key(REFINE_SEED), REFINE_DRAWS)
+    step = optax.sgd(a.refine_rate)
+    return guides.refined(
+        model, family(a), lambda of_q: _place(a, encode, of_q), objective, step, a.refine_steps
+    )
+
+
+def _hierarchical(a: Architecture, encode: Encode) -> Guide:
+    rows = zip(a.latent_dims[:-1], a.latent_dims[1:], a.hidden[:-1], a.hidden[1:], strict=True)
+    first, lowest = a.hidden[0], a.latent_dims[0]
+    if a.guide == "bottom_up":
+        layers = [Layer(encode(first, 2 * lowest), lowest)]
+        for below, dim, _, hidden in rows:
+            layers.append(Layer(networks.mlp(below, hidden, 2 * dim, a.activation), dim))
+        return guides.bottom_up(layers)
+    upward = [encode(first[:-1], first[-1])]  # the last width is that of the features
+    for _, _, before, hidden in rows:
+        upward.append(networks.mlp(before[-1], hidden[:-1], hidden[-1], a.activation))
+    return guides.ladder(upward, a.latent_dims[-1], _downward(a), a.activation)
+
+
+def _prior(a: Architecture, guide: Guide) -> Prior:
+    def vamp(dim: int, num_components: int = 10) -> Prior:
+        # Any distinct rows give the functions; `start` takes rows of the data.
+        rows = np.arange(num_components, dtype=float)[:, None] * np.ones(a.dim)
+        return priors.vamp(guide, num_components, rows)
+
+    mixture = partial(priors.mixture, num_components=10)
+    table: Table = {"standard_normal": priors.standard_normal, "mixture": mixture, "vamp": vamp}
+    return _make(a, "prior", table, a.latent_dims[-1])
+
+
+FAMILIES: Table = {
+    "mean_field": guides.mean_field,
+    "full_rank": guides.full_rank,
+    "low_rank": partial(guides.low_rank, rank=1),
+    "iaf": partial(guides.flow_family, "iaf", num_layers=2, hidden=(64,), context_dim=32),
+    "coupling": partial(guides.flow_family, "coupling", num_layers=4, hidden=(64,), context_dim=32),
+}
