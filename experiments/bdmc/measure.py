@@ -130,7 +130,7 @@ def measure(config: Config, run: Run, loaded: tuple) -> Result:
         for number in config.num_temperatures:
             one = run.stage(f"{start.name}, T = {number}", both_bounds, start, number, config)
             found[start.name].append(one)
-            run.log(num_temperatures=number, bed=start.name, gap=one.bounds.gap)
+            run.log(num_temperatures=number, problem=start.name, gap=one.bounds.gap)
     held = {
         start.name: run.stage(f"{start.name}: held-out images", held_out, start, images, config)
         for start in starts

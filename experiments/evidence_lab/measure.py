@@ -186,7 +186,7 @@ def measure(config: Config, run: Run, settings: list[Setting]) -> Result:
     for name, one in found.items():
         for method, cells in {**one.cells, "certify": [one.certified.cell]}.items():
             for each in filter(None, cells):
-                run.log(bed=name, method=method, **each.numbers)
+                run.log(problem=name, method=method, **each.numbers)
     return Result(config, found, of_points(found, data, config.num_points))
 
 
