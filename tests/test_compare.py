@@ -1,12 +1,13 @@
 """Comparisons of runs: paired and unpaired differences against NumPy, and runs that are none."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from lvm_jax import report
-from lvm_jax.report import command, compare, differences, stored
+from lvm_jax.report import command, compare, curves, differences, seeds, stored
 from lvm_jax.report.page import Table
 
 RNG = np.random.default_rng(0)
@@ -111,7 +112,7 @@ def test_curves_have_the_first_number_as_abscissa_and_texts_as_series():
         }
         for step in range(3)
     ]
-    found = stored.curves([*metrics, {"seconds": 1.0, "step": 0, "value": 7.0}])
+    (found,) = curves.curves([[*metrics, {"seconds": 1.0, "step": 0, "value": 7.0}]])
     assert found == {
         ("step", "value"): {"iwae, test": ([0, 1, 2], [0, 0.5, 1]), "": ([0], [7])},
     }
@@ -211,3 +212,123 @@ def test_runs_of_other_experiments_one_run_and_a_run_as_output_are_refused(tmp_p
     ):
         assert command.main("toys", ["compare", *map(str, paths)]) == 1
         assert message in capsys.readouterr().err
+
+
+def drawn(*runs):
+    """The names of each run's series, and their curves."""
+    return [
+        {(*axes, series): curve for axes, named in one.items() for series, curve in named.items()}
+        for one in curves.curves(runs)
+    ]
+
+
+def test_the_first_of_two_indices_names_the_series():
+    lines = [
+        {"noise": noise, "step": step, "elbo": step - noise, "slope": None if step == 3 else 2.0}
+        for noise in (0.5, 0.25)
+        for step in (1, 3, 10)
+    ]
+    (found,) = drawn([{"noise": None, "step": 1, "elbo": 0.0}, *lines])
+    assert found == {
+        ("step", "elbo", ""): ([1], [0]),  # noise is learned there
+        ("step", "elbo", "noise = 0.5"): ([1, 3, 10], [0.5, 2.5, 9.5]),
+        ("step", "elbo", "noise = 0.25"): ([1, 3, 10], [0.75, 2.75, 9.75]),
+        ("step", "slope", "noise = 0.5"): ([1, 10], [2, 2]),
+        ("step", "slope", "noise = 0.25"): ([1, 10], [2, 2]),
+    }
+
+
+def test_a_curve_measured_twice_has_one_index():
+    twice = [{"step": step, "loss": 9.0 - step, "rate": 0.1} for step in (0, 1, 2, 1, 2)]
+    (found,) = drawn(twice)
+    assert found == {
+        ("step", "loss", ""): ([0, 1, 1, 2, 2], [9, 8, 8, 7, 7]),
+        ("step", "rate", ""): ([0, 1, 1, 2, 2], [0.1] * 5),
+    }
+
+
+def test_names_that_are_settings_of_the_runs_are_left_out():
+    def run(bound, scale, groups=("train", "test")):
+        return [
+            {"bound": bound, "scale": scale, "step": step, "value": step * scale, "group": group}
+            for group in groups
+            for step in (1, 2, 3)
+        ]
+
+    first, other = drawn(run("elbo", 1.0), run("iwae", 2.0))
+    assert first[("step", "value", "train")] == ([1, 2, 3], [1, 2, 3])
+    assert other[("step", "value", "train")] == ([1, 2, 3], [2, 4, 6])
+    assert first.keys() == other.keys() == {("step", "value", g) for g in ("train", "test")}
+    first, other = drawn(run("elbo", 1.0), run("elbo", 1.0) + run("iwae", 1.0))  # an index in one
+    assert first.keys() < other.keys()
+    assert ("step", "value", "iwae, train, scale = 1") in other
+
+
+def test_points_rise_and_inner_objects_have_dotted_names():
+    lines = [{"k": k, "criteria": {"bic": 2.0 * k, "parts": [1, 2]}, "ok": True} for k in (3, 2, 4)]
+    (found,) = drawn(lines)
+    assert found == {("k", "criteria.bic", ""): ([2, 3, 4], [4, 6, 8])}
+
+
+def test_a_panel_is_of_a_series_that_two_runs_have():
+    def run(*names):
+        return [{"name": name, "step": 0, "value": 1.0} for name in names]
+
+    found = curves.curves([run("a", "b"), run("b", "c"), run("c", "d")])
+    png, left_out = curves.draw(found, "xyz")
+    assert png is not None
+    assert left_out == 2  # a and d
+    assert curves.draw(curves.curves([run("a", "b"), run("c", "d")]), "xy") == (None, 4)
+
+
+def test_headlines_over_seeds_have_mean_sd_and_standard_error(tmp_path, capsys):
+    values = {0.1: ("1,001.5 ± 0.2 nats", "1,002.0 ± 0.2 nats", "1,004.0 nats"), 0.2: ("7", "8")}
+    paths = []
+    for rate, texts in values.items():
+        for seed, text in enumerate(texts):
+            path = make(tmp_path / f"{rate}-{seed}", seed=seed, rate=rate)
+            facts = [[text, "log p"], ["−1.5e−03", "gap"], ["K = 3", "best"]]
+            (path / "summary.json").write_text(json.dumps({"headline": facts, "checks": []}))
+            paths.append(path)
+    alone = make(tmp_path / "alone", seed=0, rate=0.3)  # of one seed
+    found = compared(*paths, alone).over_seeds
+    rows = {(row.name, row.settings["rate"]): row for row in found}
+    assert list(rows) == [("log p", 0.1), ("log p", 0.2), ("gap", 0.1), ("gap", 0.2)]
+    numbers = np.array([1001.5, 1002.0, 1004.0])
+    first = rows["log p", 0.1]
+    assert first.mean == pytest.approx(numbers.mean())
+    assert first.sd == pytest.approx(numbers.std(ddof=1))
+    assert first.standard_error == pytest.approx(numbers.std(ddof=1) / 3**0.5)
+    assert (first.num_seeds, first.unit) == (3, " nats")
+    assert (rows["gap", 0.2].mean, rows["gap", 0.2].sd) == (-0.0015, 0)
+    line = [*map(str, paths), "--out", str(tmp_path / "out")]
+    assert command.main("toys", ["compare", *line]) == 0
+    assert re.search(r"^log p +0.1 +1002.5 ± 1.3 nats +0.76 +3$", capsys.readouterr().out, re.M)
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "<td>1002.5 ± 1.3 nats</td><td>0.76</td><td>3</td>" in page
+    assert len(json.loads((tmp_path / "out" / "comparison.json").read_text())["over_seeds"]) == 4
+
+
+def test_the_same_seed_twice_is_one_seed(tmp_path):
+    paths = [make(tmp_path / name, seed=0) for name in "ab"]
+    assert compared(*paths).over_seeds == []
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("−4.155382", (-4.155382, "")),
+        ("52%", (52, "%")),
+        ("1,234×", (1234, "×")),
+        ("3 of 8", (3, "")),
+        ("1.1e−02 ± 2e−03", (0.011, "")),
+        ("12 steps", (12, " steps")),
+        ("+0.012", (0.012, "")),
+        ("2 of 2 + 1 of 4", None),
+        ("none", None),
+        ("–", None),
+        ("∞", None),
+    ],
+)
+def test_the_number_of_a_headline(text, number):
+    assert seeds.value_and_unit(text) == number

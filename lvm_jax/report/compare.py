@@ -13,19 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from lvm_jax import plotting
-from lvm_jax.report import differences
+from lvm_jax.report import curves, differences, seeds
 from lvm_jax.report.differences import Difference, Mean
 from lvm_jax.report.directory import Directory
-from lvm_jax.report.page import MISSING, Page, Table, number, with_error
+from lvm_jax.report.page import MISSING, Page, Table, digits, number
 from lvm_jax.report.run import new_folder, read_config
-from lvm_jax.report.stored import Stored, curves, read
+from lvm_jax.report.seeds import OverSeeds
+from lvm_jax.report.stored import Stored, read
 
 TEMPLATE = Path(__file__).with_name("compare.md")
 HTML, JSON = "comparison.html", "comparison.json"
-PANELS = 24  # curves in the page; the others are in metrics.jsonl
 ROWS = 25  # of a table on the terminal
 LISTED = 300  # numbers in the page; comparison.json has all
 
@@ -44,6 +41,7 @@ class Comparison(NamedTuple):
     runs: list[Stored]
     labels: list[str]
     settings: list[tuple[str, list[Any]]]
+    over_seeds: list[OverSeeds]  # headline numbers of runs that differ in seed alone
     points: list[Row]  # means of points.npz
     numbers: list[Row]  # of results.json, those that differ
     num_equal: int  # numbers of results.json that are equal in all runs
@@ -81,6 +79,7 @@ def compare(runs: Sequence[Stored]) -> Comparison:
         runs,
         _labels(runs),
         differences.settings(runs),
+        seeds.over_seeds(runs),
         [_of_points(runs, name) for name in differences.shared_points(runs)],
         [_of_numbers(runs, name) for name in names],
         num_equal,
@@ -98,9 +97,14 @@ def publish(found: Comparison, out: Path | None) -> Path:
         )
     folder = Directory(new_folder("compare") if out is None else out)
     tables = all_tables(found)
-    png, hidden = draw_curves(found)
+    png, hidden = curves.draw(curves.curves([run.metrics for run in found.runs]), found.labels)
     page = Page().render(
-        TEMPLATE.read_text(encoding="utf-8"), found=found, tables=tables, png=png, hidden=hidden
+        TEMPLATE.read_text(encoding="utf-8"),
+        found=found,
+        tables=tables,
+        png=png,
+        hidden=hidden,
+        most=curves.PANELS,
     )
     folder.write_json(JSON, {"runs": [str(run.path) for run in found.runs], **_plain(found)})
     written = folder.write(HTML, page)
@@ -131,6 +135,7 @@ def all_tables(found: Comparison) -> dict[str, Table]:
             ("number", *labels),
             [(name, *(run.headline.get(name, MISSING) for run in found.runs)) for name in heads],
         ),
+        "Over seeds": seeds.table(found.over_seeds),
         "Means over points": Table(
             ("mean of", "run", "mean", f"minus that of {first}", "in errors", "the error is"),
             [cells for row in found.points for cells in _lines(row, labels)],
@@ -151,39 +156,6 @@ def as_text(table: Table, limit: int = ROWS) -> str:
     ]
     more = len(table.rows) - limit
     return "\n".join([*lines, f"... and {more} more in the page"] if more > 0 else lines)
-
-
-def draw_curves(found: Comparison) -> tuple[bytes | None, int]:
-    """The curves of all runs over each other, one panel a series; how many panels are left out."""
-    drawn = [curves(run.metrics) for run in found.runs]
-    panels = [(axes, series) for axes, named in drawn[0].items() for series in named]
-    panels = [(axes, s) for axes, s in panels if any(s in one.get(axes, {}) for one in drawn[1:])]
-    shown = panels[:PANELS]
-    if not shown:
-        return None, 0
-    columns = min(3, len(shown))
-    figure, axes = plotting.new_figure(columns, -(-len(shown) // columns), width=4.2, height=3.1)
-    for ax, (names, series) in zip(axes, shown, strict=False):
-        for place, one in enumerate(drawn):
-            if series in one.get(names, {}):
-                style = {"linestyle": plotting.STYLES[place % 4], "marker": ".", "markersize": 4}
-                ax.plot(*one[names][series], color=plotting.colour(place), **style)
-        _scale(ax)
-        plotting.caption_axes(ax, series or names[1], names)
-    for ax in axes[len(shown) :]:
-        ax.set_visible(False)
-    for place, label in enumerate(found.labels):
-        style = {"linestyle": plotting.STYLES[place % 4], "label": label}
-        axes[0].plot([], [], color=plotting.colour(place), **style)
-    plotting.legend(axes[0])
-    return plotting.png(figure), len(panels) - len(shown)
-
-
-def _scale(ax: Any) -> None:
-    """A logarithmic x axis for few values over several orders of magnitude."""
-    x = np.unique(np.concatenate([line.get_xdata() for line in ax.lines]))
-    if x[0] > 0 and x[-1] >= 50 * x[0] and len(x) <= 20:
-        ax.set_xscale("log")
 
 
 def _labels(runs: Sequence[Stored]) -> list[str]:
@@ -207,31 +179,21 @@ def _of_numbers(runs: Sequence[Stored], name: str) -> Row:
 def _cells(row: Row, num_differences: int) -> tuple[str, ...]:
     return (
         row.name,
-        *(_number(mean.value, mean.error) for mean in row.values),
-        *(_number(one.value, one.error, "+") for one in row.differences[:num_differences]),
+        *(digits(mean.value, mean.error) for mean in row.values),
+        *(digits(one.value, one.error, "+") for one in row.differences[:num_differences]),
     )
 
 
 def _lines(row: Row, labels: Sequence[str]) -> list[tuple[str, ...]]:
     """A line a run: the number, the run, its mean, the difference, and what its error is."""
-    means = [_number(mean.value, mean.error) for mean in row.values]
+    means = [digits(mean.value, mean.error) for mean in row.values]
     rest = [("", "", "")] + [
-        (_number(one.value, one.error, "+"), number(one.in_errors, "+.1f"), one.kind)
+        (digits(one.value, one.error, "+"), number(one.in_errors, "+.1f"), one.kind)
         for one in row.differences
     ]
     return [
         (row.name, *cells) for cells in zip(labels, means, *zip(*rest, strict=True), strict=True)
     ]
-
-
-def _number(value: float, error: float, sign: str = "") -> str:
-    """A number with two digits of its error, where there is one."""
-    if not np.isfinite(error):
-        return number(value, f"{sign}.6g")
-    if error == 0:
-        return with_error(value, error, f"{sign}.6g")
-    places = int(np.clip(1 - np.floor(np.log10(error)), 0, 12))
-    return with_error(value, error, f"{sign}.{places}f")
 
 
 def _plain(found: Comparison) -> dict[str, Any]:
@@ -241,4 +203,4 @@ def _plain(found: Comparison) -> dict[str, Any]:
         kind: {row.name: {"values": row.values, "differences": row.differences} for row in rows}
         for kind, rows in tables.items()
     }
-    return {"settings": dict(found.settings), **rows}
+    return {"settings": dict(found.settings), "over_seeds": found.over_seeds, **rows}

@@ -183,6 +183,16 @@ def with_error(value: Any, error: Any, form: str = ".3f") -> str:
     return f"{number(value, form)} ± {number(error, form.lstrip('+'))}"
 
 
+def digits(value: float, error: float, sign: str = "") -> str:
+    """A number with two digits of its error, where there is one."""
+    if not np.isfinite(error):
+        return number(value, f"{sign}.6g")
+    if error == 0:
+        return with_error(value, error, f"{sign}.6g")
+    places = int(np.clip(1 - np.floor(np.log10(error)), 0, 12))
+    return with_error(value, error, f"{sign}.{places}f")
+
+
 def listed(values: Sequence[Any], form: str = "") -> str:
     """Values in words: 1, 2 and 3."""
     words = [str(value) if isinstance(value, str) else format(value, form) for value in values]

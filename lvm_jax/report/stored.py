@@ -4,7 +4,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from lvm_jax.report.directory import CONFIG, METRICS, POINTS, RESULTS, SUMMARY
 from lvm_jax.report.run import read_config
 
-Abscissa = tuple[str, str]  # the names of a curve's x and y
+CURE = "replace the run with --overwrite"
 
 
 class Stored(NamedTuple):
@@ -34,13 +34,6 @@ class Stored(NamedTuple):
         return str(self.config["experiment"])
 
 
-class Curve(NamedTuple):
-    """One series of metrics.jsonl."""
-
-    x: list[float]
-    y: list[float]
-
-
 def read(path: Path) -> Stored:
     """The finished run in a folder; ValueError naming the folder if there is none."""
     if not path.is_dir():
@@ -50,7 +43,7 @@ def read(path: Path) -> Stored:
         raise ValueError(f"{path}: expected the folder of a run, it has no {CONFIG} of one")
     if not (path / SUMMARY).exists():
         raise ValueError(f"{path}: expected a finished run; the same command resumes this one")
-    results = _object(path / RESULTS)
+    results = json_object(path / RESULTS)
     provenance = results.pop("provenance", {})
     results.pop("config", None)
     headline, checks = _summary(path)
@@ -83,43 +76,22 @@ def numbers_of(values: Any, name: str = "") -> dict[str, float]:
     }
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[Abscissa, dict[str, Curve]]:
-    """The curves of metrics.jsonl by the names of their axes, then by series.
-
-    The first number of a line is the abscissa, the other numbers are ordinates; its texts name the
-    series.
-    """
-    found: dict[Abscissa, dict[str, Curve]] = {}
-    for line in metrics:
-        values = {name: value for name, value in line.items() if name != "seconds"}
-        series = ", ".join(value for value in values.values() if isinstance(value, str))
-        numbers = [(name, float(value)) for name, value in values.items() if _is_number(value)]
-        for name, value in numbers[1:]:
-            curve = found.setdefault((numbers[0][0], name), {}).setdefault(series, Curve([], []))
-            curve.x.append(numbers[0][1])
-            curve.y.append(value)
-    return found
-
-
 def below(folder: Path, depth: int = 3) -> Iterator[Path]:
-    """The folders of runs, finished or not, below a folder; not within runs."""
-    for path in sorted(one for one in folder.iterdir() if one.is_dir()):
-        if read_config(path) is not None:
-            yield path
-        elif depth > 1 and not path.name.startswith(".") and os.access(path, os.R_OK | os.X_OK):
-            yield from below(path, depth - 1)
+    """The folders of runs, finished or not, in a folder and below it; not within runs."""
+    if read_config(folder) is not None:
+        yield folder
+    elif depth > 0 and os.access(folder, os.R_OK | os.X_OK):
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.name.startswith("."):
+                yield from below(path, depth - 1)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
     """A JSON object; ValueError naming the file if it is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a JSON object ({error}); run it again") from error
+        raise ValueError(f"{path}: expected a JSON object ({error}); {CURE}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(found).__name__}")
     return found
@@ -127,13 +99,13 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _summary(path: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Headline and checks of summary.json."""
-    found = _object(path / SUMMARY)
+    found = json_object(path / SUMMARY)
     try:
         headline = {str(name): str(value) for value, name in found["headline"]}
         checks = [{key: one[key] for key in ("name", "holds")} for one in found["checks"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path / SUMMARY}: expected headline and checks of this version; run it again"
+            f"{path / SUMMARY}: expected headline and checks of this version; {CURE}"
         ) from error
     return headline, checks
 
@@ -156,7 +128,7 @@ def _points(path: Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as arrays:
             found = dict(arrays)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file}: expected the arrays of a run ({error}); run it again") from error
+        raise ValueError(f"{file}: expected the arrays of a run ({error}); {CURE}") from error
     if len({array.shape for array in found.values()}) > 1:
         raise ValueError(f"{file}: expected arrays of one length, got other shapes")
     return found
