@@ -89,6 +89,30 @@ def test_a_wrong_option_is_named_with_the_nearest(capsys):
     assert "--num-steps" in capsys.readouterr().err
 
 
+WRONG_LISTS = {
+    "nothing": ([], "expected values separated by spaces, got nothing; None is an empty list"),
+    "commas": (["1,4"], "values are separated by spaces: 1 4, got '1,4'"),
+    "comma and space": (["1,", "4"], "values are separated by spaces: 1, got '1,'"),
+    "text": (["1", "a"], "expected an integer, got 'a'"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), WRONG_LISTS.values(), ids=WRONG_LISTS)
+def test_a_wrong_list_of_values_is_refused_with_its_cure(values, message, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        toys("line", "--sizes", *values, "--noise", "0.5")
+    assert stop.value.code == 2
+    assert f"Error parsing --sizes: {message}" in capsys.readouterr().err
+
+
+def test_an_empty_list_is_the_word_none():
+    config, _ = parsing.parse(Config, "line", "", ["--sizes", "None"])
+    assert config.sizes == ()
+    assert parsing.as_arguments("sizes", ()) == ["--sizes", "None"]
+    assert parsing.value_of(options.hints(Config)["sizes"], "None") == ()
+
+
 def test_options_become_the_configuration():
     line = [
         "--sizes",
@@ -151,9 +175,13 @@ def test_the_exit_code_says_whether_the_numbers_are_the_expected_ones(
         rf"^{'ok' if code == 0 else 'DIFFERS'} +slope: .*, expected {expected} ±", shown, re.M
     )
     assert f"report: {tmp_path / 'run' / 'report.html'}\n" in shown
+    assert toys("runs", tmp_path / "run") == 0  # a run, instead of a folder with runs
+    own = capsys.readouterr().out
     assert toys("runs", tmp_path) == 0
     state = "finished" if code == 0 else "differs: slope"
-    listed = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr().out
+    assert shown == own
+    listed = shown.splitlines()
     assert listed[0].startswith(f"{tmp_path / 'run'}  2")
     assert listed[0].endswith(f"line                  {state}")
     assert re.fullmatch(r"    slope: .* ± .*", listed[1])

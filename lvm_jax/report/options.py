@@ -104,6 +104,8 @@ def check(name: str, value: Any, hint: Any, limits: Range | None = None) -> None
     elif origin in (Union, types.UnionType):
         if value is None and type(None) in inner:
             return
+        if value == ():
+            raise ValueError(f"{name}: expected at least one value, or None, got none")
         check(name, value, next(one for one in inner if one is not type(None)), limits)
     elif origin is tuple:
         if not isinstance(value, tuple):

@@ -60,19 +60,32 @@ def value_of(hint: Any, text: str) -> Any:
         value = next(one for one in inner if one is not type(None))
         return None if text == "None" else value_of(value, text)
     if get_origin(kind) is tuple:
-        return tuple(value_of(inner[0], word) for word in text.split())
+        return values_of(inner[0], text.split())
     try:
         return _converter(kind)(text)
     except ValueError as error:
         raise ValueError(f"expected {WORDS.get(kind, kind.__name__)}, got {text!r}") from error
 
 
+def values_of(hint: Any, words: Sequence[str]) -> tuple[Any, ...]:
+    """A tuple's value from its words; the word None is the empty tuple."""
+    if list(words) == ["None"]:
+        return ()
+    if not words:
+        raise ValueError("expected values separated by spaces, got nothing; None is an empty list")
+    for word in words:
+        if "," in word and _plain(hint) not in (str, Path):
+            parts = " ".join(word.replace(",", " ").split())
+            raise ValueError(f"values are separated by spaces: {parts}, got {word!r}")
+    return tuple(value_of(hint, word) for word in words)
+
+
 def as_arguments(name: str, value: Any) -> list[str]:
-    """An option as it is typed: --num-samples 1 4; --x64 or --no-x64."""
+    """An option as it is typed: --num-samples 1 4; --hidden None; --x64 or --no-x64."""
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{'' if value else 'no-'}{option}"]
-    values = value if isinstance(value, tuple) else (value,)
+    values = (value or (None,)) if isinstance(value, tuple) else (value,)
     return [f"--{option}", *map(str, values)]
 
 
@@ -94,9 +107,7 @@ def _tuple(inner: Any, optional: bool) -> Any:
     word = f"{{{','.join(map(str, choices))}}}" if choices else inner.__name__.upper()
 
     def read(words: Sequence[str]) -> tuple[Any, ...] | None:
-        if optional and list(words) == ["None"]:
-            return None
-        return tuple(map(_converter(inner), words))
+        return values_of(inner, words) or (None if optional else ())
 
     return Annotated[
         object,  # of a default of another type tyro would make tuple[...] again
@@ -105,7 +116,7 @@ def _tuple(inner: Any, optional: bool) -> Any:
             metavar=f"[{word} [{word} ...]]",
             instance_from_str=read,
             is_instance=lambda value: isinstance(value, tuple) or value is None,
-            str_from_instance=lambda value: ["None"] if value is None else list(map(str, value)),
+            str_from_instance=lambda value: list(map(str, value)) if value else ["None"],
         ),
     ]
 

@@ -119,7 +119,7 @@ def cell(
 
 
 def _word(value: Any) -> str:
-    return "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return "_".join(map(str, value or (None,))) if isinstance(value, tuple) else str(value)
 
 
 def _claim(out: Path, name: str) -> None:
