@@ -296,12 +296,29 @@ def test_time_left_counts_the_stages_that_are_computed(monkeypatch):
     clock = iter([0.0, 10.0, 10.0, 10.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
     shown = progress.Progress(lambda *now: None)
-    shown.total = 5
+    shown.announced = 5
     assert shown.left == ""
     shown.done("read from the disk", kept=True)
     assert shown.left == ""
     shown.done("computed")  # 10 s, and three more to do
     assert shown.left == "about 30 s left"
+
+
+@pytest.mark.parametrize("announced", [0, 1, 2, 5])
+def test_no_number_of_stages_takes_progress_beyond_its_total(announced):
+    shown = []
+    bar = progress.Progress(lambda now, *_: shown.append((now.count + now.fraction, now.total)))
+    bar.announced = announced
+    for _ in range(3):
+        bar.note("training", 7.0)  # of a stage whose own total was too low
+        bar.done("trained")
+        assert not (bar.count >= announced and bar.left)
+    done, totals = zip(*shown, strict=True)
+    assert done == (1, 1, 2, 2, 3, 3)
+    if announced:
+        assert totals == tuple(max(announced, n) for n in done)
+    else:
+        assert set(totals) == {0}  # not known: no bar
 
 
 def test_the_live_bar_shows_names_as_written(capsys, monkeypatch):

@@ -109,10 +109,6 @@ def test_a_finished_run_is_extended_and_otherwise_kept(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished.path, out)
     with pytest.raises(
-        FileExistsError, match="out: .* finished run of these options; .*--overwrite"
-    ):
-        report.execute(LINE, Config(seed=1), out)
-    with pytest.raises(
         FileExistsError, match=r"out: .* noise = 0.1, this one has 0.2; .*--overwrite"
     ):
         report.execute(LINE, Config(seed=1, noise=0.2), out)
@@ -123,6 +119,63 @@ def test_a_finished_run_is_extended_and_otherwise_kept(finished, tmp_path):
     report.execute(LINE, longer, out)
     assert [row["step"] for row in lines(out)] == [0, 1, 2, 3]
     assert lines(out)[:3] == lines(finished.path)
+
+
+def files(path):
+    names = [one for one in path.rglob("*") if one.is_file() and one.name != ".lock"]
+    return {str(one.relative_to(path)): one.read_bytes() for one in names}
+
+
+@pytest.fixture
+def again(finished, tmp_path, monkeypatch):
+    """A finished run, whose experiment must not fit a line again."""
+    measure = importlib.import_module("toys.line.measure")
+    monkeypatch.setattr(measure, "fit", lambda *_: pytest.fail("measured again"))
+    return Path(shutil.copytree(finished.path, tmp_path / "run"))
+
+
+def test_a_finished_run_is_drawn_again_from_its_stages(again, finished, monkeypatch, capsys):
+    figures = importlib.import_module("toys.line.figures")
+    monkeypatch.setattr(figures, "slopes", lambda result, *_: plotting.new_figure()[0])
+    (again / "figures" / "of_an_earlier_page.png").write_bytes(b"")
+    before = files(again)
+    done = report.execute(LINE, Config(seed=1), again)
+    assert "is finished: its page is drawn from the stored stages" in capsys.readouterr().err
+    after = files(again)
+    changed = {name for name, content in before.items() if after.get(name) != content}
+    assert changed == {"report.html", "figures/of_an_earlier_page.png", "figures/slopes.png",
+                       "figures/slopes-grey.png"}  # fmt: skip
+    assert done.result.slope == finished.result.slope
+    assert done.checks == finished.checks
+    stamp = json.loads(before["results.json"])["provenance"]["started"]
+    assert stamp in after["report.html"].decode()
+    check_whole(done, "slopes", "slopes-grey")
+
+
+def test_a_drawing_that_fails_leaves_the_finished_run(again, monkeypatch):
+    before = files(again)
+    figures = importlib.import_module("toys.line.figures")
+    monkeypatch.setattr(figures, "slopes", lambda result, *_: 1 / 0)
+    with pytest.raises(ValueError, match=r"report.md, line \d+: ZeroDivisionError"):
+        report.execute(LINE, Config(seed=1), again)
+    assert files(again) == before
+
+
+@pytest.mark.parametrize("what", ["sources", "contents"])
+def test_a_finished_run_of_other_code_or_data_is_not_drawn_again(what, again, monkeypatch):
+    before = files(again)
+    monkeypatch.setattr(run_module, what, lambda of: [b"other"])
+    with pytest.raises(
+        FileExistsError, match="out: .* finished run .* but source files or data .*--overwrite"
+    ):
+        report.execute(LINE, Config(seed=1), again)
+    assert files(again) == before
+
+
+def test_an_extended_run_drops_the_stages_of_its_other_options(finished, tmp_path):
+    out = Path(shutil.copytree(finished.path, tmp_path / "run"))
+    report.execute(LINE, Config(seed=1, num_steps=4), out)
+    assert len(list(out.glob(".stages/*/*.pkl"))) == 4
 
 
 def test_numbers_are_on_the_disk_before_anything_is_drawn(tmp_path, monkeypatch):

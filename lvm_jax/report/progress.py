@@ -11,10 +11,13 @@ QUIET = 60.0  # seconds between two plain lines about the same stage
 
 
 class Progress:
-    """Stages of a run: `done` ends one, `note` describes the present one."""
+    """Stages of a run: `done` ends one, `note` describes the present one.
+
+    A run with more stages than announced raises the total with them; one with fewer ends below it.
+    """
 
     def __init__(self, show: Callable[["Progress", bool, str], None]) -> None:
-        self.total = 0  # stages; 0 until it is known
+        self.announced = 0  # stages; 0 until it is known
         self.count = 0
         self.kept = 0  # of these, stages that an earlier process computed
         self.fraction = 0.0  # of the present stage
@@ -28,8 +31,14 @@ class Progress:
 
     def note(self, message: str, fraction: float = 0.0) -> None:
         """Describe the present stage, a fraction of which is done; plain lines: once a minute."""
-        self.fraction = fraction
+        self.fraction = min(max(fraction, 0.0), 1.0)
         self._show(self, False, message)
+
+    @property
+    def total(self) -> int:
+        """Stages, at least those that have begun; 0 if none were announced."""
+        begun = self.count + (self.fraction > 0)
+        return max(self.announced, begun) if self.announced else 0
 
     @property
     def seconds(self) -> float:
@@ -41,7 +50,7 @@ class Progress:
         """The time left if all stages take equally long, in words; empty if it is unknown."""
         own = self.total - self.kept  # stages that this process computes
         share = (self.count - self.kept + self.fraction) / own if own > 0 else 0.0
-        if not 0 < share < 1:
+        if not 0 < share < 1 or self.count >= self.announced:
             return ""
         return f"about {in_words(self.seconds * (1 - share) / share)} left"
 

@@ -38,15 +38,18 @@ CURE = "choose another --out, or replace the run with --overwrite"
 class Run(Directory):
     """The folder of a run, with its progress and its finished stages."""
 
-    def __init__(self, path: Path, progress: Progress, code: str, values: str) -> None:
+    def __init__(
+        self, path: Path, progress: Progress, code: str, values: str, is_finished: bool = False
+    ) -> None:
         super().__init__(path)
         self.progress = progress
+        self.is_finished = is_finished  # by an earlier process: only its page is written again
         self._named: set[str] = set()
         self._code, self._values = code, values  # the stages depend on source files and options
 
     def begin(self, total: int) -> None:
-        """Announce the number of stages."""
-        self.progress.total = total
+        """Announce the number of stages; with more of them the total rises."""
+        self.progress.announced = total
 
     def note(self, message: str, fraction: float = 0.0) -> None:
         """Describe the present stage, of which this fraction is done."""
@@ -57,7 +60,7 @@ class Run(Directory):
         self.progress.done(message)
 
     def stage(self, name: str, compute: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """compute(*args, **kwargs), kept on disk until the run ends: a resumed run reads it.
+        """compute(*args, **kwargs), kept on disk: a run that is resumed or drawn again reads it.
 
         The result is a tree of arrays, numbers, texts and data classes; arrays become NumPy's.
         Raises TypeError if it holds anything else, a function say; ValueError for a damaged file,
@@ -78,27 +81,40 @@ class Run(Directory):
         self.progress.done(name, kept)
         return result
 
+    def log(self, **metrics: Any) -> None:
+        """Append one line to metrics.jsonl, as `Directory.log`; a finished run has its lines."""
+        if not self.is_finished:
+            super().log(**metrics)
+
     def resume(self, values: Mapping[str, Any]) -> None:
         """Make an earlier run in the folder an unfinished one of this configuration.
 
-        Its stages and metrics are dropped, with a warning, if source files or data have changed.
+        Its stages are dropped if they are of other options. Its stages and metrics are dropped,
+        with a warning, if source files or data have changed.
         """
         stages = self.path / STAGES
         with clear_errors(self.path):
             (self.path / SUMMARY).unlink(missing_ok=True)  # before config.json changes
             for half in (*self.path.glob(f"{WRITING}*"), *self.path.glob(f"figures/{WRITING}*")):
                 half.unlink()
-            if stages.exists() and not (stages / self._code).exists():
+            if read_config(self.path) != values and stages.exists():
+                shutil.rmtree(stages)
+            elif stages.exists() and not (stages / self._code).exists():
                 sys.stderr.write(f"source files or data have changed: {self.path} starts anew\n")
-                self.forget_stages()
+                shutil.rmtree(stages)
                 (self.path / METRICS).unlink(missing_ok=True)
             (stages / self._code).mkdir(parents=True, exist_ok=True)
         self.write_json(CONFIG, values)
         self.keep_metrics()
 
-    def forget_stages(self) -> None:
-        """Delete the stages, whose numbers are now in the results."""
-        shutil.rmtree(self.path / STAGES, ignore_errors=True)
+    def draw_again(self) -> None:
+        """Begin to draw a finished run again; FileExistsError if its stages are of other code."""
+        if not (self.path / STAGES / self._code).exists():
+            raise FileExistsError(
+                f"out: {self.path} holds a finished run of these options, but source files or data "
+                f"have changed since, or {STAGES} is gone; {CURE}"
+            )
+        sys.stderr.write(f"{self.path} is finished: its page is drawn from the stored stages\n")
 
 
 @contextmanager
@@ -113,7 +129,8 @@ def opened(
     """The run of an experiment in the folder `out`, by default runs/<name>-<time>.
 
     An unfinished run of the same configuration is resumed; so is a finished one if only its
-    `extendable` options differ, or its `growing` ones are smaller. Another run of the same
+    `extendable` options differ, or its `growing` ones are smaller. A finished run of the same
+    configuration reads its stages, so that its page can be drawn again. Another run of the same
     experiment is replaced if `overwrite`. A folder that is no run of this experiment is never
     changed. The stages depend on the Python files in `source` and on the arrays in `data`. Raises
     FileExistsError naming `out`, and the process that writes there, if any.
@@ -133,11 +150,14 @@ def opened(
         if overwrite:
             with clear_errors(path):
                 _clear(path)
-        if not check_same(path, values, config):
-            raise FileExistsError(f"out: {path} holds a finished run of these options; {CURE}")
+        to_do = check_same(path, values, config)
+        code = digest(*sources(source), *contents(data))
         with progress(name) as shown:
-            run = Run(path, shown, digest(*sources(source), *contents(data)), json.dumps(values))
-            run.resume(values)
+            run = Run(path, shown, code, json.dumps(values), is_finished=not to_do)
+            if to_do:
+                run.resume(values)
+            else:
+                run.draw_again()
             try:
                 yield run
             except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from lvm_jax.report.directory import PAGE, POINTS, RESULTS, SUMMARY, plain
 from lvm_jax.report.options import Options
 from lvm_jax.report.page import Page, number
 from lvm_jax.report.run import Run, opened
+from lvm_jax.report.stored import json_object
 
 AGAIN = Path(__file__).with_name("again.md")
 NOT_RESULTS = ("config", "points")  # fields of a Result that have files of their own
@@ -60,6 +61,8 @@ def execute(
     """Run the experiment of a package, as `experiments.vae`, with a configuration.
 
     The numbers are on the disk before anything is drawn, so an error in a figure loses no result.
+    A finished run of the same options is drawn again from its stored stages: its page and figures
+    are written, its numbers stay.
     Raises ValueError naming the option before anything is written, and FileExistsError naming `out`
     (see `run.opened`).
     """
@@ -74,13 +77,12 @@ def execute(
     with opened(name, config, out, overwrite, folder, loaded) as run:
         result = measure.measure(config, run, *loaded)
         checks = measure.checks(result) if hasattr(measure, "checks") else []
-        provenance = save(run, result)
+        provenance = stored_provenance(run) if run.is_finished else save(run, result)
         modules = {"measure": measure, "figures": import_module(f"{package}.figures")}
         listed = [{**check._asdict(), "holds": check.holds} for check in checks]
         context = {**modules, "checks": checks, "provenance": provenance}
         page = write_page(run, result, template, context)
         run.write_json(SUMMARY, {"headline": page.headline, "checks": listed})
-        run.forget_stages()
     return Finished(result, checks, run.path)
 
 
@@ -90,6 +92,11 @@ def numbers(result: Any) -> dict[str, Any]:
         return dict(result.numbers)
     names = [field.name for field in dataclasses.fields(result)]
     return {name: getattr(result, name) for name in names if name not in NOT_RESULTS}
+
+
+def stored_provenance(run: Run) -> dict[str, Any]:
+    """That of the process that measured the numbers of a finished run."""
+    return dict(json_object(run.path / RESULTS)["provenance"])
 
 
 def save(run: Run, result: Any) -> dict[str, Any]:
@@ -103,13 +110,15 @@ def save(run: Run, result: Any) -> dict[str, Any]:
 
 
 def write_page(run: Run, result: Any, template: Path, context: Mapping[str, Any]) -> Page:
-    """Write figures/*.png, those that the template names, and report.html."""
+    """Write figures/*.png, those that the template names and no others, and report.html."""
     from lvm_jax import plotting
+
+    drawn = set()
 
     def draw(name: str, *args: Any) -> bytes:
         png = plotting.png(getattr(context["figures"], name)(result, *args))
         file = re.sub(r"[^A-Za-z0-9_.=-]+", "_", "-".join([name, *map(str, args)]))
-        run.write(f"figures/{file}.png", png)
+        drawn.add(run.write(f"figures/{file}.png", png))
         return png
 
     page = Page(draw)
@@ -119,4 +128,6 @@ def write_page(run: Run, result: Any, template: Path, context: Mapping[str, Any]
         text, str(template), result=result, config=config, options=plain(config), **context
     )
     run.write(PAGE, html)
+    for earlier in set((run.path / "figures").glob("*.png")) - drawn:
+        earlier.unlink()
     return page
