@@ -167,6 +167,10 @@ def break_run(path, how):
         (path / "results.json").write_text('{"x": 1.')
     if how == "metrics":
         (path / "metrics.jsonl").write_text("{\n")
+    if how == "no provenance":
+        (path / "results.json").write_text('{"x": 1.0}')
+    if how == "metrics of others":
+        (path / "metrics.jsonl").write_text('{"step": 1}\n[1, 2]\n')
     if how == "points":
         (path / "points.npz").write_bytes(b"PK cut")
     if how == "shapes":
@@ -181,6 +185,8 @@ BROKEN = {
     "summary": "summary.json: expected headline and checks of this version",
     "results": "results.json: expected a JSON object",
     "metrics": "metrics.jsonl: expected a JSON object in each line",
+    "no provenance": "results.json: expected a provenance, got None; replace the run",
+    "metrics of others": "metrics.jsonl: expected a JSON object in each line, got [1, 2]",
     "points": "points.npz: expected the arrays of a run",
     "shapes": "points.npz: expected arrays of one length",
 }

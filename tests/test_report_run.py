@@ -1,7 +1,9 @@
 """A run and its folder: resumed after a kill, locked, never cleared by mistake; the runner."""
 
+import contextlib
 import dataclasses
 import errno
+import hashlib
 import importlib
 import json
 import os
@@ -22,8 +24,8 @@ from scipy import stats
 from toys.line.config import Config
 
 from lvm_jax import plotting, report
+from lvm_jax.report import directory, stages
 from lvm_jax.report import run as run_module
-from lvm_jax.report import stages
 
 TESTS = Path(__file__).parent
 LINE = "toys.line"
@@ -68,11 +70,14 @@ def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path, capsys):
     assert not (out / "results.json").exists()
     with (out / "metrics.jsonl").open("a") as file:  # as if killed in the middle of a line
         file.write('{"seconds": 1.0, "step"')
-    (out / ".writing-x").write_text("half of a file")
+    halves = [out / ".writing-x", *(one / ".writing-x" for one in out.glob(".stages/*"))]
+    for half in halves:
+        half.write_text("half of a file")
     again = report.execute(LINE, Config(seed=1, kill_at=2), out)
     assert numbers(out) == numbers(finished.path)
     assert lines(out) == lines(finished.path)
-    assert not (out / ".writing-x").exists()
+    assert len(halves) == 2
+    assert not any(half.exists() for half in halves)
     check_whole(again, "slopes", "slopes-grey")
     assert "have changed" not in capsys.readouterr().err
 
@@ -328,10 +333,45 @@ def test_a_stage_holds_no_functions(tmp_path):
         run.stage("fit", lambda: 1.0)
     with opened(tmp_path / "run") as run:
         (file,) = (tmp_path / "run").glob(".stages/*/fit-*.pkl")
-        for content in (pickle.dumps(os.system), b"cut"):
+        command = pickle.dumps(os.system)
+        for content in (hashlib.sha256(command).digest() + command, command, b"cut"):
             file.write_bytes(content)
-            with pytest.raises(ValueError, match=r"fit-.*pkl: expected a finished stage .*delete"):
+            with pytest.raises(ValueError, match=r"fit-.*pkl: expected a finished stage.*delete"):
                 run.stage("fit", lambda: 1.0)
+
+
+@pytest.mark.parametrize("place", [0, 50, 300, -1])
+def test_a_stage_of_which_one_byte_has_changed_is_refused(place, tmp_path):
+    content = bytearray(stages.as_bytes("fit", np.arange(100.0)))
+    content[place] ^= 1
+    (tmp_path / "fit.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match="fit.pkl: expected a finished .* a damaged one; delete"):
+        stages.from_file(tmp_path / "fit.pkl")
+
+
+@pytest.mark.parametrize("file", [".lock", "config.json", ".stages", "metrics.jsonl", "points.npz"])
+def test_a_full_disk_anywhere_loses_nothing(file, finished, tmp_path, monkeypatch):
+    full, targets = OSError(errno.ENOSPC, "No space left on device"), []
+
+    @contextlib.contextmanager
+    def filled(target, clear_errors=directory.clear_errors):
+        with clear_errors(target):
+            targets.append(target)
+            if file in str(target):
+                raise full
+            yield
+
+    out = tmp_path / "run"
+    for module in (run_module, directory):
+        monkeypatch.setattr(module, "clear_errors", filled)
+    with pytest.raises(OSError, match="No space left.*free some space and run the command again"):
+        report.execute(LINE, Config(seed=1), out)
+    assert file in str(targets[-1])
+    monkeypatch.undo()
+    done = report.execute(LINE, Config(seed=1), out)
+    assert numbers(out) == numbers(finished.path)
+    assert lines(out) == lines(finished.path)
+    check_whole(done, "slopes", "slopes-grey")
 
 
 def test_two_stages_of_one_name_are_refused(tmp_path):

@@ -95,16 +95,18 @@ class Run(Directory):
         stages = self.path / STAGES
         with clear_errors(self.path):
             (self.path / SUMMARY).unlink(missing_ok=True)  # before config.json changes
-            for half in (*self.path.glob(f"{WRITING}*"), *self.path.glob(f"figures/{WRITING}*")):
-                half.unlink()
+            for inner in ("", "figures/", f"{STAGES}/*/"):
+                for half in self.path.glob(f"{inner}{WRITING}*"):
+                    half.unlink()
             if read_config(self.path) != values and stages.exists():
                 shutil.rmtree(stages)
             elif stages.exists() and not (stages / self._code).exists():
                 sys.stderr.write(f"source files or data have changed: {self.path} starts anew\n")
                 shutil.rmtree(stages)
                 (self.path / METRICS).unlink(missing_ok=True)
-            (stages / self._code).mkdir(parents=True, exist_ok=True)
         self.write_json(CONFIG, values)
+        with clear_errors(stages):
+            (stages / self._code).mkdir(parents=True, exist_ok=True)
         self.keep_metrics()
 
     def draw_again(self) -> None:
@@ -243,9 +245,9 @@ def _locked(path: Path) -> Iterator[None]:
                 f"out: {path} is in use by {file.read().strip() or 'another process'}; wait for "
                 "its end, or choose another --out"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with clear_errors(path / LOCK):
+            file.truncate(0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 

@@ -17,7 +17,7 @@ from lvm_jax.report.directory import PAGE, POINTS, RESULTS, SUMMARY, plain
 from lvm_jax.report.options import Options
 from lvm_jax.report.page import Page, number
 from lvm_jax.report.run import Run, opened
-from lvm_jax.report.stored import json_object
+from lvm_jax.report.stored import read_results
 
 AGAIN = Path(__file__).with_name("again.md")
 NOT_RESULTS = ("config", "points")  # fields of a Result that have files of their own
@@ -77,7 +77,7 @@ def execute(
     with opened(name, config, out, overwrite, folder, loaded) as run:
         result = measure.measure(config, run, *loaded)
         checks = measure.checks(result) if hasattr(measure, "checks") else []
-        provenance = stored_provenance(run) if run.is_finished else save(run, result)
+        provenance = read_results(run.path)[1] if run.is_finished else save(run, result)
         modules = {"measure": measure, "figures": import_module(f"{package}.figures")}
         listed = [{**check._asdict(), "holds": check.holds} for check in checks]
         context = {**modules, "checks": checks, "provenance": provenance}
@@ -92,11 +92,6 @@ def numbers(result: Any) -> dict[str, Any]:
         return dict(result.numbers)
     names = [field.name for field in dataclasses.fields(result)]
     return {name: getattr(result, name) for name in names if name not in NOT_RESULTS}
-
-
-def stored_provenance(run: Run) -> dict[str, Any]:
-    """That of the process that measured the numbers of a finished run."""
-    return dict(json_object(run.path / RESULTS)["provenance"])
 
 
 def save(run: Run, result: Any) -> dict[str, Any]:

@@ -14,17 +14,21 @@ import numpy as np
 
 DRAWING = ("figures.py", "plotting.py")  # no stage depends on these
 NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
+CHECKSUM = hashlib.sha256().digest_size
 BUILTINS = {"complex", "frozenset", "range", "set", "slice"}
 
 
 def as_bytes(name: str, result: Any) -> bytes:
-    """The result of a stage as bytes that `from_file` reads; TypeError if it cannot be one."""
+    """The result of a stage as bytes that `from_file` reads, a checksum first.
+
+    Raises TypeError if the result cannot be stored.
+    """
     try:
         content = pickle.dumps(result)
         _Unpickler(io.BytesIO(content)).load()
     except (pickle.PickleError, AttributeError, TypeError) as error:
         raise TypeError(f"stage {name!r}: expected arrays and data classes ({error})") from error
-    return content
+    return hashlib.sha256(content).digest() + content
 
 
 def on_host(tree: Any) -> Any:
@@ -41,10 +45,14 @@ def on_host(tree: Any) -> Any:
 
 
 def from_file(file: Path) -> Any:
-    """The result of a stage; ValueError naming the file if it cannot be read."""
+    """The result of a stage; ValueError naming the file if it is damaged or of other libraries."""
+    stored = file.read_bytes()
+    checksum, content = stored[:CHECKSUM], stored[CHECKSUM:]
+    if hashlib.sha256(content).digest() != checksum:
+        raise ValueError(f"{file}: expected a finished stage, got a damaged one; delete the file")
     try:
-        return _Unpickler(io.BytesIO(file.read_bytes())).load()
-    except (pickle.PickleError, EOFError, AttributeError, TypeError, ValueError) as error:
+        return _Unpickler(io.BytesIO(content)).load()
+    except (pickle.PickleError, AttributeError, ImportError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: expected a finished stage ({error}); delete the file") from error
 
 

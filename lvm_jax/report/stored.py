@@ -43,9 +43,7 @@ def read(path: Path) -> Stored:
         raise ValueError(f"{path}: expected the folder of a run, it has no {CONFIG} of one")
     if not (path / SUMMARY).exists():
         raise ValueError(f"{path}: expected a finished run; the same command resumes this one")
-    results = json_object(path / RESULTS)
-    provenance = results.pop("provenance", {})
-    results.pop("config", None)
+    results, provenance = read_results(path)
     headline, checks = _summary(path)
     return Stored(
         path,
@@ -57,6 +55,15 @@ def read(path: Path) -> Stored:
         _metrics(path),
         provenance,
     )
+
+
+def read_results(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers of results.json, and their provenance; ValueError naming the file."""
+    results = _object(path / RESULTS)
+    provenance = results.pop("provenance", None)
+    if not isinstance(provenance, dict):
+        raise ValueError(f"{path / RESULTS}: expected a provenance, got {provenance!r}; {CURE}")
+    return results, provenance
 
 
 def numbers_of(values: Any, name: str = "") -> dict[str, float]:
@@ -86,7 +93,7 @@ def below(folder: Path, depth: int = 3) -> Iterator[Path]:
                 yield from below(path, depth - 1)
 
 
-def json_object(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, Any]:
     """A JSON object; ValueError naming the file if it is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -99,7 +106,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 def _summary(path: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """Headline and checks of summary.json."""
-    found = json_object(path / SUMMARY)
+    found = _object(path / SUMMARY)
     try:
         headline = {str(name): str(value) for value, name in found["headline"]}
         checks = [{key: one[key] for key in ("name", "holds")} for one in found["checks"]]
@@ -115,9 +122,13 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise ValueError(f"{file}: expected a JSON object in each line ({error})") from error
+    for line in lines:
+        if not isinstance(line, dict):
+            raise ValueError(f"{file}: expected a JSON object in each line, got {line!r}")
+    return lines
 
 
 def _points(path: Path) -> dict[str, np.ndarray]:
