@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,9 @@ def test_the_list_has_every_experiment_with_its_first_line_and_time(capsys):
         assert re.search(r"\(.*\b(s|min|hours?|days?)\b.*\)\.$", line), line
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("gradient-snr.py", "gradient_snr"), ("run", "runs")])
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("gradient-snr.py", "gradient_snr"), ("run", "runs"), ("VAE", "vae")]
+)
 def test_a_wrong_name_suggests_the_nearest(wrong, right, capsys):
     assert cli.main([wrong]) == 2
     error = capsys.readouterr().err
@@ -144,6 +147,7 @@ REFUSED = {
     "sweep choice": (["--sweep", "rule=medan"], "--rule: expected one of least_squares, median"),
     "sweep form": (["--sweep", "noise"], "sweep: expected option=value,value, got 'noise'"),
     "sweep empty": (["--sweep"], "sweep: expected option=value,value after --sweep"),
+    "sweep axis twice": (["--sweep", "seed=1", "seed=2"], "sweep: expected seed once, as seed=val"),
     "sweep twice": (["--sweep", "seed=1", "--seed=2"], "expected --seed=2 once"),
     "sweep over": (["--sweep", "seed=1", "--overwrite"], "overwrite: expected no --overwrite"),
     "sweep folder": (["--sweep", "seed=1", "--out", "."], "--out: expected a new folder or that"),
@@ -219,6 +223,16 @@ def test_an_interrupted_run_names_its_folder(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"\ninterrupted; resume it with --out {tmp_path / 'run'}\n"
 
 
+def test_an_interruption_before_the_run_wrote_nothing(tmp_path, monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Config, "check", stop)
+    assert toys("line", "--out", tmp_path / "run") == 130
+    assert capsys.readouterr().err == "\ninterrupted; nothing was written\n"
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def started(monkeypatch):
     """The runs that a sweep starts, in this process instead of one of their own."""
@@ -247,6 +261,22 @@ def test_a_sweep_runs_the_grid_compares_it_and_skips_what_is_finished(tmp_path, 
     assert toys("line", "--num-steps", "1", "--noise", "9", *line[3:], "seed=0") == 1
     assert "holds a run with noise = 0.1, this one has 9.0" in capsys.readouterr().err
     assert len(started) == 3
+
+
+def test_a_sweep_over_seeds_has_the_mean_and_its_error(tmp_path, started, capsys):
+    grid = ["--sweep", "sizes=None,2", "seed=0,1,2", "--num-steps", "1"]
+    assert toys("line", *grid, "--out", tmp_path / "out") == 0
+    assert started[:2] == ["sizes=None,seed=0", "sizes=None,seed=1"]
+    paths = [tmp_path / "out" / name for name in started]
+    slopes = [json.loads((path / "results.json").read_text())["slope"] for path in paths]
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())["over_seeds"]
+    assert [row["settings"] for row in found] == [{"sizes": []}, {"sizes": [2]}]
+    for row, values in zip(found, (slopes[:3], slopes[3:]), strict=True):
+        shown = [round(value, 3) for value in values]  # the digits of the page
+        assert row["mean"] == pytest.approx(statistics.mean(shown))
+        assert row["sd"] == pytest.approx(statistics.stdev(shown))
+        assert row["standard_error"] == pytest.approx(statistics.stdev(shown) / 3**0.5)
+    assert re.search(r"^slope +\[\] +\S+ ± \S+ +\S+ +3$", capsys.readouterr().out, re.M)
 
 
 def test_a_sweep_says_which_run_failed_and_resumes_it(tmp_path, monkeypatch, capsys):

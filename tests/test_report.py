@@ -71,6 +71,15 @@ def test_an_option_out_of_its_range_is_refused_by_name(values, message):
         dataclasses.replace(Config(), **values).check()
 
 
+def test_an_optional_tuple_is_none_instead_of_empty():
+    columns = tuple[str, ...] | None
+    for value in (None, ("x",)):
+        options.check("columns", value, columns)
+    with pytest.raises(ValueError, match="^columns: expected at least one value, or None, got non"):
+        options.check("columns", (), columns)
+    options.check("channels", (), tuple[int, ...])  # its check refuses what it cannot take
+
+
 def test_the_help_of_an_option_is_its_text_and_its_range():
     assert options.described(Config) == {
         "seed": "Seed of every random number; at least 0.",

@@ -80,7 +80,7 @@ def print_list(package: str, experiments: Mapping[str, str]) -> None:
 def wrong_name(name: str, names: Iterable[str]) -> int:
     """Print what was expected, with the nearest name; exit code 2."""
     names = list(names)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     sys.stderr.write(f"error: expected one of {', '.join(names)}, got {name!r}{hint}\n")
     return 2
@@ -99,7 +99,7 @@ def reported(work: Callable[[], int], options: Sequence[str], traceback: bool) -
         sys.stderr.write(f"error: {in_words(error, options)}\n")
         return 1
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"\ninterrupted; {stop or 'nothing was written'}\n")
+        sys.stderr.write(f"\ninterrupted; {str(stop) or 'nothing was written'}\n")
         return 130
 
 

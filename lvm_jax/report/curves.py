@@ -54,7 +54,8 @@ def draw(
     if not shown:
         return None, len(panels)
     columns = min(3, len(shown))
-    figure, axes = plotting.new_figure(columns, -(-len(shown) // columns), width=4.2, height=3.1)
+    width = max(4.2, 7.0 / columns)  # the page widens every figure to its own width
+    figure, axes = plotting.new_figure(columns, -(-len(shown) // columns), width, height=3.1)
     for ax, (names, series) in zip(axes, shown, strict=False):
         for place, one in enumerate(drawn):
             if series in one.get(names, {}):

@@ -73,7 +73,12 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         option, equals, texts = word.partition("=")
         if not equals or not texts:
             raise ValueError(f"sweep: expected option=value,value, got {word!r}")
-        axes[option.replace("-", "_")] = list(dict.fromkeys(texts.split(",")))
+        name = option.replace("-", "_")
+        if name in axes:
+            raise ValueError(
+                f"sweep: expected {option} once, as {option}=value,value, got it twice"
+            )
+        axes[name] = list(dict.fromkeys(texts.split(",")))
     if not axes:
         raise ValueError("sweep: expected option=value,value after --sweep, got nothing")
     return axes, [*arguments[: start - 1], *arguments[start + len(words) :]]
