@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lvm_jax import report
-from lvm_jax.report import command, compare, curves, differences, seeds, stored
+from lvm_jax.report import command, compare, curves, differences, headlines, stored
 from lvm_jax.report.page import Table
 
 RNG = np.random.default_rng(0)
@@ -315,6 +315,28 @@ def test_headlines_over_seeds_have_mean_sd_and_standard_error(tmp_path, capsys):
     assert len(json.loads((tmp_path / "out" / "comparison.json").read_text())["over_seeds"]) == 4
 
 
+def test_what_follows_a_semicolon_may_differ_between_runs(tmp_path):
+    facts = [
+        [["1.0", "log p; NOT RELIABLE at 3 images"], ["2", "slope; law 2"], ["5", "x; a"], ["6", "x; b"]],
+        [["3.0", "log p"], ["4", "slope; law 2"], ["7", "x; a"], ["8", "x; b"], ["9", "alone"]],
+    ]  # fmt: skip
+    runs = []
+    for seed, each in enumerate(facts):
+        path = make(tmp_path / str(seed), seed=seed)
+        (path / "summary.json").write_text(json.dumps({"headline": each, "checks": []}))
+        runs.append(stored.read(path))
+    assert {one.name: one.cells for one in headlines.headlines(runs)} == {
+        "log p": ["1.0; NOT RELIABLE at 3 images", "3.0"],
+        "slope; law 2": ["2", "4"],
+        "x; a": ["5", "7"],
+        "x; b": ["6", "8"],
+        "alone": ["–", "9"],
+    }
+    assert [(row.name, row.mean) for row in headlines.over_seeds(runs)] == [
+        ("log p; see Headline", 2), ("slope; law 2", 3), ("x; a", 6), ("x; b", 7)
+    ]  # fmt: skip
+
+
 def test_the_same_seed_twice_is_one_seed(tmp_path):
     paths = [make(tmp_path / name, seed=0) for name in "ab"]
     assert compared(*paths).over_seeds == []
@@ -337,4 +359,4 @@ def test_the_same_seed_twice_is_one_seed(tmp_path):
     ],
 )
 def test_the_number_of_a_headline(text, number):
-    assert seeds.value_and_unit(text) == number
+    assert headlines.value_and_unit(text) == number

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lvm_jax.report import curves, differences, seeds
+from lvm_jax.report import curves, differences
 from lvm_jax.report.differences import Difference, Mean
 from lvm_jax.report.directory import Directory
+from lvm_jax.report.headlines import OverSeeds, headlines, over_seeds, seeds_table
 from lvm_jax.report.page import MISSING, Page, Table, digits, number
 from lvm_jax.report.run import new_folder, read_config
-from lvm_jax.report.seeds import OverSeeds
 from lvm_jax.report.stored import Stored, read
 
 TEMPLATE = Path(__file__).with_name("compare.md")
@@ -79,7 +79,7 @@ def compare(runs: Sequence[Stored]) -> Comparison:
         runs,
         _labels(runs),
         differences.settings(runs),
-        seeds.over_seeds(runs),
+        over_seeds(runs),
         [_of_points(runs, name) for name in differences.shared_points(runs)],
         [_of_numbers(runs, name) for name in names],
         num_equal,
@@ -120,7 +120,6 @@ def all_tables(found: Comparison) -> dict[str, Table]:
     places = [str(run.path) for run in found.runs]
     started = [run.provenance.get("started", MISSING) for run in found.runs]
     pair = [f"{labels[1]} − {first}"] if len(labels) == 2 else []  # more would be too wide
-    heads = dict.fromkeys(name for run in found.runs for name in run.headline)
     tables = {
         "Runs": Table(
             ("run", "folder", "started"),
@@ -133,9 +132,9 @@ def all_tables(found: Comparison) -> dict[str, Table]:
         ),
         "Headline": Table(
             ("number", *labels),
-            [(name, *(run.headline.get(name, MISSING) for run in found.runs)) for name in heads],
+            [(one.name, *one.cells) for one in headlines(found.runs)],
         ),
-        "Over seeds": seeds.table(found.over_seeds),
+        "Over seeds": seeds_table(found.over_seeds),
         "Means over points": Table(
             ("mean of", "run", "mean", f"minus that of {first}", "in errors", "the error is"),
             [cells for row in found.points for cells in _lines(row, labels)],
