@@ -137,14 +137,8 @@ def opened(
     changed. The stages depend on the Python files in `source` and on the arrays in `data`. Raises
     FileExistsError naming `out`, and the process that writes there, if any.
     """
-    import jax
-
     path = new_folder(name) if out is None else out
-    values = {
-        "experiment": name,
-        "x64": bool(jax.config.read("jax_enable_x64")),
-        **plain(config),
-    }
+    values = _values(name, config)
     _check_owner(path, name)
     with clear_errors(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -164,6 +158,14 @@ def opened(
                 yield run
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(f"resume it with --out {path}") from None
+
+
+def _values(name: str, config: Options) -> dict[str, Any]:
+    """What config.json holds."""
+    import jax
+
+    x64 = bool(jax.config.read("jax_enable_x64"))
+    return {"experiment": name, "x64": x64, **plain(config)}
 
 
 def new_folder(name: str, number: int = 1) -> Path:
