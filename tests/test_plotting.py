@@ -224,6 +224,80 @@ def test_captions_name_the_axes(ax):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("eruption [min]", "waiting [min]")
 
 
+def test_finish_sets_captions_scales_grid_and_legend(ax):
+    ax.plot([1, 10], [2, 20], label="a curve")
+    plotting.finish(ax, "title", ("S", "error [nats]"), "upper left", xscale="log", ylim=(1, 30))
+    assert (ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()) == (
+        *("title", "S", "error [nats]"),
+    )
+    assert (ax.get_xscale(), ax.get_yscale(), ax.get_ylim()) == ("log", "linear", (1, 30))
+    assert texts(ax) == ["a curve"]
+    assert all(line.get_visible() for line in ax.get_xgridlines())
+
+
+def test_a_logarithmic_axis_has_the_ticks_that_it_is_given(ax):
+    plotting.log_ticks(ax, [0.5, 1, 16, 1024], "y")
+    assert ax.get_yscale() == "log"
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["0.5", "1", "16", "1,024"]
+    assert len(ax.get_yticks(minor=True)) == 0
+    assert ax.get_xscale() == "linear"
+
+
+def test_a_signed_logarithmic_axis_is_odd_and_linear_near_zero(ax):
+    plotting.signed_log(ax, -2.0, 150.0, linear=0.1)
+    assert ax.get_xlim() == (-2, 150)
+    names = [text.get_text() for text in ax.get_xticklabels()]
+    assert names == ["−1", "−0.1", "0", "0.1", "1", "10", "100"]
+    place = ax.xaxis.get_transform().transform
+    near, far = place(np.array([-0.1, -0.05, 0.0, 0.05, 0.1])), place(np.array([1.0, 10.0, 100.0]))
+    np.testing.assert_allclose(np.diff(near), near[-1] / 2, rtol=1e-12)
+    np.testing.assert_allclose(np.diff(far, 2), 0, atol=1e-12)  # a decade is a step
+
+
+def test_a_legend_below_lists_the_curves_of_one_axis():
+    figure, (left, right) = plotting.new_figure(2)
+    left.plot([0, 1], label="shown")
+    right.plot([0, 1], label="not shown")
+    plotting.legend_below(figure, left, 2)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["shown"]
+
+
+def test_a_gaussian_is_drawn_as_ellipses_that_hold_what_they_state(ax):
+    plotting.gaussian(ax, MEAN, SIGMA, "posterior", (0.5, 0.9))
+    labels = [line.get_label() for line in ax.lines]
+    assert labels == ["posterior, holds 50%", "posterior, holds 90%"]
+    for line, p in zip(ax.lines, (0.5, 0.9), strict=True):
+        radius = squared_radius(line.get_xydata(), MEAN, SIGMA)
+        np.testing.assert_allclose(radius, -2 * np.log(1 - p), rtol=1e-11)
+
+
+def test_classes_have_their_names_at_their_medians(ax):
+    rng = np.random.default_rng(0)
+    points, labels = rng.normal(size=(60, 2)), np.repeat([0, 3, 7], 20)
+    plotting.classes(ax, points, labels)
+    assert [text.get_text() for text in ax.texts] == ["0", "3", "7"]
+    for text, label in zip(ax.texts, (0, 3, 7), strict=True):
+        assert text.get_color() == plotting.colour(label)
+        np.testing.assert_allclose(text.xy, np.median(points[labels == label], 0))
+    plotting.classes(ax, points, None)
+    assert len(ax.texts) == 3
+
+
+def test_tiles_are_in_reading_order_with_gaps_between(ax):
+    pixels = np.arange(3 * 2 * 4, dtype=float).reshape(3, 2, 4)
+    plotting.tiles(ax, pixels, 2, high=20.0)
+    (drawn,) = ax.images
+    sheet = np.ma.filled(drawn.get_array().astype(float), np.nan)
+    assert sheet.shape == (5, 9)
+    np.testing.assert_array_equal(sheet[:2, :4], pixels[0])
+    np.testing.assert_array_equal(sheet[:2, 5:], pixels[1])
+    np.testing.assert_array_equal(sheet[3:, :4], pixels[2].clip(max=20))
+    for gap in (sheet[2], sheet[:, 4], sheet[3:, 5:]):
+        assert np.isnan(gap).all()
+    assert drawn.get_clim() == (0, 20)
+
+
 def test_images_are_dark_on_light(ax):
     plotting.image(ax, np.array([[0.0, 16.0]]), low=0, high=16)
     rgba = ax.images[0].to_rgba(ax.images[0].get_array())

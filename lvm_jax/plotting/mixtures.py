@@ -1,39 +1,26 @@
-"""Pieces of figures, drawn on an axis that is given: points, ellipses, densities, traces, images.
+"""Mixtures and their data on an axis that is given: points, ellipses, densities, entropies.
 
 Every ellipse and contour states the probability that it holds. An ellipse at Mahalanobis radius r
 holds 1 - exp(-r^2 / 2) of a two-dimensional Gaussian, so one that holds p has r^2 = -2 ln(1 - p):
 the familiar "two standard deviations" hold 86%, not 95%.
-
-matplotlib is imported inside, through its Figure objects: no global state, no display needed.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lvm_jax import checks, em, extras
+from lvm_jax import checks, em
 from lvm_jax.data.dataset import Dataset
 from lvm_jax.data.embedded import pca
+from lvm_jax.plotting.figures import GREY, INK, LABEL_BOX, LEVELS, STYLES, colour, legend
 from lvm_jax.typing import ArrayLike, Float, Int, PRNGKeyArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-LEVELS = (0.5, 0.9)
-STYLES = ("-", "--", "-.", ":")
-INK, GREY = "#22272e", "#8a9099"
-LABEL_BOX = {"boxstyle": "round,pad=0.12", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
-# Okabe and Ito's palette, which survives the common colour blindnesses, and then more hues
-PALETTE: tuple[str, ...] = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5A2F", "#6A51A3"),
-    *("#B2182B", "#4D9221", "#35978F", "#C51B7D", "#1B4F72", "#8C510A", "#A6761D", "#666666"),
-)
 
 
 class Plane(NamedTuple):
@@ -92,43 +79,22 @@ def ellipse(
     return mean + confidence_radius(probability) * circle @ np.linalg.cholesky(covariance).T
 
 
+def gaussian(
+    ax: Axes,
+    mean: Float[np.ndarray, " 2"],
+    covariance: Float[np.ndarray, "2 2"],
+    label: str,
+    levels: Sequence[float] = LEVELS,
+) -> None:
+    """A Gaussian in the plane as the ellipses that hold `levels` of it; `label` is its name."""
+    for level, style in zip(levels, itertools.cycle(STYLES), strict=False):
+        curve, name = ellipse(mean, covariance, level), f"{label}, holds {level:.0%}"
+        ax.plot(*curve.T, style, color=INK, linewidth=1.7, label=name, zorder=3)
+
+
 def density_level(log_density: Float[np.ndarray, " S"], probability: float) -> float:
     """The log-density above which this probability lies, from log p(x_s) of samples x_s ~ p."""
     return float(np.quantile(log_density, 1 - probability))
-
-
-def colour(component: int) -> str:
-    """The colour of a component, the same in every figure."""
-    return PALETTE[component % len(PALETTE)]
-
-
-def new_figure(
-    columns: int = 1, rows: int = 1, width: float = 5.0, height: float = 4.2, **kwargs: Any
-) -> tuple[Figure, np.ndarray]:
-    """A figure with a flat array of `rows` x `columns` axes, each `width` x `height` inches."""
-    with extras.needed("report"):
-        from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    axes = np.asarray(figure.subplots(rows, columns, squeeze=False, **kwargs)).ravel()
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(colors=INK, labelsize=9)
-    return figure, axes
-
-
-def png(figure: Figure, dpi: int = 130) -> bytes:
-    """The figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def caption_axes(ax: Axes, title: str, labels: Sequence[str]) -> None:
-    """Title on the left, and names with units on both axes, shown as written: "$" is no maths."""
-    ax.set_title(title, loc="left", fontsize=10.5, color=INK, parse_math=False)
-    ax.set_xlabel(labels[0], fontsize=9.5, parse_math=False)
-    ax.set_ylabel(labels[1], fontsize=9.5, parse_math=False)
 
 
 def scatter(
@@ -139,6 +105,17 @@ def scatter(
     size = float(np.clip(4000 / len(points), 4, 16))
     colours = GREY if component is None else [colour(int(k)) for k in component]
     ax.scatter(points[:, 0], points[:, 1], s=size, c=colours, alpha=0.65, linewidths=0)
+
+
+def classes(
+    ax: Axes, points: Float[np.ndarray, "N 2"], labels: Int[np.ndarray, " N"] | None
+) -> None:
+    """Points, each class in its colour with its name at its median; plain ones without labels."""
+    scatter(ax, points, labels)
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10.5, "weight": "bold"}
+    for label in () if labels is None else np.unique(labels):
+        at, own = np.median(points[labels == label], axis=0), colour(int(label))
+        ax.annotate(str(label), at, color=own, bbox=LABEL_BOX | {"alpha": 0.85}, **style)
 
 
 def check_mixture(mixture: em.Mixture, dim: int) -> None:
@@ -177,12 +154,6 @@ def ellipses(ax: Axes, mixture: em.Mixture, levels: Sequence[float] = LEVELS) ->
         label = f"holds {level:.0%} of its component"
         ax.plot([], [], style, color=GREY, linewidth=1.6, label=label)
     legend(ax)
-
-
-def legend(ax: Axes, **kwargs: Any) -> None:
-    """A legend in small type, its labels shown as written."""
-    for text in ax.legend(fontsize=8.5, framealpha=0.85, edgecolor="none", **kwargs).get_texts():
-        text.set_parse_math(False)
 
 
 def grid(ax: Axes, num: int = 160) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -253,46 +224,3 @@ def histogram(ax: Axes, x: Float[np.ndarray, " N"], mixture: em.Mixture) -> None
         ax.plot(points, part, color=colour(k), linewidth=1.4, label=f"component {k + 1}")
     ax.plot(points, total, color=INK, linewidth=1.8, label="mixture")
     legend(ax)
-
-
-def whole_numbers(ax: Axes) -> None:
-    """Ticks at integers only on the x axis, also where there is but one value."""
-    from matplotlib.ticker import MaxNLocator
-
-    low, high = ax.get_xlim()
-    if high - low < 1:
-        ax.set_xlim(low - 0.5, high + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-
-
-def trace(ax: Axes, values: ArrayLike, label: str = "") -> None:
-    """An objective against the iteration it was measured at, from 1."""
-    values = np.asarray(values)
-    marker = "o" if len(values) <= 60 else None
-    steps = np.arange(1, len(values) + 1)
-    ax.plot(steps, values, color=PALETTE[0], marker=marker, markersize=3, label=label)
-    whole_numbers(ax)
-    ax.ticklabel_format(axis="y", useOffset=False)
-    ax.grid(alpha=0.25)
-
-
-def curves(ax: Axes, x: Sequence[float], values: Mapping[str, Sequence[float]]) -> None:
-    """Named curves over the same x, the minimum of each ringed; one of NaN alone is left out."""
-    for index, (name, y) in enumerate(values.items()):
-        if np.isnan(y).all():
-            continue
-        style = STYLES[index % len(STYLES)]
-        ax.plot(x, y, style, color=colour(index), marker="o", markersize=4, label=name)
-        best = int(np.nanargmin(y))
-        ax.plot(x[best], y[best], "o", markersize=11, fillstyle="none", color=colour(index))
-    whole_numbers(ax)
-    ax.grid(alpha=0.25)
-    legend(ax)
-
-
-def image(ax: Axes, pixels: Float[np.ndarray, "H W"], low: float, high: float) -> None:
-    """One grey image, dark on light, without ticks."""
-    ax.imshow(pixels, cmap="Greys", vmin=low, vmax=high, interpolation="nearest")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.spines[:].set_visible(False)
