@@ -139,6 +139,29 @@ def gradient_statistics(
     )
 
 
+def gradient_blocks(
+    key: Key[Array, ""],
+    gradient: Gradient,
+    num_blocks: int,
+    num_repeats: int,
+    *,
+    chunk_size: int = 100,
+) -> tuple[Params, Params]:
+    """Mean and variance of `num_repeats` draws of gradient(key) in each of B blocks.
+
+    Pytrees as the gradient, leaves [B, ...]. The blocks are independent, so that their spread gives
+    the standard error of what is computed from them. Unjitted, a loop: jit around it. Raises
+    ValueError as `gradient_statistics`, and for num_blocks < 1.
+    """
+    num_blocks = checks.integer(num_blocks, "num_blocks", 1)
+
+    def one(key: Key[Array, ""]) -> tuple[Params, Params]:
+        found = gradient_statistics(key, gradient, num_repeats, chunk_size=chunk_size)
+        return found.mean, found.variance
+
+    return jax.lax.map(one, jax.random.split(key, num_blocks))
+
+
 def _stream(
     key: Key[Array, ""], gradient: Gradient, one: Params, num_repeats: int, chunk_size: int
 ) -> tuple[Params, Params]:

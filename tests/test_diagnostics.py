@@ -13,6 +13,7 @@ from lvm_jax import guides, models, networks
 from lvm_jax.diagnostics import (
     active_units,
     effective_sample_size,
+    gradient_blocks,
     gradient_statistics,
     pareto_k,
     posterior_means,
@@ -139,6 +140,21 @@ def test_streamed_statistics_are_those_of_the_draws():
     ):
         np.testing.assert_array_equal(bias, mean - truth)
     assert found.num_repeats == num_repeats
+
+
+def test_blocks_are_the_statistics_of_their_own_keys():
+    run = quick_jit(lambda key: gradient_blocks(key, noisy, 3, 40, chunk_size=16))
+    mean, variance = run(jax.random.key(2))
+    one = quick_jit(lambda key: gradient_statistics(key, noisy, 40, chunk_size=16))
+    for index, key in enumerate(jax.random.split(jax.random.key(2), 3)):
+        found = one(key)
+        for field, blocks in ((found.mean, mean), (found.variance, variance)):
+            jax.tree.map(
+                lambda want, got, i=index: np.testing.assert_allclose(got[i], want, rtol=1e-6),
+                *(field, blocks),
+            )
+    with pytest.raises(ValueError, match="num_blocks: expected"):
+        gradient_blocks(jax.random.key(0), noisy, 0, 40)
 
 
 def test_bias_and_signal_against_the_truth():

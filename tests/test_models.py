@@ -105,11 +105,8 @@ def test_samples_have_the_density_of_the_evidence(name):
     mean = p @ points
     covariance = ((points - mean) * p[:, None]).T @ (points - mean)
 
-    def draw(key):
-        key_z, key_x = jax.random.split(key)
-        return model.likelihood(theta, model.prior(theta).sample(seed=key_z)).sample(seed=key_x)
-
-    draws = np.asarray(quick_jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), 20_000)))
+    draw = quick_jit(jax.vmap(lambda key: models.simulate(key, model, theta)[1]))
+    draws = np.asarray(draw(jax.random.split(jax.random.key(1), 20_000)))
     error = np.sqrt(np.diag(covariance) / len(draws))
     assert (np.abs(draws.mean(0) - mean) < 5 * error).all()
     products = (draws - mean)[:, :, None] * (draws - mean)[:, None]
@@ -153,3 +150,16 @@ def test_a_fitted_mixture_is_a_model(x64):
         np.testing.assert_allclose(
             probs, joint / joint.sum(1, keepdims=True), rtol=20 * rtol, atol=np.finfo(dtype).tiny
         )
+
+
+def test_simulated_pairs_have_the_joint_moments_of_a_linear_gaussian_model():
+    model = models.linear_gaussian(2, 3)
+    theta = model.init(jax.random.key(1))
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    z, x = quick_jit(jax.vmap(lambda key: models.simulate(key, model, theta)))(keys)
+    w, noise = np.asarray(theta.loadings), np.exp(2 * np.asarray(theta.log_noise))
+    want = np.block([[np.eye(2), w.T], [w, w @ w.T + noise * np.eye(3)]])
+    pairs = np.concatenate([z, x], axis=1)
+    np.testing.assert_allclose(pairs.mean(0), [0, 0, *theta.offset], atol=0.06)
+    sd = np.sqrt(np.outer(np.diag(want), np.diag(want)) + want**2) / 20_000**0.5
+    assert (np.abs(np.cov(pairs.T) - want) < 5 * sd).all()

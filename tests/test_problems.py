@@ -67,6 +67,24 @@ def test_simulated_points_have_the_second_moment_of_the_model(name):
     assert abs(squared.mean() - SECOND_MOMENTS[name]) < 4 * error < 0.2 * SECOND_MOMENTS[name]
 
 
+def test_the_truth_of_a_point_is_scipys_in_double_precision():
+    """Of x | z ~ N(W z, s^2 I): theta is not rounded to float32, which would cost 7 digits."""
+    problem, x = PROBLEMS["linear_gaussian"], np.array([0.3, -1.7, 0.1])
+    posterior, log_evidence = problems.truth(problem, x)
+    covariance = MIXING @ MIXING.T + 0.25 * np.eye(3)
+    want = stats.multivariate_normal(np.zeros(3), covariance).logpdf(x)
+    assert log_evidence == pytest.approx(want, rel=1e-13)
+    precision = np.eye(3) + MIXING.T @ MIXING / 0.25
+    np.testing.assert_allclose(
+        posterior.mean, np.linalg.solve(precision, MIXING.T @ x / 0.25), rtol=1e-12
+    )
+    found = posterior.cholesky @ posterior.cholesky.T
+    np.testing.assert_allclose(found @ precision, np.eye(3), atol=1e-13)
+    assert posterior.mean.dtype == np.float64
+    with pytest.raises(ValueError, match="problem: expected closed forms"):
+        problems.truth(problem._replace(model=problem.model._replace(posterior=None)), x)
+
+
 def test_the_mean_log_evidence_of_simulated_points_is_minus_the_entropy():
     found = problems.simulate(jax.random.key(1), PROBLEMS["linear_gaussian"], 4_000)
     covariance = MIXING @ MIXING.T + 0.25 * np.eye(3)

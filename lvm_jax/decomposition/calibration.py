@@ -12,7 +12,7 @@ from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_simulated
-from lvm_jax.models.base import Model
+from lvm_jax.models.base import Model, simulate
 from lvm_jax.typing import Array, Float, Int, Key, Latent, Params
 
 EXPECTED = 5  # counts a bin, below which chi-square has not its distribution
@@ -75,12 +75,6 @@ def calibrate(
     )
 
 
-def _simulate(key: Key[Array, ""], model: Model, theta: Params) -> tuple[Latent, Array]:
-    key_z, key_x = jax.random.split(key)
-    z = model.prior(theta).sample(seed=key_z)
-    return z, model.likelihood(theta, z).sample(seed=key_x)
-
-
 @bounded_jit(3, 4, 5, 6, 7, 8)
 def _calibrate(
     key: Key[Array, ""],
@@ -95,7 +89,7 @@ def _calibrate(
 ) -> Calibration:
     def one(index: Array) -> Latent:
         key_pair, key_q, key_ties = jax.random.split(jax.random.fold_in(key, index), 3)
-        truth, x = _simulate(key_pair, model, theta)
+        truth, x = simulate(key_pair, model, theta)
         draws = weights.draw(key_q, guide.posterior(phi, x), num_draws)
         leaves, structure = jax.tree.flatten(truth)
         keys = jax.tree.unflatten(structure, list(jax.random.split(key_ties, len(leaves))))

@@ -7,7 +7,7 @@ from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.gradients.pathwise import derivatives, follow
 from lvm_jax.gradients.score import score_weights
 from lvm_jax.guides.base import Guide
-from lvm_jax.models.base import Model
+from lvm_jax.models.base import Model, simulate
 from lvm_jax.typing import Array, Key, Params, Scalar
 from lvm_jax.weights import LogJoint
 
@@ -74,9 +74,7 @@ def sleep(
     theta = jax.lax.stop_gradient(theta)
 
     def dream(key: Key[Array, ""]) -> Scalar:
-        key_z, key_x = jax.random.split(key)
-        z = model.prior(theta).sample(seed=key_z)
-        x = model.likelihood(theta, z).sample(seed=key_x)
+        z, x = simulate(key, model, theta)
         return guide.posterior(phi, x).log_prob(z)
 
     return jax.vmap(dream)(jax.random.split(key, num_samples)).mean()

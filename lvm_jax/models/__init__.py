@@ -1,6 +1,6 @@
 """Models p(x, z; theta) as pure functions."""
 
-from lvm_jax.models.base import Model, log_joint
+from lvm_jax.models.base import Model, log_joint, simulate
 from lvm_jax.models.categorical import Discrete, bernoulli, categorical
 from lvm_jax.models.deep_gaussian import (
     DeepGaussian,
@@ -40,5 +40,6 @@ __all__ = [
     "log_evidence_quadrature",
     "log_joint",
     "ppca",
+    "simulate",
     "two_layer_gaussian",
 ]

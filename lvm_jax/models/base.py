@@ -53,6 +53,13 @@ def log_joint(model: Model, theta: Params, x: Array) -> Callable[[Latent], Scala
     return joint
 
 
+def simulate(key: Key[Array, ""], model: Model, theta: Params) -> tuple[Latent, Array]:
+    """One pair z ~ p(z; theta), x ~ p(x | z; theta). Unjitted; `vmap` it over keys for more."""
+    key_z, key_x = jax.random.split(key)
+    z = model.prior(theta).sample(seed=key_z)
+    return z, model.likelihood(theta, z).sample(seed=key_x)
+
+
 def data_point(model: Model, theta: Params) -> DataPoint:
     """One x as the model draws it. Shapes and types only: nothing is computed.
 

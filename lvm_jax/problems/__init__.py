@@ -5,7 +5,7 @@ stated way. A `Target` is a log-density with a known log Z.
 """
 
 from lvm_jax.problems import expected_bounds, linear_vae, one_bit, second_moment
-from lvm_jax.problems.base import Problem, Simulated, changed, log_evidence, simulate
+from lvm_jax.problems.base import Problem, Simulated, changed, log_evidence, simulate, truth
 from lvm_jax.problems.changes import beside, marginals, mean_field, shifted_normal, widened
 from lvm_jax.problems.cox import lgcp
 from lvm_jax.problems.finite import discrete, gaussian_mixture
@@ -50,6 +50,7 @@ __all__ = [
     "shifted_normal",
     "simulate",
     "spike",
+    "truth",
     "two_modes",
     "two_normals",
     "wells",

@@ -10,7 +10,7 @@ import numpy as np
 from lvm_jax import checks, models
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
-from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params
+from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params
 from lvm_jax.weights import LogJoint
 
 
@@ -59,13 +59,10 @@ def simulate(key: Key[Array, ""], problem: Problem, num_points: int) -> Simulate
     checks.key(key)
     num_points = checks.integer(num_points, "num_points", 1)
 
-    def one(key: Key[Array, ""]) -> tuple[Array, Latent]:
-        theta = on_device(problem.theta)
-        key_z, key_x = jax.random.split(key)
-        z = problem.model.prior(theta).sample(seed=key_z)
-        return problem.model.likelihood(theta, z).sample(seed=key_x), z
+    def one(key: Key[Array, ""]) -> tuple[Latent, Array]:
+        return models.simulate(key, problem.model, on_device(problem.theta))
 
-    x, z = jax.jit(jax.vmap(one))(jax.random.split(key, num_points))
+    z, x = jax.jit(jax.vmap(one))(jax.random.split(key, num_points))
     return Simulated(x, z, log_evidence(problem, x))
 
 
@@ -84,6 +81,22 @@ def log_evidence(problem: Problem, x: Float[Array, "N D"]) -> Float[np.ndarray, 
     with jax.enable_x64(True):
         theta, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), held)
         return np.asarray(jax.jit(jax.vmap(exact, (None, 0)))(theta, x))
+
+
+def truth(problem: Problem, x: ArrayLike) -> tuple[Any, float]:
+    """p(z | x) with leaves of NumPy, and log p(x) in nats, of one x [D]; both in float64.
+
+    Unlike `log_evidence` it takes theta as the problem has it, not rounded to float32. Raises
+    ValueError for a model without closed forms.
+    """
+    own, evidence = problem.model.posterior, problem.model.log_evidence
+    if own is None or evidence is None:
+        raise ValueError(f"problem: expected closed forms, got {problem.name!r} without")
+    with jax.enable_x64(True):
+        exact = jax.tree.map(jnp.asarray, (problem.theta, x))
+        both = jax.jit(lambda *of: (own(*of), evidence(*of)))
+        posterior, log_evidence = jax.tree.map(np.asarray, both(*exact))
+    return posterior, float(log_evidence)
 
 
 def changed(model: Model, theta: Params, change: Callable[[Distribution], Distribution]) -> Guide:

@@ -10,7 +10,7 @@ from lvm_jax.batching import batch_size, for_each
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import gaussian_parts
 from lvm_jax.guides import Guide
-from lvm_jax.models import Model
+from lvm_jax.models import Model, simulate
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, UInt
 
 CHUNK_SIZE = 1_000  # rows alive at a time
@@ -115,11 +115,6 @@ def sample(
     model: Model, num_samples: int, key: Key[Array, ""], theta: Params
 ) -> Float[Array, "S D"]:
     """Draws of x from p(x), [num_samples, D]; the first of them do not depend on their number."""
-
-    def one(key: Key[Array, ""]) -> Array:
-        key_z, key_x = jax.random.split(key)
-        z = model.prior(theta).sample(seed=key_z)
-        return model.likelihood(theta, z).sample(seed=key_x)
-
     keys = jax.random.split(key, num_samples)
+    one = lambda key: simulate(key, model, theta)[1]  # noqa: E731
     return for_each(one, keys, batch_size(CHUNK_SIZE, 1, num_samples))
