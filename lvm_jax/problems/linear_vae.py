@@ -16,7 +16,7 @@ from lvm_jax.guides.families import FullRank, MeanField
 from lvm_jax.models import LinearGaussian
 from lvm_jax.normals import LogCholesky
 from lvm_jax.problems.base import host
-from lvm_jax.typing import Array, ArrayLike, Float
+from lvm_jax.typing import Array, ArrayLike, Float, Int
 
 
 class Spectrum(NamedTuple):
@@ -54,6 +54,17 @@ class Spectrum(NamedTuple):
         loadings[:, :width] = self.vectors[:, :width] * np.sqrt(above)
         parts = (np.zeros(latent_dim), loadings, self.mean, 0.5 * np.log(noise_variance))
         return LinearGaussian(*map(host, parts))
+
+    def order(self, theta: LinearGaussian) -> Int[np.ndarray, " L"]:
+        """The units of z in the order of the eigenvectors along which they point.
+
+        The best assignment by |u_i^T w_j|: the long columns of W are matched first, and the
+        collapsed ones take what is left.
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        leading = self.vectors[:, : theta.loadings.shape[1]]
+        return linear_sum_assignment(-np.abs(leading.T @ theta.loadings))[1]
 
 
 def spectrum(x: ArrayLike) -> Spectrum:

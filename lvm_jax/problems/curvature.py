@@ -1,0 +1,46 @@
+"""The curvature of a function along a direction, by differentiation in float64."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from lvm_jax.typing import Params, Scalar
+
+
+class Curvature(NamedTuple):
+    """The second-order behaviour of a function at a point, along a unit direction d."""
+
+    slope: float  # the largest entry of the gradient, in any direction
+    value: float  # d^T H d
+    residual: float  # |H d - (d^T H d) d| / |d^T H d|, 0 for an eigenvector of the Hessian H
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradient_and_turn(
+    function: Callable[..., Scalar], at: Params, way: Params, fixed: tuple[Any, ...]
+) -> tuple[Params, Params]:
+    return jax.jvp(jax.grad(lambda point: function(point, *fixed)), (at,), (way,))
+
+
+def along(function: Callable[..., Scalar], at: Params, way: Params, *fixed: Any) -> Curvature:
+    """The curvature of `function(at, *fixed)` in its first argument, along `way`.
+
+    `at` and `way` are pytrees of one structure; the length of `way` does not matter. The Hessian is
+    only multiplied, never formed. Raises ValueError for a direction of length 0.
+    """
+    with jax.enable_x64(True):
+        at, way, fixed = jax.tree.map(jnp.asarray, (at, way, fixed))
+        parts = (*_gradient_and_turn(function, at, way, fixed), way)
+        steep, turn, unit = (np.asarray(ravel_pytree(part)[0]) for part in parts)
+    length = np.linalg.norm(unit)
+    if not length > 0:
+        raise ValueError("way: expected a direction, got the zero vector")
+    value = float(unit @ turn / (unit @ unit))
+    residual = np.linalg.norm(turn - value * unit) / length
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Curvature(float(np.abs(steep).max()), value, float(residual / abs(value)))
