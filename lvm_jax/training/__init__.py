@@ -1,5 +1,6 @@
 """Training by stochastic gradients: a compiled loop, and runs that can be resumed."""
 
+from lvm_jax.training.ascent import ascend
 from lvm_jax.training.book import History
 from lvm_jax.training.checkpoint import CheckpointError, CheckpointWarning
 from lvm_jax.training.diagnosis import Failure
@@ -18,6 +19,7 @@ from lvm_jax.training.progress import Progress
 from lvm_jax.training.refining import refining
 from lvm_jax.training.saved import Saved, load_model, save_model
 from lvm_jax.training.schedules import burda_epochs, burda_stages
+from lvm_jax.training.starts import Starts, fit_starts
 from lvm_jax.training.step import Parameters
 
 __all__ = [
@@ -32,11 +34,14 @@ __all__ = [
     "Point",
     "Progress",
     "Saved",
+    "Starts",
     "Terms",
     "annealed",
+    "ascend",
     "burda_epochs",
     "burda_stages",
     "fit",
+    "fit_starts",
     "free_bits",
     "kl_per_dimension",
     "load_model",

@@ -1,0 +1,138 @@
+"""Training from several random starts in one program, of which the best is kept.
+
+For small models: all data and all starts stay on the device, and nothing is saved on the way.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lvm_jax import checks
+from lvm_jax.gradients import Estimate
+from lvm_jax.guides import Guide
+from lvm_jax.models import Model, log_joint
+from lvm_jax.typing import Array, Float, Key, Params, Scalar
+
+Watch = Callable[[Key[Array, ""], Params, Params], Any]  # (key, theta, phi) -> numbers, a tuple
+
+
+class Starts(NamedTuple):
+    """The start whose training bound ended highest, with its T records on the way."""
+
+    theta: Params
+    phi: Params
+    step: np.ndarray  # [T]
+    bound: np.ndarray  # [T], mean over the minibatches since the last record, nats per point
+    watched: np.ndarray  # [T, W], what `watch` gave
+    last_bounds: np.ndarray  # [R], the last record's bound of every start
+
+
+class _Steps(NamedTuple):
+    """What the steps need."""
+
+    estimate: Estimate
+    num_samples: int
+    optimizer: optax.GradientTransformation
+    batch_size: int
+    num_starts: int
+    length: int  # steps between two records
+
+
+def fit_starts(
+    key: Key[Array, ""],
+    model: Model,
+    guide: Guide,
+    x: Float[np.ndarray, "N D"],
+    *,
+    estimate: Estimate,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    num_steps: int,
+    num_starts: int,
+    num_records: int = 1,
+    num_samples: int = 1,
+    watch: Watch = lambda key, theta, phi: (),
+    on_record: Callable[[int, np.ndarray], None] = lambda step, watched: None,
+) -> Starts:
+    """Maximise the mean bound of x [N, D] from `num_starts` starts; keep the best at the end.
+
+    Every step draws `batch_size` rows with replacement. All starts share rows and noise, so that
+    they differ in their initial parameters only. `watch` is measured at each of `num_records`
+    evenly spaced records, with one key for all; `on_record(step, watched)` is called at each with
+    the numbers of the start that is best so far. A start whose bound is NaN is not kept.
+
+    Raises ValueError naming the argument: for counts below 1, and num_steps that num_records does
+    not divide. Raises FloatingPointError where the bounds of all starts are NaN.
+    """
+    checks.key(key)
+    counts = {"batch_size": batch_size, "num_starts": num_starts, "num_records": num_records}
+    for name, count in {**counts, "num_samples": num_samples}.items():
+        checks.integer(count, name, 1)
+    if checks.integer(num_steps, "num_steps", 1) % num_records:
+        raise ValueError(f"num_steps: expected a multiple of {num_records}, got {num_steps}")
+    rows, length = jnp.asarray(checks.points(x, "x", 1)), num_steps // num_records
+    steps = _Steps(estimate, num_samples, optimizer, batch_size, num_starts, length)
+    advance, look = (
+        jax.jit(partial(_run_steps, model, guide, steps)),
+        jax.jit(jax.vmap(watch, (None, 0, 0))),
+    )
+    key_theta, key_phi, key_steps, key_watch = jax.random.split(key, 4)
+    theta = jax.vmap(model.init)(jax.random.split(key_theta, num_starts))
+    phi = jax.vmap(guide.init)(jax.random.split(key_phi, num_starts))
+    state, records = ((theta, phi), jax.vmap(optimizer.init)((theta, phi))), []
+    for index in range(num_records):
+        state, bound = advance(key_steps, state, rows, jnp.int32(index * length))
+        records.append(np.stack([bound, *look(key_watch, *state[0])]))  # [1 + W, R]
+        if np.isnan(records[-1][0]).all():
+            at = (index + 1) * length
+            raise FloatingPointError(
+                f"the bound of every start is NaN by step {at}; try a lower rate"
+            )
+        best = int(np.nanargmax(records[-1][0]))
+        on_record((index + 1) * length, records[-1][1:, best])
+    theta, phi = jax.tree.map(lambda leaf: leaf[best], state[0])
+    kept, step = np.stack(records)[:, :, best], length * (1 + np.arange(num_records))  # [T, 1 + W]
+    return Starts(theta, phi, step, kept[:, 0], kept[:, 1:], records[-1][0])
+
+
+def _run_steps(
+    model: Model,
+    guide: Guide,
+    steps: _Steps,
+    key: Key[Array, ""],
+    state: Any,
+    x: Array,
+    first: Array,
+) -> tuple[Any, Float[Array, " R"]]:
+    """The steps between two records: the new state, and the mean bound of every start."""
+
+    def one(key: Array, x: Array, parameters: tuple[Params, Params]) -> Scalar:
+        joint = log_joint(model, parameters[0], x)
+        posterior = lambda phi: guide.posterior(phi, x)  # noqa: E731
+        return steps.estimate(key, joint, posterior, parameters[1], steps.num_samples)
+
+    def loss(parameters: tuple[Params, Params], key: Array, batch: Array) -> Scalar:
+        keys = jax.random.split(key, batch.shape[0])
+        return -jax.vmap(one, in_axes=(0, 0, None))(keys, batch, parameters).mean()
+
+    def update(state: Any, key: Array, batch: Array) -> tuple[Any, Scalar]:
+        parameters, inner = state
+        value, gradient = jax.value_and_grad(loss)(parameters, key, batch)
+        updates, inner = steps.optimizer.update(gradient, inner, parameters)
+        return (optax.apply_updates(parameters, updates), inner), -value
+
+    def step(carry: tuple[Any, Array], index: Array) -> tuple[tuple[Any, Array], None]:
+        state, total = carry
+        key_batch, key_noise = jax.random.split(jax.random.fold_in(key, index))
+        rows = jax.random.randint(key_batch, (steps.batch_size,), 0, x.shape[0])
+        state, value = jax.vmap(update, in_axes=(0, None, None))(state, key_noise, x[rows])
+        return (state, total + value), None
+
+    indices = first + jnp.arange(steps.length, dtype=jnp.int32)
+    (state, total), _ = jax.lax.scan(step, (state, jnp.zeros(steps.num_starts)), indices)
+    return state, total / steps.length
