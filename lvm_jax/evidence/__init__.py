@@ -6,7 +6,7 @@ from lvm_jax.evidence.dataset import Summary, evaluate, summarize
 from lvm_jax.evidence.debiased import average, jackknife, multilevel
 from lvm_jax.evidence.importance import from_log_weights, importance
 from lvm_jax.evidence.naive import naive, uniform
-from lvm_jax.evidence.result import Check, Evidence
+from lvm_jax.evidence.result import Check, Evidence, larger
 from lvm_jax.evidence.sandwich import Bidirectional, Sandwich, bidirectional, sandwich
 from lvm_jax.evidence.sequential import Sequential, sequential
 from lvm_jax.evidence.sumo import Telescope, sumo
@@ -31,6 +31,7 @@ __all__ = [
     "from_log_weights",
     "importance",
     "jackknife",
+    "larger",
     "multilevel",
     "naive",
     "sandwich",

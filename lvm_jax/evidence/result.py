@@ -3,6 +3,7 @@
 from enum import IntFlag
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -172,6 +173,17 @@ def least_samples(share: ArrayLike | float) -> np.ndarray | np.floating:
     """The S at which an ESS of `share` S reaches `least_ess`; inf for a share of 0."""
     with np.errstate(divide="ignore"):
         return SKEWNESS**-2 / np.asarray(share, float) ** 3
+
+
+def larger(first: Evidence, second: Evidence) -> Evidence:
+    """Of two estimates of each point, leaves [N], the larger with its error and its checks.
+
+    Both are low in expectation, so that the larger comes nearer to log p. But the larger of two
+    noisy numbers is high by a part of their errors: it is no lower bound in expectation. NaN in the
+    first is replaced by the second.
+    """
+    above = first.log_evidence >= second.log_evidence
+    return jax.tree.map(lambda one, two: jnp.where(above, one, two), first, second)
 
 
 def union(failed: ArrayLike) -> Int[Array, ""]:

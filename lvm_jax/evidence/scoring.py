@@ -1,0 +1,49 @@
+"""Estimates of log p(x) beside a known truth: how far off they are, how often intervals hold."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lvm_jax import checks
+from lvm_jax.typing import Bool, Float
+
+
+class Share(NamedTuple):
+    """A share of n cases, and its Clopper-Pearson interval."""
+
+    share: float
+    low: float
+    high: float
+    of: int
+
+
+def share(holds: Bool[np.ndarray, " n"] | Sequence[bool], level: float = 0.95) -> Share:
+    """The share of True, with the exact interval of a binomial probability at `level`.
+
+    With k of n: low and high are the quantiles (1 - level) / 2 of Beta(k, n - k + 1) and
+    (1 + level) / 2 of Beta(k + 1, n - k). Of no cases the share is NaN and the interval [0, 1].
+    Raises ValueError for a level outside (0, 1). Source: Clopper and Pearson (1934).
+    """
+    from scipy.stats import beta
+
+    if not 0 < checks.number(level, "level") < 1:
+        raise ValueError(f"level: expected a probability in (0, 1), got {level}")
+    holds = np.asarray(holds, bool)
+    tail = round((1 - level) / 2, 15)  # 0.025 of 0.95, without the rounding of 1 - level
+    hits, size = int(holds.sum()), holds.size
+    low = beta.ppf(tail, hits, size - hits + 1) if hits else 0.0
+    high = beta.ppf(1 - tail, hits + 1, size - hits) if hits < size else 1.0
+    return Share(hits / size if size else np.nan, float(low), float(high), size)
+
+
+def rmse(errors: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """The root mean square error of n independent estimates, and its standard error.
+
+    sd(e^2) / (2 RMSE sqrt(n)), the delta method. NaN of one estimate. In the units of the errors.
+    """
+    squared = np.asarray(errors, np.float64) ** 2
+    found = float(np.sqrt(squared.mean()))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = squared.std(ddof=1) if squared.size > 1 else np.nan
+    return found, float(spread / (2 * max(found, 1e-12) * squared.size**0.5))
