@@ -1,0 +1,105 @@
+"""Images in the units of a likelihood: binarised, and as whole numbers where it counts levels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lvm_jax import checks, data
+from lvm_jax.likelihoods import LIKELIHOODS
+from lvm_jax.typing import Array, Float, Int, Key
+
+PARTS = ("train", "validation", "test")
+LEVELS = {"digits": 17, "mnist": 256, "fashion_mnist": 256}  # grey levels of a pixel
+COUNTS = ("categorical", "poisson", "negative_binomial")  # pixels are 0, 1, ..., levels - 1
+WITH_LEVELS = ("discretized_logistic", "categorical")  # likelihoods with an option num_levels
+
+
+class Chosen(NamedTuple):
+    """Some images of each part, by the name of the part."""
+
+    rows: dict[str, Float[np.ndarray, "n D"]]
+    places: dict[str, Int[np.ndarray, " n"]]  # in the part
+    out_of: dict[str, int]
+
+
+class Pixels(NamedTuple):
+    """Images in the units of a likelihood: every pixel lies between 0 and `high`."""
+
+    images: data.ImageData  # in [0, 1], with the bits of `binarization`
+    binarization: str
+    levels: int  # values that a pixel can have
+    high: float
+    train: Float[np.ndarray, "N D"]  # grey where bits are drawn afresh in every step
+    seen: Float[np.ndarray, "N D"]  # the same with bits drawn once
+    validation: Float[np.ndarray, "M D"]
+    test: Float[np.ndarray, "T D"]
+    transform: Callable[[Key[Array, ""], Array], Array] | None  # for `training.fit`
+
+    def choose(self, most: int, seed: int) -> Chosen:
+        """At most so many images of each part, at random: a part may be sorted by class."""
+        found = Chosen({}, {}, {})
+        for number, name in enumerate(PARTS):
+            x = self.seen if name == "train" else getattr(self, name)
+            chosen = np.random.default_rng([seed, number]).permutation(len(x))[:most]
+            found.rows[name], found.places[name], found.out_of[name] = x[chosen], chosen, len(x)
+        return found
+
+
+def load_pixels(
+    name: str | Path,
+    split: str | None = None,
+    *,
+    likelihood: str = "bernoulli",
+    binarization: str | None = None,
+    levels: int | None = None,
+    seed: int = 0,
+) -> Pixels:
+    """The images of `data.load_images(name, split)` in the units of a likelihood.
+
+    binarization: a key of `data.BINARIZATIONS`; None is "dynamic" for grey levels under a bernoulli
+    and "none" otherwise. levels: grey levels of a pixel in a file, for the likelihoods that count
+    them; None is the published number, or 256 for a file whose pixels are multiples of 1/255.
+
+    Raises ValueError naming the argument: for a likelihood or binarisation of no such name, fewer
+    than 2 images for validation or test, and levels that are needed and not known.
+    """
+    likelihood = checks.choice(likelihood, "likelihood", list(LIKELIHOODS))
+    raw = data.load_images(name, split)
+    for part in PARTS[1:]:
+        number = len(getattr(raw, part))
+        if number < 2:
+            raise ValueError(
+                f"split: expected at least 2 images for {part}, got {number}; give "
+                "train/validation/test"
+            )
+    bits = likelihood == "bernoulli" and not raw.fixed_bits
+    method = binarization or ("dynamic" if bits else "none")
+    images = data.binarized(raw, method, seed)
+    way = data.BINARIZATIONS[method]
+    transform = None if raw.fixed_bits else way.transform
+    if images.fixed_bits or transform is not None:
+        levels = 2
+    elif levels is None:
+        levels = LEVELS.get(str(name)) or _bytes(images, likelihood)
+    high = float(levels - 1) if likelihood in COUNTS else 1.0
+    seen = images.train if transform is None else way.heldout((seed, 0), images.train)
+    parts = (images.train, seen, images.validation, images.test)
+    train, seen, validation, test = (
+        x if high == 1 else np.round(x * np.float32(high)) for x in parts
+    )
+    method = "none" if raw.fixed_bits else method
+    return Pixels(images, method, levels, high, train, seen, validation, test, transform)
+
+
+def _bytes(images: data.ImageData, likelihood: str) -> int:
+    """256, the levels of a byte; ValueError if they are counted and the pixels are no bytes."""
+    on_bytes = images.train * np.float32(255)
+    counted = likelihood in (*COUNTS, *WITH_LEVELS)
+    if counted and np.abs(on_bytes - np.round(on_bytes)).max() > 1e-3:
+        raise ValueError(
+            f"levels: expected the number of grey levels of {images.name}, which is not on the "
+            f"grid of bytes; the likelihood {likelihood} counts them"
+        )
+    return 256
