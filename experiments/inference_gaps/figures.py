@@ -92,12 +92,10 @@ def parts(result: Result) -> Any:
                 label = f"{part} images" if place == 0 else None
                 style = {"color": COLOURS[part], "marker": MARKERS[part], "label": label}
                 error_bar(ax, place + 0.6 * SHIFT[part], part_of(gap, rows), **style)
-            plotting.caption_axes(ax, name, ("guide", "nats per image"))
+            plotting.finish(ax, name, ("guide", "nats per image"))
     for ax in axes:
         ax.set_xticks(range(len(result.trained)), [one.name for one in result.trained])
-        ax.set_xlim(-0.5, len(result.trained) - 0.5)
-        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
-        ax.grid(alpha=0.25, axis="y")
+        ax.set(xlim=(-0.5, len(result.trained) - 0.5), ylim=(min(0.0, ax.get_ylim()[0]), None))
     plotting.legend(axes[-1])
     return figure
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.stats import t
 
@@ -21,7 +20,7 @@ from lvm_jax.guides import Family, Guide
 from lvm_jax.models import Model
 from lvm_jax.report import Check, Run, near, plain, point_ids
 from lvm_jax.typing import Bool, Params
-from lvm_jax.vae import Architecture, build, build_saved, family
+from lvm_jax.vae import Architecture, Pixels, build, build_saved, family
 
 MEAN_FIELD, FULL_COVARIANCE, FLOW = FAMILIES = ("mean-field", "full covariance", "flow")
 OWN = {"mean_field": MEAN_FIELD, "full_rank": FULL_COVARIANCE, "iaf": FLOW, "coupling": FLOW}
@@ -111,7 +110,7 @@ def load(config: Config) -> Inputs:
         data, pixels = {"seed": config.seed}, prepared[0].pixels
     for one in (*loaded, *prepared):
         check_architecture(one.architecture, pixels, config)
-    chosen = vaes.choose(pixels, VaeConfig(evaluated=config.num_points, **data))
+    chosen = pixels.choose(config.num_points, data["seed"])
     parts = [chosen.rows["train"], chosen.rows["test"]]
     is_train = np.repeat([True, False], [len(part) for part in parts])
     return Inputs(names, loaded, prepared, np.concatenate(parts), is_train, pixels.images.source)
@@ -225,7 +224,7 @@ def common_data(folders: list[Path]) -> dict[str, Any]:
     return found[0]
 
 
-def check_architecture(a: Architecture, pixels: vaes.Pixels, config: Config) -> None:
+def check_architecture(a: Architecture, pixels: Pixels, config: Config) -> None:
     """Refuse a model of other images, and local families or chains that its guide cannot have."""
     families(a, config)
     if (a.shape, a.encoder_scale) != (pixels.images.shape, pixels.high):
@@ -271,7 +270,7 @@ def measure_one(one: Trained, x: np.ndarray, config: Config, run: Run) -> Found:
     importance = stage("importance sampling", evidence.evaluate, keys[2], *common, x, count)
     reference = annealed.evidence
     if config.reference == "larger":
-        reference = larger(annealed.evidence, importance)
+        reference = evidence.larger(annealed.evidence, importance)
     gaps = stage(
         *("gaps", decomposition.gaps, keys[3], *common, x),
         families=families(one.architecture, config),
@@ -282,16 +281,6 @@ def measure_one(one: Trained, x: np.ndarray, config: Config, run: Run) -> Found:
         num_starts=config.num_starts,
     )
     return Found(annealed, importance, bounds, gaps)
-
-
-def larger(first: Evidence, second: Evidence) -> Evidence:
-    """Of two estimates of each point, leaves [N], the larger.
-
-    Both are low in expectation, so the larger comes nearer to log p; but the larger of two noisy
-    numbers is high by a part of their errors, and is no longer a lower bound in expectation.
-    """
-    above = first.log_evidence >= second.log_evidence
-    return jax.tree.map(lambda one, two: jnp.where(above, one, two), first, second)
 
 
 def part_of(tree: Any, rows: Bool[np.ndarray, " N"]) -> Any:
@@ -336,7 +325,7 @@ def part_summary(found: Found, rows: Bool[np.ndarray, " N"]) -> dict[str, Any]:
     """log p, ELBO and gaps of the training or the test images, means with their errors."""
     gaps = gaps_of(found.gaps, rows)
     ways = {"annealed": found.annealed.evidence, "importance": found.importance}
-    ways["larger"] = larger(*ways.values())
+    ways["larger"] = evidence.larger(*ways.values())
     return {
         "num_points": int(rows.sum()),
         "log_p": {name: mean(measured(part_of(way, rows))) for name, way in ways.items()},

@@ -23,15 +23,14 @@ import numpy as np
 import optax
 
 from experiments.iwae_table.config import Config
-from lvm_jax import bounds, data, diagnostics, evidence, gradients, training, vae
+from lvm_jax import bounds, diagnostics, evidence, gradients, training, vae
 from lvm_jax.evidence import Evidence, Summary
 from lvm_jax.gradients import Estimate
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model
 from lvm_jax.report import Run
-from lvm_jax.training.step import Transform
 from lvm_jax.typing import Array, Key
-from lvm_jax.vae import Architecture
+from lvm_jax.vae import Architecture, Pixels
 
 SPLITS = {"mnist": "59600/400/10000"}  # the paper's; of the others the published one
 STAGES = [training.burda_epochs(i) for i in range(1, 9)]  # ends of the paper's, in epochs
@@ -57,25 +56,14 @@ class Cell(NamedTuple):
         return f"{self.schedule}-{self.objective}-k{self.num_samples}-layers{self.num_layers}"
 
 
-class Images(NamedTuple):
-    """What is trained on, and what is measured."""
-
-    source: str
-    train: np.ndarray  # [N, D]: grey levels if there is a transform, else bits
-    test: np.ndarray  # [T, D]: bits, in the order of the evaluation
-    transform: Transform | None
-
-
-def load(config: Config) -> Images:
+def load(config: Config) -> Pixels:
     """The images; test images in one random order, whose first ones any evaluation takes.
 
     binarized_mnist is sorted by class, so that its own first images would be no sample.
     """
-    found = data.load_images(config.dataset, SPLITS.get(config.dataset))
-    bits = data.binarized(found, "dynamic", config.seed)
-    transform = None if bits.fixed_bits else data.BINARIZATIONS["dynamic"].transform
-    order = np.random.default_rng([config.seed, 1]).permutation(len(bits.test))
-    return Images(bits.source, bits.train, bits.test[order], transform)
+    found = vae.load_pixels(config.dataset, SPLITS.get(config.dataset), seed=config.seed)
+    order = np.random.default_rng([config.seed, 1]).permutation(len(found.test))
+    return found._replace(test=found.test[order])
 
 
 def describe(cell: Cell, dim: int, config: Config) -> Architecture:
@@ -184,7 +172,7 @@ class Record(NamedTuple):
         }
 
 
-def prepare(cell: Cell, images: Images, config: Config) -> Prepared:
+def prepare(cell: Cell, images: Pixels, config: Config) -> Prepared:
     """Model, guide, gradients and schedule of a cell."""
     number, dim = images.train.shape
     description = describe(cell, dim, config)
@@ -205,7 +193,7 @@ def seconds(folder: Path) -> float:
     return max((one["seconds"] for one in found), default=0.0)
 
 
-def reach(prepared: Prepared, epochs: int, images: Images, run: Run) -> Trained:
+def reach(prepared: Prepared, epochs: int, images: Pixels, run: Run) -> Trained:
     """Train to a milestone, keep the model, and count its active units on the test images."""
     cell, config, folder = prepared.cell, prepared.config, prepared.folder(run)
 
@@ -241,7 +229,7 @@ def reach(prepared: Prepared, epochs: int, images: Images, run: Run) -> Trained:
     return trained
 
 
-def measure(prepared: Prepared, epochs: int, num_points: int, images: Images, run: Run) -> Evidence:
+def measure(prepared: Prepared, epochs: int, num_points: int, images: Pixels, run: Run) -> Evidence:
     """Evidence of the first `num_points` test images at a milestone, from files where there are any.
 
     Image i draws from fold_in(key, i) whichever piece it is in: a larger evaluation keeps what a
@@ -268,7 +256,7 @@ def measure(prepared: Prepared, epochs: int, num_points: int, images: Images, ru
     return Evidence(*(np.concatenate(leaves) for leaves in zip(*pieces, strict=True)))
 
 
-def records(prepared: Prepared, images: Images, run: Run) -> list[Record]:
+def records(prepared: Prepared, images: Pixels, run: Run) -> list[Record]:
     """The milestones that a cell has reached, the last one measured on all images asked for."""
     cell, config = prepared.cell, prepared.config
     known = [read(prepared.folder(run, epochs)) for epochs in prepared.milestones]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.iwae_table.cells import Cell
 from experiments.iwae_table.measure import Result, common_points
@@ -51,29 +51,17 @@ def training(result: Result) -> Any:
         for place, value in zip(epochs, values, strict=True):
             every.setdefault(place, []).append(value)
     unit = f"log p, nats per image (mean of {num_points:,})"
-    plotting.caption_axes(axes[0], "Against passes over the data", ("epochs", unit))
+    plotting.finish(axes[0], "Against passes over the data", ("epochs", unit))
     spent_on = "minutes of training, on this machine"
-    plotting.caption_axes(axes[1], "Against time", (spent_on, ""))
-    scale(axes[0], sorted(every))
-    scale(axes[1])
+    plotting.finish(axes[1], "Against time", (spent_on, ""), xscale="log")
+    plotting.log_ticks(axes[0], sorted(every))
+    axes[1].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axes[1].xaxis.set_minor_formatter(NullFormatter())
     low, best = min(map(min, every.values())), max(map(max, every.values()))
     axes[0].set_ylim(bottom=max(low, best - KNEE) - 0.04 * (best - low))
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+    plotting.legend_below(figure, axes[0], 3)
     return figure
-
-
-def scale(ax: Any, ticks: list[int] | None = None) -> None:
-    """A logarithmic axis with plain numbers on it."""
-    ax.set_xscale("log")
-    ax.grid(alpha=0.25)
-    if ticks is not None:
-        ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        ax.xaxis.set_minor_locator(NullLocator())
-        return
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def units(result: Result) -> Any:
@@ -91,12 +79,8 @@ def units(result: Result) -> Any:
             name = f"{label(cell, False)}: {int((ranked > THRESHOLD).sum())}"
             ax.plot(1 + np.arange(len(ranked)), ranked, label=name, **look)
         ax.axhline(THRESHOLD, color=plotting.INK, linestyle=":", linewidth=1.2)
-        ax.set_yscale("log")
-        ax.grid(alpha=0.25)
-        names = ("unit, by rank", "A = variance of the posterior mean")
-        plotting.caption_axes(ax, title, names)
+        names = ("unit, by rank", "A = variance of the posterior mean" if ax is axes[0] else "")
+        plotting.finish(ax, title, names, yscale="log")
         plotting.whole_numbers(ax)
-        ax.legend(title="active units", title_fontsize=8.5, fontsize=8.5, frameon=False)
-    for ax in axes[1:]:
-        ax.set_ylabel("")
+        plotting.legend(ax, title="active units", title_fontsize=8.5)
     return figure

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.iwae_table import cells
-from experiments.iwae_table.cells import Cell, Images, Prepared, Record, summary
+from experiments.iwae_table.cells import Cell, Prepared, Record, summary
 from experiments.iwae_table.config import Config
 from lvm_jax.report import Run, point_ids
+from lvm_jax.vae import Pixels
 
 Published = dict[tuple[str, int, int], float]  # objective, k, layers -> test log p
 
@@ -65,13 +66,13 @@ def grid(config: Config) -> list[Cell]:
     return list(dict.fromkeys(cells))
 
 
-def load(config: Config) -> tuple[Images, list[Prepared]]:
+def load(config: Config) -> tuple[Pixels, list[Prepared]]:
     """The images and the cells."""
     images = cells.load(config)
     return images, [cells.prepare(cell, images, config) for cell in grid(config)]
 
 
-def measure(config: Config, run: Run, loaded: tuple[Images, list[Prepared]]) -> Result:
+def measure(config: Config, run: Run, loaded: tuple[Pixels, list[Prepared]]) -> Result:
     """Train every cell stage by stage, and measure it."""
     images, prepared = loaded
     run.begin(sum(len(one.milestones) for one in prepared) + len(prepared))
@@ -83,10 +84,12 @@ def measure(config: Config, run: Run, loaded: tuple[Images, list[Prepared]]) -> 
         records += [found] if found else []
     if not records:
         raise ValueError("budget: expected enough minutes for a first stage, got none; raise it")
-    return Result(config, images.source, len(images.test), records, of_points(images, records))
+    return Result(
+        config, images.images.source, len(images.test), records, of_points(images, records)
+    )
 
 
-def train_all(prepared: list[Prepared], images: Images, config: Config, run: Run) -> None:
+def train_all(prepared: list[Prepared], images: Pixels, config: Config, run: Run) -> None:
     """One stage after the other through all cells, so that a budget leaves them equally far."""
     budget = float("inf") if config.budget is None else 60 * config.budget
     for stage in range(max(len(one.milestones) for one in prepared)):
@@ -109,7 +112,7 @@ def train_all(prepared: list[Prepared], images: Images, config: Config, run: Run
             run.done(f"{one.cell.name}, epoch {epochs}: log p {found.log_evidence.mean():.2f}")
 
 
-def of_points(images: Images, records: list[list[Record]]) -> dict[str, np.ndarray]:
+def of_points(images: Pixels, records: list[list[Record]]) -> dict[str, np.ndarray]:
     """log p, its error and k-hat of each test image by cell, at the cell's last milestone."""
     num = min(len(rows[-1].evidence.log_evidence) for rows in records)
     columns = {

@@ -19,10 +19,9 @@ from lvm_jax.guides import Guide
 from lvm_jax.models import Model, log_joint
 from lvm_jax.report import point_ids
 from lvm_jax.typing import Array, Float, Key, Latent, Params
-from lvm_jax.vae import Parts
+from lvm_jax.vae import PARTS, Chosen, Parts
 from lvm_jax.weights import weigh
 
-PARTS = ("train", "validation", "test")
 DRAWS = 200  # of z for each image's bound and its terms
 ROWS = 1_000  # draws alive at a time, so that they stay in cache
 NUM_PILOT = 8  # chains that set the step sizes
@@ -31,14 +30,6 @@ FROM_PRIOR = 20_000  # z, for its histograms
 SIDE = 16  # images along each axis of the latent plane
 UNITS, STEPS = 8, 11  # rows and columns of the traversals
 MIDDLE = (0.005, 0.995)  # quantiles of the aggregate posterior that are looked at
-
-
-class Chosen(NamedTuple):
-    """The images that are measured, by part."""
-
-    rows: dict[str, np.ndarray]  # [n, D]
-    index: dict[str, np.ndarray]  # [n], in the part
-    out_of: dict[str, int]
 
 
 class Terms(NamedTuple):
@@ -206,7 +197,7 @@ def points_of(
     chosen: Chosen, terms: Terms, log_p: list[LogP], labels: np.ndarray | None
 ) -> dict[str, np.ndarray]:
     """Arrays [n] of the test images: log p by `config.evidence`, its error and k-hat, the bounds."""
-    points = {"point": point_ids(chosen.rows["test"]), "index": chosen.index["test"]}
+    points = {"point": point_ids(chosen.rows["test"]), "index": chosen.places["test"]}
     if labels is not None:
         points["label"] = labels
     for prefix, one in zip(("", "importance_"), log_p[::-1], strict=False):

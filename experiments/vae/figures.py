@@ -8,7 +8,6 @@ from experiments.vae.measure import Result
 from lvm_jax import plotting
 
 SHOWN = 8  # marginals of the aggregate posterior
-GAP = "#dbe3ec"  # between images
 
 
 def training(result: Result) -> Any:
@@ -32,31 +31,17 @@ def training(result: Result) -> Any:
     every = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
     settled = np.concatenate([values[len(values) // 20 :] for values in curves.values()])
     low, high = np.nanmin(settled), every.max()  # the first epochs would flatten the rest
-    ax.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low))
-    ax.grid(alpha=0.25)
     plotting.whole_numbers(ax)
-    plotting.caption_axes(ax, "", ("epoch", "nats per image"))
-    plotting.legend(ax, loc="lower right")
+    limits = (low - 0.05 * (high - low), high + 0.08 * (high - low))
+    plotting.finish(ax, "", ("epoch", "nats per image"), "lower right", ylim=limits)
     return figure
 
 
-def tiles(pixels: np.ndarray, shape: tuple[int, int], columns: int) -> np.ndarray:
-    """Images [M, D] as one picture, `columns` in a row, a pixel of NaN between them."""
-    rows = -(-len(pixels) // columns)
-    height, width = shape[0] + 1, shape[1] + 1
-    sheet = np.full((rows * height - 1, columns * width - 1), np.nan)
-    for index, image in enumerate(np.asarray(pixels, float).reshape(-1, *shape)):
-        top, left = (index // columns) * height, (index % columns) * width
-        sheet[top : top + shape[0], left : left + shape[1]] = image
-    return sheet
-
-
 def sheet(ax: Any, result: Result, pixels: np.ndarray, columns: int, title: str) -> None:
-    """Tiles without ticks, white at 0, black at the largest value that a pixel can have."""
+    """Images [M, D], white at 0, black at the largest value that a pixel can have."""
     high, shape = result.prepared.pixels.high, result.prepared.architecture.shape
-    plotting.image(ax, tiles(np.clip(pixels, 0, high), shape, columns), 0, high)
-    ax.set_facecolor(GAP)
-    ax.set_title(title, loc="left", fontsize=10.5, color=plotting.INK)
+    plotting.tiles(ax, pixels.reshape(-1, *shape), columns, high)
+    plotting.caption_axes(ax, title, ("", ""))
 
 
 def reconstructions(result: Result) -> Any:
@@ -78,17 +63,6 @@ def samples(result: Result) -> Any:
     return figure
 
 
-def scatter(ax: Any, points: np.ndarray, labels: np.ndarray | None) -> None:
-    """Points of the plane, each class in its colour, with its name at its median."""
-    plotting.scatter(ax, points, labels)
-    for label in () if labels is None else np.unique(labels):
-        at = np.median(points[labels == label], axis=0)
-        ax.annotate(
-            str(label), at, ha="center", va="center", fontsize=10.5, weight="bold",
-            color=plotting.colour(int(label)), bbox=plotting.LABEL_BOX | {"alpha": 0.85},
-        )  # fmt: skip
-
-
 def frame(ax: Any, low: np.ndarray, high: np.ndarray, title: str) -> None:
     """A window of the plane with a margin."""
     margin = 0.05 * (high - low)
@@ -106,16 +80,11 @@ def plane(result: Result) -> Any:
     """The posterior means of test images in the plane of z, and the images of the plane."""
     pictures, (low, high) = result.pictures, result.pictures.window
     figure, (left, right) = plotting.new_figure(2, 1, width=5.2, height=5.1)
-    scatter(left, pictures.codes, result.points.get("label"))
+    plotting.classes(left, pictures.codes, result.points.get("label"))
     frame(left, low, high, "Posterior means of test images")
-    largest, side = result.prepared.pixels.high, round(len(pictures.plane) ** 0.5)
-    images = np.clip(pictures.plane, 0, largest)
-    right.set_facecolor(GAP)
-    right.imshow(
-        tiles(images, result.prepared.architecture.shape, side), cmap="Greys", vmin=0, vmax=largest,
-        extent=(low[0], high[0], low[1], high[1]), aspect="auto",
-    )  # fmt: skip
-    plotting.caption_axes(right, "Means of p(x | z) over the same window", ("z1", "z2"))
+    title, side = "Means of p(x | z) over the same window", round(len(pictures.plane) ** 0.5)
+    sheet(right, result, pictures.plane, side, title)
+    right.set(xlabel="z1", ylabel="z2")
     return figure
 
 
@@ -168,8 +137,8 @@ def aggregate_plane(result: Result) -> Any:
     drawn, prior = result.pictures.aggregate, result.pictures.prior
     figure, axes = plotting.new_figure(2, 1, width=4.6, height=4.4, sharex=True, sharey=True)
     low, high = np.quantile(np.concatenate([drawn, prior]), [0.001, 0.999], axis=0)
-    scatter(axes[0], drawn, result.points.get("label"))
-    scatter(axes[1], prior[: len(drawn)], None)
+    plotting.classes(axes[0], drawn, result.points.get("label"))
+    plotting.scatter(axes[1], prior[: len(drawn)])
     frame(axes[0], low, high, "Aggregate posterior: a draw for each test image")
     frame(axes[1], low, high, f"Prior: {len(drawn):,} draws")
     return figure

@@ -12,40 +12,23 @@ from jax.sharding import Mesh
 
 from experiments.vae import evaluation
 from experiments.vae.config import ESTIMATORS, Config
-from experiments.vae.evaluation import DRAWS, PARTS, Chosen, LogP, Part, Pictures
-from lvm_jax import bounds, data, gradients, likelihoods, parallel, training, vae
+from experiments.vae.evaluation import DRAWS, LogP, Part, Pictures
+from lvm_jax import bounds, gradients, likelihoods, parallel, training, vae
 from lvm_jax.diagnostics import ActiveUnits
 from lvm_jax.guides import Guide
 from lvm_jax.report import Check, Run, near
 from lvm_jax.training import Fit
-from lvm_jax.typing import Array, Key, Params
+from lvm_jax.typing import Params
 
-LEVELS = {"digits": 17, "mnist": 256, "fashion_mnist": 256}  # grey levels of a pixel
-COUNTS = ("categorical", "poisson", "negative_binomial")  # pixels are 0, 1, ..., levels - 1
-WITH_LEVELS = ("discretized_logistic", "categorical")
 SPLITS = {"mnist": "59600/400/10000", "fashion_mnist": "59600/400/10000"}  # with a validation part
 BURDA_STAGES, BURDA_EPS = 8, 1e-4  # the paper's; its code sums gradients over a batch
-
-
-class Pixels(NamedTuple):
-    """Images in the units of the likelihood: every pixel lies between 0 and `high`."""
-
-    images: data.ImageData  # in [0, 1], with the bits of `binarization`
-    binarization: str
-    levels: int  # values that a pixel can have
-    high: float
-    train: np.ndarray  # [N, D]; grey where bits are drawn afresh in every step
-    seen: np.ndarray  # [N, D]; the same with bits drawn once
-    validation: np.ndarray  # [M, D]
-    test: np.ndarray  # [T, D]
-    transform: Callable[[Key[Array, ""], Array], Array] | None
 
 
 class Prepared(NamedTuple):
     """All that training needs."""
 
     config: Config
-    pixels: Pixels
+    pixels: vae.Pixels
     architecture: vae.Architecture
     parts: vae.Parts
     estimate: gradients.Estimate | None  # this or the objective
@@ -149,11 +132,11 @@ def measure(config: Config, run: Run, prepared: Prepared) -> Result:
 
     key_measure, key_pictures = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
     key_terms, key_evidence, key_means = jax.random.split(key_measure, 3)
-    parts, chosen = prepared.parts, choose(prepared.pixels, config)
+    parts, chosen = prepared.parts, prepared.pixels.choose(config.evaluated, config.seed)
     model, guide, theta, phi = parts.model, parts.refined, fit.theta, fit.phi
-    test, every = chosen.rows["test"], np.concatenate([chosen.rows[name] for name in PARTS])
+    test, every = chosen.rows["test"], np.concatenate([chosen.rows[name] for name in vae.PARTS])
     labels = prepared.pixels.images.test_labels
-    labels = None if labels is None else labels[chosen.index["test"]]
+    labels = None if labels is None else labels[chosen.places["test"]]
 
     size = config.num_samples
     terms = run.stage(
@@ -191,66 +174,23 @@ def checks(result: Result) -> list[Check]:
     return found
 
 
-# Data
-
-
-def load_pixels(config: Config) -> Pixels:
-    """Images by name or file, binarised and scaled to the units of the likelihood."""
-    raw = data.load_images(config.dataset, config.split or SPLITS.get(config.dataset))
-    for name in ("validation", "test"):
-        number = len(getattr(raw, name))
-        if number < 2:
-            raise ValueError(
-                f"split: expected at least 2 images for {name}, got {number}; give "
-                "train/validation/test"
-            )
-    bits = config.likelihood == "bernoulli" and not raw.fixed_bits
-    method = config.binarization or ("dynamic" if bits else "none")
-    images, way = data.binarized(raw, method, config.seed), data.BINARIZATIONS[method]
-    transform = None if raw.fixed_bits else way.transform
-    levels = 2 if images.fixed_bits or transform is not None else count_levels(images, config)
-    high = float(levels - 1) if config.likelihood in COUNTS else 1.0
-    seen = images.train if transform is None else way.heldout((config.seed, 0), images.train)
-    parts = (images.train, seen, images.validation, images.test)
-    scaled = [x if high == 1 else np.round(x * np.float32(high)) for x in parts]
-    return Pixels(images, "none" if raw.fixed_bits else method, levels, high, *scaled, transform)
-
-
-def count_levels(images: data.ImageData, config: Config) -> int:
-    """How many values a pixel can have; of a file, 256 if the pixels are on the grid of bytes."""
-    if config.levels is not None or config.dataset in LEVELS:
-        return config.levels or LEVELS[config.dataset]
-    on_bytes = images.train * np.float32(255)
-    counted = config.likelihood in (*COUNTS, *WITH_LEVELS)
-    if counted and np.abs(on_bytes - np.round(on_bytes)).max() > 1e-3:
-        raise ValueError(
-            f"levels: expected the number of grey levels of {config.dataset}, which is not on the "
-            f"grid of bytes; the likelihood {config.likelihood} counts them"
-        )
-    return 256
-
-
-def choose(pixels: Pixels, config: Config) -> Chosen:
-    """At most `evaluated` images of each part, at random: a part may be sorted by class."""
-    rows, index, out_of = {}, {}, {}
-    for place, name in enumerate(PARTS):
-        x = pixels.seen if name == "train" else getattr(pixels, name)
-        random = np.random.default_rng([config.seed, place])
-        index[name] = random.permutation(len(x))[: config.evaluated]
-        rows[name], out_of[name] = x[index[name]], len(x)
-    return Chosen(rows, index, out_of)
-
-
 # Model
 
 
-def architecture(config: Config, pixels: Pixels) -> vae.Architecture:
+def load_pixels(config: Config) -> vae.Pixels:
+    """The images of the options."""
+    names = ("likelihood", "binarization", "levels", "seed")
+    options = {name: getattr(config, name) for name in names}
+    return vae.load_pixels(config.dataset, config.split or SPLITS.get(config.dataset), **options)
+
+
+def architecture(config: Config, pixels: vae.Pixels) -> vae.Architecture:
     """What `vae.build` makes the model and the guide of."""
     flow = {"num_layers": config.flow_layers, "hidden": config.flow_hidden}
     flow["context_dim"] = config.latent_dims[0] if config.latent_dims else 0
     of_guide = {"low_rank": {"rank": config.rank}, "iaf": flow, "coupling": flow}
     of_prior = {"num_components": config.components}
-    levels = {"num_levels": pixels.levels} if config.likelihood in WITH_LEVELS else {}
+    levels = {"num_levels": pixels.levels} if config.likelihood in vae.WITH_LEVELS else {}
     return vae.Architecture(
         shape=pixels.images.shape,
         latent_dims=config.latent_dims,
