@@ -10,7 +10,7 @@ from model_cases import quick_jit
 
 from experiments.linear_vae import exact, measure
 from experiments.linear_vae.config import Config
-from lvm_jax.problems import linear_vae
+from lvm_jax.problems import linear_averages, linear_vae
 from lvm_jax.report import execute
 
 EIGENVALUES = np.array([9.0, 4.0, 1.6, 0.3, 0.2, 0.1])  # of the table's covariance, exactly
@@ -94,14 +94,14 @@ def test_the_elbo_of_a_full_rank_q_does_not_depend_on_the_rotation(finished):
     turn, _ = np.linalg.qr(rng.normal(size=(LATENT, LATENT)))
     theta = measure.closed_form(problem, problem.noises[1])
     theta = theta._replace(loadings=theta.loadings @ turn)
-    found = exact.measure_optimum(theta, problem.moments, "full_rank")
+    found = linear_averages.at_optimum(theta, problem.moments, "full_rank")
     assert abs(found.log_evidence - found.elbo) < 1e-10
     point = measure.point(theta, found, problem, 2)
     assert (point.num_active, point.num_directions) == (LATENT, 2)  # rotated units share two
 
 
 def test_points_that_leave_an_eigenvalue_out_are_saddles(finished, x64):
-    problem, hessian = finished.result.problem, quick_jit(jax.hessian(exact.mean_log_p))
+    problem, hessian = finished.result.problem, quick_jit(jax.hessian(linear_averages.mean_log_p))
     noise = linear_vae.noise_variance(measure.closed_form(problem, problem.noises[1]))
     assert [point.kept for point in finished.result.saddles] == [0, 1, 2]
     for point in finished.result.saddles:

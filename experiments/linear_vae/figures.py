@@ -23,14 +23,6 @@ def label(trial: Trial) -> str:
     return f"s² learned ({value})" if trial.given_noise_variance is None else f"s² = {value}"
 
 
-def finish(ax: Any, caption: str, labels: tuple[str, str], place: str = "", **legend: Any) -> None:
-    """Captions and a grid, and a legend where it has a place."""
-    plotting.caption_axes(ax, caption, labels)
-    ax.grid(alpha=0.25)
-    if place:
-        plotting.legend(ax, loc=place, **legend)
-
-
 def training(result: Result) -> Any:
     """log p and the ELBO of the learned s2; what every training lacks of the optimum and of log p."""
     figure, (first, second, third, last) = plotting.new_figure(2, 2, width=5.6, height=3.9)
@@ -46,14 +38,13 @@ def training(result: Result) -> Any:
     for index, values in enumerate(curve.active_variance.T):
         last.plot(curve.step, values, color=plotting.colour(index), lw=1.4, label=f"{index + 1}")
     last.set_ylim(-0.02, max(1.02, 1.05 * curve.active_variance.max()))
-    for ax, scale in ((first, "linear"), (second, "log"), (third, "log"), (last, "linear")):
-        ax.set(xscale="log", yscale=scale)
-    labels = ("step of Adam", "nats per point")
-    finish(first, "s² learned", labels, "lower right")
-    finish(second, "PPCA's log p(x) less the trained one", labels, "lower left")
-    finish(third, "log p(x) − ELBO of the trained model", labels)
-    caption, labels = "Activity of every unit, s² learned", (labels[0], ACTIVITY)
-    finish(last, caption, labels, "lower right", ncols=4, title="unit", title_fontsize=8.5)
+    labels, log = ("step of Adam", "nats per point"), {"xscale": "log", "yscale": "log"}
+    plotting.finish(first, "s² learned", labels, "lower right", xscale="log")
+    plotting.finish(second, "PPCA's log p(x) less the trained one", labels, "lower left", **log)
+    plotting.finish(third, "log p(x) − ELBO of the trained model", labels, **log)
+    labels = (labels[0], ACTIVITY)
+    plotting.finish(last, "Activity of every unit, s² learned", labels, xscale="log")
+    plotting.legend(last, loc="lower right", ncols=4, title="unit", title_fontsize=8.5)
     return figure
 
 
@@ -74,21 +65,19 @@ def rotation(result: Result) -> Any:
     third.plot(at, trial.trained.cosines, "o", color=ORANGE, ms=7, label="trained, noisy gradients")
     third.plot(at, trial.ascended.cosines, "+", color=plotting.INK, ms=9, label="ascent from there")
     first.set(yscale="log", xticks=exact.ANGLES)
-    numbered = {"xlim": (0.4, len(values) + 0.6), "xticks": units_shown(len(values))}
-    second.set(yscale="log", **numbered)
-    third.set(ylim=(0, 1.05), **numbered)
+    for ax in (second, third):
+        ax.set_xlim(0.4, len(values) + 0.6)
+        plotting.whole_numbers(ax)
     gap = "log p(x) − ELBO [nats per point]"
     labels = ("angle between the two units [degrees]", gap)
-    finish(first, "PPCA rotated: the same log p(x), a lower ELBO", labels, "lower center")
-    finish(second, "Neighbours rotated by 45°", ("between unit u and unit u + 1", gap))
+    plotting.finish(first, "PPCA rotated: the same log p(x), a lower ELBO", labels, "lower center")
+    labels = ("between unit u and unit u + 1", gap)
+    plotting.finish(second, "Neighbours rotated by 45°", labels, yscale="log")
     labels = ("unit u", "|cosine| of column u of W with eigenvector u")
-    finish(third, "Alignment with the principal axes", labels, "lower left")
+    plotting.finish(
+        third, "Alignment with the principal axes", labels, "lower left", ylim=(0, 1.05)
+    )
     return figure
-
-
-def units_shown(number: int) -> range:
-    """Ticks at about ten of the units."""
-    return range(1, number + 1, -(-number // 10))
 
 
 def axes(result: Result) -> Any:
@@ -136,10 +125,11 @@ def spectrum(result: Result) -> Any:
         first.axhline(level, color=colour, linestyle=style, lw=1.4, label=name)
         second.plot(level, trial.trained.num_active, mark, color=colour, ms=9)
     first.axvspan(0.5, number + 0.5, color=plotting.GREY, alpha=0.12, linewidth=0)
-    first.set(yscale="log", xlim=(0.5, len(shown) + 0.5))
-    first.set_ylim(bottom=min(shown.min(), *levels) / 12)
     labels = ("eigenvalue (shaded: as many as units)", f"variance{unit}")
-    finish(first, "The spectrum and the noise", labels, "lower left")
+    limits = {"xlim": (0.5, len(shown) + 0.5), "ylim": (min(shown.min(), *levels) / 12, None)}
+    plotting.finish(
+        first, "The spectrum and the noise", labels, "lower left", yscale="log", **limits
+    )
     plotting.whole_numbers(first)
     fine = np.geomspace(min(*levels, values[number]) / 1.3, max(*levels, values[0]) * 1.3, 600)
     counts = np.minimum((values[None] > fine[:, None]).sum(1), number)
@@ -147,9 +137,8 @@ def spectrum(result: Result) -> Any:
     for mark, name in (("o", "given"), ("D", "learned")):
         kind = {"color": plotting.GREY, "ms": 9, "label": f"active units, trained, s² {name}"}
         second.plot([], [], mark, **kind)
-    second.set_xscale("log")
     labels = (f"noise variance s²{unit}", f"units of {number}")
-    finish(second, "Active units", labels, "lower left")
+    plotting.finish(second, "Active units", labels, "lower left", xscale="log")
     return figure
 
 
@@ -172,9 +161,9 @@ def units(result: Result) -> Any:
         ax.set_xscale("log")
     first.axhline(THRESHOLD, color=plotting.GREY, lw=1.0, ls="--", label="Burda's threshold, 0.01")
     labels = (RATIO, ACTIVITY)
-    finish(first, "Activity of the trained units", labels, "upper left")
+    plotting.finish(first, "Activity of the trained units", labels, "upper left")
     labels = (RATIO, "KL(q || prior) of a unit [nats per point]")
-    finish(second, "Information about x in each trained unit", labels, "upper left")
+    plotting.finish(second, "Information about x in each trained unit", labels, "upper left")
     return figure
 
 
@@ -202,7 +191,8 @@ def saddles(result: Result) -> Any:
     for ax in (first, second):
         ax.axhline(0, color=plotting.INK, linewidth=1)
     labels = ("largest eigenvalue left out, over s²", "curvature [nats per (scaled unit of W)²]")
-    finish(first, "Up or down from each stationary point", labels, "upper left")
+    plotting.finish(first, "Up or down from each stationary point", labels, "upper left")
     labels = ("length of the empty column of W [scaled units]", "change of log p(x) [nats]")
-    finish(second, "log p(x) along the next eigenvector", labels, "lower center", ncols=2)
+    plotting.finish(second, "log p(x) along the next eigenvector", labels)
+    plotting.legend(second, loc="lower center", ncols=2)
     return figure

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy.linalg import subspace_angles
-from scipy.optimize import linear_sum_assignment
 
 from experiments.linear_vae import exact
 from experiments.linear_vae.config import Config
 from lvm_jax import data, models, training
 from lvm_jax.diagnostics import THRESHOLD
 from lvm_jax.models import LinearGaussian
-from lvm_jax.problems import linear_vae
+from lvm_jax.problems import linear_averages, linear_vae
+from lvm_jax.problems.linear_averages import Averages
 from lvm_jax.report import Check, Run, near
 from lvm_jax.training import Parameters
 
@@ -224,10 +224,10 @@ def one_trial(
     best = closed_form(problem, given)
     above = min(problem.spectrum.above(linear_vae.noise_variance(best)), problem.latent_dim)
     theta, found, curve = train(config, problem, index, best, run)
-    curve = curve._replace(active_variance=curve.active_variance[:, order(theta, problem)])
+    curve = curve._replace(active_variance=curve.active_variance[:, problem.spectrum.order(theta)])
     mean_field, steps = family == "mean_field", config.ascent_steps
-    end, num_steps, slope = exact.ascend(theta, points, mean_field, given is None, steps)
-    top, last = (exact.measure_optimum(each, points, family) for each in (best, end))
+    end, num_steps, slope = linear_averages.ascend(theta, points, mean_field, given is None, steps)
+    top, last = (linear_averages.at_optimum(each, points, family) for each in (best, end))
     trial = Trial(
         given and given * problem.scale**2,
         above,
@@ -236,7 +236,7 @@ def one_trial(
         point(end, last, problem, above)._replace(num_steps=num_steps, largest_slope=slope),
     )
     states = {"PPCA": best, "trained": theta, "ascent": end}
-    return trial, {name: at.loadings[:, order(at, problem)] for name, at in states.items()}
+    return trial, {name: at.loadings[:, problem.spectrum.order(at)] for name, at in states.items()}
 
 
 def closed_form(problem: Problem, given: float | None) -> LinearGaussian:
@@ -251,7 +251,7 @@ def closed_form(problem: Problem, given: float | None) -> LinearGaussian:
 
 def train(
     config: Config, problem: Problem, index: int, best: LinearGaussian, run: Run
-) -> tuple[LinearGaussian, exact.Measured, Record]:
+) -> tuple[LinearGaussian, Averages, Record]:
     """One training from a random start, in float64: theta, its averages, and its curve.
 
     Every record is a call with more epochs, which goes on from the checkpoint of the last. The
@@ -262,7 +262,7 @@ def train(
     key = jax.random.fold_in(jax.random.key(config.seed), index)
     key_theta, key_phi, key_fit = jax.random.split(key, 3)
     given, dim = problem.noises[index], problem.x.shape[1]
-    pair = exact.model_and_guide(dim, problem.latent_dim, config.guide, config.covariance)
+    pair = linear_averages.model_and_guide(dim, problem.latent_dim, config.guide, config.covariance)
     theta, phi = pair[0].init(key_theta), pair[1].init(key_phi)
     if given is not None:
         theta = theta._replace(log_noise=jnp.float32(best.log_noise))
@@ -281,13 +281,13 @@ def train(
     ends = np.geomspace(1, config.num_epochs, config.num_records).round().astype(int)
     for epochs in np.unique([*ends, config.num_epochs]).tolist():  # dense at the beginning
         fit = training.fit(key_fit, *pair, problem.x, num_epochs=epochs, **options)
-        found = exact.quick_measure(*pair, fit.theta, fit.phi, np.asarray(rows, np.float32))
+        found = linear_averages.quick(*pair, fit.theta, fit.phi, np.asarray(rows, np.float32))
         records.append(record(fit, jax.tree.map(np.asarray, found), problem))
         run.log(noise=given and given * problem.scale**2, **records[-1]._asdict())
         run.note(f"training {index + 1}: epoch {epochs:,}, ELBO {records[-1].elbo:.3f}")
     theta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), fit.theta)
     curve = Record(*map(np.stack, zip(*records, strict=True)))
-    return theta, exact.measure_double(*pair, theta, fit.phi, rows), curve
+    return theta, linear_averages.in_double(*pair, theta, fit.phi, rows), curve
 
 
 def make_optimizer(
@@ -299,7 +299,7 @@ def make_optimizer(
     return optax.chain(adam, optax.masked(optax.set_to_zero(), still))
 
 
-def record(fit: training.Fit, found: exact.Measured, problem: Problem) -> Record:
+def record(fit: training.Fit, found: Averages, problem: Problem) -> Record:
     """The state of a training, from averages in float32."""
     evidence = np.float64(found.log_evidence) - problem.log_volume
     # the divergence has more digits in float32 than the average log-weight
@@ -308,22 +308,13 @@ def record(fit: training.Fit, found: exact.Measured, problem: Problem) -> Record
     return Record(fit.step, noise, evidence, elbo, np.float64(np.diagonal(found.means)))
 
 
-def order(theta: LinearGaussian, problem: Problem) -> np.ndarray:
-    """The units in the order of the eigenvectors along which they point: the best assignment.
-
-    By |u_i^T w_j|: the long columns are matched first, and the collapsed ones take what is left.
-    """
-    leading = problem.spectrum.vectors[:, : problem.latent_dim]
-    return linear_sum_assignment(-np.abs(leading.T @ theta.loadings))[1]
-
-
-def point(theta: LinearGaussian, found: exact.Measured, problem: Problem, above: int) -> Point:
+def point(theta: LinearGaussian, found: Averages, problem: Problem, above: int) -> Point:
     """A theta and its averages in the units of the rows as they came, the units of z in order.
 
     The span of W is that of its `above` longest directions.
     """
     noise, leading = linear_vae.noise_variance(theta), problem.spectrum.vectors[:, :above]
-    values, units = problem.spectrum.values[: problem.latent_dim], order(theta, problem)
+    values, units = problem.spectrum.values[: problem.latent_dim], problem.spectrum.order(theta)
     columns, activity = theta.loadings[:, units[:above]], np.diagonal(found.means)[units]
     length = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(float).tiny)
     span = np.linalg.svd(theta.loadings, full_matrices=False)[0][:, :above]
