@@ -1,8 +1,8 @@
-"""The infinite mixtures: models and guides, training in one compiled scan, log p, samples."""
+"""The infinite mixtures: models and guides, training, log p, samples."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from experiments.infinite_mixture.config import RECORDS, Config
-from lvm_jax import bounds, gradients, guides, models
+from lvm_jax import bounds, gradients, guides, models, training
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model, log_joint
 from lvm_jax.typing import Array, Float, Key, Params, Scalar
@@ -82,73 +82,32 @@ def train(
 ) -> tuple[Params, Params, Curve]:
     """theta, phi and the curve, of the start whose training bound ended highest.
 
-    All starts run in one program, which is called once per record. x [N, 2] and the watched
-    points are standardised.
+    x [N, 2] and the watched points are standardised.
     """
-    length, num_starts = config.num_steps // RECORDS, config.num_starts
-    optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps))
-    advance = jax.jit(partial(run_steps, model, guide, optimizer, config))
-    watch = jax.jit(jax.vmap(partial(watch_one, model, guide, config), (None, 0, 0, None)))
-    key_theta, key_phi, key_steps, key_watch = jax.random.split(key, 4)
-    theta = jax.vmap(model.init)(jax.random.split(key_theta, num_starts))
-    phi = jax.vmap(guide.init)(jax.random.split(key_phi, num_starts))
-    state, records = ((theta, phi), jax.vmap(optimizer.init)((theta, phi))), []
-    for index in range(RECORDS):
-        state, bound = advance(key_steps, state, jnp.asarray(x), jnp.int32(index * length))
-        records.append(np.stack([bound, *watch(key_watch, *state[0], jnp.asarray(watched))]))
-        best = int(np.nanargmax(records[-1][0]))
-        elbo, log_p = records[-1][1:, best]
-        message = f"step {(index + 1) * length}: ELBO {elbo:.3f}, log p {log_p:.3f} held out"
-        note(message, (index + 1) / RECORDS)
-    theta, phi = jax.tree.map(lambda leaf: leaf[best], state[0])
-    at = length * (1 + np.arange(RECORDS))
-    return theta, phi, Curve(at, *np.stack(records)[:, :, best].T, starts=records[-1][0])
 
+    def show(step: int, watched: np.ndarray) -> None:
+        elbo, log_p = watched
+        words = f"step {step}: ELBO {elbo:.3f}, log p {log_p:.3f} held out"
+        note(words, step / config.num_steps)
 
-def run_steps(
-    model: Model,
-    guide: Guide,
-    optimizer: optax.GradientTransformation,
-    config: Config,
-    key: Key[Array, ""],
-    state: Any,
-    x: Float[Array, "N 2"],
-    first: Array,
-) -> tuple[Any, Float[Array, " R"]]:
-    """The steps of Adam between two records: the new state and the mean objective of every start.
-
-    The starts share minibatches and noise, so they differ in their initial parameters only.
-    """
-    estimate, length = ESTIMATES[config.bound], config.num_steps // RECORDS
-
-    def one(key: Array, x: Array, parameters: tuple[Params, Params]) -> Scalar:
-        joint, posterior = log_joint(model, parameters[0], x), partial(guide.posterior, x=x)
-        return estimate(key, joint, posterior, parameters[1], config.num_draws)
-
-    def loss(parameters: tuple[Params, Params], key: Array, batch: Array) -> Scalar:
-        keys = jax.random.split(key, batch.shape[0])
-        return -jax.vmap(one, in_axes=(0, 0, None))(keys, batch, parameters).mean()
-
-    def update(state: Any, key: Array, batch: Array) -> tuple[Any, Scalar]:
-        parameters, inner = state
-        value, gradient = jax.value_and_grad(loss)(parameters, key, batch)
-        updates, inner = optimizer.update(gradient, inner, parameters)
-        return (optax.apply_updates(parameters, updates), inner), -value
-
-    def step(carry: tuple[Any, Array], index: Array) -> tuple[tuple[Any, Array], None]:
-        state, total = carry
-        key_batch, key_noise = jax.random.split(jax.random.fold_in(key, index))
-        rows = jax.random.randint(key_batch, (config.batch_size,), 0, x.shape[0])
-        state, value = jax.vmap(update, in_axes=(0, None, None))(state, key_noise, x[rows])
-        return (state, total + value), None
-
-    steps = first + jnp.arange(length, dtype=jnp.int32)
-    (state, total), _ = jax.lax.scan(step, (state, jnp.zeros(config.num_starts)), steps)
-    return state, total / length
+    found = training.fit_starts(
+        *(key, model, guide, x),
+        estimate=ESTIMATES[config.bound],
+        num_samples=config.num_draws,
+        optimizer=optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps)),
+        batch_size=config.batch_size,
+        num_steps=config.num_steps,
+        num_starts=config.num_starts,
+        num_records=RECORDS,
+        watch=partial(watch_one, model, guide, config, jnp.asarray(watched)),
+        on_record=show,
+    )
+    curve = Curve(found.step, found.bound, *found.watched.T, starts=found.last_bounds)
+    return found.theta, found.phi, curve
 
 
 def watch_one(
-    model: Model, guide: Guide, config: Config, key: Array, theta: Params, phi: Params, x: Array
+    model: Model, guide: Guide, config: Config, x: Array, key: Array, theta: Params, phi: Params
 ) -> tuple[Scalar, Scalar]:
     """The mean ELBO (of 100 draws) and the mean log p (quadrature) of some points."""
     elbo = elbos(key, model, guide, theta, phi, x, 100).mean()
@@ -184,10 +143,5 @@ def log_density(model: Model, theta: Params, num_nodes: int, x: np.ndarray) -> n
 @partial(jax.jit, static_argnums=(1, 3))
 def draw(key: Key[Array, ""], model: Model, theta: Params, num_samples: int) -> Array:
     """Ancestral draws x, [n, 2]: first z, then x given z."""
-
-    def one(key: Array) -> Array:
-        key_z, key_x = jax.random.split(key)
-        z = model.prior(theta).sample(seed=key_z)
-        return model.likelihood(theta, z).sample(seed=key_x)
-
-    return jax.vmap(one)(jax.random.split(key, num_samples))
+    keys = jax.random.split(key, num_samples)
+    return jax.vmap(lambda key: models.simulate(key, model, theta)[1])(keys)

@@ -73,10 +73,7 @@ def maps(result: Result) -> Any:
     figure, (first, *axes) = plotting.new_figure(1 + len(result.deep), width=4.6, height=4.6)
     lines, spots = latent_lines(), np.random.default_rng(0).normal(size=(16, 2))
     grid_lines(first, lines)
-    for level, style in zip(plotting.LEVELS, plotting.STYLES, strict=False):
-        circle = plotting.ellipse(np.zeros(2), np.eye(2), level)
-        label = f"holds {level:.0%} of the prior"
-        first.plot(*circle.T, style, color=plotting.INK, linewidth=1.6, label=label)
+    plotting.gaussian(first, np.zeros(2), np.eye(2), "the prior")
     first.plot(*spots.T, "o", color=plotting.INK, markersize=4, label="the z of the Gaussians")
     first.set(aspect="equal", ylim=(-2.7, 4.2))
     plotting.caption_axes(first, "The plane of z", ("z1 [prior sd]", "z2 [prior sd]"))
@@ -138,9 +135,7 @@ def training(result: Result) -> Any:
         if result.truth is not None:
             label = "log p, true density"
             ax.axhline(level["truth"], color=plotting.GREY, linestyle=":", label=label)
-        ax.grid(alpha=0.25)
-        plotting.caption_axes(ax, deep.density.name, ("step of Adam", "nats per point"))
-        plotting.legend(ax)
+        plotting.finish(ax, deep.density.name, ("step of Adam", "nats per point"), "best")
         later = len(step) // 4  # the first steps would flatten the rest
         lowest += [curves[0][later:].min(), curves[2][later:].min()]
     low = min(lowest) - result.plane.log_volume
