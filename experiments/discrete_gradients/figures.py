@@ -39,9 +39,8 @@ def toy(result: Result) -> Any:
         for value, said in ((t**2, "b = 0, the optimum"), (t * (1 - t), "p = t")):
             ax.axhline(value, color=plotting.GREY, linestyle=":", linewidth=1.2)
             ax.annotate(said, (steps[-1], value), (0, -10), **where)
-        ax.grid(alpha=0.2)
-        ax.set_ylim(t**2 - 0.012, max(t**2, (1 - t) ** 2) + 0.03)
-        plotting.caption_axes(ax, title, ("step of gradient descent", "E[(b − t)²]  [1]"))
+        limits = (t**2 - 0.012, max(t**2, (1 - t) ** 2) + 0.03)
+        plotting.finish(ax, title, ("step of gradient descent", "E[(b − t)²]  [1]"), ylim=limits)
         plotting.legend(ax, loc="upper right", ncols=2 if len(names) > 5 else 1)
     return figure
 
@@ -70,16 +69,13 @@ def bias_variance(result: Result) -> Any:
         label = "no bias seen: less than this"
         ax.plot(limit[none], rows[none], label=label, **open_mark, **marks)
         ax.axvline(1, color=plotting.INK, linestyle=":", linewidth=1.2)
-        ax.set_xscale("log")
         ax.set_yticks(rows, names)
-        ax.grid(alpha=0.25)
-        plotting.caption_axes(ax, f"gradient for {SAID[group]}", (f"bias or sd {UNIT}", ""))
+        title, labels = f"gradient for {SAID[group]}", (f"bias or sd {UNIT}", "")
+        plotting.finish(ax, title, labels, xscale="log")
         where = {"xycoords": ("axes fraction", "data"), "fontsize": 8.5, "va": "center"}
         ax.annotate("neither: exact", (0.02, 0), **where)
     axes[0].set_ylim(len(names) - 0.5, -0.6)  # shared; the first row on top, clear of the title
-    handles = axes[1].get_legend_handles_labels()
-    below = {"loc": "outside lower center", "ncols": 3, "fontsize": 9, "frameon": False}
-    figure.legend(*handles, **below)
+    plotting.legend_below(figure, axes[1], 3)
     return figure
 
 
@@ -101,15 +97,10 @@ def temperature(result: Result) -> Any:
                 below = {"color": ORANGE, "fillstyle": "none", "label": "no bias seen: below this"}
                 ax.plot(tau[~seen], limit[~seen], "v", **below)
             ax.plot(tau, np.hypot(sd, bias), ":", color=plotting.INK, label="root mean square")
-            ax.set_xscale("log")
-            ax.set_yscale("log")
-            ax.set_xticks(tau, [f"{value:g}" for value in tau])
-            ax.minorticks_off()
-            ax.grid(alpha=0.25)
+            plotting.log_ticks(ax, tau)
             labels = ("temperature τ", "units of the exact gradient" if place == 0 else "")
-            plotting.caption_axes(ax, f"{name}: {SAID[group]}", labels)
-            if row == 1 or place == 2:
-                plotting.legend(ax, loc="best")
+            where = "best" if row == 1 or place == 2 else ""
+            plotting.finish(ax, f"{name}: {SAID[group]}", labels, where, yscale="log")
     return figure
 
 
@@ -125,10 +116,8 @@ def cost(result: Result) -> Any:
             continue
         marker, label = ("s", f"{name} (biased)") if part.is_seen else ("o", name)
         ax.plot(found.microseconds, error, marker, markersize=8, label=label, **drawn)
-    ax.set_xlim(left=0)
-    ax.set_yscale("log")
-    ax.grid(alpha=0.25)
     title = "φ: root mean square error of one gradient against its time"
-    plotting.caption_axes(ax, title, ("time of one gradient of all images [µs]", f"error {UNIT}"))
+    labels = ("time of one gradient of all images [µs]", f"error {UNIT}")
+    plotting.finish(ax, title, labels, yscale="log", xlim=(0, None))
     ax.legend(fontsize=8.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

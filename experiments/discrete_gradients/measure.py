@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from experiments.discrete_gradients import toy
 from experiments.discrete_gradients.config import Config
-from lvm_jax import bounds, data, diagnostics, distributions, gradients, guides, models
+from lvm_jax import bounds, data, diagnostics, distributions, gradients, guides, models, training
 from lvm_jax.gradients.accuracy import ROUNDING
 from lvm_jax.report import Check, Run, near
 from lvm_jax.typing import Array, Float, Key, Params, Scalar
@@ -225,7 +225,8 @@ def prepare(key_train: Key[Array, ""], key_adapt: Key[Array, ""], config: Config
     x = jnp.asarray(data.digits().x[: max(200, config.num_points)] > 7.5, jnp.float32)
     key_theta, key_phi = jax.random.split(key_train)
     start = model.init(key_theta), guide.init(key_phi)
-    theta, phi = climb(lambda index, both: elbo(*both, x), start, config.train_steps, 0.05)
+    objective = lambda step, both: elbo(*both, x)  # noqa: E731
+    theta, phi = training.ascend(objective, start, optax.adam(0.05), config.train_steps)
     x = x[: config.num_points]
     exact = {}
     for bound, objective in (("elbo", elbo), ("iwae", iwae)):
@@ -255,23 +256,6 @@ def summed(
     return lambda theta, phi, x: jax.vmap(one, (None, None, 0))(theta, phi, x).mean()
 
 
-def climb(objective: Callable[[Array, Any], Scalar], start: Params, steps: int, rate: float) -> Any:
-    """Parameters after some steps of Adam up `objective(step, parameters)`."""
-    optimizer = optax.adam(rate)
-
-    def step(state: Any, index: Array) -> tuple[Any, None]:
-        parameters, inner = state
-        gradient = jax.grad(lambda p: -objective(index, p))(parameters)
-        updates, inner = optimizer.update(gradient, inner)
-        return (optax.apply_updates(parameters, updates), inner), None
-
-    @jax.jit
-    def run(start: Params) -> Params:
-        return jax.lax.scan(step, (start, optimizer.init(start)), jnp.arange(steps))[0][0]
-
-    return run(start)
-
-
 def averaged(model: models.Model, guide: guides.Guide, x: Array) -> Callable[..., Scalar]:
     """(estimate, S, key, theta, phi) -> the mean over the images x of an estimate."""
 
@@ -298,7 +282,7 @@ def adapt(
         variance = gradients.variance_objective(make_control(parameters))
         return -jnp.log(average(variance, 16, jax.random.fold_in(key, index), theta, phi))
 
-    return climb(objective, start, config.adapt_steps, 0.03)
+    return training.ascend(objective, start, optax.adam(0.03), config.adapt_steps)
 
 
 def sweep(

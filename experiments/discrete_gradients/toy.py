@@ -110,12 +110,8 @@ def measure(key: Key[Array, ""], config: Config) -> dict[float, dict[str, ToyRow
 
         @jax.jit
         def blocks(key: Key[Array, ""], target: Scalar, member: Member = member) -> tuple:
-            def one(key: Key[Array, ""]) -> tuple[Scalar, Scalar]:
-                gradient = lambda key: toy_gradient(member, key, jnp.zeros(()), target)  # noqa: E731
-                found = diagnostics.gradient_statistics(key, gradient, repeats, chunk_size=10_000)
-                return found.mean, found.variance
-
-            return jax.lax.map(one, jax.random.split(key, BLOCKS))
+            gradient = lambda key: toy_gradient(member, key, jnp.zeros(()), target)  # noqa: E731
+            return diagnostics.gradient_blocks(key, gradient, BLOCKS, repeats, chunk_size=10_000)
 
         for t in config.targets:
             drawn = blocks(jax.random.fold_in(key, place), jnp.asarray(t))

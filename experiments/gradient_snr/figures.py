@@ -24,12 +24,8 @@ def snr(result: Result) -> Any:
             for place, name in enumerate(names):
                 line(ax, result, result.curves[group][name], place, name)
             guides(ax, result, group)
-            log_axes(ax, result)
-            plotting.caption_axes(
-                ax, f"{family}: {said}", ("importance samples S", "|mean| / sd [1]")
-            )
-            if row == 1:  # one legend for both rows, where there is room
-                plotting.legend(ax, loc="lower right")
+            # one legend for both rows, where there is room
+            log_axes(ax, result, f"{family}: {said}", "lower right" if row == 1 else "")
     return figure
 
 
@@ -57,14 +53,12 @@ def guides(ax: Any, result: Result, group: str) -> None:
         ax.annotate(end, (size[-1], values[-1]), color=plotting.GREY, **where)
 
 
-def log_axes(ax: Any, result: Result) -> None:
+def log_axes(ax: Any, result: Result, title: str, place: str) -> None:
     """Both logarithmic, with a tick at every S that was measured."""
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xticks(result.num_samples, [str(size) for size in result.num_samples])
-    ax.minorticks_off()
-    ax.set_xlim(result.num_samples[0] / 1.3, result.num_samples[-1] * 1.9)
-    ax.grid(alpha=0.25)
+    plotting.log_ticks(ax, result.num_samples)
+    labels = ("importance samples S", "|mean| / sd [1]")
+    limits = (result.num_samples[0] / 1.3, result.num_samples[-1] * 1.9)
+    plotting.finish(ax, title, labels, place, yscale="log", xlim=limits)
 
 
 def slopes(result: Result) -> Any:
@@ -83,8 +77,7 @@ def slopes(result: Result) -> Any:
         for power in (-0.5, 0.5):
             ax.axvline(power, color=plotting.GREY, linewidth=0.8, linestyle=":")
         ax.set_yticks(range(len(names)), names)
-        ax.grid(alpha=0.2, axis="y")
-        plotting.caption_axes(ax, title, (f"d log SNR / d log S, S ≥ {result.config.fit_from}", ""))
+        plotting.finish(ax, title, (f"d log SNR / d log S, S ≥ {result.config.fit_from}", ""))
     axes[0].invert_yaxis()  # shared
     plotting.legend(axes[1], loc="lower left")
     axes[1].set_xlim(axes[0].get_xlim())
@@ -111,7 +104,5 @@ def floor(result: Result) -> Any:
         where = {"textcoords": "offset points", "ha": "right", "fontsize": 8.5}
         end = (result.num_samples[-1] * 1.8, bottom)
         ax.annotate(said, end, (0, 5), bbox=plotting.LABEL_BOX, **where)
-        log_axes(ax, result)
-        plotting.caption_axes(ax, f"b, {title}", ("importance samples S", "|mean| / sd [1]"))
-        plotting.legend(ax, loc="upper left")
+        log_axes(ax, result, f"b, {title}", "upper left")
     return figure

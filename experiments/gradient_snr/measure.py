@@ -201,13 +201,8 @@ def draw(key: Key[Array, ""], toy: Toy, size: int, config: Config) -> Blocks:
 
     @jax.jit
     def blocks(key: Key[Array, ""], toy: Toy) -> tuple[dict, dict]:
-        def one(key: Key[Array, ""]) -> tuple[dict, dict]:
-            statistics = diagnostics.gradient_statistics(
-                key, functools.partial(gradient, toy=toy), repeats, chunk_size=chunk
-            )
-            return statistics.mean, statistics.variance
-
-        return jax.lax.map(one, jax.random.split(key, config.num_blocks))
+        drawn = functools.partial(gradient, toy=toy)
+        return diagnostics.gradient_blocks(key, drawn, config.num_blocks, repeats, chunk_size=chunk)
 
     mean, variance = (
         {name: np.asarray(leaf, np.float64) for name, leaf in tree.items()}
