@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.evidence_lab.measure import Found, Result, Share, share
+from experiments.evidence_lab.measure import Found, Result
 from lvm_jax import plotting
+from lvm_jax.evidence.scoring import Share, share
 
 COLUMNS = 3
 BINS = {
@@ -37,8 +38,6 @@ def panels(result: Result, rows_each: int, height: float) -> tuple[Any, list[tup
         abreast, rows_each * blocks, width=10.5 / abreast, height=height
     )
     grid = axes.reshape(blocks, rows_each, abreast).swapaxes(1, 2).reshape(-1, rows_each)
-    for ax in axes:
-        ax.grid(alpha=0.25)
     for ax in grid[number:].ravel():
         ax.set_visible(False)
     return figure, [(*item, *own) for item, own in zip(result.found.items(), grid, strict=False)]
@@ -75,14 +74,14 @@ def lab(result: Result) -> Any:
                 label=f"{name} (upper)" if name.startswith("sandwich") else name,
                 zorder=4 if marker == "*" else 2,
             )  # fmt: skip
-        ax.set(xscale="log", yscale="log")
-        plotting.caption_axes(ax, title, ("evaluations for one estimate", "RMS error [nats]"))
+        labels = ("evaluations for one estimate", "RMS error [nats]")
+        plotting.finish(ax, title, labels, xscale="log", yscale="log")
         coverage(below, found)
         below.axvline(result.config.level, color=plotting.INK, linewidth=1, linestyle="--")
-        plotting.caption_axes(below, "", (f"coverage of {result.config.level:.0%} intervals", ""))
+        labels = (f"coverage of {result.config.level:.0%} intervals", "")
+        plotting.finish(below, "", labels, xlim=(-0.03, 1.03))
     name_rows([below for *_, below in axes])
-    handles = axes[0][2].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    plotting.legend_below(figure, axes[0][2], 6)
     return figure
 
 
@@ -96,7 +95,6 @@ def coverage(ax: Any, found: Found) -> None:
                     part.share, place + shift, xerr=reach([part]), color=colour, marker=marker,
                     markersize=5, mfc=face, elinewidth=1.1, linestyle="",
                 )  # fmt: skip
-    ax.set_xlim(-0.03, 1.03)
 
 
 def directions(result: Result) -> Any:
@@ -110,13 +108,9 @@ def directions(result: Result) -> Any:
             ax.plot(middle, place, "|", color=colour, markersize=9)
             ax.plot(cell.mean_error, place, marker, color=colour, markersize=5)
         ax.axvline(0, color=plotting.INK, linewidth=1, linestyle="--")
-        ax.set_xscale("symlog", linthresh=0.1, linscale=0.7)
         most = max(np.abs([cell.quantiles for cell in found.last.values()]).max(), 0.1)
-        ticks = [tick for tick in (-100, -10, -1, -0.1, 0, 0.1, 1, 10, 100) if abs(tick) <= most]
-        ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
-        ax.minorticks_off()
-        ax.set_xlim(-1.3 * most, 1.3 * most)
-        plotting.caption_axes(ax, title, ("log p̂(x) − log p(x) [nats]", ""))
+        plotting.signed_log(ax, -1.3 * most, 1.3 * most)
+        plotting.finish(ax, title, ("log p̂(x) − log p(x) [nats]", ""))
     name_rows([ax for *_, ax in axes])
     return figure
 
@@ -141,7 +135,7 @@ def k_hat(result: Result) -> Any:
         ax.axhline(result.config.level, color=plotting.INK, linewidth=1, linestyle="--")
         ax.axvline(1.5, color=plotting.GREY, linewidth=1, linestyle=":")
         ax.set_xticks(range(len(BINS)), BINS)
-        ax.set(xlim=(-0.5, len(BINS) - 0.5), ylim=(-0.04, 1.04))
-        plotting.caption_axes(ax, title, ("k-hat of the estimate", "coverage"))
+        limits = {"xlim": (-0.5, len(BINS) - 0.5), "ylim": (-0.04, 1.04)}
+        plotting.finish(ax, title, ("k-hat of the estimate", "coverage"), **limits)
     plotting.legend(axes[0][2], loc="lower left")
     return figure

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import beta
 
 from experiments.evidence_lab import methods
 from experiments.evidence_lab.config import NUM_VALUES, NUM_VARIABLES, Config
 from experiments.evidence_lab.methods import Setting
 from lvm_jax import annealing, evidence, problems
+from lvm_jax.evidence import scoring
+from lvm_jax.evidence.scoring import Share, share
 from lvm_jax.problems import Simulated
 from lvm_jax.report import Check, Run, point_ids
 from lvm_jax.typing import Key
@@ -22,15 +23,6 @@ MODES, TAILS, DISCRETE = "two modes", "heavy tails", "discrete"  # names of prob
 TRUSTED = 0.5  # k-hat: below it the weights have a variance, on which an interval rests
 UNOPTIMISED = "jax_disable_most_optimizations"  # to compile `certify` takes longer than to run it
 AT_ONCE = 2  # problems measured side by side: most of the time is compiling, on one core each
-
-
-class Share(NamedTuple):
-    """A share of n cases, and its Clopper-Pearson 95% interval."""
-
-    share: float
-    low: float
-    high: float
-    of: int
 
 
 class Cell(NamedTuple):
@@ -105,18 +97,10 @@ class Result:
         }
 
 
-def share(good: np.ndarray) -> Share:
-    """Of booleans [n]; of none it is unknown, NaN, and its interval [0, 1]."""
-    hits, size = int(good.sum()), good.size
-    low = beta.ppf(0.025, hits, size - hits + 1) if hits else 0.0
-    high = beta.ppf(0.975, hits + 1, size - hits) if hits < size else 1.0
-    return Share(hits / size if size else np.nan, float(low), float(high), size)
-
-
 def cell(found: methods.Answers, truth: np.ndarray) -> Cell:
     """The errors of answers, and how often their intervals hold the truth."""
     errors = np.asarray(found.log_evidence, float) - truth
-    rmse, root = float(np.sqrt((errors**2).mean())), errors.size**0.5
+    rmse, rmse_error = scoring.rmse(errors)
     low, high = (np.asarray(end, float) for end in (found.low, found.high))
     # An interval without limits, of a point that `certify` does not answer for, states nothing.
     holds = (low <= truth) & (truth <= high) & np.isfinite(high - low)
@@ -126,9 +110,9 @@ def cell(found: methods.Answers, truth: np.ndarray) -> Cell:
         k_hat=found.k_hat,
         holds=holds,
         rmse=rmse,
-        rmse_error=float((errors**2).std(ddof=1) / (2 * max(rmse, 1e-12) * root)),
+        rmse_error=rmse_error,
         mean_error=float(errors.mean()),
-        mean_error_error=float(errors.std(ddof=1) / root),
+        mean_error_error=float(errors.std(ddof=1) / errors.size**0.5),
         quantiles=np.quantile(errors, [0.05, 0.5, 0.95]),
         coverage=share(holds),
         too_low=float((high < truth).mean()),

@@ -40,7 +40,4 @@ class Config(Options):
     def check(self) -> None:
         """Refuse sizes that do not rise."""
         super().check()
-        for name in ("dims", "num_variables", "num_samples"):
-            values = getattr(self, name)
-            if not values or list(values) != sorted(set(values)):
-                raise ValueError(f"{name}: expected rising numbers, such as 2 4 16, got {values}")
+        self.check_rising("dims", "num_variables", "num_samples")

@@ -14,11 +14,11 @@ from experiments.marginal_likelihood.measure import (
     PRIOR,
     UNIFORM,
     WITHIN,
-    Cell,
     Result,
     log10_needed,
 )
 from lvm_jax import plotting
+from lvm_jax.evidence import scoring
 
 COLOUR = {PRIOR: 4, UNIFORM: 1, GOOD: 0, MEAN_FIELD: 3}
 MARKER = {PRIOR: "s", UNIFORM: "^", GOOD: "o", MEAN_FIELD: "D"}
@@ -43,22 +43,21 @@ def inexact(result: Result, kind: str, method: str, field: str) -> np.ndarray:
     return np.where(moments < EXACT, np.nan, result.last(kind, method, field))
 
 
-def size_axis(ax: Any, result: Result, kind: str) -> None:
-    """Sizes on x: powers of two for dimensions, plain for variables."""
+def size_axis(ax: Any, result: Result, kind: str, title: str, label: str) -> None:
+    """Captions, and sizes on x: a logarithmic axis for dimensions, a plain one for variables."""
     shown = sizes(result, kind)
     if kind == "gaussian":
-        ax.set_xscale("log", base=2)
-    ax.set_xticks(shown, [f"{size}" for size in shown])
-    ax.minorticks_off()
-    ax.grid(alpha=0.25)
+        plotting.log_ticks(ax, shown)
+    else:
+        ax.set_xticks(shown)
+    plotting.finish(ax, title, (SIZE[kind], label))
 
 
 def panel(ax: Any, result: Result, kind: str, field: str, text: tuple[str, str]) -> None:
     """A number of every method against the size; `text` is the title and the name of y."""
     for method in METHODS[kind]:
         ax.plot(sizes(result, kind), inexact(result, kind, method, field), **style(method))
-    size_axis(ax, result, kind)
-    plotting.caption_axes(ax, text[0], (SIZE[kind], text[1]))
+    size_axis(ax, result, kind, *text)
 
 
 def errors(result: Result) -> Any:
@@ -74,23 +73,12 @@ def errors(result: Result) -> Any:
             ax.errorbar(x, middle, reach, capsize=2.5, linewidth=1.3, **style(method))
         ax.axhspan(-WITHIN, WITHIN, color=plotting.GREY, alpha=0.25, linewidth=0)
         ax.axhline(0, color=plotting.INK, linewidth=1, linestyle="--")
-        size_axis(ax, result, kind)
-        signed_log(ax)
-        plotting.caption_axes(ax, TITLE[kind], (SIZE[kind], "log p̂(x) − log p(x) [nats]"))
+        size_axis(ax, result, kind, TITLE[kind], "log p̂(x) − log p(x) [nats]")
+        low, high = ax.get_ylim()
+        if max(-low, high) > 3:
+            plotting.signed_log(ax, 1.6 * low, 1.6 * high, "y", WITHIN)
     plotting.legend(axes[0], loc="lower left")
     return figure
-
-
-def signed_log(ax: Any) -> None:
-    """Linear within WITHIN of zero and logarithmic beyond, where the errors differ that much."""
-    low, high = ax.get_ylim()
-    if max(-low, high) < 3:
-        return
-    ax.set_yscale("symlog", linthresh=WITHIN, linscale=0.6)
-    ax.set_ylim(1.6 * low, 1.6 * high)
-    ticks = [-1000, -100, -10, -1, -0.1, 0, 0.1, 1, 10, 100]
-    shown = [tick for tick in ticks if 1.6 * low <= tick <= 1.6 * high]
-    ax.set_yticks(shown, [f"{tick:g}".replace("-", "−") for tick in shown])
 
 
 def concentration(result: Result) -> Any:
@@ -112,10 +100,9 @@ def concentration(result: Result) -> Any:
         for one, shade in zip(result.found["gaussian"], shades(result), strict=True):
             below.semilogx(n, one.shares[method], color=shade, label=f"D = {one.size}")
         below.semilogx(n, n / len(n), ":", color=plotting.INK, linewidth=1.2, label="equal weights")
-        below.set(ylim=(0, 1.03), xlim=(0.9, None))
-        below.grid(alpha=0.25)
         labels = ("the n largest weights", "their share of the total weight")
-        plotting.caption_axes(below, f"{method}: S = {len(n):,} draws", labels)
+        limits, title = {"ylim": (0, 1.03), "xlim": (0.9, None)}, f"{method}: S = {len(n):,} draws"
+        plotting.finish(below, title, labels, **limits)
     plotting.legend(axes[5], loc="upper left")
     return figure
 
@@ -144,12 +131,10 @@ def needed(result: Result) -> Any:
         said = f"S = {spent:,} of this experiment"
         ax.annotate(said, (place, math.log10(spent)), (0, 3), ha=side, fontsize=8.5, **where)
         ax.set_xticks([size for size in x if size >= x[-1] / 8])
-        ax.grid(alpha=0.25)
         ax.set_ylim(0, None)
         ticks = [tick for tick in ax.get_yticks() if tick == int(tick)]
         ax.set_yticks(ticks, [f"$10^{{{int(tick)}}}$" for tick in ticks])
-        plotting.caption_axes(ax, TITLE[kind], (SIZE[kind], label))
-        plotting.legend(ax, loc="upper left")
+        plotting.finish(ax, TITLE[kind], (SIZE[kind], label), "upper left")
     return figure
 
 
@@ -169,9 +154,8 @@ def honesty(result: Result) -> Any:
         above.axhline(1, color=plotting.INK, linewidth=0.9)
         below.axhline(0.954, color=plotting.INK, linewidth=1, linestyle="--")
         below.set_ylim(-0.04, 1.04)
-        size_axis(below, result, kind)
-        labels = (SIZE[kind], "share of ± 2 s.e. that hold log p(x)")
-        plotting.caption_axes(below, "Coverage of the reported interval", labels)
+        label = "share of ± 2 s.e. that hold log p(x)"
+        size_axis(below, result, kind, "Coverage of the reported interval", label)
     lines = [axes[1].plot([], [], look, color=plotting.GREY)[0] for look in "-:"]
     names = ["true RMS error", "median standard error it reports"]
     axes[1].legend(lines, names, fontsize=8.5, edgecolor="none", loc="lower right")
@@ -206,19 +190,11 @@ def samples(result: Result) -> Any:
                 continue
             size = np.array([cell.num_samples for cell in cells])
             look = {"color": shade, "marker": "o", "markersize": 4, "linewidth": 1.4}
-            rmse, bar = np.array([(cell.rmse, error_bar(cell)) for cell in cells]).T
+            rmse, bar = np.array([scoring.rmse(cell.errors) for cell in cells]).T
             ax.errorbar(size, rmse, bar, label=f"D = {one.size}", **look)
             law = np.sqrt(math.expm1(min(moment, 700.0)) / size)
             ax.plot(size, np.where(law < 3, law, np.nan), "--", color=shade, linewidth=1)
-        ax.set(xscale="log", yscale="log")
-        ax.grid(alpha=0.25)
-        plotting.caption_axes(ax, method, ("number of draws, S", ""))
-    axes[0].set_ylabel("RMS error of log p̂(x) [nats]", fontsize=9.5)
+        labels = ("number of draws, S", "RMS error of log p̂(x) [nats]" if ax is axes[0] else "")
+        plotting.finish(ax, method, labels, xscale="log", yscale="log")
     plotting.legend(axes[methods.index(GOOD)], loc="upper left", ncols=2)
     return figure
-
-
-def error_bar(cell: Cell) -> float:
-    """Standard error of the RMS error over the repeats: sd(e^2) / (2 RMS sqrt(R))."""
-    spread = float(np.std(cell.errors**2, ddof=1))
-    return spread / (2 * max(cell.rmse, 1e-12) * len(cell.errors) ** 0.5)

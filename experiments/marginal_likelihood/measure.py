@@ -13,6 +13,7 @@ from scipy.special import log_ndtr, logsumexp
 from experiments.marginal_likelihood.config import Config
 from lvm_jax import distributions, evidence, problems, weights
 from lvm_jax.distributions import MAX_SUPPORT, FullRankNormal
+from lvm_jax.evidence import scoring
 from lvm_jax.problems import second_moment
 from lvm_jax.report import Check, Run
 from lvm_jax.typing import Array, Distribution, Float, Key
@@ -153,7 +154,7 @@ def gaussian(dim: int, config: Config) -> Case:
     problem = problems.linear_gaussian(dim, config.coupling, config.noise)
     z, noise = draws(dim, config.seed)
     x = problem.theta.loadings @ z + config.noise * noise
-    posterior, log_evidence = truth(problem, x)
+    posterior, log_evidence = problems.truth(problem, x)
     with jax.enable_x64(True):
         exact = FullRankNormal(*map(jnp.asarray, posterior))
         narrow = np.asarray(problems.mean_field(exact).distribution.scale)
@@ -191,7 +192,7 @@ def discrete(num_variables: int, config: Config) -> Case:
     parts = problem.theta.likelihood
     noise = draws(num_variables, config.seed)[1]
     x = parts["weight"] @ parts["values"][z] + config.noise * noise
-    posterior, log_evidence = truth(problem, x)
+    posterior, log_evidence = problems.truth(problem, x)
     with jax.enable_x64(True):
         good = np.asarray(problems.marginals(posterior, size).distribution.logits)
     logits_of = {PRIOR: logits, UNIFORM: np.zeros_like(logits), GOOD: good}
@@ -204,16 +205,6 @@ def draws(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The standard normals [size] and [size] that x is made of; the first of a larger size's."""
     latent, noise = np.random.default_rng([seed, 3]), np.random.default_rng([seed, 4])
     return latent.standard_normal(size), noise.standard_normal(size)
-
-
-def truth(problem: problems.Problem, x: np.ndarray) -> tuple[Any, float]:
-    """p(z | x) and log p(x) in float64, of parameters that are not rounded to float32."""
-    model = problem.model
-    with jax.enable_x64(True):
-        exact = jax.tree.map(jnp.asarray, (problem.theta, x))
-        both = jax.jit(lambda *of: (model.posterior(*of), model.log_evidence(*of)))
-        posterior, log_evidence = jax.tree.map(np.asarray, both(*exact))
-    return posterior, float(log_evidence)
 
 
 def draw_all(
@@ -248,7 +239,7 @@ def cell(log_w: Float[Array, "R S"], log_evidence: float) -> Cell:
         errors=errors,
         mean_error=float(errors.mean()),
         sd_error=float(errors.std(ddof=1)),
-        rmse=float(np.sqrt((errors**2).mean())),
+        rmse=scoring.rmse(errors)[0],
         quantiles=np.quantile(errors, [0.1, 0.5, 0.9]),
         reported_error=float(np.median(found.standard_error)),
         coverage=float((np.abs(errors) <= 2 * found.standard_error).mean()),
