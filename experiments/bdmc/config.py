@@ -43,10 +43,6 @@ class Config(Options):
     def check(self) -> None:
         """Refuse lengths that do not rise, and starts that repeat."""
         super().check()
-        numbers = self.num_temperatures
-        if not numbers or list(numbers) != sorted(set(numbers)):
-            raise ValueError(
-                f"num_temperatures: expected rising numbers, as 4 16 64, got {numbers}"
-            )
+        self.check_rising("num_temperatures")
         if not self.starts or len(set(self.starts)) < len(self.starts):
             raise ValueError(f"starts: expected at least one, none twice, got {self.starts}")

@@ -8,12 +8,6 @@ from experiments.bdmc.measure import Result
 from lvm_jax import plotting
 
 
-def lengths_axis(ax: Any) -> None:
-    """T on a logarithmic axis."""
-    ax.set_xscale("log", base=2)
-    ax.grid(alpha=0.25)
-
-
 def bounds(result: Result) -> Any:
     """Mean lower and upper bound of the same points against the length of the chains."""
     figure, axes = plotting.new_figure(len(result.found), width=3.7, height=3.6)
@@ -24,8 +18,8 @@ def bounds(result: Result) -> Any:
             ax.plot(lengths, values, "o-", color=plotting.colour(index), ms=4, label=label)
         if found[0].truth is not None:
             ax.axhline(found[0].truth.mean(), color=plotting.INK, ls="--", lw=1.2, label="log p(x)")
-        lengths_axis(ax)
-        plotting.caption_axes(ax, name, ("temperatures T", "mean bound [nats per point]"))
+        plotting.log_ticks(ax, lengths)
+        plotting.finish(ax, name, ("temperatures T", "mean bound [nats per point]"))
     plotting.legend(axes[0])
     return figure
 
@@ -37,18 +31,15 @@ def gap(result: Result) -> Any:
         lengths = np.array([one.num_temperatures for one in found])
         values = np.array([one.bounds.gap for one in found])
         errors = np.array([one.bounds.gap_error for one in found])
-        ax.errorbar(
-            lengths, values, 2 * errors, fmt="o-", ms=4, color=plotting.colour(index),
-            label=name,
-        )  # fmt: skip
+        style = {"fmt": "o-", "ms": 4, "color": plotting.colour(index), "label": name}
+        ax.errorbar(lengths, values, 2 * errors, **style)
     first = next(iter(result.found.values()))
     lengths = np.array([first[0].num_temperatures, first[-1].num_temperatures], float)
     top = max(one.bounds.gap for one in first)
     ax.plot(lengths, 0.6 * top * lengths[0] / lengths, ":", color=plotting.INK, label="slope −1")
-    ax.set_yscale("log")
-    lengths_axis(ax)
-    plotting.caption_axes(ax, "", ("temperatures T", "upper − lower [nats per point]"))
-    plotting.legend(ax)
+    plotting.log_ticks(ax, result.config.num_temperatures)
+    labels = ("temperatures T", "upper − lower [nats per point]")
+    plotting.finish(ax, "", labels, "best", yscale="log")
     return figure
 
 
@@ -61,9 +52,6 @@ def acceptance(result: Result) -> Any:
         for values, style in ((last.forward_acceptance, "-"), (last.reverse_acceptance, "--")):
             label = name if style == "-" else None
             ax.plot(share, values.mean(0), style, color=plotting.colour(index), label=label)
-    ax.set_ylim(0, 1.02)
-    ax.grid(alpha=0.25)
     labels = ("t / T (forward solid, back dashed)", "mean acceptance")
-    plotting.caption_axes(ax, "", labels)
-    plotting.legend(ax, loc="lower left")
+    plotting.finish(ax, "", labels, "lower left", ylim=(0, 1.02))
     return figure

@@ -36,7 +36,4 @@ class Config(Options):
     def check(self) -> None:
         """Refuse numbers S that do not rise."""
         super().check()
-        if not self.num_samples or list(self.num_samples) != sorted(set(self.num_samples)):
-            raise ValueError(
-                f"num_samples: expected rising numbers, such as 1 16 256, got {self.num_samples}"
-            )
+        self.check_rising("num_samples")

@@ -33,19 +33,11 @@ def decomposition(result: Result) -> Any:
     return figure
 
 
-def posterior_ellipses(ax: Any, result: Result, title: str) -> None:
-    """The ellipses that hold 50% and 90% of the posterior."""
-    for level, style in zip(plotting.LEVELS, plotting.STYLES, strict=False):
-        curve = plotting.ellipse(result.truth.mean, result.truth.covariance, level)
-        label = f"posterior, holds {level:.0%}"
-        ax.plot(*curve.T, style, color=INK, linewidth=1.8, label=label, zorder=3)
-    plotting.caption_axes(ax, title, Z_LABELS)
-
-
 def ellipses(ax: Any, result: Result, name: str) -> None:
     """The posterior, and q at four places of one path, the ellipses that hold 50% of each."""
     truth, (knobs, _) = result.truth, result.paths[name]
-    posterior_ellipses(ax, result, AXIS[name][0])
+    plotting.gaussian(ax, truth.mean, truth.covariance, "posterior")
+    plotting.caption_axes(ax, AXIS[name][0], Z_LABELS)
     for value, shade in zip(SHOWN[name], SHADES, strict=True):
         q = make_q(truth, Knobs(*(leaf[0] for leaf in knobs))._replace(**{name: value}))
         curve = plotting.ellipse(q.mean, q.cholesky @ q.cholesky.T, 0.5)
@@ -56,7 +48,7 @@ def ellipses(ax: Any, result: Result, name: str) -> None:
     (left, low), (right, high) = truth.mean - reach, truth.mean + reach
     limits = {"xlim": (left, right), "ylim": (low - 0.45 * reach, high - 0.3 * reach)}
     ax.set(aspect="equal", **limits)
-    ax.legend(fontsize=7.5, loc="lower left", ncols=2, framealpha=0.85, edgecolor="none")
+    plotting.legend(ax, loc="lower left", ncols=2)
 
 
 def stacked(ax: Any, result: Result, name: str) -> None:
@@ -79,13 +71,9 @@ def stacked(ax: Any, result: Result, name: str) -> None:
 
 def path_axis(ax: Any, name: str, x: np.ndarray, title: str, unit: str) -> None:
     """Captions, and the axis of a path: logarithmic for the scale."""
-    plotting.caption_axes(ax, title, (AXIS[name][1], unit))
     if name == "scale":
-        ax.set_xscale("log")
-        ax.set_xticks([0.2, 0.5, 1.0, 2.0], ["0.2", "0.5", "1", "2"])
-        ax.minorticks_off()
-    ax.set_xlim(x[0], x[-1])
-    ax.grid(alpha=0.25)
+        plotting.log_ticks(ax, [0.2, 0.5, 1, 2])
+    plotting.finish(ax, title, (AXIS[name][1], unit), xlim=(x[0], x[-1]))
 
 
 def terms(result: Result) -> Any:
@@ -165,7 +153,7 @@ def energy_alone(result: Result) -> Any:
     for ax, (name, ascent), shade in zip(
         axes[:2], result.ascents.items(), (ENERGY, ELBO), strict=True
     ):
-        posterior_ellipses(ax, result, f"Maximising {name}")
+        plotting.gaussian(ax, result.truth.mean, result.truth.covariance, "posterior")
         last = len(ascent.energy) - 1
         steps, drawn = sorted({min(step, last) for step in (0, 15, 30, 60, last)}), {"color": shade}
         for step, alpha in zip(steps, np.linspace(0.3, 1, len(steps)), strict=True):
@@ -175,18 +163,13 @@ def energy_alone(result: Result) -> Any:
         ax.plot(*ascent.mean[last], "x", color=KL, markersize=7, markeredgewidth=1.8)
         ax.set_aspect("equal", adjustable="datalim")
         ax.margins(0.05, 0.16)
-        plotting.legend(ax, loc="lower right")
+        plotting.finish(ax, f"Maximising {name}", Z_LABELS, "lower right")
         axes[2].plot(ascent.elbo, label=f"ELBO, maximising {name}", **drawn)
         axes[2].plot(ascent.energy, ":", label=f"energy, maximising {name}", **drawn)
         axes[3].plot(ascent.entropy, label=f"maximising {name}", **drawn)
     top = result.truth.log_evidence
     axes[2].axhline(top, label="log p(x)", **TRUTH_LINE)
     axes[2].set_ylim(top - 6.0, top + 0.8)
-    for ax, title, unit in (
-        (axes[2], "ELBO (and energy, dotted)", "nats"),
-        (axes[3], "Entropy of q", "entropy [nats]"),
-    ):
-        plotting.caption_axes(ax, title, ("step of Adam", unit))
-        ax.grid(alpha=0.25)
-        plotting.legend(ax)
+    plotting.finish(axes[2], "ELBO (and energy, dotted)", ("step of Adam", "nats"), "best")
+    plotting.finish(axes[3], "Entropy of q", ("step of Adam", "entropy [nats]"), "best")
     return figure

@@ -187,12 +187,10 @@ def standard_error(values: np.ndarray) -> Any:
 
 def make_truth(correlation: float) -> Truth:
     """`problems.correlated` at the point X."""
-    theta = problems.correlated(correlation).theta
-    with jax.enable_x64(True):
-        posterior = jax.jit(MODEL.posterior)(theta, X)
-        log_evidence = float(jax.jit(MODEL.log_evidence)(theta, X))
-    factor = np.asarray(posterior.cholesky)
-    return Truth(theta, X, np.asarray(posterior.mean), factor @ factor.T, log_evidence)
+    problem = problems.correlated(correlation)
+    posterior, log_evidence = problems.truth(problem, X)
+    factor = posterior.cholesky
+    return Truth(problem.theta, X, posterior.mean, factor @ factor.T, log_evidence)
 
 
 def make_q(truth: Truth, knobs: Knobs) -> FullRankNormal:

@@ -60,10 +60,8 @@ def convergence(result: Result) -> Any:
         right.plot(rank + 1, info.restart_objectives[order][rank], "o", **style)
     plotting.whole_numbers(right)
     right.ticklabel_format(axis="y", useOffset=False)
-    right.grid(alpha=0.25)
-    plotting.legend(right)
     labels = ("restart, by rank", "log-likelihood at the end [nats per point]")
-    plotting.caption_axes(right, f"All {len(order)} restarts", labels)
+    plotting.finish(right, f"All {len(order)} restarts", labels, "best")
     for ax, values in ((left, info.trace), (right, info.restart_objectives)):
         values = values[np.isfinite(values)]
         if np.ptp(values) < 1e-4:  # do not magnify rounding
@@ -95,9 +93,8 @@ def criteria(result: Result) -> Any:
         low, top = min([*values, *kept.values()]), max(values)
         margin = 0.06 * (top - low) or 1.0
         right.set_ylim(low - margin, top + margin)
-    plotting.legend(right)
     labels = ("number of components K", "BIC (lower is better)")
-    plotting.caption_axes(right, "BIC of every covariance type", labels)
+    plotting.finish(right, "BIC of every covariance type", labels, "best")
     return figure
 
 

@@ -35,15 +35,10 @@ def make_cases(seed: int) -> list[Case]:
 
 def bind(problem: Problem, x: np.ndarray) -> tuple[LogJoint, Distribution, Distribution, float]:
     """log p(x, .), q, the posterior and log p(x) of one point."""
-    point, theta = jnp.asarray(x), jax.tree.map(jnp.asarray, problem.theta)
-
-    @jax.jit
-    def run() -> tuple[Distribution, Distribution, float]:
-        q, model = problem.guide.posterior(problem.phi, point), problem.model
-        return q, model.posterior(theta, point), model.log_evidence(theta, point)
-
-    q, posterior, log_evidence = run()
-    return problem.log_joint(point), q, posterior, float(log_evidence)
+    point = jnp.asarray(x)
+    q = jax.jit(problem.guide.posterior)(problem.phi, point)
+    posterior, log_evidence = problems.truth(problem, x)
+    return problem.log_joint(point), q, jax.tree.map(jnp.asarray, posterior), log_evidence
 
 
 def gaussian(seed: int) -> Case:

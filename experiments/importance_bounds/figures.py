@@ -20,14 +20,6 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 SLOPE = "d log |gap| / d log S"
 
 
-def samples_axis(ax: Any, title: str, labels: tuple[str, str], limits: tuple[float, float]) -> None:
-    """Captions, and S on a logarithmic axis to the base 2."""
-    plotting.caption_axes(ax, title, labels)
-    ax.set_xscale("log", base=2)
-    ax.set_ylim(limits)
-    ax.grid(alpha=0.25)
-
-
 def weights(result: Result) -> Any:
     """The distribution of log w - log p(x) under q and under the posterior."""
     figure, axes = plotting.new_figure(3, width=4.2, height=3.6)
@@ -40,9 +32,8 @@ def weights(result: Result) -> Any:
             style = {"color": plotting.colour(index), "fill": True, "alpha": 0.45, "label": label}
             ax.stairs(share, bins, baseline=1e-5, **style)
         ax.axvline(0, color=plotting.INK, linestyle="--", linewidth=1.2)
-        ax.set(yscale="log", ylim=(1e-5, 2))
         labels = ("log w − log p(x) [nats]", "share of the draws, per bin")
-        plotting.caption_axes(ax, found.name, labels)
+        plotting.finish(ax, found.name, labels, yscale="log", ylim=(1e-5, 2))
     plotting.legend(axes[0], loc="upper left")
     return figure
 
@@ -67,13 +58,10 @@ def bounds(result: Result) -> Any:
         label = "SUMO, at its mean cost"
         ax.errorbar([sumo.mean_cost], [sumo.gap], [2 * sumo.standard_error], label=label, **style)
         ax.axhline(0, color=plotting.INK, linewidth=1.1)
-        ax.set_yscale("symlog", linthresh=0.1, linscale=1.0)
-        ticks = [-3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3]
-        ax.set_yticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+        plotting.signed_log(ax, -3, 3, "y")
         labels = ("number of weights in one draw, S", "E[bound] − log p(x) [nats]")
-        samples_axis(ax, found.name, labels, (-3, 3))
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+        plotting.finish(ax, found.name, labels, xscale="log")
+    plotting.legend_below(figure, axes[0], 6)
     return figure
 
 
@@ -92,14 +80,13 @@ def laws(result: Result) -> Any:
             below.axhline(rate, color=shade, linestyle="--", linewidth=1)
         first, label = found.law.iwae_coefficients()[0] / sizes, "Var(w) / (2 S p²)"
         above.plot(sizes, first, ":", color=plotting.INK, linewidth=1.3, label=label)
-        above.set_yscale("log")
         is_slow = log_mean(int(sizes[-1])) < -1e-3  # then the curves cross the upper right corner
         corner = "lower left" if is_slow else "upper right"
-        above.legend(fontsize=8, edgecolor="none", loc=corner, handlelength=1.2)
         labels = ("number of weights, S", "|E[bound] − log p(x)| [nats]")
-        samples_axis(above, found.name, labels, (1e-7, 30))
+        limits = {"xscale": "log", "yscale": "log", "ylim": (1e-7, 30)}
+        plotting.finish(above, found.name, labels, corner, **limits)
         title, labels = "Exact slope between neighbours; dashed: the law", (labels[0], SLOPE)
-        samples_axis(below, title, labels, (-5.5, 0.6))
+        plotting.finish(below, title, labels, xscale="log", ylim=(-5.5, 0.6))
     return figure
 
 
@@ -143,8 +130,8 @@ def noise(result: Result) -> Any:
             ax.plot(curve.num_samples, np.abs(curve.exact), "--", color=shade, linewidth=1.1)
         sumo = found.sumo
         ax.plot(sumo.mean_cost, sumo.sd, "*", color=plotting.INK, markersize=11, label="SUMO")
-        ax.set_yscale("log")
         labels = ("weights spent on one draw", "sd (solid), |bias| (dashed) [nats]")
-        samples_axis(ax, found.name, labels, (1e-4, 30))
+        limits = {"xscale": "log", "yscale": "log", "ylim": (1e-4, 30)}
+        plotting.finish(ax, found.name, labels, **limits)
     plotting.legend(axes[2], loc="lower left")
     return figure
