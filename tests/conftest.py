@@ -1,13 +1,14 @@
 """Strictness for every test: no silent broadcasting of ranks, and both precisions on demand."""
 
+import io
 import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 # Compiled programs stay in a folder that git ignores, for the next run and for the processes that
 # tests start: JAX reads these variables when it is imported. Their writing costs no measurable time.
@@ -63,7 +64,7 @@ def package_of(value: object) -> str:
 
 
 def pytest_collection_finish() -> None:
-    typecheck.finish()
+    typecheck.recognize()
 
 
 @pytest.fixture
@@ -129,12 +130,21 @@ def compile_quickly() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def coarse_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """For runs of experiments: fewer pixels in their figures, which no test looks at."""
+    """For runs of experiments: figures drawn once, with few pixels, which no test looks at."""
     if not imports_an_experiment(request.module):
         yield
         return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     from lvm_jax import plotting
 
+    def png(figure: Any) -> bytes:
+        figure.set_layout_engine("none")  # a layout draws the figure twice more
+        figure.set_dpi(30)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer)
+        return buffer.getvalue()
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plotting, "png", partial(plotting.png, dpi=30))
+        patch.setattr(plotting, "png", png)
         yield

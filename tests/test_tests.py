@@ -10,6 +10,7 @@ import pytest
 import typecheck
 
 from lvm_jax import bounds
+from lvm_jax.data import binarize
 
 
 def fail(value):
@@ -17,13 +18,15 @@ def fail(value):
 
 
 def test_annotations_are_checked_but_where_an_error_is_expected():
-    for wrong in ("a", jnp.zeros((2, 3))):
+    wrong = [(bounds.elbo, "a"), (bounds.elbo, jnp.zeros((2, 3)))]
+    wrong.append((binarize.threshold, 3))  # of a type imported for type checkers alone
+    for function, value in wrong:
         caught = None
         try:
-            bounds.elbo(wrong)
+            function(value)
         except jaxtyping.TypeCheckError as error:
             caught = str(error)
-        assert "parameters of lvm_jax.bounds.elbo" in caught
+        assert f"parameters of {function.__module__}.{function.__name__}" in caught
     with pytest.raises(ValueError, match="^True$"):
         fail(jaxtyping.config.jaxtyping_disable)
     assert not jaxtyping.config.jaxtyping_disable

@@ -7,8 +7,9 @@ the error to see is the library's own.
 import ast
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, wraps
 from typing import Any, Self
 
 import jax
@@ -21,8 +22,7 @@ from beartype import BeartypeConf, FrozenDict, beartype
 WIDER = {float: float | int | np.floating | np.integer, int: int | np.integer}
 _checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict(WIDER)))
 
-_raises = pytest.raises
-WRAPPER = "jaxtyping/_decorator.py"
+_jaxtyped, _raises = jaxtyping.jaxtyped, pytest.raises
 
 
 def typechecked(function: Any) -> Any:
@@ -39,27 +39,49 @@ def install() -> None:
     NumPy's arrays are taken wherever JAX's are, as the functions do: `Array` is either.
     """
     jaxtyping.Array = jax.Array | np.ndarray | np.generic
+    jaxtyping.jaxtyped = jaxtyped
     jaxtyping.install_import_hook("lvm_jax", "typecheck.typechecked")
     pytest.raises = raises
 
 
-def finish() -> None:
-    """What can only be done once lvm_jax is imported."""
-    resolve()
-    recognize()
+def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
+    """jaxtyping's decorator, which costs over 1 ms, at the first call of a function that is checked."""
+
+    def decorate(function: Any) -> Any:
+        if not inspect.isfunction(function):
+            return _jaxtyped(function, typechecker=typechecker)
+        made: list[Any] = []
+
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            if jaxtyping.config.jaxtyping_disable:
+                return function(*args, **kwargs)
+            if not made:
+                resolve(function.__module__)
+                made.append(_jaxtyped(function, typechecker=typechecker))
+            return made[0](*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
-def resolve() -> None:
-    """Execute the `if TYPE_CHECKING:` imports of loaded modules, so that annotations can use them."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("lvm_jax.") and getattr(module, "TYPE_CHECKING", None) is False:
-            for node in ast.parse(inspect.getsource(module)).body:
-                if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-                    exec(compile(ast.Module(node.body, []), name, "exec"), vars(module))
+@cache
+def resolve(name: str) -> None:
+    """Execute the `if TYPE_CHECKING:` imports of a module, so that annotations can use them."""
+    module = vars(sys.modules[name])
+    if module.get("TYPE_CHECKING") is False and "__getattr__" not in module:  # no package
+        for node in ast.parse(inspect.getsource(sys.modules[name])).body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                with jax.ensure_compile_time_eval():  # the first call may be in a trace
+                    exec(compile(ast.Module(node.body, []), name, "exec"), module)
 
 
 def recognize() -> None:
-    """Compare functions of equal making as it is done without the check around them."""
+    """Compare functions of equal making as it is done without the check around them.
+
+    To be called once lvm_jax is imported.
+    """
     from lvm_jax import recognition
 
     structure = recognition.structure
@@ -67,8 +89,8 @@ def recognize() -> None:
 
 
 def bare(value: Any) -> Any:
-    """The function inside jaxtyping's wrapper; another value as it is."""
-    while inspect.isfunction(value) and value.__code__.co_filename.endswith(WRAPPER):
+    """The function inside the check; another value as it is."""
+    while inspect.isfunction(value) and value.__code__.co_filename == __file__:
         value = value.__wrapped__
     return value
 
