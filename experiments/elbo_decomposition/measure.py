@@ -282,22 +282,25 @@ def draw(
     sizes = config.num_samples
 
     @jax.jit
-    def run(theta: LinearGaussian, x: Array, q: FullRankNormal) -> tuple[Decomposition, Array]:
+    def run(
+        theta: LinearGaussian, x: Array, q: FullRankNormal
+    ) -> tuple[Decomposition, list[Array]]:
         joint, posterior = models.log_joint(MODEL, theta, x), MODEL.posterior(theta, x)
         known = {"prior": MODEL.prior(theta), "posterior": posterior}
         terms = decomposition.decompose(key_terms, joint, q, NUM_SAMPLES, **known)
         keys = jax.random.split(key_weights, config.num_repeats)
-        return terms, jax.vmap(lambda key: weights.log_weights(key, joint, q, sizes[-1]))(keys)
+        log_w = jax.vmap(lambda key: weights.log_weights(key, joint, q, sizes[-1]))(keys)
+        averages = [
+            jnp.stack([jax.vmap(bound)(log_w[:, :size]) for size in sizes])
+            for bound in (bounds.iwae, bounds.elbo)
+        ]
+        return terms, averages
 
     with jax.enable_x64(True):
-        terms, log_w = run(truth.theta, truth.x, q)
-        above, below = (
-            np.stack([jax.vmap(bound)(log_w[:, :size]) for size in sizes])
-            for bound in (bounds.iwae, bounds.elbo)
-        )
+        terms, averages = jax.tree.map(np.asarray, run(truth.theta, truth.x, q))
     posterior = FullRankNormal(truth.mean, np.linalg.cholesky(truth.covariance))
     relative_variance = float(np.expm1(second_moment.of_normals(posterior, q)))
-    return jax.tree.map(np.asarray, terms), Jensen(above, below, relative_variance)
+    return terms, Jensen(*averages, relative_variance)
 
 
 def climb(truth: Truth, config: Config) -> list[Ascent]:

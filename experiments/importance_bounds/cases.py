@@ -70,6 +70,6 @@ def two_modes() -> Case:
     mean, scale = float(q.distribution.loc[0]), 1.0
     z = np.linspace(mean - 11 * scale, mean + 11 * scale, 4_001)
     log_q = stats.norm.logpdf(z, mean, scale)
-    log_post = np.asarray(jax.vmap(posterior.log_prob)(jnp.asarray(z)[:, None]))
+    log_post = np.asarray(jax.jit(jax.vmap(posterior.log_prob))(z[:, None]))
     law = weight_law(log_post - log_q, log_q, is_grid=True)
     return Case("Two modes, one missed", joint, q, posterior, log_evidence, law)
