@@ -128,9 +128,15 @@ def compile_quickly() -> Iterator[None]:
     jax.config.update(name, before)
 
 
+@pytest.fixture(scope="module")
+def result(finished: Any) -> Any:
+    """The result of a file's run of an experiment."""
+    return finished.result
+
+
 @pytest.fixture(autouse=True, scope="module")
-def coarse_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """For runs of experiments: figures drawn once, with few pixels, which no test looks at."""
+def quick_experiments(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For runs of experiments: no check of annotations, as in slow tests; small figures, few ticks."""
     if not imports_an_experiment(request.module):
         yield
         return
@@ -140,11 +146,13 @@ def coarse_figures(request: pytest.FixtureRequest) -> Iterator[None]:
 
     def png(figure: Any) -> bytes:
         figure.set_layout_engine("none")  # a layout draws the figure twice more
-        figure.set_dpi(30)
+        figure.set(dpi=30, size_inches=figure.get_size_inches() / 3)
+        for ax in figure.axes:
+            ax.minorticks_off()
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer)
         return buffer.getvalue()
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, typecheck.unchecked():
         patch.setattr(plotting, "png", png)
         yield

@@ -5,6 +5,22 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
+
+from lvm_jax.report import execute
+
+
+def run_once(name, config, *patches):
+    """A fixture of a file, to be called `finished`: one run with (module, attribute, value) set."""
+
+    @pytest.fixture(scope="module")
+    def finished(tmp_path_factory, compile_quickly):
+        with pytest.MonkeyPatch.context() as patch:
+            for replaced in patches:
+                patch.setattr(*replaced)
+            return execute(f"experiments.{name}", config, tmp_path_factory.mktemp(name) / "run")
+
+    return finished
 
 
 def read(finished, name):

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from experiment_cycle import check_whole
+from experiment_cycle import check_whole, run_once
 
 from experiments.discrete_gradients import measure, toy
 from experiments.discrete_gradients.config import Config
-from lvm_jax import report
 
 SMALL = Config(
     toy_repeats=20_000, toy_steps=300, toy_seeds=40, num_latents=3, num_points=3, num_repeats=1000,
@@ -18,21 +17,6 @@ DIGITS = (
     *("concrete, τ = 0.5", "straight-through", "VIMCO"),
 )
 DESCEND, ESTIMATORS = toy.descend, measure.estimators
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
-    out = tmp_path_factory.mktemp("discrete") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toy, "descend", few_descents)
-        patch.setattr(measure, "estimators", few_estimators)
-        patch.setattr(measure, "RELAXED", {"concrete": measure.RELAXED["concrete"]})
-        return report.execute("experiments.discrete_gradients", SMALL, out)
-
-
-@pytest.fixture(scope="module")
-def result(finished):
-    return finished.result
 
 
 def few_estimators(config, setting):
@@ -51,23 +35,17 @@ def few_descents(key, config):
     return dict.fromkeys(everything, losses["enumeration"]) | losses
 
 
+finished = run_once(
+    "discrete_gradients", SMALL, (toy, "descend", few_descents),
+    (measure, "estimators", few_estimators),
+    (measure, "RELAXED", {"concrete": measure.RELAXED["concrete"]}),
+)  # fmt: skip
+
+
 def test_the_folder_is_whole(finished):
     found, lines = check_whole(finished, "toy", "bias_variance", "temperature", "cost")
     assert found["digits"]["estimators"].keys() == set(DIGITS)
     assert len(lines) == 2 * (len(DIGITS) + 2)  # groups; concrete at 2 temperatures
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_samples": 3}, "num_samples: expected an even number"),
-        ({"num_latents": 8}, "num_latents: expected at most 14"),
-        ({"temperatures": (1.0, 0.5)}, "temperatures: expected rising numbers"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**options).check()
 
 
 def test_derived_and_measured_agree_on_the_toy(result):

@@ -2,44 +2,21 @@
 
 import numpy as np
 import pytest
-from experiment_cycle import check_whole
+from experiment_cycle import check_whole, run_once
 from scipy.stats import multivariate_normal
 
 from experiments.elbo_decomposition import measure
 from experiments.elbo_decomposition.config import Config
-from lvm_jax import report
 
 SMALL = Config(num_points=9, num_repeats=500, num_samples=(1, 8, 64), num_steps=200)
 FIGURES = ("decomposition", "terms", "identity", "jensen", "energy_alone")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
-    out = tmp_path_factory.mktemp("elbo") / "run"
-    return report.execute("experiments.elbo_decomposition", SMALL, out)
-
-
-@pytest.fixture(scope="module")
-def result(finished):
-    return finished.result
+finished = run_once("elbo_decomposition", SMALL)
 
 
 def test_the_folder_is_whole(finished):
     found, lines = check_whole(finished, *FIGURES)
     assert found["log_evidence"] == finished.result.truth.log_evidence
     assert [line["num_samples"] for line in lines] == [1, 8, 64]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"posterior_correlation": 1.0}, "posterior_correlation: expected a finite number that is"),
-        ({"num_samples": (4, 2)}, "num_samples: expected rising numbers"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**options).check()
 
 
 def test_log_evidence_is_the_marginal_gaussians(result):

@@ -73,21 +73,6 @@ def test_importance_sampling_misses_the_mode_that_the_guide_does_not_cover(finis
     assert np.median(known[far]) < -0.2
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"budgets": (100, 500)}, "budgets: expected the last to pay for a pilot and the chains"),
-        ({"budgets": (900, 300)}, "budgets: expected rising numbers"),
-        ({"models": ("gauss",)}, "models: expected one of .* did you mean 'gaussian'"),
-        ({"num_certified": 10}, "num_certified: expected at least num_points = 200, got 10"),
-    ],
-)
-def test_bad_options_are_refused(options, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        execute("experiments.evidence_lab", Config(**options), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_coverage_is_counted_in_both_directions():
     # log p-hat is normal about the truth; a half-width of one standard deviation holds 68%.
     truth = np.linspace(-50.0, 10.0, 5_000)

@@ -30,11 +30,6 @@ def finished(tmp_path_factory, compile_quickly):
     return run(tmp_path_factory.mktemp("gmm") / "run", data="old_faithful")
 
 
-@pytest.fixture
-def result(finished):
-    return finished.result
-
-
 def test_the_run_is_whole_and_the_known_numbers_are_scikit_learns(finished):
     names = ("clusters", "convergence", "criteria", "samples", "uncertainty")
     _, lines = check_whole(finished, *names)

@@ -2,23 +2,13 @@
 
 import numpy as np
 import pytest
-from experiment_cycle import check_whole
+from experiment_cycle import check_whole, run_once
 
 from experiments.gradient_snr.config import Config
-from lvm_jax.report import execute
 
 # Each S is a program of 14 estimators, whose compilation is nearly all of the time.
-SMALL = {"num_samples": (16, 64), "num_repeats": 800, "num_blocks": 8, "fit_from": 16}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
-    return execute("experiments.gradient_snr", Config(**SMALL), tmp_path_factory.mktemp("snr"))
-
-
-@pytest.fixture
-def result(finished):
-    return finished.result
+SMALL = Config(num_samples=(16, 64), num_repeats=800, num_blocks=8, fit_from=16)
+finished = run_once("gradient_snr", SMALL)
 
 
 def test_the_run_is_whole(finished, result):
@@ -76,16 +66,3 @@ def test_estimators_of_the_same_mean_agree(result):
 def test_the_gradient_of_a_is_that_of_b_times_x(result):
     for name, curve in result.curves["b"].items():
         np.testing.assert_allclose(result.curves["A"][name].snr, curve.snr, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_samples": (16, 4)}, "num_samples: expected rising numbers"),
-        ({"num_samples": (1, 4), "fit_from": 4}, "num_samples: expected at least two .* of 4 on"),
-        ({"num_repeats": 19}, "num_repeats: expected at least two a block, 20, got 19"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**options).check()

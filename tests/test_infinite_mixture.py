@@ -5,47 +5,25 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from experiment_cycle import check_whole
+from experiment_cycle import check_whole, run_once
 from scipy.stats import norm
 
 from experiments.infinite_mixture import measure
 from experiments.infinite_mixture.config import Config
-from lvm_jax import models, report
+from lvm_jax import models
 
 # One model: every other costs as many seconds of compilation again.
 SMALL = Config(
     data="banana", num_points=400, hidden=0, num_steps=210, num_starts=2, num_restarts=2,
     num_nodes=80, evidence_samples=400,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("infinite") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "GRID", 60)  # a coarser picture
-        return report.execute("experiments.infinite_mixture", SMALL, out)
+finished = run_once("infinite_mixture", SMALL, (measure, "GRID", 60))  # a coarser picture
 
 
 def test_the_folder_is_whole(finished):
     found, lines = check_whole(finished, "densities", "samples", "maps", "training")
     assert found["num_train"] + found["num_held_out"] == 400
     assert [line["step"] for line in lines] == list(range(7, 211, 7))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"data": "pinwhel"}, "did you mean 'pinwheel'"),
-        ({"data": "digits"}, "data: expected two columns, got 64"),
-        ({"columns": ("x1", "x2")}, "columns: expected none, pinwheel has only"),
-        ({"num_points": 30, "held_out": 0.1}, "data: expected at least 20 rows to fit and 10"),
-        ({"num_steps": 7}, "num_steps: expected a multiple of 30, got 7"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        report.execute("experiments.infinite_mixture", Config(**options))
 
 
 def test_quadrature_and_importance_sampling_agree(finished):

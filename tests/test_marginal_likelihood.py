@@ -5,26 +5,15 @@ import math
 
 import numpy as np
 import pytest
-from experiment_cycle import check_whole
+from experiment_cycle import check_whole, run_once
 from scipy import integrate, stats
 
 from experiments.marginal_likelihood import measure
 from experiments.marginal_likelihood.config import Config
-from lvm_jax.report import execute
 
-SMALL = {"dims": (2, 8), "num_variables": (4,), "num_samples": (30, 300), "num_repeats": 60}
+SMALL = Config(dims=(2, 8), num_variables=(4,), num_samples=(30, 300), num_repeats=60)
 FIGURES = ("errors", "concentration", "needed", "honesty", "diagnostics", "samples")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
-    out = tmp_path_factory.mktemp("marginal") / "run"
-    return execute("experiments.marginal_likelihood", Config(**SMALL), out)
-
-
-@pytest.fixture
-def result(finished):
-    return finished.result
+finished = run_once("marginal_likelihood", SMALL)
 
 
 def test_the_run_is_whole(finished):
@@ -108,17 +97,3 @@ def test_a_failed_method_is_far_too_low_and_reports_at_most_one_nat(result):
 def test_shares_of_the_largest_weights():
     log_w = np.log([[1.0, 4.0, 3.0, 2.0]])
     np.testing.assert_allclose(measure.top_shares(log_w), [0.4, 0.7, 0.9, 1.0])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"widen": 0.7}, "widen: expected a finite number that is above 0.707107, got 0.7"),
-        ({"dims": (4, 2)}, r"dims: expected rising numbers, as 1 4 16, got \(4, 2\)"),
-        ({"num_variables": (40,)}, "num_variables: expected at most .* values of z"),
-    ],
-)
-def test_a_bad_option_is_named_and_leaves_no_run(options, message, tmp_path):
-    with pytest.raises(ValueError, match=f"^{message}"):
-        execute("experiments.marginal_likelihood", Config(**options), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
