@@ -82,9 +82,9 @@ def fit_starts(
         jax.jit(jax.vmap(watch, (None, 0, 0))),
     )
     key_theta, key_phi, key_steps, key_watch = jax.random.split(key, 4)
-    theta = jax.vmap(model.init)(jax.random.split(key_theta, num_starts))
-    phi = jax.vmap(guide.init)(jax.random.split(key_phi, num_starts))
-    state, records = ((theta, phi), jax.vmap(optimizer.init)((theta, phi))), []
+    theta = jax.jit(jax.vmap(model.init))(jax.random.split(key_theta, num_starts))
+    phi = jax.jit(jax.vmap(guide.init))(jax.random.split(key_phi, num_starts))
+    state, records = ((theta, phi), jax.jit(jax.vmap(optimizer.init))((theta, phi))), []
     for index in range(num_records):
         state, bound = advance(key_steps, state, rows, jnp.int32(index * length))
         records.append(np.stack([bound, *look(key_watch, *state[0])]))  # [1 + W, R]
