@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from experiment_cycle import check_whole
+from experiment_cycle import check_whole, run_once
 from scipy import stats
 from scipy.stats import binomtest, norm
 
@@ -12,28 +12,22 @@ from experiments.evidence_lab import measure as measurement
 from experiments.evidence_lab.config import Config
 from experiments.evidence_lab.methods import Answers
 from lvm_jax import problems
-from lvm_jax.report import execute
 
-SMALL = {
-    "models": ("two_modes",), "num_points": 40, "num_certified": 48, "budgets": (400, 600),
-    "num_chains": 6, "num_runs": 2, "num_particles": 3, "certify_budget": 3_000,
-}  # fmt: skip
+SMALL = Config(
+    models=("two_modes",), num_points=40, num_certified=48, budgets=(400, 600), num_chains=6,
+    num_runs=2, num_particles=3, certify_budget=3_000,
+)  # fmt: skip
+CHAINS, KNOWN = methods.sandwich, {}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
-    """A run; chains from the guide are those from the prior, for they take 5 s to compile."""
-    out, chains = tmp_path_factory.mktemp("evidence_lab") / "run", methods.sandwich
-    known = {}
+def from_prior(key, setting, data, start, budget, config):
+    """Chains from the guide are those from the prior, for they take 5 s to compile."""
+    if budget not in KNOWN:
+        KNOWN[budget] = CHAINS(key, setting, data, start, budget, config)
+    return KNOWN[budget]
 
-    def from_prior(key, setting, data, start, budget, config):
-        if budget not in known:
-            known[budget] = chains(key, setting, data, start, budget, config)
-        return known[budget]
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "sandwich", from_prior)
-        return execute("experiments.evidence_lab", Config(**SMALL), out)
+finished = run_once("evidence_lab", SMALL, (methods, "sandwich", from_prior))
 
 
 def test_every_method_at_every_budget(finished):

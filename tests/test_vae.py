@@ -245,7 +245,9 @@ def test_a_longer_run_has_the_rates_of_a_shorter_one(schedule, monkeypatch):
     made, steps = [], np.arange(3 * 12)
 
     def adam(rate, **values):
-        made.append(np.asarray(jax.vmap(rate)(steps) if callable(rate) else np.full(36, rate)))
+        made.append(
+            np.asarray(jax.jit(jax.vmap(rate))(steps) if callable(rate) else np.full(36, rate))
+        )
         return optax.identity()
 
     monkeypatch.setattr(optax, "adam", adam)
@@ -266,8 +268,8 @@ def test_burda_has_the_papers_eps_for_its_sums_over_a_batch():
     papers, start = optax.adam(1e-3, eps=1e-4), jnp.zeros(3)
     states = [one.init(start) for one in (ours, papers)]
     for mean in (jnp.array([1e-6, -1e-5, 1e-2]), jnp.array([2e-6, 3e-5, 1e-3])):
-        found, states[0] = ours.update(mean, states[0], start)
-        want, states[1] = papers.update(20 * mean, states[1], start)
+        found, states[0] = jax.jit(ours.update)(mean, states[0], start)
+        want, states[1] = jax.jit(papers.update)(20 * mean, states[1], start)
         np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
