@@ -41,7 +41,7 @@ def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
         nonlocal found
         key = jax.random.key(1)
         found = jax.block_until_ready(
-            evidence.evaluate(key, model, guide, theta, phi, x, case["samples"])
+            evidence.evaluate(key, model(theta), guide(phi), x, case["samples"])
         )
 
     return {**measured(run, case), "log_evidence": float(found.log_evidence.mean())}
@@ -118,7 +118,6 @@ def measured(run: Callable[[], Any], case: dict[str, Any]) -> dict[str, float]:
 def estimators(case: dict[str, Any]) -> dict[str, Any]:
     """Seconds per gradient (theta and phi) of each estimator on a minibatch, one program each."""
     from lvm_jax import bounds, gradients
-    from lvm_jax.models import log_joint
 
     theta, phi, x = problem(case)
     model, guide = ours()
@@ -139,7 +138,7 @@ def estimators(case: dict[str, Any]) -> dict[str, Any]:
 
         def loss(theta: Any, phi: Any, estimator: Any = estimator) -> jax.Array:
             def one(key: jax.Array, x: jax.Array) -> jax.Array:
-                joint = log_joint(model, theta, x)
+                joint = model(theta).log_joint(x)
                 own = lambda phi: guide.posterior(phi, x)  # noqa: E731
                 return estimator(key, joint, own, phi, case["samples"])
 

@@ -150,7 +150,7 @@ def certificates(deviations: tuple[float, float], num_points: int) -> tuple[np.n
     wide = np.sqrt(1 + np.square(deviations))
     x = (np.random.default_rng(0).normal(size=(num_points, 2)) * wide).astype(np.float32)
     found = evidence.certify(
-        jax.random.key(0), model, Guide(lambda key: (), lambda _, x: prior), (), (), x,
+        jax.random.key(0), model(()), (Guide(lambda key: (), lambda _, x: prior))(()), x,
         tolerance=0.1, budget=1e5,
     )  # fmt: skip
     truth = -(0.5 * (x / wide) ** 2 + np.log(wide * np.sqrt(2 * np.pi))).sum(1)

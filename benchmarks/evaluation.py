@@ -36,7 +36,7 @@ def evaluate(case: dict[str, Any]) -> dict[str, Any]:
         key = jax.random.key(case["seed"] + 1)
         found = jax.block_until_ready(
             evidence.evaluate(
-                key, MODEL, GUIDE, theta, phi, x, case["samples"], chunk_size=case["chunk"]
+                key, MODEL(theta), GUIDE(phi), x, case["samples"], chunk_size=case["chunk"]
             )
         )
 

@@ -34,7 +34,7 @@ def importance(case: dict[str, Any], bed: Bed, from_guide: bool = False) -> Prog
     guide, draws = bed.guide if from_guide else prior, case["chains"] * passes(case)
 
     def run(key: jax.Array) -> jax.Array:
-        found = evidence.evaluate(key, bed.model, guide, bed.theta, None, bed.x, draws)
+        found = evidence.evaluate(key, bed.model(bed.theta), guide(None), bed.x, draws)
         return found.log_evidence
 
     return run
@@ -60,7 +60,7 @@ def annealed(
 
     def run(key: jax.Array) -> jax.Array:
         found = evidence.evaluate_annealed(
-            key, bed.model, guide, bed.theta, None, bed.x, case["chains"], planned
+            key, bed.model(bed.theta), guide(None), bed.x, case["chains"], planned
         )
         return found.evidence.log_evidence
 

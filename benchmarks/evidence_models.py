@@ -33,7 +33,7 @@ class Bed(NamedTuple):
 
     def log_joint(self, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
         """z -> log p(x, z), the same function for every contestant."""
-        return models.log_joint(self.model, self.theta, x)
+        return self.model(self.theta).log_joint(x)
 
 
 def make(case: dict[str, Any]) -> Bed:

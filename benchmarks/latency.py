@@ -70,7 +70,7 @@ def certificates(case: dict[str, Any]) -> dict[str, Any]:
 
     def one() -> None:
         rows = rng.choice(len(x), int(rng.integers(1, 61)), replace=False)
-        evidence.certify(key(), model, guide, theta, phi, x[rows], tolerance=0.1)
+        evidence.certify(key(), model(theta), guide(phi), x[rows], tolerance=0.1)
 
     return watch(one, case["count"])
 
@@ -164,16 +164,16 @@ def entry_evaluate(size: int) -> None:
     """evidence.evaluate, 100 draws."""
     from lvm_jax import evidence
 
-    *parts, x = linear_gaussian()
-    evidence.evaluate(key(), *parts, x[:size], 100)
+    model, guide, theta, phi, x = linear_gaussian()
+    evidence.evaluate(key(), model(theta), guide(phi), x[:size], 100)
 
 
 def entry_certify(size: int) -> None:
     """evidence.certify to 0.1 nats."""
     from lvm_jax import evidence
 
-    *parts, x = linear_gaussian()
-    evidence.certify(key(), *parts, x[:size], tolerance=0.1)
+    model, guide, theta, phi, x = linear_gaussian()
+    evidence.certify(key(), model(theta), guide(phi), x[:size], tolerance=0.1)
 
 
 def entry_annealed(size: int) -> None:
@@ -182,16 +182,18 @@ def entry_annealed(size: int) -> None:
 
     model, _, theta, _, x = linear_gaussian()
     plan = annealing.plan(annealing.sigmoid(32), annealing.hmc(3))
-    evidence.evaluate_annealed(key(), model, None, theta, None, x[:size], 16, plan)
+    evidence.evaluate_annealed(key(), model(theta), None, x[:size], 16, plan)
 
 
 def entry_gaps(size: int) -> None:
     """decomposition.gaps of a mean-field and a full-rank family."""
     from lvm_jax import decomposition, guides
 
-    *parts, x = linear_gaussian()
+    model, guide, theta, phi, x = linear_gaussian()
     families = {"mean_field": guides.mean_field(2), "full_rank": guides.full_rank(2)}
-    decomposition.gaps(key(), *parts, x[:size], families=families, num_samples=100, num_steps=50)
+    decomposition.gaps(
+        key(), model(theta), guide(phi), x[:size], families=families, num_samples=100, num_steps=50
+    )
 
 
 ENTRIES = {

@@ -97,12 +97,22 @@ def for_first(
     return jax.lax.fori_loop(0, (number + together - 1) // together, step, nothing)
 
 
+def num_rows(points: Any) -> int:
+    """N of a pytree of leaves [N, ...]."""
+    return int(jax.tree.leaves(points)[0].shape[0])
+
+
+def rows_of(points: Any, index: Any) -> Any:
+    """Row `index`, or the rows of an array of them, of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[index], points)
+
+
 def padded(points: Any) -> tuple[Any, int, np.int32]:
     """Points [N, ...] padded on the host to their bucket, the bucket's size, and N to be traced.
 
     `compiling.bucket` says which sizes share a program.
     """
-    number = len(jax.tree.leaves(points)[0])
+    number = num_rows(points)
     size = compiling.bucket(number)
     return compiling.pad_rows(points, size), size, np.int32(number)
 

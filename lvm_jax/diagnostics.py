@@ -6,24 +6,24 @@ ESS and Pareto k-hat of log-weights; signal to noise of gradients; active units 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
 from lvm_jax import checks, distributions
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax.batching import batch_size, for_each, num_rows
 from lvm_jax.chain import Chain
 from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.guides.base import Guide
+from lvm_jax.inputs import check_rows
 from lvm_jax.moments import Moments, merge, moments
 from lvm_jax.typing import (
     Array,
-    ArrayLike,
     Bool,
+    ConditionalDensity,
     Distribution,
     Float,
     Int,
@@ -153,6 +153,7 @@ def gradient_blocks(
     the standard error of what is computed from them. Unjitted, a loop: jit around it. Raises
     ValueError as `gradient_statistics`, and for num_blocks < 1.
     """
+    checks.key(key)
     num_blocks = checks.integer(num_blocks, "num_blocks", 1)
 
     def one(key: Key[Array, ""]) -> tuple[Params, Params]:
@@ -206,9 +207,7 @@ def _check_like(value: Params | None, one: Params, name: str) -> None:
         raise ValueError(f"{name}: expected a pytree as the gradient, {expected}, got {got}")
 
 
-def posterior_means(
-    key: Key[Array, ""], guide: Guide, phi: Params, x: ArrayLike, num_samples: int
-) -> Latent:
+def posterior_means(key: Key[Array, ""], q: ConditionalDensity, x: Any, num_samples: int) -> Latent:
     """E_q(z|x)[z] of every point of x [N, ...], as a z with leaves [N, ...].
 
     Exact, without a draw, where q is a Gaussian or finite. A chain z_1 -> z_2 -> ... averages the
@@ -220,29 +219,27 @@ def posterior_means(
 
     Raises ValueError or TypeError for num_samples < 1 or an x of no rows or that is not finite.
     """
-    checks.host("diagnostics.posterior_means", "guide.posterior", key, phi, x)
+    checks.host("diagnostics.posterior_means", "q(x)", key, q, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 1)
-    x = checks.float_array(x, "x")
-    if x.ndim < 1 or x.shape[0] < 1:
-        raise ValueError(f"x: expected at least one data point, [N, ...], got shape {x.shape}")
-    checks.finite(x, "x")
-    number = x.shape[0]
-    padded = jnp.asarray(pad_rows(x, bucket(number)))
-    means = _posterior_means(key, phi, padded, guide, num_samples)
+    x = check_rows(x)
+    for leaf in jax.tree.leaves(x):
+        checks.finite(leaf, "x")
+    number = num_rows(x)
+    padded = jax.tree.map(jnp.asarray, pad_rows(x, bucket(number)))
+    means = _posterior_means(key, q, padded, num_samples)
     return jax.device_put(first_rows(means, number))
 
 
-@bounded_jit(3, 4)
+@bounded_jit(3)
 def _posterior_means(
-    key: Key[Array, ""], phi: Params, x: Array, guide: Guide, num_samples: int
+    key: Key[Array, ""], q: ConditionalDensity, x: Any, num_samples: int
 ) -> Latent:
-    def one(point: tuple[Array, Array]) -> Latent:
-        q = guide.posterior(phi, point[1])
-        return _mean(jax.random.fold_in(key, point[0]), q, num_samples)
+    def one(point: tuple[Array, Any]) -> Latent:
+        return _mean(jax.random.fold_in(key, point[0]), q(point[1]), num_samples)
 
-    together = batch_size(CHUNK_SIZE, num_samples, x.shape[0])
-    return for_each(one, (jnp.arange(x.shape[0]), x), together)
+    together = batch_size(CHUNK_SIZE, num_samples, num_rows(x))
+    return for_each(one, (jnp.arange(num_rows(x)), x), together)
 
 
 def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:

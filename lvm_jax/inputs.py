@@ -1,102 +1,161 @@
-"""Checks of a model, a guide, their parameters and data, at every entry point that takes them.
+"""Checks of p, q and data, at every entry point that takes them.
 
 Shapes come from abstract evaluation, and data are read on the host: a refusal compiles nothing.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lvm_jax import checks, support
-from lvm_jax.guides.base import Guide
-from lvm_jax.guides.refined import check_tied
+from lvm_jax.guides.base import Conditional
 from lvm_jax.guides.shared import shared
-from lvm_jax.models.base import KEPT, DataPoint, Model, data_point, unchanged
+from lvm_jax.models.base import KEPT, DataPoint, Joint, data_point, unchanged
 from lvm_jax.typing import ArrayLike, Latent, Params
 
 # What building a distribution of parameters or of an x that do not fit raises.
 MISFITS = (TypeError, ValueError, AttributeError, KeyError, IndexError)
-GUIDES = {
-    "Family": "guides.shared(family), guides.amortized(family, ...) or guides.linear(family, D)",
-    "Likelihood": "one of lvm_jax.guides",
-    "Network": "guides.amortized(family, network.init, network.apply)",
+CURES = {
+    "Model": "model(theta)",
+    "Guide": "guide(phi)",
+    "Family": "guides.shared(family)(eta), or a guide of guides.amortized(family, ...)",
+    "Likelihood": "one of lvm_jax.models with it, model(theta)",
+    "Network": "guides.amortized(family, network.init, network.apply)(phi)",
 }
 
 
-def check_problem(
-    model: Model, guide: Guide | None, theta: Params, phi: Params, x: Any
-) -> ArrayLike:
-    """x as an array, after refusing a model, a guide, parameters or data that do not fit.
+def check_problem(p: Any, q: Any, x: Any) -> Any:
+    """x as arrays, after refusing a p, a q or data that do not fit each other.
 
-    Without a guide phi is not read. Raises ValueError or TypeError, see the parts below.
+    q may be None, for the prior. Raises ValueError or TypeError, see the parts below.
     """
-    check_parts(model, guide)
-    if guide is not None:
-        check_order(model, guide, theta, phi)
-    x = check_data(model, theta, x)
-    if guide is not None:
-        check_guide(model, guide, theta, phi, one_of(x))
+    check_bound(p, q)
+    x = check_data(p, x)
+    if q is not None:
+        check_q(p, q, one_of(x))
     return x
 
 
-def one_of(x: ArrayLike) -> jax.ShapeDtypeStruct:
-    """One row of x [N, ...], abstractly, as the device has it."""
-    return jax.ShapeDtypeStruct(x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype))
+def one_of(x: Any) -> Any:
+    """One row of x, leaves [N, ...], abstractly, as the device has it."""
+
+    def row(leaf: ArrayLike) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+    return jax.tree.map(row, x)
 
 
-def check_parts(model: Any, guide: Any) -> None:
-    """Refuse what is no model or no guide, and one in the place of the other."""
-    given = {"model": (model, ("prior", "likelihood")), "guide": (guide, ("posterior",))}
-    if _has(model, "posterior") and not _has(model, "likelihood") and _has(guide, "likelihood"):
+def check_bound(p: Any, q: Any) -> None:
+    """Refuse what has no log-joint or gives no q(z | x), and one in the place of the other."""
+    if callable(p) and not _has(p, "log_joint") and _has(q, "log_joint"):
         raise TypeError(
-            "model: expected a Model, then a Guide, got them the other way round; swap model and "
-            "guide"
+            "p: expected the model, then the guide, got them the other way round; swap p and q"
         )
-    for name, (value, parts) in given.items():
-        kind = type(value).__name__
-        if value is None and name == "guide":
-            continue
-        right = all(_has(value, part) for part in ("init", *parts))
-        if not right or (name == "guide" and _has(value, "likelihood")):
-            cure = GUIDES.get(kind) if name == "guide" else None
-            made = cure or f"one of lvm_jax.{name}s, or lvm_jax.{name}s.{name.title()}(...)"
-            raise TypeError(f"{name}: expected a {name.title()}, got a {kind}; use {made}")
+    if not _has(p, "log_joint"):
+        _refuse("p", "a model with its parameters, which has log_joint(x)", p, "model(theta)")
+    if q is not None and (not callable(q) or _has(q, "log_joint") or type(q).__name__ in CURES):
+        _refuse("q", "a guide with its parameters, a function of x", q, "guide(phi)")
+    if isinstance(p, Joint) and isinstance(q, Conditional):
+        check_order(p, q)
 
 
-def check_order(model: Model, guide: Guide, theta: Params, phi: Params) -> None:
+def _refuse(name: str, expected: str, value: Any, cure: str) -> None:
+    kind = type(value).__name__
+    cure = CURES.get(kind, f"{cure}, of one of lvm_jax.{'models' if name == 'p' else 'guides'}")
+    raise TypeError(f"{name}: expected {expected}, got a {kind}; use {cure}")
+
+
+def check_order(p: Joint, q: Conditional) -> None:
     """Refuse theta and phi in each other's place, by the shapes that model and guide start with."""
-    given = _outline(theta), _outline(phi)
-    own = _start(model.init), _start(guide.init)
+    given = _outline(p.theta), _outline(q.phi)
+    own = _start(p.model.init), _start(q.guide.init)
     if given == own[::-1] and given != own:
         raise ValueError(
-            f"theta: expected parameters of the model, {_short(given[1])}, got those of the guide, "
+            f"p: expected parameters of the model, {_short(given[1])}, got those of the guide, "
             f"{_short(given[0])}; swap theta and phi"
         )
 
 
-def check_data(model: Model, theta: Params, x: Any, name: str = "x", minimum: int = 1) -> ArrayLike:
-    """x [N, ...] as an array: N >= minimum points as the model draws them, all on its support.
+def check_data(p: Any, x: Any, name: str = "x", minimum: int = 1) -> Any:
+    """x as arrays [N, ...]: N >= minimum points as the model draws them, all on its support.
 
-    Takes arrays, memory maps, data frames and sequences; reads them in blocks (see
-    `support.check`). Raises ValueError or TypeError.
+    Takes arrays, memory maps, data frames, sequences, and pytrees of such leaves; reads them in
+    blocks (see `support.check`). Leaves that the model does not generate, and all of a p that
+    cannot say what it draws, have to be finite. Raises ValueError or TypeError.
     """
-    array = check_rows(x, name, minimum)
-    point = _data_point(model, theta)
-    if point.x.shape != array.shape[1:]:
-        sizes = "".join(f", {size}" for size in point.x.shape)
+    rows = check_rows(x, name, minimum)
+    seen, point = rows, DataPoint(None, support.REAL)
+    if isinstance(p, Joint):
+        try:
+            seen = p.observed(rows)
+        except ValueError as error:
+            raise ValueError(f"{name}{str(error).removeprefix('x')}") from error
+        point = check_theta(p, one_of(rows), name)
+        _check_shapes(point.x, seen, name)
+    generated = {id(leaf) for leaf in jax.tree.leaves(seen)}
+    for path, leaf in _leaves(rows):
+        own = point.support if id(leaf) in generated else support.REAL
+        support.check(own, leaf, name + jax.tree_util.keystr(path))
+    return rows
+
+
+def _check_shapes(point: Any, seen: Any, name: str) -> None:
+    """Refuse rows of another structure or shape than the model draws."""
+    expected = jax.tree.map(lambda leaf: list(leaf.shape), point)
+    got = jax.tree.map(lambda leaf: list(leaf.shape[1:]), seen)
+    if expected == got:
+        return
+    if isinstance(seen, np.ndarray | jax.Array) and isinstance(point, jax.ShapeDtypeStruct):
+        sizes = "".join(f", {size}" for size in point.shape)
         raise ValueError(
             f"{name}: expected shape [N{sizes}], as the model draws its data, got "
-            f"{list(array.shape)}"
+            f"{list(seen.shape)}"
         )
-    support.check(point.support, array, name)
-    return array
+    raise ValueError(
+        f"{name}: expected rows of {expected}, as the model draws its data, got rows of {got}; "
+        "name the part that the model generates by its `observed`"
+    )
 
 
-def check_rows(x: Any, name: str = "x", minimum: int = 1) -> ArrayLike:
-    """x as an array of real numbers [N, ...], N >= minimum; its numbers are not read."""
+def is_tree(x: Any) -> bool:
+    """Is x a pytree of arrays, such as a dict, and not an array or a sequence of rows?"""
+    named = isinstance(x, Mapping) or hasattr(x, "_fields") or dataclasses.is_dataclass(x)
+    return named and not jax.tree_util.all_leaves([x])
+
+
+def check_rows(x: Any, name: str = "x", minimum: int = 1) -> Any:
+    """x as arrays of real numbers [N, ...], N >= minimum; their numbers are not read.
+
+    A pytree, such as a dict, has leaves with one N.
+    """
+    if not is_tree(x):
+        return _check_rows(x, name, minimum)
+    rows = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _check_rows(leaf, name + jax.tree_util.keystr(path), minimum), x
+    )
+    lengths = {name_of(path): len(leaf) for path, leaf in _leaves(rows)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{name}: expected leaves with one N, got {lengths}")
+    if not lengths:
+        raise ValueError(f"{name}: expected at least one array, got {x!r}")
+    return rows
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def name_of(path: Any) -> str:
+    """A leaf's name from its path: .theta['w'] becomes theta['w']."""
+    return jax.tree_util.keystr(path).lstrip(".")
+
+
+def _check_rows(x: Any, name: str, minimum: int) -> ArrayLike:
     array = checks.real_array(x, name)
     if array.ndim < 1 or array.shape[0] < minimum:
         least = "one data point" if minimum == 1 else f"{minimum} data points"
@@ -107,35 +166,42 @@ def check_rows(x: Any, name: str = "x", minimum: int = 1) -> ArrayLike:
     return array
 
 
-def check_simulated(model: Model, guide: Guide | None, theta: Params, phi: Params) -> None:
+def check_simulated(p: Any, q: Any) -> None:
     """`check_problem` where x is what the model draws itself."""
-    check_parts(model, guide)
-    if guide is not None:
-        check_order(model, guide, theta, phi)
-    point = _data_point(model, theta).x
-    if guide is not None:
-        check_guide(model, guide, theta, phi, point)
-
-
-def check_guide(
-    model: Model, guide: Guide, theta: Params, phi: Params, point: Any, name: str = "guide"
-) -> None:
-    """Refuse a q(z | x; phi) that cannot be built for one x, or whose z is not the model's.
-
-    `point` has the shape and dtype of x; it, theta and phi may be abstract, as `jax.eval_shape`
-    gives them.
-    """
-    check_tied(phi)
-
-    try:
-        guided = _drawn(guide.posterior, "guide.posterior", phi, point)
-    except MISFITS as error:
-        _blame("phi", "guide", guide.init, phi, error)
+    check_bound(p, q)
+    if not (_has(p, "prior") and _has(p, "sample")):
+        raise TypeError(
+            "p: expected one that draws x, with prior() and sample(key), got a "
+            f"{type(p).__name__}; use one of lvm_jax.models"
+        )
+    if isinstance(p, Joint) and (p.model.given or p.model.observed):
         raise ValueError(
-            f"{name}: expected q(z | x; phi) of an x of shape {list(point.shape)}, got "
+            "p: expected a model that draws whole data points, got one with `given` or `observed`; "
+            "its data cannot be simulated"
+        )
+    point = check_theta(p).x if isinstance(p, Joint) else jax.eval_shape(_simulated, p)
+    if q is not None:
+        check_q(p, q, point)
+
+
+def check_q(p: Any, q: Any, point: Any, name: str = "q") -> None:
+    """Refuse a q(z | x) that cannot be built for one x, or whose z is not the model's.
+
+    `point` has the shape and dtype of x; it and the leaves of p and q may be abstract, as
+    `jax.eval_shape` gives them.
+    """
+    try:
+        guided = _drawn(_call, "q(x)", q, point)
+    except MISFITS as error:
+        if isinstance(q, Conditional):
+            _blame("phi", "guide", q.guide.init, q.phi, error)
+        raise ValueError(
+            f"{name}: expected q(z | x) of an x of shape {_shapes(point)}, got "
             f"{type(error).__name__}: {error}; make the guide for data of that shape"
         ) from error
-    z = _drawn(model.prior, "model.prior", theta)
+    if not _has(p, "prior"):
+        return
+    z = _drawn(_prior, "p.prior", p, point)
     if _describe(guided) != _describe(z):
         raise ValueError(
             f"{name}: expected a q that draws z as the model's prior does, {_describe(z)}, got "
@@ -143,21 +209,46 @@ def check_guide(
         )
 
 
-def check_family(model: Model, family: Any, theta: Params, point: Any) -> None:
+def check_family(p: Any, family: Any, point: Any) -> None:
     """Refuse what is no family, and a family whose z is not the model's."""
     if not (_has(family, "init") and _has(family, "build")):
         cure = "guides.mean_field(D), or the family that the guide was made of"
         raise TypeError(f"family: expected a Family, got a {type(family).__name__}; use {cure}")
     eta = jax.eval_shape(family.init, jax.random.key(0))
-    check_guide(model, shared(family), theta, eta, point, "family")
+    check_q(p, shared(family)(eta), point, "family")
 
 
-def _data_point(model: Model, theta: Params) -> DataPoint:
+def check_theta(p: Joint, x: Any = None, name: str = "x") -> DataPoint:
+    """The observed part of one x as the model draws it; refuses parameters that are not its own.
+
+    x is one data point, abstractly, of a model that is given a part of it.
+    """
     try:
-        return data_point(model, theta)
+        return data_point(p, x)
     except MISFITS as error:
-        _blame("theta", "model", model.init, theta, error)
-        raise
+        _blame("theta", "model", p.model.init, p.theta, error)
+        if p.model.given is None:
+            raise
+        raise ValueError(
+            f"{name}: expected data points with what the model is given, but `given` or what takes "
+            f"it fails on one of {_shapes(x)} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _shapes(point: Any) -> Any:
+    return jax.tree.map(lambda leaf: list(leaf.shape), point)
+
+
+def _call(q: Any, point: Any) -> Any:
+    return q(point)
+
+
+def _prior(p: Any, point: Any) -> Any:
+    return p.prior(point)
+
+
+def _simulated(p: Any) -> Any:
+    return p.sample(jax.random.key(0))[1]
 
 
 def _blame(name: str, part: str, init: Callable, given: Params, error: Exception) -> None:

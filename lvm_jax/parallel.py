@@ -41,23 +41,23 @@ def replicate(mesh: Mesh | None, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _place(leaf, sharding), tree)
 
 
-def constrain(mesh: Mesh | None, batch: Array) -> Array:
-    """Inside jit: divide the rows of a batch [B, ...] over the mesh, if B is a multiple of it."""
-    if mesh is None or batch.shape[0] % mesh.size:
+def constrain(mesh: Mesh | None, batch: Any) -> Any:
+    """Inside jit: divide the rows of a batch, leaves [B, ...], over the mesh, if it divides B."""
+    if mesh is None or jax.tree.leaves(batch)[0].shape[0] % mesh.size:
         return batch
     return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(DATA)))
 
 
-def rows_to_global(mesh: Mesh | None, rows: np.ndarray, axis: int = 0) -> Array:
-    """One array from the rows of every process, divided over the mesh along `axis`.
+def rows_to_global(mesh: Mesh | None, rows: Any, axis: int = 0) -> Any:
+    """One array from the rows of every process, divided over the mesh along `axis`, leaf by leaf.
 
     `rows` are this process's own; they follow each other in the order of the processes. Without
     a mesh, or where they do not divide evenly, all of them go to one device.
     """
     if mesh is None:
-        return jax.numpy.asarray(rows)
+        return jax.tree.map(jax.numpy.asarray, rows)
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA))
-    return jax.make_array_from_process_local_data(sharding, rows)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), rows)
 
 
 def rows_per_process(mesh: Mesh | None, batch_size: int) -> int:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,18 @@ import numpy as np
 
 from lvm_jax import checks
 from lvm_jax.distributions import normal
-from lvm_jax.guides.base import Guide
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    ArrayLike,
+    ConditionalDensity,
+    Distribution,
+    Float,
+    Int,
+    Key,
+    Latent,
+    Params,
+    Scalar,
+)
 
 SPREAD = 0.5  # of a component of a fresh mixture, whose whole has unit variance
 JITTER = 0.01  # of fresh pseudo-inputs about their data, in standard deviations of the data
@@ -39,7 +49,6 @@ class Vamp(NamedTuple):
 
     pseudo_inputs: Float[Array, "K D"]
     logits: Float[Array, " K"]  # log pi up to a constant
-    encoder: Params  # the guide's phi; see `tie`
 
 
 @partial(
@@ -56,7 +65,7 @@ class Mixture:
     are. `shared` is what all components depend on, () if nothing.
     """
 
-    log_weights: Float[Array, "*B K"]  # log pi, normalised; B where it is vmapped
+    log_weights: Params  # log pi, normalised, [*B, K]; B where it is vmapped
     shared: Params
     parts: Params  # leaves [K, ...]
     component: Callable[[Params, Params], Distribution] = field(repr=False)
@@ -130,25 +139,43 @@ def _diagonal_normal(shared: Params, part: tuple[Array, Array]) -> Distribution:
     return normal(loc, jnp.exp(log_scale))
 
 
-def vamp(guide: Guide, num_components: int, start: ArrayLike) -> Prior:
-    """The VampPrior, p(z) = sum_k pi_k q(z | u_k; phi), with learned pseudo-inputs u_k and pi_k.
+def mixture_of(
+    q: ConditionalDensity, inputs: Float[Array, "K ..."], logits: Float[Array, " K"] | None = None
+) -> Mixture:
+    """p(z) = sum_k pi_k q(z | u_k), of the K `inputs` u_k, with pi = softmax(logits), or equal pi.
 
-    The optimal prior of a VAE is the aggregate posterior, the mean of q(z | x_n; phi) over the
-    data; this is its best summary by K inputs. Its parameters are `Vamp`, and hold a COPY of phi
-    as `encoder`, because a prior has nothing else to build from: `tie` puts the present phi
-    there, and training calls it at each step. The copy that `init` makes is a draw of its own,
-    and only gives the shape.
+    With learned inputs this is the VampPrior: the optimal prior of a VAE is the aggregate
+    posterior, the mean of q(z | x_n) over the data, and this is its best summary by K inputs. p and
+    q then share the parameters of q, so that both are built by one function of all parameters:
+
+        def pair(params):
+            q = guide(params.phi)
+            vamp = params.theta.prior
+            return model(params.theta, mixture_of(q, vamp.pseudo_inputs, vamp.logits)), q
+
+    where `model` has `priors.vamp` for its prior. One density costs K densities of q at a z that it
+    did not draw: an inverse autoregressive q has to be inverted for each, a coupling flow or a
+    Gaussian has not.
+
+    Source: Tomczak and Welling (2018), section 3, whose pi_k are equal.
+    """
+    if logits is None:
+        logits = jnp.zeros(inputs.shape[0])
+    return Mixture(jax.nn.log_softmax(logits), q, inputs, _component)
+
+
+def _component(q: ConditionalDensity, x: Array) -> Distribution:
+    return q(x)
+
+
+def vamp(num_components: int, start: ArrayLike) -> Prior:
+    """The parameters of a VampPrior, `Vamp`: pseudo-inputs and weights for `mixture_of`.
 
     `start` is data rows [N, D], N >= K: the pseudo-inputs begin at K rows drawn without
     replacement, plus noise of a hundredth of the data's standard deviation, so that two equal
     rows give no two equal components. They are not held to the range of the data.
 
-    One density costs K densities of q at a z that it did not draw: an inverse autoregressive q has
-    to be inverted for each, a coupling flow or a Gaussian has not.
-
-    Raises ValueError for a `start` without K distinct rows.
-
-    Source: Tomczak and Welling (2018), section 3, whose equal pi_k are learned here.
+    Raises ValueError for a `start` without K distinct rows, and in `build`: the prior needs q.
     """
     num_components = checks.integer(num_components, "num_components", 1)
     rows = np.asarray(checks.points(start, "start", num_components))
@@ -157,45 +184,16 @@ def vamp(guide: Guide, num_components: int, start: ArrayLike) -> Prior:
 
     def init(key: Key[Array, ""]) -> Vamp:
         checks.key(key)
-        key_rows, key_noise, key_guide = jax.random.split(key, 3)
+        key_rows, key_noise, _ = jax.random.split(key, 3)
         index = jax.random.choice(key_rows, len(rows), (num_components,), replace=False)
         chosen = jnp.asarray(rows, float)[index]
         noise = jitter * jax.random.normal(key_noise, chosen.shape)
-        return Vamp(chosen + noise, jnp.zeros(num_components), guide.init(key_guide))
+        return Vamp(chosen + noise, jnp.zeros(num_components))
 
     def build(params: Vamp) -> Mixture:
-        log_weights = jax.nn.log_softmax(params.logits)
-        return Mixture(log_weights, params.encoder, params.pseudo_inputs, guide.posterior)
+        raise ValueError(
+            "prior: expected the VampPrior built from q, got its parameters alone; bind the model "
+            "by model(theta, priors.mixture_of(q, theta.prior.pseudo_inputs, theta.prior.logits))"
+        )
 
     return Prior(init, build)
-
-
-def tie(theta: Any, phi: Params) -> Any:
-    """theta with phi as the encoder of its VampPrior, `theta.prior`; a pure function.
-
-    Call it inside what is differentiated, `loss(tie(theta, phi), phi)`: the gradient in phi then
-    comes through the prior too, as in Tomczak and Welling (2018), and the gradient in the copy
-    that theta held is exactly zero. Call it once more on the trained theta before it is used alone.
-
-    Raises TypeError for a theta whose `prior` is not a `Vamp`, and ValueError for a phi of
-    another structure or other shapes than the guide of this prior has.
-    """
-    prior = getattr(theta, "prior", None)
-    if not isinstance(prior, Vamp):
-        raise TypeError(
-            "theta: expected a field `prior` with the parameters of priors.vamp, got "
-            f"{type(prior).__name__}; other priors need no tie"
-        )
-    _check_alike(prior.encoder, phi)
-    return theta._replace(prior=prior._replace(encoder=phi))
-
-
-def _check_alike(encoder: Params, phi: Params) -> None:
-    expected, got = (
-        jax.tree.map(lambda leaf: tuple(jnp.shape(leaf)), tree) for tree in (encoder, phi)
-    )
-    if expected != got:
-        raise ValueError(
-            f"phi: expected the parameters of the guide that priors.vamp was given, shapes "
-            f"{expected}, got {got}"
-        )

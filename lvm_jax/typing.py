@@ -4,7 +4,8 @@ Axes: N data points, D data dimensions, K mixture components, R restarts, S Mont
 L values of a discrete latent variable, F sufficient statistics.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,13 +17,53 @@ Latent = Any  # a pytree of arrays
 Distribution = Any  # a distrax distribution
 Scalar = Float[Array, ""]
 
+
+@runtime_checkable
+class JointDensity(Protocol):
+    """p(x, z) with its parameters: a pytree. `models.Joint` is one, as are those of a user."""
+
+    def log_joint(self, x: Any) -> Callable[[Latent], Scalar]:
+        """z -> log p(x, z) of one data point, in nats."""
+
+
+@runtime_checkable
+class Generative(JointDensity, Protocol):
+    """A joint density with its two factors, as what draws x or anneals from the prior needs.
+
+    x is a data point, for what is given of it; `prior()` and `likelihood(z)` where nothing is.
+    """
+
+    def prior(self, x: Any = None) -> Distribution:
+        """p(z)."""
+
+    def likelihood(self, z: Latent, x: Any = None) -> Distribution:
+        """p(x | z)."""
+
+    def log_likelihood(self, z: Latent, x: Any) -> Scalar:
+        """log p(x | z) of one data point, in nats."""
+
+    def sample(self, key: Key[Array, ""], x: Any = None) -> Any:
+        """z ~ p(z), x ~ p(x | z): a pair (z, x)."""
+
+
+@runtime_checkable
+class ConditionalDensity(Protocol):
+    """q(z | x) with its parameters: a pytree, and a function of one x."""
+
+    def __call__(self, x: Any) -> Distribution:
+        """q(z | x)."""
+
+
 __all__ = [
     "Array",
     "ArrayLike",
     "Bool",
+    "ConditionalDensity",
     "Distribution",
     "Float",
+    "Generative",
     "Int",
+    "JointDensity",
     "Key",
     "Latent",
     "PRNGKeyArray",

@@ -3,6 +3,8 @@
 And the hierarchical guides, which are neither: z is a tuple there.
 """
 
+from typing import Any, NamedTuple
+
 import deep_cases
 import jax
 import jax.numpy as jnp
@@ -51,10 +53,21 @@ def mlp(family):
 MODEL = models.linear_gaussian(2, X_DIM)  # whose ELBO the refined guides climb
 
 
+class Tied(NamedTuple):
+    """phi of a refined guide with a model of its own: a pair's parameters as those of a guide."""
+
+    start: Any
+    theta: Any
+
+
 def refined(family):
     """Two local steps from what the linear place gives."""
     steps = guides.cubature_elbo, optax.sgd(0.05), 2
-    return guides.refined(MODEL, family, WHERE["linear"], *steps)
+    semi = guides.refined(family, WHERE["linear"], *steps)
+    return guides.Guide(
+        lambda key: Tied(semi.init(key), MODEL.init(key)),
+        lambda phi, x: semi(MODEL(phi.theta), phi.start)(x),
+    )
 
 
 WHERE = {

@@ -14,7 +14,7 @@ OPTIONS = {"batch_size": 8, "num_epochs": 2, "num_samples": 3}
 
 
 def numbers(found):
-    leaves = jax.tree.leaves((found.theta, found.phi, found.ema))
+    leaves = jax.tree.leaves((found.params, found.ema))
     return {
         "parameters": np.concatenate([np.asarray(leaf).ravel() for leaf in leaves]).tolist(),
         "bound": found.history.bound.tolist(),
@@ -26,12 +26,13 @@ def devices():
     from training_cases import data, fit
 
     from lvm_jax import parallel
+    from lvm_jax.training import Placement
 
     options = OPTIONS | {"ema": 0.9, "validation": data(21, seed=2)}
     eight, two = parallel.data_mesh(), parallel.data_mesh(jax.devices()[:2])
     found = {
-        "eight": numbers(fit(**options, mesh=eight)),
-        "two, fed": numbers(fit(**options, mesh=two, on_device=False)),
+        "eight": numbers(fit(**options, placement=Placement(eight))),
+        "two, fed": numbers(fit(**options, placement=Placement(two, on_device=False))),
         "one": numbers(fit(**options)),
     }
     rows = parallel.rows_to_global(eight, np.arange(32.0).reshape(16, 2))
@@ -50,11 +51,12 @@ def process(index, port):
     from training_cases import data, fit  # these make arrays, which only now may be made
 
     from lvm_jax import parallel
+    from lvm_jax.training import Placement
 
     mesh = parallel.data_mesh(jax.devices())
     assert (mesh.size, parallel.num_processes(mesh)) == (4, 2)
     own = data(40)[index::2]
-    found = numbers(fit(own, **OPTIONS, mesh=mesh, validation=data(21, seed=2)))
+    found = numbers(fit(own, **OPTIONS, placement=Placement(mesh), validation=data(21, seed=2)))
     found["steps"] = 2 * (len(own) // 4)
     return found
 

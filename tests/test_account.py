@@ -33,7 +33,7 @@ EFFORT = decomposition.Effort(
 def found():
     log_p = quick_jit(jax.vmap(MODEL.log_evidence, (None, 0)))(THETA, jnp.asarray(X, jnp.float32))
     return decomposition.account(
-        jax.random.key(0), MODEL, GUIDE, THETA, PHI, X.astype(np.float32),
+        jax.random.key(0), MODEL(THETA), GUIDE(PHI), X.astype(np.float32),
         families={"mean-field": guides.mean_field(1)}, log_evidence=log_p, betas=BETAS,
         transition=annealing.random_walk(3), effort=EFFORT,
     )  # fmt: skip

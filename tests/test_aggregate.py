@@ -24,7 +24,7 @@ PHI = guides.Amortized(
     guides.families.MeanField(jnp.array([1.1]), jnp.array([-0.8])), jnp.array([[0.7]])
 )
 SCALE = np.exp(-0.8)
-ARGUMENTS = MODEL, GUIDE, THETA, PHI, X
+ARGUMENTS = MODEL(THETA), GUIDE(PHI), X
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,10 @@ def test_errors_are_those_of_repeats_and_of_the_choice_of_points(truth):
 def test_the_index_is_capped_by_the_number_of_points():
     """q(z | x_n) so narrow that every z tells its n: log N, and no more."""
     narrow = PHI._replace(offset=PHI.offset._replace(log_scale=jnp.array([-12.0])))
-    found = surgery(jax.random.key(1), MODEL, GUIDE, THETA, narrow, X, 200)
+    found = surgery(jax.random.key(1), MODEL(THETA), GUIDE(narrow), X, 200)
     np.testing.assert_allclose(found.mutual_information.value, np.log(NUM), atol=2e-3)
     blind = PHI._replace(network=jnp.zeros((1, 1)))
-    found = surgery(jax.random.key(1), MODEL, GUIDE, THETA, blind, X, 200)
+    found = surgery(jax.random.key(1), MODEL(THETA), GUIDE(blind), X, 200)
     np.testing.assert_allclose(found.mutual_information.value, 0, atol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_blocks_do_not_matter(monkeypatch):
     want = logsumexp(norm.logpdf(z, 1.1 + 0.7 * X.T, SCALE), axis=1) - np.log(NUM)
     for block in (7, 7 * 11, 10_000):  # one point at a time, a last block of 7 of 11, all at once
         monkeypatch.setattr("lvm_jax.decomposition.aggregate.BLOCK", block)
-        found = log_aggregate(GUIDE, PHI, X, z)
+        found = log_aggregate(GUIDE(PHI), X, z)
         np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_bits_by_counting():
     marginal = (np.exp(mixed) * (mixed - log_p)).sum()
     p, p0 = 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(-prior))
     each = (p * np.log(p / p0) + (1 - p) * np.log((1 - p) / (1 - p0))).mean(0)
-    found = surgery(jax.random.key(3), model, guide, theta, phi, x, 20_000)
+    found = surgery(jax.random.key(3), model(theta), guide(phi), x, 20_000)
     for measured, want in (
         (found.mutual_information, mutual), (found.marginal_kl, marginal),
         (found.per_dimension, each), (found.mean, p.mean(0)),

@@ -273,7 +273,7 @@ def test_every_point_of_a_data_set():
 
     def run(seed, x, theta):
         key = jax.random.key(seed)
-        return evidence.evaluate_annealed(key, model, None, theta, None, x, 40, plan)
+        return evidence.evaluate_annealed(key, model(theta), None, x, 40, plan)
 
     theta = jnp.array([0.3, -0.2])
     result = run(0, x, theta)

@@ -47,7 +47,7 @@ def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypa
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         jax.clear_caches()
-        where = jax.random.key(1), bed.model, guide, bed.theta, phi, x
+        where = jax.random.key(1), bed.model(bed.theta), guide(phi), x
         found.append(dataset.evaluate(*where, 50, chunk_size=20).log_evidence)
     assert seen == [1, AT_ONCE]
     np.testing.assert_allclose(*found, rtol=1e-5)

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from experiments.bdmc import measure
 from experiments.bdmc.config import Config
 from experiments.bdmc.measure import FROM_PRIOR, LINEAR
-from lvm_jax import models
+from lvm_jax import guides, models, training
 
 SMALL = Config(
     starts=("linear", "prior"), num_temperatures=(4,), num_chains=3, num_points=40,
@@ -26,11 +26,15 @@ def theta_of(*_):
     return MODEL.init(key)._replace(log_noise=jax.numpy.log(SMALL.noise)), ()
 
 
+def build(architecture):
+    return training.Separate(MODEL, guides.shared(guides.mean_field(2)))
+
+
 # The decoder is the linear-Gaussian model: its log p is known, and its chains are compiled.
 finished = run_once(
     "bdmc", SMALL, (measure.models, "linear_gaussian", lambda *dims: MODEL),
-    (measure.vae, "build", lambda architecture: SimpleNamespace(model=MODEL, guide=None)),
-    (measure, "train_decoder", theta_of),
+    (measure.vae, "build", build),
+    (measure, "train_decoder", lambda *_: training.Parameters(*theta_of())),
 )  # fmt: skip
 
 
@@ -73,7 +77,7 @@ def test_the_decoder_learns_the_mean_image():
     train, _, _ = measure.load(SMALL)
     run = SimpleNamespace(stage=lambda name, compute, *args: compute(*args))
     (start,) = measure.make(dataclasses.replace(SMALL, starts=("guide",)), run, train[:256], None)
-    mean = start.model.likelihood(start.theta, np.zeros(2, np.float32)).mean()
+    mean = start.p.likelihood(np.zeros(2, np.float32)).mean()
     assert np.corrcoef(mean, train[:256].mean(0))[0, 1] > 0.8
 
 

@@ -34,7 +34,7 @@ GUIDE = Guide(lambda key: jnp.array([0.0, 1.0, 0.0]), posterior)
 
 def run(shift, stretch, seed=0, blind=0.0):
     phi = jnp.array([shift, stretch, blind])
-    return jax.device_get(calibrate(jax.random.key(seed), MODEL, GUIDE, THETA, phi, NUM))
+    return jax.device_get(calibrate(jax.random.key(seed), MODEL(THETA), GUIDE(phi), NUM))
 
 
 def test_the_posterior_is_calibrated():
@@ -77,8 +77,8 @@ def test_the_prior_passes_although_it_knows_nothing():
 def test_ties_are_broken_by_chance():
     """Bits: most draws equal the truth, and the exact posterior still has uniform ranks."""
     model, theta, *_ = CASES["bits"]()
-    exact = guides.exact(model, theta)
-    found = calibrate(jax.random.key(2), model, exact, theta, (), 1_040, 19, num_bins=10)
+    p = model(theta)
+    found = calibrate(jax.random.key(2), p, guides.exact(p), 1_040, 19, num_bins=10)
     assert (found.p_value > 1e-3).all()
 
 
@@ -112,6 +112,6 @@ def test_refusals():
     with pytest.raises(
         ValueError, match="num_draws: expected one less than a multiple of num_bins"
     ):
-        calibrate(jax.random.key(0), MODEL, GUIDE, THETA, jnp.array([0.0, 1.0, 0.0]), 200, 100)
+        calibrate(jax.random.key(0), MODEL(THETA), GUIDE(jnp.array([0.0, 1.0, 0.0])), 200, 100)
     with pytest.raises(ValueError, match="num_simulations: expected an integer >= 100, got 99"):
-        calibrate(jax.random.key(0), MODEL, GUIDE, THETA, jnp.array([0.0, 1.0, 0.0]), 99)
+        calibrate(jax.random.key(0), MODEL(THETA), GUIDE(jnp.array([0.0, 1.0, 0.0])), 99)

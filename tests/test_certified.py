@@ -34,7 +34,7 @@ def case():
 
     def run(factor=1, **options):
         return evidence.certify(
-            jax.random.key(3), model, guide, (), (), factor * x,
+            jax.random.key(3), model(()), guide(()), factor * x,
             transition=annealing.random_walk(2), gradients_per_move=3,
             **{"prior_share": 0.0, "num_scouts": 0, **options},
         )  # fmt: skip
@@ -127,7 +127,7 @@ def missed():
     def run(share, scouts):
         per_move = 3 if scouts else 30  # for which 64 chains are dearer than the budget
         found = evidence.certify(
-            jax.random.key(4), model, guide, (), (), x, tolerance=0.1, prior_share=share,
+            jax.random.key(4), model(()), guide(()), x, tolerance=0.1, prior_share=share,
             num_scouts=scouts, transition=annealing.random_walk(2),
             gradients_per_move=per_move, budget=2e4,
         )  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_scout_contradicts_where_no_normal_can_be_put_in_its_place():
 
     def run(scouts, budget):
         return evidence.certify(
-            jax.random.key(5), model, guide, (), (), x, tolerance=0.1, prior_share=0.0,
+            jax.random.key(5), model(()), guide(()), x, tolerance=0.1, prior_share=0.0,
             num_scouts=scouts, transition=annealing.gibbs(2, bits), gradients_per_move=2 * bits,
             budget=budget,
         )  # fmt: skip
@@ -237,7 +237,7 @@ def test_every_mode_that_scouts_reach_is_covered(dim):
     x = np.concatenate([rng.uniform(3, 29, (32, 2)), rng.normal(0, 2, (32, dim - 2))], 1)
     x[:12, :2], x[12:20, :2] = (28.6, 4.6), (9, 9)
     found = evidence.certify(
-        jax.random.key(dim), model, guide, (), (), x.astype(np.float32), tolerance=0.1, budget=3e4
+        jax.random.key(dim), model(()), guide(()), x.astype(np.float32), tolerance=0.1, budget=3e4
     )
     errors = found.log_evidence - truth(x)
     # One mode of four that is missed makes log(3/4) = -0.29; three make -1.39.
@@ -265,7 +265,7 @@ def test_equal_weights_have_no_tail_and_no_error():
     guide = Guide(lambda key: (), lambda phi, x: model.prior(()))
     x = np.array([[0.3], [-2.0]], np.float32)
     found = evidence.certify(
-        jax.random.key(6), model, guide, (), (), x, tolerance=0.1, prior_share=0.0, num_scouts=0
+        jax.random.key(6), model(()), guide(()), x, tolerance=0.1, prior_share=0.0, num_scouts=0
     )
     np.testing.assert_allclose(found.log_evidence, stats.norm.logpdf(x[:, 0]), rtol=1e-6)
     assert (found.high - found.low < 1e-6).all()

@@ -23,7 +23,6 @@ from training_cases import GUIDE, KEY, MODEL, data, fit
 
 from lvm_jax import distributions, em, gradients, training
 from lvm_jax.likelihoods import LIKELIHOODS
-from lvm_jax.models import log_joint
 from lvm_jax.weights import log_weights
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -70,7 +69,7 @@ def test_the_model_to_copy_is_exact(x64):
     want = stats.norm(theta.mean, np.sqrt(variance)).logpdf(x).sum()
     np.testing.assert_allclose(model.log_evidence(theta, x), want, rtol=1e-12)
     q = model.posterior(theta, x)
-    log_w = log_weights(jax.random.key(1), log_joint(model, theta, x), q, 20)
+    log_w = log_weights(jax.random.key(1), model(theta).log_joint(x), q, 20)
     np.testing.assert_allclose(log_w, want, rtol=1e-12)
 
 
@@ -228,7 +227,9 @@ def test_the_objective_to_copy_passes_its_table(monkeypatch):
 
     def terms(target, strength):
         def one(key, x):
-            point = training.Point(MODEL, GUIDE, theta, phi, x)
+            point = training.point(
+                training.Separate(MODEL, GUIDE), training.Parameters(theta, phi), x
+            )
             return capacity(target, strength)(key, point, 4, jnp.int32(3))
 
         return jax.vmap(one, axis_name="batch")(keys, jnp.asarray(data()[:2]))

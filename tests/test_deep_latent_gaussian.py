@@ -11,7 +11,6 @@ from model_cases import quick_jit
 from scipy.stats import multivariate_normal
 
 from lvm_jax import decomposition, evidence, likelihoods, models, networks, priors
-from lvm_jax.models import log_joint
 
 both_precisions = pytest.mark.parametrize("x64", [False, True])
 TOLERANCE = {False: 1e-5, True: 1e-10}
@@ -26,7 +25,7 @@ def test_the_joint_of_a_linear_chain_is_the_dense_gaussian(x64):
 
         @quick_jit
         def joints(theta, x, z):
-            return jax.vmap(lambda x: jax.vmap(log_joint(model, theta, x))(z))(x)
+            return jax.vmap(lambda x: jax.vmap(model(theta).log_joint(x))(z))(x)
 
         found = joints(theta, x, z)
         assert found.dtype == (jnp.float64 if x64 else jnp.float32)
@@ -50,7 +49,7 @@ def test_the_evidence_at_the_posterior_is_that_of_the_dense_gaussian(name, x64):
         else:
             model, theta, guide, phi, data = exact_case(name)
         points = jnp.asarray(POINTS)
-        found = evidence.evaluate(jax.random.key(1), model, guide, theta, phi, points, 10)
+        found = evidence.evaluate(jax.random.key(1), model(theta), guide(phi), points, 10)
         want = multivariate_normal.logpdf(POINTS, *data)
         rtol = TOLERANCE[x64]
         np.testing.assert_allclose(found.log_evidence, want, rtol=rtol)
@@ -90,7 +89,7 @@ def test_the_gradient_of_the_evidence_is_that_of_the_elbo_at_the_posterior(x64):
     nodes = (jnp.asarray(nodes[:, :2]), jnp.asarray(nodes[:, 2:]))
 
     def energy(theta):
-        return jax.vmap(log_joint(model, theta, x))(nodes).mean()
+        return jax.vmap(model(theta).log_joint(x))(nodes).mean()
 
     def log_p(theta):  # the dense Gaussian again, from the arrays of theta this time
         kernel, bias = theta.layers[0]["output"]["kernel"], theta.layers[0]["output"]["bias"]
@@ -169,7 +168,7 @@ def test_a_new_theta_key_or_point_does_not_compile_again():
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def joint(theta, key, x):
         traces.append(None)
-        return log_joint(model, theta, x)(model.prior(theta).sample(seed=key))
+        return model(theta).log_joint(x)(model.prior(theta).sample(seed=key))
 
     for seed in range(3):
         joint(drawn(model, seed), jax.random.key(seed), jnp.asarray(POINTS[seed % 2]))
@@ -182,7 +181,7 @@ def test_decomposition_takes_a_tuple_of_layers():
 
     @quick_jit
     def decompose(theta, phi):
-        joint, q = log_joint(model, theta, x), guide.posterior(phi, x)
+        joint, q = model(theta).log_joint(x), guide.posterior(phi, x)
         key, prior = jax.random.key(0), model.prior(theta)
         terms = decomposition.decompose(key, joint, q, 50, prior=prior)
         return terms.elbo, terms.reconstruction, terms.kl_prior

@@ -241,7 +241,7 @@ def test_active_units_of_a_linear_gaussian_guide_are_exact(name, x64):
     weight = np.array([[0.3, -0.2, 1.0], [0.02, 0.02, -0.01]])
     offset, fresh = np.array([0.4, -1.0]), guide.init(jax.random.key(0))
     phi = guides.Amortized(fresh.offset._replace(loc=jnp.asarray(offset)), jnp.asarray(weight))
-    means = posterior_means(jax.random.key(1), guide, phi, X, 1)
+    means = posterior_means(jax.random.key(1), guide(phi), X, 1)
     np.testing.assert_allclose(means, X @ weight.T + offset[None], atol=1e-12)
     expected = np.diag(weight @ np.cov(X.T) @ weight.T)
     found = active_units(means)
@@ -257,7 +257,7 @@ def test_means_of_finite_posteriors_are_exact(name):
     family = guide_cases.FAMILIES[name]
     guide = guides.linear(family, 3)
     phi = guide_cases.random_phi(guide, "linear")
-    means = posterior_means(jax.random.key(1), guide, phi, X[:5], 1)
+    means = posterior_means(jax.random.key(1), guide(phi), X[:5], 1)
     (start,) = jax.tree.leaves(phi.offset)
     logits = X[:5] @ np.asarray(phi.network).T + np.ravel(start)[None]
     if name == "bernoulli":
@@ -281,7 +281,7 @@ def test_active_units_of_a_hierarchy_from_below():
         deep_cases.gaussian_layer(first, [0.1, -2.0], [0.5, 1.0]),
         deep_cases.gaussian_layer(second, [3.0, 1.0], [0.2, 1.0]),
     )
-    z_1, z_2 = posterior_means(jax.random.key(2), guide, phi, X, num_samples)
+    z_1, z_2 = posterior_means(jax.random.key(2), guide(phi), X, num_samples)
     exact = X @ first.T + np.array([[0.1, -2.0]])
     np.testing.assert_allclose(z_1, exact, atol=1e-5)
     error = (z_2 - exact @ second.T - np.array([[3.0, 1.0]]))[:, 0]
@@ -319,7 +319,7 @@ def test_means_of_a_hierarchy_from_above_and_of_any_other_q():
     num_samples = 2_000
     for guide, parameters in ((ladder, phi), (deep_cases.exact_guide(joint), ())):
         means = posterior_means(
-            jax.random.key(3), guide, parameters, deep_cases.POINTS, num_samples
+            jax.random.key(3), guide(parameters), deep_cases.POINTS, num_samples
         )
         assert [leaf.shape for leaf in means] == [(2, 2), (2, 1)]
         error = np.concatenate(means, axis=1) - exact
@@ -330,8 +330,8 @@ def test_means_of_a_hierarchy_from_above_and_of_any_other_q():
 
 def test_a_point_keeps_its_mean_whatever_stands_beside_it():
     guide = deep_cases.exact_guide(deep_cases.dense())
-    few = posterior_means(jax.random.key(0), guide, (), X[:2], 40)
-    many = posterior_means(jax.random.key(0), guide, (), X, 40)
+    few = posterior_means(jax.random.key(0), guide(()), X[:2], 40)
+    many = posterior_means(jax.random.key(0), guide(()), X, 40)
     for one, other in zip(few, many, strict=True):
         np.testing.assert_allclose(one, other[:2], atol=1e-6)
 
@@ -348,10 +348,10 @@ def test_posterior_means_refuse_bad_input():
     guide = guides.linear(guides.mean_field(2), 3)
     phi, key = guide.init(jax.random.key(0)), jax.random.key(0)
     with pytest.raises(ValueError, match="num_samples: expected an integer >= 1"):
-        posterior_means(key, guide, phi, X, 0)
-    with pytest.raises(ValueError, match="x: expected at least one data point"):
-        posterior_means(key, guide, phi, X[:0], 1)
+        posterior_means(key, guide(phi), X, 0)
+    with pytest.raises(ValueError, match="x: expected an array of at least one data point"):
+        posterior_means(key, guide(phi), X[:0], 1)
     with pytest.raises(ValueError, match="x: expected finite numbers"):
-        posterior_means(key, guide, phi, np.full((2, 3), np.nan), 1)
+        posterior_means(key, guide(phi), np.full((2, 3), np.nan), 1)
     with pytest.raises(ValueError, match="threshold: expected a finite number >= 0"):
         active_units(jnp.zeros((3, 2)), -1.0)

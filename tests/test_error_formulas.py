@@ -171,7 +171,7 @@ def test_gaps(given):
         log_p = jax.vmap(evidence.from_log_weights)(jnp.zeros((2 * REPEATS, 3)))
         log_p = log_p._replace(log_evidence=value, standard_error=error)
     found = gaps(
-        key, MODEL, guide, THETA, phi, x, families={"diagonal": guides.mean_field(2)}, num_samples=201,
+        key, MODEL(THETA), guide(phi), x, families={"diagonal": guides.mean_field(2)}, num_samples=201,
         log_evidence=log_p, num_steps=2, num_starts=1, num_draws=1, optimizer=optax.sgd(0.0),
     )  # fmt: skip
     diagonal = found.families["diagonal"]
@@ -199,7 +199,7 @@ def test_channel_without_a_closed_form():
     guide = guides.shared(guides.mean_field(2))
     phi = guides.families.MeanField(jnp.array([0.4, -0.2]), jnp.array([-0.5, 0.1]))
     x = jnp.repeat(jnp.array([[0.3, -1.0], [2.0, 0.5]]), REPEATS, axis=0)
-    found = channel(jax.random.key(1), model, guide, (), phi, x, 101)
+    found = channel(jax.random.key(1), model(()), guide(phi), x, 101)
     check(*by_point(found.rate), "rate")
     check(*by_point(found.distortion), "distortion")
 
@@ -216,8 +216,8 @@ def test_surgery(num_points, num_samples):
 
     def run(key, places):
         keys, rows = tuple(jax.random.split(key)), jnp.asarray(x, jnp.float32)
-        sizes = model, guide, num_samples, 11
-        return _surgery(keys, theta, phi, rows, 23, places, num_points, *sizes)
+        p, q = model(theta), guide(phi)
+        return _surgery(keys, p, q, rows, 23, places, num_points, num_samples, 11)
 
     places = np.argsort(rng().random((1_001, 23)), axis=1)[:, :num_points]
     found = jax.vmap(run)(jax.random.split(jax.random.key(2), 1_001), places)

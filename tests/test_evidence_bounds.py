@@ -39,7 +39,7 @@ def toy(likelihood_scale=1.0):
 def bidirectional():
     def run(seed, temperatures):
         return evidence.bidirectional(
-            jax.random.key(seed), MODEL, None, (), None, 300, 5,
+            jax.random.key(seed), MODEL(()), None, 300, 5,
             annealing.plan(temperatures, WALK, num_pilot=0),
         )  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_bounds_that_cross_are_refused():
     still = WALK._replace(step_size=0.01)
     with pytest.raises(ValueError, match="do not follow their log_prob"):
         evidence.bidirectional(
-            jax.random.key(0), toy(3.0), None, (), None, 60, 40,
+            jax.random.key(0), toy(3.0)(()), None, 60, 40,
             annealing.plan(annealing.linear(1), still, num_pilot=0),
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from test_evidence import METHODS
 
 from lvm_jax import annealing, distributions, evidence
 from lvm_jax.guides import Guide
-from lvm_jax.models import Model, log_joint
+from lvm_jax.models import Model
 
 NUM_POINTS, TOLERANCE, NUM_SCOUTS = 32, 0.4, 64
 PRECISION = 1e-12
@@ -58,7 +58,7 @@ def certified():
             before = len(traces)
             with jax.enable_x64(True):
                 found = evidence.certify(
-                    jax.random.key(1), model, guide, case.theta, (), x, tolerance=TOLERANCE, prior_share=0.0,
+                    jax.random.key(1), model(case.theta), guide(()), x, tolerance=TOLERANCE, prior_share=0.0,
                     num_scouts=NUM_SCOUTS, transition=annealing.gibbs(2, 6), gradients_per_move=3,
                 )  # fmt: skip
             return found, len(traces) - before
@@ -117,7 +117,7 @@ def test_a_certificate_counts_regions_without_density():
     guide = Guide(lambda key: (), lambda phi, x: distributions.normal(0.5 * x, jnp.full(1, 0.8)))
     x = np.linspace(-1.5, 2.5, 16, dtype=np.float32)[:, None]
     found = evidence.certify(
-        jax.random.key(0), model, guide, (), (), x, tolerance=0.25,
+        jax.random.key(0), model(()), guide(()), x, tolerance=0.25,
         transition=annealing.random_walk(3), gradients_per_move=3,
     )  # fmt: skip
     truth = stats.norm(0, 2**0.5).logpdf(x[:, 0]) + stats.norm.logcdf(x[:, 0] / 2**0.5) + np.log(2)
@@ -135,7 +135,7 @@ def test_annealing_every_point_keeps_order_and_compiles_once():
     def run(x, index=None, theta=case.theta, plan=plan):
         key = jax.random.key(2)
         return evidence.evaluate_annealed(
-            key, model, None, theta, None, x, 200, plan, index=index
+            key, model(theta), None, x, 200, plan, index=index
         ).evidence
 
     found = run(case.x)
@@ -158,9 +158,7 @@ def test_a_point_of_bidirectional_is_the_sandwich_of_it():
     model, traces = counting(case.model)
 
     def run(seed, plan):
-        return evidence.bidirectional(
-            jax.random.key(seed), model, None, case.theta, None, 5, 40, plan
-        )
+        return evidence.bidirectional(jax.random.key(seed), model(case.theta), None, 5, 40, plan)
 
     plan = annealing.plan(annealing.linear(4), annealing.gibbs(3))
     found, before = run(4, plan), len(traces)
@@ -172,7 +170,7 @@ def test_a_point_of_bidirectional_is_the_sandwich_of_it():
         key_z, key_x, key_chains = jax.random.split(key, 3)
         z = case.model.prior(case.theta).sample(seed=key_z)
         x = case.model.likelihood(case.theta, z).sample(seed=key_x)
-        joint, q = log_joint(case.model, case.theta, x), case.model.prior(case.theta)
+        joint, q = case.model(case.theta).log_joint(x), case.model.prior(case.theta)
         return x, evidence.sandwich(key_chains, joint, q, z, 40, plan)
 
     for place in (1, 4):  # the last is the rest of a batch

@@ -49,13 +49,13 @@ def case():
 
 def test_evaluate_every_point(case):
     key = jax.random.key(0)
-    found = evidence.evaluate(key, case.model, case.guide, case.theta, case.phi, case.x, 400)
+    found = evidence.evaluate(key, case.model(case.theta), case.guide(case.phi), case.x, 400)
     assert {leaf.shape for leaf in found} == {(23,)}
     wrong_by = np.abs(found.log_evidence - case.log_evidence) / found.standard_error
     assert wrong_by.max() < 4.5
     # The other points do not matter to a point.
     other = np.where(np.arange(23)[:, None] == 7, case.x, -case.x)
-    changed = evidence.evaluate(key, case.model, case.guide, case.theta, case.phi, other, 400)
+    changed = evidence.evaluate(key, case.model(case.theta), case.guide(case.phi), other, 400)
     assert changed.log_evidence[7] == found.log_evidence[7]
     assert (changed.log_evidence != found.log_evidence).sum() == 22
     # Nor does the batch, of two points here: it is `importance` of that point.
@@ -75,7 +75,7 @@ def test_evaluate_compiles_once(case):
     def run(seed, scale, x):
         theta = jax.tree.map(lambda leaf: leaf * scale, case.theta)
         before = len(case.traces)
-        evidence.evaluate(jax.random.key(seed), case.model, case.guide, theta, case.phi, x, 400)
+        evidence.evaluate(jax.random.key(seed), case.model(theta), case.guide(case.phi), x, 400)
         return len(case.traces) - before
 
     run(0, 1.0, case.x)
@@ -89,7 +89,7 @@ def test_evaluate_with_the_exact_posterior():
     model, theta = gaussian_mixture(2, 2), mixture.as_theta()
     x = np.array([[0.1, 0.2], [2.0, -1.0], [9.0, 9.0]], np.float32)
     guide = Guide(lambda key: theta, model.posterior)
-    found = evidence.evaluate(jax.random.key(0), model, guide, theta, theta, x, 100)
+    found = evidence.evaluate(jax.random.key(0), model(theta), guide(theta), x, 100)
     np.testing.assert_allclose(found.log_evidence, mixture.log_prob(x), rtol=1e-5)
     assert (found.standard_error < 1e-6).all()
 
@@ -102,13 +102,13 @@ def test_evaluate_with_a_phi_for_each_point(case):
 
     def run(phi):
         return evidence.evaluate(
-            jax.random.key(0), case.model, guide, case.theta, phi, case.x, 100, phi_per_point=True
+            jax.random.key(0), case.model(case.theta), guide(phi), case.x, 100, q_per_point=True
         )
 
     found = run(own)
     np.testing.assert_allclose(found.log_evidence, case.log_evidence, rtol=1e-5)
     assert (found.standard_error < 1e-6).all()
-    with pytest.raises(ValueError, match=r"phi: expected leaves of shape \[23, ...\]"):
+    with pytest.raises(ValueError, match=r"q: expected leaves of shape \[23, ...\]"):
         run({"loc": jnp.zeros(2)})
 
 
@@ -144,7 +144,7 @@ def test_summary_has_both_errors_apart():
 
 def test_another_number_of_points_in_a_bucket_compiles_nothing(case):
     def run(number):
-        where = jax.random.key(0), case.model, case.guide, case.theta, case.phi
+        where = jax.random.key(0), case.model(case.theta), case.guide(case.phi)
         return evidence.evaluate(*where, case.x[:number], 60)
 
     every, before = run(23), len(case.traces)
@@ -162,7 +162,7 @@ def test_another_number_of_points_compiles_no_chains(case):
     plan = annealing.plan(annealing.linear(3), annealing.random_walk(1), num_pilot=0)
 
     def run(number):
-        where = jax.random.key(0), case.model, case.guide, case.theta, case.phi
+        where = jax.random.key(0), case.model(case.theta), case.guide(case.phi)
         return evidence.evaluate_annealed(*where, case.x[:number], 30, plan)
 
     every, before = run(23), len(case.traces)
@@ -184,11 +184,11 @@ def test_another_number_of_points_compiles_no_chains(case):
         ({"x": 3.0}, "x: expected an array of at least one data point"),
         (
             {"guide": lambda phi, x: distributions.normal(jnp.zeros(3), jnp.ones(3))},
-            r"guide: expected a q that draws z as the model's prior does, f\[2\], got f\[3\]",
+            r"q: expected a q that draws z as the model's prior does, f\[2\], got f\[3\]",
         ),
         (
             {"guide": lambda phi, x: distributions.categorical(jnp.zeros((2, 2)))},
-            r"guide: .* f\[2\], got i\[2\]",
+            r"q: .* f\[2\], got i\[2\]",
         ),
     ],
 )
@@ -196,12 +196,12 @@ def test_evaluate_refuses(case, change, message):
     given = {"x": case.x, "num_samples": 10, **change}
     guide = Guide(case.guide.init, given.pop("guide", case.guide.posterior))
     with pytest.raises(ValueError, match=message):
-        evidence.evaluate(jax.random.key(0), case.model, guide, case.theta, case.phi, **given)
+        evidence.evaluate(jax.random.key(0), case.model(case.theta), guide(case.phi), **given)
 
 
 def test_other_refusals(case):
     with pytest.raises(TypeError, match="key: expected a typed key"):
-        evidence.evaluate(0, case.model, case.guide, case.theta, case.phi, case.x, 10)
+        evidence.evaluate(0, case.model(case.theta), case.guide(case.phi), case.x, 10)
     single = evidence.importance(
         jax.random.key(0), lambda z: 0.0, distributions.Bernoulli(jnp.zeros(2)), 3
     )

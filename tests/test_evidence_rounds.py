@@ -10,7 +10,7 @@ from lvm_jax import annealing, distributions, evidence
 from lvm_jax.evidence.result import Check
 from lvm_jax.evidence.rounds import Runner
 from lvm_jax.guides.base import Guide
-from lvm_jax.models import Model, log_joint
+from lvm_jax.models import Model
 
 NUM_POINTS, NUM_SCOUTS = 5, 70
 MODEL = Model(
@@ -33,7 +33,7 @@ STAY = annealing.Transition(stay, target=0.5)
 
 
 def runner(guide):
-    parts = jax.random.key(7), MODEL, guide, (), (), X
+    parts = jax.random.key(7), MODEL(()), guide(()), X
     return Runner(*parts, 0.0, STAY, 2, 2e4, NUM_SCOUTS)
 
 
@@ -50,7 +50,7 @@ def test_draws_are_those_of_importance(num_samples):
 
     @quick_jit
     def static(index, x):
-        joint, q = log_joint(MODEL, (), x), WIDE.posterior((), x)
+        joint, q = MODEL(()).log_joint(x), WIDE.posterior((), x)
         return evidence.importance(jax.random.fold_in(key, index), joint, q, num_samples)
 
     for place, point in enumerate(points):

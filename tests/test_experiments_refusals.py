@@ -67,7 +67,7 @@ REFUSED = {
     ],
     "marginal_likelihood": [
         ({"widen": 0.7}, "widen: expected a finite number that is above 0.707107, got 0.7"),
-        ({"dims": (4, 2)}, r"dims: expected rising numbers, such as 2 4 16, got \(4, 2\)"),
+        ({"dims": (4, 2)}, r"dims: expected rising numbers, as 1 4 16, got \(4, 2\)"),
         ({"num_variables": (40,)}, "num_variables: expected at most .* values of z"),
     ],
     "vae": [

@@ -14,7 +14,7 @@ from lvm_jax import distributions, evidence, guides, weights
 from lvm_jax.decomposition import Measured, average, decompose_exactly, fit_local, gaps
 from lvm_jax.decomposition.gaps import _safe_elbo
 from lvm_jax.decomposition.local import _express, _starts
-from lvm_jax.models import Model, log_joint
+from lvm_jax.models import Model
 
 MODEL, THETA, ROWS, *_ = CASES["diagonal"]()  # two latent dimensions, x in three
 ROWS = ROWS * jnp.array([[1.0], [0.5]])
@@ -37,7 +37,7 @@ SIZES = {"num_steps": 400, "num_samples": 400}
 def run(seed, families, **options):
     key = jax.random.key(seed)
     return jax.device_get(
-        gaps(key, MODEL, GUIDE, THETA, PHI, X, families=families, **SIZES, **options)
+        gaps(key, MODEL(THETA), GUIDE(PHI), X, families=families, **SIZES, **options)
     )
 
 
@@ -142,7 +142,7 @@ def test_log_evidence_may_be_given(found, truth):
     eta = found.families["mean-field"].eta
     guide = guides.per_point(FAMILIES["mean-field"], 2 * REPEATS)
     key = jax.random.key(2)
-    known = evidence.evaluate(key, MODEL, guide, THETA, eta, X, 100, phi_per_point=True)
+    known = evidence.evaluate(key, MODEL(THETA), guide(eta), X, 100, q_per_point=True)
     check(Measured(known.log_evidence, known.standard_error), log_p, 5e-3)
     measured = run(0, family, log_evidence=known)
     np.testing.assert_array_equal(measured.log_evidence.value, known.log_evidence)
@@ -171,7 +171,7 @@ def test_starts_find_the_larger_mode():
     )
     family = guides.mean_field(1)
     phi = guides.families.MeanField(jnp.array([-2.0]), jnp.array([-2.0]))
-    arguments = model, guides.shared(family), (), phi, jnp.array([[4.0]]), family
+    arguments = model(()), guides.shared(family)(phi), jnp.array([[4.0]]), family
     found = fit_local(
         jax.random.key(0), *arguments, num_steps=40, num_starts=4, optimizer=optax.adam(0.05)
     )
@@ -235,7 +235,7 @@ def test_fit_local_uses_no_key_twice(seen):
     guide = guides.Guide(lambda key: (), lambda phi, x: Student())
     family = guides.Family(init, guides.mean_field(2).build)
     found = fit_local(
-        jax.random.key(5), MODEL, guide, THETA, (), X[:1], family, num_steps=2, num_draws=3,
+        jax.random.key(5), MODEL(THETA), guide(()), X[:1], family, num_steps=2, num_draws=3,
         num_starts=3, optimizer=optax.sgd(1e-3),
     )  # fmt: skip
     # One look at the family; of the point 3 starts, q's moments, the prior, 3 x 2 steps; the gain,
@@ -248,7 +248,7 @@ def test_gaps_choose_and_measure_by_different_draws(seen):
     keys, _ = seen
     guide = guides.Guide(lambda key: (), lambda phi, x: Student())
     found = gaps(
-        jax.random.key(5), MODEL, guide, THETA, (), X[:16], num_samples=3, num_steps=2,
+        jax.random.key(5), MODEL(THETA), guide(()), X[:16], num_samples=3, num_steps=2,
         families={"mean-field": guides.mean_field(2)}, optimizer=optax.sgd(1e-3), num_starts=1,
     )  # fmt: skip
     # fit_local: the prior, q's moments, 2 steps, the choice, its gain (2); then the guide and q*
@@ -266,11 +266,11 @@ def test_the_gain_is_that_of_the_last_tenth():
         return eta.loc.sum()
 
     found = fit_local(
-        jax.random.key(0), MODEL, guide, THETA, (), X[:1], family, num_steps=30, num_starts=1,
+        jax.random.key(0), MODEL(THETA), guide(()), X[:1], family, num_steps=30, num_starts=1,
         estimate=straight, optimizer=optax.sgd(0.05),
     )  # fmt: skip
     np.testing.assert_allclose(found.eta.loc[0], [1.5, 1.5], rtol=1e-5)
-    joint = log_joint(MODEL, THETA, X[0])
+    joint = MODEL(THETA).log_joint(X[0])
 
     @quick_jit
     def elbo(at):
@@ -287,7 +287,7 @@ def test_a_start_that_is_nan_is_not_chosen():
     base = guides.mean_field(2)
     broken = base._replace(init=lambda key: guides.families.MeanField(*jnp.full((2, 2), jnp.nan)))
     found = fit_local(
-        jax.random.key(0), MODEL, GUIDE, THETA, PHI, X[:3], broken, num_steps=5, num_starts=2
+        jax.random.key(0), MODEL(THETA), GUIDE(PHI), X[:3], broken, num_steps=5, num_starts=2
     )
     assert found.start.tolist() == [0, 0, 0]
     assert np.isfinite(found.eta.loc).all()
@@ -330,7 +330,7 @@ def test_starts_are_the_guide_the_family_and_draws_of_the_prior():
 
 
 def test_the_judge_takes_four_errors_off():
-    joint, key = log_joint(MODEL, THETA, X[0]), jax.random.key(4)
+    joint, key = MODEL(THETA).log_joint(X[0]), jax.random.key(4)
     q = distributions.normal(jnp.zeros(2), jnp.full(2, 0.7))
 
     @quick_jit
@@ -366,7 +366,7 @@ def test_refusals():
     label = guides.label(3)
     phi = label.init(jax.random.key(0))
     with pytest.raises(TypeError, match="sticking_the_landing: expected a reparameterised q"):
-        fit_local(jax.random.key(0), mixture, guides.shared(label), theta, phi, x, label)
+        fit_local(jax.random.key(0), mixture(theta), guides.shared(label)(phi), x, label)
 
 
 def test_another_number_of_points_in_a_bucket_compiles_nothing():
@@ -380,7 +380,7 @@ def test_another_number_of_points_in_a_bucket_compiles_nothing():
     families = {"own": guides.mean_field(2)}
 
     def run(number):
-        where = jax.random.key(0), model, GUIDE, THETA, PHI, x[:number]
+        where = jax.random.key(0), model(THETA), GUIDE(PHI), x[:number]
         options = {"num_samples": 30, "num_steps": 5, "num_starts": 1}
         return gaps(*where, families=families, **options)
 

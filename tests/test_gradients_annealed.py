@@ -184,7 +184,7 @@ def test_training_closes_the_gap_that_a_mean_field_leaves():
             optimizer=optax.adam(optax.cosine_decay_schedule(0.05, 800)), num_epochs=200,
         )  # fmt: skip
 
-    found = fit(gradients.annealable(family, 10), gradients.annealed_learned()).phi
+    found = fit(gradients.annealable(family, 10), gradients.annealed_learned()).q.phi
     factor = jnp.linalg.inv(bed.posterior(bed.theta, x[0]).cholesky)
     precision = factor.T @ factor
     # The best product of normals has the precision's diagonal: log p - ELBO is the same for all x.

@@ -271,7 +271,7 @@ def test_sleep_climbs_minus_the_forward_kl():
 
     def one(key):
         return jax.value_and_grad(
-            lambda theta, phi: gradients.sleep(key, model, theta, guide, phi, 2), (0, 1)
+            lambda theta, phi: gradients.sleep(key, model(theta), guide(phi), 2), (0, 1)
         )(theta, phi)
 
     value, (theta_slope, slope) = jit(jax.vmap(one))(jax.random.split(KEY, num_keys))

@@ -112,7 +112,7 @@ def test_baselines_of_the_others_need_others(name):
 
 def test_sleep_checks_num_samples():
     with pytest.raises(ValueError, match="num_samples: expected an integer >= 1, got 0"):
-        gradients.sleep(KEY, None, PHI, None, PHI, 0)
+        gradients.sleep(KEY, None, None, 0)
 
 
 @pytest.mark.parametrize("make", [gradients.concrete, gradients.straight_through, gradients.rebar])

@@ -18,7 +18,6 @@ from guide_cases import (
 from model_cases import CASES, grid, quick_jit
 
 from lvm_jax import bounds, distributions, guides, models
-from lvm_jax.models import log_joint
 from lvm_jax.normals import LogCholesky
 from lvm_jax.weights import log_weights
 
@@ -160,7 +159,7 @@ def test_the_gap_of_the_linear_toy(x64, rtol):
         @quick_jit
         def gap(x):
             q = guide.posterior(phi, x)
-            elbo = distributions.cubature(q, log_joint(model, theta, x)) + distributions.entropy(q)
+            elbo = distributions.cubature(q, model(theta).log_joint(x)) + distributions.entropy(q)
             kl = distributions.kl_divergence(q, model.posterior(theta, x))
             return model.log_evidence(theta, x), elbo, kl
 
@@ -183,7 +182,7 @@ def test_one_eta_for_each_point_maps_over_both():
 
     def elbo(key, phi, x):
         q = guide.posterior(phi, x)
-        return bounds.elbo(log_weights(key, log_joint(model, theta, x), q, 10))
+        return bounds.elbo(log_weights(key, model(theta).log_joint(x), q, 10))
 
     found = quick_jit(jax.vmap(elbo))(jax.random.split(jax.random.key(0), 2), phi, x)
     want = quick_jit(jax.vmap(model.log_evidence, (None, 0)))(theta, x)
@@ -197,18 +196,14 @@ def test_one_eta_for_each_point_maps_over_both():
 @pytest.mark.parametrize("name", ["diagonal", "mixture"])
 def test_the_exact_guide_has_no_gap(name):
     model, theta, x, *_ = CASES[name]()
-    guide = guides.exact(model, theta)
-    phi = guide.init(jax.random.key(0))
-    assert phi == ()
+    p = model(theta)
 
     @quick_jit
-    def weigh(phi, x):
-        q = guide.posterior(phi, x)
-        log_w = log_weights(jax.random.key(1), log_joint(model, theta, x), q, 20)
-        return log_w, model.log_evidence(theta, x)
+    def weigh(q, x):
+        return log_weights(jax.random.key(1), p.log_joint(x), q(x), 20), p.log_evidence(x)
 
     for row in x:
-        log_w, want = weigh(phi, row)
+        log_w, want = weigh(guides.exact(p), row)
         np.testing.assert_allclose(log_w, np.full(20, want), rtol=1e-5)
 
 
@@ -265,7 +260,7 @@ REFUSALS = (
         r"expected 4 numbers.* got shape \(3,\)",
         lambda: COPY.posterior(start(COPY), jnp.ones(3)),
     ),
-    (ValueError, "posterior=None", lambda: guides.exact(DEEP, start(DEEP))),
+    (ValueError, "posterior=None", lambda: guides.exact(DEEP(start(DEEP)))),
     (TypeError, "got ndarray", lambda: guides.fixed(np.zeros(2))),
 )
 

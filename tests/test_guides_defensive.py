@@ -22,8 +22,7 @@ X = np.array([[1.0, -0.5], [0.2, 2.0]], np.float32)
 
 
 def test_density_and_draws():
-    guide = guides.defensive(MODEL, NARROW, 0.25)
-    q = guide.posterior((0.2, jnp.array([3.0, 3.0])), X[0])
+    q = guides.defensive(MODEL(jnp.array([3.0, 3.0])), NARROW(0.2), 0.25)(X[0])
     z = jnp.array([0.6, 0.1])
     parts = [
         np.prod(np.exp(-0.5 * ((z - m) / s) ** 2) / (s * np.sqrt(2 * np.pi)))
@@ -39,11 +38,9 @@ def test_density_and_draws():
 
 def test_weights_of_a_narrow_q_become_trustworthy():
     # Two normals of 0.2 where the posterior has 0.71: the variance of q's own weights is infinite.
-    guide = guides.defensive(MODEL, NARROW)
-    assert guides.defensive(MODEL, NARROW) is guide
-    theta = jnp.zeros(2)
-    alone = evidence.evaluate(jax.random.key(1), MODEL, NARROW, theta, 0.2, X, 4_000)
-    mixed = evidence.evaluate(jax.random.key(1), MODEL, guide, theta, (0.2, theta), X, 4_000)
+    p, q = MODEL(jnp.zeros(2)), NARROW(0.2)
+    alone = evidence.evaluate(jax.random.key(1), p, q, X, 4_000)
+    mixed = evidence.evaluate(jax.random.key(1), p, guides.defensive(p, q), X, 4_000)
     truth = -(X**2).sum(1) / 4 - np.log(4 * np.pi)
     assert (np.asarray(alone.k_hat) > 0.5).all()
     assert (np.asarray(mixed.k_hat) < 0.5).all()
@@ -55,4 +52,4 @@ def test_weights_of_a_narrow_q_become_trustworthy():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_refusals(share):
     with pytest.raises(ValueError, match=r"share: expected a number in \(0, 1\)"):
-        guides.defensive(MODEL, NARROW, share)
+        guides.defensive(MODEL(jnp.zeros(2)), NARROW(0.2), share)

@@ -12,7 +12,6 @@ from model_cases import quick_jit
 from scipy.stats import multivariate_normal, norm
 
 from lvm_jax import bounds, distributions, evidence, gradients, guides, models, networks
-from lvm_jax.models import log_joint
 
 each_guide = pytest.mark.parametrize("name", GUIDES)
 DIMS = (2, 3)
@@ -117,7 +116,7 @@ def expected_elbo(name, order=40):
     masses = jnp.asarray(np.outer(mass, mass).ravel())
 
     def elbo(theta, phi):
-        q, joint = guide.posterior(phi, x), log_joint(model, theta, x)
+        q, joint = guide.posterior(phi, x), model(theta).log_joint(x)
 
         def one(*noise):
             z = sample_by_hand(name, guide, phi, x, noise)
@@ -148,7 +147,7 @@ def monte_carlo(name, estimators, num_samples):
         runs = [
             gradients_of(
                 ESTIMATES[estimator],
-                lambda theta: log_joint(model, theta, x),
+                lambda theta: model(theta).log_joint(x),
                 lambda phi: guide.posterior(phi, x),
                 num_samples,
             )
@@ -201,7 +200,7 @@ def test_the_gradient_is_zero_at_the_exact_posterior(x64, name):
         return [
             gradients_of(
                 ESTIMATES[estimator],
-                lambda theta: log_joint(model, theta, x),
+                lambda theta: model(theta).log_joint(x),
                 lambda phi: guide.posterior(phi, x),
                 3,
             )(theta, phi, key)
@@ -218,7 +217,7 @@ def test_the_gradient_is_zero_at_the_exact_posterior(x64, name):
 def test_the_gap_of_a_guide_that_misses_closes_by_importance_sampling():
     model, theta, guide, phi, data = exact_case("ladder")
     away = moved(phi, seed=4, size=0.1)
-    found = evidence.evaluate(KEY, model, guide, theta, away, jnp.asarray(POINTS), 4_000)
+    found = evidence.evaluate(KEY, model(theta), guide(away), jnp.asarray(POINTS), 4_000)
     error = np.asarray(found.standard_error)
     assert (error > 0.001).all()
     assert (error < 0.1).all()

@@ -19,7 +19,7 @@ def test_of_a_normal_posterior_it_is_the_posterior(dtype):
         theta = model.init(jax.random.key(0))._replace(log_noise=jnp.log(jnp.asarray(0.5, dtype)))
         theta = jax.tree.map(lambda leaf: leaf.astype(dtype), theta)
         x = jnp.array([0.5, -1.0, 2.0], dtype)
-        joint = models.log_joint(model, theta, x)
+        joint = model(theta).log_joint(x)
         q = quick_jit(lambda z: guides.laplace(joint, z))(jnp.array([3.0, -3.0], dtype))
         exact = model.posterior(theta, x)
         tight = 1e-5 if dtype == jnp.float32 else 1e-12

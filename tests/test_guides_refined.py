@@ -9,8 +9,7 @@ from jax.flatten_util import ravel_pytree
 from model_cases import CASES, quick_jit
 
 from lvm_jax import distributions, evidence, guides
-from lvm_jax.guides.refined import check_tied
-from lvm_jax.models import log_joint
+from lvm_jax.training import Parameters
 
 MODEL, THETA, X, *_ = CASES["diagonal"]()  # two latent dimensions, x in three
 KEY = jax.random.key(0)
@@ -46,7 +45,7 @@ def test_one_step_is_the_gradient_step_by_hand(bed):
     theta, x = bed
     family = guides.mean_field(2)
     eta = guides.families.MeanField(jnp.array([0.8, -0.1]), jnp.array([-0.6, 0.3]))
-    step = functools.partial(guides.refine, log_joint(MODEL, theta, x[0]), family, eta)
+    step = functools.partial(guides.refine, MODEL(theta).log_joint(x[0]), family, eta)
     found = quick_jit(lambda: step(guides.cubature_elbo, SGD, 1))()
     residual = (x[0] - theta.offset - theta.loadings @ eta.loc) * jnp.exp(-2 * theta.log_noise)
     slope = theta.loadings.T @ residual - (eta.loc - theta.prior_mean)
@@ -64,7 +63,7 @@ def test_steps_climb_to_the_exact_posterior(bed):
 
     @quick_jit
     def climb(start):
-        joint = log_joint(MODEL, theta, x[1])
+        joint = MODEL(theta).log_joint(x[1])
         eta = place(guides.Family(family.init, lambda eta: eta)).posterior(start, x[1])
 
         def step(eta, _):
@@ -87,21 +86,19 @@ def test_steps_climb_to_the_exact_posterior(bed):
 
 
 def full_rank_guide(objective, num_steps, optimizer=SGD, **options):
-    return guides.refined(
-        MODEL, guides.full_rank(2), place, objective, optimizer, num_steps, **options
-    )
+    return guides.refined(guides.full_rank(2), place, objective, optimizer, num_steps, **options)
 
 
 def test_draws_of_one_key_refine_as_well(bed):
     theta, x = bed
     guide = full_rank_guide(guides.sampled_elbo(jax.random.key(5), 64), 200)
-    phi = guide.init(KEY)._replace(theta=theta, start=start_of(guides.full_rank(2)))
+    p, phi = MODEL(theta), start_of(guides.full_rank(2))
 
     @quick_jit
     def gap(phi, x):
-        exact = MODEL.posterior(theta, x)
-        first = place(guides.full_rank(2)).posterior(phi.start, x)
-        return [distributions.kl_divergence(q, exact) for q in (first, guide.posterior(phi, x))]
+        first = place(guides.full_rank(2))(phi)
+        exact = p.posterior(x)
+        return [distributions.kl_divergence(q(x), exact) for q in (first, guide(p, phi))]
 
     for row in x:
         before, after = gap(phi, row)
@@ -113,16 +110,17 @@ def test_draws_of_one_key_refine_as_well(bed):
 def test_the_evidence_of_a_refined_guide_is_exact(bed):
     theta, x = bed
     guide = full_rank_guide(guides.cubature_elbo, 400)
-    phi = guides.Refined(start_of(guides.full_rank(2)), theta)
-    found = evidence.evaluate(jax.random.key(1), MODEL, guide, theta, phi, x, 20)
+    q = guide(MODEL(theta), start_of(guides.full_rank(2)))
+    found = evidence.evaluate(jax.random.key(1), MODEL(theta), q, x, 20)
     want = quick_jit(jax.vmap(MODEL.log_evidence, (None, 0)))(theta, x)
     np.testing.assert_allclose(found.log_evidence, want, rtol=1e-6)
     assert (found.standard_error < 1e-5).all()
 
 
 def elbo_of(guide, x):
-    def elbo(phi):
-        return guides.cubature_elbo(log_joint(MODEL, phi.theta, x), guide.posterior(phi, x))
+    def elbo(params):
+        p = MODEL(params.theta)
+        return guides.cubature_elbo(p.log_joint(x), guide(p, params.phi)(x))
 
     return elbo
 
@@ -130,7 +128,7 @@ def elbo_of(guide, x):
 def test_gradients_pass_through_the_steps(bed):
     theta, x = bed
     elbo = elbo_of(full_rank_guide(guides.cubature_elbo, 3), x[0])
-    flat, unravel = ravel_pytree(guides.Refined(start_of(guides.full_rank(2)), theta))
+    flat, unravel = ravel_pytree(Parameters(theta, start_of(guides.full_rank(2))))
     step = 1e-5
 
     @quick_jit
@@ -145,48 +143,33 @@ def test_gradients_pass_through_the_steps(bed):
 
 
 def test_stopped_steps_shift_the_start(bed):
-    """start gets the gradient at eta_T, and theta that of the joint alone."""
+    """phi gets the gradient at eta_T, and theta that of the joint alone."""
     theta, x = bed
     family = guides.full_rank(2)
     through, stopped = (
         full_rank_guide(guides.cubature_elbo, 3, through=flag) for flag in (True, False)
     )
-    phi = guides.Refined(start_of(family), theta)
+    params = Parameters(theta, start_of(family))
 
     @quick_jit
-    def compute(phi):
+    def compute(params):
         eta_guide = place(guides.Family(family.init, lambda eta: eta))
-        eta, pull = jax.vjp(lambda start: eta_guide.posterior(start, x[0]), phi.start)
-        joint = log_joint(MODEL, theta, x[0])
+        eta, pull = jax.vjp(lambda start: eta_guide.posterior(start, x[0]), params.phi)
+        joint = MODEL(theta).log_joint(x[0])
         last = guides.refine(joint, family, eta, guides.cubature_elbo, SGD, 3)
 
         def value(last, theta):
-            return guides.cubature_elbo(log_joint(MODEL, theta, x[0]), family.build(last))
+            return guides.cubature_elbo(MODEL(theta).log_joint(x[0]), family.build(last))
 
         at_last, of_theta = jax.grad(value, (0, 1))(last, theta)
-        found = [jax.value_and_grad(elbo_of(guide, x[0]))(phi) for guide in (through, stopped)]
-        return found, guides.Refined(pull(at_last)[0], of_theta)
+        found = [jax.value_and_grad(elbo_of(guide, x[0]))(params) for guide in (through, stopped)]
+        return found, Parameters(of_theta, pull(at_last)[0])
 
-    ((same, full), (value, found)), want = compute(phi)
+    ((same, full), (value, found)), want = compute(params)
     np.testing.assert_allclose(value, same, rtol=1e-13)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
-    assert np.abs(full.start.network - found.start.network).max() > 0.1
-
-
-def test_an_untied_theta_shows():
-    guide = full_rank_guide(guides.cubature_elbo, 1)
-    phi = guide.init(KEY)
-    assert jax.tree.structure(phi.theta) == jax.tree.structure(THETA)
-    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(phi.theta))
-    assert np.isnan(quick_jit(guide.posterior)(phi, X[0]).mean).all()
-    tied = quick_jit(guide.posterior)(phi._replace(theta=THETA), X[0])
-    assert np.isfinite(tied.mean).all()
-    assert tied.mean.dtype == jnp.float32
-    with pytest.raises(ValueError, match=r"phi.theta: expected the theta .*training.refining\("):
-        guide.posterior(phi, X[0])
-    check_tied(phi._replace(theta=THETA))
-    check_tied(THETA)  # another guide's phi
+    assert np.abs(full.phi.network - found.phi.network).max() > 0.1
 
 
 def test_adam_has_no_slope_at_the_optimum_without_its_eps_root():
@@ -211,7 +194,7 @@ def test_adam_has_no_slope_at_the_optimum_without_its_eps_root():
 def test_a_flow_is_refined_from_draws():
     """Steps that start at the standard normal, for a point far from the prior's middle."""
     family = guides.flow_family("iaf", 2, 2, (8,))
-    joint = log_joint(MODEL, THETA, X[1])
+    joint = MODEL(THETA).log_joint(X[1])
     objective = guides.sampled_elbo(jax.random.key(5), 16)
 
     @quick_jit
@@ -228,7 +211,7 @@ def test_a_flow_is_refined_from_draws():
 
 def test_refusals():
     flow = guides.flow_family("iaf", 2, 1, (4,))
-    joint = log_joint(MODEL, THETA, X[0])
+    joint = MODEL(THETA).log_joint(X[0])
     with pytest.raises(ValueError, match="num_steps: expected an integer >= 0, got -1"):
         full_rank_guide(guides.cubature_elbo, -1)
     with pytest.raises(TypeError, match="q: expected a Gaussian, got Flow"):

@@ -85,7 +85,7 @@ def test_log_p_of_the_saved_model_is_the_integral_over_z(finished):
     saved = training.load_model(folder, vae.build_saved)
     axis = np.linspace(-7, 7, 241)
     z = np.stack([a.ravel() for a in np.meshgrid(axis, axis)], 1)
-    logits = mlp(saved.theta.decoder, z)
+    logits = mlp(saved.p.theta.decoder, z)
     x = cells.load(result.config).test[:20]
     log_joint = x @ logits.T - np.logaddexp(0, logits).sum(1) + norm.logpdf(z).sum(1)
     exact = logsumexp(log_joint, axis=1) + 2 * np.log(axis[1] - axis[0])
@@ -140,7 +140,7 @@ def test_active_units_are_of_the_test_images(finished):
     # One layer: E[z] is the mean of a mean-field q, an MLP of x and the family's offset.
     folder = finished.path / "cells" / NAMES[0] / "epochs-00004"
     saved = training.load_model(folder, vae.build_saved)
-    means = mlp(saved.phi.network, cells.load(result.config).test)[:, :2]  # but for a constant
+    means = mlp(saved.q.phi.network, cells.load(result.config).test)[:, :2]  # but for a constant
     trained = result.records[0][-1].trained
     np.testing.assert_allclose(trained.variance[0], means.var(0, ddof=1), rtol=1e-3)
 

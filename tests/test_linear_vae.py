@@ -64,7 +64,7 @@ def test_a_wrong_number_fails_its_check(finished):
     theta = spectrum.stationary(
         LATENT, linear_vae.noise_variance(measure.closed_form(problem, None))
     )
-    measured = exact.measure_optimum(theta, problem.moments, "mean_field")
+    measured = linear_averages.at_optimum(theta, problem.moments, "mean_field")
     point = measure.point(theta, measured, problem, LATENT)
     wrong = dataclasses.replace(wrong, trials=[first._replace(optimum=point), second])
     names = [check.name.split(" ")[0] for check in measure.checks(wrong) if not check.holds]

@@ -10,7 +10,6 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from lvm_jax import em, models
-from lvm_jax.models import log_joint
 from lvm_jax.weights import log_weights
 
 each_case = pytest.mark.parametrize("name", CASES)
@@ -44,13 +43,13 @@ def facts(name, x64):
 
 def compute(model, reference, theta, x, z):
     def energy(theta, q, x):
-        return expectation(q, log_joint(model, theta, x))
+        return expectation(q, model(theta).log_joint(x))
 
     def gradients(theta, q, x):
         return jax.grad(model.log_evidence)(theta, x), jax.grad(energy)(theta, q, x)
 
     def one(x):
-        joint, q = log_joint(model, theta, x), model.posterior(theta, x)
+        joint, q = model(theta).log_joint(x), model.posterior(theta, x)
         return (
             jax.vmap(joint)(z),
             jax.vmap(reference(x))(z),
@@ -105,7 +104,7 @@ def test_samples_have_the_density_of_the_evidence(name):
     mean = p @ points
     covariance = ((points - mean) * p[:, None]).T @ (points - mean)
 
-    draw = quick_jit(jax.vmap(lambda key: models.simulate(key, model, theta)[1]))
+    draw = quick_jit(jax.vmap(lambda key: model(theta).sample(key).x))
     draws = np.asarray(draw(jax.random.split(jax.random.key(1), 20_000)))
     error = np.sqrt(np.diag(covariance) / len(draws))
     assert (np.abs(draws.mean(0) - mean) < 5 * error).all()
@@ -127,7 +126,7 @@ def test_a_point_of_another_shape_is_refused():
     theta = model.init(jax.random.key(0))
     for shape in ((1,), (2,), (5, 3), ()):  # (1,) and () would broadcast in silence
         with pytest.raises(ValueError, match=r"one data point of shape \(3,\)"):
-            log_joint(model, theta, jnp.ones(shape))
+            model(theta).log_joint(jnp.ones(shape))
 
 
 @both_precisions
@@ -156,7 +155,7 @@ def test_simulated_pairs_have_the_joint_moments_of_a_linear_gaussian_model():
     model = models.linear_gaussian(2, 3)
     theta = model.init(jax.random.key(1))
     keys = jax.random.split(jax.random.key(2), 20_000)
-    z, x = quick_jit(jax.vmap(lambda key: models.simulate(key, model, theta)))(keys)
+    z, x = quick_jit(jax.vmap(lambda key: tuple(model(theta).sample(key))))(keys)
     w, noise = np.asarray(theta.loadings), np.exp(2 * np.asarray(theta.log_noise))
     want = np.block([[np.eye(2), w.T], [w, w @ w.T + noise * np.eye(3)]])
     pairs = np.concatenate([z, x], axis=1)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from deep_cases import drawn
+from flax import linen, nnx
 from model_cases import quick_jit
 from scipy.signal import correlate2d
 from scipy.special import expit
@@ -14,17 +15,50 @@ from lvm_jax import networks
 FUNCTIONS = {
     "tanh": np.tanh,
     "relu": lambda u: np.maximum(u, 0),
+    "elu": lambda u: np.where(u > 0, u, np.expm1(np.minimum(u, 0))),
     "softplus": lambda u: np.logaddexp(u, 0),
     "gelu": lambda u: 0.5 * u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3))),
     "silu": lambda u: u * expit(u),
     "identity": lambda u: u,
 }
+
+
+class OwnNnx(nnx.Module):
+    """ELU and LayerNorm, as a user writes them."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Linear(7, 5, rngs=rngs, param_dtype=jnp.result_type(float))
+        self.norm = nnx.LayerNorm(5, rngs=rngs, param_dtype=jnp.result_type(float))
+        self.last = nnx.Linear(5, 3, rngs=rngs, param_dtype=jnp.result_type(float))
+
+    def __call__(self, x):
+        return self.last(nnx.elu(self.norm(self.first(x))))
+
+
+class OwnLinen(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        u = linen.Dense(5, param_dtype=jnp.result_type(float))(x)
+        u = linen.elu(linen.LayerNorm(param_dtype=jnp.result_type(float))(u))
+        return linen.Dense(3, param_dtype=jnp.result_type(float))(u)
+
+
 BOTH = {
     "mlp": networks.mlp(7, (5, 4), 3),
+    "normed": networks.mlp(7, (5, 5), 3, jnp.sin, layer_norm=True, residual=True),
+    "from_nnx": networks.from_nnx(OwnNnx, 7),
+    "from_linen": networks.from_linen(OwnLinen(), 7),
     "conv_encoder": networks.conv_encoder((8, 8), 3, (2, 4)),
     "conv_decoder": networks.conv_decoder(3, (8, 8), 2, (4, 2)),
 }
-SIZES = {"mlp": 7, "conv_encoder": 64, "conv_decoder": 3}
+SIZES = {
+    "mlp": 7,
+    "normed": 7,
+    "from_nnx": 7,
+    "from_linen": 7,
+    "conv_encoder": 64,
+    "conv_decoder": 3,
+}
 each_network = pytest.mark.parametrize("name", BOTH)
 
 
@@ -58,6 +92,60 @@ def test_an_mlp_is_its_formula(x64, activation):
     found = apply(network, params, x)
     assert found.dtype == jnp.float64
     np.testing.assert_allclose(found, u, rtol=1e-12)
+
+
+def normalize(u, layer):
+    away = (u - u.mean()) / np.sqrt(u.var() + 1e-6)
+    return away * layer["scale"] + layer["bias"]
+
+
+def elu(u):
+    return FUNCTIONS["elu"](u)
+
+
+def test_layer_norm_and_residual_are_their_formulas(x64):
+    """The second hidden layer has the width of its input, the first has not."""
+    params, x = away(BOTH["normed"]), np.asarray(inputs("mlp"))
+    p = jax.tree.map(np.asarray, params)
+    u = x @ p["hidden_0"]["kernel"] + p["hidden_0"]["bias"]
+    u = np.sin(normalize(u, p["norm_0"]))
+    v = u @ p["hidden_1"]["kernel"] + p["hidden_1"]["bias"]
+    u = u + np.sin(normalize(v, p["norm_1"]))
+    want = u @ p["output"]["kernel"] + p["output"]["bias"]
+    np.testing.assert_allclose(apply(BOTH["normed"], params, x), want, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "norm", "last"),
+    [("from_nnx", "first", "norm", "last"), ("from_linen", "Dense_0", "LayerNorm_0", "Dense_1")],
+)
+def test_a_module_of_ones_own_is_its_formula(x64, name, first, norm, last):
+    params, x = away(BOTH[name]), np.asarray(inputs("mlp"))
+    p = jax.tree.map(np.asarray, params)
+    u = elu(normalize(x @ p[first]["kernel"] + p[first]["bias"], p[norm]))
+    want = u @ p[last]["kernel"] + p[last]["bias"]
+    np.testing.assert_allclose(apply(BOTH[name], params, x), want, rtol=1e-10)
+    assert BOTH[name].num_outputs == 3
+
+
+def test_modules_that_are_no_function_of_one_input_are_refused():
+    class Counts(nnx.Module):
+        def __init__(self, rngs):
+            self.norm = nnx.BatchNorm(7, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(x[None])[0]
+
+    with pytest.raises(ValueError, match="build: expected a module whose .* got BatchStat too"):
+        networks.from_nnx(Counts, 7)
+    with pytest.raises(ValueError, match=r"module: expected one whose variables .*'batch_stats'"):
+        networks.from_linen(linen.BatchNorm(use_running_average=False), 7)
+    with pytest.raises(
+        ValueError, match=r"build: expected .* shape \(2, 7\) to a vector, got \(2, 3"
+    ):
+        networks.from_nnx(OwnNnx, (2, 7))
+    with pytest.raises(ValueError, match="activation: expected one of .* did you mean 'tanh'"):
+        networks.mlp(2, (3,), 1, "tan")
 
 
 def test_an_mlp_without_hidden_layers_is_linear(x64):

@@ -71,7 +71,7 @@ def test_no_bound_of_a_q_that_is_all_but_singular_exceeds_log_p(name, estimate):
     family, eta = SINGULAR[name]
     model = models.linear_gaussian(2, 3)
     theta, x = model.init(KEY), jnp.array([0.5, -1.0, 2.0])
-    joint, q = models.log_joint(model, theta, x), family.build(eta)
+    joint, q = model(theta).log_joint(x), family.build(eta)
     z = weights.draw(KEY, q, 20)
     assert jax.vmap(q.log_prob)(z).mean() < -1e10
     bound = ESTIMATES[estimate](KEY, joint, family.build, eta, 20)

@@ -12,7 +12,7 @@ import optax
 import pytest
 from training_cases import ESTIMATE, GUIDE, KEY, MODEL, OPTIMIZER, data, epoch_order, fit
 
-from lvm_jax import models, parallel, training
+from lvm_jax import parallel, training
 from lvm_jax.training.step import Keys
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
@@ -71,7 +71,7 @@ def together(x, num_steps):
     def slope(parameters, noise, rows):
         def mean_bound(parameters):
             def one(key, row):
-                joint = models.log_joint(MODEL, parameters.theta, row)
+                joint = MODEL(parameters.theta).log_joint(row)
                 return ESTIMATE(key, joint, lambda p: GUIDE.posterior(p, row), parameters.phi, 3)
 
             return jax.vmap(one)(noise, rows).mean()
@@ -94,8 +94,8 @@ def together(x, num_steps):
 def test_a_mesh_of_one_device_changes_no_bit():
     mesh = parallel.data_mesh()
     assert mesh.size == 1
-    one, other = fit(num_epochs=1), fit(num_epochs=1, mesh=mesh)
-    np.testing.assert_array_equal(one.theta.loadings, other.theta.loadings)
+    one, other = fit(num_epochs=1), fit(num_epochs=1, placement=training.Placement(mesh))
+    np.testing.assert_array_equal(one.p.theta.loadings, other.p.theta.loadings)
 
 
 def test_without_a_mesh_everything_stays_where_it_is():

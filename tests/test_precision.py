@@ -27,6 +27,7 @@ from lvm_jax import (
     networks,
     precision,
     priors,
+    training,
     weights,
 )
 from lvm_jax.bits import Bernoulli
@@ -97,7 +98,7 @@ def test_what_jax_does_by_itself_would_be_seen():
 
 
 def joint_of(case):
-    return models.log_joint(case.model, case.theta, case.x[0])
+    return case.model(case.theta).log_joint(case.x[0])
 
 
 @pytest.mark.parametrize("case", model_cases.CASES)
@@ -111,7 +112,7 @@ def test_models(case):
         return bed.model.log_evidence(theta, x), jax.vmap(q.log_prob)(draws), log_q
 
     def joint(theta):
-        return models.log_joint(bed.model, theta, bed.x[0])(z)
+        return bed.model(theta).log_joint(bed.x[0])(z)
 
     expected = set() if case in ELEMENTWISE else FULL
     if case != "chain":  # whose exact answers are the test's
@@ -185,9 +186,9 @@ def own_rate_and_distortion(key):
     )
     guide, x = guides.shared(guides.mean_field(2)), np.ones((4, 3))
     theta, betas = jnp.ones((3, 2)), np.array([0.0, 1.0])
-    point = decomposition.channel(key, model, guide, theta, guide.init(KEY), x, 2)
+    point = decomposition.channel(key, model(theta), guide(guide.init(KEY)), x, 2)
     curve = decomposition.rate_distortion(
-        key, model, theta, x, 2, betas=betas, transition=annealing.random_walk(), num_pilot=0
+        key, model(theta), x, 2, betas=betas, transition=annealing.random_walk(), num_pilot=0
     )
     return point, curve
 
@@ -195,7 +196,7 @@ def own_rate_and_distortion(key):
 def finite_mean(key):
     """The mean of a q of finitely many values, exactly."""
     guide = guides.shared(guides.one_hot(1, 3))
-    return diagnostics.posterior_means(key, guide, guide.init(KEY), np.ones((2, 1)), 1)
+    return diagnostics.posterior_means(key, guide(guide.init(KEY)), np.ones((2, 1)), 1)
 
 
 ALGEBRA = [
@@ -289,8 +290,12 @@ def update(model, guide):
     """A training step's program, on binarised rows."""
     optimizer = optax.adam(1e-3)
     program = step.Program(
-        *(model, guide, gradients.reparameterized(bounds.iwae), None, 2, optimizer, 3),
-        *(data.BINARIZATIONS["dynamic"].transform, None, None, None),
+        training.Separate(model, guide),
+        gradients.reparameterized(bounds.iwae),
+        None,
+        2,
+        optimizer,
+        *(3, data.BINARIZATIONS["dynamic"].transform, None, None),
     )
     keys = step.Keys(*jax.random.split(KEY, len(step.Keys._fields)))
     state = step.initialize(program, keys, None)
@@ -301,7 +306,7 @@ def update(model, guide):
 def test_a_network_is_full_unless_the_setting_says_otherwise(setting, seen, run_programs):
     model, guide = vae()
     theta, phi, x = model.init(KEY), guide.init(KEY), np.ones((3, 80), np.float32)
-    everything = (KEY, model, guide, theta, phi, x, 10)
+    everything = (KEY, model(theta), guide(phi), x, 10)
     assert run_programs(lambda: evidence.evaluate(*everything))[0] == FULL
     assert products(update(model, guide), x) == FULL
     with jax.default_matmul_precision(setting):

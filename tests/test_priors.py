@@ -8,7 +8,6 @@ from model_cases import quick_jit
 from scipy.special import log_softmax, logsumexp
 
 from lvm_jax import bounds, distributions, guides, likelihoods, models, networks, priors
-from lvm_jax.models import log_joint
 from lvm_jax.priors import Mixture, MixturePrior, Vamp
 from lvm_jax.weights import log_weights
 
@@ -152,56 +151,67 @@ def test_components_may_be_of_any_shape():
     np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
+def vamp(params, q):
+    return priors.mixture_of(q, params.pseudo_inputs, params.logits)
+
+
 def test_vamp_is_the_explicit_sum_over_pseudo_inputs(x64):
     guide, phi, weight, bias = encoder()
-    prior = priors.vamp(guide, 3, START)
-    params = Vamp(jnp.asarray(START[:3]), jnp.asarray(LOGITS), phi)
+    params = Vamp(jnp.asarray(START[:3]), jnp.asarray(LOGITS))
 
-    def density(params):
-        return jax.vmap(prior.build(params).log_prob)(jnp.asarray(Z))
+    def density(params, q):
+        return jax.vmap(vamp(params, q).log_prob)(jnp.asarray(Z))
 
-    found = quick_jit(density)(params)
+    found = quick_jit(density)(params, guide(phi))
     np.testing.assert_allclose(found, aggregate(Z, LOGITS, START[:3], weight, bias), rtol=1e-12)
+    equal = quick_jit(jax.vmap(priors.mixture_of(guide(phi), params.pseudo_inputs).log_prob))(Z)
+    want = aggregate(Z, np.zeros(3), START[:3], weight, bias)
+    np.testing.assert_allclose(equal, want, rtol=1e-12)
 
 
 def test_vamp_starts_at_rows_of_the_data():
-    prior = priors.vamp(encoder()[0], 3, START)
+    prior = priors.vamp(3, START)
     params = quick_jit(prior.init)(jax.random.key(3))
     distance = np.abs(np.asarray(params.pseudo_inputs)[:, None] - START).max(2)
     assert (distance.min(1) < 0.05 * START.std()).all()
     assert len(set(distance.argmin(1))) == 3  # without replacement
     assert params.pseudo_inputs.dtype == jnp.float32
     # Two equal rows of the data do not make two equal components.
-    twice = priors.vamp(encoder()[0], 3, np.repeat(START[:3], 2, axis=0))
+    twice = priors.vamp(3, np.repeat(START[:3], 2, axis=0))
     pseudo_inputs = quick_jit(twice.init)(jax.random.key(4)).pseudo_inputs
     assert len(np.unique(pseudo_inputs, axis=0)) == 3
 
 
 def test_vamp_of_as_many_pseudo_inputs_as_rows_takes_every_row_once():
     rows = np.arange(33.0).reshape(11, 3) ** 1.1
-    init = quick_jit(priors.vamp(encoder()[0], 11, rows).init)
+    init = quick_jit(priors.vamp(11, rows).init)
     for seed in range(3):
         found = np.asarray(init(jax.random.key(seed)).pseudo_inputs)
         distance = np.abs(found[:, None] - rows).max(2)
         assert sorted(distance.argmin(1)) == list(range(11))
 
 
-def deep_model(guide):
-    prior = priors.vamp(guide, 3, START)
-    return models.deep_latent_gaussian(prior, networks.mlp(2, (), 3), likelihoods.gaussian(3))
+DEEP = models.deep_latent_gaussian(
+    priors.vamp(3, START), networks.mlp(2, (), 3), likelihoods.gaussian(3)
+)
 
 
-def test_gradients_reach_phi_through_a_tied_prior(x64):
-    """d log p(z) / d phi by central differences of the explicit sum; the copy's is exactly zero."""
+def pair_of(guide):
+    def pair(theta, phi):
+        q = guide(phi)
+        return DEEP(theta, vamp(theta.prior, q)), q
+
+    return pair
+
+
+def test_gradients_reach_phi_through_the_prior_of_a_pair(x64):
+    """d log p(z) / d phi by central differences of the explicit sum."""
     guide, phi, weight, bias = encoder()
-    model = deep_model(guide)
-    theta = model.init(jax.random.key(1))
-    theta = theta._replace(
-        prior=theta.prior._replace(pseudo_inputs=jnp.asarray(START[:3]), logits=jnp.asarray(LOGITS))
-    )
+    theta = DEEP.init(jax.random.key(1))
+    theta = theta._replace(prior=Vamp(jnp.asarray(START[:3]), jnp.asarray(LOGITS)))
 
     def log_prior(theta, phi):
-        return model.prior(priors.tie(theta, phi)).log_prob(jnp.asarray(Z[1]))
+        return pair_of(guide)(theta, phi)[0].prior().log_prob(jnp.asarray(Z[1]))
 
     in_theta, in_phi = quick_jit(jax.grad(log_prior, (0, 1)))(theta, phi)
     step = 1e-6
@@ -212,19 +222,16 @@ def test_gradients_reach_phi_through_a_tied_prior(x64):
         )
         found = in_phi.network["output"]["kernel"][j, i]
         assert float(found) == pytest.approx((up - down) / (2 * step), rel=1e-6, abs=1e-8)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(in_theta.prior.encoder))
     assert np.abs(in_theta.prior.pseudo_inputs).max() > 0.1
 
 
-def test_an_elbo_under_a_tied_vamp_prior_is_unbiased_for_its_quadrature():
-    """The whole way: deep model, tie, log-weights, bound; against a grid over z in NumPy."""
+def test_an_elbo_under_a_vamp_prior_is_unbiased_for_its_quadrature():
+    """The whole way: deep model, pair, log-weights, bound; against a grid over z in NumPy."""
     guide, phi, weight, bias = encoder()
-    model = deep_model(guide)
-    theta = priors.tie(model.init(jax.random.key(1)), phi)
+    theta = DEEP.init(jax.random.key(1))
+    p, q = pair_of(guide)(theta, phi)
     x, num = jnp.array([0.4, -0.2, 1.0]), 20_000
-    q = guide.posterior(phi, x)
-    joint = log_joint(model, theta, x)
-    log_w = quick_jit(lambda key: log_weights(key, joint, q, num))(jax.random.key(2))
+    log_w = quick_jit(lambda key: log_weights(key, p.log_joint(x), q(x), num))(jax.random.key(2))
     log_w = np.asarray(log_w, float)
     loc, log_scale = np.split(weight @ np.asarray(x, float) + bias, 2)
     nodes, mass = np.polynomial.hermite_e.hermegauss(40)
@@ -239,27 +246,20 @@ def test_an_elbo_under_a_tied_vamp_prior_is_unbiased_for_its_quadrature():
     assert abs(float(bounds.elbo(jnp.asarray(log_w))) - want) < 5 * log_w.std() / np.sqrt(num)
 
 
-def test_what_cannot_be_tied_is_refused():
-    guide, phi, *_ = encoder()
-    theta = deep_model(guide).init(jax.random.key(1))
-    other = guides.linear(guides.mean_field(2), 3).init(jax.random.key(0))
-    with pytest.raises(ValueError, match="phi: expected the parameters of the guide"):
-        priors.tie(theta, other)
-    with pytest.raises(TypeError, match="theta: expected a field `prior` .*got tuple"):
-        priors.tie(theta._replace(prior=()), phi)
-    with pytest.raises(TypeError, match="theta: expected a field `prior` .*got NoneType"):
-        priors.tie(phi, phi)
+def test_a_vamp_prior_without_its_guide_is_refused():
+    theta = DEEP.init(jax.random.key(1))
+    with pytest.raises(ValueError, match=r"prior: expected the VampPrior built from q.*mixture_of"):
+        DEEP(theta).prior()
 
 
 def test_settings_that_make_no_prior_are_refused():
-    guide = encoder()[0]
     with pytest.raises(ValueError, match="dim: expected an integer >= 1, got 0"):
         priors.standard_normal(0)
     with pytest.raises(ValueError, match="num_components: expected an integer >= 1, got 0"):
         priors.mixture(2, 0)
     with pytest.raises(ValueError, match="start: expected at least 5 rows, got shape"):
-        priors.vamp(guide, 5, START)
+        priors.vamp(5, START)
     with pytest.raises(ValueError, match="start: expected at least 2 distinct rows"):
-        priors.vamp(guide, 2, np.ones((4, 3)))
+        priors.vamp(2, np.ones((4, 3)))
     with pytest.raises(ValueError, match="start: expected finite numbers"):
-        priors.vamp(guide, 2, np.where(START > 1, np.nan, START))
+        priors.vamp(2, np.where(START > 1, np.nan, START))

@@ -10,7 +10,7 @@ from deep_cases import linear
 from model_cases import grid, quick_jit
 
 from lvm_jax import guides, networks, priors
-from lvm_jax.priors import MixturePrior, Prior, Vamp
+from lvm_jax.priors import MixturePrior, Prior
 
 NUM_DRAWS = 20_000
 
@@ -29,7 +29,15 @@ def vamp():
     phi = jax.tree.map(lambda leaf: np.zeros(leaf.shape), phi)
     phi = phi._replace(network=jax.tree.map(np.asarray, linear(weight, [0.3, -0.6, -0.5, 0.2])))
     rows = np.array([[0.1, 1.0, -0.5], [2.0, 0.3, 0.0], [-1.0, 0.5, 0.8]])
-    return Row(priors.vamp(guide, 3, rows), Vamp(rows, np.array([0.3, -1.0, 1.2]), phi), 12.0)
+
+    def build(params):
+        inputs, logits, phi = params
+        return priors.mixture_of(guide(phi), inputs, logits)
+
+    def init(key):
+        return *priors.vamp(3, rows).init(key), jax.tree.map(jnp.float32, phi)
+
+    return Row(Prior(init, build), (rows, np.array([0.3, -1.0, 1.2]), phi), 12.0)
 
 
 PRIORS = {

@@ -51,7 +51,7 @@ def test_the_posterior_is_bayes_rule_at_every_z(name, x64):
         x = problem.model.likelihood(theta, z).sample(seed=key_x)
         posterior = problem.model.posterior(theta, x)
         others = problem.model.prior(theta).sample(seed=key_others, sample_shape=(5,))
-        joint = problem.log_joint(x)
+        joint = problem.p.log_joint(x)
         ratio = jax.vmap(lambda z: joint(z) - posterior.log_prob(z))(others)
         return ratio, problem.model.log_evidence(theta, x)
 
@@ -231,7 +231,7 @@ def test_the_guides_of_two_modes_cover_one(x64):
 def test_laplaces_normal_has_the_curvature_of_the_mode(x64):
     problem, x = PROBLEMS["heavy_tails"], np.array([0.7, -1.2, 2.0])
     q, _ = guide_at(problem, x)
-    curved = -quick_jit(jax.hessian(problem.log_joint(x)))(0.5 * x)
+    curved = -quick_jit(jax.hessian(problem.p.log_joint(x)))(0.5 * x)
     np.testing.assert_allclose(q.distribution.scale, 1.2 * np.diagonal(curved) ** -0.5, rtol=1e-6)
 
 

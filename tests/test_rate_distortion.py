@@ -37,7 +37,7 @@ def found():
     """The curves of two points, each REPEATS times."""
     x = jnp.repeat(X, REPEATS, axis=0)
     run = rate_distortion(
-        jax.random.key(0), MODEL, THETA, x, 200, betas=BETAS, transition=annealing.random_walk(3)
+        jax.random.key(0), MODEL(THETA), x, 200, betas=BETAS, transition=annealing.random_walk(3)
     )
     return jax.device_get(run)
 
@@ -88,7 +88,7 @@ def test_the_curve_falls_with_slope_minus_beta(found):
 def test_the_guide_stands_above_the_curve(found):
     guide = guides.shared(guides.mean_field(2))
     phi = guides.families.MeanField(jnp.array([0.4, -0.2]), jnp.array([-0.5, -0.9]))
-    here = channel(jax.random.key(2), MODEL, guide, THETA, phi, X, 4_000)
+    here = channel(jax.random.key(2), MODEL(THETA), guide(phi), X, 4_000)
     covariance = np.diag(np.exp(2 * np.asarray(phi.log_scale, float)))
     for place, x in enumerate(X):
         rate, distortion, _ = closed(x, 1.0, np.asarray(phi.loc, float), covariance)
@@ -103,7 +103,7 @@ def test_the_guide_stands_above_the_curve(found):
 
 def test_refusals():
     def run(betas, **options):
-        rate_distortion(jax.random.key(0), MODEL, THETA, X, 10, betas=betas, **options)
+        rate_distortion(jax.random.key(0), MODEL(THETA), X, 10, betas=betas, **options)
 
     for betas in ([0.1, 1.0], [0.0, 1.0, 1.0], [0.0, 2.0, 1.0]):
         with pytest.raises(ValueError, match="betas: expected to start at 0 and to rise"):

@@ -55,6 +55,7 @@ MODEL = models.deep_latent_gaussian(
 GUIDE = guides.linear(FAMILY, DIM)
 THETA, PHI = MODEL.init(KEY), GUIDE.init(KEY)
 PLAN = annealing.plan(annealing.sigmoid(5))
+EACH = jax.tree.map(lambda leaf: np.zeros((ROWS, *leaf.shape)), FAMILY.init(KEY))
 BETAS = np.array([0.0, 0.5, 1.0])
 OPTIMIZER = optax.sgd(0.1)
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -82,8 +83,22 @@ def account(*given):
     return decomposition.account(*given, families={"own": FAMILY})
 
 
-# Entry points by (key, model, guide, theta, phi, x).
-BY_PROBLEM = {
+def bound(part, params):
+    """A model or a guide with its parameters; anything else as it is."""
+    return part(params) if callable(part) else part
+
+
+def of_bound(entry):
+    """An entry point of (key, p, q, x) by (key, model, guide, theta, phi, x)."""
+
+    def call(key, model, guide, theta, phi, x):
+        return entry(key, bound(model, theta), bound(guide, phi), x)
+
+    return call
+
+
+# Entry points by (key, p, q, x).
+BY_BOUND = {
     "evaluate": lambda *given: evidence.evaluate(*given, 9),
     "evaluate_annealed": lambda *given: evidence.evaluate_annealed(*given, 9, PLAN),
     "certify": certify,
@@ -93,6 +108,8 @@ BY_PROBLEM = {
     "channel": lambda *given: decomposition.channel(*given, 9),
     "account": account,
 }
+# The same by (key, model, guide, theta, phi, x).
+BY_PROBLEM = {name: of_bound(entry) for name, entry in BY_BOUND.items()}
 # Those that take the data without a guide, or neither theta nor phi yet.
 BY_DATA = {
     "fit": lambda key, model, guide, theta, phi, x: fit(key, model, guide, x),
@@ -100,26 +117,25 @@ BY_DATA = {
         key, model, guide, X, validation=x
     ),
     "from the prior": lambda key, model, guide, theta, phi, x: evidence.evaluate_annealed(
-        key, model, None, theta, None, x, 9, PLAN
+        key, model(theta), None, x, 9, PLAN
     ),
     "rate_distortion": lambda key, model, guide, theta, phi, x: decomposition.rate_distortion(
-        key, model, theta, x, 9, betas=BETAS
+        key, model(theta), x, 9, betas=BETAS
     ),
     "per point": lambda key, model, guide, theta, phi, x: evidence.evaluate(
-        key, model, guides.shared(FAMILY), theta,
-        jax.tree.map(lambda leaf: np.zeros((ROWS, *leaf.shape)), FAMILY.init(KEY)), x, 9,
-        phi_per_point=True,
+        key, model(theta), guides.per_point(FAMILY, ROWS)(EACH), x, 9, q_per_point=True
     ),
 }  # fmt: skip
 # Those that simulate their data.
 BY_SIMULATION = {
     "bidirectional": lambda key, model, guide, theta, phi, x: evidence.bidirectional(
-        key, model, guide, theta, phi, 2, 9, PLAN
+        key, bound(model, theta), bound(guide, phi), 2, 9, PLAN
     ),
     "calibrate": lambda key, model, guide, theta, phi, x: decomposition.calibrate(
-        key, model, guide, theta, phi, 100
+        key, bound(model, theta), bound(guide, phi), 100
     ),
 }
+PAIR = training.Separate(MODEL, GUIDE)
 PROBLEM = {"key": KEY, "model": MODEL, "guide": GUIDE, "theta": THETA, "phi": PHI, "x": X}
 
 
@@ -193,10 +209,10 @@ def test_data_that_are_not_the_models_are_refused_at_every_entry_point(entry, ba
 
 LINEAR = models.linear_gaussian(LATENT, DIM)
 SWAPPED = {
-    "theta and phi": ({"theta": PHI, "phi": THETA}, ValueError, "theta: .*; swap theta and phi"),
-    "model and guide": ({"model": GUIDE, "guide": MODEL}, TypeError, "model: .*swap model and guide"),
-    "family": ({"guide": FAMILY}, TypeError, r"guide: expected a Guide, got a Family; use guides\.sh"),
-    "likelihood": ({"model": likelihoods.bernoulli(DIM)}, TypeError, "model: .* got a Likelihood"),
+    "theta and phi": ({"theta": PHI, "phi": THETA}, ValueError, "p: .*; swap theta and phi"),
+    "model and guide": ({"model": GUIDE, "guide": MODEL}, TypeError, "p: .*swap p and q"),
+    "family": ({"guide": FAMILY}, TypeError, r"q: expected a guide .*, got a Family; use guides\.sh"),
+    "likelihood": ({"model": likelihoods.bernoulli(DIM)}, TypeError, "p: .* got a Likelihood"),
     "another theta": (
         {"theta": LINEAR.init(KEY)}, ValueError,
         r"theta: expected parameters as model\.init makes them, .*decoder.*, got LinearGaussian",
@@ -208,11 +224,11 @@ SWAPPED = {
     "latent dimension": (
         {"guide": guides.linear(guides.mean_field(2), DIM),
          "phi": guides.linear(guides.mean_field(2), DIM).init(KEY)},
-        ValueError, r"guide: expected a q that draws z as .*prior does, f\[3\], got f\[2\]",
+        ValueError, r"q: expected a q that draws z as .*prior does, f\[3\], got f\[2\]",
     ),
     "data dimension": (
         {"guide": guides.linear(FAMILY, 4), "phi": guides.linear(FAMILY, 4).init(KEY)},
-        ValueError, r"guide: expected q\(z \| x; phi\) of an x of shape \[7\], .*\(4,\)",
+        ValueError, r"q: expected q\(z \| x\) of an x of shape \[7\], .*\(4,\)",
     ),
     "key": ({"key": OLD}, TypeError, r"key: .* use jax\.random\.key\(seed\)"),
     "keys": ({"key": jax.random.split(KEY)}, ValueError, "key: expected one key"),
@@ -229,6 +245,27 @@ def test_parts_that_do_not_belong_together_are_refused_at_every_entry_point(entr
         call(entry, **changed)
 
 
+UNBOUND = {
+    "model": (
+        (MODEL, GUIDE(PHI)),
+        r"p: expected a model with its .*got a Model; use model\(theta\)",
+    ),
+    "guide": (
+        (MODEL(THETA), GUIDE),
+        r"q: expected a guide with its .*got a Guide; use guide\(phi\)",
+    ),
+    "parameters": ((THETA, GUIDE(PHI)), r"p: .* got a DeepLatentGaussian; use model\(theta\)"),
+}
+
+
+@pytest.mark.parametrize("entry", BY_BOUND.values(), ids=BY_BOUND)
+@pytest.mark.parametrize("wrong", UNBOUND)
+def test_what_has_no_parameters_yet_is_refused_at_every_entry_point(entry, wrong):
+    given, words = UNBOUND[wrong]
+    with refused(TypeError, f"^{words}"):
+        entry(KEY, *given, X)
+
+
 def no_q(key, x):
     return weights.log_weights(key, lambda z: -(z**2).sum(), x, 5)
 
@@ -237,13 +274,27 @@ MIXTURE = em.gaussian_mixture(np.ones(2) / 2, np.zeros((2, 3)), np.ones(2), "sph
 LINE = em.gaussian_mixture(np.ones(2) / 2, np.zeros((2, 1)), np.ones(2), "spherical")
 NUMPYRO = numpyro.Normal(0.0, 1.0)
 OTHER = {
-    # initial=
-    "initial swapped": (
-        lambda: fit(initial=(PHI, THETA)), ValueError, "initial: .*swap theta and phi"
+    # a pair and its parameters
+    "params swapped": (
+        lambda: fit(KEY, PAIR, (PHI, THETA)), ValueError, "p: .*swap theta and phi"
     ),
-    "initial alone": (lambda: fit(initial=THETA.decoder), TypeError, r"initial: .*\(theta, phi\)"),
-    "initial of another": (
-        lambda: fit(initial=(LINEAR.init(KEY), PHI)), ValueError, "theta: .*got LinearGaussian"
+    "params alone": (
+        lambda: fit(KEY, PAIR, THETA.decoder), TypeError, r"params: .*\(theta, phi\)"
+    ),
+    "params of another": (
+        lambda: fit(KEY, PAIR, (LINEAR.init(KEY), PHI)), ValueError, "theta: .*got LinearGaussian"
+    ),
+    "params of another pair": (
+        lambda: fit(KEY, lambda params: PAIR(params["both"]), (THETA, PHI)), ValueError,
+        "params: expected the parameters of the pair, which fails on them",
+    ),
+    "pair without q": (
+        lambda: fit(KEY, lambda params: MODEL(params[0]), (THETA, PHI)), TypeError,
+        r"pair: expected a function of params to p and q, \(p, q\), got Joint",
+    ),
+    "pair turned round": (
+        lambda: fit(KEY, lambda params: PAIR(params)[::-1], training.Parameters(THETA, PHI)),
+        TypeError, "p: .*swap p and q",
     ),
     # estimators and objectives
     "name": (lambda: fit(estimate="vimc"), ValueError, "estimate: .* did you mean 'vimco'"),
@@ -263,10 +314,10 @@ OTHER = {
         lambda: fit(objective=training.free_bits), TypeError, r"objective: .*call free_bits\("
     ),
     "in gaps": (
-        lambda: gaps(*PROBLEM.values(), estimate=gradients.disarm), TypeError, "estimate: .* call disarm"
+        lambda: gaps(KEY, MODEL(THETA), GUIDE(PHI), X, estimate=gradients.disarm), TypeError, "estimate: .* call disarm"
     ),
     "guide as family": (
-        lambda: decomposition.fit_local(*PROBLEM.values(), GUIDE), TypeError,
+        lambda: decomposition.fit_local(KEY, MODEL(THETA), GUIDE(PHI), X, GUIDE), TypeError,
         "family: expected a Family, got a Guide",
     ),
     # distributions
@@ -283,7 +334,7 @@ OTHER = {
     ),
     "numpyro prior": (
         lambda: evidence.evaluate(
-            KEY, MODEL._replace(prior=lambda theta: NUMPYRO), GUIDE, THETA, PHI, X, 9
+            KEY, MODEL._replace(prior=lambda theta: NUMPYRO)(THETA), GUIDE(PHI), X, 9
         ),
         TypeError, r"model\.prior: expected .* got numpyro",
     ),
@@ -302,7 +353,7 @@ OTHER = {
     "scatter": (lambda: plotting.scatter(None, X), ValueError, r"points: .*\[N, 2\], got \[11, 7\]"),
     # one data point
     "grey point": (
-        lambda: models.log_joint(MODEL, THETA, GREY[1]), ValueError, "x: expected bits, 0 or 1"
+        lambda: MODEL(THETA).log_joint(GREY[1]), ValueError, "x: expected bits, 0 or 1"
     ),
     # a transform
     "transform's shape": (
@@ -323,16 +374,16 @@ TRACED = {
     "training.fit": lambda x: fit(x=x),
     "evidence.evaluate": lambda x: call(BY_PROBLEM["evaluate"], x=x),
     "evidence.evaluate_annealed": lambda x: call(BY_PROBLEM["evaluate_annealed"], x=x),
-    "evidence.certify": lambda x: call(certify, x=x),
+    "evidence.certify": lambda x: call(BY_PROBLEM["certify"], x=x),
     "evidence.bidirectional": lambda x: call(BY_SIMULATION["bidirectional"], phi=x),
-    "decomposition.gaps": lambda x: call(gaps, x=x),
+    "decomposition.gaps": lambda x: call(BY_PROBLEM["gaps"], x=x),
     "decomposition.fit_local": lambda x: call(BY_PROBLEM["fit_local"], x=x),
     "decomposition.surgery": lambda x: call(BY_PROBLEM["surgery"], x=x),
     "decomposition.channel": lambda x: call(BY_PROBLEM["channel"], x=x),
-    "decomposition.account": lambda x: call(account, x=x),
+    "decomposition.account": lambda x: call(BY_PROBLEM["account"], x=x),
     "decomposition.calibrate": lambda x: call(BY_SIMULATION["calibrate"], theta=x),
     "decomposition.rate_distortion": lambda x: call(BY_DATA["rate_distortion"], x=x),
-    "diagnostics.posterior_means": lambda x: diagnostics.posterior_means(KEY, GUIDE, PHI, x, 5),
+    "diagnostics.posterior_means": lambda x: diagnostics.posterior_means(KEY, GUIDE(PHI), x, 5),
     "em.fit": lambda x: em.fit(KEY, x, 2),
     "em.initialize": lambda x: em.initialize(KEY, x, 2),
     "models.ppca": lambda x: models.ppca(x, 2),
@@ -417,7 +468,6 @@ INITS = {
     "flow": guides.flow_family("coupling", 3, 2, (4,)),
     "low_rank": guides.low_rank(3, 1),
     "per_point": guides.per_point(FAMILY, 5),
-    "defensive": guides.defensive(MODEL, GUIDE),
 }
 
 
@@ -450,15 +500,15 @@ def test_supports_are_read_from_the_type_of_the_likelihood():
     }
     for name, (likelihood, support) in cases.items():
         model = models.bernoulli(2, likelihood, lambda key: theta)
-        found = models.base.data_point(model, model.init(KEY))
+        found = models.base.data_point(model(model.init(KEY)))
         assert found.support == support, name
         own = model._replace(support=UNIT)  # what the author says goes first
-        assert models.base.data_point(own, model.init(KEY)).support == UNIT
+        assert models.base.data_point(own(model.init(KEY))).support == UNIT
     poisson = models.bernoulli(2, cases["counts"][0], lambda key: theta)
     guide = guides.shared(guides.bernoulli(2))
     with refused(ValueError, r"^x: expected counts 0, 1, 2, \.\.\., got 1\.5 at row 1, column 0"):
         evidence.evaluate(
-            KEY, poisson, guide, poisson.init(KEY), guide.init(KEY),
+            KEY, poisson(poisson.init(KEY)), guide(guide.init(KEY)),
             np.array([[1.0, 0, 7], [1.5, 0, 2]]), 9,
         )  # fmt: skip
 
@@ -474,7 +524,7 @@ def test_a_memory_map_is_checked_in_blocks_to_its_last_row(tmp_path, monkeypatch
     )
     stored[10, 6] = 3
     with refused(ValueError, r"^x: expected bits, 0 or 1, got 3 at row 10, column 6 \(1 of 77"):
-        fit(x=stored, on_device=False)
+        fit(x=stored, placement=training.Placement(on_device=False))
     assert max(read) == (3, 7), "a block holds three rows"
     on_device = jnp.asarray(stored)
     with refused(ValueError, r"^x: .* got 3 at row 10"):

@@ -1,7 +1,6 @@
 import pickle
 import subprocess
 import sys
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from sklearn_vae_cases import DATA, LINEAR, QUICK, D, L, N, X, short
 
 from lvm_jax import evidence
 from lvm_jax.evidence import dataset
-from lvm_jax.models import log_joint
 from lvm_jax.sklearn import ProbabilisticPCA, VariationalAutoencoder, vae_programs
 from lvm_jax.sklearn.vae_programs import labels
 from lvm_jax.training import feed
@@ -28,7 +26,7 @@ from lvm_jax.training import feed
 def quick_training():
     """Training, in which check_estimator meets a dozen shapes, and sampling."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, static in ((feed, "advance", 0), (vae_programs, "sample", (0, 1))):
+        for module, name, static in ((feed, "advance", 0), (vae_programs, "sample", 2)):
             function = getattr(module, name).__wrapped__
             quick = jax.jit(function, static_argnums=static, compiler_options=QUICK)
             patch.setattr(module, name, quick)
@@ -86,8 +84,7 @@ def test_score_samples_is_importance_sampling_by_hand(linear):
     measured = (X - linear.mean_) / linear.scale_
 
     def one(label, x):
-        joint = log_joint(linear.model_, linear.theta_, x)
-        q = linear.guide_.posterior(linear.phi_, x)
+        joint, q = linear.p_.log_joint(x), linear.q_(x)
         return evidence.importance(jax.random.fold_in(key, label), joint, q, 50)
 
     with jax.enable_x64(True):
@@ -216,13 +213,13 @@ def test_flows_and_learned_priors(likelihood, guide, prior):
     ).fit(DATA[likelihood])
     assert model.bound_curve_[-1] > model.bound_curve_[0]
     if prior == "vamp":  # the prior that scores is made of the encoder that was trained
-        jax.tree.map(np.testing.assert_array_equal, model.theta_.prior.encoder, model.phi_)
+        jax.tree.map(np.testing.assert_array_equal, model.p_.prior().shared.phi, model.phi_)
     rows = DATA[likelihood][:6]
     np.testing.assert_allclose(model.transform(rows[::-1])[::-1], model.transform(rows), atol=1e-12)
     with jax.enable_x64(True):
-        q = partial(model.guide_.posterior, model.phi_, rows[0])
+        q = model.q_(rows[0])
         draw = jax.jit(
-            lambda key: q().sample(seed=key, sample_shape=(4_000,)), compiler_options=QUICK
+            lambda key: q.sample(seed=key, sample_shape=(4_000,)), compiler_options=QUICK
         )
         draws = np.asarray(draw(jax.random.key(9)))
     error = draws.std(0) * np.sqrt(1 / 4_000 + 1 / model.n_importance_samples)
@@ -294,7 +291,7 @@ def test_bad_arguments_of_a_fitted_model_are_refused(linear):
         linear.score_samples(X[:, 1:])
     with pytest.raises(ValueError, match="index: expected shape"):
         evidence.evaluate(
-            *(jax.random.key(0), linear.model_, linear.guide_, linear.theta_, linear.phi_),
+            *(jax.random.key(0), linear.p_, linear.q_),
             *(X.astype(np.float32), 5),
             index=np.arange(3),
         )

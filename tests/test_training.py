@@ -10,7 +10,7 @@ from training_cases import BATCH, GUIDE, KEY, MODEL, by_hand, data, epoch_order,
 
 from lvm_jax import gradients, models, parallel, training
 from lvm_jax.outcome import Outcome
-from lvm_jax.training import session
+from lvm_jax.training import Placement, Validation, session
 from lvm_jax.training.feed import Chunks
 from lvm_jax.training.progress import events
 from lvm_jax.training.step import Program
@@ -34,7 +34,7 @@ def test_steps_are_those_of_a_loop_by_hand():
     x = data()
     trajectory, bounds = by_hand(x, 8, noisy)
     found = fit(x, transform=noisy, num_epochs=2, ema=0.7)
-    close((found.theta, found.phi), tuple(trajectory[-1]))
+    close(found.params, trajectory[-1])
     np.testing.assert_allclose(found.history.bound, np.reshape(bounds, (2, 4)).mean(1), rtol=1e-5)
     weights = 0.3 * 0.7 ** np.arange(7, -1, -1.0) / (1 - 0.7**8)
     average = jax.tree.map(lambda *v: np.tensordot(weights, np.stack(v), 1), *trajectory)
@@ -47,7 +47,11 @@ def test_every_way_to_cut_and_feed_a_run_gives_the_same_bits(tmp_path):
     whole = fit()
     stored = np.memmap(tmp_path / "x", np.float32, "w+", shape=(43, 3))
     stored[:] = data()
-    for options in ({"steps_per_call": 3}, {"on_device": False}, {"x": stored}):
+    for options in (
+        {"placement": Placement(steps_per_call=3)},
+        {"placement": Placement(on_device=False)},
+        {"x": stored},
+    ):
         other = fit(**options)
         assert same(whole[:2], other[:2])
         np.testing.assert_array_equal(whole.history.bound, other.history.bound)
@@ -56,7 +60,7 @@ def test_every_way_to_cut_and_feed_a_run_gives_the_same_bits(tmp_path):
 def test_an_epoch_has_every_row_at_most_once_and_drops_other_rows_each_time():
     dropped = [set(np.asarray(epoch_order(KEY, epoch, 43))[40:].tolist()) for epoch in range(3)]
     assert len(set.union(*dropped)) > 3
-    program = Program(*[None] * 6, BATCH, *[None] * 4)
+    program = Program(*[None] * 5, BATCH, *[None] * 3)
     chunks = Chunks(np.arange(43.0)[:, None], KEY, program, num_epochs=2)
     rows = np.concatenate(
         [chunks[n][: np.subtract(*chunks.span(n)[::-1])] for n in range(len(chunks))]
@@ -85,7 +89,14 @@ def test_one_compilation_serves_keys_lengths_and_cuts():
     training.fit(KEY, model, GUIDE, x, num_epochs=1, **settings)
     first, other = count, jax.random.key(9)
     training.fit(
-        other, model, GUIDE, x, num_epochs=3, steps_per_call=5, worst_bound=-1e9, **settings
+        other,
+        model,
+        GUIDE,
+        x,
+        num_epochs=3,
+        placement=Placement(steps_per_call=5),
+        worst_bound=-1e9,
+        **settings,
     )
     assert 0 < first == count
 
@@ -101,13 +112,13 @@ def test_it_finds_the_maximum_likelihood():
         batch_size=100,
         num_epochs=1_500,
     )
-    reached = jax.vmap(lambda row: MODEL.log_evidence(found.theta, row))(x).mean()
+    reached = jax.vmap(lambda row: found.p.log_evidence(row))(x).mean()
     assert optimum - 2e-3 < float(reached) <= optimum + 1e-5
     assert abs(found.history.bound[-50:].mean() - optimum) < 5e-3
 
 
 def test_float64_stays_float64(x64):
-    found = fit(data().astype(np.float64), num_epochs=1, initial=start64())
+    found = fit(data().astype(np.float64), num_epochs=1, params=start64())
     assert {leaf.dtype for leaf in jax.tree.leaves(found[:2])} == {np.dtype("float64")}
 
 
@@ -117,19 +128,46 @@ def start64():
 
 def test_initial_parameters_and_no_epochs():
     start = (MODEL.init(jax.random.key(8)), GUIDE.init(KEY))
-    found = fit(initial=start, num_epochs=0)
-    assert same(found[:2], start)
+    found = fit(params=start, num_epochs=0)
+    assert same(found.params, training.Parameters(*start))
+    assert same(found[:2], (MODEL(start[0]), GUIDE(start[1])))
     assert found.step == 0
     assert found.history.bound.shape == (0,)
 
 
-def test_a_tied_prior_reads_phi():
-    def tie(theta, phi):
-        return theta._replace(prior_mean=phi.offset.loc)
+def test_a_pair_shares_parameters():
+    """The prior's mean is q's offset: one leaf, whose gradient is the sum of both."""
 
-    found = fit(tie=tie, num_epochs=2)
-    np.testing.assert_array_equal(found.theta.prior_mean, found.phi.offset.loc)
-    assert np.abs(found.phi.offset.loc).max() > 0
+    def pair(params):
+        theta = {**params["theta"]._asdict(), "prior_mean": params["phi"].offset.loc}
+        return MODEL(type(params["theta"])(**theta)), GUIDE(params["phi"])
+
+    start = {"theta": MODEL.init(KEY), "phi": GUIDE.init(KEY)}
+    optimizer, options = optax.sgd(0.1), {"num_samples": 3, "batch_size": 43, "num_epochs": 1}
+    found = training.fit(
+        KEY,
+        pair,
+        start,
+        data(),
+        estimate=gradients.reparameterized(),
+        optimizer=optimizer,
+        **options,
+    )
+    np.testing.assert_array_equal(found.p.theta.prior_mean, found.q.phi.offset.loc)
+    apart = training.fit(
+        KEY, training.Separate(MODEL, GUIDE),
+        (start["theta"]._replace(prior_mean=start["phi"].offset.loc), start["phi"]), data(),
+        estimate=gradients.reparameterized(), optimizer=optimizer, **options,
+    )  # fmt: skip
+    moves = [
+        part - start["phi"].offset.loc
+        for part in (apart.p.theta.prior_mean, apart.q.phi.offset.loc)
+    ]
+    assert min(np.abs(move).max() for move in moves) > 0.001
+    whole = found.q.phi.offset.loc - start["phi"].offset.loc
+    np.testing.assert_allclose(whole, sum(moves), rtol=1e-4, atol=1e-6)
+    # A leaf of the shared tree that p does not read has moved by nothing.
+    np.testing.assert_array_equal(found.params["theta"].prior_mean, start["theta"].prior_mean)
 
 
 # ---------------------------------------------------------------- validation
@@ -139,7 +177,7 @@ def test_early_stopping_keeps_the_best_parameters():
     """The same run, cut at the best validation, ends with the same parameters to the bit."""
     options = {"x": data(20), "batch_size": 10, "optimizer": optax.adam(0.1)}
     held_out = data(33, seed=1)
-    found = fit(num_epochs=400, validation=held_out, patience=5, **options)
+    found = fit(num_epochs=400, validation=Validation(held_out, patience=5), **options)
     values = found.history.validation_bound
     assert found.outcome == Outcome.CONVERGED
     assert found.best_step == found.history.step[np.argmax(values)]
@@ -154,9 +192,9 @@ def test_validation_is_the_mean_bound_of_the_averages():
     exact = (lambda key: (), lambda phi, x: MODEL.posterior(theta, x))
     x, held_out = data(), data(33, seed=1)
     found = training.fit(
-        KEY, MODEL, GUIDE._replace(init=exact[0], posterior=exact[1]), x,
+        KEY, training.Separate(MODEL, GUIDE._replace(init=exact[0], posterior=exact[1])), (theta, ()), x,
         estimate=gradients.reparameterized(), num_samples=1, optimizer=optax.sgd(0.0), batch_size=10, num_epochs=2,
-        initial=(theta, ()), ema=0.5, validation=held_out, validate_every=2,
+        ema=0.5, validation=Validation(held_out, every=2),
     )  # fmt: skip
     want = jax.vmap(lambda row: MODEL.log_evidence(theta, row))(held_out).mean()
     assert np.isnan(found.history.validation_bound[0])
@@ -169,7 +207,7 @@ def test_validation_is_the_mean_bound_of_the_averages():
 def test_a_step_too_long_is_named_with_its_parameters():
     options = {"optimizer": optax.sgd(1e12), "num_epochs": 3}
     with pytest.raises(
-        FloatingPointError, match=r"step \d+: bound -?(inf|nan).*theta.*no directory"
+        FloatingPointError, match=r"step \d+: bound -?(inf|nan).*theta.*no checkpoints"
     ):
         fit(**options)
     found = fit(throw=False, **options)
@@ -182,15 +220,20 @@ def test_a_bad_gradient_behind_a_good_bound_is_found_at_its_step():
     """The gradient of sqrt at 0 is not finite. That step's own bound is, and the bound of the next is not."""
 
     def objective(key, point, num_samples, step):
-        model, guide, theta, phi, x = point
-        z = guide.posterior(phi, x).sample(seed=key)
-        bound = models.log_joint(model, theta, x)(z)
-        hidden = jnp.sqrt(jnp.where(step == 6, 0.0, 1.0) * (1 + (theta.offset**2).sum()))
+        z = point.make_q(point.phi).sample(seed=key)
+        bound = point.p.log_joint(point.x)(z)
+        offset = point.p.theta.offset
+        hidden = jnp.sqrt(jnp.where(step == 6, 0.0, 1.0) * (1 + (offset**2).sum()))
         return training.Terms(bound + 1e-3 * hidden, bound)
 
     optimizer = optax.sgd(1e-3)
     for length in (100, 7, 6):
-        found = fit(objective=objective, throw=False, steps_per_call=length, optimizer=optimizer)
+        found = fit(
+            objective=objective,
+            throw=False,
+            placement=Placement(steps_per_call=length),
+            optimizer=optimizer,
+        )
         assert found.failure.step == found.step == 6
         assert found.failure.leaves == ("gradient of theta.offset",)
         assert np.isfinite(found.failure.bound)
@@ -239,7 +282,7 @@ def test_tensorboard_is_used_where_it_is_installed(tmp_path, monkeypatch):
     fake = types.ModuleType("tensorboardX")
     fake.SummaryWriter, fake.__spec__ = SummaryWriter, types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "tensorboardX", fake)
-    found = fit(num_epochs=1, directory=tmp_path)
+    found = fit(num_epochs=1, checkpoints=tmp_path)
     assert written[0] == (str(tmp_path / "tensorboard"), 1)
     assert ("bound", found.history.bound[0], 4) in written
     assert written[-1] == "closed"
@@ -275,15 +318,24 @@ def test_calls_grow_to_about_a_second_whatever_the_first_one_took():
         ({"x": np.zeros((43, 2))}, ValueError, r"x: expected shape \[N, 3\], as the model draws"),
         ({"optimizer": 0.1}, TypeError, "optimizer: expected one of Optax"),
         ({"ema": 1.0}, ValueError, "ema: expected a decay between 0 and 1"),
-        ({"patience": 3}, ValueError, "patience: expected validation data"),
         ({"validation": np.zeros((0, 3))}, ValueError, "validation: expected .* one data point"),
         ({"num_epochs": -1}, ValueError, "num_epochs"),
-        ({"save_every": -1.0}, ValueError, "save_every"),
     ],
 )
 def test_refusals(options, error, words):
     with pytest.raises(error, match=words):
         fit(**options)
+
+
+def test_refusals_of_options():
+    with pytest.raises(ValueError, match="validation.patience: expected an integer >= 1, got 0"):
+        Validation(data(), patience=0)
+    with pytest.raises(ValueError, match="validation: expected data"):
+        Validation(None, patience=3)
+    with pytest.raises(ValueError, match="checkpoints.save_every: expected"):
+        training.Checkpoints("somewhere", save_every=-1.0)
+    with pytest.raises(ValueError, match="placement.steps_per_call: expected"):
+        Placement(steps_per_call=0)
 
 
 def test_refusals_of_keys_and_objectives():

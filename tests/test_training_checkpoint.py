@@ -15,7 +15,7 @@ from training_cases import data, fit, lines, same
 
 from lvm_jax import training
 from lvm_jax.outcome import Outcome
-from lvm_jax.training import checkpoint, session
+from lvm_jax.training import Checkpoints, Placement, Validation, checkpoint, session
 
 OPTIONS = {"ema": 0.9, "validation": data(21, seed=2), "num_epochs": 4}  # 16 steps
 
@@ -38,11 +38,13 @@ def crash():
     raise Crash
 
 
-def run(directory, **options):
+def run(directory, *, keep=3, save_every=0.0, config=None, **options):
     """A run that saves after every call, of 3 steps or less: a checkpoint at 3, 4, 7, 8, ..."""
-    return fit(
-        **OPTIONS | {"directory": directory, "save_every": 0.0, "steps_per_call": 3} | options
-    )
+    where = {
+        "checkpoints": Checkpoints(directory, save_every, keep, config),
+        "placement": Placement(steps_per_call=3),
+    }
+    return fit(**OPTIONS | where | options)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,7 +116,11 @@ def test_a_finished_run_makes_no_step_and_a_longer_one_goes_on(tmp_path, whole):
 
 
 def test_early_stopping_is_remembered(tmp_path):
-    options = {"patience": 2, "optimizer": optax.sgd(-1e-3), "num_epochs": 9}
+    options = {
+        "validation": Validation(data(21, seed=2), patience=2),
+        "optimizer": optax.sgd(-1e-3),
+        "num_epochs": 9,
+    }
     first = run(tmp_path, **options)
     assert (first.outcome, first.best_step, first.step) == (Outcome.CONVERGED, 4, 12)
     assert_is(run(tmp_path, **options, on_progress=crash), first)
@@ -210,7 +216,7 @@ def test_no_good_checkpoint_is_an_error_then_and_later(crashed):
     ],
 )
 def test_other_settings_are_refused_by_name(cut, options, words):
-    with pytest.raises(ValueError, match=f"directory: .*other settings .*{words}"):
+    with pytest.raises(ValueError, match=f"checkpoints: .*other settings .*{words}"):
         run(cut, **options)
 
 

@@ -8,6 +8,7 @@ from training_cases import ESTIMATE, GUIDE, KEY, MODEL, data, fit, same
 
 from lvm_jax import training
 from lvm_jax.outcome import Outcome
+from lvm_jax.training import Validation
 from lvm_jax.training.diagnosis import Failure
 
 # ---------------------------------------------------------------- what an optimiser may ask for
@@ -63,8 +64,8 @@ def test_a_schedule_free_optimiser_answers_with_the_average_of_its_iterates():
     average = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *path)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        found[:2],
-        tuple(average),
+        found.params,
+        average,
     )
     unwatched = fit(optimizer=optimizer, num_epochs=3)
     assert same(found[:2], unwatched[:2])
@@ -121,15 +122,15 @@ def test_a_bound_that_is_too_low_names_the_largest_gradient():
 
 def test_a_validation_at_an_end_leaves_no_trace_in_a_longer_run(tmp_path):
     """Three epochs end between two validations: the run of six knows nothing of the third's."""
-    options = {"validation": data(20, seed=1), "validate_every": 2, "patience": 3}
+    options = {"validation": Validation(data(20, seed=1), every=2, patience=3)}
     options |= {"optimizer": optax.adam(0.05), "estimate": ESTIMATE}
-    ended = fit(num_epochs=3, directory=tmp_path, **options)
+    ended = fit(num_epochs=3, checkpoints=tmp_path, **options)
     assert np.isfinite(ended.history.validation_bound[1:]).all()
-    repeated = fit(num_epochs=3, directory=tmp_path, **options)
+    repeated = fit(num_epochs=3, checkpoints=tmp_path, **options)
     assert same(repeated[:2], ended[:2])
     for one, other in zip(repeated.history[:4], ended.history[:4], strict=True):
         np.testing.assert_array_equal(one, other)
-    longer = fit(num_epochs=6, directory=tmp_path, **options)
+    longer = fit(num_epochs=6, checkpoints=tmp_path, **options)
     whole = fit(num_epochs=6, **options)
     assert same(longer[:2], whole[:2])
     assert (longer.best_step, longer.step) == (whole.best_step, whole.step)
@@ -139,7 +140,7 @@ def test_a_validation_at_an_end_leaves_no_trace_in_a_longer_run(tmp_path):
 
 def test_a_finished_run_that_goes_on_counts_its_last_validation_once(tmp_path):
     """Without a step each validation equals the first, which the fourth after it ends."""
-    options = {"validation": data(20, seed=1), "patience": 4, "optimizer": optax.sgd(0.0)}
-    fit(num_epochs=2, directory=tmp_path, **options)
-    longer = fit(num_epochs=9, directory=tmp_path, **options)
+    options = {"validation": Validation(data(20, seed=1), patience=4), "optimizer": optax.sgd(0.0)}
+    fit(num_epochs=2, checkpoints=tmp_path, **options)
+    longer = fit(num_epochs=9, checkpoints=tmp_path, **options)
     assert (longer.outcome, longer.step, longer.best_step) == (Outcome.CONVERGED, 20, 4)

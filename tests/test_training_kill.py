@@ -14,7 +14,7 @@ from test_training_checkpoint import OPTIONS, assert_is
 from training_cases import fit
 from training_worker import NUM_EPOCHS
 
-from lvm_jax.training import checkpoint
+from lvm_jax.training import Checkpoints, checkpoint
 
 WORKER = Path(__file__).with_name("training_worker.py")
 PATIENCE = 60  # seconds that a process may take to come to the awaited moment
@@ -91,10 +91,12 @@ def test_killed_at_many_moments(tmp_path):
     )
     # To the end in this process, where no step is left to make after it.
     options = OPTIONS | {"num_epochs": NUM_EPOCHS}
-    fit(**options, directory=directory, save_every=0.0)
+    fit(**options, checkpoints=Checkpoints(directory, save_every=0.0))
     assert max(steps(directory)) > stopped
     found = fit(
-        **options, directory=directory, on_progress=lambda progress: pytest.fail("a step was made")
+        **options,
+        checkpoints=directory,
+        on_progress=lambda progress: pytest.fail("a step was made"),
     )
     assert_is(found, fit(**options))
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

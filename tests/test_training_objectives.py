@@ -9,7 +9,7 @@ from deep_cases import moved
 from model_cases import quick_jit
 from training_cases import GUIDE, KEY, MODEL, data, fit
 
-from lvm_jax import decomposition, gradients, models, training
+from lvm_jax import decomposition, gradients, training
 from lvm_jax.distributions import normal
 
 OBJECTIVES = {  # away from where they are the ELBO; for q and prior as in training_cases
@@ -28,12 +28,14 @@ def test_the_reported_bound_is_the_elbo_and_shows_what_is_not_finite(name):
     @quick_jit
     def compute(theta, phi, x):
         def one(key):
-            point = training.Point(MODEL, GUIDE, theta, phi, x)
+            point = training.point(
+                training.Separate(MODEL, GUIDE), training.Parameters(theta, phi), x
+            )
             return jax.vmap(
                 lambda key: OBJECTIVES[name](key, point, 2, jnp.int32(5)), axis_name="batch"
             )(key[None])
 
-        joint, q = models.log_joint(MODEL, theta, x), GUIDE.posterior(phi, x)
+        joint, q = MODEL(theta).log_joint(x), GUIDE.posterior(phi, x)
         exact = decomposition.decompose_exactly(joint, q).elbo.value
         return jax.vmap(one)(jax.random.split(KEY, num)), exact
 
@@ -48,13 +50,13 @@ def test_the_reported_bound_is_the_elbo_and_shows_what_is_not_finite(name):
 
 def test_annealed_at_one_is_the_elbo_and_its_schedule_counts_steps():
     theta, phi, x = MODEL.init(KEY), GUIDE.init(KEY), data()[0]
-    point = training.Point(MODEL, GUIDE, theta, phi, x)
+    point = training.point(training.Separate(MODEL, GUIDE), training.Parameters(theta, phi), x)
 
     def terms(weight, step=0):
         return training.annealed(weight)(KEY, point, 50, jnp.int32(step))
 
     whole = terms(1.0)
-    joint = models.log_joint(MODEL, theta, x)
+    joint = MODEL(theta).log_joint(x)
     want = gradients.reparameterized()(KEY, joint, lambda p: GUIDE.posterior(p, x), phi, 50)
     np.testing.assert_allclose(whole, [want, want], rtol=1e-5)
     q, z = GUIDE.posterior(phi, x), GUIDE.posterior(phi, x).sample(seed=KEY, sample_shape=(50,))
@@ -88,7 +90,12 @@ def test_free_bits_floor_each_dimension_of_the_minibatch_mean():
 
         def one(key, mean, scale, x):
             guide = GUIDE._replace(posterior=lambda phi, x: normal(mean, scale))
-            return objective(key, training.Point(MODEL, guide, theta, (), x), 3, jnp.int32(0))
+            return objective(
+                key,
+                training.point(training.Separate(MODEL, guide), training.Parameters(theta, ()), x),
+                3,
+                jnp.int32(0),
+            )
 
         keys = jax.random.split(KEY, 2)
         return jax.vmap(one, axis_name="batch")(
@@ -120,13 +127,15 @@ def test_free_bits_without_a_closed_form_take_the_draws():
 
     theta, x = MODEL.init(KEY), data()[0]
     guide = GUIDE._replace(posterior=lambda phi, x: Logistic())
-    options = (training.Point(MODEL, guide, theta, (), x), 40, jnp.int32(0))
+    options = (
+        training.point(training.Separate(MODEL, guide), training.Parameters(theta, ()), x),
+        40,
+        jnp.int32(0),
+    )
     one = lambda key: training.free_bits(0.1, "all")(key, *options)  # noqa: E731
     terms = jax.vmap(one, axis_name="batch")(jax.random.split(KEY, 1))
     key = jax.random.split(KEY, 1)[0]
-    want = gradients.reparameterized()(
-        key, models.log_joint(MODEL, theta, x), lambda p: Logistic(), (), 40
-    )
+    want = gradients.reparameterized()(key, MODEL(theta).log_joint(x), lambda p: Logistic(), (), 40)
     np.testing.assert_allclose(terms.bound[0], want, rtol=1e-5)
     with pytest.raises(TypeError, match='product of Normals.*free_bits\\(minimum, "all"\\)'):
         training.free_bits(0.1)(KEY, *options)

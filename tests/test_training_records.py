@@ -84,7 +84,17 @@ def test_another_key_learning_rate_and_precision_are_seen():
     def marks(key, rate):
         objective = training.annealed(0.5)
         program = Program(
-            *(MODEL, GUIDE, None, objective, 2, optax.adam(rate), 10, None, None, None, None)
+            *(
+                training.Separate(MODEL, GUIDE),
+                None,
+                objective,
+                2,
+                optax.adam(rate),
+                10,
+                None,
+                None,
+                None,
+            )
         )
         state = initialize(program, Keys(*[KEY] * 5), None)
         return fingerprint(program, key, state, data(), None, {})

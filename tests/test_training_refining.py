@@ -6,10 +6,9 @@ import numpy as np
 import optax
 import pytest
 from deep_cases import moved
-from training_cases import GUIDE, KEY, MODEL, data, epoch_order
+from training_cases import KEY, MODEL, data, epoch_order
 
 from lvm_jax import distributions, gradients, guides, training
-from lvm_jax.guides import Refined
 from lvm_jax.training.step import Keys
 
 FAMILY = guides.full_rank(2)
@@ -22,20 +21,23 @@ def place(family):
 
 
 def refined(num_steps):
-    return guides.refined(MODEL, FAMILY, place, guides.cubature_elbo, optax.sgd(0.1), num_steps)
+    return guides.refined(FAMILY, place, guides.cubature_elbo, optax.sgd(0.1), num_steps)
 
 
-START = moved(MODEL.init(KEY), size=0.2), moved(place(FAMILY).init(KEY), size=0.2)
+START = training.Parameters(
+    moved(MODEL.init(KEY), size=0.2), moved(place(FAMILY).init(KEY), size=0.2)
+)
 
 
-def fit(objective, guide=GUIDE, num_epochs=1, **options):
+def fit(guide, num_epochs=1, **options):
     """One step an epoch, on all rows."""
-    settings = {
-        "num_samples": 3, "optimizer": optax.sgd(RATE), "batch_size": len(X), "initial": START,
-    }  # fmt: skip
-    return training.fit(
-        KEY, MODEL, guide, X, objective=objective, num_epochs=num_epochs, **settings | options
-    )
+
+    def pair(params):
+        p = MODEL(params.theta)
+        return p, guide(p, params.phi)
+
+    settings = {"num_samples": 3, "optimizer": optax.sgd(RATE), "batch_size": len(X)}
+    return training.fit(KEY, pair, START, X, num_epochs=num_epochs, **settings | options)
 
 
 def mean_log_evidence(theta):
@@ -44,20 +46,20 @@ def mean_log_evidence(theta):
 
 def test_steps_to_the_posterior_climb_log_p_itself():
     """No noise of draws in the bound, nor in theta's gradient, that of log p: q follows theta."""
-    found = fit(training.refining(refined(300), estimate=gradients.reparameterized()), num_epochs=3)
+    found = fit(refined(300), estimate=gradients.reparameterized(), num_epochs=3)
     theta = START[0]
     for bound in found.history.bound:
         log_p, slope = jax.value_and_grad(mean_log_evidence)(theta)
         assert bound == pytest.approx(float(log_p), abs=1e-4)
         theta = jax.tree.map(lambda leaf, by: leaf + RATE * by, theta, slope)
-    for one, want in zip(found.theta, theta, strict=True):
+    for one, want in zip(found.p.theta, theta, strict=True):
         np.testing.assert_allclose(one, want, atol=1e-4)
 
 
 def test_a_few_steps_are_those_of_the_refined_guide_and_teach_its_start():
-    """The gradient of the ELBO at Refined(start, theta), in both, through the steps."""
-    guide, estimate = refined(2), gradients.reparameterized()
-    found = fit(training.refining(guide, estimate=estimate))
+    """The gradient of the ELBO of the refined q, in theta and in its start, through the steps."""
+    guide = refined(2)
+    found = fit(guide, estimate=gradients.reparameterized())
     keys = Keys(*jax.random.split(KEY, 5))
     noise = jax.random.split(jax.random.fold_in(keys.noise, 0), len(X))
     rows = jnp.asarray(X)[epoch_order(keys.order, 0, len(X))]
@@ -67,7 +69,7 @@ def test_a_few_steps_are_those_of_the_refined_guide_and_teach_its_start():
         theta, start = parameters
 
         def one(key, x):
-            q = guide.posterior(Refined(start, theta), x)
+            q = guide(MODEL(theta), start)(x)
             z = q.sample(seed=key, sample_shape=(3,))
             log_joint = jax.vmap(
                 lambda z: MODEL.prior(theta).log_prob(z) + MODEL.likelihood(theta, z).log_prob(x)
@@ -78,15 +80,15 @@ def test_a_few_steps_are_those_of_the_refined_guide_and_teach_its_start():
 
     value, slope = jax.value_and_grad(elbo)(START)
     assert found.history.bound[0] == pytest.approx(float(value), abs=1e-4)
-    moved_by = jax.tree.map(lambda new, old: (new - old) / RATE, (found.theta, found.phi), START)
+    moved_by = jax.tree.map(lambda new, old: (new - old) / RATE, found.params, START)
     for one, want in zip(jax.tree.leaves(moved_by), jax.tree.leaves(slope), strict=True):
         np.testing.assert_allclose(one, want, rtol=1e-3, atol=1e-4)
 
 
 def test_a_changed_objective_keeps_its_true_bound_beside_it():
     """A KL of weight 2 from the refined q lies below the ELBO of the same q by KL(q || prior)."""
-    objective = training.refining(refined(300), objective=training.annealed(2.0))
-    found, theta = fit(objective, num_samples=2_000), START[0]
+    found = fit(refined(300), objective=training.annealed(2.0), num_samples=2_000)
+    theta = START.theta
     assert found.history.bound[0] == pytest.approx(float(mean_log_evidence(theta)), abs=1e-4)
 
     def kl(x):
@@ -96,29 +98,3 @@ def test_a_changed_objective_keeps_its_true_bound_beside_it():
     # 60,000 draws of log q - log p, which spread by about 1 around KL.
     gap = found.history.bound[0] - found.history.objective[0]
     assert gap == pytest.approx(float(want), abs=5 / 60_000**0.5)
-
-
-def test_refusals():
-    guide = refined(1)
-    for given in ({}, {"estimate": gradients.vimco(), "objective": training.annealed(1.0)}):
-        with pytest.raises(
-            ValueError, match="an estimator or an objective, exactly one of the two"
-        ):
-            training.refining(guide, **given)
-    with pytest.raises(
-        TypeError, match="expected one of guides.refined, got one whose phi is a Am"
-    ):
-        training.refining(GUIDE, estimate=gradients.reparameterized())
-    objective = training.refining(guide, estimate=gradients.reparameterized())
-    with pytest.raises(
-        ValueError, match="the guide where the local steps start, .* got the refined"
-    ):
-        fit(objective, guide, initial=(START[0], Refined(START[1], START[0])))
-
-
-def test_fit_refuses_a_refined_guide_whose_steps_climb_no_model():
-    with pytest.raises(ValueError, match=r"phi.theta: .* train with objective=training.refining"):
-        training.fit(
-            KEY, MODEL, refined(1), X, estimate=gradients.reparameterized(), num_samples=1,
-            optimizer=optax.sgd(RATE), batch_size=10, num_epochs=1,
-        )  # fmt: skip

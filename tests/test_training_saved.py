@@ -23,26 +23,28 @@ from lvm_jax import evidence, guides, models, training
 
 def build(config):
     family = guides.full_rank(config["latent_dim"])
-    return models.linear_gaussian(**config), guides.linear(family, config["dim"])
+    return training.Separate(
+        models.linear_gaussian(**config), guides.linear(family, config["dim"])
+    )
 
 saved = training.load_model(sys.argv[1], build)
 key, x = jax.random.key(1), np.array(json.loads(sys.argv[2]), np.float32)
-z = saved.guide.posterior(saved.phi, x[0]).sample(seed=key)
-found = evidence.evaluate(key, *saved[:4], x, 20)
-decoded = saved.model.likelihood(saved.theta, z).sample(seed=key)
+z = saved.q(x[0]).sample(seed=key)
+found = evidence.evaluate(key, saved.p, saved.q, x, 20)
+decoded = saved.p.likelihood(z).sample(seed=key)
 print(json.dumps([z.tolist(), decoded.tolist(), found.log_evidence.tolist()]))
 """
 
 
 def build(config):
     family = guides.full_rank(config["latent_dim"])
-    return models.linear_gaussian(**config), guides.linear(family, config["dim"])
+    return training.Separate(models.linear_gaussian(**config), guides.linear(family, config["dim"]))
 
 
 @pytest.fixture
 def saved(tmp_path):
-    parameters = MODEL.init(KEY), GUIDE.init(jax.random.key(3))
-    training.save_model(tmp_path, CONFIG, *parameters)
+    parameters = training.Parameters(MODEL.init(KEY), GUIDE.init(jax.random.key(3)))
+    training.save_model(tmp_path, CONFIG, parameters)
     return parameters
 
 
@@ -58,7 +60,7 @@ def test_another_process_encodes_decodes_and_evaluates_alike(tmp_path, saved):
     theta, phi = saved
     key = jax.random.key(1)
     z = GUIDE.posterior(phi, x[0]).sample(seed=key)
-    here = evidence.evaluate(key, MODEL, GUIDE, theta, phi, x, 20).log_evidence
+    here = evidence.evaluate(key, MODEL(theta), GUIDE(phi), x, 20).log_evidence
     decoded = MODEL.likelihood(theta, z).sample(seed=key)
     for one, other in zip(there, (z, decoded, here), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
@@ -66,33 +68,33 @@ def test_another_process_encodes_decodes_and_evaluates_alike(tmp_path, saved):
 
 def test_the_description_comes_back_and_a_second_save_replaces_the_first(tmp_path, saved):
     other = MODEL.init(jax.random.key(9))
-    training.save_model(tmp_path, CONFIG | {"latent_dim": 2}, other, saved[1])
+    training.save_model(tmp_path, CONFIG | {"latent_dim": 2}, training.Parameters(other, saved[1]))
     found = training.load_model(tmp_path, build)
     assert found.config == CONFIG
-    np.testing.assert_array_equal(found.theta.loadings, other.loadings)
+    np.testing.assert_array_equal(found.p.theta.loadings, other.loadings)
 
 
 def test_another_model_is_refused_by_its_leaves(tmp_path, saved):
     def wrong_size(config):
-        return models.linear_gaussian(3, 3), GUIDE
+        return training.Separate(models.linear_gaussian(3, 3), GUIDE)
 
     def wrong_structure(config):
-        return models.deep_gaussian(2, 3), GUIDE
+        return training.Separate(models.deep_gaussian(2, 3), GUIDE)
 
     with pytest.raises(
         ValueError, match=r"theta.prior_mean: expected float32\[3\], got float32\[2\]"
     ):
         training.load_model(tmp_path, wrong_size)
     with pytest.raises(
-        ValueError, match="theta: expected the leaves .*mean_weight.*saved from another structure"
+        ValueError, match="params: expected the leaves .*mean_weight.*saved from another structure"
     ):
         training.load_model(tmp_path, wrong_structure)
 
 
 def test_double_precision_is_not_lost_in_silence(tmp_path, saved):
     with jax.enable_x64(True):
-        training.save_model(tmp_path, CONFIG, MODEL.init(KEY), GUIDE.init(KEY))
-        assert training.load_model(tmp_path, build).theta.loadings.dtype == np.float64
+        training.save_model(tmp_path, CONFIG, training.Separate(MODEL, GUIDE).init(KEY))
+        assert training.load_model(tmp_path, build).p.theta.loadings.dtype == np.float64
     with pytest.raises(ValueError, match="expected float32.* got float64.* turn on jax_enable_x64"):
         training.load_model(tmp_path, build)
 
@@ -107,7 +109,7 @@ def test_missing_and_damaged_models_are_named(tmp_path, saved):
         training.load_model(tmp_path / "elsewhere", build)
     for config in ({"model": MODEL.init}, {"rate": float("nan")}):
         with pytest.raises(TypeError, match="config: expected JSON values"):
-            training.save_model(tmp_path, config, *saved)
+            training.save_model(tmp_path, config, saved)
 
 
 def test_a_kill_after_a_model_was_replaced_leaves_the_later_one(tmp_path, saved):
@@ -115,14 +117,14 @@ def test_a_kill_after_a_model_was_replaced_leaves_the_later_one(tmp_path, saved)
     shutil.copytree(tmp_path / "model", tmp_path / ".replaced-model")
     later, last = MODEL.init(jax.random.key(9)), MODEL.init(jax.random.key(7))
     shutil.rmtree(tmp_path / "model")
-    training.save_model(tmp_path / "later", CONFIG, later, saved[1])
+    training.save_model(tmp_path / "later", CONFIG, training.Parameters(later, saved[1]))
     shutil.move(tmp_path / "later" / "model", tmp_path / "model")
     found = training.load_model(tmp_path, build)
-    np.testing.assert_array_equal(found.theta.loadings, later.loadings)
-    training.save_model(tmp_path, CONFIG, last, saved[1])
+    np.testing.assert_array_equal(found.p.theta.loadings, later.loadings)
+    training.save_model(tmp_path, CONFIG, training.Parameters(last, saved[1]))
     assert not (tmp_path / ".replaced-model").exists()
     np.testing.assert_array_equal(
-        training.load_model(tmp_path, build).theta.loadings, last.loadings
+        training.load_model(tmp_path, build).p.theta.loadings, last.loadings
     )
 
 
@@ -195,14 +197,13 @@ def test_an_array_larger_than_the_models_is_refused_before_it_is_read(tmp_path, 
     """40 TB in the metadata of a few hundred bytes: a chunk that is absent reads as zeros."""
     folder = tmp_path / "model"
     shutil.rmtree(folder / "arrays")
-    checkpoint.save_arrays(
-        folder / "arrays", to_arrays("theta", saved[0]) | to_arrays("phi", saved[1])
-    )
+    checkpoint.save_arrays(folder / "arrays", to_arrays("params", saved))
     monkeypatch.setattr(checkpoint, "load_arrays", lambda path: pytest.fail("arrays were read"))
     stored = checkpoint.load_shapes(folder / "arrays")
-    assert stored.keys() == {*to_arrays("theta", saved[0]), *to_arrays("phi", saved[1])}
-    assert (stored["theta.loadings"].shape, stored["theta.loadings"].dtype) == ((3, 2), np.float32)
-    large = stored | {"theta.loadings": jax.ShapeDtypeStruct((10**6, 10**7), np.float32)}
+    assert stored.keys() == {*to_arrays("params", saved)}
+    name = "params.theta.loadings"
+    assert (stored[name].shape, stored[name].dtype) == ((3, 2), np.float32)
+    large = stored | {name: jax.ShapeDtypeStruct((10**6, 10**7), np.float32)}
     monkeypatch.setattr(checkpoint, "load_shapes", lambda path: large)
     reseal(folder)
     with pytest.raises(
@@ -243,7 +244,7 @@ def test_a_kill_while_a_model_is_replaced_leaves_the_earlier_one(tmp_path, saved
     """Between the two renames it lies aside; it is found, and the next save keeps nothing old."""
     (tmp_path / "model").rename(tmp_path / ".replaced-model")
     found = training.load_model(tmp_path, build)
-    np.testing.assert_array_equal(found.theta.loadings, saved[0].loadings)
+    np.testing.assert_array_equal(found.p.theta.loadings, saved[0].loadings)
     assert [entry.name for entry in tmp_path.iterdir()] == [
         ".replaced-model"
     ]  # a reader moves nothing
@@ -257,8 +258,12 @@ def test_a_kill_while_a_model_is_replaced_leaves_the_earlier_one(tmp_path, saved
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refuse)
         with pytest.raises(training.CheckpointError, match="No space left"):
-            training.save_model(tmp_path, CONFIG, MODEL.init(jax.random.key(9)), saved[1])
+            training.save_model(
+                tmp_path, CONFIG, training.Parameters(MODEL.init(jax.random.key(9)), saved[1])
+            )
     found = training.load_model(tmp_path, build)
-    np.testing.assert_array_equal(found.theta.loadings, saved[0].loadings)
-    training.save_model(tmp_path, CONFIG, MODEL.init(jax.random.key(9)), saved[1])
+    np.testing.assert_array_equal(found.p.theta.loadings, saved[0].loadings)
+    training.save_model(
+        tmp_path, CONFIG, training.Parameters(MODEL.init(jax.random.key(9)), saved[1])
+    )
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]

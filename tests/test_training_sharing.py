@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_cases import GUIDE, KEY, MODEL, data, epoch_order, fit, same
+from training_cases import GUIDE, KEY, data, epoch_order, fit, same
 
 from lvm_jax import gradients, guides, keys, models, training
 from lvm_jax.recognition import Known, structure
@@ -42,7 +42,7 @@ def test_rows_are_padded_only_where_random_numbers_are_prefixes():
 def test_rows_that_are_fed_travel_in_chunks_of_a_bounded_size(monkeypatch):
     """Batches of 120 bytes in chunks of 400: three steps and one, in every epoch of four."""
     monkeypatch.setattr(feed, "CHUNK_BYTES", 400)
-    program = Program(*[None] * 6, 10, *[None] * 4)
+    program = Program(*[None] * 5, 10, *[None] * 3)
     chunks = feed.Chunks(data(43), KEY, program, num_epochs=2)
     assert [chunks.span(number) for number in range(4)] == [(0, 3), (3, 4), (4, 7), (7, 8)]
     assert [chunks.find(step) for step in range(8)] == [0, 0, 0, 1, 2, 2, 2, 3]
@@ -79,15 +79,15 @@ def test_fits_of_many_sizes_with_fresh_optimisers_share_few_programs():
 def test_a_validation_has_the_noise_of_each_row_in_the_last_partial_batch_too():
     """23 rows in batches of 10: the mean of the rows' bounds, row i with fold_in(key, i)."""
     held_out, num_samples = data(23, seed=1), 2
-    found = fit(num_epochs=1, validation=held_out, validate_every=1, optimizer=optax.sgd(0.0))
+    found = fit(num_epochs=1, validation=held_out, optimizer=optax.sgd(0.0))
     noise = Keys(*jax.random.split(KEY, len(Keys._fields))).validation
 
     def bound(index, row):
-        joint = models.log_joint(MODEL, found.theta, row)
+        joint = found.p.log_joint(row)
         key = jax.random.fold_in(noise, index)
         make_q = lambda phi: GUIDE.posterior(phi, row)  # noqa: E731
         estimate = gradients.sticking_the_landing()
-        return estimate(key, joint, make_q, found.phi, num_samples)
+        return estimate(key, joint, make_q, found.q.phi, num_samples)
 
     rows = jax.vmap(bound)(jnp.arange(23), held_out)
     assert rows.std() > 0.1  # the noise of another row would show
@@ -210,6 +210,10 @@ def test_the_first_of_equal_validation_bounds_is_the_best():
 
 def test_a_run_that_stands_still_keeps_its_first_validation():
     """Without a step every validation is equal: patience ends the run, at the first one's step."""
-    found = fit(optimizer=optax.sgd(0.0), num_epochs=9, validation=data(33, seed=1), patience=3)
+    found = fit(
+        optimizer=optax.sgd(0.0),
+        num_epochs=9,
+        validation=training.Validation(data(33, seed=1), patience=3),
+    )
     assert (found.outcome.name, found.best_step, len(found.history.step)) == ("CONVERGED", 4, 4)
     assert same(found.history.validation_bound, np.full(4, found.history.validation_bound[0]))

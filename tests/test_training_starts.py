@@ -32,7 +32,7 @@ def by_hand(start):
     def value_and_slope(parameters, key, rows):
         def one(parameters, key, row):
             theta, phi = parameters
-            joint = models.log_joint(MODEL, theta, row)
+            joint = MODEL(theta).log_joint(row)
             return ESTIMATE(key, joint, lambda phi: GUIDE.posterior(phi, row), phi, 2)
 
         def loss(parameters):
@@ -54,18 +54,18 @@ def by_hand(start):
 def test_steps_are_those_of_a_loop_and_the_best_start_is_kept():
     records = []
     found = run(
-        watch=lambda key, theta, phi: (theta.log_noise, phi.network.sum()),
+        watch=lambda key, p, q: (p.theta.log_noise, q.phi.network.sum()),
         on_record=lambda step, watched: records.append((step, *watched)),
     )
     best = int(found.last_bounds.argmax())
     theta, bounds = by_hand(best)
     np.testing.assert_allclose(found.bound, bounds, rtol=1e-4)
     assert found.bound[-1] == found.last_bounds[best]
-    for one, other in zip(found.theta, theta, strict=True):
+    for one, other in zip(found.p.theta, theta, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
     assert found.step.tolist() == [2, 4, 6]
     assert found.watched.shape == (3, 2)
-    assert found.watched[-1, 0] == found.theta.log_noise
+    assert found.watched[-1, 0] == found.p.theta.log_noise
     assert records[-1] == pytest.approx((6, *found.watched[-1]))
 
 
@@ -74,10 +74,10 @@ def test_a_long_run_reaches_the_maximum_of_ppca():
     found = run(num_steps=1_500, num_records=1, batch_size=43, optimizer=optax.adam(rate))
     best = models.ppca(data(), 2)
     log_p = jax.vmap(MODEL.log_evidence, (None, 0))
-    want, got = (float(log_p(theta, data()).mean()) for theta in (best, found.theta))
+    want, got = (float(log_p(theta, data()).mean()) for theta in (best, found.p.theta))
     assert want - 0.02 < got
     assert found.watched.shape == (1, 0)
-    assert linear_vae.noise_variance(found.theta) == pytest.approx(
+    assert linear_vae.noise_variance(found.p.theta) == pytest.approx(
         linear_vae.noise_variance(best), rel=0.15
     )
 

@@ -54,7 +54,7 @@ def test_an_extended_run_has_the_bits_of_one_without_a_stop(finished, result, tm
             fits.append(measure.train(result.prepared._replace(config=longer), run.path, run.note))
             assert len((run.path / "training" / "metrics.jsonl").read_text().splitlines()) == 3
     np.testing.assert_array_equal(*(fit.history.bound for fit in fits))
-    jax.tree.map(np.testing.assert_array_equal, *((fit.theta, fit.phi) for fit in fits))
+    jax.tree.map(np.testing.assert_array_equal, *(fit.params for fit in fits))
     with (
         pytest.raises(FileExistsError, match="epochs = 3, this one has 2"),
         opened("vae", result.config, tmp_path / "extended"),
@@ -65,7 +65,9 @@ def test_an_extended_run_has_the_bits_of_one_without_a_stop(finished, result, tm
 def by_hand(saved, x, num_draws):
     """log-weights [S], log p(x | z) [S] and q's mean and scale, from the parameters alone."""
     rng = np.random.default_rng(0)
-    theta, phi = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (saved.theta, saved.phi))
+    theta, phi = jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.float64), (saved.p.theta, saved.q.phi)
+    )
 
     def dense(params, rows):
         hidden = rows @ params["hidden_0"]["kernel"] + params["hidden_0"]["bias"]
@@ -129,7 +131,7 @@ def test_the_lines_of_the_report_reload_the_model(finished, result, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     exec(lines, space)
     assert 0 <= space["mean"].min() < space["mean"].max() <= 1  # a grey image
-    jax.tree.map(np.testing.assert_array_equal, space["theta"], result.fit.theta)
+    jax.tree.map(np.testing.assert_array_equal, space["p"].theta, result.fit.p.theta)
 
 
 def given(failed, **values):
@@ -158,9 +160,9 @@ def test_images_that_are_not_reliable_are_counted_and_left_out_of_differences():
 def test_pictures_are_of_the_test_images_and_of_the_model(result, saved):
     pictures = result.pictures
     low = jnp.asarray(pictures.window[0], jnp.float32)  # of both axes
-    corner = saved.model.likelihood(saved.theta, low).mean()
+    corner = saved.p.likelihood(low).mean()
     np.testing.assert_allclose(pictures.plane[-16], corner, atol=1e-5)  # lower left
-    means = [saved.guide.posterior(saved.phi, x).mean() for x in result.test[:3]]
+    means = [saved.q(x).mean() for x in result.test[:3]]
     np.testing.assert_allclose(pictures.codes[:3], means, atol=1e-5)
     several = replace(result, config=Config(latent_dims=(2, 1)))
     assert (result.names, several.names) == (["z1", "z2"], ["z1.1", "z1.2", "z2.1"])
@@ -214,7 +216,7 @@ def test_every_bound_goes_with_the_estimators_of_it():
             config = Config(bound=bound, estimator=name, num_samples=4)
             if bound in fitting:
                 config.check()
-                assert callable(measure.make_objective(config, None, 1)[0])
+                assert callable(measure.make_objective(config, 1)[0])
             else:
                 with pytest.raises(ValueError, match="no gradient of the bound .*reparameterized"):
                     config.check()

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn_vae_cases import DATA, D, X
 
-from lvm_jax import guides, likelihoods, networks, priors, training, vae
+from lvm_jax import guides, likelihoods, networks, training, vae
 from lvm_jax.vae import Architecture, build, start
 
 IMAGE = {"shape": (4, 4), "latent_dims": (3,), "hidden": ((5,),)}
@@ -43,14 +43,13 @@ def test_a_model_is_built_from_its_json_and_its_guide_fits(options):
     a = make(**options)
     values = json.loads(json.dumps(dataclasses.asdict(a)))
     assert Architecture(**values) == a
-    model, guide = vae.build_saved(values)
-    assert (model, guide) == (build(a).model, build(a).refined)  # the same objects
-    assert (build(a).guide is guide) == (a.refine_steps == 0)
+    pair = vae.build_saved(values)
+    assert pair is build(a)  # the same functions
+    assert (pair.refined is None) == (a.refine_steps == 0)
 
     def draw(key):
-        theta, phi = model.init(key), build(a).guide.init(key)
-        q = guide.posterior(vae.final_phi(a, theta, phi), jnp.zeros(16))
-        return model.prior(theta).sample(seed=key), q.sample(seed=key)
+        p, q = pair(pair.init(key))
+        return p.prior().sample(seed=key), q(jnp.zeros(16)).sample(seed=key)
 
     of_prior, of_q = jax.eval_shape(draw, KEY)
     shapes = [jax.tree.map(lambda leaf: leaf.shape, z) for z in (of_prior, of_q)]
@@ -193,9 +192,12 @@ def test_pseudo_inputs_start_at_rows_of_the_data():
     gaps = np.abs(np.asarray(theta.prior.pseudo_inputs)[:, None] - ROWS).max(-1)
     assert len(set(gaps.argmin(1))) == 4
     assert (gaps.min(1) < 5 * 0.01 * ROWS.std()).all()
-    assert build(make(**CASES["vamp"])).tie is priors.tie
-    assert build(make()).tie is None
-    assert jax.tree.structure(theta.prior.encoder) == jax.tree.structure(phi)
+    # The prior is the mean of q at the pseudo-inputs.
+    p, q = build(make(**CASES["vamp"]))(training.Parameters(theta, phi))
+    z = jnp.full(jax.eval_shape(q(ROWS[0]).sample, seed=KEY).shape, 0.3)
+    each = jax.vmap(lambda u: q(u).log_prob(z))(theta.prior.pseudo_inputs)
+    want = jax.nn.logsumexp(each) - np.log(4)
+    np.testing.assert_allclose(p.prior().log_prob(z), want, rtol=1e-5)
 
 
 def test_the_family_is_that_of_q():
@@ -212,13 +214,11 @@ def test_the_family_is_that_of_q():
 
 def test_a_saved_architecture_is_loaded(tmp_path):
     a = make(refine_steps=2)
-    theta, phi = start(KEY, a, ROWS)
-    final = vae.final_phi(a, theta, phi)
-    training.save_model(tmp_path, dataclasses.asdict(a), theta, final)
+    params = start(KEY, a, ROWS)
+    training.save_model(tmp_path, dataclasses.asdict(a), params)
     saved = training.load_model(tmp_path, vae.build_saved)
-    assert saved.guide is build(a).refined
-    pairs = zip(jax.tree.leaves((theta, final)), jax.tree.leaves(saved[2:4]), strict=True)
-    for one, other in pairs:
+    assert jax.tree.structure(saved[:2]) == jax.tree.structure(build(a)(params))
+    for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(saved.params), strict=True):
         np.testing.assert_array_equal(one, other)
     for wrong, got in (({"dims": 4, "shape": [4]}, "got dims"), ({"guide": "iaf"}, "got no shape")):
         with pytest.raises(ValueError, match=f"expected the fields of a vae.Architecture, {got}"):

@@ -31,7 +31,8 @@ def data(num_rows=43, seed=0):
     return (z @ weight + 0.4 * noise + np.array([0.5, -1.0, 2.0])).astype(np.float32)
 
 
-def fit(x=None, **options):
+def fit(x=None, params=None, **options):
+    pair = (MODEL, GUIDE) if params is None else (training.Separate(MODEL, GUIDE), params)
     settings = {
         "estimate": None if "objective" in options else ESTIMATE,
         "num_samples": 2,
@@ -39,7 +40,7 @@ def fit(x=None, **options):
         "batch_size": BATCH,
         "num_epochs": 5,
     }
-    return training.fit(KEY, MODEL, GUIDE, data() if x is None else x, **settings | options)
+    return training.fit(KEY, *pair, data() if x is None else x, **settings | options)
 
 
 def by_hand(x, num_steps, transform=None):
@@ -56,7 +57,7 @@ def by_hand(x, num_steps, transform=None):
                 if transform is not None:
                     first, key = jax.random.split(key)
                     row = transform(first, row)
-                joint = models.log_joint(MODEL, theta, row)
+                joint = MODEL(theta).log_joint(row)
                 return ESTIMATE(key, joint, lambda phi: GUIDE.posterior(phi, row), phi, 2)
 
             return jax.vmap(one)(keys, rows).mean()

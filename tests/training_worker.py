@@ -39,7 +39,11 @@ def kill_at_a_rename(after):
 
 def run(directory):
     options = OPTIONS | {"num_epochs": NUM_EPOCHS}
-    fit(**options, directory=directory, save_every=0.0, steps_per_call=3)
+    fit(
+        **options,
+        checkpoints=training.Checkpoints(directory, save_every=0.0),
+        placement=training.Placement(steps_per_call=3),
+    )
 
 
 def run_on_a_full_disk(directory):

@@ -10,12 +10,11 @@ import numpy as np
 import optax
 
 from experiments.bdmc.config import Config
-from lvm_jax import annealing, data, evidence, gradients, models, training, vae
-from lvm_jax.guides import Guide
-from lvm_jax.models import Model
+from lvm_jax import annealing, data, evidence, gradients, guides, models, training, vae
+from lvm_jax.models import Joint
 from lvm_jax.report import Check, Run, point_ids
 from lvm_jax.training.saved import Saved
-from lvm_jax.typing import Key, Params
+from lvm_jax.typing import ConditionalDensity, Key
 
 NAMES = {
     "linear": "linear-Gaussian, from the prior",
@@ -32,10 +31,8 @@ class Start(NamedTuple):
     """A model, and the start of its annealing path."""
 
     name: str
-    model: Model
-    guide: Guide | None  # None: the prior
-    theta: Params
-    phi: Params
+    p: Joint
+    q: ConditionalDensity | None  # None: the prior
 
 
 class Found(NamedTuple):
@@ -145,37 +142,36 @@ def make(config: Config, run: Run, train: np.ndarray, saved: Saved | None) -> li
     model = models.linear_gaussian(config.latent_dim, config.dim)
     theta = model.init(key_theta)
     theta = theta._replace(log_noise=jnp.full_like(theta.log_noise, jnp.log(config.noise)))
-    made, decoder = {"linear": Start(LINEAR, model, None, theta, ())}, None
+    made, decoder = {"linear": Start(LINEAR, model(theta), None)}, None
     if set(config.starts) == {"linear"}:
         run.done("no decoder needed")
     elif saved is not None:
-        decoder = saved[:4]
+        decoder = saved.p, saved.q
         run.done("decoder loaded")
     else:
-        parts = vae.build(
+        pair = vae.build(
             vae.Architecture(
                 shape=(8, 8), latent_dims=(config.latent_dim,), hidden=(HIDDEN,), encoder_scale=1.0
             )
         )
-        trained = run.stage("decoder trained", train_decoder, key_train, parts, train, config)
-        decoder = (parts.model, parts.guide, *trained)
+        decoder = pair(run.stage("decoder trained", train_decoder, key_train, pair, train, config))
     if decoder is not None:
         made["guide"] = Start(FROM_GUIDE, *decoder)
-        made["prior"] = made["guide"]._replace(name=FROM_PRIOR, guide=None)
+        made["prior"] = made["guide"]._replace(name=FROM_PRIOR, q=None)
     return [made[name] for name in config.starts]
 
 
 def train_decoder(
-    key: Key, parts: vae.Parts, train: np.ndarray, config: Config
-) -> tuple[Params, Params]:
-    """theta and phi of the small VAE."""
+    key: Key, pair: vae.Autoencoder, train: np.ndarray, config: Config
+) -> training.Parameters:
+    """The parameters of the small VAE."""
     steps = config.epochs * (len(train) // BATCH)
     fit = training.fit(
-        key, parts.model, parts.guide, train, estimate=gradients.sticking_the_landing(),
+        key, pair, None, train, estimate=gradients.sticking_the_landing(),
         num_samples=1, optimizer=optax.adam(optax.cosine_decay_schedule(RATE, max(steps, 1))),
         batch_size=BATCH, num_epochs=config.epochs,
     )  # fmt: skip
-    return fit.theta, fit.phi
+    return fit.params
 
 
 def plan(config: Config, num_temperatures: int) -> annealing.Plan:
@@ -195,15 +191,13 @@ def both_bounds(start: Start, number: int, config: Config) -> Found:
     before = time.perf_counter()
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     found = evidence.bidirectional(
-        key, *start[1:], config.num_points, config.num_chains, plan(config, number)
+        key, start.p, start.q, config.num_points, config.num_chains, plan(config, number)
     )
     bounds = jax.device_get(found)
     seconds = time.perf_counter() - before
     truth = None
-    log_evidence = start.model.log_evidence
-    if log_evidence is not None:
-        exact = jax.jit(jax.vmap(lambda x: log_evidence(start.theta, x)))
-        truth = np.asarray(exact(bounds.x))
+    if start.name == LINEAR:
+        truth = np.asarray(jax.jit(jax.vmap(start.p.log_evidence))(bounds.x))
     return Found(number, bounds, truth, seconds)
 
 
@@ -213,10 +207,10 @@ def held_out(start: Start, images: np.ndarray, config: Config) -> Held:
     key_annealed, key_importance = jax.random.split(key)
     longest = plan(config, config.num_temperatures[-1])
     annealed = evidence.evaluate_annealed(
-        key_annealed, *start[1:], images, config.num_chains, longest
+        key_annealed, start.p, start.q, images, config.num_chains, longest
     ).evidence
-    guide = start.guide or Guide(lambda key: (), lambda phi, x: start.model.prior(start.theta))
-    plain = evidence.evaluate(key_importance, *start._replace(guide=guide)[1:], images, 5_000)
+    q = start.q or guides.fixed(start.p.prior())(())
+    plain = evidence.evaluate(key_importance, start.p, q, images, 5_000)
     return Held(
         *(np.asarray(part) for part in (annealed.log_evidence, annealed.standard_error)),
         *(np.asarray(part) for part in (plain.log_evidence, plain.standard_error, plain.k_hat)),

@@ -248,7 +248,7 @@ def summed(
         q = guide.posterior(phi, x)
         z = distributions.support(q)
         log_q = jax.vmap(q.log_prob)(z)
-        log_w = jax.vmap(models.log_joint(model, theta, x))(z) - log_q
+        log_w = jax.vmap(model(theta).log_joint(x))(z) - log_q
         tuples = distributions.digits(len(z), num_samples)
         odds = jnp.exp(log_q[tuples].sum(1))
         return odds @ jax.vmap(bounds.iwae)(log_w[tuples])
@@ -263,7 +263,7 @@ def averaged(model: models.Model, guide: guides.Guide, x: Array) -> Callable[...
         estimate: gradients.Estimate, size: int, key: Key[Array, ""], theta: Params, phi: Params
     ) -> Scalar:
         def one(key: Key[Array, ""], x: Array) -> Scalar:
-            joint = models.log_joint(model, theta, x)
+            joint = model(theta).log_joint(x)
             return estimate(key, joint, lambda phi: guide.posterior(phi, x), phi, size)
 
         return jax.vmap(one)(jax.random.split(key, len(x)), x).mean()

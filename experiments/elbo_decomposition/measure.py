@@ -263,7 +263,7 @@ def decompose(
 
 def parts_of(theta: LinearGaussian, x: Float[Array, " D"], q: FullRankNormal) -> Parts:
     """Every term of one q, without sampling."""
-    joint = models.log_joint(MODEL, theta, x)
+    joint = MODEL(theta).log_joint(x)
     exact = decomposition.decompose_exactly(
         joint, q, prior=MODEL.prior(theta), posterior=MODEL.posterior(theta, x)
     )
@@ -285,7 +285,7 @@ def draw(
     def run(
         theta: LinearGaussian, x: Array, q: FullRankNormal
     ) -> tuple[Decomposition, list[Array]]:
-        joint, posterior = models.log_joint(MODEL, theta, x), MODEL.posterior(theta, x)
+        joint, posterior = MODEL(theta).log_joint(x), MODEL.posterior(theta, x)
         known = {"prior": MODEL.prior(theta), "posterior": posterior}
         terms = decomposition.decompose(key_terms, joint, q, NUM_SAMPLES, **known)
         keys = jax.random.split(key_weights, config.num_repeats)
@@ -311,7 +311,7 @@ def climb(truth: Truth, config: Config) -> list[Ascent]:
     @jax.vmap
     def run(entropy_weight: Scalar) -> tuple[FullRankNormal, Scalar, Scalar]:
         def loss(phi: FullRank) -> tuple[Scalar, tuple[Scalar, Scalar]]:
-            joint = models.log_joint(MODEL, truth.theta, truth.x)
+            joint = MODEL(truth.theta).log_joint(truth.x)
             exact = decomposition.decompose_exactly(joint, family.build(phi))
             energy, entropy = exact.energy.value, exact.entropy.value
             return -(energy + entropy_weight * entropy), (energy, entropy)

@@ -189,11 +189,11 @@ def every_method(
 
 def certify(setting: Setting, data: Simulated, key: Key, config: Config) -> Certified:
     """`evidence.certify` on all data sets at once, each of which it answers as if alone."""
-    p, before = setting.problem, jax.config.read(UNOPTIMISED)
+    problem, before = setting.problem, jax.config.read(UNOPTIMISED)
     jax.config.update(UNOPTIMISED, True)
     try:
         found = evidence.certify(
-            key, p.model, p.guide, p.theta, p.phi, data.x, tolerance=config.tolerance,
+            key, problem.p, problem.q, data.x, tolerance=config.tolerance,
             level=config.level, budget=config.certify_budget, transition=setting.transition,
             gradients_per_move=setting.move_cost,
         )  # fmt: skip

@@ -16,7 +16,6 @@ from lvm_jax.annealing.plan import PILOT
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.compiling import lean_options
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.models import log_joint
 from lvm_jax.problems import Problem, Simulated
 from lvm_jax.typing import Array, Distribution, Key, Latent
 from lvm_jax.weights import LogJoint
@@ -42,9 +41,8 @@ class Setting(NamedTuple):
 
     def parts(self, x: Array) -> tuple[LogJoint, Starts]:
         """z -> log p(x, z), and the distributions that draws start from, at one point."""
-        model, theta, guide, phi = self.problem[1:5]
-        starts = {"prior": model.prior(theta), "guide": guide.posterior(phi, x)}
-        return log_joint(model, theta, x), starts
+        p, q = self.problem.p, self.problem.q
+        return p.log_joint(x), {"prior": p.prior(), "guide": q(x)}
 
 
 class Answers(NamedTuple):

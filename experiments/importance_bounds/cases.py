@@ -36,9 +36,9 @@ def make_cases(seed: int) -> list[Case]:
 def bind(problem: Problem, x: np.ndarray) -> tuple[LogJoint, Distribution, Distribution, float]:
     """log p(x, .), q, the posterior and log p(x) of one point."""
     point = jnp.asarray(x)
-    q = jax.jit(problem.guide.posterior)(problem.phi, point)
+    q = jax.jit(problem.q)(point)
     posterior, log_evidence = problems.truth(problem, x)
-    return problem.log_joint(point), q, jax.tree.map(jnp.asarray, posterior), log_evidence
+    return problem.p.log_joint(point), q, jax.tree.map(jnp.asarray, posterior), log_evidence
 
 
 def gaussian(seed: int) -> Case:

@@ -1,7 +1,7 @@
 """log p(x) of trained VAEs in two ways, and the split of log p(x) - ELBO for each image."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ from lvm_jax import annealing, decomposition, evidence, guides, training
 from lvm_jax.decomposition import Account, Average, Gaps, Measured, average
 from lvm_jax.evidence import Annealed, Bidirectional, Evidence
 from lvm_jax.evidence.result import TRUSTED_K_HAT
-from lvm_jax.guides import Family, Guide
-from lvm_jax.models import Model
+from lvm_jax.guides import Family
+from lvm_jax.models import Joint
 from lvm_jax.report import Check, Run, near, plain, point_ids
-from lvm_jax.typing import Bool, Params
-from lvm_jax.vae import Architecture, Pixels, build, build_saved, family
+from lvm_jax.typing import Bool, ConditionalDensity
+from lvm_jax.vae import Architecture, Pixels, build_saved, family
 
 MEAN_FIELD, FULL_COVARIANCE, FLOW = FAMILIES = ("mean-field", "full covariance", "flow")
 OWN = {"mean_field": MEAN_FIELD, "full_rank": FULL_COVARIANCE, "iaf": FLOW, "coupling": FLOW}
@@ -37,10 +37,8 @@ class Trained(NamedTuple):
 
     name: str
     architecture: Architecture
-    model: Model
-    guide: Guide
-    theta: Params
-    phi: Params
+    p: Joint
+    q: ConditionalDensity
     folder: Path
 
     @property
@@ -177,28 +175,21 @@ def train(inputs: Inputs, run: Run) -> list[Trained]:
             prepared, folder, lambda text, share, name=name: run.note(f"{name}: {text}", share)
         )
         run.done(f"{name}: trained, validation bound {fit.history.validation_bound[-1]:.2f}")
-        a, guide = prepared.architecture, prepared.parts.refined
-        trained.append(Trained(name, a, shared_model(a), guide, fit.theta, fit.phi, folder))
+        trained.append(Trained(name, prepared.architecture, fit.p, fit.q, folder))
     return trained
-
-
-def shared_model(a: Architecture) -> Model:
-    """The model, one object whatever the guide: chains from the prior then compile once for all."""
-    plain = a if a.prior == "vamp" else replace(a, guide="mean_field", guide_options=())
-    return build(plain).model
 
 
 def load_models(folders: tuple[Path, ...]) -> list[Trained]:
     """The models of run folders, named by their guides, and by their folders if these repeat."""
     loaded = []
     for folder in map(Path, folders):
-        _, guide, theta, phi, described = training.load_model(folder, build_saved)
-        a = Architecture(**described)
+        saved = training.load_model(folder, build_saved)
+        a = Architecture(**saved.config)
         if a.guide not in GUIDES:
             raise ValueError(
                 f"models: expected guides of {', '.join(GUIDES)}, got {a.guide!r} in {folder}"
             )
-        loaded.append(Trained(a.guide, a, shared_model(a), guide, theta, phi, folder))
+        loaded.append(Trained(a.guide, a, saved.p, saved.q, folder))
     words = [one.name for one in loaded]
     for place, one in enumerate(loaded):
         if words.count(one.name) > 1:
@@ -256,8 +247,8 @@ def families(a: Architecture, config: Config) -> dict[str, Family]:
 def measure_one(one: Trained, x: np.ndarray, config: Config, run: Run) -> Found:
     """All numbers of one model. Every model gets the same keys, so that differences vary less."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 4)
-    common = (one.model, one.guide, one.theta, one.phi)
-    chains = common if config.start == "guide" else (one.model, None, one.theta, one.phi)
+    common = (one.p, one.q)
+    chains = common if config.start == "guide" else (one.p, None)
     moves, number = annealing.hmc(config.num_leapfrogs), config.num_chains
     plan = annealing.plan(annealing.sigmoid(config.num_temperatures), moves, adaptive=True)
 
@@ -360,9 +351,8 @@ def above_log_p(approximation: Measured) -> int:
 def whole_account(one: Trained, gaps: Gaps, inputs: Inputs, config: Config) -> Account:
     """`decomposition.account` of one model over the test images, with log p of these gaps."""
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    common = (one.model, one.guide, one.theta, one.phi, inputs.x[~inputs.is_train])
-    given = gaps.log_evidence.value
-    return decomposition.account(key, *common, families={}, log_evidence=given)
+    x, given = inputs.x[~inputs.is_train], gaps.log_evidence.value
+    return decomposition.account(key, one.p, one.q, x, families={}, log_evidence=given)
 
 
 def points_of(inputs: Inputs, found: dict[str, Found]) -> dict[str, np.ndarray]:

@@ -11,8 +11,8 @@ import optax
 
 from experiments.infinite_mixture.config import RECORDS, Config
 from lvm_jax import bounds, gradients, guides, models, training
-from lvm_jax.guides import Guide
-from lvm_jax.models import Model, log_joint
+from lvm_jax.guides import Conditional, Guide
+from lvm_jax.models import Joint, Model
 from lvm_jax.typing import Array, Float, Key, Params, Scalar
 from lvm_jax.weights import log_weights
 
@@ -99,49 +99,46 @@ def train(
         num_steps=config.num_steps,
         num_starts=config.num_starts,
         num_records=RECORDS,
-        watch=partial(watch_one, model, guide, config, jnp.asarray(watched)),
+        watch=partial(watch_one, config, jnp.asarray(watched)),
         on_record=show,
     )
     curve = Curve(found.step, found.bound, *found.watched.T, starts=found.last_bounds)
-    return found.theta, found.phi, curve
+    return found.p.theta, found.q.phi, curve
 
 
 def watch_one(
-    model: Model, guide: Guide, config: Config, x: Array, key: Array, theta: Params, phi: Params
+    config: Config, x: Array, key: Array, p: Joint, q: Conditional
 ) -> tuple[Scalar, Scalar]:
     """The mean ELBO (of 100 draws) and the mean log p (quadrature) of some points."""
-    elbo = elbos(key, model, guide, theta, phi, x, 100).mean()
-    return elbo, quadrature(model, theta, x, config.num_nodes).mean()
+    elbo = elbos(key, p, q, x, 100).mean()
+    return elbo, quadrature(p, x, config.num_nodes).mean()
 
 
-@partial(jax.jit, static_argnums=(1, 2, 6))
-def elbos(
-    key: Array, model: Model, guide: Guide, theta: Params, phi: Params, x: Array, num_samples: int
-) -> Float[Array, " N"]:
+@partial(jax.jit, static_argnums=4)
+def elbos(key: Array, p: Joint, q: Conditional, x: Array, num_samples: int) -> Float[Array, " N"]:
     """The ELBO of every row of x, as the mean of draws."""
 
     def one(key: Array, x: Array) -> Scalar:
-        joint, q = log_joint(model, theta, x), guide.posterior(phi, x)
-        return bounds.elbo(log_weights(key, joint, q, num_samples))
+        return bounds.elbo(log_weights(key, p.log_joint(x), q(x), num_samples))
 
     return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def quadrature(model: Model, theta: Params, x: Array, num_nodes: int) -> Float[Array, " N"]:
+@partial(jax.jit, static_argnums=2)
+def quadrature(p: Joint, x: Array, num_nodes: int) -> Float[Array, " N"]:
     """log p of every row of x by quadrature over z."""
-    return jax.vmap(partial(models.log_evidence_quadrature, model, theta, num_nodes=num_nodes))(x)
+    return jax.vmap(partial(models.log_evidence_quadrature, p, num_nodes=num_nodes))(x)
 
 
-def log_density(model: Model, theta: Params, num_nodes: int, x: np.ndarray) -> np.ndarray:
+def log_density(p: Joint, num_nodes: int, x: np.ndarray) -> np.ndarray:
     """log p of standardised rows [N, 2], in blocks of one shape."""
     padded = np.concatenate([x, np.repeat(x[:1], -len(x) % BLOCK, axis=0)])
-    blocks = [quadrature(model, theta, x, num_nodes) for x in padded.reshape(-1, BLOCK, 2)]
+    blocks = [quadrature(p, x, num_nodes) for x in padded.reshape(-1, BLOCK, 2)]
     return np.concatenate(blocks)[: len(x)].astype(np.float64)
 
 
-@partial(jax.jit, static_argnums=(1, 3))
-def draw(key: Key[Array, ""], model: Model, theta: Params, num_samples: int) -> Array:
+@partial(jax.jit, static_argnums=2)
+def draw(key: Key[Array, ""], p: Joint, num_samples: int) -> Array:
     """Ancestral draws x, [n, 2]: first z, then x given z."""
     keys = jax.random.split(key, num_samples)
-    return jax.vmap(lambda key: models.simulate(key, model, theta)[1])(keys)
+    return jax.vmap(lambda key: p.sample(key).x)(keys)

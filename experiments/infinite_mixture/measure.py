@@ -260,12 +260,13 @@ def evaluate(
     """A trained model's density, by quadrature and by importance sampling from its guide."""
     key_samples, key_elbo, key_evidence = jax.random.split(key, 3)
     unseen, shift = plane.standardize(plane.test), plane.log_volume
-    log_prob = partial(infinite.log_density, model, theta, config.num_nodes)
-    drawn = infinite.draw(key_samples, model, theta, len(plane.train))
+    p, q = model(theta), guide(phi)
+    log_prob = partial(infinite.log_density, p, config.num_nodes)
+    drawn = infinite.draw(key_samples, p, len(plane.train))
     size = optax.tree.size(theta)
     density = as_density(name, size, plane, plane.log_prob(log_prob), plane.restore(drawn), {})
-    finer = infinite.log_density(model, theta, 3 * config.num_nodes // 2, unseen[: infinite.BLOCK])
-    common = (model, guide, theta, phi, unseen, config.evidence_samples)
+    finer = infinite.log_density(p, 3 * config.num_nodes // 2, unseen[: infinite.BLOCK])
+    common = (p, q, unseen, config.evidence_samples)
     found = evidence.evaluate(key_evidence, *common)
     summary = evidence.summarize(found)
     return Deep(

@@ -26,8 +26,6 @@ from experiments.iwae_table.config import Config
 from lvm_jax import bounds, diagnostics, evidence, gradients, training, vae
 from lvm_jax.evidence import Evidence, Summary
 from lvm_jax.gradients import Estimate
-from lvm_jax.guides import Guide
-from lvm_jax.models import Model
 from lvm_jax.report import Run
 from lvm_jax.typing import Array, Key
 from lvm_jax.vae import Architecture, Pixels
@@ -129,8 +127,7 @@ class Prepared(NamedTuple):
     cell: Cell
     config: Config
     description: Architecture
-    model: Model
-    guide: Guide
+    pair: vae.Autoencoder
     optimizer: optax.GradientTransformation
     milestones: list[int]  # epochs
 
@@ -177,8 +174,9 @@ def prepare(cell: Cell, images: Pixels, config: Config) -> Prepared:
     number, dim = images.train.shape
     description = describe(cell, dim, config)
     adam = optimizer(cell.schedule, cell.num_layers, number, config.short_epochs)
-    parts = vae.build(description)[:2]
-    return Prepared(cell, config, description, *parts, adam, milestones(cell, config))
+    return Prepared(
+        cell, config, description, vae.build(description), adam, milestones(cell, config)
+    )
 
 
 def read(folder: Path) -> Trained | None:
@@ -202,13 +200,15 @@ def reach(prepared: Prepared, epochs: int, images: Pixels, run: Run) -> Trained:
         run.note(f"{words}, {p.samples_per_second:,.0f} images/s", p.epoch / epochs)
 
     described = dataclasses.asdict(prepared.description)
+    start = vae.start(key_of(3, config.seed), prepared.description, images.train)
     fit = training.fit(
-        key_of(0, config.seed), prepared.model, prepared.guide, images.train,
+        key_of(0, config.seed), prepared.pair, start, images.train,
         estimate=estimator(cell.schedule, cell.objective), num_samples=cell.num_samples,
         optimizer=prepared.optimizer, batch_size=BATCH_SIZE[cell.schedule], num_epochs=epochs,
-        transform=images.transform, directory=folder / "training",
-        initial=vae.start(key_of(3, config.seed), prepared.description, images.train),
-        config={"dataset": config.dataset, **described}, on_progress=note,
+        transform=images.transform, on_progress=note,
+        checkpoints=training.Checkpoints(
+            folder / "training", config={"dataset": config.dataset, **described}
+        ),
     )  # fmt: skip
     if len(fit.history.step) != epochs:
         raise ValueError(
@@ -216,9 +216,9 @@ def reach(prepared: Prepared, epochs: int, images: Pixels, run: Run) -> Trained:
             f"{epochs}, whose model is gone; remove this cell's folder, or leave it out"
         )
     place = prepared.folder(run, epochs)
-    training.save_model(place, described, fit.theta, fit.phi)
+    training.save_model(place, described, fit.params)
     key = key_of(2, config.seed)
-    means = diagnostics.posterior_means(key, prepared.guide, fit.phi, images.test, MEAN_SAMPLES)
+    means = diagnostics.posterior_means(key, fit.q, images.test, MEAN_SAMPLES)
     units = diagnostics.active_units(means)
     trained = Trained(
         epochs, fit.step, float(fit.history.seconds[-1]), float(fit.history.bound[-1]),
@@ -244,7 +244,7 @@ def measure(prepared: Prepared, epochs: int, num_points: int, images: Pixels, ru
         if not (place / name).exists():
             saved = saved or training.load_model(place, vae.build_saved)
             found = evidence.evaluate(
-                key_of(1, config.seed), saved.model, saved.guide, saved.theta, saved.phi,
+                key_of(1, config.seed), saved.p, saved.q,
                 images.test[start:stop], config.evaluation_samples,
                 index=jnp.arange(start, stop),
             )  # fmt: skip

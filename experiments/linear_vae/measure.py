@@ -269,25 +269,24 @@ def train(
     rows = np.asarray(problem.x, np.float64) if config.covariance == "per_x" else problem.moments
     batch_size, records = min(config.batch_size, len(problem.x)), []
     num_steps = config.num_epochs * (len(problem.x) // batch_size)
+    separate = training.Separate(*pair)
     options = {
         "estimate": config.estimator,
         "num_samples": config.num_samples,
         "optimizer": make_optimizer(config.learning_rate, num_steps, given is None),
         "batch_size": batch_size,
-        "initial": (theta, phi),
-        "directory": folder,
-        "keep": 1,
+        "checkpoints": training.Checkpoints(folder, keep=1),
     }
     ends = np.geomspace(1, config.num_epochs, config.num_records).round().astype(int)
     for epochs in np.unique([*ends, config.num_epochs]).tolist():  # dense at the beginning
-        fit = training.fit(key_fit, *pair, problem.x, num_epochs=epochs, **options)
-        found = linear_averages.quick(*pair, fit.theta, fit.phi, np.asarray(rows, np.float32))
+        fit = training.fit(key_fit, separate, (theta, phi), problem.x, num_epochs=epochs, **options)
+        found = linear_averages.quick(*pair, *fit.params, np.asarray(rows, np.float32))
         records.append(record(fit, jax.tree.map(np.asarray, found), problem))
         run.log(noise=given and given * problem.scale**2, **records[-1]._asdict())
         run.note(f"training {index + 1}: epoch {epochs:,}, ELBO {records[-1].elbo:.3f}")
-    theta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), fit.theta)
+    theta = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), fit.p.theta)
     curve = Record(*map(np.stack, zip(*records, strict=True)))
-    return theta, linear_averages.in_double(*pair, theta, fit.phi, rows), curve
+    return theta, linear_averages.in_double(*pair, theta, fit.q.phi, rows), curve
 
 
 def make_optimizer(
@@ -304,7 +303,7 @@ def record(fit: training.Fit, found: Averages, problem: Problem) -> Record:
     evidence = np.float64(found.log_evidence) - problem.log_volume
     # the divergence has more digits in float32 than the average log-weight
     elbo = evidence - np.float64(found.kl_posterior)
-    noise = linear_vae.noise_variance(fit.theta) * problem.scale**2
+    noise = linear_vae.noise_variance(fit.p.theta) * problem.scale**2
     return Record(fit.step, noise, evidence, elbo, np.float64(np.diagonal(found.means)))
 
 

@@ -172,13 +172,13 @@ def gaussian(dim: int, config: Config) -> Case:
     side = jnp.full(dim, config.box)
     mean, narrow, good = jax.tree.map(jnp.asarray, (posterior.mean, narrow, normals[GOOD]))
     methods = {
-        PRIOR: problem.model.prior(jax.tree.map(jnp.asarray, problem.theta)),
+        PRIOR: problem.p.prior(),
         UNIFORM: distributions.uniform(-side, side),
         GOOD: good,
         MEAN_FIELD: distributions.normal(mean, narrow),
     }
     outside = float(np.exp(np.concatenate(tails)).sum())
-    joint = problem.log_joint(jnp.asarray(x))
+    joint = problem.p.log_joint(jnp.asarray(x))
     return Case(x, joint, methods, posterior, log_evidence, moments, outside)
 
 
@@ -198,7 +198,7 @@ def discrete(num_variables: int, config: Config) -> Case:
     logits_of = {PRIOR: logits, UNIFORM: np.zeros_like(logits), GOOD: good}
     methods = {n: distributions.categorical(jnp.asarray(rows)) for n, rows in logits_of.items()}
     moments = {name: second_moment.of_tables(posterior, rows) for name, rows in logits_of.items()}
-    return Case(x, problem.log_joint(jnp.asarray(x)), methods, posterior, log_evidence, moments)
+    return Case(x, problem.p.log_joint(jnp.asarray(x)), methods, posterior, log_evidence, moments)
 
 
 def draws(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

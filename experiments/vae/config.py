@@ -96,7 +96,7 @@ class Config(Options):
     """Widths of the networks between stochastic layers."""
     channels: tuple[Annotated[int, at_least(1)], ...] = ()
     """Of convolutions between x and z_1, in place of --hidden, as 16 32; none is an MLP."""
-    activation: Literal["tanh", "relu", "softplus", "gelu", "silu", "identity"] = "relu"
+    activation: Literal["tanh", "relu", "elu", "softplus", "gelu", "silu", "identity"] = "relu"
     """Of the networks."""
     epochs: Annotated[int, at_least(1)] = 200
     """Passes over the training images; a finished run is extended to them."""

@@ -15,11 +15,10 @@ from lvm_jax.decomposition.measured import of_draws
 from lvm_jax.diagnostics import ActiveUnits
 from lvm_jax.evidence import Evidence, Summary
 from lvm_jax.evidence.result import describe
-from lvm_jax.guides import Guide
-from lvm_jax.models import Model, log_joint
+from lvm_jax.models import Joint
 from lvm_jax.report import point_ids
-from lvm_jax.typing import Array, Float, Key, Latent, Params
-from lvm_jax.vae import PARTS, Chosen, Parts
+from lvm_jax.typing import Array, ConditionalDensity, Float, Key, Latent
+from lvm_jax.vae import PARTS, Chosen
 from lvm_jax.weights import weigh
 
 DRAWS = 200  # of z for each image's bound and its terms
@@ -77,14 +76,12 @@ class Pictures(NamedTuple):
     traversals: np.ndarray  # [units, STEPS, D]
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+@partial(jax.jit, static_argnums=(4, 5, 6))
 def bound_terms(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
+    p: Joint,
+    q: ConditionalDensity,
     x: Float[Array, "N D"],
-    model: Model,
-    guide: Guide,
     reduce: bounds.Reduction,
     groups: int,
     size: int,
@@ -93,11 +90,10 @@ def bound_terms(
 
     def one(point: tuple[Array, Array]) -> Terms:
         index, row = point
-        q, prior = guide.posterior(phi, row), model.prior(theta)
-        joint = log_joint(model, theta, row)
-        z, log_w = weigh(jax.random.fold_in(key, index), joint, q, groups * size)
-        log_likelihood = jax.vmap(lambda one: model.likelihood(theta, one).log_prob(row))(z)
-        closed = distributions.kl_divergence(q, prior)
+        own, at_row = jax.random.fold_in(key, index), q(row)
+        z, log_w = weigh(own, p.log_joint(row), at_row, groups * size)
+        log_likelihood = jax.vmap(lambda one: p.log_likelihood(one, row))(z)
+        closed = distributions.kl_divergence(at_row, p.prior())
         kl = log_likelihood - log_w if closed is None else jnp.broadcast_to(closed, log_w.shape)
         elbo = log_likelihood - kl
         of_groups = jax.vmap(reduce)(log_w.reshape(groups, size))
@@ -128,30 +124,28 @@ def mean_of(values: np.ndarray, errors: np.ndarray) -> Average:
 
 def measure_log_p(
     key: Key[Array, ""],
-    parts: Parts,
+    p: Joint,
+    q: ConditionalDensity,
     config: Config,
-    theta: Params,
-    phi: Params,
     x: np.ndarray,
     method: str,
 ) -> LogP:
     """log p of the rows of x by a method of `config.evidence`."""
-    common = (parts.model, parts.refined, theta, phi, x)
     if method == "importance":
         size = config.evidence_samples
         how = f"importance sampling from the guide with {size:,} draws each"
-        points = evidence.evaluate(key, *common, size)
+        points = evidence.evaluate(key, p, q, x, size)
     elif method == "annealed":
         chains, temperatures = config.evidence_chains, config.evidence_temperatures
         plan = annealing.plan(annealing.sigmoid(temperatures), num_pilot=NUM_PILOT, adaptive=True)
         # moves cannot differentiate the log q of an iaf
-        start, origin = (None, "prior") if config.guide == "iaf" else (parts.refined, "guide")
+        start, origin = (None, "prior") if config.guide == "iaf" else (q, "guide")
         how = f"{chains} annealed chains each from the {origin} over {temperatures} temperatures"
-        found = evidence.evaluate_annealed(key, parts.model, start, theta, phi, x, chains, plan)
+        found = evidence.evaluate_annealed(key, p, start, x, chains, plan)
         points = found.evidence
     else:
         tolerance, budget = config.evidence_tolerance, config.evidence_budget
-        certificate = evidence.certify(key, *common, tolerance=tolerance, budget=budget)
+        certificate = evidence.certify(key, p, q, x, tolerance=tolerance, budget=budget)
         left = f"{certificate.num_open} images open after {budget:g} evaluations"
         how, points = f"certify to {tolerance:g} nats ({left})", certificate.as_evidence()
     return LogP(method, how, points, evidence.summarize(points))
@@ -182,9 +176,9 @@ def difference(one: LogP, other: LogP) -> dict[str, float] | None:
     return {"mean": float(apart), "error": float(error), "num_points": int(where.sum())}
 
 
-def active_units(key: Key[Array, ""], guide: Guide, phi: Params, x: np.ndarray) -> ActiveUnits:
+def active_units(key: Key[Array, ""], q: ConditionalDensity, x: np.ndarray) -> ActiveUnits:
     """Units of z whose posterior mean varies over the rows of x by more than 0.01."""
-    return diagnostics.active_units(diagnostics.posterior_means(key, guide, phi, x, DRAWS))
+    return diagnostics.active_units(diagnostics.posterior_means(key, q, x, DRAWS))
 
 
 def units(active: ActiveUnits) -> list[tuple[int, int]]:
@@ -208,14 +202,12 @@ def points_of(
     return points
 
 
-def take_pictures(
-    key: Key[Array, ""], model: Model, guide: Guide, theta: Params, phi: Params, x: np.ndarray
-) -> Pictures:
+def take_pictures(key: Key[Array, ""], p: Joint, q: ConditionalDensity, x: np.ndarray) -> Pictures:
     """Everything that is drawn of the model and of the test images x."""
     key_q, key_means, key_model = jax.random.split(key, 3)
-    z = encode(key_q, guide, phi, x)
-    prior, means, draws = generate(key_model, model, theta)
-    posterior_means = diagnostics.posterior_means(key_means, guide, phi, x, DRAWS)
+    z = encode(key_q, q, x)
+    prior, means, draws = generate(key_model, p)
+    posterior_means = diagnostics.posterior_means(key_means, q, x, DRAWS)
     codes, aggregate = flat(posterior_means), flat(z)
     size = jax.tree.leaves(z)[0].shape[1]  # of z_1
     order = np.argsort(-codes.var(axis=0))
@@ -223,9 +215,9 @@ def take_pictures(
     window = plane = None
     if codes.shape[1] == size == 2:
         window = np.quantile(np.concatenate([codes, aggregate]), MIDDLE, axis=0)
-        plane = decode(model, theta, grid(window))
+        plane = decode(p, grid(window))
     return Pictures(
-        reconstructions=decode(model, theta, jax.tree.map(lambda leaf: leaf[:RECONSTRUCTED], z)),
+        reconstructions=decode(p, jax.tree.map(lambda leaf: leaf[:RECONSTRUCTED], z)),
         means=means,
         draws=draws,
         codes=codes,
@@ -234,7 +226,7 @@ def take_pictures(
         window=window,
         plane=plane,
         moved=moved,
-        traversals=traverse(model, theta, posterior_means, aggregate, moved),
+        traversals=traverse(p, posterior_means, aggregate, moved),
     )
 
 
@@ -243,27 +235,27 @@ def flat(z: Latent) -> np.ndarray:
     return np.concatenate([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(z)], axis=1)
 
 
-@partial(jax.jit, static_argnums=1)
-def encode(key: Key[Array, ""], guide: Guide, phi: Params, x: Float[Array, "N D"]) -> Latent:
+@jax.jit
+def encode(key: Key[Array, ""], q: ConditionalDensity, x: Float[Array, "N D"]) -> Latent:
     """One draw of q(z | x) for every row, leaves [N, K_l]."""
     keys = jax.random.split(key, x.shape[0])
-    return jax.vmap(lambda key, row: guide.posterior(phi, row).sample(seed=key))(keys, x)
+    return jax.vmap(lambda key, row: q(row).sample(seed=key))(keys, x)
 
 
-@partial(jax.jit, static_argnums=0)
-def decode(model: Model, theta: Params, z: Latent) -> Float[Array, "N D"]:
+@jax.jit
+def decode(p: Joint, z: Latent) -> Float[Array, "N D"]:
     """The mean of p(x | z) for every row of z."""
-    return jax.vmap(lambda one: model.likelihood(theta, one).mean())(z)
+    return jax.vmap(lambda one: p.likelihood(one).mean())(z)
 
 
-@partial(jax.jit, static_argnums=1)
-def generate(key: Key[Array, ""], model: Model, theta: Params) -> tuple[Latent, Array, Array]:
+@jax.jit
+def generate(key: Key[Array, ""], p: Joint) -> tuple[Latent, Array, Array]:
     """FROM_PRIOR draws of z; of the first DRAWN the mean of p(x | z), and x drawn from it."""
     key_z, key_x = jax.random.split(key)
-    z = model.prior(theta).sample(seed=key_z, sample_shape=(FROM_PRIOR,))
+    z = p.prior().sample(seed=key_z, sample_shape=(FROM_PRIOR,))
 
     def one(key: Key[Array, ""], z: Latent) -> tuple[Array, Array]:
-        x = model.likelihood(theta, z)
+        x = p.likelihood(z)
         return x.mean(), x.sample(seed=key)
 
     some = jax.tree.map(lambda leaf: leaf[:DRAWN], z)
@@ -277,9 +269,7 @@ def grid(window: np.ndarray) -> np.ndarray:
     return np.stack([axis.ravel() for axis in mesh], axis=1).astype(np.float32)
 
 
-def traverse(
-    model: Model, theta: Params, means: Latent, aggregate: np.ndarray, moved: np.ndarray
-) -> np.ndarray:
+def traverse(p: Joint, means: Latent, aggregate: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """One number of z_1 at a time moves through the aggregate posterior.
 
     The others stay at the first image's posterior mean. x depends on the layers above z_1 through
@@ -291,5 +281,5 @@ def traverse(
     for unit in moved:
         z = z_1.copy()
         z[:, unit] = np.linspace(*np.quantile(aggregate[:, unit], MIDDLE), STEPS)
-        rows.append(np.asarray(decode(model, theta, jax.tree.unflatten(structure, [z, *above]))))
+        rows.append(np.asarray(decode(p, jax.tree.unflatten(structure, [z, *above]))))
     return np.stack(rows)

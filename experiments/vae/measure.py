@@ -15,10 +15,8 @@ from experiments.vae.config import ESTIMATORS, Config
 from experiments.vae.evaluation import DRAWS, LogP, Part, Pictures
 from lvm_jax import bounds, gradients, likelihoods, parallel, training, vae
 from lvm_jax.diagnostics import ActiveUnits
-from lvm_jax.guides import Guide
 from lvm_jax.report import Check, Run, near
 from lvm_jax.training import Fit
-from lvm_jax.typing import Params
 
 SPLITS = {"mnist": "59600/400/10000", "fashion_mnist": "59600/400/10000"}  # with a validation part
 BURDA_STAGES, BURDA_EPS = 8, 1e-4  # the paper's; its code sums gradients over a batch
@@ -30,11 +28,11 @@ class Prepared(NamedTuple):
     config: Config
     pixels: vae.Pixels
     architecture: vae.Architecture
-    parts: vae.Parts
+    pair: vae.Autoencoder
     estimate: gradients.Estimate | None  # this or the objective
     objective: training.Objective | None
     optimizer: optax.GradientTransformation
-    initial: tuple[Params, Params] | None
+    start: training.Parameters | None  # None: new ones
     mesh: Mesh | None  # of several devices
 
 
@@ -73,14 +71,13 @@ class Result:
     @property
     def numbers(self) -> dict[str, Any]:
         """What results.json holds."""
-        pixels, fit, parts = self.prepared.pixels, self.fit, self.prepared.parts
-        phi = jax.eval_shape(parts.guide.init, jax.random.key(0))
-        size = sum(leaf.size for leaf in jax.tree.leaves(phi))
+        pixels, fit = self.prepared.pixels, self.fit
+        theta, phi = map(optax.tree.size, fit.params)
         by_method = {one.method: evaluation.as_numbers(one) for one in self.log_p}
         return {
             "data": {"source": pixels.images.source, "binarization": pixels.binarization},
             "description": asdict(self.prepared.architecture),
-            "num_parameters": {"theta": optax.tree.size(fit.theta), "phi": size},
+            "num_parameters": {"theta": theta, "phi": phi},
             "training": {
                 "outcome": fit.outcome.name,
                 "steps": fit.step,
@@ -108,17 +105,17 @@ def load(config: Config) -> Prepared:
             f"{config.batch_size}"
         )
     described = architecture(config, pixels)
-    parts = vae.build(described)
+    pair = vae.build(described)
     for name in ("seen", "validation", "test"):
-        likelihoods.check_support(parts.likelihood, getattr(pixels, name), f"{name} images")
-    initial = None
-    if parts.tie is not None:  # a VampPrior begins at rows of the data
+        likelihoods.check_support(pair.likelihood, getattr(pixels, name), f"{name} images")
+    start = None
+    if config.prior == "vamp":  # which begins at rows of the data
         key = jax.random.fold_in(jax.random.key(config.seed), 2)
-        initial = vae.start(key, described, pixels.train)
+        start = vae.start(key, described, pixels.train)
     per_epoch = len(pixels.train) // config.batch_size
-    estimate, objective = make_objective(config, parts.refined, per_epoch)
+    estimate, objective = make_objective(config, per_epoch)
     optimizer, mesh = make_optimizer(config, per_epoch), make_mesh(config.devices)
-    return Prepared(config, pixels, described, parts, estimate, objective, optimizer, initial, mesh)
+    return Prepared(config, pixels, described, pair, estimate, objective, optimizer, start, mesh)
 
 
 def measure(config: Config, run: Run, prepared: Prepared) -> Result:
@@ -132,24 +129,23 @@ def measure(config: Config, run: Run, prepared: Prepared) -> Result:
 
     key_measure, key_pictures = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
     key_terms, key_evidence, key_means = jax.random.split(key_measure, 3)
-    parts, chosen = prepared.parts, prepared.pixels.choose(config.evaluated, config.seed)
-    model, guide, theta, phi = parts.model, parts.refined, fit.theta, fit.phi
+    chosen = prepared.pixels.choose(config.evaluated, config.seed)
     test, every = chosen.rows["test"], np.concatenate([chosen.rows[name] for name in vae.PARTS])
     labels = prepared.pixels.images.test_labels
     labels = None if labels is None else labels[chosen.places["test"]]
 
     size = config.num_samples
     terms = run.stage(
-        *("bounds", evaluation.bound_terms, key_terms, theta, phi, every, model, guide),
+        *("bounds", evaluation.bound_terms, key_terms, fit.p, fit.q, every),
         *(reduction(config), max(2, DRAWS // size), size),
     )
     log_p = []
     for method in dict.fromkeys(("importance", config.evidence)):  # each once
         key = jax.random.fold_in(key_evidence, 1) if log_p else key_evidence
-        common = (key, parts, config, theta, phi, test, method)
+        common = (key, fit.p, fit.q, config, test, method)
         log_p.append(run.stage(method, evaluation.measure_log_p, *common))
-    active = run.stage("active units", evaluation.active_units, key_means, guide, phi, test)
-    common = (key_pictures, model, guide, theta, phi, test)
+    active = run.stage("active units", evaluation.active_units, key_means, fit.q, test)
+    common = (key_pictures, fit.p, fit.q, test)
     pictures = run.stage("pictures", evaluation.take_pictures, *common)
     of_test = jax.tree.map(lambda leaf: leaf[-len(test) :], terms)
     points = evaluation.points_of(chosen, of_test, log_p, labels)
@@ -223,9 +219,9 @@ def reduction(config: Config) -> bounds.Reduction:
 
 
 def make_objective(
-    config: Config, guide: Guide, steps_per_epoch: int
+    config: Config, steps_per_epoch: int
 ) -> tuple[gradients.Estimate | None, training.Objective | None]:
-    """A gradient estimator, or a modified objective; `guide` may refine the trained one."""
+    """A gradient estimator, or a modified objective."""
     estimate = objective = None
     if config.warm_up:
         weight = optax.linear_schedule(0.0, 1.0, config.warm_up * steps_per_epoch)
@@ -238,9 +234,7 @@ def make_objective(
         estimate = getattr(gradients, config.estimator)(reduction(config))
     else:
         estimate = gradients.ESTIMATORS[config.estimator].estimate
-    if not config.refine_steps:
-        return estimate, objective
-    return None, training.refining(guide, estimate=estimate, objective=objective)
+    return estimate, objective
 
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -273,14 +267,14 @@ def make_mesh(devices: int) -> Mesh | None:
 
 
 def train(prepared: Prepared, folder: Path, note: Callable[[str, float], None]) -> Fit:
-    """Fit, or go on with the fit in `folder`/training; saves the model of `parts.refined`."""
-    config, pixels, parts = prepared.config, prepared.pixels, prepared.parts
+    """Fit, or go on with the fit in `folder`/training, and save the model."""
+    config, pixels = prepared.config, prepared.pixels
 
     def show(now: training.Progress) -> None:
         note(f"epoch {now.epoch}: bound {now.bound:.2f}", now.step / now.num_steps)
 
     fit = training.fit(
-        *(jax.random.key(config.seed), parts.model, parts.guide, pixels.train),
+        *(jax.random.key(config.seed), prepared.pair, prepared.start, pixels.train),
         estimate=prepared.estimate,
         objective=prepared.objective,
         num_samples=config.num_samples,
@@ -288,18 +282,15 @@ def train(prepared: Prepared, folder: Path, note: Callable[[str, float], None]) 
         batch_size=config.batch_size,
         num_epochs=config.epochs,
         transform=pixels.transform,
-        tie=parts.tie,
-        initial=prepared.initial,
         ema=config.ema,
-        validation=pixels.validation,
-        patience=config.patience,
-        mesh=prepared.mesh,
-        directory=folder / "training",
+        validation=training.Validation(pixels.validation, patience=config.patience),
+        checkpoints=folder / "training",
+        placement=training.Placement(prepared.mesh),
         on_progress=show,
     )
-    theta, phi = fit.theta, fit.phi
+    params = fit.params
     if prepared.mesh is not None:
-        theta, phi = jax.device_put((theta, phi), prepared.mesh.devices[0])
-    phi = vae.final_phi(prepared.architecture, theta, phi)
-    training.save_model(folder, asdict(prepared.architecture), theta, phi)
-    return fit._replace(theta=theta, phi=phi)
+        params = jax.device_put(params, prepared.mesh.devices[0])
+    training.save_model(folder, asdict(prepared.architecture), params)
+    p, q = prepared.pair(params)
+    return fit._replace(p=p, q=q, params=params)

@@ -1,12 +1,13 @@
 """The whole account of a trained model and guide in one call."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lvm_jax import annealing, checks
+from lvm_jax.batching import num_rows
 from lvm_jax.decomposition.aggregate import Surgery, surgery
 from lvm_jax.decomposition.calibration import Calibration, calibrate
 from lvm_jax.decomposition.gaps import Gaps, gaps
@@ -19,10 +20,9 @@ from lvm_jax.decomposition.rate_distortion import (
 )
 from lvm_jax.diagnostics import ActiveUnits, active_units, posterior_means
 from lvm_jax.evidence import Evidence
-from lvm_jax.guides.base import Family, Guide
+from lvm_jax.guides.base import Family
 from lvm_jax.inputs import check_problem
-from lvm_jax.models.base import Model
-from lvm_jax.typing import Array, ArrayLike, Float, Key, Params
+from lvm_jax.typing import Array, ArrayLike, ConditionalDensity, Float, Generative, Key
 
 
 class Effort(NamedTuple):
@@ -93,11 +93,9 @@ def default_betas() -> Float[np.ndarray, " T1"]:
 
 def account(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
-    x: ArrayLike,
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
     *,
     families: Mapping[str, Family],
     log_evidence: Evidence | ArrayLike | None = None,
@@ -114,11 +112,11 @@ def account(
 
     Raises as its parts.
     """
-    checks.host("decomposition.account", "decomposition.decompose", key, theta, phi, x)
+    checks.host("decomposition.account", "decomposition.decompose", key, p, q, x)
     checks.key(key)
-    x = check_problem(model, guide, theta, phi, x)
+    x = check_problem(p, q, x)
     keys = jax.random.split(key, 6)
-    common = model, guide, theta, phi, x
+    common = p, q, x
     moves = 0 if transition is not None and not transition.continuous else 8
     return Account(
         gaps(
@@ -126,26 +124,26 @@ def account(
             log_evidence=log_evidence, num_steps=effort.num_steps, num_starts=effort.num_starts,
         ),
         surgery(keys[1], *common, effort.aggregate_samples),
-        _active(keys[2], guide, phi, x, effort.num_samples),
+        _active(keys[2], q, x, effort.num_samples),
         channel(keys[3], *common, effort.num_samples),
         rate_distortion(
-            keys[4], model, theta, x, effort.num_chains,
+            keys[4], p, x, effort.num_chains,
             betas=default_betas() if betas is None else betas, transition=transition,
             num_pilot=moves,
         ),
         calibrate(
-            keys[5], model, guide, theta, phi, effort.num_simulations, effort.num_ranked,
+            keys[5], p, q, effort.num_simulations, effort.num_ranked,
             num_bins=effort.num_bins,
         ),
     )  # fmt: skip
 
 
 def _active(
-    key: Key[Array, ""], guide: Guide, phi: Params, x: ArrayLike, num_samples: int
+    key: Key[Array, ""], q: ConditionalDensity, x: Any, num_samples: int
 ) -> ActiveUnits | None:
-    if x.shape[0] < 2:
+    if num_rows(x) < 2:
         return None
-    return active_units(posterior_means(key, guide, phi, x, num_samples))
+    return active_units(posterior_means(key, q, x, num_samples))
 
 
 def _row(part: str, quantity: str, found: Measured) -> Row:

@@ -9,7 +9,7 @@ mismatch that samples of the prior see, and the one that a better prior would cu
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,21 @@ import numpy as np
 from jax.nn import logsumexp
 
 from lvm_jax import checks, distributions, weights
-from lvm_jax.batching import batch_size, for_first, padded
+from lvm_jax.batching import batch_size, for_first, num_rows, padded, rows_of
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.measured import Measured, of_draws, of_points
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.guides.base import Guide
-from lvm_jax.inputs import check_problem
-from lvm_jax.models.base import Model
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params
+from lvm_jax.inputs import check_problem, check_rows
+from lvm_jax.typing import (
+    Array,
+    ConditionalDensity,
+    Distribution,
+    Float,
+    Generative,
+    Int,
+    Key,
+    Latent,
+)
 
 BLOCK = 100_000  # densities log q(z_r | x_n) held at once
 PRIOR_DRAWS = 10_000  # for the moments of a prior that is not Gaussian
@@ -44,45 +51,43 @@ class Surgery(NamedTuple):
     prior_variance: Measured
 
 
-def log_aggregate(guide: Guide, phi: Params, x: ArrayLike, z: Latent) -> Float[Array, " R"]:
+def log_aggregate(q: ConditionalDensity, x: Any, z: Latent) -> Float[Array, " R"]:
     """log q(z_r) = log (1/N) sum_n q(z_r | x_n) of draws z, leaves [R, ...], in nats.
 
     The sum over the N points of x is exact, and streamed: no more than about 100,000 of the N R
     densities are held at once, or R. q(z | x_n) is made once for every n. Unjitted.
     """
-    x = jnp.asarray(checks.real_array(x, "x"))
-    return _log_aggregate(guide, phi, x, z, x.shape[0])
+    x = jax.tree.map(jnp.asarray, check_rows(x))
+    return _log_aggregate(q, x, z, num_rows(x))
 
 
 def _log_aggregate(
-    guide: Guide, phi: Params, x: Array, z: Latent, num_points: int | Int[Array, ""]
+    q: ConditionalDensity, x: Any, z: Latent, num_points: int | Int[Array, ""]
 ) -> Float[Array, " R"]:
     """`log_aggregate` of the first `num_points` points of x."""
     rows = jax.tree.leaves(z)[0].shape[0]
-    together = min(max(BLOCK // rows, 1), x.shape[0])
+    together = min(max(BLOCK // rows, 1), num_rows(x))
 
     @jax.jit  # traced once, for the dtype and for the loop
-    def one(point: Array) -> Float[Array, " R"]:
-        return jax.vmap(guide.posterior(phi, point).log_prob)(z)
+    def one(point: Any) -> Float[Array, " R"]:
+        return jax.vmap(q(point).log_prob)(z)
 
     def step(index: Array, total: Float[Array, " R"]) -> Float[Array, " R"]:
         places = index * together + jnp.arange(together)
-        log_q = jax.vmap(one)(x[jnp.minimum(places, num_points - 1)])
+        log_q = jax.vmap(one)(rows_of(x, jnp.minimum(places, num_points - 1)))
         log_q = jnp.where((places < num_points)[:, None], log_q, -jnp.inf)
         return jnp.logaddexp(total, logsumexp(log_q, axis=0))
 
-    start = jnp.full(rows, -jnp.inf, jax.eval_shape(one, x[0]).dtype)
+    start = jnp.full(rows, -jnp.inf, jax.eval_shape(one, rows_of(x, 0)).dtype)
     total = jax.lax.fori_loop(0, (num_points + together - 1) // together, step, start)
     return total - jnp.log(num_points).astype(total.dtype)
 
 
 def surgery(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
-    x: ArrayLike,
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
     num_samples: int = 10,
     *,
     num_points: int | None = None,
@@ -111,11 +116,11 @@ def surgery(
 
     Source: Hoffman and Johnson (2016).
     """
-    checks.host("decomposition.surgery", "decomposition.log_aggregate", key, theta, phi, x)
+    checks.host("decomposition.surgery", "decomposition.log_aggregate", key, p, q, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
-    x = check_problem(model, guide, theta, phi, x)
-    total = x.shape[0]
+    x = check_problem(p, q, x)
+    total = num_rows(x)
     chosen = checks.integer(total if num_points is None else num_points, "num_points", 1)
     if chosen > total:
         raise ValueError(f"num_points: expected at most the {total} points of x, got {chosen}")
@@ -129,7 +134,7 @@ def surgery(
     every, _, number = padded(x)
     places, size, few = padded(places)
     found = _surgery(
-        *(tuple(keys), theta, phi, every, number, places, few, model, guide, num_samples),
+        *(tuple(keys), p, q, every, number, places, few, num_samples),
         batch_size(chunk_size, num_samples, size),
     )
     return found._replace(log_num_points=math.log(total))
@@ -144,30 +149,28 @@ class _Drawn(NamedTuple):
     per_dimension: Array | None  # [P, S or 1, D]
 
 
-@bounded_jit(7, 8, 9, 10)
+@bounded_jit(7, 8)
 def _surgery(
     keys: tuple[Key[Array, ""], Key[Array, ""]],
-    theta: Params,
-    phi: Params,
-    x: Array,
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
     total: int | Int[Array, ""],
     places: Int[Array, " P"],
     chosen: int | Int[Array, ""],
-    model: Model,
-    guide: Guide,
     num_samples: int,
     together: int,
 ) -> Surgery:
     """`surgery`, x and the places of the chosen points being padded."""
-    (key_draw, key_prior), prior = keys, model.prior(theta)
+    (key_draw, key_prior), prior = keys, p.prior(rows_of(x, 0))
 
     def one(place: Array) -> _Drawn:
-        q = guide.posterior(phi, x[place])
-        return _draw(jax.random.fold_in(key_draw, place), q, model.prior(theta), num_samples)
+        row = rows_of(x, place)
+        return _draw(jax.random.fold_in(key_draw, place), q(row), p.prior(row), num_samples)
 
     drawn = for_first(one, places, together, chosen)
     rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn.z)
-    log_aggregated = _log_aggregate(guide, phi, x, rows, total).reshape(drawn.log_q.shape)
+    log_aggregated = _log_aggregate(q, x, rows, total).reshape(drawn.log_q.shape)
     measure = partial(of_points, num_points=total, chosen=chosen)
     mean, variance = _moments(drawn.z, measure)
     prior_mean, prior_variance = _prior_moments(key_prior, prior)

@@ -10,10 +10,8 @@ from lvm_jax import checks, weights
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_simulated
-from lvm_jax.models.base import Model, simulate
-from lvm_jax.typing import Array, Float, Int, Key, Latent, Params
+from lvm_jax.typing import Array, ConditionalDensity, Float, Generative, Int, Key, Latent
 
 EXPECTED = 5  # counts a bin, below which chi-square has not its distribution
 
@@ -31,10 +29,8 @@ class Calibration(NamedTuple):
 
 def calibrate(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
+    p: Generative,
+    q: ConditionalDensity,
     num_simulations: int,
     num_draws: int = 99,
     *,
@@ -58,7 +54,7 @@ def calibrate(
 
     Source: Talts et al. (2018), theorem 1 and algorithm 1.
     """
-    checks.host("decomposition.calibrate", "weights.draw", key, theta, phi)
+    checks.host("decomposition.calibrate", "weights.draw", key, p, q)
     checks.key(key)
     num_bins = checks.integer(num_bins, "num_bins", 2)
     num_draws = checks.integer(num_draws, "num_draws", 1)
@@ -68,20 +64,18 @@ def calibrate(
             f"num_draws: expected one less than a multiple of num_bins = {num_bins}, so that bins "
             f"hold equally many ranks, got {num_draws}"
         )
-    check_simulated(model, guide, theta, phi)
+    check_simulated(p, q)
     return _calibrate(
-        *(key, theta, phi, model, guide, num_simulations, num_draws, num_bins),
+        *(key, p, q, num_simulations, num_draws, num_bins),
         batch_size(chunk_size, num_draws, num_simulations),
     )
 
 
-@bounded_jit(3, 4, 5, 6, 7, 8)
+@bounded_jit(3, 4, 5, 6)
 def _calibrate(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
-    model: Model,
-    guide: Guide,
+    p: Generative,
+    q: ConditionalDensity,
     num_simulations: int,
     num_draws: int,
     num_bins: int,
@@ -89,8 +83,8 @@ def _calibrate(
 ) -> Calibration:
     def one(index: Array) -> Latent:
         key_pair, key_q, key_ties = jax.random.split(jax.random.fold_in(key, index), 3)
-        truth, x = simulate(key_pair, model, theta)
-        draws = weights.draw(key_q, guide.posterior(phi, x), num_draws)
+        truth, x = p.sample(key_pair)
+        draws = weights.draw(key_q, q(x), num_draws)
         leaves, structure = jax.tree.flatten(truth)
         keys = jax.tree.unflatten(structure, list(jax.random.split(key_ties, len(leaves))))
         return jax.tree.map(_rank, keys, truth, draws)

@@ -15,17 +15,27 @@ import numpy as np
 import optax
 
 from lvm_jax import checks, evidence, gradients, weights
-from lvm_jax.batching import batch_size, for_first, padded, unpadded
+from lvm_jax.batching import batch_size, for_first, num_rows, padded, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.local import NUM_JUDGES, fit_local
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.guides.base import Family, Guide
+from lvm_jax.guides.base import Family
 from lvm_jax.inputs import check_family, check_problem, one_of
-from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    ArrayLike,
+    ConditionalDensity,
+    Distribution,
+    Float,
+    Generative,
+    Int,
+    Key,
+    Params,
+    Scalar,
+)
 
 
 class FamilyGaps(NamedTuple):
@@ -52,11 +62,9 @@ class Gaps(NamedTuple):
 
 def gaps(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
-    x: ArrayLike,
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
     *,
     families: Mapping[str, Family],
     num_samples: int = 1_000,
@@ -91,27 +99,27 @@ def gaps(
 
     Source: Cremer, Li and Duvenaud (2018), table 1.
     """
-    checks.host("decomposition.gaps", "decomposition.decompose", key, theta, phi, x)
+    checks.host("decomposition.gaps", "decomposition.decompose", key, p, q, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
-    x = check_problem(model, guide, theta, phi, x)
+    x = check_problem(p, q, x)
     for family in families.values():
-        check_family(model, family, theta, one_of(x))
+        check_family(p, family, one_of(x))
     estimate = gradients.find_estimate(estimate)
     given = _given(log_evidence, x)
     key_fit, key_weigh = jax.random.split(key)
     local = [
         fit_local(
-            *(jax.random.fold_in(key_fit, place), model, guide, theta, phi, x, family),
+            *(jax.random.fold_in(key_fit, place), p, q, x, family),
             num_steps=num_steps, optimizer=optimizer, num_draws=num_draws,
             num_starts=num_starts, estimate=estimate, chunk_size=chunk_size,
         )
         for place, family in enumerate(families.values())
     ]  # fmt: skip
-    points = (np.arange(x.shape[0]), x, tuple(one.eta for one in local), given)
+    points = (np.arange(num_rows(x)), x, tuple(one.eta for one in local), given)
     points, size, number = padded(points)
     found = _weigh(
-        *(key_weigh, theta, phi, points, number, model, guide, tuple(families.values())),
+        *(key_weigh, p, q, points, number, tuple(families.values())),
         *(num_samples, batch_size(chunk_size, num_samples, size)),
     )
     log_p, k_hat, elbo, inference, split = unpadded(found, number)
@@ -125,7 +133,7 @@ def gaps(
     return Gaps(log_p, k_hat, source, elbo, inference, by_family)
 
 
-def _given(log_evidence: Evidence | ArrayLike | None, x: ArrayLike) -> Measured | None:
+def _given(log_evidence: Evidence | ArrayLike | None, x: Any) -> Measured | None:
     """log p as it came, [N] with its errors."""
     if log_evidence is None:
         return None
@@ -135,7 +143,7 @@ def _given(log_evidence: Evidence | ArrayLike | None, x: ArrayLike) -> Measured 
     else:
         value: Any = checks.float_array(log_evidence, "log_evidence")
         found = Measured(value, 0.0 * value)
-    checks.shape(found.value, x.shape[:1], "log_evidence")
+    checks.shape(found.value, (num_rows(x),), "log_evidence")
     return found
 
 
@@ -147,15 +155,13 @@ class _Split(NamedTuple):
     amortization: Measured
 
 
-@bounded_jit(5, 6, 7, 8, 9)
+@bounded_jit(5, 6, 7)
 def _weigh(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
-    points: tuple[Array, Array, tuple[Params, ...], Measured | None],
+    p: Generative,
+    q: ConditionalDensity,
+    points: tuple[Array, Any, tuple[Params, ...], Measured | None],
     number: Int[Array, ""],
-    model: Model,
-    guide: Guide,
     families: tuple[Family, ...],
     num_samples: int,
     together: int,
@@ -163,8 +169,8 @@ def _weigh(
     def one(point: tuple) -> tuple:
         index, x, etas, given = point
         key_weigh, key_judge = jax.random.split(jax.random.fold_in(key, index))
-        joint = log_joint(model, theta, x)
-        every = [guide.posterior(phi, x)]
+        joint = p.log_joint(x)
+        every = [q(x)]
         every += [family.build(eta) for family, eta in zip(families, etas, strict=True)]
         log_w = [weights.log_weights(key_weigh, joint, q, num_samples) for q in every]
         if given is None:

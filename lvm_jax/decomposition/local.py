@@ -9,15 +9,25 @@ import numpy as np
 import optax
 
 from lvm_jax import checks, distributions, gradients, weights
-from lvm_jax.batching import few_together, for_first, padded, unpadded
+from lvm_jax.batching import few_together, for_first, num_rows, padded, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.flows import Flow
-from lvm_jax.guides.base import Family, Guide
+from lvm_jax.guides.base import Family
 from lvm_jax.inputs import check_family, check_problem, one_of
-from lvm_jax.models.base import Model, log_joint
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    ConditionalDensity,
+    Distribution,
+    Float,
+    Generative,
+    Int,
+    Key,
+    Latent,
+    Params,
+    Scalar,
+)
 from lvm_jax.weights import LogJoint
 
 NUM_JUDGES = 200  # draws that choose among the starts, and as many that measure the last gain
@@ -42,11 +52,9 @@ def default_optimizer(num_steps: int, rate: float) -> optax.GradientTransformati
 
 def fit_local(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
-    x: ArrayLike,
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
     family: Family,
     *,
     num_steps: int = 1_000,
@@ -76,34 +84,32 @@ def fit_local(
     Raises ValueError or TypeError for sizes < 1, an x, a guide or a family that does not fit the
     model, or a q without the gradients that `estimate` needs.
     """
-    checks.host("decomposition.fit_local", "guides.refine", key, theta, phi, x)
+    checks.host("decomposition.fit_local", "guides.refine", key, p, q, x)
     checks.key(key)
-    x = check_problem(model, guide, theta, phi, x)
-    check_family(model, family, theta, one_of(x))
+    x = check_problem(p, q, x)
+    check_family(p, family, one_of(x))
     estimate = gradients.find_estimate(estimate)
     start = family.init(jax.random.key(0))
     is_flow = isinstance(family.build(start), Flow)
     sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
     num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
     optimizer = optimizer or default_optimizer(num_steps, FLOW_RATE if is_flow else RATE)
-    points, _, number = padded((np.arange(x.shape[0]), x))
+    points, _, number = padded((np.arange(num_rows(x)), x))
     found = _fit(
-        *(key, theta, phi, points, number),
-        *(model, guide, family, num_steps, optimizer, num_draws, num_starts, estimate),
-        few_together(chunk_size, num_draws * num_starts, x.shape[0]),
+        *(key, p, q, points, number),
+        *(family, num_steps, optimizer, num_draws, num_starts, estimate),
+        few_together(chunk_size, num_draws * num_starts, num_rows(x)),
     )
     return unpadded(found, number)
 
 
-@bounded_jit(5, 6, 7, 8, 9, 10, 11, 12, 13)
+@bounded_jit(5, 6, 7, 8, 9, 10, 11)
 def _fit(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
-    points: tuple[Array, Array],
+    p: Generative,
+    q: ConditionalDensity,
+    points: tuple[Array, Any],
     number: Int[Array, ""],
-    model: Model,
-    guide: Guide,
     family: Family,
     num_steps: int,
     optimizer: optax.GradientTransformation,
@@ -112,11 +118,11 @@ def _fit(
     estimate: gradients.Estimate | None,
     together: int,
 ) -> Local:
-    def one(point: tuple[Array, Array]) -> Local:
+    def one(point: tuple[Array, Any]) -> Local:
         index, x = point
         keys = jax.random.split(jax.random.fold_in(key, index), 4)
-        joint, q = log_joint(model, theta, x), guide.posterior(phi, x)
-        first = _starts(keys[0], family, q, model.prior(theta), num_starts)
+        joint = p.log_joint(x)
+        first = _starts(keys[0], family, q(x), p.prior(x), num_starts)
         slope = _slope(joint, family, first, estimate, num_draws)
         before, after = jax.vmap(lambda key, eta: _climb(key, eta, slope, optimizer, num_steps))(
             jax.random.split(keys[1], num_starts), first

@@ -9,7 +9,7 @@ Of all q the one with the least R + beta D is p_beta(z) = p(z) p(x | z)^beta / Z
 At beta = 1 it is the posterior, and R + D = -log p(x). No guide lies below the curve.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,24 @@ from jax.nn import logsumexp
 
 from lvm_jax import annealing, checks, distributions, precision, weights
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import batch_size, few_together, for_first, padded, unpadded
+from lvm_jax.batching import batch_size, few_together, for_first, num_rows, padded, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.aggregate import price_draws
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_problem
-from lvm_jax.models.base import Model
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, ArrayLike, Float, Int, Key, Latent, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    ArrayLike,
+    ConditionalDensity,
+    Float,
+    Generative,
+    Int,
+    Key,
+    Latent,
+    Scalar,
+)
 
 
 class Channel(NamedTuple):
@@ -50,11 +58,9 @@ class RateDistortion(NamedTuple):
 
 def channel(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
-    x: ArrayLike,
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
     num_samples: int = 1_000,
     *,
     chunk_size: int = CHUNK_SIZE,
@@ -64,35 +70,33 @@ def channel(
     The rate is exact where the KL to the prior has a closed form. Point i draws from
     fold_in(key, i). Raises as `evidence.evaluate`. Source: Alemi et al. (2018).
     """
-    checks.host("decomposition.channel", "decomposition.decompose", key, theta, phi, x)
+    checks.host("decomposition.channel", "decomposition.decompose", key, p, q, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
-    x = check_problem(model, guide, theta, phi, x)
-    points, size, number = padded((np.arange(x.shape[0]), x))
+    x = check_problem(p, q, x)
+    points, size, number = padded((np.arange(num_rows(x)), x))
     together = batch_size(chunk_size, num_samples, size)
-    found = _channel(key, theta, phi, points, number, model, guide, num_samples, together)
+    found = _channel(key, p, q, points, number, num_samples, together)
     return unpadded(found, number)
 
 
-@bounded_jit(5, 6, 7, 8)
+@bounded_jit(5, 6)
 def _channel(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
-    points: tuple[Array, Array],
+    p: Generative,
+    q: ConditionalDensity,
+    points: tuple[Array, Any],
     number: Int[Array, ""],
-    model: Model,
-    guide: Guide,
     num_samples: int,
     together: int,
 ) -> Channel:
     @precision.full_by_default
-    def one(point: tuple[Array, Array]) -> Channel:
+    def one(point: tuple[Array, Any]) -> Channel:
         index, x = point
-        q, prior = guide.posterior(phi, x), model.prior(theta)
-        z, log_q = price_draws(jax.random.fold_in(key, index), q, num_samples)
-        losses = -jax.vmap(lambda one: model.likelihood(theta, one).log_prob(x))(z)
-        kl = distributions.kl_divergence(q, prior)
+        at_x, prior = q(x), p.prior(x)
+        z, log_q = price_draws(jax.random.fold_in(key, index), at_x, num_samples)
+        losses = -jax.vmap(lambda one: p.log_likelihood(one, x))(z)
+        kl = distributions.kl_divergence(at_x, prior)
         if kl is None:
             return Channel(of_draws(log_q - jax.vmap(prior.log_prob)(z)), of_draws(losses))
         return Channel(Measured(kl, jnp.zeros_like(kl)), of_draws(losses))
@@ -102,9 +106,8 @@ def _channel(
 
 def rate_distortion(
     key: Key[Array, ""],
-    model: Model,
-    theta: Params,
-    x: ArrayLike,
+    p: Generative,
+    x: Any,
     num_chains: int,
     *,
     betas: ArrayLike,
@@ -134,17 +137,17 @@ def rate_distortion(
 
     Source: Huang et al. (2020).
     """
-    checks.host("decomposition.rate_distortion", "annealing.trail", key, theta, x)
+    checks.host("decomposition.rate_distortion", "annealing.trail", key, p, x)
     checks.key(key)
     num_chains = checks.integer(num_chains, "num_chains", 2)
     num_pilot = checks.integer(num_pilot, "num_pilot", 0)
     betas = _check_betas(betas)
-    x = check_problem(model, None, theta, None, x)
+    x = check_problem(p, None, x)
     transition = annealing.hmc() if transition is None else transition
-    points, _, number = padded((np.arange(x.shape[0]), x))
+    points, _, number = padded((np.arange(num_rows(x)), x))
     found = _curves(
-        *(key, theta, points, number, betas, model, num_chains, transition, num_pilot),
-        few_together(chunk_size, num_chains, x.shape[0]),
+        *(key, p, points, number, betas, num_chains, transition, num_pilot),
+        few_together(chunk_size, num_chains, num_rows(x)),
     )
     return unpadded(found, number)._replace(betas=betas)
 
@@ -159,14 +162,13 @@ def _check_betas(betas: ArrayLike) -> Float[Array, " T1"]:
     return jnp.asarray(values)
 
 
-@bounded_jit(5, 6, 7, 8, 9)
+@bounded_jit(5, 6, 7, 8)
 def _curves(
     key: Key[Array, ""],
-    theta: Params,
-    points: tuple[Array, Array],
+    p: Generative,
+    points: tuple[Array, Any],
     number: Int[Array, ""],
     betas: Float[Array, " T1"],
-    model: Model,
     num_chains: int,
     transition: annealing.Transition,
     num_pilot: int,
@@ -175,13 +177,13 @@ def _curves(
     last = betas[-1]
 
     @precision.full_by_default
-    def one(point: tuple[Array, Array]) -> RateDistortion:
+    def one(point: tuple[Array, Any]) -> RateDistortion:
         index, x = point
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        prior = model.prior(theta)
+        prior = p.prior(x)
 
         def joint(z: Latent) -> Scalar:  # the path ends at the last beta, not at 1
-            return prior.log_prob(z) + last * model.likelihood(theta, z).log_prob(x)
+            return prior.log_prob(z) + last * p.log_likelihood(z, x)
 
         z = weights.draw(keys[0], prior, num_chains)
         path = make_path(joint, prior, z, transition.continuous)

@@ -6,6 +6,7 @@ from lvm_jax.evidence.dataset import Summary, evaluate, summarize
 from lvm_jax.evidence.debiased import average, jackknife, multilevel
 from lvm_jax.evidence.importance import from_log_weights, importance
 from lvm_jax.evidence.naive import naive, uniform
+from lvm_jax.evidence.resampling import Resampled, resample
 from lvm_jax.evidence.result import Check, Evidence, larger
 from lvm_jax.evidence.sandwich import Bidirectional, Sandwich, bidirectional, sandwich
 from lvm_jax.evidence.sequential import Sequential, sequential
@@ -17,6 +18,7 @@ __all__ = [
     "Certificate",
     "Check",
     "Evidence",
+    "Resampled",
     "Round",
     "Sandwich",
     "Sequential",
@@ -34,6 +36,7 @@ __all__ = [
     "larger",
     "multilevel",
     "naive",
+    "resample",
     "sandwich",
     "sequential",
     "summarize",

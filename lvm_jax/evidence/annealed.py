@@ -1,20 +1,28 @@
 """log p(x) by annealed importance sampling: where q alone is too far from the posterior."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lvm_jax import annealing, checks, weights
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import few_together, for_first, padded, plenty, unpadded
+from lvm_jax.batching import few_together, for_first, num_rows, padded, plenty, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence, judge_chains
-from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_problem
-from lvm_jax.models.base import Model, log_joint
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Params
+from lvm_jax.typing import (
+    Array,
+    ArrayLike,
+    ConditionalDensity,
+    Distribution,
+    Float,
+    Generative,
+    Int,
+    Key,
+    Latent,
+)
 from lvm_jax.weights import LogJoint
 
 
@@ -78,11 +86,9 @@ def annealed(
 
 def evaluate_annealed(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide | None,
-    theta: Params,
-    phi: Params,
-    x: ArrayLike,
+    p: Generative,
+    q: ConditionalDensity | None,
+    x: Any,
     num_chains: int,
     plan: annealing.Plan,
     *,
@@ -91,49 +97,45 @@ def evaluate_annealed(
 ) -> Annealed:
     """`annealed` for every point of x [N, ...]: an Annealed whose leaves have a leading axis N.
 
-    From q(z | x; phi), or with guide=None from the prior (phi is then not read). Points run
+    From q(z | x), or with q=None from the prior. Points run
     together as far as their chains make at most `chunk_size` rows (on a GPU or a TPU 32 times as
     many), so memory grows in N by the result alone. Point i draws from fold_in(key, i), or
     fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer does not depend on
     the others.
     Compiled once per shape of a point, model, guide, moves, number of chains and of temperatures,
-    and for few numbers of points (N is padded to `compiling.bucket`); the key, theta, phi and the
-    temperatures' values may change.
+    and for few numbers of points (N is padded to `compiling.bucket`); the key, the parameters and
+    the temperatures' values may change.
 
     Raises as `annealed` and `evaluate` do.
     """
-    checks.host("evidence.evaluate_annealed", "evidence.annealed", key, theta, phi, x)
+    checks.host("evidence.evaluate_annealed", "evidence.annealed", key, p, q, x)
     checks.key(key)
     num_chains = checks.integer(num_chains, "num_chains", 1)
-    x = check_problem(model, guide, theta, phi, x)
-    index = np.arange(x.shape[0]) if index is None else np.asarray(index)
-    checks.shape(index, x.shape[:1], "index")
+    x = check_problem(p, q, x)
+    index = np.arange(num_rows(x)) if index is None else np.asarray(index)
+    checks.shape(index, (num_rows(x),), "index")
     points, _, number = padded((index, x))
-    phi = None if guide is None else phi
     found = _evaluate(
-        *(key, theta, phi, points, number, plan, model, guide, num_chains),
-        few_together(plenty(chunk_size), num_chains, x.shape[0]),
+        *(key, p, q, points, number, plan, num_chains),
+        few_together(plenty(chunk_size), num_chains, num_rows(x)),
     )
     return unpadded(found, number)
 
 
-@bounded_jit(6, 7, 8, 9)
+@bounded_jit(6, 7)
 def _evaluate(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
-    points: tuple[Array, Array],
+    p: Generative,
+    q: ConditionalDensity | None,
+    points: tuple[Array, Any],
     number: Int[Array, ""],
     plan: annealing.Plan,
-    model: Model,
-    guide: Guide | None,
     num_chains: int,
     together: int,
 ) -> Annealed:
-    def one(point: tuple[Array, Array]) -> Annealed:
+    def one(point: tuple[Array, Any]) -> Annealed:
         index, x = point
-        q = model.prior(theta) if guide is None else guide.posterior(phi, x)
-        joint = log_joint(model, theta, x)
-        return annealed(jax.random.fold_in(key, index), joint, q, num_chains, plan)
+        start = p.prior(x) if q is None else q(x)
+        return annealed(jax.random.fold_in(key, index), p.log_joint(x), start, num_chains, plan)
 
     return for_first(one, points, together, number)

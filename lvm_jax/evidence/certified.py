@@ -1,7 +1,7 @@
 """log p(x) of every point to a tolerance: as many samples as it takes, by the method that works."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +10,7 @@ from scipy.stats import norm
 from lvm_jax import annealing, checks
 from lvm_jax.evidence.result import Check, Evidence, describe, least_samples, opened
 from lvm_jax.evidence.rounds import CHAINS, GROWTH, START, TEMPERATURES, Runner
-from lvm_jax.guides.base import Guide
-from lvm_jax.models.base import Model
-from lvm_jax.typing import Array, ArrayLike, Key, Params
+from lvm_jax.typing import Array, ConditionalDensity, Generative, Key
 
 SCOUTS, IMPORTANCE, ANNEALED = "scouts", "importance", "annealed"
 TRUSTED = 0.5  # k-hat: the variance, on which an interval stands, is finite below it
@@ -127,11 +125,9 @@ class _Book:
 
 def certify(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
-    x: ArrayLike,
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
     *,
     tolerance: float,
     level: float = 0.95,
@@ -185,21 +181,19 @@ def certify(
     without a `transition` for it; a prior of your own type says so by an attribute `discrete`, as
     floats that are really labels cannot be told.
     """
-    checks.host("evidence.certify", "evidence.importance or evidence.annealed", key, theta, phi, x)
+    checks.host("evidence.certify", "evidence.importance or evidence.annealed", key, p, q, x)
     checks.key(key)
     for value, name in ((tolerance, "tolerance"), (budget, "budget")):
         if not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     num_scouts = checks.integer(num_scouts, "num_scouts", 0)
-    x = np.asarray(checks.float_array(x, "x"))
-    book = _Book(len(x), tolerance, level)
     run = Runner(
-        *(key, model, guide, theta, phi, x, prior_share, transition, gradients_per_move),
-        *(budget, num_scouts),
+        *(key, p, q, x, prior_share, transition, gradients_per_move, budget, num_scouts),
     )
+    book = _Book(run.num_points, tolerance, level)
     reach = _scout(run, book, num_scouts, budget)
     _by_importance(run, book, budget)
-    contradicted = np.zeros(len(x), bool) if reach is None else book.contradicted(reach)
+    contradicted = np.zeros(run.num_points, bool) if reach is None else book.contradicted(reach)
     book.failed |= np.where(contradicted, int(Check.CONTRADICTED), 0)
     book.failed |= int(Check.BUDGET) if reach is None and num_scouts else 0
     book.within &= book.failed == 0
@@ -220,7 +214,7 @@ def certify(
 
 def _scout(run: Runner, book: _Book, num_scouts: int, budget: float) -> np.ndarray | None:
     """Send scouts, if the budget lasts; returns the largest log-weight of their places."""
-    every = np.arange(len(run.x))
+    every = np.arange(run.num_points)
     if not num_scouts or run.scouting(num_scouts) > budget:
         return None
     reach, cost = run.scout()
@@ -230,7 +224,7 @@ def _scout(run: Runner, book: _Book, num_scouts: int, budget: float) -> np.ndarr
 
 def _by_importance(run: Runner, book: _Book, budget: float) -> None:
     """Pilot and final runs."""
-    every = np.arange(len(run.x))
+    every = np.arange(run.num_points)
     _draw(run, book, every, START, stage=0)
     trusted = book.trusted(every)
     needed = START * SAFETY * (book.half_width(every) / book.tolerance) ** 2

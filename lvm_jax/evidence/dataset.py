@@ -7,98 +7,102 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import checks
-from lvm_jax.batching import batch_size, for_first, padded, plenty, unpadded
+from lvm_jax.batching import batch_size, for_first, num_rows, padded, plenty, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.result import Evidence, describe, union
-from lvm_jax.guides.base import Guide
-from lvm_jax.inputs import check_data, check_guide, check_problem, one_of
-from lvm_jax.models.base import Model, log_joint
+from lvm_jax.inputs import check_bound, check_data, check_problem, check_q, one_of
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, ArrayLike, Bool, Int, Key, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    ArrayLike,
+    Bool,
+    ConditionalDensity,
+    Int,
+    JointDensity,
+    Key,
+    Scalar,
+)
 
 
 def evaluate(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
+    p: JointDensity,
+    q: ConditionalDensity,
     x: Any,  # ArrayLike, or a data frame
     num_samples: int,
     *,
-    phi_per_point: bool = False,
+    q_per_point: bool = False,
     index: ArrayLike | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> Evidence:
-    """`importance` for every point of x [N, ...] with q(z | x; phi): an Evidence of leaves [N].
+    """`importance` for every point of x [N, ...] by draws of q(z | x): an Evidence of leaves [N].
 
     Compiled once per shape of a point, `num_samples`, model and guide, and for few numbers of
-    points (N is padded to `compiling.bucket`); the key, theta and phi may change.
+    points (N is padded to `compiling.bucket`); the key and the parameters may change.
     At most `chunk_size` rows (points times samples) are alive at a time, so that they stay in
     cache; on a GPU or a TPU 32 times as many, of more points, by the same draws: where its memory
     is short, a smaller `chunk_size` is the cure. Memory grows in neither N nor S, but for the
     result, and a chunk size below S makes other draws. Point i draws from fold_in(key, i), or
     fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer
-    does not depend on the other points. With `phi_per_point` the leaves of phi are [N, ...], a phi
-    for each point, as `guides.per_point` has them.
+    does not depend on the other points. With `q_per_point` the leaves of q are [N, ...], a q for
+    each point, as `guides.per_point` has them.
 
     Raises ValueError or TypeError for num_samples or chunk_size < 1, x with NaN or infinities, off
     the model's support or of a shape that the model does not draw, a q whose z is not of the
-    model's shape, theta and phi or model and guide in each other's place, a phi that is not per
+    model's shape, p and q or their parameters in each other's place, a q that is not per
     point, an index of another shape, and under jit, grad or vmap.
     """
-    checks.host("evidence.evaluate", "evidence.importance", key, theta, phi, x)
+    checks.host("evidence.evaluate", "evidence.importance", key, p, q, x)
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 1)
     chunk_size = checks.integer(chunk_size, "chunk_size", 1)
-    if phi_per_point:
-        x = check_data(model, theta, x)
-        check_guide(model, guide, theta, _first(phi, x.shape[0]), one_of(x))
+    if q_per_point:
+        check_bound(p, q)
+        x = check_data(p, x)
+        check_q(p, _first(q, num_rows(x)), one_of(x))
     else:
-        x = check_problem(model, guide, theta, phi, x)
-    own, common = (phi, None) if phi_per_point else (None, phi)
-    index = np.arange(x.shape[0]) if index is None else np.asarray(index)
-    checks.shape(index, x.shape[:1], "index")
+        x = check_problem(p, q, x)
+    own, common = (q, None) if q_per_point else (None, q)
+    index = np.arange(num_rows(x)) if index is None else np.asarray(index)
+    checks.shape(index, (num_rows(x),), "index")
     points, size, number = padded((index, x, own))
     alive = min(num_samples, chunk_size)  # rows of a point
     found = _evaluate(
-        *(key, theta, common, points, number, model, guide, num_samples, chunk_size),
+        *(key, p, common, points, number, num_samples, chunk_size),
         batch_size(plenty(chunk_size), alive, size),
     )
     return unpadded(found, number)
 
 
-@bounded_jit(5, 6, 7, 8, 9)
+@bounded_jit(5, 6, 7)
 def _evaluate(
     key: Key[Array, ""],
-    theta: Params,
-    common: Params | None,
-    points: tuple[Array, Array, Params | None],
+    p: JointDensity,
+    common: Any,  # a q or None
+    points: tuple[Array, Any, Any],
     number: Int[Array, ""],
-    model: Model,
-    guide: Guide,
     num_samples: int,
     chunk_size: int,
     together: int,
 ) -> Evidence:
-    """`evaluate`, with a phi that is common to all points or, where it is None, one for each."""
+    """`evaluate`, with a q that is common to all points or, where it is None, one for each."""
 
-    def one(point: tuple[Array, Array, Params | None]) -> Evidence:
+    def one(point: tuple[Array, Any, Any]) -> Evidence:
         index, x, own = point
-        joint, q = log_joint(model, theta, x), guide.posterior(common if own is None else own, x)
+        q = own if common is None else common
         key_point = jax.random.fold_in(key, index)
-        return importance(key_point, joint, q, num_samples, chunk_size=chunk_size)
+        return importance(key_point, p.log_joint(x), q(x), num_samples, chunk_size=chunk_size)
 
     return for_first(one, points, together, number)
 
 
-def _first(phi: Params, num_points: int) -> Params:
-    """The phi of the first point; refuses leaves that are not [N, ...]."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(phi)]
+def _first(q: ConditionalDensity, num_points: int) -> ConditionalDensity:
+    """The q of the first point, abstractly; refuses leaves that are not [N, ...]."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(q)]
     if any(shape[:1] != (num_points,) for shape in shapes):
-        raise ValueError(f"phi: expected leaves of shape [{num_points}, ...], got {shapes}")
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), phi)
+        raise ValueError(f"q: expected leaves of shape [{num_points}, ...], got {shapes}")
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), q)
 
 
 class Summary(NamedTuple):

@@ -1,6 +1,6 @@
 """What `certify` runs on the device: three programs for any number of points, draws, chains."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,27 @@ from lvm_jax import annealing, checks, compiling, distributions, weights
 from lvm_jax.annealing import elastic
 from lvm_jax.annealing.path import make_path
 from lvm_jax.annealing.tuning import MOST
-from lvm_jax.batching import batch_size, for_first, plenty
+from lvm_jax.batching import batch_size, for_first, num_rows, plenty
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_first, streamed
 from lvm_jax.evidence.modes import Modes, cover, search
 from lvm_jax.evidence.result import Evidence, judge_chains
-from lvm_jax.guides.base import Guide
 from lvm_jax.guides.defensive import defensive
 from lvm_jax.inputs import check_problem
-from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    Bool,
+    ConditionalDensity,
+    Distribution,
+    Float,
+    Generative,
+    Int,
+    Key,
+    Latent,
+    Scalar,
+)
 
 START, GROWTH = CHUNK_SIZE, 4  # draws of the first round, and the growth of rounds
 CHAINS, TEMPERATURES = 64, 16  # of the first annealed round; chains run 64 at a time
@@ -54,28 +63,27 @@ class Runner:
     def __init__(
         self,
         key: Key[Array, ""],
-        model: Model,
-        guide: Guide,
-        theta: Params,
-        phi: Params,
-        x: np.ndarray,
+        p: Generative,
+        q: ConditionalDensity,
+        x: Any,
         prior_share: float,
         transition: annealing.Transition | None,
         gradients_per_move: int,
         budget: float,
         num_scouts: int,
     ) -> None:
-        x = np.asarray(check_problem(model, guide, theta, phi, x))
+        x = jax.tree.map(np.asarray, check_problem(p, q, x))
         if checks.number(prior_share, "prior_share") != 0:
-            guide, phi = defensive(model, guide, prior_share), (phi, theta)
-        self.key, self.model, self.guide, self.theta, self.phi = key, model, guide, theta, phi
+            q = defensive(p, q, prior_share)
+        self.key, self.p, self.q = key, p, q
         self.x, self.per_move, self.num_scouts = x, gradients_per_move, num_scouts
         self.transition = annealing.hmc() if transition is None else transition
         self.modes: Modes | None = None
-        self.size = compiling.bucket(len(x))
+        self.num_points = num_rows(x)
+        self.size = compiling.bucket(self.num_points)
         self.capacity = _capacity(budget, 1.0 + gradients_per_move, num_scouts)
         rows = plenty(TOGETHER * CHAINS)
-        self.together = 1 if len(x) <= FEW else batch_size(rows, CHAINS, self.size)
+        self.together = 1 if self.num_points <= FEW else batch_size(rows, CHAINS, self.size)
 
     def importance(self, points: np.ndarray, num_samples: int, stage: int) -> Evidence:
         """Fresh draws of q, and of the modes where there are some; for multiples of CHUNK_SIZE."""
@@ -83,21 +91,21 @@ class Runner:
         modes = jax.tree.map(lambda leaf: leaf[rows], self.modes)
         longest = SHORT if num_samples <= SHORT else self.capacity.samples
         found = _importance(
-            self._key(stage, num_samples), self.theta, self.phi, (rows, self.x[rows], modes),
+            self._key(stage, num_samples), self.p, self.q, (rows, self._of(rows), modes),
             *_traced(len(points), num_samples // CHUNK_SIZE, pareto.tail_size(num_samples)),
-            self.model, self.guide, pareto.tail_size(longest),
+            pareto.tail_size(longest),
             batch_size(plenty(CHUNK_SIZE), CHUNK_SIZE, self.size),
         )  # fmt: skip
         return compiling.first_rows(found, len(points))
 
     def scout(self) -> tuple[np.ndarray, np.ndarray]:
         """Chains from the prior for every point: the largest log-weight left, and their cost."""
-        every = np.arange(len(self.x))
+        every = np.arange(self.num_points)
         setting = self.num_scouts, SCOUT_TEMPERATURES
         ends = self._chains(every, *setting, from_prior=True, answers=False).z
         found = _look(
-            self.theta, self.phi, (compiling.pad_rows(self.x, self.size), ends),
-            *_traced(len(every)), self.model, self.guide, self.transition.continuous, self.together,
+            self.p, self.q, (compiling.pad_rows(self.x, self.size), ends),
+            *_traced(len(every)), self.transition.continuous, self.together,
         )  # fmt: skip
         self.modes, reach = compiling.first_rows(found, len(every))
         cost = self.scouting(self.num_scouts) + np.zeros(len(every))
@@ -117,9 +125,9 @@ class Runner:
         rows = compiling.pad_rows(points, self.size)
         return _chains(
             self._key(int(from_prior), int(answers), chains, temperatures),
-            self.theta, self.phi, (rows, self.x[rows]),
+            self.p, self.q, (rows, self._of(rows)),
             *_traced(len(points), chains, pareto.tail_size(chains), temperatures, from_prior),
-            self.model, self.guide, self.transition, self.capacity, self.together,
+            self.transition, self.capacity, self.together,
         )  # fmt: skip
 
     def cost(self, chains: int, temperatures: int) -> float:
@@ -130,6 +138,10 @@ class Runner:
     def scouting(self, num_scouts: int) -> float:
         """Evaluations that scouts take for each point, without the search for modes."""
         return self.cost(num_scouts, SCOUT_TEMPERATURES) + 2 * num_scouts if num_scouts else 0.0
+
+    def _of(self, rows: np.ndarray) -> Any:
+        """Rows of the data."""
+        return jax.tree.map(lambda leaf: leaf[rows], self.x)
 
     def _key(self, *round_of: int) -> Key[Array, ""]:
         """One key for each kind of round, whichever rounds the other points have had before."""
@@ -184,51 +196,46 @@ class _Start(NamedTuple):
         return jax.tree.map(lambda p, q: jnp.where(self.from_prior, p, q), *either)
 
 
-@bounded_jit(7, 8, 9, 10, lean=True, level=2)
+@bounded_jit(7, 8, lean=True, level=2)
 def _importance(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
-    points: tuple[Array, Array, Modes | None],
+    p: Generative,
+    q: ConditionalDensity,
+    points: tuple[Array, Any, Modes | None],
     number: Int[Array, ""],
     num_chunks: Int[Array, ""],
     tail: Int[Array, ""],
-    model: Model,
-    guide: Guide,
     longest: int,
     together: int,
 ) -> Evidence:
-    def one(point: tuple[Array, Array, Modes | None]) -> Evidence:
+    def one(point: tuple[Array, Any, Modes | None]) -> Evidence:
         index, x, modes = point
-        q = cover(guide.posterior(phi, x), modes)
         own = jax.random.fold_in(key, index)
-        return streamed(own, log_joint(model, theta, x), q, num_chunks, tail, longest)
+        return streamed(own, p.log_joint(x), cover(q(x), modes), num_chunks, tail, longest)
 
     return for_first(one, points, together, number)
 
 
-@bounded_jit(9, 10, 11, 12, 13, lean=True, level=2)
+@bounded_jit(9, 10, 11, lean=True, level=2)
 def _chains(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
-    points: tuple[Array, Array],
+    p: Generative,
+    q: ConditionalDensity,
+    points: tuple[Array, Any],
     number: Int[Array, ""],
     chains: Int[Array, ""],
     tail: Int[Array, ""],
     temperatures: Int[Array, ""],
     from_prior: Bool[Array, ""],
-    model: Model,
-    guide: Guide,
     transition: annealing.Transition,
     capacity: Capacity,
     together: int,
 ) -> Chains:
-    def one(point: tuple[Array, Array]) -> Chains:
+    def one(point: tuple[Array, Any]) -> Chains:
         index, x = point
-        own, joint = jax.random.fold_in(key, index), log_joint(model, theta, x)
-        q = _Start(guide.posterior(phi, x), model.prior(theta), from_prior)
-        z, log_w, accepted = _anneal(own, joint, q, chains, temperatures, transition, capacity)
+        own, joint = jax.random.fold_in(key, index), p.log_joint(x)
+        start = _Start(q(x), p.prior(x), from_prior)
+        z, log_w, accepted = _anneal(own, joint, start, chains, temperatures, transition, capacity)
         used = jnp.arange(log_w.size) < chains
         found = from_first(log_w, used, chains, tail)
         found = judge_chains(found, log_w, accepted, transition.target is not None, chains)
@@ -281,24 +288,22 @@ def _anneal(
     return jax.tree.map(lambda leaf: leaf[: capacity.scouts], ends), log_w, accepted
 
 
-@bounded_jit(4, 5, 6, 7, lean=True, level=2)
+@bounded_jit(4, 5, lean=True, level=2)
 def _look(
-    theta: Params,
-    phi: Params,
-    points: tuple[Array, Latent],
+    p: Generative,
+    q: ConditionalDensity,
+    points: tuple[Any, Latent],
     number: Int[Array, ""],
-    model: Model,
-    guide: Guide,
     continuous: bool,
     together: int,
 ) -> tuple[Modes | None, Float[Array, " N"]]:
     """The modes uphill of scouts' places [N, C, ...], and the largest weight that they leave."""
 
-    def one(point: tuple[Array, Latent]) -> tuple[Modes | None, Scalar]:
+    def one(point: tuple[Any, Latent]) -> tuple[Modes | None, Scalar]:
         x, z = point
-        joint, q = log_joint(model, theta, x), guide.posterior(phi, x)
+        joint, at_x = p.log_joint(x), q(x)
         if continuous:
-            return search(joint, q, z)
-        return None, jax.vmap(lambda z: joint(z) - q.log_prob(z))(z).max()
+            return search(joint, at_x, z)
+        return None, jax.vmap(lambda z: joint(z) - at_x.log_prob(z))(z).max()
 
     return for_first(one, points, together, number)

@@ -15,11 +15,20 @@ from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Check, Evidence, describe, judge_chains
-from lvm_jax.guides.base import Guide
 from lvm_jax.inputs import check_simulated
-from lvm_jax.models.base import Model, log_joint
 from lvm_jax.moments import moments
-from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    Bool,
+    ConditionalDensity,
+    Distribution,
+    Float,
+    Generative,
+    Int,
+    Key,
+    Latent,
+    Scalar,
+)
 from lvm_jax.weights import LogJoint
 
 CROSSED = 4.0  # standard errors by which the bounds must not be the wrong way round
@@ -124,10 +133,8 @@ class Bidirectional(NamedTuple):
 
 def bidirectional(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide | None,
-    theta: Params,
-    phi: Params,
+    p: Generative,
+    q: ConditionalDensity | None,
     num_points: int,
     num_chains: int,
     plan: annealing.Plan,
@@ -139,7 +146,7 @@ def bidirectional(
     Draws N pairs z ~ p(z), x ~ p(x | z), of which z is an exact draw of p(z | x), and sandwiches
     log p(x) of each. What `annealed` with the same settings misses on real data cannot be seen
     there; that the gap is small here certifies the procedure, as far as real data resemble the
-    model's. From q(z | x; phi), or with guide=None from the prior. Points run together as in
+    model's. From q(z | x), or with q=None from the prior. Points run together as in
     `evaluate_annealed`.
 
     Raises ValueError if the bounds come out the wrong way round by more than 4 standard errors (the
@@ -148,13 +155,12 @@ def bidirectional(
     Source: Grosse, Ancha and Roy (2016).
     """
     checks.key(key)
-    checks.host("evidence.bidirectional", "evidence.sandwich", key, theta, phi)
+    checks.host("evidence.bidirectional", "evidence.sandwich", key, p, q)
     num_points = checks.integer(num_points, "num_points", 2)
     num_chains = checks.integer(num_chains, "num_chains", 1)
-    check_simulated(model, guide, theta, phi)
+    check_simulated(p, q)
     x, found = _bidirectional(
-        *(key, theta, () if guide is None else phi, plan),
-        *(model, guide, num_points, num_chains),
+        *(key, p, q, plan, num_points, num_chains),
         batch_size(plenty(chunk_size), 2 * num_chains, num_points),
     )
     means = _means(found)
@@ -162,24 +168,22 @@ def bidirectional(
     return Bidirectional(x, found, *means)
 
 
-@bounded_jit(4, 5, 6, 7, 8)
+@bounded_jit(4, 5, 6)
 def _bidirectional(
     key: Key[Array, ""],
-    theta: Params,
-    phi: Params,
+    p: Generative,
+    q: ConditionalDensity | None,
     plan: annealing.Plan,
-    model: Model,
-    guide: Guide | None,
     num_points: int,
     num_chains: int,
     together: int,
 ) -> tuple[Array, Sandwich]:
     def one(index: Array) -> tuple[Array, Sandwich]:
         key_z, key_x, key_chains = jax.random.split(jax.random.fold_in(key, index), 3)
-        z = model.prior(theta).sample(seed=key_z)
-        x = model.likelihood(theta, z).sample(seed=key_x)
-        q = model.prior(theta) if guide is None else guide.posterior(phi, x)
-        return x, sandwich(key_chains, log_joint(model, theta, x), q, z, num_chains, plan)
+        z = p.prior().sample(seed=key_z)
+        x = p.likelihood(z).sample(seed=key_x)
+        start = p.prior() if q is None else q(x)
+        return x, sandwich(key_chains, p.log_joint(x), start, z, num_chains, plan)
 
     return for_each(one, jnp.arange(num_points), together)
 
@@ -196,7 +200,7 @@ def _check_order(gap: Scalar, error: Scalar) -> None:
     """Refuse bounds that have crossed beyond chance."""
     if gap < -CROSSED * error:
         raise ValueError(
-            f"model: expected E[upper] >= E[lower], got a mean gap of {gap:.3f} +- {error:.3f} "
+            f"p: expected E[upper] >= E[lower], got a mean gap of {gap:.3f} +- {error:.3f} "
             "nats; draws of the prior or the likelihood do not follow their log_prob"
         )
 

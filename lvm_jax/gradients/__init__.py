@@ -6,7 +6,7 @@ that log_joint closes over, both at once:
 
     estimate = gradients.doubly_reparameterized(bounds.iwae)
     value, (grad_theta, grad_phi) = jax.value_and_grad(
-        lambda theta, phi: estimate(key, log_joint(model, theta, x), guide, phi, 10), argnums=(0, 1)
+        lambda theta, phi: estimate(key, model(theta).log_joint(x), guide, phi, 10), argnums=(0, 1)
     )(theta, phi)
 
 Map over data points and their keys outside. A surrogate is for first derivatives only. Options go
@@ -27,7 +27,8 @@ from lvm_jax.gradients.annealed import (
 )
 from lvm_jax.gradients.base import ESTIMATORS, Estimate, Estimator, find_estimate
 from lvm_jax.gradients.control import rebar, rebar_control, relax, variance_objective
-from lvm_jax.gradients.discrete import arm, disarm, enumerated
+from lvm_jax.gradients.discrete import arm, disarm
+from lvm_jax.gradients.enumeration import enumerated
 from lvm_jax.gradients.pathwise import (
     doubly_reparameterized,
     piwae,

@@ -5,7 +5,7 @@ a few leapfrog steps from q towards the posterior, for the ELBO of the whole jou
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,7 @@ def annealable(
         even = jnp.zeros(num_temperatures)
         return Annealable(guide.init(key), Dynamics(even, jnp.full_like(even, jnp.log(step_size))))
 
-    def posterior(phi: Annealable, x: Array) -> Distribution:
+    def posterior(phi: Annealable, x: Any) -> Distribution:
         return guide.posterior(phi.q, x)
 
     return Guide(init, posterior)

@@ -11,28 +11,6 @@ from lvm_jax.typing import Array, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
 
 
-def enumerated() -> Estimate:
-    """The exact ELBO, sum_z q(z) (log p(x, z) - log q(z)), and its exact gradients.
-
-    Rao-Blackwellised over all of z: no variance; key and num_samples are not used. Needs a q with
-    finitely many values, and one evaluation of log_joint for each (`distributions.support` raises
-    ValueError for too many). Source: Ranganath et al. 2014, section 3.1, with every z summed out.
-    """
-
-    def estimate(
-        key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
-    ) -> Scalar:
-        checks.key(key)
-        q = make_q("enumerated", "finite", guide, phi, num_samples)
-        z = distributions.support(q)
-        check_log_joint(log_joint, z)
-        log_q = jax.vmap(q.log_prob)(z)
-        mass = jnp.exp(log_q)
-        return (mass * jnp.where(mass > 0, jax.vmap(log_joint)(z) - log_q, 0.0)).sum()
-
-    return estimate
-
-
 def arm() -> Estimate:
     """ARM: augment, REINFORCE, merge. For K Bernoulli variables with logits l, u ~ U(0, 1)^K,
 

@@ -6,9 +6,7 @@ from lvm_jax import bounds, checks
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.gradients.pathwise import derivatives, follow
 from lvm_jax.gradients.score import score_weights
-from lvm_jax.guides.base import Guide
-from lvm_jax.models.base import Model, simulate
-from lvm_jax.typing import Array, Key, Params, Scalar
+from lvm_jax.typing import Array, ConditionalDensity, Generative, Key, Params, Scalar
 from lvm_jax.weights import LogJoint
 
 
@@ -57,24 +55,23 @@ def doubly_reparameterized_wake_sleep() -> Estimate:
     return estimate
 
 
-def sleep(
-    key: Key[Array, ""], model: Model, theta: Params, guide: Guide, phi: Params, num_samples: int
-) -> Scalar:
+def sleep(key: Key[Array, ""], p: Generative, q: ConditionalDensity, num_samples: int) -> Scalar:
     """The sleep phase: E_{p(x, z; theta)}[log q(z | x; phi)] from draws of the model.
 
     To be maximised in phi: its gradient is an unbiased one of -E_{p(x)} KL(p(z | x) || q), the
     forward KL averaged over the model's own data, not over yours. It carries nothing to theta.
-    Takes the model and the guide (not one data point's log_joint), since it draws x itself. Any z
-    and any q. Raises ValueError for num_samples < 1.
+    Takes p and q (not one data point's log_joint), since it draws x itself. Any z and any q.
+
+    Raises ValueError for num_samples < 1.
 
     Source: Hinton et al. 1995, the sleep phase; Bornschein and Bengio 2015, section 2.
     """
     checks.key(key)
     checks.integer(num_samples, "num_samples", 1)
-    theta = jax.lax.stop_gradient(theta)
+    p = jax.lax.stop_gradient(p)
 
     def dream(key: Key[Array, ""]) -> Scalar:
-        z, x = simulate(key, model, theta)
-        return guide.posterior(phi, x).log_prob(z)
+        z, x = p.sample(key)
+        return q(x).log_prob(z)
 
     return jax.vmap(dream)(jax.random.split(key, num_samples)).mean()

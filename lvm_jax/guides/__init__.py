@@ -1,8 +1,8 @@
 """Guides q(z | x; phi) as pure functions: a family of q, and where its parameters come from."""
 
 from lvm_jax.guides.amortized import Amortized, amortized, linear, num_outputs
-from lvm_jax.guides.base import Family, Guide
-from lvm_jax.guides.defensive import defensive
+from lvm_jax.guides.base import Conditional, Family, Guide
+from lvm_jax.guides.defensive import Defensive, defensive
 from lvm_jax.guides.families import (
     bernoulli,
     categorical,
@@ -16,16 +16,26 @@ from lvm_jax.guides.families import (
 from lvm_jax.guides.flow import flow, flow_family
 from lvm_jax.guides.hierarchical import Ladder, bottom_up, ladder
 from lvm_jax.guides.laplace import Laplace, laplace
-from lvm_jax.guides.refined import Refined, cubature_elbo, refine, refined, sampled_elbo
+from lvm_jax.guides.refined import (
+    Refined,
+    RefinedConditional,
+    cubature_elbo,
+    refine,
+    refined,
+    sampled_elbo,
+)
 from lvm_jax.guides.shared import exact, fixed, per_point, shared
 
 __all__ = [
     "Amortized",
+    "Conditional",
+    "Defensive",
     "Family",
     "Guide",
     "Ladder",
     "Laplace",
     "Refined",
+    "RefinedConditional",
     "amortized",
     "bernoulli",
     "bottom_up",

@@ -22,7 +22,7 @@ class Amortized(NamedTuple):
 def amortized(
     family: Family,
     init: Callable[[Key[Array, ""]], Params],
-    apply: Callable[[Params, Array], Float[Array, " P"]],
+    apply: Callable[[Params, Any], Float[Array, " P"]],
     fields: Sequence[str] | None = None,
 ) -> Guide:
     """q(z | x) = family(offset + g(x)), with g any network.
@@ -44,7 +44,7 @@ def amortized(
         return Amortized(family.init(key_family), init(key_network))
 
     @precision.full_by_default
-    def posterior(phi: Amortized, x: Array) -> Distribution:
+    def posterior(phi: Amortized, x: Any) -> Distribution:
         flat, unravel = ravel_pytree(_select(phi.offset, fields))
         moved = apply(phi.network, x)
         if jnp.shape(moved) != (num,):

@@ -1,8 +1,13 @@
-"""A guide q(z | x; phi) as pure functions, for one data point."""
+"""A guide q(z | x; phi) as pure functions, for one data point, and the same with its parameters."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
+
+from lvm_jax.recognition import bindable
 from lvm_jax.typing import Array, Distribution, Key, Params
 
 
@@ -10,7 +15,28 @@ class Guide(NamedTuple):
     """q(z | x; phi). `posterior` builds q afresh from phi, so that phi alone may be transformed."""
 
     init: Callable[[Key[Array, ""]], Params]  # phi
-    posterior: Callable[[Params, Array], Distribution]  # q(z | x; phi)
+    posterior: Callable[[Params, Any], Distribution]  # q(z | x; phi)
+
+    def __call__(self, phi: Params) -> "Conditional":
+        """q(z | x) with these parameters."""
+        return Conditional(bindable(self), phi)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["phi"], meta_fields=["guide"])
+@dataclass(frozen=True, eq=False)
+class Conditional:
+    """q(z | x): a guide with its parameters, `guide(phi)`; q(x) is the distribution of z.
+
+    A pytree whose leaves are those of phi; the functions are static. Two guides that are made
+    alike share compiled programs.
+    """
+
+    guide: Guide = field(repr=False)
+    phi: Params
+
+    def __call__(self, x: Any) -> Distribution:
+        """q(z | x) of one data point, built anew from phi."""
+        return self.guide.posterior(self.phi, x)
 
 
 class Family(NamedTuple):

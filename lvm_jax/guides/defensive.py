@@ -1,15 +1,22 @@
 """A guide that draws from the prior now and then, so that no weight is unbounded."""
 
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lvm_jax import checks, distributions
-from lvm_jax.guides.base import Guide
-from lvm_jax.models.base import Model
-from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    ConditionalDensity,
+    Distribution,
+    Generative,
+    Key,
+    Latent,
+    Scalar,
+)
 
 
 class Mixed(NamedTuple):
@@ -49,15 +56,27 @@ class Mixed(NamedTuple):
         return jax.tree.map(choose, from_q, from_p)
 
 
-@lru_cache
-def defensive(model: Model, guide: Guide, share: float = 0.1) -> Guide:
-    """(1 - share) q(z | x; phi) + share p(z; theta), for importance sampling; phi is (phi, theta).
+@partial(jax.tree_util.register_dataclass, data_fields=["p", "q"], meta_fields=["share"])
+@dataclass(frozen=True, eq=False)
+class Defensive:
+    """(1 - share) q(z | x) + share p(z), a pytree; see `defensive`."""
+
+    p: Generative
+    q: ConditionalDensity
+    share: float
+
+    def __call__(self, x: Any) -> Distribution:
+        """The mixture for one data point."""
+        return Mixed(self.q(x), self.p.prior(x), self.share)
+
+
+def defensive(p: Generative, q: ConditionalDensity, share: float = 0.1) -> Defensive:
+    """(1 - share) q(z | x) + share p(z), for importance sampling.
 
     The weight p(x, z) / q(z) is then at most p(x | z) / share: of finite variance wherever the
     likelihood is bounded, however narrow q is, and a mode that q misses is met as often as the
     prior meets it. E[w^2] is at most 1 / (1 - share) times that of q alone; weights of an exact q
-    are no longer all equal. Not reparameterised. The same arguments give the same guide, so that
-    nothing compiles again.
+    are no longer all equal. Not reparameterised.
 
     Raises ValueError for a share outside (0, 1).
 
@@ -65,14 +84,4 @@ def defensive(model: Model, guide: Guide, share: float = 0.1) -> Guide:
     """
     if not 0 < checks.number(share, "share") < 1:
         raise ValueError(f"share: expected a number in (0, 1), got {share}")
-
-    def init(key: Key[Array, ""]) -> Params:
-        checks.key(key)
-        key_phi, key_theta = jax.random.split(key)
-        return guide.init(key_phi), model.init(key_theta)
-
-    def posterior(phi: Params, x: Array) -> Distribution:
-        own, theta = phi
-        return Mixed(guide.posterior(own, x), model.prior(theta), share)
-
-    return Guide(init, posterior)
+    return Defensive(p, q, share)

@@ -18,7 +18,7 @@ from lvm_jax import checks
 from lvm_jax.chain import Chain, Gaussian, Layer, Step, check_layers, init_each
 from lvm_jax.distributions import normal
 from lvm_jax.guides.base import Guide
-from lvm_jax.networks import ACTIVATIONS, mlp
+from lvm_jax.networks import Activation, find_activation, mlp
 from lvm_jax.typing import Array, Distribution, Key, Params
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ class Ladder(NamedTuple):
 
 
 def ladder(
-    upward: Sequence["Network"], top_dim: int, layers: Sequence[Layer], activation: str = "tanh"
+    upward: Sequence["Network"],
+    top_dim: int,
+    layers: Sequence[Layer],
+    activation: Activation = "tanh",
 ) -> Guide:
     """q(z | x) = q(z_L | x) q(z_(L-1) | z_L, x) ... q(z_1 | z_2, x), drawn from the top.
 
@@ -73,7 +76,7 @@ def ladder(
     the exact posterior where N(a_l, b_l^2) is the likelihood of z_l and `layers` are the model's.
     The networks of `upward`, one for each of the L layers of z, map features to features; `layers`
     is as in `deep_latent_gaussian`, with parameters of the guide's own, and `top_dim` the
-    dimension of z_L. h = `activation`, of networks.ACTIVATIONS.
+    dimension of z_L. h = `activation`, a name of networks.ACTIVATIONS or any function.
 
     Raises ValueError for numbers of networks that do not fit each other.
 
@@ -85,7 +88,7 @@ def ladder(
             f"upward: expected {len(layers) + 1} networks, one for each layer of z, got "
             f"{len(upward)}"
         )
-    act = ACTIVATIONS[checks.choice(activation, "activation", tuple(ACTIVATIONS))]
+    act = find_activation(activation)
     dims = [*(layer.dim for layer in layers), checks.integer(top_dim, "top_dim", 1)]
     heads = tuple(
         Layer(mlp(network.num_outputs, (), 2 * dim), dim)

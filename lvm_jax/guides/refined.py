@@ -1,27 +1,46 @@
 """Semi-amortised guides: from the amortised start, a few local steps on the ELBO of one point."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from lvm_jax import checks, distributions
 from lvm_jax.guides.base import Family, Guide
-from lvm_jax.models.base import Model, log_joint
-from lvm_jax.typing import Array, Distribution, Key, Params, Scalar
+from lvm_jax.recognition import bindable
+from lvm_jax.typing import Array, Distribution, JointDensity, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, log_weights
 
 Objective = Callable[[LogJoint, Distribution], Scalar]  # of one data point, to be maximised
 
 
 class Refined(NamedTuple):
-    """phi: where the steps start, and the model whose ELBO they climb."""
+    """A guide whose q depends on p too; `refined(p, phi)` is q(z | x) with its parameters."""
 
-    start: Params  # phi of the amortised guide
-    theta: Params  # tied: put the model's own theta here, see `refined`
+    init: Callable[[Key[Array, ""]], Params]  # phi, of where the steps start
+    posterior: Callable[[JointDensity, Params, Any], Distribution]  # q(z | x) of p and phi
+
+    def __call__(self, p: JointDensity, phi: Params) -> "RefinedConditional":
+        """q(z | x), whose steps climb the ELBO of this p."""
+        return RefinedConditional(bindable(self), p, phi)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["p", "phi"], meta_fields=["guide"])
+@dataclass(frozen=True, eq=False)
+class RefinedConditional:
+    """q(z | x) of a `Refined`, a pytree."""
+
+    guide: Refined = field(repr=False)
+    p: JointDensity
+    phi: Params
+
+    def __call__(self, x: Any) -> Distribution:
+        """q(z | x) of one data point: the local steps are made here."""
+        return self.guide.posterior(self.p, self.phi, x)
 
 
 def sampled_elbo(key: Key[Array, ""], num_samples: int) -> Objective:
@@ -83,7 +102,6 @@ def refine(
 
 
 def refined(
-    model: Model,
     family: Family,
     place: Callable[[Family], Guide],
     objective: Objective,
@@ -91,60 +109,39 @@ def refined(
     num_steps: int,
     *,
     through: bool = True,
-) -> Guide:
+) -> Refined:
     """q(z | x) = family(eta_T), T steps of `refine` from eta_0 = what `place` gives for x.
 
-    `place` takes a family to a guide, and says where eta_0 comes from:
+    `place` takes a family to a guide, and says where eta_0 comes from. The steps climb the ELBO of
+    p, so that q shares p's parameters, and both are trained as a pair:
 
-        guide = refined(model, mean_field(2), lambda f: amortized(f, network.init, network.apply),
-                        sampled_elbo(key, 10), optax.sgd(0.1), num_steps=5)
+        semi = refined(mean_field(2), lambda f: amortized(f, network.init, network.apply),
+                       sampled_elbo(key, 10), optax.sgd(0.1), num_steps=5)
 
-    phi is `Refined(start, theta)`: the steps climb the ELBO of the model at phi.theta. Tie it to
-    the model's own by `phi._replace(theta=theta)`; `init` fills it with NaN, which `posterior`
-    refuses where it can see it (`check_tied`). `training.refining` ties it in every training step.
+        def pair(params):
+            p = model(params.theta)
+            return p, semi(p, params.phi)
 
-    `through` says how phi learns. True: derivatives of all T steps, in start and in theta (Kim et
-    al. 2018). False: the steps count as a constant shift of eta_0, so start gets the gradient at
-    eta_T and theta none through q: first order, T times cheaper in memory.
+    `through` says how the parameters learn. True: derivatives of all T steps, in phi and in theta
+    (Kim et al. 2018). False: the steps count as a constant shift of eta_0, so phi gets the gradient
+    at eta_T and theta none through q: first order, T times cheaper in memory. In training every
+    step makes the local steps of each data point; `sticking_the_landing` and
+    `doubly_reparameterized` make them twice, for q and for q at frozen parameters.
 
-    Raises ValueError for num_steps < 0, and in `posterior` for an untied phi. Source: Kim et al.
-    2018; Marino et al. 2018 learn the update itself.
+    Raises ValueError for num_steps < 0. Source: Kim et al. 2018, algorithm 2; Marino et al. 2018
+    learn the update itself.
     """
     num_steps = checks.integer(num_steps, "num_steps", 0)
     place_of_eta = place(Family(family.init, build=lambda eta: eta))
 
-    def init(key: Key[Array, ""]) -> Refined:
-        theta = jax.eval_shape(model.init, key)
-        untied = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), theta)
-        return Refined(place_of_eta.init(key), untied)
-
-    def posterior(phi: Refined, x: Array) -> Distribution:
-        check_tied(phi)
-        start = place_of_eta.posterior(phi.start, x)
-        joint = log_joint(model, phi.theta, x)
+    def posterior(p: JointDensity, phi: Params, x: Any) -> Distribution:
+        start = place_of_eta.posterior(phi, x)
         if through:
-            return family.build(refine(joint, family, start, objective, optimizer, num_steps))
-        frozen, still = jax.lax.stop_gradient((start, phi.theta))
-        moved = refine(log_joint(model, still, x), family, frozen, objective, optimizer, num_steps)
+            moved = refine(p.log_joint(x), family, start, objective, optimizer, num_steps)
+            return family.build(moved)
+        frozen, still = jax.lax.stop_gradient((start, p))
+        moved = refine(still.log_joint(x), family, frozen, objective, optimizer, num_steps)
         shift = jax.tree.map(lambda new, old: new - old, moved, frozen)
         return family.build(jax.tree.map(jnp.add, start, shift))
 
-    return Guide(init, posterior)
-
-
-def check_tied(phi: Params) -> None:
-    """Refuse a `Refined` phi whose theta is still the NaN of `init`; traced numbers pass unseen.
-
-    Raises ValueError saying how to tie it, and how to train it.
-    """
-    if not isinstance(phi, Refined):
-        return
-    leaves = jax.tree.leaves(phi.theta)
-    if any(isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct) for leaf in leaves):
-        return
-    if leaves and all(np.isnan(np.asarray(leaf)).all() for leaf in leaves):
-        raise ValueError(
-            "phi.theta: expected the theta of the model, whose ELBO the local steps climb, got the "
-            "NaN of init; use guides.Refined(phi.start, theta), and train with "
-            "objective=training.refining(guide, estimate=...) and the guide where the steps start"
-        )
+    return Refined(place_of_eta.init, posterior)

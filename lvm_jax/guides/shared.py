@@ -3,8 +3,8 @@
 import jax
 
 from lvm_jax import checks
-from lvm_jax.guides.base import Family, Guide
-from lvm_jax.models.base import Model
+from lvm_jax.guides.base import Conditional, Family, Guide
+from lvm_jax.models.base import Joint, known
 from lvm_jax.typing import Array, Distribution, Key, Params
 
 
@@ -16,17 +16,17 @@ def shared(family: Family) -> Guide:
 def per_point(family: Family, num_points: int) -> Guide:
     """A q for each of N data points, without amortisation: phi is eta with a leading axis N.
 
-    `posterior` takes the phi of ONE point, so map over phi and x together:
+    Take the phi of ONE point to q, mapping over phi and x together:
 
         phi = guide.init(key)                                      # leaves [N, ...]
 
         def elbo(key, phi, x):
-            q = guide.posterior(phi, x)
-            return bounds.elbo(log_weights(key, log_joint(model, theta, x), q, num_samples))
+            return bounds.elbo(log_weights(key, p.log_joint(x), guide(phi)(x), num_samples))
 
         jax.vmap(elbo)(jax.random.split(key, N), phi, x)           # [N]
 
-    and for a minibatch take its rows, `jax.tree.map(lambda leaf: leaf[index], phi)`.
+    `evidence.evaluate(key, p, guide(phi), x, num_samples, q_per_point=True)` does so too;
+    for a minibatch take its rows, `jax.tree.map(lambda leaf: leaf[index], phi)`.
 
     Raises ValueError for num_points < 1.
     """
@@ -54,15 +54,12 @@ def fixed(distribution: Distribution) -> Guide:
     return Guide(init=lambda key: (), posterior=lambda phi, x: distribution)
 
 
-def exact(model: Model, theta: Params) -> Guide:
-    """The posterior p(z | x; theta) of a model that knows it: phi is ().
+def exact(p: Joint) -> Conditional:
+    """q(z | x) = p(z | x) of a model that has its posterior in closed form; phi is p's theta.
 
     The gap to log p(x) is zero, and gradients in theta flow through q as well as through the
-    joint. `Guide(model.init, model.posterior)` is the same with theta as its phi.
+    joint.
 
     Raises ValueError if the model has no exact posterior.
     """
-    posterior = model.posterior
-    if posterior is None:
-        raise ValueError("model: expected one with an exact posterior, got posterior=None")
-    return Guide(init=lambda key: (), posterior=lambda phi, x: posterior(theta, x))
+    return Guide(p.model.init, known(p.model.posterior, "posterior"))(p.theta)

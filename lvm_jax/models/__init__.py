@@ -1,6 +1,6 @@
 """Models p(x, z; theta) as pure functions."""
 
-from lvm_jax.models.base import Model, log_joint, simulate
+from lvm_jax.models.base import Draw, Joint, Model
 from lvm_jax.models.categorical import Discrete, bernoulli, categorical
 from lvm_jax.models.deep_gaussian import (
     DeepGaussian,
@@ -23,9 +23,11 @@ __all__ = [
     "DeepGaussian",
     "DeepLatentGaussian",
     "Discrete",
+    "Draw",
     "FactorAnalysis",
     "FactorInfo",
     "GaussianMixture",
+    "Joint",
     "Layer",
     "LinearGaussian",
     "Model",
@@ -38,8 +40,6 @@ __all__ = [
     "gaussian_mixture",
     "linear_gaussian",
     "log_evidence_quadrature",
-    "log_joint",
     "ppca",
-    "simulate",
     "two_layer_gaussian",
 ]

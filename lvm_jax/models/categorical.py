@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lvm_jax import checks, distributions
 from lvm_jax.distributions import Table
-from lvm_jax.models.base import Model, log_joint
+from lvm_jax.models.base import Model
 from lvm_jax.models.streaming import log_sum
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Params, Scalar
 
@@ -91,13 +91,13 @@ def _discrete(
         likelihood=lambda theta, z: likelihood(theta.likelihood, z),
     )
 
-    def log_evidence(theta: Discrete, x: Array) -> Scalar:
+    def log_evidence(theta: Discrete, x: Any) -> Scalar:
         if num_terms > MAX_TERMS:
             raise ValueError(
                 f"log_evidence: expected at most {MAX_TERMS:,} values of z to sum over, got "
                 f"{num_values}^{shape[0]}; bound or estimate it from samples"
             )
-        joint = log_joint(model, theta, x)
+        joint = model(theta).log_joint(x)
         fast = jnp.asarray(distributions.digits(num_values, num_fast), jnp.int32)
         places = num_values ** jnp.arange(num_slow, dtype=jnp.int32)[::-1]
 
@@ -108,9 +108,9 @@ def _discrete(
 
         return log_sum(terms, num_values**num_slow)
 
-    def posterior(theta: Discrete, x: Array) -> Table:
+    def posterior(theta: Discrete, x: Any) -> Table:
         values = distributions.support(model.prior(theta))
-        joint = log_joint(model, theta, x)
+        joint = model(theta).log_joint(x)
         batch = min(CHUNK, num_terms)
         return Table(jax.nn.log_softmax(jax.lax.map(joint, values, batch_size=batch)), values)
 

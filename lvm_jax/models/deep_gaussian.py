@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from lvm_jax import checks, precision
 from lvm_jax.distributions import is_reparameterized, normal
-from lvm_jax.models.base import Model, log_joint
+from lvm_jax.models.base import Joint, Model
 from lvm_jax.models.streaming import log_sum
-from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 
 Activation = Callable[[Array], Array]
 RADIUS = 10.0  # standard deviations of the prior that the quadrature covers
@@ -115,7 +115,7 @@ def two_layer_gaussian(latent_dim: int, dim: int, width: int) -> Model:
     return Model(init, lambda theta: standard_normal(latent_dim, theta.bias.dtype), likelihood)
 
 
-def log_evidence_quadrature(model: Model, theta: Params, x: Array, num_nodes: int = 200) -> Scalar:
+def log_evidence_quadrature(p: Joint, x: Any, num_nodes: int = 200) -> Scalar:
     """log p(x) of one data point by the trapezoidal rule over z in [-10, 10]^K, in nats.
 
     For models with z ~ N(0, I_K), K <= 3, and a likelihood that is smooth in z: the rule then
@@ -129,18 +129,18 @@ def log_evidence_quadrature(model: Model, theta: Params, x: Array, num_nodes: in
     Source: Trefethen and Weideman (2014).
     """
     num_nodes = checks.integer(num_nodes, "num_nodes", 2)
-    prior = model.prior(theta)
+    prior = p.prior()
     z = jax.eval_shape(lambda key: prior.sample(seed=key), jax.random.key(0))
     small = getattr(z, "ndim", None) == 1 and z.size <= MAX_LATENT_DIM
     if not (small and is_reparameterized(prior)):
         raise ValueError(
-            f"model: expected z of K <= {MAX_LATENT_DIM} real numbers, as a vector, "
+            f"p: expected z of K <= {MAX_LATENT_DIM} real numbers, as a vector, "
             f"got {z}; estimate log p(x) from samples"
         )
     nodes = jnp.linspace(-RADIUS, RADIUS, num_nodes, dtype=z.dtype)
     rest = jnp.meshgrid(*[nodes] * (z.size - 1), indexing="ij")
     plane = jnp.stack([axis.ravel() for axis in rest], 1) if rest else jnp.zeros((1, 0), z.dtype)
-    joint = log_joint(model, theta, x)
+    joint = p.log_joint(x)
 
     def terms(index: Int[Array, ""]) -> Float[Array, " M"]:
         first = jnp.broadcast_to(nodes[index], (plane.shape[0], 1))

@@ -1,14 +1,15 @@
 """Deep latent Gaussian models: networks between one or several Gaussian layers and the data."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lvm_jax import checks
 from lvm_jax.chain import Chain, Layer, check_layers, init_each
 from lvm_jax.models.base import Model
-from lvm_jax.typing import Array, Distribution, Key, Latent, Params
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params
 
 if TYPE_CHECKING:  # a VampPrior is made of a guide, and guides import the models
     from lvm_jax.likelihoods import Likelihood
@@ -28,7 +29,13 @@ class DeepLatentGaussian(NamedTuple):
 
 
 def deep_latent_gaussian(
-    prior: "Prior", decoder: "Network", likelihood: "Likelihood", layers: Sequence[Layer] = ()
+    prior: "Prior",
+    decoder: "Network",
+    likelihood: "Likelihood",
+    layers: Sequence[Layer] = (),
+    *,
+    observed: str | tuple[str, ...] | None = None,
+    given: Callable[[Any], Float[Array, " C"]] | None = None,
 ) -> Model:
     """z_L ~ prior, z_l | z_(l+1) ~ N(m_l, diag(s_l)^2), x | z_1 ~ likelihood(decoder(z_1)).
 
@@ -36,6 +43,13 @@ def deep_latent_gaussian(
     one more than its length. z is an array [K] where L = 1, and the tuple (z_1, ..., z_L) of arrays
     [K_l], z_1 next to x, where L > 1; `prior` is that of z_L. With a standard normal and L = 1 this
     is the VAE. log p(x) has no closed form: `evidence.evaluate` measures it.
+
+    Data points that are pytrees: `observed` names the part that is generated, as in `Model`. With
+    `given`, a function from a data point to a vector c [C], this is p(x, z | c), and the decoder
+    takes [z_1, c], of K_1 + C numbers.
+
+        deep_latent_gaussian(prior, decoder, bernoulli(784), observed="image",
+                             given=lambda row: jax.nn.one_hot(row["label"], 10))
 
     Raises ValueError if the decoder or a layer has another number of outputs than is needed; a
     network raises when it meets a z of another size than its input.
@@ -60,12 +74,16 @@ def deep_latent_gaussian(
             likelihood.init(key_likelihood),
         )
 
-    def build_prior(theta: DeepLatentGaussian) -> Distribution:
+    def build_prior(theta: DeepLatentGaussian, *context: Array) -> Distribution:
         top = prior.build(theta.prior)
         return Chain(top, theta.layers[::-1], steps, downward=True) if layers else top
 
-    def build_likelihood(theta: DeepLatentGaussian, z: Latent) -> Distribution:
-        outputs = decoder.apply(theta.decoder, z[0] if layers else z)
+    def build_likelihood(theta: DeepLatentGaussian, z: Latent, *context: Array) -> Distribution:
+        inputs = jnp.concatenate([z[0] if layers else z, *context])
+        outputs = decoder.apply(theta.decoder, inputs)
         return likelihood.build(theta.likelihood, outputs)
 
-    return Model(init, build_prior, build_likelihood, support=likelihood.support)
+    return Model(
+        init, build_prior, build_likelihood, support=likelihood.support, observed=observed,
+        given=given,
+    )  # fmt: skip

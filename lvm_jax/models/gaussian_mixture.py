@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lvm_jax import checks
 from lvm_jax.distributions import Categorical, FullRankNormal
-from lvm_jax.models.base import Model, log_joint
+from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 
 
@@ -44,7 +44,7 @@ def gaussian_mixture(num_components: int, dim: int) -> Model:
     model = Model(init, prior, likelihood)
 
     def joints(theta: GaussianMixture, x: Float[Array, " D"]) -> Float[Array, " K"]:
-        return jax.vmap(log_joint(model, theta, x))(jnp.arange(num_components))
+        return jax.vmap(model(theta).log_joint(x))(jnp.arange(num_components))
 
     def posterior(theta: GaussianMixture, x: Float[Array, " D"]) -> Distribution:
         return Categorical(logits=joints(theta, x))

@@ -7,17 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, models
-from lvm_jax.guides.base import Guide
-from lvm_jax.models.base import Model
+from lvm_jax import checks
+from lvm_jax.guides.base import Conditional, Guide
+from lvm_jax.models.base import Joint, Model
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params
-from lvm_jax.weights import LogJoint
 
 
 class Problem(NamedTuple):
     """A model whose log p(x) and p(z | x) are closed forms, and a q that is not the posterior.
 
-    `model.log_evidence(theta, x)` and `model.posterior(theta, x)` are the truth. theta is in
+    `p.log_evidence(x)` and `p.posterior(x)` are the truth. theta is in
     float64 on the host: JAX rounds it to float32 unless x64 is on.
     """
 
@@ -28,9 +27,15 @@ class Problem(NamedTuple):
     phi: Params
     off: str  # how the guide differs from the posterior
 
-    def log_joint(self, x: Float[Array, " D"]) -> LogJoint:
-        """z -> log p(x, z; theta) of one data point, in nats."""
-        return models.log_joint(self.model, on_device(self.theta), x)
+    @property
+    def p(self) -> Joint:
+        """The model with its parameters, as JAX arrays."""
+        return self.model(on_device(self.theta))
+
+    @property
+    def q(self) -> Conditional:
+        """The guide with its parameters, as JAX arrays."""
+        return self.guide(on_device(self.phi))
 
 
 def host(values: Any) -> Any:
@@ -59,10 +64,7 @@ def simulate(key: Key[Array, ""], problem: Problem, num_points: int) -> Simulate
     checks.key(key)
     num_points = checks.integer(num_points, "num_points", 1)
 
-    def one(key: Key[Array, ""]) -> tuple[Latent, Array]:
-        return models.simulate(key, problem.model, on_device(problem.theta))
-
-    z, x = jax.jit(jax.vmap(one))(jax.random.split(key, num_points))
+    z, x = jax.jit(jax.vmap(lambda key: problem.p.sample(key)))(jax.random.split(key, num_points))
     return Simulated(x, z, log_evidence(problem, x))
 
 

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from lvm_jax import checks, decomposition, distributions, guides, models
 from lvm_jax.guides import Guide
 from lvm_jax.guides.amortized import Amortized
-from lvm_jax.models import LinearGaussian, Model, log_joint
+from lvm_jax.models import LinearGaussian, Model
 from lvm_jax.problems import linear_vae
 from lvm_jax.training import kl_per_dimension
 from lvm_jax.typing import Array, Distribution, Float, Params, Scalar
@@ -64,7 +64,7 @@ def averages(
 
     def one(x: Float[Array, " D"]) -> tuple[Scalar, Scalar, Scalar, Array, Array]:
         q, posterior = guide.posterior(phi, x), posterior_of(theta, x)
-        found = decomposition.decompose_exactly(log_joint(model, theta, x), q, posterior=posterior)
+        found = decomposition.decompose_exactly(model(theta).log_joint(x), q, posterior=posterior)
         gaussian = distributions.gaussian_parts(q)
         if gaussian is None or found.kl_posterior is None:
             raise ValueError(f"guide: expected a Gaussian q, got {type(q).__name__}")

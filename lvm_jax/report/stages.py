@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-DRAWING = ("figures.py", "plotting.py")  # no stage depends on these
+DRAWING = {"figures.py", "plotting"}  # files and folders that no stage depends on
 NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
 CHECKSUM = hashlib.sha256().digest_size
 BUILTINS = {"complex", "frozenset", "range", "set", "slice"}
@@ -60,7 +60,7 @@ def sources(experiment: Path | None) -> Iterator[bytes]:
     """The Python files of the library and of an experiment, less those that only draw."""
     for folder in (Path(__file__).parents[1], experiment):
         for file in sorted(folder.rglob("*.py")) if folder else ():
-            if file.name not in DRAWING and file.parent != Path(__file__).parent:
+            if file.parent != Path(__file__).parent and not {file.name, file.parent.name} & DRAWING:
                 yield file.read_bytes()
 
 

@@ -14,13 +14,13 @@ from lvm_jax.chain import positive_scale
 from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.result import describe
-from lvm_jax.guides import Guide
 from lvm_jax.likelihoods import Likelihood, check_support
-from lvm_jax.models import Model
+from lvm_jax.models import Joint
 from lvm_jax.sklearn import vae_programs
 from lvm_jax.sklearn.base import DTYPES
 from lvm_jax.sklearn.vae_programs import Units
-from lvm_jax.typing import Array, Key, Params
+from lvm_jax.training import Parameters
+from lvm_jax.typing import Array, ConditionalDensity, Key, Params
 from lvm_jax.vae import Architecture, build
 
 BY_CHANCE = 0.05  # share of rows that k-hat may distrust without a warning
@@ -42,14 +42,14 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     _architecture: Architecture
 
     @property
-    def model_(self) -> Model:
+    def p_(self) -> Joint:
         """p(x, z; theta_), of x in the model's units."""
-        return build(self._architecture).model
+        return build(self._architecture)(Parameters(self.theta_, self.phi_))[0]
 
     @property
-    def guide_(self) -> Guide:
+    def q_(self) -> ConditionalDensity:
         """q(z | x; phi_), of x in the model's units."""
-        return build(self._architecture).guide
+        return build(self._architecture)(Parameters(self.theta_, self.phi_))[1]
 
     @property
     def noise_variance_(self) -> Any:
@@ -94,9 +94,8 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """
         u, labels = self._measure(X)
         with jax.enable_x64(self._dtype == np.float64):
-            num_samples, key = self.n_importance_samples, self._keys()[1]
             rows = pad_rows((labels, u), bucket(len(u)))
-            z = vae_programs.encode(self.guide_, num_samples, key, self.phi_, *rows)
+            z = vae_programs.encode(self._keys()[1], self.q_, rows, self.n_importance_samples)
             return first_rows(z, len(u))
 
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -115,7 +114,7 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             )
         with jax.enable_x64(self._dtype == np.float64):
             rows = pad_rows(z.astype(self._dtype, copy=False), bucket(len(z)))
-            means = vae_programs.decode(self.model_, self.theta_, rows)
+            means = vae_programs.decode(self.p_, rows)
             return self._units.restore(first_rows(means, len(z)))
 
     def evidence(self, X: Any) -> Evidence:
@@ -129,12 +128,9 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         Source: Burda et al. (2016), section 5.1.
         """
         u, labels = self._measure(X)
-        parts, key = build(self._architecture), self._keys()[0]
         with jax.enable_x64(self._dtype == np.float64):
             found = evidence.evaluate(
-                *(key, parts.model, parts.guide, self.theta_, self.phi_, u),
-                self.n_importance_samples,
-                index=labels,
+                self._keys()[0], self.p_, self.q_, u, self.n_importance_samples, index=labels
             )
             found = jax.tree.map(np.asarray, found)
         volume = self._dtype.type(self._units.log_volume)
@@ -174,7 +170,7 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
         with jax.enable_x64(self._dtype == np.float64):
             size = bucket(n_samples)  # the first draws are the same
-            draws = vae_programs.sample(self.model_, size, jax.random.key(seed), self.theta_)
+            draws = vae_programs.sample(jax.random.key(seed), self.p_, size)
             return self._units.restore(first_rows(draws, n_samples))
 
     def __sklearn_tags__(self) -> Any:

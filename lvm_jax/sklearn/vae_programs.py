@@ -9,9 +9,8 @@ import numpy as np
 from lvm_jax.batching import batch_size, for_each
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import gaussian_parts
-from lvm_jax.guides import Guide
-from lvm_jax.models import Model, simulate
-from lvm_jax.typing import Array, Distribution, Float, Key, Params, UInt
+from lvm_jax.models import Joint
+from lvm_jax.typing import Array, ConditionalDensity, Distribution, Float, Key, UInt
 
 CHUNK_SIZE = 1_000  # rows alive at a time
 
@@ -75,21 +74,19 @@ def labels(x: np.ndarray) -> np.ndarray:
     return np.fromiter((zlib.crc32(row) for row in rows), np.uint32, len(rows))
 
 
-@bounded_jit(0, 1)
+@bounded_jit(3)
 def encode(
-    guide: Guide,
-    num_samples: int,
     key: Key[Array, ""],
-    phi: Params,
-    label: UInt[Array, " N"],
-    x: Float[Array, "N D"],
+    q: ConditionalDensity,
+    rows: tuple[UInt[Array, " N"], Float[Array, "N D"]],
+    num_samples: int,
 ) -> Float[Array, "N L"]:
-    """E_q[z | x] of each row, [N, L]: exact, or where q does not know it the mean of draws."""
+    """E_q[z | x] of each labelled row, [N, L]: exact, or of a q without its mean that of draws."""
 
     def one(pair: tuple[Array, Array]) -> Array:
-        return mean_of(jax.random.fold_in(key, pair[0]), guide.posterior(phi, pair[1]), num_samples)
+        return mean_of(jax.random.fold_in(key, pair[0]), q(pair[1]), num_samples)
 
-    return for_each(one, (label, x), batch_size(CHUNK_SIZE, 1, x.shape[0]))
+    return for_each(one, rows, batch_size(CHUNK_SIZE, 1, rows[1].shape[0]))
 
 
 def mean_of(key: Key[Array, ""], q: Distribution, num_samples: int) -> Array:
@@ -100,21 +97,18 @@ def mean_of(key: Key[Array, ""], q: Distribution, num_samples: int) -> Array:
     return q.sample(seed=key, sample_shape=(num_samples,)).mean(0)
 
 
-@bounded_jit(0)
-def decode(model: Model, theta: Params, z: Float[Array, "N L"]) -> Float[Array, "N D"]:
+@bounded_jit()
+def decode(p: Joint, z: Float[Array, "N L"]) -> Float[Array, "N D"]:
     """E[x | z] of each row, [N, D]."""
 
     def one(z: Array) -> Array:
-        return model.likelihood(theta, z).mean()
+        return p.likelihood(z).mean()
 
     return for_each(one, z, batch_size(CHUNK_SIZE, 1, z.shape[0]))
 
 
-@bounded_jit(0, 1)
-def sample(
-    model: Model, num_samples: int, key: Key[Array, ""], theta: Params
-) -> Float[Array, "S D"]:
+@bounded_jit(2)
+def sample(key: Key[Array, ""], p: Joint, num_samples: int) -> Float[Array, "S D"]:
     """Draws of x from p(x), [num_samples, D]; the first of them do not depend on their number."""
     keys = jax.random.split(key, num_samples)
-    one = lambda key: simulate(key, model, theta)[1]  # noqa: E731
-    return for_each(one, keys, batch_size(CHUNK_SIZE, 1, num_samples))
+    return for_each(lambda key: p.sample(key).x, keys, batch_size(CHUNK_SIZE, 1, num_samples))

@@ -51,7 +51,7 @@ class VariationalAutoencoder(FittedAutoencoder):
     hidden_layer_sizes : int or sequence of int, default=(200, 200)
         Widths of the encoder's hidden layers; the decoder has them in reverse. () is linear.
     activation : str, default="tanh"
-        Of the hidden layers: tanh, relu, softplus, gelu, silu or identity.
+        Of the hidden layers: tanh, relu, elu, softplus, gelu, silu or identity.
     likelihood : str, default="gaussian"
         A name of `lvm_jax.likelihoods.LIKELIHOODS`, by what X holds.
     likelihood_params : dict, default=None
@@ -97,10 +97,10 @@ class VariationalAutoencoder(FittedAutoencoder):
 
     Attributes
     ----------
-    theta_, phi_ : pytrees of ndarray
-        Parameters of `model_` and of `guide_`, in the model's units.
-    model_, guide_ : Model, Guide
+    p_, q_ : models.Joint, guides.Conditional
         p(x, z; theta_) and q(z | x; phi_) as `lvm_jax` has them, in the model's units.
+    theta_, phi_ : pytrees of ndarray
+        Their parameters, of x in the model's units.
     mean_, scale_ : ndarray of shape (n_features,)
         Those units; 0 and 1 unless the likelihood is Gaussian.
     noise_variance_ : float or ndarray of shape (n_features,)
@@ -206,8 +206,8 @@ class VariationalAutoencoder(FittedAutoencoder):
         """
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
         architecture = self._describe(X.shape[1])
-        parts = vae.build(architecture)
-        check_data(parts.likelihood, self.likelihood, X)
+        pair = vae.build(architecture)
+        check_data(pair.likelihood, self.likelihood, X)
         estimate = choose_estimator(self.bound, self.estimator, self.guide)
         random_state = check_random_state(self.random_state)
         seed, seed_split, seed_fit = map(int, random_state.randint(LARGEST_SEED, size=3))
@@ -220,16 +220,15 @@ class VariationalAutoencoder(FittedAutoencoder):
             key_start, key_fit = jax.random.split(jax.random.key(seed_fit))
             units, initial = self._start(key_start, architecture, rows)
             fit = training.fit(
-                *(key_fit, parts.model, parts.guide, units.measure(rows)),
+                *(key_fit, pair, initial, units.measure(rows)),
                 estimate=estimate,
                 num_samples=self.n_gradient_samples,
                 optimizer=optax.adam(float(self.learning_rate)),
                 batch_size=min(self.batch_size, len(rows)),
                 num_epochs=self.max_iter,
-                tie=parts.tie,
-                initial=initial,
-                validation=None if held is None else units.measure(held),
-                patience=None if held is None else self.n_iter_no_change,
+                validation=None
+                if held is None
+                else training.Validation(units.measure(held), patience=self.n_iter_no_change),
                 on_progress=self._printer(units) if self.verbose else None,
             )
         self._architecture, self.seed_ = architecture, seed
@@ -258,7 +257,7 @@ class VariationalAutoencoder(FittedAutoencoder):
         """Units and parameters to begin with."""
         if not (self.warm_start and hasattr(self, "theta_")):
             units = units_of(rows, self.likelihood)
-            return units, Parameters(*vae.start(key, architecture, units.measure(rows)))
+            return units, vae.start(key, architecture, units.measure(rows))
         if architecture != self._architecture:
             raise ValueError(
                 f"warm_start: expected the architecture of the last fit, {self._architecture}, "
@@ -276,7 +275,7 @@ class VariationalAutoencoder(FittedAutoencoder):
 
     def _write(self, fit: training.Fit, units: Units) -> None:
         """The attributes, in the units of X where they are bounds."""
-        self.theta_, self.phi_ = jax.tree.map(np.asarray, (fit.theta, fit.phi))
+        self.theta_, self.phi_ = jax.tree.map(np.asarray, fit.params)
         self.mean_, self.scale_ = units
         self.bound_curve_ = fit.history.bound - units.log_volume
         validated = fit.history.validation_bound - units.log_volume

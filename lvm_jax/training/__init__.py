@@ -1,51 +1,58 @@
 """Training by stochastic gradients: a compiled loop, and runs that can be resumed."""
 
+from lvm_jax.pairs import Pair, Parameters, Point, Separate, point
 from lvm_jax.training.ascent import ascend
 from lvm_jax.training.book import History
 from lvm_jax.training.checkpoint import CheckpointError, CheckpointWarning
 from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.fit import Fit, fit
+from lvm_jax.training.many import Fits, fit_many
 from lvm_jax.training.objective import (
     Objective,
     Parts,
-    Point,
     Terms,
     annealed,
     free_bits,
     kl_per_dimension,
     parts,
 )
+from lvm_jax.training.options import Checkpoints, Placement, Validation
 from lvm_jax.training.progress import Progress
-from lvm_jax.training.refining import refining
 from lvm_jax.training.saved import Saved, load_model, save_model
 from lvm_jax.training.schedules import burda_epochs, burda_stages
 from lvm_jax.training.starts import Starts, fit_starts
-from lvm_jax.training.step import Parameters
 
 __all__ = [
     "CheckpointError",
     "CheckpointWarning",
+    "Checkpoints",
     "Failure",
     "Fit",
+    "Fits",
     "History",
     "Objective",
+    "Pair",
     "Parameters",
     "Parts",
+    "Placement",
     "Point",
     "Progress",
     "Saved",
+    "Separate",
     "Starts",
     "Terms",
+    "Validation",
     "annealed",
     "ascend",
     "burda_epochs",
     "burda_stages",
     "fit",
+    "fit_many",
     "fit_starts",
     "free_bits",
     "kl_per_dimension",
     "load_model",
     "parts",
-    "refining",
+    "point",
     "save_model",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lvm_jax.training.checkpoint import Arrays
 from lvm_jax.training.fingerprint import flatten
-from lvm_jax.training.step import Parameters, Terms
+from lvm_jax.training.step import Terms
 from lvm_jax.typing import Array, Params
 
 
@@ -31,7 +31,7 @@ class Book:
     rows: list[tuple[float, ...]] = field(default_factory=list)  # as History, an epoch each
     open_bound: list[float] = field(default_factory=list)  # steps of the unfinished epoch
     open_objective: list[float] = field(default_factory=list)
-    best: Parameters | None = None
+    best: Params | None = None
     best_bound: float = -np.inf
     best_step: int = 0
     stale: int = 0  # validations since the best one
@@ -72,7 +72,7 @@ class Book:
         bound = self.best_bound if self.best is not None else None  # JSON has no infinity
         return arrays, {"best_bound": bound, "best_step": self.best_step, "stale": self.stale}
 
-    def load(self, arrays: Arrays, facts: dict[str, Any], like: Parameters) -> None:
+    def load(self, arrays: Arrays, facts: dict[str, Any], like: Params) -> None:
         """Become the book that `save` wrote."""
         columns = [arrays[f"history.{name}"] for name in History._fields]
         self.rows = [tuple(row) for row in np.stack(columns, 1).tolist()]

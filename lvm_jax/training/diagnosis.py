@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from lvm_jax.compiling import bounded_jit
+from lvm_jax.inputs import name_of
 from lvm_jax.training.feed import Feed
-from lvm_jax.training.step import Keys, Parameters, Program, Run, State, batch_terms, descend
+from lvm_jax.training.step import Keys, Program, Run, State, batch_terms, descend
 from lvm_jax.typing import Array, Params
 
 MOST_NAMES = 4  # leaves that a message names
@@ -54,7 +55,7 @@ def diagnose(program: Program, keys: Keys, feed: Feed, start: State, run: Run) -
     return Failure(first, bound, leaves, good, "" if leaves else largest(gradient))
 
 
-def largest(gradient: Parameters) -> str:
+def largest(gradient: Params) -> str:
     """The leaf of the gradient with the largest norm, and the norm."""
     leaves = jax.tree_util.tree_leaves_with_path(gradient)
     norms = [float(np.linalg.norm(np.asarray(leaf).ravel())) for _, leaf in leaves]
@@ -62,7 +63,7 @@ def largest(gradient: Parameters) -> str:
     return f"the largest that of {path} (norm {norm:.2g})"
 
 
-def broken(prefix: str, parameters: Parameters) -> tuple[str, ...]:
+def broken(prefix: str, parameters: Params) -> tuple[str, ...]:
     """The names of the leaves that are not finite, such as theta.decoder[0]."""
     leaves = jax.tree_util.tree_leaves_with_path(parameters)
     return tuple(
@@ -70,19 +71,12 @@ def broken(prefix: str, parameters: Parameters) -> tuple[str, ...]:
     )
 
 
-def name_of(path: Params) -> str:
-    """A leaf's name from its path: .theta['w'] becomes theta['w']."""
-    return jax.tree_util.keystr(path).lstrip(".")
-
-
 @bounded_jit(0)
-def _look(
-    program: Program, keys: Keys, state: State, batch: Array
-) -> tuple[Parameters, Parameters]:
+def _look(program: Program, keys: Keys, state: State, batch: Array) -> tuple[Params, Params]:
     """The gradient of a step, and the optimiser's updates."""
     noise = jax.random.split(jax.random.fold_in(keys.noise, state.step), program.batch_size)
 
-    def loss(parameters: Parameters) -> Array:
+    def loss(parameters: Params) -> Array:
         return -batch_terms(program, noise, parameters, batch, state.step).objective.mean()
 
     value, gradient = jax.value_and_grad(loss)(state.parameters)

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from lvm_jax import parallel
+from lvm_jax.batching import num_rows, rows_of
 from lvm_jax.compiling import bucket
+from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import host_order, padded_rows
 from lvm_jax.training.step import (
-    SEGMENT,
     Keys,
     Program,
     Run,
@@ -23,7 +24,7 @@ from lvm_jax.training.step import (
     advance,
     advance_fed,
 )
-from lvm_jax.typing import Array, ArrayLike
+from lvm_jax.typing import ArrayLike
 
 DEVICE_BYTES = 2**30  # data of more bytes are fed from the host unless told otherwise
 CHUNK_BYTES = 2**24  # of the batches that go to the device together
@@ -41,7 +42,7 @@ class Feed(Protocol):
     def advance(self, state: State, stop: int) -> Run:
         """Run to step `stop`, or to the first unhealthy one."""
 
-    def batch(self, step: int) -> Array:
+    def batch(self, step: int) -> Any:
         """The minibatch of a step, [B, ...]."""
 
     def close(self) -> None:
@@ -51,10 +52,10 @@ class Feed(Protocol):
 class DeviceFeed:
     """All rows on the device, or a copy on every device of the mesh."""
 
-    def __init__(self, program: Program, keys: Keys, x: ArrayLike, worst: float) -> None:
+    def __init__(self, program: Program, keys: Keys, x: Any, worst: float) -> None:
         self._program, self._keys, self._worst = program, keys, worst
         self._x = padded_rows(keys.order, x, program.mesh)
-        self.steps_per_epoch = x.shape[0] // program.batch_size
+        self.steps_per_epoch = num_rows(x) // program.batch_size
 
     def furthest(self, step: int) -> int:
         """The last step that one call can reach."""
@@ -64,12 +65,12 @@ class DeviceFeed:
         """Run to step `stop`, or to the first unhealthy one."""
         return advance(self._program, self._keys, state, self._x, np.int32(stop), self._worst)
 
-    def batch(self, step: int) -> Array:
+    def batch(self, step: int) -> Any:
         """The minibatch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         size = self._program.batch_size
         order = host_order(self._keys.order, epoch, int(self._x.number))
-        return self._x.values[order[place * size : (place + 1) * size]]
+        return rows_of(self._x.values, order[place * size : (place + 1) * size])
 
     def close(self) -> None:
         """Nothing reads ahead."""
@@ -82,13 +83,11 @@ class HostFeed:
     for every row would cost more than the step. x is this process's rows alone.
     """
 
-    def __init__(
-        self, program: Program, keys: Keys, x: np.ndarray, worst: float, num_epochs: int
-    ) -> None:
+    def __init__(self, program: Program, keys: Keys, x: Any, worst: float, num_epochs: int) -> None:
         self._program, self._keys, self._worst = program, keys, worst
         self._chunks = Chunks(x, keys.order, program, num_epochs)
         self.steps_per_epoch = self._chunks.steps_per_epoch
-        self._reader: Iterator[np.ndarray] | None = None
+        self._reader: Iterator[Any] | None = None
         self._number = -1  # of the chunk that is on the device
         self._batches: Any = None
 
@@ -105,11 +104,11 @@ class HostFeed:
             self._program, self._keys, state, self._batches, start, np.int32(stop), self._worst
         )
 
-    def batch(self, step: int) -> Array:
+    def batch(self, step: int) -> Any:
         """The minibatch of a step."""
         number = self._chunks.find(step)
         self._fetch(number)
-        return self._batches[step - self._chunks.span(number)[0]]
+        return rows_of(self._batches, step - self._chunks.span(number)[0])
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -136,29 +135,33 @@ class Chunks:
     zeros, which no step reaches.
     """
 
-    def __init__(self, x: np.ndarray, key: Any, program: Program, num_epochs: int) -> None:
+    def __init__(self, x: Any, key: Any, program: Program, num_epochs: int) -> None:
         self._x = x
         self._size = parallel.rows_per_process(program.mesh, program.batch_size)
-        self.steps_per_epoch = x.shape[0] // self._size
-        row_bytes = max(1, x[:1].size) * np.dtype(float_type(x)).itemsize
+        self.steps_per_epoch = num_rows(x) // self._size
+        row_bytes = sum(map(bytes_of_row, jax.tree.leaves(x)))
         most = CHUNK_BYTES // (row_bytes * self._size)
         self._steps = max(1, min(SEGMENT, bucket(self.steps_per_epoch), most))
         self._per_epoch = -(-self.steps_per_epoch // self._steps)
         self._num_epochs = num_epochs
-        self._order = lru_cache(2)(partial(host_order, key, num_rows=x.shape[0]))
+        self._order = lru_cache(2)(partial(host_order, key, num_rows=num_rows(x)))
 
     def __len__(self) -> int:
         return self._per_epoch * self._num_epochs
 
-    def __getitem__(self, number: int) -> np.ndarray:
+    def __getitem__(self, number: int) -> Any:
         start, stop = self.span(number)
         epoch = start // self.steps_per_epoch
         first, last = (step - epoch * self.steps_per_epoch for step in (start, stop))
         rows = self._order(epoch)[first * self._size : last * self._size]
-        shape = (self._steps, self._size, *self._x.shape[1:])
-        chunk = np.zeros(shape, float_type(self._x))
-        chunk[: last - first] = self._x[rows].reshape(-1, *shape[1:])
-        return chunk
+
+        def fill(leaf: np.ndarray) -> np.ndarray:
+            shape = (self._steps, self._size, *leaf.shape[1:])
+            chunk = np.zeros(shape, float_type(leaf))
+            chunk[: last - first] = leaf[rows].reshape(-1, *shape[1:])
+            return chunk
+
+        return jax.tree.map(fill, self._x)
 
     def find(self, step: int) -> int:
         """The number of the chunk that holds a step."""
@@ -173,12 +176,17 @@ class Chunks:
         return epoch * self.steps_per_epoch + start, epoch * self.steps_per_epoch + stop
 
 
-def read_ahead(chunks: Chunks, first: int) -> Iterator[np.ndarray]:
+def read_ahead(chunks: Chunks, first: int) -> Iterator[Any]:
     """The chunks from number `first` on, in order, made in another thread while a step runs."""
     import grain  # only a run that is fed from the host pays for this import
 
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(grain.MapDataset.source(chunks)[first:].to_iter_dataset(options))
+
+
+def bytes_of_row(leaf: ArrayLike) -> int:
+    """The size of a row on the device."""
+    return max(1, int(leaf[:1].size)) * int(np.dtype(float_type(leaf)).itemsize)
 
 
 def float_type(x: ArrayLike) -> Any:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lvm_jax import precision
-from lvm_jax.training.diagnosis import name_of
+from lvm_jax.inputs import name_of
 from lvm_jax.training.step import Program, State
 from lvm_jax.typing import Array, ArrayLike, Key
 
@@ -22,8 +22,8 @@ def fingerprint(
     program: Program,
     key: Key[Array, ""],
     state: State,
-    x: ArrayLike,
-    validation: ArrayLike | None,
+    x: Any,
+    validation: Any,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Names to JSON values. num_epochs is no part of it: a run may be resumed to go on longer.

@@ -1,7 +1,7 @@
 """Train a model and a guide: the entry point, its result, and its errors."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,29 +15,34 @@ from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.outcome import Outcome
+from lvm_jax.pairs import Pair, as_pair
 from lvm_jax.recognition import recognized
 from lvm_jax.training.book import Book, History
 from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.feed import DEVICE_BYTES, DeviceFeed, Feed, HostFeed
 from lvm_jax.training.fingerprint import fingerprint
-from lvm_jax.training.given import check_data, check_initial, check_patience, check_program
+from lvm_jax.training.given import check_data, check_program
 from lvm_jax.training.objective import Objective, check_objective
+from lvm_jax.training.options import (
+    Checkpoints,
+    Placement,
+    Validation,
+    as_checkpoints,
+    as_validation,
+)
 from lvm_jax.training.progress import Journal, Progress, interruptible
 from lvm_jax.training.rows import validation_rows
 from lvm_jax.training.session import FIRST, Plan, Session
 from lvm_jax.training.step import (
-    SEGMENT,
     Keys,
-    Parameters,
     Program,
-    Tie,
     Transform,
     answer,
     averaged,
     initialize,
 )
-from lvm_jax.typing import Array, ArrayLike, Key, Params
+from lvm_jax.typing import Array, Key, Params
 
 HOST = "an estimator of lvm_jax.gradients with jax.grad and an optimiser of Optax"
 
@@ -45,13 +50,14 @@ HOST = "an estimator of lvm_jax.gradients with jax.grad and an optimiser of Opta
 class Fit(NamedTuple):
     """A trained model, and how the training went.
 
-    theta and phi are those of the best validation (moving averages if `ema` is given), or without
-    validation those of the last step. theta has seen `tie`.
+    The parameters are those of the best validation (moving averages if `ema` is given), or without
+    validation those of the last step.
     """
 
-    theta: Params
-    phi: Params
-    ema: Parameters | None  # moving averages at the last step, without their bias to zero
+    p: Any  # p(x, z), with its parameters: a `models.Joint` unless the pair has its own
+    q: Any  # q(z | x): a `guides.Conditional` unless the pair has its own
+    params: Params  # what was trained: of a model and a guide `Parameters(theta, phi)`
+    ema: Params | None  # moving averages at the last step, without their bias to zero
     outcome: Outcome  # MAX_STEPS: all epochs; CONVERGED: patience ran out; INTERRUPTED; DIVERGED
     step: int  # steps made
     best_step: int | None  # of the best validation
@@ -61,8 +67,8 @@ class Fit(NamedTuple):
 
 def fit(
     key: Key[Array, ""],
-    model: Model,
-    guide: Guide,
+    model: Model | Pair,
+    guide: Guide | Params,
     x: Any,  # ArrayLike, or a data frame
     *,
     estimate: Estimate | Estimator | str | None = None,
@@ -72,24 +78,21 @@ def fit(
     batch_size: int,
     num_epochs: int,
     transform: Transform | None = None,
-    tie: Tie | None = None,
-    initial: tuple[Params, Params] | None = None,
     ema: float | None = None,
-    validation: ArrayLike | None = None,
-    validate_every: int = 1,
-    patience: int | None = None,
     worst_bound: float = -np.inf,
-    mesh: Mesh | None = None,
-    on_device: bool | None = None,
-    directory: str | Path | None = None,
-    save_every: float = 60.0,
-    keep: int = 3,
-    config: Mapping[str, Any] | None = None,
-    steps_per_call: int = SEGMENT,
+    validation: Validation | Any = None,  # the options, or the data alone
+    checkpoints: Checkpoints | str | Path | None = None,
+    placement: Placement = Placement(),  # noqa: B008
     on_progress: Callable[[Progress], None] | None = None,
     throw: bool = True,
 ) -> Fit:
     """Climb a bound on sum_n log p(x_n; theta) in theta and phi by stochastic gradients.
+
+        fit(key, model, guide, x, ...)    new parameters, of each its own
+        fit(key, pair, params, x, ...)    pair(params) = (p, q), from the given parameters
+
+    A pair is a pure function; p and q may share parameters. `Separate(model, guide)` is the pair of
+    a model and a guide.
 
     Each step takes the next `batch_size` rows of the epoch's permutation, from fold_in(key, epoch);
     the last N mod batch_size rows of the permutation are dropped, other rows in every epoch. The
@@ -106,15 +109,16 @@ def fit(
     or `lru_cache` has wrapped, and arrays of more than 1 MiB in a closure: keep such an object and
     pass the same one to each call.
 
-    With a `directory` the run can be killed at any moment: the same call goes on from its newest
+    With `checkpoints` the run can be killed at any moment: the same call goes on from its newest
     checkpoint and ends with the same bits. What it needs lies in directory/checkpoints, what a
     person reads in directory/metrics.jsonl (a line for each epoch), and events for TensorBoard in
     directory/tensorboard if tensorboardX or PyTorch is installed. Ctrl-C saves first.
 
     Args:
         key: a typed PRNG key.
-        model: p(x, z; theta).
-        guide: q(z | x; phi), amortised or shared.
+        model: p(x, z; theta), or a pair.
+        guide: q(z | x; phi), amortised or shared; of a pair the parameters to start from, any
+            pytree, or None for new ones of a pair that has a model and a guide (`vae.build`).
         x: data, [N, ...]; on several processes, this process's rows alone, as many on each.
             float64 is kept if x64 is on; otherwise float32.
         estimate: a gradient estimator, such as `gradients.sticking_the_landing()`, or its name or
@@ -129,21 +133,11 @@ def fit(
         num_epochs: passes over the data. A finished run can be called again with more.
         transform: (key, x) -> x, a fresh version of one data point whenever it is used, such as a
             dynamic binarisation. Validation uses it with noise that is always the same.
-        tie: (theta, phi) -> theta, for a prior that reads the guide's parameters.
-        initial: theta and phi to start from, instead of `model.init` and `guide.init`.
         ema: decay in (0, 1) of a moving average of the parameters.
-        validation: held-out data, [M, ...]; their bound is measured every `validate_every` epochs
-            and after the last, always with the same noise. On several processes, the same rows.
-        patience: stop after so many validations without a new best.
         worst_bound: a bound below it counts as diverged, as one that is not finite does.
-        mesh: spread each batch over these devices, `parallel.data_mesh()`.
-        on_device: whether the rows lie on the device; None decides by their size (1 GiB), and
-            feeds memory maps from the host.
-        directory: of the run.
-        save_every: seconds between checkpoints; 0 saves after every compiled call.
-        keep: how many checkpoints stay.
-        config: JSON values that a resumed run must have too: what fit itself cannot see.
-        steps_per_call: the most steps between two looks of the host; calls aim at a second anyway.
+        validation: held-out data, [M, ...], or `Validation(x, every, patience)`.
+        checkpoints: the directory of the run, or `Checkpoints(directory, save_every, ...)`.
+        placement: `Placement(mesh, on_device, steps_per_call)`.
         on_progress: called with a `Progress` after every compiled call.
         throw: raise when the run diverged or was interrupted. With False the outcome is only a
             value in the result.
@@ -161,43 +155,45 @@ def fit(
 
     Source: Kingma and Welling 2014, algorithm 1; Burda et al. 2016, section 3.
     """
-    checks.host("training.fit", HOST, key, x, validation, initial)
+    validation, checkpoints = as_validation(validation), as_checkpoints(checkpoints)
+    held = None if validation is None else validation.x
+    checks.host("training.fit", HOST, key, x, held, guide)
     checks.key(key)
+    pair, start = as_pair(model, guide)
+    mesh = placement.mesh
     program = Program(
-        model, guide, find_estimate(estimate), check_objective(objective),
-        *(num_samples, optimizer, batch_size, transform, tie, ema, mesh),
+        pair, find_estimate(estimate), check_objective(objective), num_samples, optimizer,
+        *(batch_size, transform, ema, mesh),
     )  # fmt: skip
     check_program(program)
     program = recognized(program)
-    start = check_initial(program, initial)
-    x = check_data(program, start, x, "x")
-    if validation is not None:
-        validation = check_data(program, start, validation, "validation")
+    x = check_data(program, start, x, "x", parallel.rows_per_process(mesh, batch_size))
+    if held is not None:
+        held = check_data(program, start, held, "validation")
     key_values = Keys(*jax.random.split(key, len(Keys._fields)))
     num_epochs = checks.integer(num_epochs, "num_epochs", 0)
-    feed = make_feed(program, key_values, x, on_device, worst_bound, num_epochs)
+    feed = make_feed(program, key_values, x, placement.on_device, worst_bound, num_epochs)
     plan = Plan(
         num_steps=num_epochs * feed.steps_per_epoch,
-        validate_every=checks.integer(validate_every, "validate_every", 1),
-        patience=check_patience(patience, validation),
-        save_every=checks.number(save_every, "save_every"),
-        steps_per_call=checks.integer(steps_per_call, "steps_per_call", 1),
+        validate_every=1 if validation is None else validation.every,
+        patience=None if validation is None else validation.patience,
+        save_every=np.inf if checkpoints is None else checkpoints.save_every,
+        steps_per_call=placement.steps_per_call,
         on_progress=on_progress,
     )
     state = parallel.replicate(mesh, initialize(program, key_values, start))
-    store = open_store(directory, mesh, checks.integer(keep, "keep", 1))
     facts: dict[str, Any] = {}
-    if store is not None:
-        options = {"config": config, "patience": patience, "validate_every": validate_every}
-        marks = fingerprint(program, key, state, x, validation, options)
+    if checkpoints is not None:
+        options = {"config": checkpoints.config, "patience": plan.patience}
+        options["validate_every"] = plan.validate_every
+        marks = fingerprint(program, key, state, x, held, options)
         facts = {"fingerprint": json.loads(json.dumps(marks))}
-    rows = None if validation is None else validation_rows(validation, batch_size, mesh)
-    book = Book(feed.steps_per_epoch)
+    rows = None if held is None else validation_rows(held, batch_size, mesh)
     session = Session(
-        program, key_values, feed, plan, state, book, rows, store, None, facts,
-        length=min(FIRST, plan.steps_per_call),
+        program, key_values, feed, plan, state, Book(feed.steps_per_epoch), rows,
+        open_store(checkpoints, mesh), None, facts, length=min(FIRST, plan.steps_per_call),
     )  # fmt: skip
-    return conclude(session, directory, throw)
+    return conclude(session, None if checkpoints is None else checkpoints.directory, throw)
 
 
 def conclude(session: Session, directory: str | Path | None, throw: bool) -> Fit:
@@ -221,10 +217,11 @@ def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
     """The parameters to use, and the account."""
     book, program = session.book, session.program
     chosen = answer(session.state) if book.best is None else book.best
-    theta, phi = chosen
+    p, q = program.pair(chosen)
     return Fit(
-        theta=theta if program.tie is None else program.tie(theta, phi),
-        phi=phi,
+        p=p,
+        q=q,
+        params=chosen,
         ema=averaged(program, session.state) if session.step else None,
         outcome=outcome,
         step=session.step,
@@ -239,7 +236,7 @@ def report(
 ) -> None:
     """Raise what a caller must not overlook."""
     if failure is not None:
-        where = "no directory was given" if session.store is None else session.store.last_good()
+        where = "no checkpoints were kept" if session.store is None else session.store.last_good()
         raise FloatingPointError(
             f"{failure}; {where}. Begin again with a lower learning rate, "
             "optax.clip_by_global_norm, or data of unit scale"
@@ -253,7 +250,7 @@ def report(
 def make_feed(
     program: Program,
     keys: Keys,
-    x: ArrayLike,
+    x: Any,
     on_device: bool | None,
     worst_bound: float,
     num_epochs: int,
@@ -261,21 +258,27 @@ def make_feed(
     """The rows on the device, or from the host where they are many, mapped or spread."""
     spread = parallel.num_processes(program.mesh) > 1
     if on_device is None:
-        on_device = not (spread or isinstance(x, np.memmap) or x.nbytes > DEVICE_BYTES)
+        leaves = jax.tree.leaves(x)
+        mapped = any(isinstance(leaf, np.memmap) for leaf in leaves)
+        on_device = not (spread or mapped or sum(leaf.nbytes for leaf in leaves) > DEVICE_BYTES)
     if on_device and spread:
-        raise ValueError("on_device: expected False or None with several processes, got True")
+        raise ValueError(
+            "placement.on_device: expected False or None with several processes, got True"
+        )
     if on_device:
         return DeviceFeed(program, keys, x, worst_bound)
-    rows = x if isinstance(x, np.ndarray) else np.asarray(x)
+    # A memory map stays one.
+    rows = jax.tree.map(lambda leaf: leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf), x)
     return HostFeed(program, keys, rows, worst_bound, num_epochs)
 
 
-def open_store(directory: str | Path | None, mesh: Mesh | None, keep: int) -> Store | None:
+def open_store(checkpoints: Checkpoints | None, mesh: Mesh | None) -> Store | None:
     """The checkpoints of a directory; None without one."""
-    if directory is None:
+    if checkpoints is None:
         return None
     if parallel.num_processes(mesh) > 1:
         raise ValueError(
-            "directory: expected None with several processes, got one; save the result of process 0"
+            "checkpoints: expected None with several processes, got a directory; save the result "
+            "of process 0"
         )
-    return Store(Path(directory) / "checkpoints", keep)
+    return Store(Path(checkpoints.directory) / "checkpoints", checkpoints.keep)

@@ -1,4 +1,4 @@
-"""What `fit` is given, checked on the host: program, parameters and data; nothing compiles."""
+"""What `fit` is given, checked on the host: program and data; nothing compiles."""
 
 from typing import Any
 
@@ -6,8 +6,10 @@ import jax
 import numpy as np
 
 from lvm_jax import checks, inputs, parallel, support
-from lvm_jax.models.base import data_point
-from lvm_jax.training.step import Parameters, Program, Transform
+from lvm_jax.batching import num_rows
+from lvm_jax.models.base import Joint
+from lvm_jax.pairs import bind, made_of
+from lvm_jax.training.step import Program, Transform
 from lvm_jax.typing import ArrayLike, Params
 
 TRIED = 4  # rows whose transforms are made, to see whether they are data of the model
@@ -17,7 +19,6 @@ def check_program(program: Program) -> None:
     """Refuse what no step could be made of."""
     if (program.estimate is None) == (program.objective is None):
         raise ValueError("estimate: expected an estimator or an objective, exactly one of the two")
-    inputs.check_parts(program.model, program.guide)
     checks.integer(program.num_samples, "num_samples", 1)
     parallel.rows_per_process(program.mesh, program.batch_size)
     if program.ema is not None and not 0 < checks.number(program.ema, "ema") < 1:
@@ -29,68 +30,50 @@ def check_program(program: Program) -> None:
         )
 
 
-def check_initial(program: Program, initial: Any) -> Parameters | None:
-    """theta and phi to start from, as a pair; refuses any other thing, and one for the other."""
-    if initial is None:
-        return None
-    if not isinstance(initial, tuple | list) or len(initial) != 2:
-        raise TypeError(
-            f"initial: expected the pair (theta, phi), got {type(initial).__name__}; phi is () "
-            "for a guide without parameters"
-        )
-    try:
-        inputs.check_order(program.model, program.guide, *initial)
-    except ValueError as error:
-        raise ValueError(f"initial: expected (theta, phi), got (phi, theta); {error}") from error
-    return Parameters(*initial)
-
-
-def check_data(program: Program, initial: Parameters | None, x: Any, name: str) -> ArrayLike:
+def check_data(program: Program, params: Params | None, x: Any, name: str, minimum: int = 1) -> Any:
     """The rows as floats [N, ...], a memory map as it is; refuses those that are not the model's.
 
     With a transform all rows must be finite, and some of them must become data of the model.
     """
-    model, guide, transform = program.model, program.guide, program.transform
-    theta, phi = initial or jax.eval_shape(
-        lambda key: Parameters(model.init(key), guide.init(key)), jax.random.key(0)
-    )
-    if program.tie is not None:
-        theta = jax.eval_shape(program.tie, theta, phi)
-    minimum = parallel.rows_per_process(program.mesh, program.batch_size) if name == "x" else 1
-    if transform is None:
-        rows = inputs.check_data(model, theta, x, name, minimum)
+    if params is None:
+        params = jax.eval_shape(made_of(program.pair).init, jax.random.key(0))
+    p, q = bind(program.pair, params)
+    if program.transform is None:
+        rows = inputs.check_data(p, x, name, minimum)
         point = inputs.one_of(rows)
     else:
         rows = inputs.check_rows(x, name, minimum)
-        support.check(support.REAL, rows, name)
-        point = check_transform(program, theta, transform, rows, name)
-    inputs.check_guide(model, guide, theta, phi, point)
-    return rows if isinstance(rows, np.memmap) else checks.float_array(rows, name)
+        for leaf in jax.tree.leaves(rows):
+            support.check(support.REAL, leaf, name)
+        point = check_transform(p, program.transform, rows, name)
+    inputs.check_q(p, q, point, "guide")
+
+    def as_float(leaf: ArrayLike) -> ArrayLike:
+        return leaf if isinstance(leaf, np.memmap) else checks.float_array(leaf, name)
+
+    return jax.tree.map(as_float, rows)
 
 
-def check_transform(
-    program: Program, theta: Params, transform: Transform, rows: ArrayLike, name: str
-) -> jax.ShapeDtypeStruct:
+def check_transform(p: Any, transform: Transform, rows: Any, name: str) -> Any:
     """One transformed row, abstractly; refuses a transform that does not make data of the model."""
-    raw = inputs.one_of(rows)
-    floats = jax.dtypes.canonicalize_dtype(raw.dtype if raw.dtype.kind == "f" else np.float64)
-    key, expected = jax.random.key(0), data_point(program.model, theta)
-    point = jax.eval_shape(transform, key, jax.ShapeDtypeStruct(raw.shape, floats))
-    if point.shape != expected.x.shape:
+
+    def as_float(leaf: ArrayLike) -> Any:
+        return jax.dtypes.canonicalize_dtype(leaf.dtype if leaf.dtype.kind == "f" else np.float64)
+
+    key = jax.random.key(0)
+    raw = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], as_float(leaf)), rows)
+    point = jax.eval_shape(lambda key, row: transform(key, row), key, raw)
+    if not isinstance(p, Joint):
+        return point
+    expected, seen = inputs.check_theta(p, point, f"transform({name})"), p.observed(point)
+    shapes = [jax.tree.map(lambda leaf: list(leaf.shape), tree) for tree in (expected.x, seen)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            f"transform: expected it to make one data point of shape {list(expected.x.shape)} of a "
-            f"row of {name}, got {list(point.shape)}"
+            f"transform: expected it to make one data point of shape {shapes[0]} of a row of "
+            f"{name}, got {shapes[1]}"
         )
-    for row in np.unique(np.linspace(0, rows.shape[0] - 1, TRIED).astype(int)):
-        made = transform(key, jax.numpy.asarray(rows[row], floats))
-        support.check(expected.support, made, f"transform({name}[{row}])")
+    for row in np.unique(np.linspace(0, num_rows(rows) - 1, TRIED).astype(int)):
+        given = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[row], as_float(leaf)), rows)  # noqa: B023
+        for leaf in jax.tree.leaves(p.observed(transform(key, given))):
+            support.check(expected.support, leaf, f"transform({name}[{row}])")
     return point
-
-
-def check_patience(patience: int | None, validation: ArrayLike | None) -> int | None:
-    """Patience needs something to wait for."""
-    if patience is None:
-        return None
-    if validation is None:
-        raise ValueError("patience: expected validation data with it, got validation=None")
-    return checks.integer(patience, "patience", 1)

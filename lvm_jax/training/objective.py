@@ -13,9 +13,8 @@ import jax.numpy as jnp
 
 from lvm_jax import bounds, checks, distributions
 from lvm_jax.gradients.base import Estimator, make_q
-from lvm_jax.guides.base import Guide
-from lvm_jax.models.base import Model, check_point
-from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Params, Scalar
+from lvm_jax.pairs import Point
+from lvm_jax.typing import Array, Distribution, Float, Generative, Int, Key, Latent, Scalar
 from lvm_jax.weights import check_log_prob, draw
 
 BATCH = "batch"  # the axis that a step maps data points over, for jax.lax.pmean
@@ -27,16 +26,6 @@ class Terms(NamedTuple):
 
     objective: Scalar  # its gradient is climbed
     bound: Scalar  # a bound on log p(x) under its true name; only its value is read
-
-
-class Point(NamedTuple):
-    """One data point, and the model and guide as they stand in a step."""
-
-    model: Model
-    guide: Guide
-    theta: Params
-    phi: Params
-    x: Array
 
 
 # (key, point, num_samples, step) -> Terms
@@ -55,16 +44,16 @@ class Parts(NamedTuple):
         return self.log_likelihood + kl_weight * (self.log_prior - self.log_q)
 
 
-def parts(model: Model, theta: Params, q: Distribution, x: Array, z: Latent) -> Parts:
+def parts(p: Generative, q: Distribution, x: Any, z: Latent) -> Parts:
     """log p(x | z_s), log p(z_s) and log q(z_s | x) at draws z with a leading axis S.
 
     Raises ValueError if x is not one data point of the model, or log q(z) not one number.
     """
-    check_point(model, theta, x)
+    p.log_joint(x)  # which checks x
     check_log_prob(q)
-    prior = model.prior(theta)
+    prior = p.prior(x)
     return Parts(
-        jax.vmap(lambda one: model.likelihood(theta, one).log_prob(x))(z),
+        jax.vmap(lambda one: p.log_likelihood(one, x))(z),
         jax.vmap(prior.log_prob)(z),
         jax.vmap(q.log_prob)(z),
     )
@@ -131,7 +120,7 @@ def free_bits(minimum: float, group: Literal["dimension", "all"] = "dimension") 
         key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]
     ) -> Terms:
         q, found = sample_parts("free_bits", key, point, num_samples)
-        prior, likelihood = point.model.prior(point.theta), found.log_likelihood.mean()
+        prior, likelihood = factors(point.p).prior(point.x), found.log_likelihood.mean()
         if group == "dimension":
             kl = kl_per_dimension(q, prior)
         else:
@@ -167,6 +156,16 @@ def sample_parts(
     name: str, key: Key[Array, ""], point: Point, num_samples: int
 ) -> tuple[Distribution, Parts]:
     """q(z | x; phi), which must be reparameterised, and the parts of the log-weights of draws."""
-    model, guide, theta, phi, x = point
-    q = make_q(name, "reparameterized", lambda p: guide.posterior(p, x), phi, num_samples)
-    return q, parts(model, theta, q, x, draw(key, q, num_samples))
+    p, x = factors(point.p), point.x
+    q = make_q(name, "reparameterized", point.make_q, point.phi, num_samples)
+    return q, parts(p, q, x, draw(key, q, num_samples))
+
+
+def factors(p: Any) -> Generative:
+    """p; TypeError for one without a prior and a likelihood to take apart."""
+    if not isinstance(p, Generative):
+        raise TypeError(
+            "p: expected one with prior() and likelihood(z), whose KL is weighted, got a "
+            f"{type(p).__name__}; use an estimator, or one of lvm_jax.models"
+        )
+    return p

@@ -1,6 +1,6 @@
 """Rows of data on the device, padded to few sizes, and the order in which an epoch takes them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,29 +8,30 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lvm_jax import parallel
+from lvm_jax.batching import num_rows
 from lvm_jax.compiling import bounded_jit, bucket, pad_rows
 from lvm_jax.keys import has_prefixes
-from lvm_jax.typing import Array, ArrayLike, Float, Int, Key
+from lvm_jax.typing import Array, Int, Key
 
 MOST_BITS = 2**32 - 1
 
 Count = Int[Array, ""] | np.int32
-Validation = tuple[Float[Array, "P ..."], Count]  # padded rows, and how many are data
+HeldOut = tuple[Any, Count]  # padded rows, leaves [P, ...], and how many are data
 
 
 class Rows(NamedTuple):
     """Data on the device, padded so that N is no part of a program's shapes."""
 
-    values: Float[Array, "P ..."]  # P >= N; no step takes the rows after the N-th
+    values: Any  # leaves [P, ...], P >= N; no step takes the rows after the N-th
     number: Count  # N
     sorts: Count  # of a permutation of N rows
 
 
-def padded_rows(key: Key[Array, ""], x: ArrayLike, mesh: Mesh | None = None) -> Rows:
+def padded_rows(key: Key[Array, ""], x: Any, mesh: Mesh | None = None) -> Rows:
     """x [N, ...] in a bucket, on the device or on every device of the mesh."""
-    number = x.shape[0]
+    number = num_rows(x)
     size = padded_size(key, number)
-    values = jnp.asarray(x if size == number else pad_rows(x, size))
+    values = jax.tree.map(jnp.asarray, x if size == number else pad_rows(x, size))
     return Rows(parallel.replicate(mesh, values), np.int32(number), num_sorts(number))
 
 
@@ -77,8 +78,9 @@ def host_order(key: Key[Array, ""], epoch: int, num_rows: int) -> np.ndarray:
     return np.asarray(order)[:num_rows]
 
 
-def validation_rows(x: ArrayLike, batch_size: int, mesh: Mesh | None) -> Validation:
+def validation_rows(x: Any, batch_size: int, mesh: Mesh | None) -> HeldOut:
     """x [M, ...] with copies of its last row after it, to a multiple of the batch size; and M."""
-    size = -(-bucket(x.shape[0]) // batch_size) * batch_size
-    rows = parallel.replicate(mesh, jnp.asarray(pad_rows(x, size)))
-    return rows, np.int32(x.shape[0])
+    number = num_rows(x)
+    size = -(-bucket(number) // batch_size) * batch_size
+    rows = parallel.replicate(mesh, jax.tree.map(jnp.asarray, pad_rows(x, size)))
+    return rows, np.int32(number)

@@ -15,18 +15,18 @@ from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure, diagnose
 from lvm_jax.training.feed import Feed
 from lvm_jax.training.fingerprint import differences
+from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
-from lvm_jax.training.rows import Validation
+from lvm_jax.training.rows import HeldOut
 from lvm_jax.training.step import (
-    SEGMENT,
     Keys,
-    Parameters,
     Program,
     State,
     answer,
     averaged,
     validate,
 )
+from lvm_jax.typing import Params
 
 SHORT, LONG = 1.0, 4.0  # seconds that a compiled call should take: signals and saves wait for it
 FIRST = 16  # steps of the first call, when nothing is known of their speed
@@ -54,7 +54,7 @@ class Session:
     plan: Plan
     state: State
     book: Book
-    validation: Validation | None
+    validation: HeldOut | None
     store: Store | None
     journal: Journal | None
     facts: dict[str, Any]  # what every checkpoint says of the run
@@ -149,7 +149,7 @@ class Session:
         elif seconds > LONG:
             self.length = max(self.length // 2, 1)
 
-    def evaluated(self) -> Parameters:
+    def evaluated(self) -> Params:
         """The parameters that validation looks at: the moving average where there is one."""
         average = averaged(self.program, self.state)
         return answer(self.state) if average is None else average
@@ -222,8 +222,8 @@ class Session:
         changed = differences(facts["fingerprint"], self.facts["fingerprint"])
         if changed:
             raise ValueError(
-                f"directory: {path} is of a run with other settings ({'; '.join(changed)}); choose "
-                "another directory, or go on with those settings"
+                f"checkpoints: {path} is of a run with other settings ({'; '.join(changed)}); "
+                "choose another directory, or go on with those settings"
             )
         state = from_arrays("state", self.state, arrays)
         self.state = parallel.replicate(self.program.mesh, state)

@@ -14,18 +14,19 @@ import optax
 
 from lvm_jax import checks
 from lvm_jax.gradients import Estimate
-from lvm_jax.guides import Guide
-from lvm_jax.models import Model, log_joint
-from lvm_jax.typing import Array, Float, Key, Params, Scalar
+from lvm_jax.guides import Conditional, Guide
+from lvm_jax.models import Joint, Model
+from lvm_jax.pairs import Parameters, Separate, point
+from lvm_jax.typing import Array, Float, Key, Scalar
 
-Watch = Callable[[Key[Array, ""], Params, Params], Any]  # (key, theta, phi) -> numbers, a tuple
+Watch = Callable[[Key[Array, ""], Joint, Conditional], Any]  # (key, p, q) -> numbers, a tuple
 
 
 class Starts(NamedTuple):
     """The start whose training bound ended highest, with its T records on the way."""
 
-    theta: Params
-    phi: Params
+    p: Joint
+    q: Conditional
     step: np.ndarray  # [T]
     bound: np.ndarray  # [T], mean over the minibatches since the last record, nats per point
     watched: np.ndarray  # [T, W], what `watch` gave
@@ -56,7 +57,7 @@ def fit_starts(
     num_starts: int,
     num_records: int = 1,
     num_samples: int = 1,
-    watch: Watch = lambda key, theta, phi: (),
+    watch: Watch = lambda key, p, q: (),
     on_record: Callable[[int, np.ndarray], None] = lambda step, watched: None,
 ) -> Starts:
     """Maximise the mean bound of x [N, D] from `num_starts` starts; keep the best at the end.
@@ -77,17 +78,15 @@ def fit_starts(
         raise ValueError(f"num_steps: expected a multiple of {num_records}, got {num_steps}")
     rows, length = jnp.asarray(checks.points(x, "x", 1)), num_steps // num_records
     steps = _Steps(estimate, num_samples, optimizer, batch_size, num_starts, length)
-    advance, look = (
-        jax.jit(partial(_run_steps, model, guide, steps)),
-        jax.jit(jax.vmap(watch, (None, 0, 0))),
-    )
+    pair = Separate(model, guide)
+    look = jax.jit(jax.vmap(lambda key, params: watch(key, *pair(params)), (None, 0)))
+    advance = jax.jit(partial(_run_steps, pair, steps))
     key_theta, key_phi, key_steps, key_watch = jax.random.split(key, 4)
-    theta = jax.jit(jax.vmap(model.init))(jax.random.split(key_theta, num_starts))
-    phi = jax.jit(jax.vmap(guide.init))(jax.random.split(key_phi, num_starts))
-    state, records = ((theta, phi), jax.jit(jax.vmap(optimizer.init))((theta, phi))), []
+    keys = jax.random.split(key_theta, num_starts), jax.random.split(key_phi, num_starts)
+    state, records = jax.jit(partial(_start, pair, optimizer))(*keys), []
     for index in range(num_records):
         state, bound = advance(key_steps, state, rows, jnp.int32(index * length))
-        records.append(np.stack([bound, *look(key_watch, *state[0])]))  # [1 + W, R]
+        records.append(np.stack([bound, *look(key_watch, state[0])]))  # [1 + W, R]
         if np.isnan(records[-1][0]).all():
             at = (index + 1) * length
             raise FloatingPointError(
@@ -95,14 +94,24 @@ def fit_starts(
             )
         best = int(np.nanargmax(records[-1][0]))
         on_record((index + 1) * length, records[-1][1:, best])
-    theta, phi = jax.tree.map(lambda leaf: leaf[best], state[0])
+    p, q = pair(jax.tree.map(lambda leaf: leaf[best], state[0]))
     kept, step = np.stack(records)[:, :, best], length * (1 + np.arange(num_records))  # [T, 1 + W]
-    return Starts(theta, phi, step, kept[:, 0], kept[:, 1:], records[-1][0])
+    return Starts(p, q, step, kept[:, 0], kept[:, 1:], records[-1][0])
+
+
+def _start(
+    pair: Separate,
+    optimizer: optax.GradientTransformation,
+    keys_theta: Key[Array, " R"],
+    keys_phi: Key[Array, " R"],
+) -> Any:
+    """Parameters and optimiser of every start, by one program."""
+    params = Parameters(jax.vmap(pair.model.init)(keys_theta), jax.vmap(pair.guide.init)(keys_phi))
+    return params, jax.vmap(optimizer.init)(params)
 
 
 def _run_steps(
-    model: Model,
-    guide: Guide,
+    pair: Separate,
     steps: _Steps,
     key: Key[Array, ""],
     state: Any,
@@ -111,12 +120,11 @@ def _run_steps(
 ) -> tuple[Any, Float[Array, " R"]]:
     """The steps between two records: the new state, and the mean bound of every start."""
 
-    def one(key: Array, x: Array, parameters: tuple[Params, Params]) -> Scalar:
-        joint = log_joint(model, parameters[0], x)
-        posterior = lambda phi: guide.posterior(phi, x)  # noqa: E731
-        return steps.estimate(key, joint, posterior, parameters[1], steps.num_samples)
+    def one(key: Array, x: Array, parameters: Parameters) -> Scalar:
+        now = point(pair, parameters, x)
+        return steps.estimate(key, now.p.log_joint(x), now.make_q, now.phi, steps.num_samples)
 
-    def loss(parameters: tuple[Params, Params], key: Array, batch: Array) -> Scalar:
+    def loss(parameters: Parameters, key: Array, batch: Array) -> Scalar:
         keys = jax.random.split(key, batch.shape[0])
         return -jax.vmap(one, in_axes=(0, 0, None))(keys, batch, parameters).mean()
 

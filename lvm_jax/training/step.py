@@ -15,33 +15,28 @@ from jax.sharding import Mesh
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from lvm_jax import parallel
+from lvm_jax.batching import num_rows, rows_of
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.gradients.base import Estimate
-from lvm_jax.guides.base import Guide
-from lvm_jax.guides.refined import check_tied
-from lvm_jax.models.base import Model, log_joint
-from lvm_jax.training.objective import BATCH, Objective, Point, Terms
-from lvm_jax.training.rows import Rows, Validation, padded_order
+from lvm_jax.pairs import Pair, Parameters, Separate, made_of, point
+from lvm_jax.training.objective import BATCH, Objective, Terms
+from lvm_jax.training.options import SEGMENT
+from lvm_jax.training.rows import HeldOut, Rows, padded_order
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Params, Scalar
 
-SEGMENT = 4096  # the most steps of one compiled call: the length of its trace
-
-Transform = Callable[[Key[Array, ""], Array], Array]  # one data point -> a fresh one
-Tie = Callable[[Params, Params], Params]  # theta, phi -> the theta that the model sees
+Transform = Callable[[Key[Array, ""], Any], Any]  # one data point -> a fresh one
 
 
 class Program(NamedTuple):
     """What a step compiles to; a second fit with an equal one does not compile again."""
 
-    model: Model
-    guide: Guide
+    pair: Pair
     estimate: Estimate | None  # exactly one of these two
     objective: Objective | None
     num_samples: int
     optimizer: optax.GradientTransformation
     batch_size: int  # of all processes together
     transform: Transform | None
-    tie: Tie | None
     ema: float | None  # the decay of the parameters' moving average
     mesh: Mesh | None
 
@@ -56,17 +51,10 @@ class Keys(NamedTuple):
     validation: Key[Array, ""]  # folded with the row: every validation sees the same noise
 
 
-class Parameters(NamedTuple):
-    """What the optimiser moves."""
-
-    theta: Params
-    phi: Params
-
-
 class State(NamedTuple):
     """What the next step needs of the one before."""
 
-    parameters: Parameters
+    parameters: Params
     optimizer: Any
     average: Any  # optax.EmaState of the parameters, or None
     step: Int[Array, ""]  # steps made
@@ -81,32 +69,27 @@ class Run(NamedTuple):
     healthy: Bool[Array, ""]  # False: the last step's bound, or a parameter after it, is not
 
 
-@bounded_jit(2, 3)
-def fresh(
-    key_theta: Key[Array, ""], key_phi: Key[Array, ""], model: Model, guide: Guide
-) -> Parameters:
+@bounded_jit(2)
+def fresh(key_theta: Key[Array, ""], key_phi: Key[Array, ""], pair: Separate) -> Parameters:
     """New parameters, by one program: eagerly, each shape of a network would compile several."""
-    return Parameters(model.init(key_theta), guide.init(key_phi))
+    return Parameters(pair.model.init(key_theta), pair.guide.init(key_phi))
 
 
-def initialize(program: Program, keys: Keys, initial: Parameters | None) -> State:
-    """The state before the first step; ValueError for a refined guide that knows no theta."""
+def initialize(program: Program, keys: Keys, initial: Params | None) -> State:
+    """The state before the first step; without `initial`, from new parameters."""
     if initial is None:
-        initial = fresh(keys.theta, keys.phi, program.model, program.guide)
-    check_tied(initial.phi)
+        initial = fresh(keys.theta, keys.phi, made_of(program.pair))
     # A Python number or a weakly typed array would change its type in the first step.
     parameters = jax.tree.map(lambda v: jnp.asarray(v, jnp.asarray(v).dtype), initial)
     average = None if program.ema is None else optax.ema(program.ema).init(parameters)
     return State(parameters, program.optimizer.init(parameters), average, jnp.int32(0))
 
 
-def update(
-    program: Program, key: Key[Array, ""], state: State, batch: Array
-) -> tuple[State, Terms]:
+def update(program: Program, key: Key[Array, ""], state: State, batch: Any) -> tuple[State, Terms]:
     """One step of the optimiser on a minibatch [B, ...]; key is the run's `Keys.noise`."""
     keys = jax.random.split(jax.random.fold_in(key, state.step), program.batch_size)
 
-    def loss(parameters: Parameters) -> tuple[Scalar, Terms]:
+    def loss(parameters: Params) -> tuple[Scalar, Terms]:
         terms = jax.tree.map(jnp.mean, batch_terms(program, keys, parameters, batch, state.step))
         return -terms.objective, terms  # negated here, and nowhere else
 
@@ -123,11 +106,11 @@ def update(
 
 def descend(
     optimizer: optax.GradientTransformation,
-    gradient: Parameters,
+    gradient: Params,
     state: State,
     value: Scalar,
-    value_fn: Callable[[Parameters], Scalar],
-) -> tuple[Parameters, Any]:
+    value_fn: Callable[[Params], Scalar],
+) -> tuple[Params, Any]:
     """The optimiser's updates and its new state.
 
     The loss of this minibatch and its function, the noise being held, go to those that ask for
@@ -139,38 +122,31 @@ def descend(
 
 
 def batch_terms(
-    program: Program, keys: Key[Array, " B"], parameters: Parameters, batch: Array, step: Array
+    program: Program, keys: Key[Array, " B"], parameters: Params, batch: Any, step: Array
 ) -> Terms:
     """Objective and bound of every data point of a batch, leaves [B]."""
     batch = parallel.constrain(program.mesh, batch)
 
-    def one(key: Key[Array, ""], x: Array) -> Terms:
+    def one(key: Key[Array, ""], x: Any) -> Terms:
         return point_terms(program, key, parameters, x, step)
 
     return jax.vmap(one, axis_name=BATCH)(keys, batch)
 
 
 def point_terms(
-    program: Program, key: Key[Array, ""], parameters: Parameters, x: Array, step: Array
+    program: Program, key: Key[Array, ""], parameters: Params, x: Any, step: Array
 ) -> Terms:
     """Objective and bound of one data point."""
-    theta, phi = parameters
-    if program.tie is not None:
-        theta = program.tie(theta, phi)
     if program.transform is not None:
         key_transform, key = jax.random.split(key)
         x = program.transform(key_transform, x)
+    now = point(program.pair, parameters, x)
     if program.objective is not None:
-        point = Point(program.model, program.guide, theta, phi, x)
-        return program.objective(key, point, program.num_samples, step)
+        return program.objective(key, now, program.num_samples, step)
     if program.estimate is None:
         raise ValueError("estimate: expected an estimator, or an objective, got neither")
-
-    def make_q(phi: Params) -> Any:
-        return program.guide.posterior(phi, x)
-
-    joint = log_joint(program.model, theta, x)
-    value = program.estimate(key, joint, make_q, phi, program.num_samples)
+    joint = now.p.log_joint(x)
+    value = program.estimate(key, joint, now.make_q, now.phi, program.num_samples)
     return Terms(value, value)
 
 
@@ -181,11 +157,11 @@ def advance(program: Program, keys: Keys, state: State, x: Rows, stop: Array, wo
 
     def epoch(run: Run) -> Run:
         number = run.state.step // length
-        order = padded_order(keys.order, number, x.values.shape[0], x.number, x.sorts)
+        order = padded_order(keys.order, number, num_rows(x.values), x.number, x.sorts)
 
-        def take(step: Int[Array, ""]) -> Array:
+        def take(step: Int[Array, ""]) -> Any:
             start = (step - number * length) * program.batch_size
-            return x.values[jax.lax.dynamic_slice(order, (start,), (program.batch_size,))]
+            return rows_of(x.values, jax.lax.dynamic_slice(order, (start,), (program.batch_size,)))
 
         return walk(program, keys, run, take, jnp.minimum(stop, (number + 1) * length), worst)
 
@@ -197,15 +173,17 @@ def advance_fed(
     program: Program,
     keys: Keys,
     state: State,
-    batches: Float[Array, "T B ..."],
+    batches: Any,  # leaves [T, B, ...]
     start: Array,
     stop: Array,
     worst: Array,
 ) -> Run:
     """The same on batches from the host, the first of which belongs to step `start`."""
 
-    def take(step: Int[Array, ""]) -> Array:
-        return jax.lax.dynamic_index_in_dim(batches, step - start, keepdims=False)
+    def take(step: Int[Array, ""]) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, step - start, keepdims=False), batches
+        )
 
     return finish(walk(program, keys, begin(state), take, stop, worst))
 
@@ -224,7 +202,7 @@ def walk(
     program: Program,
     keys: Keys,
     run: Run,
-    take: Callable[[Int[Array, ""]], Array],
+    take: Callable[[Int[Array, ""]], Any],
     stop: Array,
     worst: Array,
 ) -> Run:
@@ -250,8 +228,8 @@ def finish(run: Run) -> Run:
 def validate(
     program: Program,
     keys: Keys,
-    parameters: Parameters,
-    rows: Validation,
+    parameters: Params,
+    rows: HeldOut,
     step: Array,
 ) -> Scalar:
     """The mean bound over x [M, ...], `batch_size` rows at a time; row i has a noise of its own.
@@ -264,15 +242,16 @@ def validate(
     def chunk(index: Array, bounds: Float[Array, " P"]) -> Float[Array, " P"]:
         place = index * size + jnp.arange(size)
         noise = jax.vmap(partial(jax.random.fold_in, keys.validation))(place)
-        batch = jax.lax.dynamic_slice_in_dim(x, index * size, size)
+        batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * size, size), x)
         found = batch_terms(program, noise, parameters, batch, step).bound
         return jax.lax.dynamic_update_slice(bounds, found.astype(bounds.dtype), (index * size,))
 
-    bounds = jax.lax.fori_loop(0, -(-number // size), chunk, jnp.zeros(x.shape[0]))
-    return jnp.where(jnp.arange(x.shape[0]) < number, bounds, 0).sum() / number
+    total = num_rows(x)
+    bounds = jax.lax.fori_loop(0, -(-number // size), chunk, jnp.zeros(total))
+    return jnp.where(jnp.arange(total) < number, bounds, 0).sum() / number
 
 
-def averaged(program: Program, state: State) -> Parameters | None:
+def averaged(program: Program, state: State) -> Params | None:
     """The moving average of the parameters without its bias to zero, or None if none is kept:
 
     (1 - d) sum_{i <= t} d^(t - i) parameters_i / (1 - d^t)
@@ -281,13 +260,13 @@ def averaged(program: Program, state: State) -> Parameters | None:
 
 
 @bounded_jit(0)
-def _unbiased(decay: float, average: optax.EmaState) -> Parameters:
+def _unbiased(decay: float, average: optax.EmaState) -> Params:
     """Compiled, because JAX compiles a power anew for each value of a count that is not traced."""
     correction = 1 - decay**average.count
     return jax.tree.map(lambda v: v / correction.astype(v.dtype), average.ema)
 
 
-def answer(state: State) -> Parameters:
+def answer(state: State) -> Params:
     """The parameters that the optimiser stands by: those it moves, but for a schedule-free one.
 
     `optax.contrib.schedule_free` moves the point y at which gradients are taken; what it has found

@@ -1,18 +1,19 @@
-"""Variational autoencoders: from an architecture, a plain value, to a model and its guide.
+"""Variational autoencoders: from an architecture, a plain value, to p and q.
 
     architecture = Architecture(shape=(28, 28), latent_dims=(10,), hidden=((200, 200),))
     pixels = load_pixels("digits", likelihood="bernoulli")  # images in the likelihood's units
-    parts = build(architecture)                   # model, guide: equal architectures share them
-    initial = start(key, architecture, x)         # fresh theta and phi, biases set for the data
+    pair = build(architecture)                # equal architectures have the same
+    params = start(key, architecture, x)      # fresh, with biases set for the data
+    fit = training.fit(key, pair, params, x, ...)
 
 An architecture is JSON, so that a saved model can be built again without the code that trained it:
 
-    training.save_model(folder, dataclasses.asdict(architecture), theta, phi)
+    training.save_model(folder, dataclasses.asdict(architecture), fit.params)
     saved = training.load_model(folder, vae.build_saved)
 """
 
 from lvm_jax.vae.architecture import GUIDES, HIERARCHICAL, ONE_LAYER, PRIORS, Architecture
-from lvm_jax.vae.building import Parts, build, build_saved, family, final_phi
+from lvm_jax.vae.building import Autoencoder, build, build_saved, family
 from lvm_jax.vae.pixels import COUNTS, PARTS, WITH_LEVELS, Chosen, Pixels, load_pixels
 from lvm_jax.vae.starting import start
 
@@ -25,13 +26,12 @@ __all__ = [
     "PRIORS",
     "WITH_LEVELS",
     "Architecture",
+    "Autoencoder",
     "Chosen",
-    "Parts",
     "Pixels",
     "build",
     "build_saved",
     "family",
-    "final_phi",
     "load_pixels",
     "start",
 ]

@@ -15,10 +15,11 @@ from lvm_jax import guides, networks, priors
 from lvm_jax.guides import Family, Guide, Refined
 from lvm_jax.guides.flow import OF_X
 from lvm_jax.likelihoods import LIKELIHOODS, Likelihood
-from lvm_jax.models import Layer, Model, deep_latent_gaussian
+from lvm_jax.models import Joint, Layer, Model, deep_latent_gaussian
 from lvm_jax.networks import Network
+from lvm_jax.pairs import Parameters, Separate
 from lvm_jax.priors import Prior
-from lvm_jax.typing import Array, Params
+from lvm_jax.typing import Array, ConditionalDensity, Key
 from lvm_jax.vae.architecture import HIERARCHICAL, Architecture, check
 
 REFINE_DRAWS, REFINE_SEED = 8, 0  # local steps always use these same draws
@@ -27,18 +28,33 @@ Table = Mapping[str, Callable[..., Any]]  # the parts of a kind by name, functio
 Encode = Callable[[Sequence[int], int], Network]  # widths, number of outputs -> a network of x
 
 
-class Parts(NamedTuple):
-    """What an architecture is built into."""
+class Autoencoder(NamedTuple):
+    """What an architecture is built into: a pair, `autoencoder(params)` = (p, q).
+
+    params are `training.Parameters(theta, phi)`.
+    """
 
     model: Model
-    guide: Guide  # amortised: its phi is trained
-    refined: Guide  # `guide` followed by the local steps; `guide` itself where there are none
+    guide: Guide  # amortised
+    refined: Refined | None  # `guide` followed by local steps
     likelihood: Likelihood
-    tie: Callable[[Any, Params], Any] | None  # `priors.tie` for a VampPrior
+
+    def init(self, key: Key[Array, ""]) -> Parameters:
+        """New parameters; `start` sets biases for the data too."""
+        return Separate(self.model, self.guide).init(key)
+
+    def __call__(self, params: Parameters, /) -> tuple[Joint, ConditionalDensity]:
+        """p and q with their parameters; a VampPrior is built from the guide."""
+        theta, phi = params
+        q, prior = self.guide(phi), None
+        if isinstance(theta.prior, priors.Vamp):
+            prior = priors.mixture_of(q, theta.prior.pseudo_inputs, theta.prior.logits)
+        p = self.model(theta, prior)
+        return p, q if self.refined is None else self.refined(p, phi)
 
 
 @lru_cache(maxsize=128)
-def build(architecture: Architecture) -> Parts:
+def build(architecture: Architecture) -> Autoencoder:
     """The functions of an architecture: the same objects for an equal one, so they compile once.
 
     A VampPrior is complete but for its first pseudo-inputs, which `start` takes from the data.
@@ -52,13 +68,12 @@ def build(architecture: Architecture) -> Parts:
     encode = _encoder(a, encoder_view(a, likelihood))
     guide = _hierarchical(a, encode) if a.guide in HIERARCHICAL else _place(a, encode, family(a))
     decoder, layers = _decoder(a, likelihood), _downward(a)
-    model = deep_latent_gaussian(_prior(a, guide), decoder, likelihood, layers)
-    refined = _refined(a, model, encode) if a.refine_steps else guide
-    return Parts(model, guide, refined, likelihood, priors.tie if a.prior == "vamp" else None)
+    model = deep_latent_gaussian(_prior(a), decoder, likelihood, layers)
+    return Autoencoder(model, guide, _refined(a, encode) if a.refine_steps else None, likelihood)
 
 
-def build_saved(config: Mapping[str, Any]) -> tuple[Model, Guide]:
-    """Model and guide (the refined one) of a saved architecture, for `training.load_model`.
+def build_saved(config: Mapping[str, Any]) -> Autoencoder:
+    """The pair of a saved architecture, for `training.load_model`.
 
     Raises ValueError for a description that is not `dataclasses.asdict` of an Architecture.
     """
@@ -69,13 +84,7 @@ def build_saved(config: Mapping[str, Any]) -> tuple[Model, Guide]:
             f"{', '.join(sorted(config.keys() - known)) or 'no shape'}; the model was saved "
             "with another description, and needs the `build` of that one"
         )
-    parts = build(Architecture(**config))
-    return parts.model, parts.refined
-
-
-def final_phi(architecture: Architecture, theta: Params, phi: Params) -> Params:
-    """phi of `Parts.refined`, from the trained theta and the trained phi of `Parts.guide`."""
-    return Refined(phi, theta) if architecture.refine_steps else phi
+    return build(Architecture(**config))
 
 
 def family(architecture: Architecture) -> Family:
@@ -151,12 +160,12 @@ def _place(a: Architecture, encode: Encode, of_q: Family) -> Guide:
     return guides.amortized(of_q, network.init, network.apply, names)
 
 
-def _refined(a: Architecture, model: Model, encode: Encode) -> Guide:
+def _refined(a: Architecture, encode: Encode) -> Refined:
     with jax.ensure_compile_time_eval():  # `build` is cached: under a trace the key would leak
         objective = guides.sampled_elbo(jax.random.key(REFINE_SEED), REFINE_DRAWS)
     step = optax.sgd(a.refine_rate)
     return guides.refined(
-        model, family(a), lambda of_q: _place(a, encode, of_q), objective, step, a.refine_steps
+        family(a), lambda of_q: _place(a, encode, of_q), objective, step, a.refine_steps
     )
 
 
@@ -174,11 +183,11 @@ def _hierarchical(a: Architecture, encode: Encode) -> Guide:
     return guides.ladder(upward, a.latent_dims[-1], _downward(a), a.activation)
 
 
-def _prior(a: Architecture, guide: Guide) -> Prior:
+def _prior(a: Architecture) -> Prior:
     def vamp(dim: int, num_components: int = 10) -> Prior:
         # Any distinct rows give the functions; `start` takes rows of the data.
         rows = np.arange(num_components, dtype=float)[:, None] * np.ones(a.dim)
-        return priors.vamp(guide, num_components, rows)
+        return priors.vamp(num_components, rows)
 
     mixture = partial(priors.mixture, num_components=10)
     table: Table = {"standard_normal": priors.standard_normal, "mixture": mixture, "vamp": vamp}

@@ -9,16 +9,14 @@ import numpy as np
 from lvm_jax import checks, priors
 from lvm_jax.chain import LOG_SCALE_BOUND
 from lvm_jax.compiling import bucket, first_rows, pad_rows
-from lvm_jax.models import DeepLatentGaussian
-from lvm_jax.typing import Array, ArrayLike, Key, Params
+from lvm_jax.pairs import Parameters
+from lvm_jax.typing import Array, ArrayLike, Key
 from lvm_jax.vae.architecture import Architecture
 from lvm_jax.vae.building import build, encoder_view
 
 
-def start(
-    key: Key[Array, ""], architecture: Architecture, x: ArrayLike
-) -> tuple[DeepLatentGaussian, Params]:
-    """Fresh theta and phi: Glorot's kernels, biases as `Architecture.biases`, from rows x [N, D].
+def start(key: Key[Array, ""], architecture: Architecture, x: ArrayLike) -> Parameters:
+    """Fresh parameters: Glorot's kernels, biases as `Architecture.biases`, from rows x [N, D].
 
     With "data" the decoder's outputs are where x | z has about the mean of the data, whatever z: a
     rate far from it would begin with a gradient as large as the data. Half a bit, half a count or
@@ -41,13 +39,13 @@ def start(
         network = _network_of_x(a, phi)
         layer = network.get("hidden_0", network["output"])
         layer["bias"] = _centring_bias(a, rows, layer["kernel"])
-    if parts.tie is not None:
+    if isinstance(theta.prior, priors.Vamp):
         num = theta.prior.pseudo_inputs.shape[0]
         try:
-            theta = theta._replace(prior=priors.vamp(parts.guide, num, rows).init(key_prior))
+            theta = theta._replace(prior=priors.vamp(num, rows).init(key_prior))
         except ValueError as error:
             raise ValueError(f"prior='vamp': {error}") from error
-    return theta, phi
+    return Parameters(theta, phi)
 
 
 def decoder_bias(a: Architecture, x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,93 @@
+"""A likelihood of data with missing entries: the product over those that are there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lvm_jax import checks
+from lvm_jax.likelihoods.base import Likelihood, split_outputs
+from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "outputs"],
+    meta_fields=["likelihood", "single"],
+)
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """The product of p(x_d) over the entries d whose mask is 1; a value is the pair (x, mask).
+
+    Entries whose mask is 0 are not read, but have to be finite, such as 0.
+    """
+
+    likelihood: Likelihood = field(repr=False)  # of all D entries
+    single: Likelihood = field(repr=False)  # of one entry
+    params: Params
+    outputs: Any  # [P D]
+
+    @property
+    def whole(self) -> Distribution:
+        """The distribution of all entries."""
+        return self.likelihood.build(self.params, self.outputs)
+
+    def log_prob(self, value: tuple[Float[Array, " D"], Array]) -> Scalar:
+        """sum_d mask_d log p(x_d), in nats."""
+        x, mask = value
+        for part in value:
+            checks.one_value(part, self._dim, "dimensions of the likelihood")
+        x = jnp.where(mask > 0, x, 0.0)  # on every support; another number could make NaN
+        each = jax.vmap(self._one, in_axes=(self._axes(), 1, 0))(self.params, self._split(), x)
+        return jnp.where(mask > 0, each, 0.0).sum()
+
+    def sample(
+        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Array, Array]:
+        """Draws of all entries, and masks of ones."""
+        x = self.whole.sample(seed=seed, sample_shape=sample_shape)
+        return x, jnp.ones(x.shape)
+
+    def mean(self) -> Float[Array, " D"]:
+        """E[x] of all entries."""
+        return self.whole.mean()
+
+    @property
+    def _dim(self) -> tuple[int]:
+        return (self.likelihood.num_outputs // self.single.num_outputs,)
+
+    def _split(self) -> Float[Array, "P D"]:
+        return split_outputs(self.outputs, self.single.num_outputs, *self._dim)
+
+    def _axes(self) -> Any:
+        """0 for the parameters that each entry has of its own, None for those that all share."""
+        key = jax.random.key(0)
+        whole, single = (jax.eval_shape(part.init, key) for part in (self.likelihood, self.single))
+        return jax.tree.map(lambda a, b: None if a.shape == b.shape else 0, whole, single)
+
+    def _one(self, params: Params, outputs: Float[Array, " P"], x: Scalar) -> Scalar:
+        like = jax.eval_shape(self.single.init, jax.random.key(0))
+        own = jax.tree.map(lambda leaf, one: jnp.reshape(leaf, one.shape), params, like)
+        return self.single.build(own, outputs).log_prob(x[None])
+
+
+def masked(make: Callable[[int], Likelihood], dim: int) -> Likelihood:
+    """The likelihood `make(dim)` of the entries that are observed; a value is the pair (x, mask).
+
+        log p(x_observed | outputs) = sum_d mask_d log p(x_d | outputs)
+
+    as for entries that are missing at random; x and mask are [D]. `make` is one of
+    `likelihoods.LIKELIHOODS`, whose dimensions are independent, or a partial of one with its
+    options. A model names both parts of data points {"x": [D], "mask": [D]}:
+
+        deep_latent_gaussian(prior, decoder, masked(gaussian, D), observed=("x", "mask"))
+
+    The bound of S importance weights is then MIWAE.
+
+    Raises as `make`. Source: Mattei and Frellsen (2019), equations 3 and 6.
+    """
+    whole, single = make(dim), make(1)
+    return whole._replace(build=partial(Masked, whole, single))

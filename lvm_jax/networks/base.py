@@ -1,0 +1,77 @@
+"""What a network is, and the two pure functions of a flax.nnx module."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lvm_jax import checks, precision
+from lvm_jax.typing import Array, Float, Key, Params
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "softplus": jax.nn.softplus,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "identity": lambda u: u,
+}
+Activation = str | Callable[[Array], Array]  # a name of ACTIVATIONS, or any function
+
+
+class Network(NamedTuple):
+    """A function of ONE input with parameters: map over rows outside, with jax.vmap."""
+
+    num_outputs: int
+    init: Callable[[Key[Array, ""]], Params]
+    apply: Callable[[Params, Array], Float[Array, " P"]]  # x -> [num_outputs]
+
+
+def find_activation(value: Any, name: str = "activation") -> Callable[[Array], Array]:
+    """A function, or that of a name in ACTIVATIONS; ValueError for another name."""
+    return value if callable(value) else ACTIVATIONS[checks.choice(value, name, [*ACTIVATIONS])]
+
+
+def of_module(
+    build: Callable[[nnx.Rngs], nnx.Module], num_inputs: int | tuple[int, ...], num_outputs: int
+) -> Network:
+    """The two pure functions of a module that takes [num_inputs] to [num_outputs]."""
+    shape = (num_inputs,) if isinstance(num_inputs, int) else num_inputs
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+    def init(key: Key[Array, ""]) -> Params:
+        _, state = nnx.split(build(nnx.Rngs(checks.key(key))))
+        return nnx.to_pure_dict(state)
+
+    @precision.full_by_default
+    def apply(params: Params, x: Array) -> Float[Array, " P"]:
+        return nnx.merge(graph, params)(check_input(x, shape, params))
+
+    return Network(num_outputs, init, apply)
+
+
+def check_input(x: Array, shape: tuple[int, ...], params: Params) -> Array:
+    """x in the dtype of the parameters; ValueError for another shape."""
+    if jnp.shape(x) != shape:
+        raise ValueError(
+            f"x: expected one input of shape {shape}, got {jnp.shape(x)}; map over rows with "
+            "jax.vmap"
+        )
+    return jnp.asarray(x, jnp.result_type(*jax.tree.leaves(params)))
+
+
+def linear(num_inputs: int, num_outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """A layer whose kernel starts Glorot-uniform, in JAX's default float."""
+    glorot = nnx.initializers.glorot_uniform()
+    dtype = jnp.result_type(float)
+    return nnx.Linear(num_inputs, num_outputs, kernel_init=glorot, param_dtype=dtype, rngs=rngs)
+
+
+def widths(value: Sequence[int], name: str, minimum: int) -> tuple[int, ...]:
+    """At least `minimum` sizes of at least 1."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) < minimum:
+        raise ValueError(f"{name}: expected at least {minimum} sizes, as (200, 200), got {value!r}")
+    return tuple(checks.integer(width, name, 1) for width in value)

@@ -1,0 +1,70 @@
+"""Multilayer perceptrons."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import jax.numpy as jnp
+from flax import nnx
+
+from lvm_jax import checks
+from lvm_jax.networks.base import Activation, Network, find_activation, linear, of_module, widths
+from lvm_jax.typing import Array
+
+
+def mlp(
+    num_inputs: int,
+    hidden: Sequence[int],
+    num_outputs: int,
+    activation: Activation = "tanh",
+    *,
+    layer_norm: bool = False,
+    residual: bool = False,
+) -> Network:
+    """W_n h(... h(W_0 x + b_0) ...) + b_n of an x [num_inputs]: linear where `hidden` is empty.
+
+    `hidden` gives the widths of the layers between, `activation` the h after each of them: a name
+    of `ACTIVATIONS` or any function. With `layer_norm` h takes the normalised W u + b, with learned
+    scale and shift (Ba et al. 2016); with `residual` a hidden layer whose input has its width is
+    u + h(W u + b) (He et al. 2016). Under jax.vmap over rows each layer is one matrix product
+    [rows, in] @ [in, out].
+
+    Raises ValueError or TypeError for widths < 1 and an unknown activation; `apply` raises
+    ValueError for an x of another shape.
+    """
+    sizes = (
+        checks.integer(num_inputs, "num_inputs", 1),
+        *widths(hidden, "hidden", 0),
+        checks.integer(num_outputs, "num_outputs", 1),
+    )
+    act = find_activation(activation)
+    return of_module(
+        lambda rngs: _Dense(sizes, act, layer_norm, residual, rngs), sizes[0], sizes[-1]
+    )
+
+
+class _Dense(nnx.Module):
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        activation: Callable[[Array], Array],
+        layer_norm: bool,
+        residual: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.activation, self.residual = activation, residual
+        self.norms = tuple(f"norm_{i}" for i in range(len(sizes) - 2)) if layer_norm else ()
+        for name, width in zip(self.norms, sizes[1:-1], strict=True) if layer_norm else ():
+            setattr(self, name, nnx.LayerNorm(width, param_dtype=jnp.result_type(float), rngs=rngs))
+        self.hidden = tuple(f"hidden_{i}" for i in range(len(sizes) - 2))
+        self.last = "output"
+        for name, (wide, narrow) in zip((*self.hidden, self.last), pairwise(sizes), strict=True):
+            setattr(self, name, linear(wide, narrow, rngs))
+
+    def __call__(self, x: Array) -> Array:
+        for place, name in enumerate(self.hidden):
+            u = getattr(self, name)(x)
+            if self.norms:
+                u = getattr(self, self.norms[place])(u)
+            u = self.activation(u)
+            x = x + u if self.residual and u.shape == x.shape else u
+        return getattr(self, self.last)(x)
