@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import harness
 from lvm_jax import precision
-from lvm_jax.batching import plenty
+from lvm_jax._core.batching import plenty
 
 LATENT, HIDDEN, PIXELS = 50, 200, 784
 CHUNK = 1_000  # rows of the floor's products on a CPU

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.evidence_models import Bed
 from lvm_jax import annealing, evidence
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, for_each
 from lvm_jax.guides import Guide
 
 CHUNK = 1_000  # rows alive at a time, the default of `evidence.evaluate_annealed`

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from benchmarks.evidence_contestants import CHUNK, Program, plan
 from benchmarks.evidence_models import LATENT, Bed
 from lvm_jax import annealing
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, for_each
 
 
 def step_sizes(case: dict[str, Any], bed: Bed, temperatures: jax.Array) -> jax.Array:

@@ -192,7 +192,13 @@ def entry_gaps(size: int) -> None:
     model, guide, theta, phi, x = linear_gaussian()
     families = {"mean_field": guides.mean_field(2), "full_rank": guides.full_rank(2)}
     decomposition.gaps(
-        key(), model(theta), guide(phi), x[:size], families=families, num_samples=100, num_steps=50
+        key(),
+        model(theta),
+        guide(phi),
+        x[:size],
+        families=families,
+        num_samples=100,
+        ascent=decomposition.Ascent(num_steps=50),
     )
 
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
-from lvm_jax import checks, precision
+from lvm_jax import precision
+from lvm_jax._core import checks
 from lvm_jax.typing import Array, ArrayLike, Float, Scalar
 
 Reduction = Callable[[Float[Array, " S"]], Scalar]

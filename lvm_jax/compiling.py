@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lvm_jax import checks
-from lvm_jax.recognition import recognized
+from lvm_jax._core import checks
+from lvm_jax._core.recognition import recognized
 
 MAX_MAPS = 6_000  # memory maps that the programs of the store may hold
 ASSUMED_MAPS = 60  # of a program where the system does not count them

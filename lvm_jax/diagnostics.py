@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from lvm_jax import checks, distributions
-from lvm_jax.batching import batch_size, for_each, num_rows
-from lvm_jax.chain import Chain
+from lvm_jax import distributions
+from lvm_jax._core import checks
+from lvm_jax._core.batching import batch_size, for_each, num_rows
+from lvm_jax._core.inputs import check_rows
+from lvm_jax._core.moments import Moments, merge, moments
 from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.inputs import check_rows
-from lvm_jax.moments import Moments, merge, moments
 from lvm_jax.typing import (
     Array,
     Bool,
@@ -32,7 +32,6 @@ from lvm_jax.typing import (
     Params,
     Scalar,
 )
-from lvm_jax.weights import draw
 
 Gradient = Callable[[Key[Array, ""]], Params]  # one draw of a gradient, a pytree
 THRESHOLD = 0.01  # of A_u, by Burda et al. (2016)
@@ -251,16 +250,7 @@ def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
         mass = jax.nn.softmax(jax.vmap(q.log_prob)(values))
         weighted = partial(jnp.tensordot, mass, axes=1, precision="highest")
         return jax.tree.map(lambda leaf: weighted(leaf.astype(mass.dtype)), values)
-    z = draw(key, q, num_samples)
-    if not isinstance(q, Chain):
-        return jax.tree.map(lambda leaf: leaf.mean(0), z)
-    drawn = z[::-1] if q.downward else z
-    means = [_mean(key, q.first, num_samples)]
-    for step, params, before in zip(q.steps, q.params, drawn, strict=False):
-        # Rao-Blackwell: the conditional means vary less than the draws, and agree for a unit
-        # that ignores what comes before.
-        means.append(jax.vmap(partial(step, params))(before)[0].mean(0))
-    return tuple(means[::-1] if q.downward else means)
+    return distributions.mean_of_draws(key, q, num_samples, _mean)
 
 
 class ActiveUnits(NamedTuple):

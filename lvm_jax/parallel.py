@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.typing import Array
 
 DATA = "data"  # the mesh's one axis

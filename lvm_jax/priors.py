@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.distributions import normal
 from lvm_jax.typing import (
     Array,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.distributions import prices_draws
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 

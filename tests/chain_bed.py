@@ -15,7 +15,7 @@ from deep_cases import Joined, constant_scale
 from jax.scipy.stats import multivariate_normal
 
 from lvm_jax import guides, networks
-from lvm_jax.normals import FullRankNormal
+from lvm_jax.distributions.normals import FullRankNormal
 
 X, OTHER_X = (0.9, 0.7), (-3.0, 2.0)
 LOG_2PI = math.log(2 * math.pi)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import guides, likelihoods, models, networks, priors
-from lvm_jax.normals import FullRankNormal
+from lvm_jax.distributions.normals import FullRankNormal
 
 
 class Dense(NamedTuple):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lvm_jax import flows, guides
+from lvm_jax import guides
+from lvm_jax.distributions import flows
 
 KEY = jax.random.key(0)
 kinds = pytest.mark.parametrize("kind", flows.LAYERS)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.stats import multivariate_normal
 
 from lvm_jax import distributions, likelihoods, models, networks, priors
-from lvm_jax.normals import LogCholesky
+from lvm_jax.distributions.normals import LogCholesky
 
 # For a program that runs once: it compiles in two thirds of the time.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lvm_jax import guides
-from lvm_jax.batching import AT_ONCE, batch_size, few_together, for_each, for_first, plenty
+from lvm_jax._core.batching import AT_ONCE, batch_size, few_together, for_each, for_first, plenty
 from lvm_jax.evidence import dataset
 
 

@@ -8,7 +8,8 @@ from deep_cases import GUIDES, POINTS, bent_guides, bent_model, drawn
 from model_cases import grid, quick_jit
 from scipy.stats import norm
 
-from lvm_jax import chain, distributions, likelihoods, models, networks, priors
+from lvm_jax import distributions, likelihoods, models, networks, priors
+from lvm_jax.distributions import chain
 
 
 def bent_chains():

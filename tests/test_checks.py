@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from em_reference import blobs
 
-from lvm_jax import checks, em
+from lvm_jax import em
+from lvm_jax._core import checks
 
 KEY = jax.random.key(0)
 X = blobs(60, 2, 2)

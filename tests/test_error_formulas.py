@@ -12,13 +12,13 @@ from decomposition_cases import quick_programs  # noqa: F401
 from model_cases import CASES, quick_jit
 
 from lvm_jax import distributions, evidence, guides
-from lvm_jax.decomposition import Measured, average, channel, gaps
+from lvm_jax._core.moments import merge, moments
+from lvm_jax.decomposition import Ascent, Measured, average, channel, gaps
 from lvm_jax.decomposition.aggregate import _surgery
 from lvm_jax.decomposition.measured import of_draws, of_points
 from lvm_jax.decomposition.rate_distortion import _at_beta
 from lvm_jax.diagnostics import gradient_statistics
 from lvm_jax.models import Model
-from lvm_jax.moments import merge, moments
 
 RUNS = 4_001
 
@@ -172,8 +172,7 @@ def test_gaps(given):
         log_p = log_p._replace(log_evidence=value, standard_error=error)
     found = gaps(
         key, MODEL(THETA), guide(phi), x, families={"diagonal": guides.mean_field(2)}, num_samples=201,
-        log_evidence=log_p, num_steps=2, num_starts=1, num_draws=1, optimizer=optax.sgd(0.0),
-    )  # fmt: skip
+        log_evidence=log_p, ascent=Ascent(num_steps=2, num_starts=1, num_draws=1, optimizer=optax.sgd(0.0)), )  # fmt: skip
     diagonal = found.families["diagonal"]
     parts = {"elbo": found.elbo, "inference": found.inference, "log p": found.log_evidence}
     parts |= {"approximation": diagonal.approximation, "amortization": diagonal.amortization}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lvm_jax import extras
+from lvm_jax._core import extras
 
 # In a Python of its own, where a package is blocked: None in sys.modules is "not installed".
 MISSING = {

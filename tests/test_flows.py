@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from model_cases import grid, quick_jit
 
 from lvm_jax import bounds, evidence, gradients, guides
-from lvm_jax.flows.autoregressive import autoregressive_masks, settle
+from lvm_jax.distributions.flows.autoregressive import autoregressive_masks, settle
 from lvm_jax.networks import mlp
 from lvm_jax.weights import draw, log_weights, weigh
 

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from model_cases import grid, quick_jit
 
 from lvm_jax import bounds, gradients, guides
-from lvm_jax.normals import LOG_2PI
+from lvm_jax.distributions.normals import LOG_2PI
 
 BOUND_OF = {
     "reparameterized": "elbo",

@@ -11,7 +11,7 @@ from decomposition_cases import quick_programs  # noqa: F401
 from model_cases import CASES, quick_jit
 
 from lvm_jax import distributions, evidence, guides, weights
-from lvm_jax.decomposition import Measured, average, decompose_exactly, fit_local, gaps
+from lvm_jax.decomposition import Ascent, Measured, average, decompose_exactly, fit_local, gaps
 from lvm_jax.decomposition.gaps import _safe_elbo
 from lvm_jax.decomposition.local import _express, _starts
 from lvm_jax.models import Model
@@ -31,13 +31,13 @@ FAMILIES = {
     "full covariance": guides.full_rank(2),
     "flow": guides.flow_family("coupling", 2, 2, (4,)),
 }
-SIZES = {"num_steps": 400, "num_samples": 400}
+SIZES = {"ascent": Ascent(num_steps=400), "num_samples": 400}
 
 
 def run(seed, families, **options):
     key = jax.random.key(seed)
     return jax.device_get(
-        gaps(key, MODEL(THETA), GUIDE(PHI), X, families=families, **SIZES, **options)
+        gaps(key, MODEL(THETA), GUIDE(PHI), X, families=families, **SIZES | options)
     )
 
 
@@ -173,7 +173,9 @@ def test_starts_find_the_larger_mode():
     phi = guides.families.MeanField(jnp.array([-2.0]), jnp.array([-2.0]))
     arguments = model(()), guides.shared(family)(phi), jnp.array([[4.0]]), family
     found = fit_local(
-        jax.random.key(0), *arguments, num_steps=40, num_starts=4, optimizer=optax.adam(0.05)
+        jax.random.key(0),
+        *arguments,
+        ascent=Ascent(num_steps=40, num_starts=4, optimizer=optax.adam(0.05)),
     )
     assert found.eta.loc[0, 0] > 1.5
     assert found.start[0] > 0
@@ -235,9 +237,7 @@ def test_fit_local_uses_no_key_twice(seen):
     guide = guides.Guide(lambda key: (), lambda phi, x: Student())
     family = guides.Family(init, guides.mean_field(2).build)
     found = fit_local(
-        jax.random.key(5), MODEL(THETA), guide(()), X[:1], family, num_steps=2, num_draws=3,
-        num_starts=3, optimizer=optax.sgd(1e-3),
-    )  # fmt: skip
+        jax.random.key(5), MODEL(THETA), guide(()), X[:1], family, ascent=Ascent(num_steps=2, num_draws=3, num_starts=3, optimizer=optax.sgd(1e-3)), )  # fmt: skip
     # One look at the family; of the point 3 starts, q's moments, the prior, 3 x 2 steps; the gain,
     # which compares two q by one key; and the choice among the starts, by one key for the three.
     # 4 keys are split.
@@ -248,9 +248,8 @@ def test_gaps_choose_and_measure_by_different_draws(seen):
     keys, _ = seen
     guide = guides.Guide(lambda key: (), lambda phi, x: Student())
     found = gaps(
-        jax.random.key(5), MODEL(THETA), guide(()), X[:16], num_samples=3, num_steps=2,
-        families={"mean-field": guides.mean_field(2)}, optimizer=optax.sgd(1e-3), num_starts=1,
-    )  # fmt: skip
+        jax.random.key(5), MODEL(THETA), guide(()), X[:16], num_samples=3, ascent=Ascent(num_steps=2, optimizer=optax.sgd(1e-3), num_starts=1),
+        families={"mean-field": guides.mean_field(2)}, )  # fmt: skip
     # fit_local: the prior, q's moments, 2 steps, the choice, its gain (2); then the guide and q*
     # share the draws that choose between them, and others that measure both. 6 keys are split, one
     # for all points. A bucket of 16 points has no padding, which would use a point's keys again.
@@ -266,9 +265,7 @@ def test_the_gain_is_that_of_the_last_tenth():
         return eta.loc.sum()
 
     found = fit_local(
-        jax.random.key(0), MODEL(THETA), guide(()), X[:1], family, num_steps=30, num_starts=1,
-        estimate=straight, optimizer=optax.sgd(0.05),
-    )  # fmt: skip
+        jax.random.key(0), MODEL(THETA), guide(()), X[:1], family, ascent=Ascent(num_steps=30, num_starts=1, estimate=straight, optimizer=optax.sgd(0.05)), )  # fmt: skip
     np.testing.assert_allclose(found.eta.loc[0], [1.5, 1.5], rtol=1e-5)
     joint = MODEL(THETA).log_joint(X[0])
 
@@ -287,7 +284,12 @@ def test_a_start_that_is_nan_is_not_chosen():
     base = guides.mean_field(2)
     broken = base._replace(init=lambda key: guides.families.MeanField(*jnp.full((2, 2), jnp.nan)))
     found = fit_local(
-        jax.random.key(0), MODEL(THETA), GUIDE(PHI), X[:3], broken, num_steps=5, num_starts=2
+        jax.random.key(0),
+        MODEL(THETA),
+        GUIDE(PHI),
+        X[:3],
+        broken,
+        ascent=Ascent(num_steps=5, num_starts=2),
     )
     assert found.start.tolist() == [0, 0, 0]
     assert np.isfinite(found.eta.loc).all()
@@ -359,7 +361,7 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"log_evidence: expected shape \(100,\), got \(3,\)"):
         run(0, FAMILIES, log_evidence=jnp.zeros(3))
     with pytest.raises(ValueError, match="num_starts: expected an integer >= 1, got 0"):
-        run(0, FAMILIES, num_starts=0)
+        run(0, FAMILIES, ascent=Ascent(num_starts=0))
     with pytest.raises(ValueError, match="family: expected a q that draws z as the model's prior"):
         run(0, {"other": guides.mean_field(3)})
     mixture, theta, x, *_ = CASES["mixture"]()
@@ -381,7 +383,7 @@ def test_another_number_of_points_in_a_bucket_compiles_nothing():
 
     def run(number):
         where = jax.random.key(0), model(THETA), GUIDE(PHI), x[:number]
-        options = {"num_samples": 30, "num_steps": 5, "num_starts": 1}
+        options = {"num_samples": 30, "ascent": Ascent(num_steps=5, num_starts=1)}
         return gaps(*where, families=families, **options)
 
     every, before = run(23), len(traces)

@@ -18,7 +18,7 @@ from guide_cases import (
 from model_cases import CASES, grid, quick_jit
 
 from lvm_jax import bounds, distributions, guides, models
-from lvm_jax.normals import LogCholesky
+from lvm_jax.distributions.normals import LogCholesky
 from lvm_jax.weights import log_weights
 
 each_row = pytest.mark.parametrize(("name", "place"), ROWS)

@@ -6,8 +6,8 @@ from guide_cases import FAMILIES, FLOWS, GAUSSIAN, NUM_OUTPUTS, X_DIM, each_fami
 from model_cases import quick_jit
 
 from lvm_jax import distributions, guides
+from lvm_jax.distributions.normals import LogCholesky
 from lvm_jax.guides import Family, Guide
-from lvm_jax.normals import LogCholesky
 
 STEP = 1e-2
 

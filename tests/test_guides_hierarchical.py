@@ -76,7 +76,7 @@ def test_q_is_reparameterised_and_stops_with_phi(name):
     shape = jax.eval_shape(lambda key: q.log_prob(q.sample(seed=key)), KEY)
     assert shape.dtype == jnp.float32
     assert distributions.is_reparameterized(q)
-    assert gradients.base.latent_kinds(q) == {"any", "reparameterized"}
+    assert distributions.latent_kinds(q) == {"any", "reparameterized"}
 
     def log_q(phi, z):
         return guide.posterior(jax.lax.stop_gradient(phi), x).log_prob(z)

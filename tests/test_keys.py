@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lvm_jax import data, distributions, keys
-from lvm_jax.normals import FullRankNormal, LowRankNormal
+from lvm_jax import data, distributions
+from lvm_jax._core import keys
+from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
 
 DRAWS = {
     "normal": lambda key: jax.random.normal(key, (7, 3)),

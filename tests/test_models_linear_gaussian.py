@@ -10,10 +10,10 @@ from sklearn.decomposition import FactorAnalysis as Oracle
 
 from lvm_jax import distributions, models
 from lvm_jax.compiling import STORE
+from lvm_jax.distributions.normals import LogCholesky
 from lvm_jax.em import ConvergenceWarning, Outcome
 from lvm_jax.models import factor_analysis, linear_gaussian, ppca
 from lvm_jax.models.factor_analysis import expect
-from lvm_jax.normals import LogCholesky
 
 RNG = np.random.default_rng(0)
 N, D, L = 400, 7, 2

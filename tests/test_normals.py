@@ -8,8 +8,8 @@ from model_cases import quick_jit
 
 from lvm_jax import bounds, gradients, guides, models, weights
 from lvm_jax.distributions import FullRankNormal, LowRankNormal
+from lvm_jax.distributions.normals import LogCholesky
 from lvm_jax.guides.families import FullRank, LowRank
-from lvm_jax.normals import LogCholesky
 
 KEY = jax.random.key(0)
 LOC = np.array([0.5, -1.0, 2.0])

@@ -30,12 +30,12 @@ from lvm_jax import (
     training,
     weights,
 )
-from lvm_jax.bits import Bernoulli
 from lvm_jax.compiling import BoundedJit
 from lvm_jax.distributions import normal
+from lvm_jax.distributions.bits import Bernoulli
+from lvm_jax.distributions.normals import LowRankNormal
 from lvm_jax.likelihoods.levels import CategoricalLevels
 from lvm_jax.models.factor_analysis import expect, maximize
-from lvm_jax.normals import LowRankNormal
 from lvm_jax.training import step
 
 FULL, CHOSEN = {"HIGHEST"}, {"HIGH"}  # HIGH is what JAX makes of tensorfloat32

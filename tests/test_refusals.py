@@ -16,15 +16,12 @@ import pytest
 
 from lvm_jax import (
     annealing,
-    chain,
-    checks,
     data,
     decomposition,
     diagnostics,
     distributions,
     em,
     evidence,
-    flows,
     gradients,
     guides,
     likelihoods,
@@ -36,7 +33,9 @@ from lvm_jax import (
     vae,
     weights,
 )
-from lvm_jax.support import BITS, COUNTS, REAL, UNIT, whole_numbers
+from lvm_jax._core import checks
+from lvm_jax._core.support import BITS, COUNTS, REAL, UNIT, whole_numbers
+from lvm_jax.distributions import chain, flows
 
 PACKAGES = (
     annealing, chain, data, decomposition, diagnostics, em, evidence, flows, gradients, guides,
@@ -103,7 +102,9 @@ BY_BOUND = {
     "evaluate_annealed": lambda *given: evidence.evaluate_annealed(*given, 9, PLAN),
     "certify": certify,
     "gaps": gaps,
-    "fit_local": lambda *given: decomposition.fit_local(*given, FAMILY, num_steps=3),
+    "fit_local": lambda *given: decomposition.fit_local(
+        *given, FAMILY, ascent=decomposition.Ascent(num_steps=3)
+    ),
     "surgery": lambda *given: decomposition.surgery(*given, 2),
     "channel": lambda *given: decomposition.channel(*given, 9),
     "account": account,
@@ -314,7 +315,7 @@ OTHER = {
         lambda: fit(objective=training.free_bits), TypeError, r"objective: .*call free_bits\("
     ),
     "in gaps": (
-        lambda: gaps(KEY, MODEL(THETA), GUIDE(PHI), X, estimate=gradients.disarm), TypeError, "estimate: .* call disarm"
+        lambda: gaps(KEY, MODEL(THETA), GUIDE(PHI), X, ascent=decomposition.Ascent(estimate=gradients.disarm)), TypeError, r"ascent\.estimate: .* call disarm"
     ),
     "guide as family": (
         lambda: decomposition.fit_local(KEY, MODEL(THETA), GUIDE(PHI), X, GUIDE), TypeError,

@@ -36,7 +36,9 @@ def test_a_room_is_imported_when_it_is_used_and_not_before():
 
 
 def test_the_rooms_are_all_that_there_is():
-    assert lvm_jax.__all__ == sorted(m.name for m in pkgutil.iter_modules(lvm_jax.__path__))
+    names = sorted(m.name for m in pkgutil.iter_modules(lvm_jax.__path__))
+    assert lvm_jax.__all__ == [name for name in names if name[0] != "_"]
+    assert sum(m.ispkg for m in pkgutil.iter_modules(lvm_jax.__path__)) <= 20
 
 
 def test_an_unknown_name_is_refused_as_python_does():

@@ -9,7 +9,7 @@ from model_cases import quick_jit
 
 from lvm_jax import distributions, evidence, gradients, guides, models
 from lvm_jax.distributions import normal
-from lvm_jax.successive import Successive
+from lvm_jax.distributions.successive import Successive
 
 X = jnp.array([0.7, -0.4])
 THETA = {
@@ -130,9 +130,7 @@ def test_density_and_draws_are_those_of_the_parts():
 
 def test_refusals():
     q = Successive(normal(jnp.zeros(1), jnp.ones(1)), lambda y: normal(y, jnp.ones(1)))
-    with pytest.raises(
-        TypeError, match="enumerated: expected a Successive whose first part is fin"
-    ):
+    with pytest.raises(TypeError, match="q: expected a Successive whose first part is finite"):
         gradients.enumerated()(jax.random.key(0), lambda z: 0.0, lambda phi: q, (), 3)
     with pytest.raises(ValueError, match="inner: expected one of .* did you mean 'vimco'"):
         gradients.enumerated("vimc")(jax.random.key(0), MODEL(THETA).log_joint(X), q_of, PHI, 3)

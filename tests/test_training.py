@@ -9,7 +9,7 @@ import pytest
 from training_cases import BATCH, GUIDE, KEY, MODEL, by_hand, data, epoch_order, fit, same
 
 from lvm_jax import gradients, models, parallel, training
-from lvm_jax.outcome import Outcome
+from lvm_jax._core.outcome import Outcome
 from lvm_jax.training import Placement, Validation, session
 from lvm_jax.training.feed import Chunks
 from lvm_jax.training.progress import events

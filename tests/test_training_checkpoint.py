@@ -14,7 +14,7 @@ import pytest
 from training_cases import data, fit, lines, same
 
 from lvm_jax import training
-from lvm_jax.outcome import Outcome
+from lvm_jax._core.outcome import Outcome
 from lvm_jax.training import Checkpoints, Placement, Validation, checkpoint, session
 
 OPTIONS = {"ema": 0.9, "validation": data(21, seed=2), "num_epochs": 4}  # 16 steps

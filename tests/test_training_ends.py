@@ -7,7 +7,7 @@ import pytest
 from training_cases import ESTIMATE, GUIDE, KEY, MODEL, data, fit, same
 
 from lvm_jax import training
-from lvm_jax.outcome import Outcome
+from lvm_jax._core.outcome import Outcome
 from lvm_jax.training import Validation
 from lvm_jax.training.diagnosis import Failure
 

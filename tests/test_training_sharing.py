@@ -10,8 +10,9 @@ import optax
 import pytest
 from training_cases import GUIDE, KEY, data, epoch_order, fit, same
 
-from lvm_jax import gradients, guides, keys, models, training
-from lvm_jax.recognition import Known, structure
+from lvm_jax import gradients, guides, models, training
+from lvm_jax._core import keys
+from lvm_jax._core.recognition import Known, structure
 from lvm_jax.training import feed
 from lvm_jax.training.book import Book
 from lvm_jax.training.rows import host_order, padded_rows

@@ -94,7 +94,7 @@ def test_every_method_takes_trees(name):
         "evaluate_annealed": lambda: evidence.evaluate_annealed(KEY, P, None, DATA, 1_000, plan).evidence,
         "certify": lambda: evidence.certify(KEY, P, Q, DATA, tolerance=0.1, budget=1e5).as_evidence(),
         "gaps": lambda: decomposition.gaps(
-            KEY, P, Q, DATA, families={"own": family}, num_samples=2_000, num_steps=30
+            KEY, P, Q, DATA, families={"own": family}, num_samples=2_000, ascent=decomposition.Ascent(num_steps=30)
         ).log_evidence,
     }  # fmt: skip
     found = run[name]()

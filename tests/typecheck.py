@@ -82,7 +82,7 @@ def recognize() -> None:
 
     To be called once lvm_jax is imported.
     """
-    from lvm_jax import recognition
+    from lvm_jax._core import recognition
 
     structure = recognition.structure
     recognition.structure = lambda value, *seen: structure(bare(value), *seen)

@@ -11,9 +11,9 @@ import optax
 from experiments.elbo_decomposition.config import Config
 from lvm_jax import bounds, decomposition, distributions, guides, models, problems, weights
 from lvm_jax.decomposition import Decomposition
+from lvm_jax.distributions.normals import FullRankNormal, LogCholesky
 from lvm_jax.guides.families import FullRank
 from lvm_jax.models import LinearGaussian
-from lvm_jax.normals import FullRankNormal, LogCholesky
 from lvm_jax.problems import second_moment
 from lvm_jax.report import Check, Run, near
 from lvm_jax.typing import Array, Float, Key, Scalar

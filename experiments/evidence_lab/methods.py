@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments.evidence_lab.config import Config
 from lvm_jax import annealing, bounds, evidence, weights
+from lvm_jax._core.batching import batch_size, for_each
 from lvm_jax.annealing.plan import PILOT
-from lvm_jax.batching import batch_size, for_each
 from lvm_jax.compiling import lean_options
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.problems import Problem, Simulated

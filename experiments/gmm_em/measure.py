@@ -13,8 +13,8 @@ from scipy.stats import sem
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from experiments.gmm_em.config import Config, Covariance
-from lvm_jax import checks as check
 from lvm_jax import data, em
+from lvm_jax._core import checks as check
 from lvm_jax.em import inputs
 from lvm_jax.report import Check, Run, near, point_ids
 

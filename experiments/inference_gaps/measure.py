@@ -13,7 +13,7 @@ from experiments.inference_gaps.config import GUIDES, Config
 from experiments.vae import measure as vaes
 from experiments.vae.config import Config as VaeConfig
 from lvm_jax import annealing, decomposition, evidence, guides, training
-from lvm_jax.decomposition import Account, Average, Gaps, Measured, average
+from lvm_jax.decomposition import Account, Ascent, Average, Gaps, Measured, average
 from lvm_jax.evidence import Annealed, Bidirectional, Evidence
 from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.guides import Family
@@ -267,9 +267,7 @@ def measure_one(one: Trained, x: np.ndarray, config: Config, run: Run) -> Found:
         families=families(one.architecture, config),
         log_evidence=reference,
         num_samples=config.num_samples,
-        num_steps=config.num_steps,
-        num_draws=config.num_draws,
-        num_starts=config.num_starts,
+        ascent=Ascent(config.num_steps, config.num_draws, config.num_starts),
     )
     return Found(annealed, importance, bounds, gaps)
 

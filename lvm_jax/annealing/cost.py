@@ -4,7 +4,7 @@ A weight costs 1. A move costs `move_cost`: L + 1 for `hmc(L)`, the number of va
 variables for `gibbs`. A density that a weight and the next move share counts twice.
 """
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.annealing.plan import PILOT
 from lvm_jax.annealing.tuning import MOST, NUM_WARM
 

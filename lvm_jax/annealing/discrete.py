@@ -6,7 +6,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.annealing.transitions import Transition, metropolis
 from lvm_jax.typing import Array, Int, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint

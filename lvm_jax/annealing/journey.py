@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path
 from lvm_jax.annealing.transitions import Transition
 from lvm_jax.annealing.tuning import Schedule

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, distributions, weights
+from lvm_jax import distributions, weights
+from lvm_jax._core import checks
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Latent, Scalar
 from lvm_jax.weights import LogJoint
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, check_temperatures
 from lvm_jax.annealing.transitions import Transition, hmc
 from lvm_jax.annealing.tuning import Schedule, schedule, tune

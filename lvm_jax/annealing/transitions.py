@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lvm_jax import checks, precision
+from lvm_jax import precision
+from lvm_jax._core import checks
 from lvm_jax.typing import Array, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, precision, weights
+from lvm_jax import precision, weights
+from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, check_temperatures, make_path
 from lvm_jax.annealing.transitions import Transition
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Scalar

@@ -10,7 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks, weights
+from lvm_jax import weights
+from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, check_temperatures
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint

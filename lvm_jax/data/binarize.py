@@ -29,7 +29,7 @@ def dynamic(key: Key[Array, ""], x: Float[ArrayLike, "*shape"]) -> Float[Array, 
     """
     import jax
 
-    from lvm_jax import checks, keys, support
+    from lvm_jax._core import checks, keys, support
 
     checks.key(key)
     if not isinstance(x, jax.core.Tracer):
@@ -44,7 +44,7 @@ def fixed(seed: int | Sequence[int], x: Float[np.ndarray, "N D"]) -> Float[np.nd
     NumPy has frozen: the bits of the first images do not depend on how many follow. Raises
     ValueError for an x outside [0, 1].
     """
-    from lvm_jax import support
+    from lvm_jax._core import support
 
     support.check(support.UNIT, x)
     uniforms = np.random.RandomState(seed)
@@ -101,7 +101,7 @@ def binarized(images: ImageData, method: str, seed: int) -> ImageData:
     Raises ValueError for an unknown method, and TypeError or ValueError for a seed that is no
     integer in 0 .. 2^32 - 1.
     """
-    from lvm_jax import checks
+    from lvm_jax._core import checks
 
     way = BINARIZATIONS[checks.choice(method, "method", list(BINARIZATIONS))]
     checks.integer(seed, "seed", minimum=0)

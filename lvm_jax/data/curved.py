@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.data.dataset import Dataset
 
 LOG_2PI = float(np.log(2 * np.pi))

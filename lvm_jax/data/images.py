@@ -149,7 +149,7 @@ def _cut_labels(labels: np.ndarray | None, counts: Counts) -> LabelParts:
 
 
 def _counts(num_images: int, validation: int, test: int) -> Counts:
-    from lvm_jax import checks
+    from lvm_jax._core import checks
 
     validation = checks.integer(validation, "validation", minimum=0)
     test = checks.integer(test, "test", minimum=0)
@@ -183,7 +183,7 @@ def _rows(
 
 def _unit_interval(x: np.ndarray) -> Float[np.ndarray, "N D"]:
     """Pixels as float32 in [0, 1]; refuse what is neither bytes nor in the interval already."""
-    from lvm_jax import checks
+    from lvm_jax._core import checks
 
     if x.dtype == np.uint8 and x.max() > 1:
         return np.divide(x, np.float32(255), dtype=np.float32)

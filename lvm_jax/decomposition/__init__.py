@@ -4,7 +4,7 @@ from lvm_jax.decomposition.account import Account, Effort, Row, account
 from lvm_jax.decomposition.aggregate import Surgery, log_aggregate, surgery
 from lvm_jax.decomposition.calibration import Calibration, calibrate
 from lvm_jax.decomposition.gaps import FamilyGaps, Gaps, gaps
-from lvm_jax.decomposition.local import Local, fit_local
+from lvm_jax.decomposition.local import Ascent, Local, fit_local
 from lvm_jax.decomposition.measured import Average, Measured, average
 from lvm_jax.decomposition.page import report
 from lvm_jax.decomposition.rate_distortion import (
@@ -24,6 +24,7 @@ from lvm_jax.decomposition.terms import (
 
 __all__ = [
     "Account",
+    "Ascent",
     "Average",
     "Calibration",
     "Channel",

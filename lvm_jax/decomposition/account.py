@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lvm_jax import annealing, checks
-from lvm_jax.batching import num_rows
+from lvm_jax import annealing
+from lvm_jax._core import checks
+from lvm_jax._core.batching import num_rows
+from lvm_jax._core.inputs import check_problem
 from lvm_jax.decomposition.aggregate import Surgery, surgery
 from lvm_jax.decomposition.calibration import Calibration, calibrate
 from lvm_jax.decomposition.gaps import Gaps, gaps
+from lvm_jax.decomposition.local import Ascent
 from lvm_jax.decomposition.measured import Measured, average
 from lvm_jax.decomposition.rate_distortion import (
     Channel,
@@ -21,7 +24,6 @@ from lvm_jax.decomposition.rate_distortion import (
 from lvm_jax.diagnostics import ActiveUnits, active_units, posterior_means
 from lvm_jax.evidence import Evidence
 from lvm_jax.guides.base import Family
-from lvm_jax.inputs import check_problem
 from lvm_jax.typing import Array, ArrayLike, ConditionalDensity, Float, Generative, Key
 
 
@@ -121,7 +123,8 @@ def account(
     return Account(
         gaps(
             keys[0], *common, families=families, num_samples=effort.num_samples,
-            log_evidence=log_evidence, num_steps=effort.num_steps, num_starts=effort.num_starts,
+            log_evidence=log_evidence,
+            ascent=Ascent(effort.num_steps, num_starts=effort.num_starts),
         ),
         surgery(keys[1], *common, effort.aggregate_samples),
         _active(keys[2], q, x, effort.num_samples),

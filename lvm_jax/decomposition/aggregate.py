@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
-from lvm_jax import checks, distributions, weights
-from lvm_jax.batching import batch_size, for_first, num_rows, padded, rows_of
+from lvm_jax import distributions, weights
+from lvm_jax._core import checks
+from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, rows_of
+from lvm_jax._core.inputs import check_problem, check_rows
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.measured import Measured, of_draws, of_points
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.inputs import check_problem, check_rows
 from lvm_jax.typing import (
     Array,
     ConditionalDensity,
@@ -205,19 +206,10 @@ def _per_dimension(q: Distribution, prior: Distribution, z: Latent) -> Array | N
         (mean, var), (prior_mean, prior_var) = ((m, (c**2).sum(1)) for m, c in (left, right))
         kl = (var + (mean - prior_mean) ** 2) / prior_var - 1 - jnp.log(var / prior_var)
         return jnp.stack([0.5 * kl, 0.5 * kl])
-    log_q, log_prior = _factors(q), _factors(prior)
+    log_q, log_prior = distributions.factors(q), distributions.factors(prior)
     if log_q is None or log_prior is None:
         return None
     return jax.vmap(lambda one: log_q(one) - log_prior(one))(z)
-
-
-def _factors(q: Distribution) -> Callable[[Array], Array] | None:
-    """z -> log q(z_d), [D], or None where q is not known to factorise."""
-    if isinstance(q, distributions.Independent):
-        return q.distribution.log_prob
-    if isinstance(q, distributions.Bernoulli):
-        return lambda z: z * q.logits - jax.nn.softplus(q.logits)
-    return None
 
 
 def _moments(z: Latent, measure: Callable[[Array], Measured]) -> tuple[Measured, Measured]:

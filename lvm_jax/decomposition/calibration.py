@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaincc
 
-from lvm_jax import checks, weights
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax import weights
+from lvm_jax._core import checks
+from lvm_jax._core.batching import batch_size, for_each
+from lvm_jax._core.inputs import check_simulated
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.inputs import check_simulated
 from lvm_jax.typing import Array, ConditionalDensity, Float, Generative, Int, Key, Latent
 
 EXPECTED = 5  # counts a bin, below which chi-square has not its distribution

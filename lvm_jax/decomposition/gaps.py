@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from lvm_jax import checks, evidence, gradients, weights
-from lvm_jax.batching import batch_size, for_first, num_rows, padded, unpadded
+from lvm_jax import evidence, weights
+from lvm_jax._core import checks
+from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, unpadded
+from lvm_jax._core.inputs import check_family, check_problem, one_of
+from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.decomposition.local import NUM_JUDGES, fit_local
+from lvm_jax.decomposition.local import NUM_JUDGES, Ascent, fit_local
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Family
-from lvm_jax.inputs import check_family, check_problem, one_of
-from lvm_jax.moments import moments
 from lvm_jax.typing import (
     Array,
     ArrayLike,
@@ -69,16 +69,12 @@ def gaps(
     families: Mapping[str, Family],
     num_samples: int = 1_000,
     log_evidence: Evidence | ArrayLike | None = None,
-    num_steps: int = 1_000,
-    optimizer: optax.GradientTransformation | None = None,
-    num_draws: int = 10,
-    num_starts: int = 2,
-    estimate: gradients.Estimate | gradients.Estimator | str | None = None,
+    ascent: Ascent = Ascent(),  # noqa: B008
     chunk_size: int = CHUNK_SIZE,
 ) -> Gaps:
     """Approximation and amortisation gap of every point of x [N, ...], for each of the families.
 
-    q* is `fit_local`'s, to which num_steps, ..., estimate go. All ELBOs then take S =
+    q* is `fit_local`'s, with `ascent`. All ELBOs then take S =
     `num_samples` fresh draws of the same random numbers, so that differences of similar q vary
     little; neither the ascent nor its choices have seen these draws, and no gap is biased by them.
 
@@ -105,14 +101,12 @@ def gaps(
     x = check_problem(p, q, x)
     for family in families.values():
         check_family(p, family, one_of(x))
-    estimate = gradients.find_estimate(estimate)
     given = _given(log_evidence, x)
     key_fit, key_weigh = jax.random.split(key)
     local = [
         fit_local(
             *(jax.random.fold_in(key_fit, place), p, q, x, family),
-            num_steps=num_steps, optimizer=optimizer, num_draws=num_draws,
-            num_starts=num_starts, estimate=estimate, chunk_size=chunk_size,
+            ascent=ascent, chunk_size=chunk_size,
         )
         for place, family in enumerate(families.values())
     ]  # fmt: skip

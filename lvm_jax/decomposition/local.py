@@ -1,5 +1,6 @@
 """The best q of a family for each point by itself: local optimisation, from several starts."""
 
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -8,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lvm_jax import checks, distributions, gradients, weights
-from lvm_jax.batching import few_together, for_first, num_rows, padded, unpadded
+from lvm_jax import distributions, gradients, weights
+from lvm_jax._core import checks
+from lvm_jax._core.batching import few_together, for_first, num_rows, padded, unpadded
+from lvm_jax._core.inputs import check_family, check_problem, one_of
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.flows import Flow
 from lvm_jax.guides.base import Family
-from lvm_jax.inputs import check_family, check_problem, one_of
 from lvm_jax.typing import (
     Array,
     ConditionalDensity,
@@ -44,6 +45,27 @@ class Local(NamedTuple):
     gain: Measured  # of the ELBO over the last tenth of the steps, [N]; near 0 once converged
 
 
+@dataclass(frozen=True)
+class Ascent:
+    """How the best q of a family is sought, from `num_starts` starts for each point.
+
+    Each start takes `num_steps` steps by `num_draws` fresh draws a step. `optimizer` is Adam unless
+    given, its rate falling by a cosine from 0.05, for a flow from 0.01, to 0. `estimate` is a
+    gradient estimator, such as one for a q of discrete z.
+    """
+
+    num_steps: int = 1_000
+    num_draws: int = 10
+    num_starts: int = 2
+    optimizer: optax.GradientTransformation | None = None
+    estimate: gradients.Estimate | gradients.Estimator | str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "num_draws", "num_starts"):
+            checks.integer(getattr(self, name), f"ascent.{name}", 1)
+        gradients.find_estimate(self.estimate, "ascent.estimate")
+
+
 @lru_cache
 def default_optimizer(num_steps: int, rate: float) -> optax.GradientTransformation:
     """Adam, its rate falling to 0 by a cosine: the noise of the draws averages out."""
@@ -57,26 +79,21 @@ def fit_local(
     x: Any,
     family: Family,
     *,
-    num_steps: int = 1_000,
-    optimizer: optax.GradientTransformation | None = None,
-    num_draws: int = 10,
-    num_starts: int = 2,
-    estimate: gradients.Estimate | gradients.Estimator | str | None = None,
+    ascent: Ascent = Ascent(),
     chunk_size: int = CHUNK_SIZE,
 ) -> Local:
     """q*(z | x) of the family for every point of x [N, ...]: ELBO ascent in eta, point by point.
 
-    From `num_starts` starts: the guide's q as far as the family can express it (its moments), the
+    From several starts: the guide's q as far as the family can express it (its moments), the
     family's own start, and then the family's own at draws of the prior, for posteriors of several
-    modes. Each takes `num_steps` steps by `num_draws` fresh draws a step, unlike `guides.refine`,
+    modes. Each step has fresh draws, unlike `guides.refine`,
     which climbs on one set of them and can fit it. The start with the best ELBO by other draws is
     kept: whatever is measured later with another key knows nothing of that choice.
 
     Gradients stick to the landing (for a flow, whose own draws are dear to price again, they are
     `reparameterized`), so where the family holds the posterior the noise vanishes on arrival.
-    `estimate` is another, as for a q of discrete z. The optimiser is Adam unless given, its rate
-    falling by a cosine from 0.05, for a flow from 0.01, to 0. Local optima cannot be excluded: the
-    ELBO of q* is at most the best of the family.
+    `Ascent` has another estimator and the sizes. Local optima cannot be excluded: the ELBO of q* is
+    at most the best of the family.
 
     Point i draws from fold_in(key, i). Points run together as far as their draws make at most
     `chunk_size` rows. Compiled once per shape, model, guide, family, optimiser and sizes.
@@ -88,22 +105,23 @@ def fit_local(
     checks.key(key)
     x = check_problem(p, q, x)
     check_family(p, family, one_of(x))
-    estimate = gradients.find_estimate(estimate)
     start = family.init(jax.random.key(0))
-    is_flow = isinstance(family.build(start), Flow)
-    sizes = {"num_steps": num_steps, "num_draws": num_draws, "num_starts": num_starts}
-    num_steps, num_draws, num_starts = (checks.integer(v, k, 1) for k, v in sizes.items())
-    optimizer = optimizer or default_optimizer(num_steps, FLOW_RATE if is_flow else RATE)
+    rate = FLOW_RATE if distributions.is_flow(family.build(start)) else RATE
+    ascent = replace(
+        ascent,
+        optimizer=ascent.optimizer or default_optimizer(ascent.num_steps, rate),
+        estimate=gradients.find_estimate(ascent.estimate),
+    )
     points, _, number = padded((np.arange(num_rows(x)), x))
     found = _fit(
         *(key, p, q, points, number),
-        *(family, num_steps, optimizer, num_draws, num_starts, estimate),
-        few_together(chunk_size, num_draws * num_starts, num_rows(x)),
+        *(family, ascent),
+        few_together(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x)),
     )
     return unpadded(found, number)
 
 
-@bounded_jit(5, 6, 7, 8, 9, 10, 11)
+@bounded_jit(5, 6, 7)
 def _fit(
     key: Key[Array, ""],
     p: Generative,
@@ -111,19 +129,17 @@ def _fit(
     points: tuple[Array, Any],
     number: Int[Array, ""],
     family: Family,
-    num_steps: int,
-    optimizer: optax.GradientTransformation,
-    num_draws: int,
-    num_starts: int,
-    estimate: gradients.Estimate | None,
+    ascent: Ascent,
     together: int,
 ) -> Local:
+    num_starts, optimizer, num_steps = ascent.num_starts, ascent.optimizer, ascent.num_steps
+
     def one(point: tuple[Array, Any]) -> Local:
         index, x = point
         keys = jax.random.split(jax.random.fold_in(key, index), 4)
         joint = p.log_joint(x)
         first = _starts(keys[0], family, q(x), p.prior(x), num_starts)
-        slope = _slope(joint, family, first, estimate, num_draws)
+        slope = _slope(joint, family, first, ascent)
         before, after = jax.vmap(lambda key, eta: _climb(key, eta, slope, optimizer, num_steps))(
             jax.random.split(keys[1], num_starts), first
         )
@@ -147,17 +163,17 @@ def _slope(
     joint: LogJoint,
     family: Family,
     etas: Params,
-    estimate: gradients.Estimate | None,
-    num_draws: int,
+    ascent: Ascent,
 ) -> Any:
     """(eta, key) -> the gradient of the negative ELBO."""
+    estimate: Any = ascent.estimate
     if estimate is None:
         one = jax.tree.map(lambda leaf: leaf[0], etas)
-        is_flow = isinstance(family.build(one), Flow)  # which would have to invert its draws
+        is_flow = distributions.is_flow(family.build(one))  # which would have to invert its draws
         estimate = gradients.reparameterized() if is_flow else gradients.sticking_the_landing()
 
     def loss(eta: Params, key: Key[Array, ""]) -> Scalar:
-        return -estimate(key, joint, family.build, eta, num_draws)
+        return -estimate(key, joint, family.build, eta, ascent.num_draws)
 
     return jax.grad(loss)
 

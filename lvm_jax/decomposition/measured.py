@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
-from lvm_jax import checks
+from lvm_jax._core import checks
+from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Float, Int, Scalar
 
 

@@ -16,15 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
-from lvm_jax import annealing, checks, distributions, precision, weights
+from lvm_jax import annealing, distributions, precision, weights
+from lvm_jax._core import checks
+from lvm_jax._core.batching import batch_size, few_together, for_first, num_rows, padded, unpadded
+from lvm_jax._core.inputs import check_problem
+from lvm_jax._core.moments import moments
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import batch_size, few_together, for_first, num_rows, padded, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.aggregate import price_draws
 from lvm_jax.decomposition.measured import Measured, of_draws
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.inputs import check_problem
-from lvm_jax.moments import moments
 from lvm_jax.typing import (
     Array,
     ArrayLike,

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import bounds, checks, distributions, weights
+from lvm_jax import bounds, distributions, weights
+from lvm_jax._core import checks
+from lvm_jax._core.moments import moments
 from lvm_jax.evidence import Evidence
-from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 

@@ -1,5 +1,6 @@
 """Mixtures of exponential families by expectation-maximisation."""
 
+from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
 from lvm_jax.em.families import Family, Settings, Sums
@@ -9,7 +10,6 @@ from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.priors import NormalInverseWishart, Prior, default_prior
 from lvm_jax.em.selection import Criteria, criteria, smallest_spread
 from lvm_jax.em.starts import STARTS
-from lvm_jax.outcome import ConvergenceWarning, Outcome
 
 __all__ = [
     "GAUSSIANS",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import saddlepoint
+from lvm_jax._core import saddlepoint
 from lvm_jax.em.families import ROUNDING_NATS, Family, Settings, Sums, divide, keep_empty
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Params
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
+from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em import inputs, loop, padding, priors, starts
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import Family
 from lvm_jax.em.loop import State
 from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
-from lvm_jax.outcome import ConvergenceWarning, Outcome
 from lvm_jax.typing import Array, ArrayLike, Key
 
 INSIDE = "the log_evidence of models.gaussian_mixture"

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.em import priors
 from lvm_jax.em.families import Family, Settings
 from lvm_jax.em.gaussian import Gaussian

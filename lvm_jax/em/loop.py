@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lvm_jax._core.outcome import Outcome
 from lvm_jax.em import priors, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import Family, Settings
 from lvm_jax.em.statistics import Data, Evaluation, Parameters, evaluate, exact_pass, fast_pass
-from lvm_jax.outcome import Outcome
 from lvm_jax.typing import Array, Float, Int, Key
 
 SEGMENT = 128  # steps per call of the compiled loop: the length of its trace

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, precision
+from lvm_jax import precision
+from lvm_jax._core import checks
 from lvm_jax.compiling import bucket, first_rows
 from lvm_jax.em import padding
 from lvm_jax.em.compiling import over_data

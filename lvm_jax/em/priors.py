@@ -8,7 +8,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln, multigammaln
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.typing import Array, ArrayLike, Float, Scalar
 
 LOG_2PI = float(np.log(2 * np.pi))

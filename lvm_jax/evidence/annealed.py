@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lvm_jax import annealing, checks, weights
+from lvm_jax import annealing, weights
+from lvm_jax._core import checks
+from lvm_jax._core.batching import few_together, for_first, num_rows, padded, plenty, unpadded
+from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import few_together, for_first, num_rows, padded, plenty, unpadded
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence, judge_chains
-from lvm_jax.inputs import check_problem
 from lvm_jax.typing import (
     Array,
     ArrayLike,

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import norm
 
-from lvm_jax import annealing, checks
+from lvm_jax import annealing
+from lvm_jax._core import checks
 from lvm_jax.evidence.result import Check, Evidence, describe, least_samples, opened
 from lvm_jax.evidence.rounds import CHAINS, GROWTH, START, TEMPERATURES, Runner
 from lvm_jax.typing import Array, ConditionalDensity, Generative, Key

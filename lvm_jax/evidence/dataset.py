@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
-from lvm_jax.batching import batch_size, for_first, num_rows, padded, plenty, unpadded
+from lvm_jax._core import checks
+from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, plenty, unpadded
+from lvm_jax._core.inputs import check_bound, check_data, check_problem, check_q, one_of
+from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.result import Evidence, describe, union
-from lvm_jax.inputs import check_bound, check_data, check_problem, check_q, one_of
-from lvm_jax.moments import moments
 from lvm_jax.typing import (
     Array,
     ArrayLike,

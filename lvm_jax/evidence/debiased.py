@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from lvm_jax import bounds, checks, weights
+from lvm_jax import bounds, weights
+from lvm_jax._core import checks
+from lvm_jax._core.moments import moments
 from lvm_jax.evidence.importance import from_log_weights
 from lvm_jax.evidence.result import Evidence, judge
 from lvm_jax.evidence.sumo import Telescope
-from lvm_jax.moments import moments
 from lvm_jax.typing import Array, Distribution, Float, Int, Key
 from lvm_jax.weights import LogJoint
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks, weights
+from lvm_jax import weights
+from lvm_jax._core import checks
+from lvm_jax._core.moments import Moments, merge, moments
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.result import Evidence, judge
-from lvm_jax.moments import Moments, merge, moments
 from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Scalar
 from lvm_jax.weights import LogJoint
 

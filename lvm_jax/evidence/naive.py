@@ -7,7 +7,8 @@ land where p(x, z) is high. `k_hat`, `ess` and `standard_error` show how badly.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from lvm_jax import checks, distributions, weights
+from lvm_jax import distributions, weights
+from lvm_jax._core import checks
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.typing import Array, Distribution, Key, Latent, Scalar

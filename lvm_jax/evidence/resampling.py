@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks, weights
+from lvm_jax import weights
+from lvm_jax._core import checks
 from lvm_jax.diagnostics import psis
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint

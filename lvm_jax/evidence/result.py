@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
+from lvm_jax._core.moments import moments
 from lvm_jax.evidence import pareto
-from lvm_jax.moments import moments
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Int, Scalar
 
 # Distrust is `not (k_hat <= limit)`, so that NaN and inf are distrusted: of the estimate above 0.7,

@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import annealing, checks, compiling, distributions, weights
+from lvm_jax import annealing, compiling, distributions, weights
+from lvm_jax._core import checks
+from lvm_jax._core.batching import batch_size, for_first, num_rows, plenty
+from lvm_jax._core.inputs import check_problem
+from lvm_jax._core.moments import moments
 from lvm_jax.annealing import elastic
 from lvm_jax.annealing.path import make_path
 from lvm_jax.annealing.tuning import MOST
-from lvm_jax.batching import batch_size, for_first, num_rows, plenty
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_first, streamed
 from lvm_jax.evidence.modes import Modes, cover, search
 from lvm_jax.evidence.result import Evidence, judge_chains
 from lvm_jax.guides.defensive import defensive
-from lvm_jax.inputs import check_problem
-from lvm_jax.moments import moments
 from lvm_jax.typing import (
     Array,
     Bool,
@@ -55,6 +56,15 @@ class Chains(NamedTuple):
     evidence: Evidence  # leaves [N]
     spread: Float[Array, " N"]  # standard deviation of the finite log-weights; inf of fewer than 2
     z: Latent  # the ends of scouts, leaves [N, num_scouts, ...]
+
+
+class Sizes(NamedTuple):
+    """What may change from round to round without another program."""
+
+    chains: Int[Array, ""]
+    tail: Int[Array, ""]  # `pareto.tail_size` of them
+    temperatures: Int[Array, ""]
+    from_prior: Bool[Array, ""]
 
 
 class Runner:
@@ -126,7 +136,8 @@ class Runner:
         return _chains(
             self._key(int(from_prior), int(answers), chains, temperatures),
             self.p, self.q, (rows, self._of(rows)),
-            *_traced(len(points), chains, pareto.tail_size(chains), temperatures, from_prior),
+            *_traced(len(points)),
+            Sizes._make(_traced(chains, pareto.tail_size(chains), temperatures, from_prior)),
             self.transition, self.capacity, self.together,
         )  # fmt: skip
 
@@ -216,21 +227,20 @@ def _importance(
     return for_first(one, points, together, number)
 
 
-@bounded_jit(9, 10, 11, lean=True, level=2)
+@bounded_jit(6, 7, 8, lean=True, level=2)
 def _chains(
     key: Key[Array, ""],
     p: Generative,
     q: ConditionalDensity,
     points: tuple[Array, Any],
     number: Int[Array, ""],
-    chains: Int[Array, ""],
-    tail: Int[Array, ""],
-    temperatures: Int[Array, ""],
-    from_prior: Bool[Array, ""],
+    sizes: Sizes,
     transition: annealing.Transition,
     capacity: Capacity,
     together: int,
 ) -> Chains:
+    chains, tail, temperatures, from_prior = sizes
+
     def one(point: tuple[Array, Any]) -> Chains:
         index, x = point
         own, joint = jax.random.fold_in(key, index), p.log_joint(x)

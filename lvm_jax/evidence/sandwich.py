@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import annealing, checks, weights
+from lvm_jax import annealing, weights
+from lvm_jax._core import checks
+from lvm_jax._core.batching import batch_size, for_each, plenty
+from lvm_jax._core.inputs import check_simulated
+from lvm_jax._core.moments import moments
 from lvm_jax.annealing.path import make_path
-from lvm_jax.batching import batch_size, for_each, plenty
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Check, Evidence, describe, judge_chains
-from lvm_jax.inputs import check_simulated
-from lvm_jax.moments import moments
 from lvm_jax.typing import (
     Array,
     Bool,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.typing import Bool, Float
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from lvm_jax import annealing, checks, weights
+from lvm_jax import annealing, weights
+from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, make_path
 from lvm_jax.evidence.importance import from_log_weights
 from lvm_jax.evidence.result import Evidence, judge_chains

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import annealing, bounds, checks
+from lvm_jax import annealing, bounds
+from lvm_jax._core import checks
 from lvm_jax.annealing.path import check_temperatures
 from lvm_jax.annealing.unadjusted import check_refreshment, check_step_size
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, positive

@@ -3,19 +3,19 @@
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, distributions
+from lvm_jax._core import checks
+from lvm_jax.distributions.kinds import LatentKind, latent_kinds, type_name
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_prob
 
 MakeQ = Callable[[Params], Distribution]  # phi -> q, of one data point
 Estimate = Callable[[Key[Array, ""], LogJoint, MakeQ, Params, int], Scalar]
-LatentKind = Literal["any", "reparameterized", "finite", "relaxable", "bernoulli"]
 
 
 class Estimator(NamedTuple):
@@ -90,36 +90,6 @@ def make_q(
         )
     check_log_prob(q)
     return q
-
-
-def latent_kinds(q: Distribution) -> set[LatentKind]:
-    """Every kind of latent variable that q is, read from its type."""
-    kinds: set[LatentKind] = {"any"}
-    if distributions.is_reparameterized(q):
-        kinds.add("reparameterized")
-    inner = q.distribution if isinstance(q, distributions.Independent) else q
-    # distrax's OneHotCategorical is a Categorical.
-    if isinstance(inner, distributions.Bernoulli | distributions.Categorical | distributions.Table):
-        kinds.add("finite")
-    if isinstance(q, distributions.Bernoulli):
-        kinds |= {"bernoulli", "relaxable"}
-    if is_one_hot(q):
-        kinds.add("relaxable")
-    return kinds
-
-
-def is_one_hot(q: Distribution) -> bool:
-    """Is q independent one-hot rows, as `distributions.one_hot` makes them?"""
-    return isinstance(q, distributions.Independent) and isinstance(
-        q.distribution, distributions.OneHotCategorical
-    )
-
-
-def type_name(q: Distribution) -> str:
-    """The type of q, and of what it repeats."""
-    if isinstance(q, distributions.Independent):
-        return f"Independent({type(q.distribution).__name__})"
-    return type(q).__name__
 
 
 @jax.custom_jvp

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, positive, through
 from lvm_jax.gradients.relaxed import Relaxation, relaxation
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks, distributions
+from lvm_jax import distributions
+from lvm_jax._core import checks
 from lvm_jax.gradients.base import Estimate, Estimator, MakeQ, find_estimate, make_q
-from lvm_jax.successive import Successive
-from lvm_jax.typing import Array, Key, Params, Scalar
+from lvm_jax.typing import Array, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
 
 
@@ -29,8 +29,10 @@ def enumerated(inner: Estimate | Estimator | str = "reparameterized") -> Estimat
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
         checks.key(key)
-        if isinstance(guide(phi), Successive):
-            return _of_parts(key, log_joint, guide, phi, num_samples, find_estimate(inner, "inner"))
+        values = distributions.finite_part(guide(phi))
+        if values is not None:
+            found = find_estimate(inner, "inner")
+            return _of_parts(key, log_joint, guide, phi, num_samples, values, found)
         q = make_q("enumerated", "finite", guide, phi, num_samples)
         z = distributions.support(q)
         check_log_joint(log_joint, z)
@@ -45,15 +47,12 @@ def _of_parts(
     guide: MakeQ,
     phi: Params,
     num_samples: int,
+    values: Latent,
     inner: Estimate | None,
 ) -> Scalar:
     q = guide(phi)
-    values = distributions.support(q.first)
-    if values is None or inner is None:
-        raise TypeError(
-            "enumerated: expected a Successive whose first part is finite, such as "
-            f"distributions.Categorical, and an inner estimator, got {type(q.first).__name__}"
-        )
+    if inner is None:
+        raise TypeError("inner: expected an estimator or its name, got None")
 
     def one(key: Key[Array, ""], y: Array) -> Scalar:
         return inner(

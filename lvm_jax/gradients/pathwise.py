@@ -9,7 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import bounds, checks
+from lvm_jax import bounds
+from lvm_jax._core import checks
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint, draw_and_price, log_weights

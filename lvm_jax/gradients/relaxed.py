@@ -9,8 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
-from lvm_jax.gradients.base import Estimate, MakeQ, is_one_hot, make_q, positive
+from lvm_jax._core import checks
+from lvm_jax.distributions.kinds import is_one_hot
+from lvm_jax.gradients.base import Estimate, MakeQ, make_q, positive
 from lvm_jax.typing import Array, Distribution, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
 

@@ -16,7 +16,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import bounds, checks
+from lvm_jax import bounds
+from lvm_jax._core import checks
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint, draw

@@ -2,7 +2,8 @@
 
 import jax
 
-from lvm_jax import bounds, checks
+from lvm_jax import bounds
+from lvm_jax._core import checks
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.gradients.pathwise import derivatives, follow
 from lvm_jax.gradients.score import score_weights

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lvm_jax.recognition import bindable
+from lvm_jax._core.recognition import bindable
 from lvm_jax.typing import Array, Distribution, Key, Params
 
 

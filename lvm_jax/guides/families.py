@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, distributions
+from lvm_jax import distributions
+from lvm_jax._core import checks
 from lvm_jax.distributions import Categorical, FullRankNormal, LowRankNormal, normal
+from lvm_jax.distributions.normals import LogCholesky
 from lvm_jax.guides.base import Family
-from lvm_jax.normals import LogCholesky
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
-from lvm_jax.flows import LAYERS, Flow
+from lvm_jax._core import checks
+from lvm_jax.distributions.flows import LAYERS, Flow
 from lvm_jax.guides.amortized import amortized
 from lvm_jax.guides.base import Family, Guide
 from lvm_jax.typing import Array, Key

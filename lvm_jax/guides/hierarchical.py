@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
-from lvm_jax.chain import Chain, Gaussian, Layer, Step, check_layers, init_each
+from lvm_jax._core import checks
 from lvm_jax.distributions import normal
+from lvm_jax.distributions.chain import Chain, Gaussian, Layer, Step, check_layers, init_each
 from lvm_jax.guides.base import Guide
 from lvm_jax.networks import Activation, find_activation, mlp
 from lvm_jax.typing import Array, Distribution, Key, Params

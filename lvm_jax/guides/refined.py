@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lvm_jax import checks, distributions
+from lvm_jax import distributions
+from lvm_jax._core import checks
+from lvm_jax._core.recognition import bindable
 from lvm_jax.guides.base import Family, Guide
-from lvm_jax.recognition import bindable
 from lvm_jax.typing import Array, Distribution, JointDensity, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, log_weights
 

@@ -2,7 +2,7 @@
 
 import jax
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.guides.base import Conditional, Family, Guide
 from lvm_jax.models.base import Joint, known
 from lvm_jax.typing import Array, Distribution, Key, Params

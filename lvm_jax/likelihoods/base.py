@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from lvm_jax import checks, support
-from lvm_jax.support import REAL, Support
+from lvm_jax._core import checks, support
+from lvm_jax._core.support import REAL, Support
 from lvm_jax.typing import Array, Distribution, Float, Key, Params
 
 

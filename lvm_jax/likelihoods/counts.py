@@ -1,14 +1,14 @@
-"""Likelihoods of counts, stable in float32 at any size of count: see `lvm_jax.saddlepoint`."""
+"""Likelihoods of counts, stable in float32 at any size of count: see `saddlepoint`."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks, saddlepoint
-from lvm_jax.chain import positive_scale
+from lvm_jax._core import checks, saddlepoint
+from lvm_jax._core.support import COUNTS, Support
+from lvm_jax.distributions.chain import positive_scale
 from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
-from lvm_jax.support import COUNTS, Support
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 MAX_RATE = 2.0**30  # of draws, which JAX makes with 32-bit integers

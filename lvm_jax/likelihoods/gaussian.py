@@ -8,9 +8,9 @@ point that the decoder meets exactly, would let the likelihood grow without boun
 
 import jax.numpy as jnp
 
-from lvm_jax import checks
-from lvm_jax.chain import positive_scale
+from lvm_jax._core import checks
 from lvm_jax.distributions import normal
+from lvm_jax.distributions.chain import positive_scale
 from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
 from lvm_jax.typing import Array, Distribution, Float, Params
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, precision
-from lvm_jax.chain import positive_scale
+from lvm_jax import precision
+from lvm_jax._core import checks
+from lvm_jax._core.support import Support, grey_levels, whole_numbers
+from lvm_jax.distributions.chain import positive_scale
 from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
-from lvm_jax.support import Support, grey_levels, whole_numbers
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 

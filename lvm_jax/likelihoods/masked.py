@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.likelihoods.base import Likelihood, split_outputs
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
+from lvm_jax._core.support import BITS, UNIT, Support
 from lvm_jax.distributions import Bernoulli
 from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
-from lvm_jax.support import BITS, UNIT, Support
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 # B_2, B_4, ..., B_20: log(sinh(l/2) / (l/2)) = sum_k B_2k l^2k / (2k (2k)!), for |l| < 2 pi.

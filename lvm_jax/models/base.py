@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lvm_jax import checks, precision, support
+from lvm_jax import precision
+from lvm_jax._core import checks, support
+from lvm_jax._core.recognition import bindable
+from lvm_jax._core.support import Support
 from lvm_jax.distributions import data_support
-from lvm_jax.recognition import bindable
-from lvm_jax.support import Support
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
 
 KEPT = 32  # models whose shapes are kept

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks, distributions
+from lvm_jax import distributions
+from lvm_jax._core import checks
 from lvm_jax.distributions import Table
 from lvm_jax.models.base import Model
 from lvm_jax.models.streaming import log_sum

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks, precision
+from lvm_jax import precision
+from lvm_jax._core import checks
 from lvm_jax.distributions import is_reparameterized, normal
 from lvm_jax.models.base import Joint, Model
 from lvm_jax.models.streaming import log_sum

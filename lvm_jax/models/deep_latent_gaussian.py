@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
-from lvm_jax.chain import Chain, Layer, check_layers, init_each
+from lvm_jax._core import checks
+from lvm_jax.distributions.chain import Chain, Layer, check_layers, init_each
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params
 

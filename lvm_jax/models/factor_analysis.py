@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax import checks, precision
+from lvm_jax import precision
+from lvm_jax._core import checks
+from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.compiling import bounded_jit
+from lvm_jax.distributions.normals import capacitance
 from lvm_jax.models.linear_gaussian import LinearGaussian
 from lvm_jax.models.ppca import principal, read
-from lvm_jax.normals import capacitance
-from lvm_jax.outcome import ConvergenceWarning, Outcome
 from lvm_jax.typing import Array, ArrayLike, Float, Int, Scalar
 
 TRACED = 1 << 16  # steps that a trace can hold: one length for every step limit, so one program

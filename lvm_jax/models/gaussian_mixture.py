@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.distributions import Categorical, FullRankNormal
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax import checks, precision
+from lvm_jax import precision
+from lvm_jax._core import checks
 from lvm_jax.distributions import FullRankNormal, LowRankNormal, normal
+from lvm_jax.distributions.normals import LogCholesky, capacitance
 from lvm_jax.models.base import Model
-from lvm_jax.normals import LogCholesky, capacitance
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
 
 NOISES = ("isotropic", "diagonal", "full")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.models.linear_gaussian import LinearGaussian
 from lvm_jax.typing import ArrayLike
 

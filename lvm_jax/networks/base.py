@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lvm_jax import checks, precision
+from lvm_jax import precision
+from lvm_jax._core import checks
 from lvm_jax.typing import Array, Float, Key, Params
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -7,7 +7,7 @@ from itertools import pairwise
 import jax.numpy as jnp
 from flax import nnx
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.networks.base import Activation, Network, find_activation, linear, of_module, widths
 from lvm_jax.typing import Array
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lvm_jax import extras
+from lvm_jax._core import extras
 from lvm_jax.typing import ArrayLike, Float
 
 if TYPE_CHECKING:

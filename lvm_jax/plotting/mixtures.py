@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lvm_jax import checks, em
+from lvm_jax import em
+from lvm_jax._core import checks
 from lvm_jax.data.dataset import Dataset
 from lvm_jax.data.embedded import pca
 from lvm_jax.plotting.figures import GREY, INK, LABEL_BOX, LEVELS, STYLES, colour, legend

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.guides.base import Conditional, Guide
 from lvm_jax.models.base import Joint, Model
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, Params

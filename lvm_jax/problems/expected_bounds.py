@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.typing import ArrayLike, Float
 
 STEP = 0.2  # of log u: the integrand is analytic in a strip of pi / 2, so this leaves e^(-49)

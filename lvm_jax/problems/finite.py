@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, distributions, models
+from lvm_jax import distributions, models
+from lvm_jax._core import checks
 from lvm_jax.guides.base import Guide
 from lvm_jax.problems.base import Problem, changed, host
 from lvm_jax.problems.changes import marginals

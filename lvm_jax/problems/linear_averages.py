@@ -14,7 +14,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.optimize import minimize
 
-from lvm_jax import checks, decomposition, distributions, guides, models
+from lvm_jax import decomposition, distributions, guides, models
+from lvm_jax._core import checks
 from lvm_jax.guides import Guide
 from lvm_jax.guides.amortized import Amortized
 from lvm_jax.models import LinearGaussian, Model

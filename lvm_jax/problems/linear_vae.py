@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
+from lvm_jax.distributions.normals import LogCholesky
 from lvm_jax.guides.amortized import Amortized
 from lvm_jax.guides.families import FullRank, MeanField
 from lvm_jax.models import LinearGaussian
-from lvm_jax.normals import LogCholesky
 from lvm_jax.problems.base import host
 from lvm_jax.typing import Array, ArrayLike, Float, Int
 

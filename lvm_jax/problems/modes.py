@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, distributions, priors
+from lvm_jax import distributions, priors
+from lvm_jax._core import checks
 from lvm_jax.models import Model
 from lvm_jax.problems.base import Problem, changed, host
 from lvm_jax.problems.changes import shifted_normal

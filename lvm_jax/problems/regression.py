@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import extras
+from lvm_jax._core import extras
 from lvm_jax.data import idx, store
 from lvm_jax.data.published import GERMAN_CREDIT
 from lvm_jax.problems.target import Target

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.models import Model
 from lvm_jax.problems.base import Problem, changed, host
 from lvm_jax.problems.changes import shifted_normal

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.problems.target import Target, line
 from lvm_jax.typing import Array, Float, Key, Scalar
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lvm_jax import extras
+from lvm_jax._core import extras
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from lvm_jax import extras
+from lvm_jax._core import extras
 from lvm_jax.report.options import WORDS, Options, described, hints
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lvm_jax import extras
+from lvm_jax._core import extras
 
 QUIET = 60.0  # seconds between two plain lines about the same stage
 

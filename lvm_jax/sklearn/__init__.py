@@ -1,6 +1,6 @@
 """scikit-learn estimators over the models: the interfaces that users' hands know."""
 
-from lvm_jax import extras
+from lvm_jax._core import extras
 
 with extras.needed("sklearn"):
     from lvm_jax.sklearn.gaussian_mixture import GaussianMixture

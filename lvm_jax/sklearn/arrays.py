@@ -8,7 +8,8 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from sklearn.utils import check_array
 
-from lvm_jax import checks, em
+from lvm_jax import em
+from lvm_jax._core import checks
 from lvm_jax.em.gaussian import Gaussians
 
 

@@ -9,9 +9,10 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from lvm_jax import checks, evidence
-from lvm_jax.chain import positive_scale
+from lvm_jax import evidence
+from lvm_jax._core import checks
 from lvm_jax.compiling import bucket, first_rows, pad_rows
+from lvm_jax.distributions.chain import positive_scale
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.result import describe
 from lvm_jax.likelihoods import Likelihood, check_support

@@ -10,9 +10,9 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from lvm_jax._core.outcome import Outcome
 from lvm_jax.models import factor_analysis, ppca
 from lvm_jax.models.factor_analysis import check_columns
-from lvm_jax.outcome import Outcome
 from lvm_jax.sklearn.base import LinearGaussianEstimator
 from lvm_jax.sklearn.rotation import ROTATIONS, canonical, rotate
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lvm_jax.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, for_each
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import gaussian_parts
 from lvm_jax.models import Joint

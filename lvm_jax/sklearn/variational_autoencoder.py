@@ -15,10 +15,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
-from lvm_jax import checks, training, vae
+from lvm_jax import training, vae
+from lvm_jax._core import checks
+from lvm_jax._core.outcome import Outcome
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.networks import ACTIVATIONS
-from lvm_jax.outcome import Outcome
 from lvm_jax.sklearn.autoencoder import LARGEST_SEED, FittedAutoencoder, check_data
 from lvm_jax.sklearn.base import DTYPES
 from lvm_jax.sklearn.vae_gradients import UNBIASED, choose_estimator

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.typing import Array, Int, Params, Scalar
 
 

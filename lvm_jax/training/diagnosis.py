@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from lvm_jax._core.inputs import name_of
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.inputs import name_of
 from lvm_jax.training.feed import Feed
 from lvm_jax.training.step import Keys, Program, Run, State, batch_terms, descend
 from lvm_jax.typing import Array, Params

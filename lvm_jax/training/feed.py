@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from lvm_jax import parallel
-from lvm_jax.batching import num_rows, rows_of
+from lvm_jax._core.batching import num_rows, rows_of
 from lvm_jax.compiling import bucket
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import host_order, padded_rows

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from lvm_jax import precision
-from lvm_jax.inputs import name_of
+from lvm_jax._core.inputs import name_of
 from lvm_jax.training.step import Program, State
 from lvm_jax.typing import Array, ArrayLike, Key
 

@@ -10,13 +10,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lvm_jax import checks, parallel
+from lvm_jax import parallel
+from lvm_jax._core import checks
+from lvm_jax._core.outcome import Outcome
+from lvm_jax._core.pairs import Pair, as_pair
+from lvm_jax._core.recognition import recognized
 from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
-from lvm_jax.outcome import Outcome
-from lvm_jax.pairs import Pair, as_pair
-from lvm_jax.recognition import recognized
 from lvm_jax.training.book import Book, History
 from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure

@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from lvm_jax import checks, inputs, parallel, support
-from lvm_jax.batching import num_rows
+from lvm_jax import parallel
+from lvm_jax._core import checks, inputs, support
+from lvm_jax._core.batching import num_rows
+from lvm_jax._core.pairs import bind, made_of
 from lvm_jax.models.base import Joint
-from lvm_jax.pairs import bind, made_of
 from lvm_jax.training.step import Program, Transform
 from lvm_jax.typing import ArrayLike, Params
 

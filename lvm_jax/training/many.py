@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lvm_jax import checks, parallel
-from lvm_jax.batching import num_rows
+from lvm_jax import parallel
+from lvm_jax._core import checks
+from lvm_jax._core.batching import num_rows
+from lvm_jax._core.pairs import Pair, as_pair
+from lvm_jax._core.recognition import recognized
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
-from lvm_jax.pairs import Pair, as_pair
-from lvm_jax.recognition import recognized
 from lvm_jax.training.given import check_data, check_program
 from lvm_jax.training.objective import Objective, check_objective
 from lvm_jax.training.options import SEGMENT

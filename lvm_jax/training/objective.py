@@ -11,9 +11,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import bounds, checks, distributions
+from lvm_jax import bounds, distributions
+from lvm_jax._core import checks
+from lvm_jax._core.pairs import Point
 from lvm_jax.gradients.base import Estimator, make_q
-from lvm_jax.pairs import Point
 from lvm_jax.typing import Array, Distribution, Float, Generative, Int, Key, Latent, Scalar
 from lvm_jax.weights import check_log_prob, draw
 

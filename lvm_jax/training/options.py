@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 
 SEGMENT = 4096  # the most steps of one compiled call: the length of its trace
 

@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lvm_jax import parallel
-from lvm_jax.batching import num_rows
+from lvm_jax._core.batching import num_rows
+from lvm_jax._core.keys import has_prefixes
 from lvm_jax.compiling import bounded_jit, bucket, pad_rows
-from lvm_jax.keys import has_prefixes
 from lvm_jax.typing import Array, Int, Key
 
 MOST_BITS = 2**32 - 1

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from lvm_jax.pairs import Pair
+from lvm_jax._core.pairs import Pair
 from lvm_jax.training import checkpoint
 from lvm_jax.training.book import check_leaves, from_arrays, to_arrays
 from lvm_jax.training.checkpoint import CheckpointError

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.training.objective import Schedule
 from lvm_jax.typing import Array, Int, Scalar
 

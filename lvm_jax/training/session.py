@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lvm_jax import parallel
-from lvm_jax.outcome import Outcome
+from lvm_jax._core.outcome import Outcome
 from lvm_jax.training.book import Book, from_arrays, to_arrays
 from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure, diagnose

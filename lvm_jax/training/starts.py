@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lvm_jax import checks
+from lvm_jax._core import checks
+from lvm_jax._core.pairs import Parameters, Separate, point
 from lvm_jax.gradients import Estimate
 from lvm_jax.guides import Conditional, Guide
 from lvm_jax.models import Joint, Model
-from lvm_jax.pairs import Parameters, Separate, point
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 Watch = Callable[[Key[Array, ""], Joint, Conditional], Any]  # (key, p, q) -> numbers, a tuple

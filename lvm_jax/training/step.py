@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from lvm_jax import parallel
-from lvm_jax.batching import num_rows, rows_of
+from lvm_jax._core.batching import num_rows, rows_of
+from lvm_jax._core.pairs import Pair, Parameters, Separate, made_of, point
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.gradients.base import Estimate
-from lvm_jax.pairs import Pair, Parameters, Separate, made_of, point
 from lvm_jax.training.objective import BATCH, Objective, Terms
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import HeldOut, Rows, padded_order

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.likelihoods import LIKELIHOODS
 
 GAUSSIANS = ("mean_field", "full_rank", "low_rank")  # the guides that can be refined

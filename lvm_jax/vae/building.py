@@ -12,12 +12,12 @@ import numpy as np
 import optax
 
 from lvm_jax import guides, networks, priors
+from lvm_jax._core.pairs import Parameters, Separate
 from lvm_jax.guides import Family, Guide, Refined
 from lvm_jax.guides.flow import OF_X
 from lvm_jax.likelihoods import LIKELIHOODS, Likelihood
 from lvm_jax.models import Joint, Layer, Model, deep_latent_gaussian
 from lvm_jax.networks import Network
-from lvm_jax.pairs import Parameters, Separate
 from lvm_jax.priors import Prior
 from lvm_jax.typing import Array, ConditionalDensity, Key
 from lvm_jax.vae.architecture import HIERARCHICAL, Architecture, check

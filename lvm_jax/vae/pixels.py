@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lvm_jax import checks, data
+from lvm_jax import data
+from lvm_jax._core import checks
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.typing import Array, Float, Int, Key
 

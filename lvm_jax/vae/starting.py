@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, priors
-from lvm_jax.chain import LOG_SCALE_BOUND
+from lvm_jax import priors
+from lvm_jax._core import checks
+from lvm_jax._core.pairs import Parameters
 from lvm_jax.compiling import bucket, first_rows, pad_rows
-from lvm_jax.pairs import Parameters
+from lvm_jax.distributions.chain import LOG_SCALE_BOUND
 from lvm_jax.typing import Array, ArrayLike, Key
 from lvm_jax.vae.architecture import Architecture
 from lvm_jax.vae.building import build, encoder_view

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, compiling
+from lvm_jax import compiling
+from lvm_jax._core import checks
 from lvm_jax.typing import Array, Int
 
 # Chunks that run together on a GPU or a TPU: of a decoder of 784 pixels 0.14 GB where it is an MLP,

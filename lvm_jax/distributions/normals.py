@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax import checks, keys, precision
+from lvm_jax import precision
+from lvm_jax._core import checks, keys
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 LOG_2PI = math.log(2 * math.pi)

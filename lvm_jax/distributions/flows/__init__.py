@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from lvm_jax.flows.autoregressive import Autoregressive, autoregressive
-from lvm_jax.flows.coupling import Coupling, coupling
-from lvm_jax.flows.flow import Flow, Layer
+from lvm_jax.distributions.flows.autoregressive import Autoregressive, autoregressive
+from lvm_jax.distributions.flows.coupling import Coupling, coupling
+from lvm_jax.distributions.flows.flow import Flow, Layer
 from lvm_jax.typing import Array, Key
 
 # kind: (key, dim, hidden, context_dim) -> a layer at the identity

@@ -14,9 +14,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import keys, precision
-from lvm_jax.flows.perceptron import Context
-from lvm_jax.normals import LOG_2PI
+from lvm_jax import precision
+from lvm_jax._core import keys
+from lvm_jax.distributions.flows.perceptron import Context
+from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 

@@ -4,7 +4,7 @@ Every function raises a ValueError or TypeError that names the argument, says wh
 and what came, and how to cure it.
 """
 
-from lvm_jax.checks.arguments import (
+from lvm_jax._core.checks.arguments import (
     choice,
     distribution,
     host,
@@ -14,7 +14,7 @@ from lvm_jax.checks.arguments import (
     signature,
     takes,
 )
-from lvm_jax.checks.arrays import (
+from lvm_jax._core.checks.arrays import (
     blocks,
     distinct_rows,
     finite,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks
-from lvm_jax.flows.perceptron import Context, Perceptron, perceptron
+from lvm_jax._core import checks
+from lvm_jax.distributions.flows.perceptron import Context, Perceptron, perceptron
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 GATE = 1.0  # the gate's pre-activation at the start (Kingma et al. 2016: "+1 or +2")

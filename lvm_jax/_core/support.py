@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lvm_jax import checks
+from lvm_jax._core import checks
 from lvm_jax.typing import ArrayLike
 
 SLACK = 1e-3  # of a step: k / 255 in float32 is off by 2e-5 of one

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from lvm_jax import checks, inputs
+from lvm_jax._core import checks, inputs
 from lvm_jax.guides.base import Conditional, Guide
 from lvm_jax.models.base import Joint, Model
 from lvm_jax.typing import Array, ConditionalDensity, Distribution, JointDensity, Key, Params

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from lvm_jax import distributions
+from lvm_jax.distributions.base import is_discrete, is_reparameterized
 from lvm_jax.typing import Array, Distribution, Key, Latent, Scalar
 
 
@@ -13,7 +13,7 @@ class Successive(NamedTuple):
     """The distribution of {name: y, other: z}, y ~ first, z | y ~ second(y).
 
     A prior, or a q(y | x) q(z | x, y), whose parts may be of different kinds: with a finite first
-    part, such as `distributions.Categorical`, `gradients.enumerated` sums over y. Build it anew for
+    part, such as `Categorical`, `gradients.enumerated` sums over y. Build it anew for
     each use, as any distribution: `second` is a function, and carries its parameters with it.
     """
 
@@ -25,10 +25,10 @@ class Successive(NamedTuple):
     def reparameterized(self) -> bool:
         """Do both parts carry gradients?"""
         y = jax.eval_shape(lambda key: self.first.sample(seed=key), jax.random.key(0))
-        if not distributions.is_reparameterized(self.first):
+        if not is_reparameterized(self.first):
             return False
         found: list[bool] = []
-        jax.eval_shape(lambda y: found.append(distributions.is_reparameterized(self.second(y))), y)
+        jax.eval_shape(lambda y: found.append(is_reparameterized(self.second(y))), y)
         return found[0]
 
     @property
@@ -36,8 +36,8 @@ class Successive(NamedTuple):
         """Are both parts discrete?"""
         y = jax.eval_shape(lambda key: self.first.sample(seed=key), jax.random.key(0))
         found: list[bool] = []
-        jax.eval_shape(lambda y: found.append(distributions.is_discrete(self.second(y))), y)
-        return distributions.is_discrete(self.first) and found[0]
+        jax.eval_shape(lambda y: found.append(is_discrete(self.second(y))), y)
+        return is_discrete(self.first) and found[0]
 
     def join(self, y: Latent, z: Latent) -> dict[str, Latent]:
         """A value from its parts."""

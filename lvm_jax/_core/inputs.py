@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import checks, support
+from lvm_jax._core import checks, support
 from lvm_jax.guides.base import Conditional
 from lvm_jax.guides.shared import shared
 from lvm_jax.models.base import KEPT, DataPoint, Joint, data_point, unchanged

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from lvm_jax import checks, keys, precision
-from lvm_jax.bits import Bernoulli
-from lvm_jax.normals import FullRankNormal, LowRankNormal, upper_factor
-from lvm_jax.support import BITS, REAL, Support, whole_numbers
+from lvm_jax import precision
+from lvm_jax._core import checks, keys
+from lvm_jax._core.support import BITS, REAL, Support, whole_numbers
+from lvm_jax.distributions.bits import Bernoulli
+from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal, upper_factor
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
 Categorical = distrax.Categorical

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from lvm_jax import checks, keys, precision
-from lvm_jax.support import BITS, Support
+from lvm_jax import precision
+from lvm_jax._core import checks, keys
+from lvm_jax._core.support import BITS, Support
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 FEW = 64  # bits up to which softplus is as good

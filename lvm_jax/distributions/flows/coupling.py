@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from lvm_jax import checks
-from lvm_jax.flows.perceptron import Context, Perceptron, perceptron
+from lvm_jax._core import checks
+from lvm_jax.distributions.flows.perceptron import Context, Perceptron, perceptron
 from lvm_jax.typing import Array, Float, Key, Scalar
 
 LIMIT = 2.0  # a coupling layer scales by at most exp(+-LIMIT)
