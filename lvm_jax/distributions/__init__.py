@@ -43,6 +43,7 @@ from lvm_jax.distributions.kinds import (
     type_name,
 )
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
+from lvm_jax.distributions.rows import Rows
 from lvm_jax.distributions.successive import Successive
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "LowRankNormal",
     "Normal",
     "OneHotCategorical",
+    "Rows",
     "Successive",
     "Table",
     "categorical",

@@ -16,6 +16,7 @@ from lvm_jax.guides.families import (
 from lvm_jax.guides.flow import flow, flow_family
 from lvm_jax.guides.hierarchical import Ladder, bottom_up, ladder
 from lvm_jax.guides.laplace import Laplace, laplace
+from lvm_jax.guides.plate import plate
 from lvm_jax.guides.refined import (
     Refined,
     RefinedConditional,
@@ -57,6 +58,7 @@ __all__ = [
     "num_outputs",
     "one_hot",
     "per_point",
+    "plate",
     "refine",
     "refined",
     "sampled_elbo",

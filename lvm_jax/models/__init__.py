@@ -17,6 +17,7 @@ from lvm_jax.models.deep_latent_gaussian import (
 from lvm_jax.models.factor_analysis import FactorAnalysis, FactorInfo, factor_analysis
 from lvm_jax.models.gaussian_mixture import GaussianMixture, gaussian_mixture
 from lvm_jax.models.linear_gaussian import LinearGaussian, linear_gaussian
+from lvm_jax.models.plate import plate
 from lvm_jax.models.ppca import ppca
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "gaussian_mixture",
     "linear_gaussian",
     "log_evidence_quadrature",
+    "plate",
     "ppca",
     "two_layer_gaussian",
 ]

@@ -1,11 +1,12 @@
 """Training by stochastic gradients: a compiled loop, and runs that can be resumed."""
 
-from lvm_jax.pairs import Pair, Parameters, Point, Separate, point
+from lvm_jax._core.pairs import Pair, Parameters, Point, Separate, point
 from lvm_jax.training.ascent import ascend
 from lvm_jax.training.book import History
 from lvm_jax.training.checkpoint import CheckpointError, CheckpointWarning
 from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.fit import Fit, fit
+from lvm_jax.training.hierarchy import global_latents
 from lvm_jax.training.many import Fits, fit_many
 from lvm_jax.training.objective import (
     Objective,
@@ -50,6 +51,7 @@ __all__ = [
     "fit_many",
     "fit_starts",
     "free_bits",
+    "global_latents",
     "kl_per_dimension",
     "load_model",
     "parts",

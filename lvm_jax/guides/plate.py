@@ -1,0 +1,29 @@
+"""The guide of a whole data set, whose latents are global, or global and local."""
+
+from typing import Any
+
+import jax
+
+from lvm_jax.distributions import Rows, Successive
+from lvm_jax.guides.base import Guide
+from lvm_jax.typing import Distribution, Latent, Params
+
+
+def plate(guide: Guide) -> Guide:
+    """q(beta, Z | X) = q(beta) prod_n q(z_n | x_n, beta), for `models.plate`.
+
+    `guide` is that of one row: a `Successive` of q(beta) and q(z | x, beta), or q(beta) alone.
+    q(beta) must not depend on x; it is read from the first row.
+    """
+
+    def posterior(phi: Params, x: Any) -> Distribution:
+        one = guide.posterior(phi, jax.tree.map(lambda leaf: leaf[0], x))
+        if not isinstance(one, Successive):
+            return one
+
+        def second(beta: Latent) -> Rows:
+            return Rows(lambda row: guide.posterior(phi, row).second(beta), x)
+
+        return one._replace(second=second)
+
+    return Guide(guide.init, posterior)

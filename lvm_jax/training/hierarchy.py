@@ -1,0 +1,97 @@
+"""The ELBO of a model with global latents, from minibatches."""
+
+from typing import Any
+
+import jax
+
+from lvm_jax import precision
+from lvm_jax._core import checks
+from lvm_jax._core.pairs import Point
+from lvm_jax.distributions import Successive
+from lvm_jax.gradients.base import Estimate, Estimator, find_estimate, make_q
+from lvm_jax.gradients.pathwise import log_prob
+from lvm_jax.training.objective import Objective, Terms, factors
+from lvm_jax.typing import Array, Distribution, Int, Key, Latent, Params, Scalar
+from lvm_jax.weights import draw_and_price
+
+
+def global_latents(
+    num_points: int, local: Estimate | Estimator | str = "sticking_the_landing"
+) -> Objective:
+    """The ELBO of p(beta) prod_n p(z_n, x_n | beta), divided by N = num_points.
+
+        (1 / N) E_q(beta)[log p(beta) - log q(beta)] + E_q(beta)[L_x(beta)]        for a row x
+        L_x(beta) <= log p(x | beta),   estimated by `local` from S draws of z ~ q(z | x, beta)
+
+    Its mean over the rows of a minibatch estimates 1 / N times a bound on log p(X): the local terms
+    are weighed by N / B, B the batch size. Prior and q are `Successive`s of beta and z under
+    the same names; or neither is, and all of z is beta: then L_x = log p(x | beta), and the S
+    draws are of beta. q(beta) is reparameterised and must not depend on x. Each row has a draw of
+    beta of its own, so the noise of beta falls with the batch size as that of z does. The score of
+    q(beta), whose mean is zero, is left out. Unbiased in theta and phi for the bound where `local`
+    is so for L_x. The reported bound is the objective; N times its mean bounds log p(X).
+
+    Raises ValueError for num_points < 1, and TypeError for a q(beta) that is not reparameterised
+    or latents of p and q that differ. Source: Hoffman et al. 2013, section 2.2; Kingma and Welling
+    2014, appendix F; Roeder et al. 2017.
+    """
+    num_points = checks.integer(num_points, "num_points", 1)
+    inner = find_estimate(local, "local")
+    if inner is None:
+        raise TypeError("local: expected an estimator or its name, got None")
+
+    def objective(
+        key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]
+    ) -> Terms:
+        p, x = factors(point.p), point.x
+        p.log_joint(x)  # which checks x
+        prior, q = p.prior(x), point.make_q(point.phi)
+        check_latents(prior, q)
+        parted = isinstance(q, Successive)
+
+        def first(phi: Params) -> Distribution:
+            return point.make_q(phi).first if parted else point.make_q(phi)
+
+        def given(key: Key[Array, ""], beta: Latent) -> Scalar:
+            if not parted:
+                return p.log_likelihood(beta, x)
+
+            def log_joint(z: Latent) -> Scalar:
+                return prior.second(beta).log_prob(z) + p.log_likelihood(prior.join(beta, z), x)
+
+            # beta is a parameter of q(z | x, beta) too: its gradient is the estimator's.
+            def local_q(both: tuple[Params, Latent]) -> Distribution:
+                return point.make_q(both[0]).second(both[1])
+
+            log_joint = precision.full_by_default(log_joint)
+            return inner(key, log_joint, local_q, (point.phi, beta), num_samples)
+
+        key_first, key_second = jax.random.split(key)
+        draws = 1 if parted else num_samples
+        own = make_q("global_latents", "reparameterized", first, point.phi, draws)
+        beta, price = draw_and_price(key_first, own, draws)
+        still = first(jax.lax.stop_gradient(point.phi))
+        log_p = (prior.first if parted else prior).log_prob
+
+        def one(key: Key[Array, ""], beta: Latent, price: Scalar | None) -> Scalar:
+            shared = log_p(beta) - log_prob(still, beta, price)
+            return shared / num_points + given(key, beta)
+
+        value = jax.vmap(one)(jax.random.split(key_second, draws), beta, price).mean()
+        return Terms(value, value)
+
+    return objective
+
+
+def check_latents(prior: Any, q: Any) -> None:
+    """Refuse a prior and a q that do not split z alike."""
+    names = [v.names if isinstance(v, Successive) else None for v in (prior, q)]
+    if names[0] != names[1]:
+        say = [
+            f"one of parts {list(name)}" if name else "one without parts (no Successive)"
+            for name in names
+        ]
+        raise TypeError(
+            f"q: expected a distribution split as the prior is, {say[0]}, got {say[1]}; build both "
+            "by distributions.Successive(first, second, names)"
+        )
