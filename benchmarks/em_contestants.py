@@ -37,16 +37,15 @@ def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
 
     from lvm_jax import em
     from lvm_jax.em import loop
-    from lvm_jax.em.fit import prepare
+    from lvm_jax.em.fit import Request, prepare
 
     idle = harness.peak_megabytes()
     x, pi, mu, identity = problem(case)
     k, covariance = case["shape"][2], case["covariance"]
     start = em.gaussian_mixture(pi, mu, identity, covariance)
     began = time.perf_counter()
-    task, *_ = prepare(
-        jax.random.key(0), x, k, covariance, None, start, "random", 1, 1e-6, None, None, 0.0
-    )
+    request = Request(x, k, covariance, start, "random", tolerance=0.0)
+    task, *_ = prepare(jax.random.key(0), request)
     made = time.perf_counter() - began
 
     def run(steps: int = STEPS) -> Any:

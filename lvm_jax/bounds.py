@@ -1,8 +1,8 @@
 """Bounds on log p(x): reductions of the log-weights of one data point, [S] -> scalar, in nats.
 
-Every bound is maximised where it bounds from below. `BOUNDS` says of each on which side of log p
-its expectation lies and where it is exact; all are exact where q is the posterior, because every
-log-weight then equals log p(x).
+Every bound is maximised where it bounds from below. `BOUNDS` says of each whether its expectation
+is below or above log p, and in which limit it is exact. All are exact where q is the posterior:
+every log-weight then equals log p(x).
 """
 
 import itertools
@@ -244,10 +244,10 @@ def ciwae(beta: float) -> Reduction:
 
 
 class Bound(NamedTuple):
-    """A bound by its name: the reduction, its side of log p, and in which limit it is exact."""
+    """A bound by its name: the reduction, its direction, and in which limit it is exact."""
 
     reduce: Reduction
-    side: Literal["lower", "upper", "neither"]  # of the expectation, for every finite S
+    direction: Literal["lower", "upper", "neither"]  # of the expectation, for every finite S
     limit: Literal["lower", "upper", "exact"]  # of the value, as S -> infinity
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
-from lvm_jax.distributions import prices_draws
+from lvm_jax.distributions import has_sample_and_log_prob
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
 LogJoint = Callable[[Latent], Scalar]  # z -> log p(x, z), of one data point, in nats
@@ -44,7 +44,7 @@ def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples
     """`log_weights`, with the draws that they belong to; raises as it does."""
     checks.key(key)
     check_log_prob(q)
-    z, log_q = draw_and_price(key, q, num_samples)
+    z, log_q = sample_and_log_prob(key, q, num_samples)
     check_log_joint(log_joint, z)
     if log_q is not None:
         return Weighted(z, jax.vmap(log_joint)(z) - log_q)
@@ -62,12 +62,12 @@ def draw(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
     return checks.distribution(q).sample(seed=key, sample_shape=(num_samples,))
 
 
-def draw_and_price(
+def sample_and_log_prob(
     key: Key[Array, ""], q: Distribution, num_samples: int
 ) -> tuple[Latent, Float[Array, " S"] | None]:
     """`draw`, and log q of the draws by their own noise, or None where q has no such price."""
     checks.key(key)
-    if not prices_draws(q):
+    if not has_sample_and_log_prob(q):
         return draw(key, q, num_samples), None
     checks.integer(num_samples, "num_samples", 1)
     return q.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
@@ -97,7 +97,7 @@ def check_log_prob(q: Distribution, name: str = "q") -> None:
     """
 
     def price(key: Key[Array, ""]) -> Scalar | float:
-        if prices_draws(q):
+        if has_sample_and_log_prob(q):
             return q.sample_and_log_prob(seed=key, sample_shape=())[1]
         return q.log_prob(q.sample(seed=key))
 

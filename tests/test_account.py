@@ -23,7 +23,7 @@ PHI = guides.Amortized(
 )
 X = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32) * [1.3, 0.8]
 BETAS = np.linspace(0.0, 1.0, 11, dtype=np.float32)
-EFFORT = decomposition.Effort(
+BUDGET = decomposition.Budget(
     num_samples=100, num_steps=200, num_starts=1, aggregate_samples=20, num_chains=50,
     num_simulations=260, num_ranked=19, num_bins=10,
 )  # fmt: skip
@@ -35,7 +35,7 @@ def found():
     return decomposition.account(
         jax.random.key(0), MODEL(THETA), GUIDE(PHI), X.astype(np.float32),
         families={"mean-field": guides.mean_field(1)}, log_evidence=log_p, betas=BETAS,
-        transition=annealing.random_walk(3), effort=EFFORT,
+        transition=annealing.random_walk(3), budget=BUDGET,
     )  # fmt: skip
 
 

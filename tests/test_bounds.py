@@ -143,26 +143,26 @@ def test_sides_by_enumeration(bed_name):
     found, log_p, elbo = expectations(bed_name)
     np.testing.assert_allclose(found["elbo"], elbo, rtol=1e-10)
     for name, bound in bounds.BOUNDS.items():
-        if bound.side == "lower":
+        if bound.direction == "lower":
             assert found[name] < log_p, name
             assert found[name] > elbo or name in ("elbo", "renyi_two"), name
-        elif bound.side == "upper":
+        elif bound.direction == "upper":
             assert found[name] > log_p, name
 
 
-@pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.side == "neither"])
+@pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.direction == "neither"])
 def test_neither_is_on_both_sides(name, x64):
     # One heavy weight in fifty is missed by most draws of 4; none of the beds' is.
     assert two_valued(bounds.BOUNDS[name].reduce, 4, small=0.5, large=30.0, chance=0.02) < -0.1
     assert all(expectations(bed)[0][name] > expectations(bed)[1] for bed in FINITE)
 
 
-@pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.side != "neither"])
+@pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.direction != "neither"])
 def test_sides_of_a_gaussian_by_sampling(name):
     log_w, log_p = gaussian_draws()
     values = reduce_all(log_w)[name]
     gap, error = log_p - float(values.mean()), float(values.std()) / len(values) ** 0.5
-    assert (gap if bounds.BOUNDS[name].side == "lower" else -gap) > 5 * error
+    assert (gap if bounds.BOUNDS[name].direction == "lower" else -gap) > 5 * error
 
 
 @pytest.mark.parametrize("bed_name", BEDS)

@@ -89,8 +89,9 @@ BAD_OPTIONS = {
     "tolerance nan": ({"tolerance": np.nan}, ValueError, "tolerance: .*finite.* got nan"),
     "tolerance text": ({"tolerance": "small"}, TypeError, "tolerance: expected a number"),
     "regularization": ({"regularization": -1e-6}, ValueError, "regularization: .* got -1e-06"),
-    "type": ({"covariance_type": "dia"}, ValueError, "covariance_type: .*did you mean 'diag'"),
-    "type far": ({"covariance_type": "xyz"}, ValueError, "one of full, tied, diag, spherical, got"),
+    "type": ({"family": "dia"}, ValueError, "family: .*did you mean 'diag'"),
+    "type far": ({"family": "xyz"}, ValueError, "one of full, tied, diag, spherical, got"),
+    "no family": ({"family": em.Bernoulli}, TypeError, r"family: .*em\.Bernoulli\(\), got type"),
     "start": ({"start": "k-mean"}, ValueError, "start: .*did you mean 'kmeans'"),
     "weight length": ({"sample_weight": np.ones(3)}, ValueError, r"sample_weight: .*\[60\], got"),
     "weight negative": (

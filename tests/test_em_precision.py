@@ -7,7 +7,7 @@ from em_reference import compact, numbers
 from scipy import special, stats
 
 from lvm_jax import em
-from lvm_jax.em.statistics import Data, Parameters, compensated_add, exact_pass
+from lvm_jax.em.statistics import Data, MixtureParameters, compensated_add, exact_pass
 
 N, D, K, SD = 301, 3, 3, 1e-3  # SD: of a cluster, as a share of the spread of the centres
 
@@ -188,7 +188,7 @@ def test_the_default_exact_density_has_every_part(x64, family):
     law = stats.poisson if counts else stats.bernoulli
     theta = np.array([[0.2, 0.5, 0.8], [0.9, 0.4, 0.3]])
     x = np.array([[0.0, 1, 1], [1, 0, 1], [0, 0, 0]]) * (4 if counts else 1)  # x! is not 1
-    got = em.Family.exact_log_prob(family, theta, jax.numpy.asarray(x))
+    got = em.ExponentialFamily.exact_log_prob(family, theta, jax.numpy.asarray(x))
     np.testing.assert_allclose(got, law.logpmf(x[:, None], theta).sum(-1), rtol=1e-13)
     got = family.exact_log_prob(jax.numpy.asarray(theta), jax.numpy.asarray(x))
     np.testing.assert_allclose(got, law.logpmf(x[:, None], theta).sum(-1), rtol=1e-13)
@@ -242,7 +242,7 @@ def test_chunks_of_the_exact_path_keep_the_digits_and_an_empty_component_its_pri
     shift = np.float32([200.125, 200.25, 200.0625])
     centres = np.outer([-1000, 1000, 1e6], np.ones(D)).astype(np.float32)
     components = em.Gaussians(centres - shift, np.tile(np.eye(D, dtype=np.float32), (3, 1, 1)))
-    parameters = Parameters(np.log(np.full((1, 3), 1 / 3, np.float32)), components)
+    parameters = MixtureParameters(np.log(np.full((1, 3), 1 / 3, np.float32)), components)
     parameters = jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else leaf[None], parameters)
     family = em.GAUSSIANS["full"]
     run = jax.jit(exact_pass, static_argnums=(0, 3))

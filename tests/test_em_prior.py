@@ -25,7 +25,7 @@ def strong_prior(covariance_type):
         "spherical": 1.5,
     }[covariance_type]
     niw = em.NormalInverseWishart(np.array([0.5, -1.0, 2.0]), 7.0, 11.0, scale)
-    return em.Prior(ALPHA, niw)
+    return em.ConjugatePrior(ALPHA, niw)
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
@@ -148,19 +148,35 @@ def test_default_prior_is_fraley_and_rafterys():
 
 GOOD = strong_prior("full").components
 BAD_PRIORS = {
-    "type": (GOOD, TypeError, "prior: expected an em.Prior, got NormalInverseWishart"),
-    "alpha": (em.Prior(0.5), ValueError, r"prior\.concentration: expected numbers >= 1"),
-    "components": (em.Prior(None, 3.0), TypeError, r"prior\.components: expected an em\.Normal"),
+    "type": (GOOD, TypeError, "prior: expected an em.ConjugatePrior, got NormalInverseWishart"),
+    "alpha": (em.ConjugatePrior(0.5), ValueError, r"prior\.concentration: expected numbers >= 1"),
+    "components": (
+        em.ConjugatePrior(None, 3.0),
+        TypeError,
+        r"prior\.components: expected an em\.Normal",
+    ),
     "mean": (
-        em.Prior(1.0, GOOD._replace(mean=np.zeros(2))),
+        em.ConjugatePrior(1.0, GOOD._replace(mean=np.zeros(2))),
         ValueError,
         r"components\.mean: .*\(3",
     ),
-    "shape": (em.Prior(1.0, GOOD._replace(scale=np.ones(3))), ValueError, r"\.scale: .*\(3, 3\)"),
-    "scale": (em.Prior(1.0, GOOD._replace(scale=-np.eye(3))), ValueError, "positive definite"),
-    "strength": (em.Prior(1.0, GOOD._replace(strength=0.0)), ValueError, r"\.strength: .*positive"),
+    "shape": (
+        em.ConjugatePrior(1.0, GOOD._replace(scale=np.ones(3))),
+        ValueError,
+        r"\.scale: .*\(3, 3\)",
+    ),
+    "scale": (
+        em.ConjugatePrior(1.0, GOOD._replace(scale=-np.eye(3))),
+        ValueError,
+        "positive definite",
+    ),
+    "strength": (
+        em.ConjugatePrior(1.0, GOOD._replace(strength=0.0)),
+        ValueError,
+        r"\.strength: .*positive",
+    ),
     "degrees": (
-        em.Prior(1.0, GOOD._replace(degrees=2.0)),
+        em.ConjugatePrior(1.0, GOOD._replace(degrees=2.0)),
         ValueError,
         "more than D - 1 = 2, got 2",
     ),

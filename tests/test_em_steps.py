@@ -6,7 +6,7 @@ from em_reference import blobs, compact, e_step, em_step, numbers
 
 from lvm_jax import em
 from lvm_jax.em import padding, statistics
-from lvm_jax.em.fit import prepare
+from lvm_jax.em.fit import Request, prepare
 from lvm_jax.em.mixture import rows_per_chunk
 
 TYPES = tuple(em.GAUSSIANS)
@@ -56,10 +56,9 @@ def reference_steps(covariance_type, x, num, weight=None, regularization=0.0):
 
 def problem(covariance_type, x, sample_weight=None):
     """Family, parameters [1, K, ...], data padded to 512 rows, chunk size and origin."""
-    made, origin, _ = prepare(
-        KEY, x, K, covariance_type, None, start_mixture(covariance_type, x.dtype), "random", 1,
-        0.0, None, sample_weight, 0.0,
-    )  # fmt: skip
+    start = start_mixture(covariance_type, x.dtype)
+    options = {"regularization": 0.0, "sample_weight": sample_weight, "tolerance": 0.0}
+    made, origin, _ = prepare(KEY, Request(x, K, covariance_type, start, "random", **options))
     parameters = padding.each(padding.cut, made.family, made.parameters, K)
     return made.family, parameters, made.data, made.rows, origin
 

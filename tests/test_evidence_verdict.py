@@ -84,7 +84,7 @@ def test_reliable_intervals_of_chains_cover(size):
     """Lognormal weights, E[w] = 1, as those of chains, of four spreads; 2,000 sets of each."""
     judged = quick_jit(
         jax.vmap(
-            lambda log_w: evidence.result.judge_chains(
+            lambda log_w: evidence.result.check_chains(
                 evidence.from_log_weights(log_w), log_w, jnp.ones(3), True
             )
         )

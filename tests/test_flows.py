@@ -117,8 +117,10 @@ def test_mass_is_one_and_draws_have_the_density(kind, x64):
 
     mass, first, second, entropy = compute(q)
     np.testing.assert_allclose(mass, 1.0, atol=1e-9)
-    draw_and_price = quick_jit(lambda q: q.sample_and_log_prob(seed=KEY, sample_shape=(20_000,)))
-    draws, log_q = draw_and_price(q)
+    sample_and_log_prob = quick_jit(
+        lambda q: q.sample_and_log_prob(seed=KEY, sample_shape=(20_000,))
+    )
+    draws, log_q = sample_and_log_prob(q)
     for values, want in ((draws, first), (draws**2, second), (-log_q, entropy)):
         error = np.std(values, axis=0) / len(values) ** 0.5
         assert (np.abs(np.mean(values, axis=0) - want) < 5 * error).all()

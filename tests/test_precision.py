@@ -108,7 +108,7 @@ def test_models(case):
 
     def all_of_it(theta, x):
         q = bed.model.posterior(theta, x)
-        draws, log_q = weights.draw_and_price(KEY, q, 3)
+        draws, log_q = weights.sample_and_log_prob(KEY, q, 3)
         return bed.model.log_evidence(theta, x), jax.vmap(q.log_prob)(draws), log_q
 
     def joint(theta):
@@ -126,7 +126,7 @@ def test_guides(name):
 
     def draw(phi, x):
         q = guide.posterior(phi, x)
-        z, log_q = weights.draw_and_price(KEY, q, 3)
+        z, log_q = weights.sample_and_log_prob(KEY, q, 3)
         return jax.vmap(q.log_prob)(z), log_q
 
     assert products(draw, guide.init(KEY), jnp.ones(guide_cases.X_DIM)) == FULL
@@ -238,7 +238,7 @@ def test_em(covariance_type, run_programs):
     made = []
 
     def fit():
-        options = {"covariance_type": covariance_type, "max_steps": 1, "throw": False}
+        options = {"family": covariance_type, "max_steps": 1, "throw": False}
         made.append(em.fit(KEY, x, 2, **options).mixture)
 
     assert run_programs(fit) == (FULL, {"centres", "segment"})

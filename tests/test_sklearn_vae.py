@@ -19,14 +19,14 @@ from lvm_jax import evidence
 from lvm_jax.evidence import dataset
 from lvm_jax.sklearn import ProbabilisticPCA, VariationalAutoencoder, vae_programs
 from lvm_jax.sklearn.vae_programs import labels
-from lvm_jax.training import feed
+from lvm_jax.training import batches
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_training():
     """Training, in which check_estimator meets a dozen shapes, and sampling."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, static in ((feed, "advance", 0), (vae_programs, "sample", 2)):
+        for module, name, static in ((batches, "advance", 0), (vae_programs, "sample", 2)):
             function = getattr(module, name).__wrapped__
             quick = jax.jit(function, static_argnums=static, compiler_options=QUICK)
             patch.setattr(module, name, quick)

@@ -10,8 +10,8 @@ from training_cases import BATCH, GUIDE, KEY, MODEL, by_hand, data, epoch_order,
 
 from lvm_jax import gradients, models, parallel, training
 from lvm_jax._core.outcome import Outcome
-from lvm_jax.training import Placement, Validation, session
-from lvm_jax.training.feed import Chunks
+from lvm_jax.training import Placement, Validation, session, step
+from lvm_jax.training.batches import Chunks
 from lvm_jax.training.progress import events
 from lvm_jax.training.step import Program
 
@@ -55,6 +55,22 @@ def test_every_way_to_cut_and_feed_a_run_gives_the_same_bits(tmp_path):
         other = fit(**options)
         assert same(whole[:2], other[:2])
         np.testing.assert_array_equal(whole.history.bound, other.history.bound)
+
+
+@pytest.mark.parametrize("lengths", [(5, 2, 1), (4, 1)])
+def test_blocks_of_steps_change_no_bit(lengths, store, monkeypatch):
+    """As on an accelerator: epochs of four steps, cut into blocks of these lengths."""
+    options = {"optimizer": optax.sgd(1e12), "num_epochs": 3, "throw": False}
+    whole, broken = fit(num_epochs=5), fit(**options)
+    store.clear()
+    monkeypatch.setattr(step, "blocks", lambda: lengths)
+    other = fit(num_epochs=5)
+    assert same(whole[:2], other[:2])
+    np.testing.assert_array_equal(whole.history.bound, other.history.bound)
+    for chosen in (options, options | {"placement": Placement(on_device=False)}):
+        other = fit(**chosen)
+        assert str(other.failure) == str(broken.failure)
+        assert same(other[:2], broken[:2])
 
 
 def test_an_epoch_has_every_row_at_most_once_and_drops_other_rows_each_time():
@@ -343,7 +359,7 @@ def test_refusals_of_keys_and_objectives():
         training.fit(0, MODEL, GUIDE, data(), estimate=gradients.reparameterized(), num_samples=1,
                      optimizer=optax.sgd(0.1), batch_size=2, num_epochs=1)  # fmt: skip
     with pytest.raises(ValueError, match="kl_weight"):
-        training.annealed(-1.0)
+        training.kl_warmup(-1.0)
     with pytest.raises(ValueError, match="minimum"):
         training.free_bits(-0.1)
     with pytest.raises(ValueError, match="group.*did you mean 'dimension'"):

@@ -13,7 +13,7 @@ from lvm_jax import decomposition, gradients, training
 from lvm_jax.distributions import normal
 
 OBJECTIVES = {  # away from where they are the ELBO; for q and prior as in training_cases
-    "annealed": training.annealed(0.3),
+    "annealed": training.kl_warmup(0.3),
     "free_bits": training.free_bits(20.0, "all"),
 }
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -53,7 +53,7 @@ def test_annealed_at_one_is_the_elbo_and_its_schedule_counts_steps():
     point = training.point(training.Separate(MODEL, GUIDE), training.Parameters(theta, phi), x)
 
     def terms(weight, step=0):
-        return training.annealed(weight)(KEY, point, 50, jnp.int32(step))
+        return training.kl_warmup(weight)(KEY, point, 50, jnp.int32(step))
 
     whole = terms(1.0)
     joint = MODEL(theta).log_joint(x)
@@ -69,7 +69,7 @@ def test_annealed_at_one_is_the_elbo_and_its_schedule_counts_steps():
 
 def test_history_holds_the_true_bound_beside_the_objective():
     """Without draws' noise: the warm-up at weight 0 lies above the bound by the KL divergence."""
-    found = fit(objective=training.annealed(optax.linear_schedule(0.0, 1.0, 12)))
+    found = fit(objective=training.kl_warmup(optax.linear_schedule(0.0, 1.0, 12)))
     gap = found.history.objective - found.history.bound
     assert (gap[:3] > 0).all()
     np.testing.assert_array_equal(found.history.objective[3:], found.history.bound[3:])

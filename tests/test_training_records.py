@@ -82,7 +82,7 @@ def test_a_function_that_holds_itself_is_described_and_what_is_computed_on_the_w
 
 def test_another_key_learning_rate_and_precision_are_seen():
     def marks(key, rate):
-        objective = training.annealed(0.5)
+        objective = training.kl_warmup(0.5)
         program = Program(
             *(
                 training.Separate(MODEL, GUIDE),

@@ -12,7 +12,7 @@ from training_cases import GUIDE, KEY, MODEL, data
 
 from lvm_jax import evidence, guides, models, training
 from lvm_jax.training import checkpoint
-from lvm_jax.training.book import to_arrays
+from lvm_jax.training.log import to_arrays
 
 CONFIG = {"latent_dim": 2, "dim": 3}
 

@@ -13,8 +13,8 @@ from training_cases import GUIDE, KEY, data, epoch_order, fit, same
 from lvm_jax import gradients, guides, models, training
 from lvm_jax._core import keys
 from lvm_jax._core.recognition import Known, structure
-from lvm_jax.training import feed
-from lvm_jax.training.book import Book
+from lvm_jax.training import batches
+from lvm_jax.training.log import TrainingLog
 from lvm_jax.training.rows import host_order, padded_rows
 from lvm_jax.training.step import Keys, Program
 
@@ -42,9 +42,9 @@ def test_rows_are_padded_only_where_random_numbers_are_prefixes():
 
 def test_rows_that_are_fed_travel_in_chunks_of_a_bounded_size(monkeypatch):
     """Batches of 120 bytes in chunks of 400: three steps and one, in every epoch of four."""
-    monkeypatch.setattr(feed, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(batches, "CHUNK_BYTES", 400)
     program = Program(*[None] * 5, 10, *[None] * 3)
-    chunks = feed.Chunks(data(43), KEY, program, num_epochs=2)
+    chunks = batches.Chunks(data(43), KEY, program, num_epochs=2)
     assert [chunks.span(number) for number in range(4)] == [(0, 3), (3, 4), (4, 7), (7, 8)]
     assert [chunks.find(step) for step in range(8)] == [0, 0, 0, 1, 2, 2, 2, 3]
     assert (len(chunks), chunks[1].shape) == (4, (3, 10, 3))
@@ -202,11 +202,11 @@ def test_the_least_recently_used_is_forgotten():
 
 def test_the_first_of_equal_validation_bounds_is_the_best():
     """A tie is no gain: it keeps the earlier parameters, and counts against the patience."""
-    book = Book(1)
+    log = TrainingLog(1)
     for step, bound in enumerate([-3.0, -2.0, -2.0, -2.5]):
-        book.rows.append((step, 0.0, 0.0, np.nan, 0.0))
-        book.judge(step, bound, step)
-    assert (book.best, book.best_bound, book.best_step, book.stale) == (1, -2.0, 1, 2)
+        log.rows.append((step, 0.0, 0.0, np.nan, 0.0))
+        log.validate(step, bound, step)
+    assert (log.best, log.best_bound, log.best_step, log.stale) == (1, -2.0, 1, 2)
 
 
 def test_a_run_that_stands_still_keeps_its_first_validation():

@@ -72,7 +72,7 @@ class Result:
     dataset: data.Dataset
     original: data.Dataset
     pca: data.PCA | None
-    fit: em.Fit
+    fit: em.MixtureFit
     candidates: list[Candidate]  # the mixture's own first
     held_out: HeldOut
     points: dict[str, np.ndarray]  # log p(x) of each point under the fit without its fold
@@ -233,16 +233,16 @@ def measure(config: Config, run: Run, loaded: Loaded) -> Result:
     )  # fmt: skip
 
 
-def fit_once(key: jax.Array, x: np.ndarray, config: Config, **changes: Any) -> em.Fit:
+def fit_once(key: jax.Array, x: np.ndarray, config: Config, **changes: Any) -> em.MixtureFit:
     """Fit one mixture with the options of the configuration, some of them changed."""
     names = ("num_components", "start", "num_restarts", "max_steps", "tolerance", "regularization")
     options: dict[str, Any] = {name: getattr(config, name) for name in names}
-    options["covariance_type"] = config.covariance
+    options["family"] = config.covariance
     options["sample_weight"] = np.ones(len(x))  # as the folds have: they run the same program
     return em.fit(key, x, **{**options, **changes}, throw=False)
 
 
-def fit_mixture(key: jax.Array, x: np.ndarray, config: Config, run: Run) -> em.Fit:
+def fit_mixture(key: jax.Array, x: np.ndarray, config: Config, run: Run) -> em.MixtureFit:
     """The fit that the experiment is about, logged as it goes."""
 
     def on_progress(info: dict[str, Any]) -> None:
@@ -260,11 +260,11 @@ def fit_mixture(key: jax.Array, x: np.ndarray, config: Config, run: Run) -> em.F
 
 def compare(
     key: jax.Array, x: np.ndarray, config: Config, covariance: str, k: int, run: Run,
-    fit: em.Fit | None,
+    fit: em.MixtureFit | None,
 ) -> Candidate:  # fmt: skip
     """A cell of the comparison; its fit is made here unless there is one already."""
     if fit is None:
-        fit = fit_once(key, x, config, covariance_type=covariance, num_components=k)
+        fit = fit_once(key, x, config, family=covariance, num_components=k)
     spread = em.smallest_spread(fit.mixture, x)
     criteria = em.criteria(fit.mixture, x)
     found = Candidate(covariance, k, fit.info.outcome.name, criteria, spread)

@@ -225,7 +225,7 @@ def make_objective(
     estimate = objective = None
     if config.warm_up:
         weight = optax.linear_schedule(0.0, 1.0, config.warm_up * steps_per_epoch)
-        objective = training.annealed(weight, reduction(config))
+        objective = training.kl_warmup(weight, reduction(config))
     elif config.free_bits:
         objective = training.free_bits(config.free_bits, config.free_bits_group)
     elif config.estimator == "piwae":

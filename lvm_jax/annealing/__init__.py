@@ -6,9 +6,9 @@ A `plan` says how chains travel: `evidence.annealed`, `sequential` and `sandwich
 `unadjusted_log_weights` is the same by a differentiable dynamics, for a bound to train with.
 """
 
+from lvm_jax.annealing.chains import AnnealedChain, Trail, anneal, reverse, trail
 from lvm_jax.annealing.cost import affordable_temperatures, chain_cost, pilot_cost
 from lvm_jax.annealing.discrete import flip, gibbs
-from lvm_jax.annealing.journey import Journey, Trail, anneal, reverse, trail
 from lvm_jax.annealing.path import Path, linear, sigmoid
 from lvm_jax.annealing.plan import Plan, fixed, plan
 from lvm_jax.annealing.transitions import Transition, hmc, mala, random_walk
@@ -16,7 +16,7 @@ from lvm_jax.annealing.tuning import Schedule, Tuned, schedule, spread, tune
 from lvm_jax.annealing.unadjusted import unadjusted_log_weights
 
 __all__ = [
-    "Journey",
+    "AnnealedChain",
     "Path",
     "Plan",
     "Schedule",

@@ -1,6 +1,6 @@
 """What the ELBO is made of, what it lacks, and why: of one data point, and of a data set."""
 
-from lvm_jax.decomposition.account import Account, Effort, Row, account
+from lvm_jax.decomposition.account import Account, Budget, Row, account
 from lvm_jax.decomposition.aggregate import Surgery, log_aggregate, surgery
 from lvm_jax.decomposition.calibration import Calibration, calibrate
 from lvm_jax.decomposition.gaps import FamilyGaps, Gaps, gaps
@@ -26,10 +26,10 @@ __all__ = [
     "Account",
     "Ascent",
     "Average",
+    "Budget",
     "Calibration",
     "Channel",
     "Decomposition",
-    "Effort",
     "FamilyGaps",
     "Gaps",
     "Local",

@@ -27,7 +27,7 @@ from lvm_jax.guides.base import Family
 from lvm_jax.typing import Array, ArrayLike, ConditionalDensity, Float, Generative, Key
 
 
-class Effort(NamedTuple):
+class Budget(NamedTuple):
     """How much each part spends."""
 
     num_samples: int = 1_000  # draws for every ELBO and expectation of one point
@@ -103,7 +103,7 @@ def account(
     log_evidence: Evidence | ArrayLike | None = None,
     betas: ArrayLike | None = None,
     transition: annealing.Transition | None = None,
-    effort: Effort = Effort(),  # noqa: B008
+    budget: Budget = Budget(),  # noqa: B008
 ) -> Account:
     """`gaps`, `surgery`, `active_units`, `channel`, `rate_distortion` and `calibrate` together.
 
@@ -122,21 +122,21 @@ def account(
     moves = 0 if transition is not None and not transition.continuous else 8
     return Account(
         gaps(
-            keys[0], *common, families=families, num_samples=effort.num_samples,
+            keys[0], *common, families=families, num_samples=budget.num_samples,
             log_evidence=log_evidence,
-            ascent=Ascent(effort.num_steps, num_starts=effort.num_starts),
+            ascent=Ascent(budget.num_steps, num_starts=budget.num_starts),
         ),
-        surgery(keys[1], *common, effort.aggregate_samples),
-        _active(keys[2], q, x, effort.num_samples),
-        channel(keys[3], *common, effort.num_samples),
+        surgery(keys[1], *common, budget.aggregate_samples),
+        _active(keys[2], q, x, budget.num_samples),
+        channel(keys[3], *common, budget.num_samples),
         rate_distortion(
-            keys[4], p, x, effort.num_chains,
+            keys[4], p, x, budget.num_chains,
             betas=default_betas() if betas is None else betas, transition=transition,
             num_pilot=moves,
         ),
         calibrate(
-            keys[5], p, q, effort.num_simulations, effort.num_ranked,
-            num_bins=effort.num_bins,
+            keys[5], p, q, budget.num_simulations, budget.num_ranked,
+            num_bins=budget.num_bins,
         ),
     )  # fmt: skip
 

@@ -195,7 +195,7 @@ def _draw(key: Key[Array, ""], q: Distribution, prior: Distribution, num_samples
 
 def price_draws(key: Key[Array, ""], q: Distribution, num_samples: int) -> tuple[Latent, Array]:
     """S draws of q, leaves [S, ...], and their log q, [S], as cheaply as q has them."""
-    z, log_q = weights.draw_and_price(key, q, num_samples)
+    z, log_q = weights.sample_and_log_prob(key, q, num_samples)
     return z, jax.vmap(q.log_prob)(z) if log_q is None else log_q
 
 

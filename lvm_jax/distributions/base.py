@@ -110,7 +110,7 @@ def is_discrete(q: Distribution) -> bool:
     return isinstance(inner, Table | Bernoulli | Categorical) or getattr(q, "discrete", False)
 
 
-def prices_draws(q: Distribution) -> bool:
+def has_sample_and_log_prob(q: Distribution) -> bool:
     """Has q a `sample_and_log_prob` that is cheaper, or safer, than its draws and then `log_prob`?
 
     So has a flow, which would have to invert its own draws, and a normal with a full or low-rank

@@ -64,6 +64,11 @@ def factors(q: Distribution) -> Callable[[Array], Array] | None:
     return None
 
 
+def part_names(q: Distribution) -> tuple[str, str] | None:
+    """The names of the two parts of a `Successive`; None for another distribution."""
+    return q.names if isinstance(q, Successive) else None
+
+
 def finite_part(q: Distribution) -> Any:
     """The values of the first part of a `Successive`; None for another q.
 

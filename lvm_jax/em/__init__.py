@@ -3,11 +3,11 @@
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
-from lvm_jax.em.families import Family, Settings, Sums
-from lvm_jax.em.fit import Fit, Info, fit, initialize
-from lvm_jax.em.gaussian import Gaussians, Moments
+from lvm_jax.em.families import ExponentialFamily, Settings, Sums
+from lvm_jax.em.fit import Info, MixtureFit, fit, initialize
+from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
-from lvm_jax.em.priors import NormalInverseWishart, Prior, default_prior
+from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
 from lvm_jax.em.selection import Criteria, criteria, smallest_spread
 from lvm_jax.em.starts import STARTS
 
@@ -15,20 +15,20 @@ __all__ = [
     "GAUSSIANS",
     "STARTS",
     "Bernoulli",
+    "BlockMoments",
+    "ConjugatePrior",
     "ConvergenceWarning",
     "Criteria",
     "Diagonal",
-    "Family",
-    "Fit",
+    "ExponentialFamily",
     "Full",
     "Gaussians",
     "Info",
     "Mixture",
-    "Moments",
+    "MixtureFit",
     "NormalInverseWishart",
     "Outcome",
     "Poisson",
-    "Prior",
     "Settings",
     "Spherical",
     "Sums",

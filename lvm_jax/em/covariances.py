@@ -11,7 +11,7 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax.em import priors
 from lvm_jax.em.families import Settings, Sums, keep_empty
-from lvm_jax.em.gaussian import Gaussian, Gaussians, Moments
+from lvm_jax.em.gaussian import BlockMoments, Gaussian, Gaussians
 from lvm_jax.em.pairs import move
 from lvm_jax.em.priors import LOG_2PI
 from lvm_jax.typing import Array, Float, Scalar
@@ -170,7 +170,7 @@ class Tied(_Matrix, Gaussian):
         """Add the components' scatters."""
         return per_component.sum(0)
 
-    def maximize(self, summary: Moments, previous: Gaussians, settings: Settings) -> Gaussians:
+    def maximize(self, summary: BlockMoments, previous: Gaussians, settings: Settings) -> Gaussians:
         """Equation (1) for every mean, and one covariance from the pooled scatter."""
         counts, means, scatter, low = summary
         prior, (num_components, dim) = settings.prior, means.shape

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import saddlepoint
-from lvm_jax.em.families import ROUNDING_NATS, Family, Settings, Sums, divide, keep_empty
+from lvm_jax.em.families import ROUNDING_NATS, ExponentialFamily, Settings, Sums, divide, keep_empty
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Params
 
 BLOCK = 128  # terms of a sum that are added before the others
@@ -30,7 +30,7 @@ def blocked_product(x: Float[Array, "n D"], eta: Float[Array, "K D"]) -> Float[A
 
 
 @dataclass(frozen=True)
-class Bernoulli(Family):
+class Bernoulli(ExponentialFamily):
     """Independent Bernoulli pixels; components are probabilities [K, D].
 
     log p(x | k) = sum_d x_d logit(p_kd) + log(1 - p_kd). Probabilities are kept inside
@@ -90,7 +90,7 @@ class Means(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Poisson(Family):
+class Poisson(ExponentialFamily):
     """Independent Poisson counts; components are rates [K, D]. h(x) = -sum_d log x_d!.
 
     Large counts take the exact path, Loader's (2000) saddle-point form, in float32: the terms of

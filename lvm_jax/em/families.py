@@ -37,7 +37,7 @@ class Sums(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Family:
+class ExponentialFamily:
     """The interface of a component family, with the defaults that most families keep.
 
     A new family overrides `features`, `natural`, `maximize`, `sample_one`, `mean_one`,

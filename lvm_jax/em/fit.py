@@ -11,7 +11,7 @@ from lvm_jax._core import checks
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em import inputs, loop, padding, priors, starts
 from lvm_jax.em.covariances import GAUSSIANS
-from lvm_jax.em.families import Family
+from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.loop import State
 from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
 from lvm_jax.typing import Array, ArrayLike, Key
@@ -39,7 +39,7 @@ class Info(NamedTuple):
     exact_steps: int  # steps that took the slower path that keeps all digits
 
 
-class Fit(NamedTuple):
+class MixtureFit(NamedTuple):
     """A fitted mixture, and how it came about."""
 
     mixture: Mixture
@@ -50,21 +50,20 @@ def fit(
     key: Key[Array, ""],
     x: ArrayLike,
     num_components: int,
-    covariance_type: str = "full",
+    family: ExponentialFamily | str = "full",
     *,
-    family: Family | None = None,
     start: str = "kmeans",
     initial: Mixture | None = None,
     num_restarts: int = 1,
     max_steps: int = 100,
     tolerance: float = 1e-3,
     regularization: float = 1e-6,
-    prior: priors.Prior | None = None,
+    prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     progress_interval: int = 8,
     throw: bool = True,
-) -> Fit:
+) -> MixtureFit:
     """Fit a mixture by EM, from `num_restarts` starts in one program; the best one wins.
 
     Maximises the mean log-likelihood (1/W) sum_n w_n log p(x_n), or with a prior its MAP
@@ -74,8 +73,8 @@ def fit(
         key: a typed PRNG key.
         x: data, [N, D]. float64 is kept if x64 is on; otherwise float32.
         num_components: K.
-        covariance_type: full, tied, diag or spherical; ignored when `family` is given.
-        family: a component family other than Gaussian, such as `em.Bernoulli()`.
+        family: the covariances of a Gaussian mixture: full, tied, diag or spherical; or another
+            family of components, such as `em.Bernoulli()`.
         start: kmeans, k-means++, random or random_from_data.
         initial: start from this mixture instead (its leaves may carry a leading axis R).
         num_restarts: R.
@@ -99,10 +98,10 @@ def fit(
     Source: Dempster, Laird and Rubin (1977); the lecture's equations (1)-(3).
     """
     checks.host("em.fit", INSIDE, key, x, sample_weight)
-    prepared = prepare(
-        key, x, num_components, covariance_type, family, initial, start, num_restarts,
+    prepared = prepare(key, Request(
+        x, num_components, family, initial, start, num_restarts,
         regularization, prior, sample_weight, tolerance,
-    )  # fmt: skip
+    ))  # fmt: skip
     max_steps = checks.integer(max_steps, "max_steps", 0)
     progress_interval = checks.integer(progress_interval, "progress_interval", 1)
     ran = loop.run(prepared.problem, max_steps, on_progress, progress_interval)
@@ -116,26 +115,40 @@ def initialize(
     key: Key[Array, ""],
     x: ArrayLike,
     num_components: int,
-    covariance_type: str = "full",
+    family: ExponentialFamily | str = "full",
     *,
-    family: Family | None = None,
     start: str = "kmeans",
     num_restarts: int = 1,
     regularization: float = 1e-6,
-    prior: priors.Prior | None = None,
+    prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
 ) -> Mixture:
     """The mixtures that `fit` starts from, with a leading restart axis R on every leaf."""
     checks.host("em.initialize", INSIDE, key, x, sample_weight)
-    problem, origin, num_components = prepare(
-        key, x, num_components, covariance_type, family, None, start, num_restarts,
+    problem, origin, num_components = prepare(key, Request(
+        x, num_components, family, None, start, num_restarts,
         regularization, prior, sample_weight, 0.0,
-    )  # fmt: skip
+    ))  # fmt: skip
     family = problem.family
     state, *_ = loop.run(problem, 0)
     begun = padding.each(padding.cut, family, state.parameters, num_components)
     log_weights, components = jax.device_put(begun)
     return Mixture(log_weights, components, jax.device_put(origin), family)
+
+
+class Request(NamedTuple):
+    """The arguments of `fit` that say what is fitted, as a caller gives them."""
+
+    x: ArrayLike
+    num_components: int
+    family: ExponentialFamily | str = "full"
+    initial: Mixture | None = None
+    start: str = "kmeans"
+    num_restarts: int = 1
+    regularization: float = 1e-6
+    prior: priors.ConjugatePrior | None = None
+    sample_weight: ArrayLike | None = None
+    tolerance: float = 1e-3
 
 
 class Prepared(NamedTuple):
@@ -146,27 +159,14 @@ class Prepared(NamedTuple):
     num_components: int
 
 
-def prepare(
-    key: Key[Array, ""],
-    x: ArrayLike,
-    num_components: int,
-    covariance_type: str,
-    family: Family | None,
-    initial: Mixture | None,
-    start: str,
-    num_restarts: int,
-    regularization: float,
-    prior: priors.Prior | None,
-    sample_weight: ArrayLike | None,
-    tolerance: float,
-) -> Prepared:
+def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     """Validate on the host, pad, and find the centres that the mixtures start from."""
     checks.key(key)
-    num_components = checks.integer(num_components, "num_components", 1)
-    num_restarts = checks.integer(num_restarts, "num_restarts", 1)
+    x, _, _, initial, start, _, regularization, prior, sample_weight, tolerance = request
+    num_components = checks.integer(request.num_components, "num_components", 1)
+    num_restarts = checks.integer(request.num_restarts, "num_restarts", 1)
     start = checks.choice(start, "start", starts.STARTS)
-    if family is None:
-        family = GAUSSIANS[checks.choice(covariance_type, "covariance_type", tuple(GAUSSIANS))]
+    family = as_family(request.family)
     regularization = checks.number(regularization, "regularization")
     x = inputs.check_data(x, num_components, family, sample_weight, regularization)
     weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])
@@ -198,10 +198,22 @@ def prepare(
     return Prepared(problem, origin, num_components)
 
 
+def as_family(value: Any) -> ExponentialFamily:
+    """A family, or the Gaussian one of a covariance type."""
+    if isinstance(value, ExponentialFamily):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"family: expected one of {', '.join(GAUSSIANS)} or an em.ExponentialFamily, such as "
+            f"em.Bernoulli(), got {type(value).__name__}"
+        )
+    return GAUSSIANS[checks.choice(value, "family", tuple(GAUSSIANS))]
+
+
 def conclude(
     state: State, trace: np.ndarray, conclusion: loop.Conclusion, prepared: Prepared
-) -> Fit:
-    """The best restart as a `Fit`, without padding."""
+) -> MixtureFit:
+    """The best restart as a `MixtureFit`, without padding."""
     problem, origin, num_components = prepared
     outcome = np.asarray(state.outcome)
     best = int(conclusion.best)
@@ -225,7 +237,9 @@ def conclude(
         exact_steps=int(state.exact_steps),
     )
     log_weights, components = jax.device_put(parameters)
-    return Fit(Mixture(log_weights, components, jax.device_put(origin), problem.family), info)
+    return MixtureFit(
+        Mixture(log_weights, components, jax.device_put(origin), problem.family), info
+    )
 
 
 def report(info: Info, max_steps: int) -> None:

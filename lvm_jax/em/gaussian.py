@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from lvm_jax import precision
 from lvm_jax.em import priors
-from lvm_jax.em.families import ROUNDING_NATS, Family, Settings, Sums, divide, keep_empty
+from lvm_jax.em.families import ROUNDING_NATS, ExponentialFamily, Settings, Sums, divide, keep_empty
 from lvm_jax.em.pairs import move
 from lvm_jax.em.priors import LOG_2PI
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Scalar
@@ -33,7 +33,7 @@ class Gaussians(NamedTuple):
     remainder: Any = None  # [K, D]
 
 
-class Moments(NamedTuple):
+class BlockMoments(NamedTuple):
     """The summary of a block: counts, means (+ remainder), scatter about the means (summed)."""
 
     counts: Float[Array, " K"]
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gaussian(Family):
+class Gaussian(ExponentialFamily):
     """What the four covariance types share. `regularization` is added to every variance."""
 
     covariance_type: ClassVar[str]
@@ -112,13 +112,13 @@ class Gaussian(Family):
         mean, low = move(mean, low, jnp.broadcast_to(shift, mean.shape))
         return Gaussians(mean, scale, low)
 
-    def translate_summary(self, summary: Moments, shift: Float[Array, "*R D"]) -> Moments:
+    def translate_summary(self, summary: BlockMoments, shift: Float[Array, "*R D"]) -> BlockMoments:
         """The summary of the rows x + shift; components without points keep mean zero."""
         shift = jnp.where(summary.counts[:, None] > 0, shift[None], 0)
         means, low = move(summary.means, summary.remainder, shift)
         return summary._replace(means=means, remainder=low)
 
-    def summarize_assigned(self, x: Float[Array, "n D"], resp: Float[Array, "n K"]) -> Moments:
+    def summarize_assigned(self, x: Float[Array, "n D"], resp: Float[Array, "n K"]) -> BlockMoments:
         """Counts, means, and scatters about those means: no cancellation."""
         counts = resp.sum(0)
         means = divide(resp.T @ x, counts)
@@ -130,13 +130,13 @@ class Gaussian(Family):
             return self.scatter_one(centred - low[None], resp), low
 
         scatter, low = jax.lax.map(one, (means, resp.T, counts))
-        return Moments(counts, means, self.pool(scatter), low)
+        return BlockMoments(counts, means, self.pool(scatter), low)
 
     def pool(self, per_component: Array) -> Array:
         """Keep the scatters apart; tied covariances add them up."""
         return per_component
 
-    def merge(self, a: Moments, b: Moments) -> Moments:
+    def merge(self, a: BlockMoments, b: BlockMoments) -> BlockMoments:
         """Moments of two blocks together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
         counts = a.counts + b.counts
         share = b.counts / jnp.where(counts > 0, counts, 1)
@@ -145,15 +145,15 @@ class Gaussian(Family):
         scatter = a.scatter + b.scatter + self.pool(between)
         low = a.remainder + share[:, None] * low
         means, low = move(a.means, low, share[:, None] * high)
-        return Moments(counts, means, scatter, low)
+        return BlockMoments(counts, means, scatter, low)
 
-    def summarize(self, sums: Sums) -> Moments:
+    def summarize(self, sums: Sums) -> BlockMoments:
         """Moments from sums of t(x): scatter = sum x x^T - n m m^T, never negative."""
         dim = sums.features.shape[1] - self.num_quadratic(sums.features.shape[1])
         means = divide(sums.features[:, :dim], sums.counts)
         outer = jax.vmap(lambda n, m: n * self.outer_one(m))(sums.counts, means)
         scatter = self.second(sums, dim) - self.pool(outer)
-        return Moments(sums.counts, means, scatter, jnp.zeros_like(means))
+        return BlockMoments(sums.counts, means, scatter, jnp.zeros_like(means))
 
     def num_quadratic(self, num_features: int) -> int:
         """How many of the features are of degree two."""
@@ -196,7 +196,7 @@ class Gaussian(Family):
         """Add `amount` to every variance."""
         return covariance + amount
 
-    def maximize(self, summary: Moments, previous: Gaussians, settings: Settings) -> Gaussians:
+    def maximize(self, summary: BlockMoments, previous: Gaussians, settings: Settings) -> Gaussians:
         """The lecture's equations (1) and (2), or their MAP counterparts under a prior."""
         prior, dim = settings.prior, summary.means.shape[1]
 

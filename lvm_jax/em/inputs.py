@@ -8,11 +8,11 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax.em import priors
-from lvm_jax.em.families import Family, Settings
+from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.loop import Controls
 from lvm_jax.em.mixture import Mixture
-from lvm_jax.em.statistics import Parameters
+from lvm_jax.em.statistics import MixtureParameters
 from lvm_jax.typing import ArrayLike
 
 
@@ -28,7 +28,7 @@ def centre(x: ArrayLike, weight: np.ndarray | None, translates: bool) -> np.ndar
 def check_data(
     x: ArrayLike,
     num_components: int,
-    family: Family,
+    family: ExponentialFamily,
     sample_weight: ArrayLike | None,
     regularization: float,
 ) -> np.ndarray:
@@ -69,8 +69,8 @@ def check_constant(x: ArrayLike, regularization: float) -> None:
 
 
 def check_initial(
-    initial: Mixture, family: Family, num_components: int, origin: np.ndarray
-) -> tuple[Parameters, np.ndarray]:
+    initial: Mixture, family: ExponentialFamily, num_components: int, origin: np.ndarray
+) -> tuple[MixtureParameters, np.ndarray]:
     """Parameters [R, ...] to start from, as NumPy arrays, and their origin less the data's."""
     if not isinstance(initial, Mixture):
         raise TypeError(f"initial: expected an em.Mixture, got {type(initial).__name__}")
@@ -90,9 +90,9 @@ def check_initial(
 
 
 def check_controls(
-    family: Family,
+    family: ExponentialFamily,
     regularization: float,
-    prior: priors.Prior | None,
+    prior: priors.ConjugatePrior | None,
     num_components: int,
     origin: np.ndarray,
     tolerance: float,

@@ -10,8 +10,15 @@ import numpy as np
 from lvm_jax._core.outcome import Outcome
 from lvm_jax.em import priors, starts
 from lvm_jax.em.compiling import over_data
-from lvm_jax.em.families import Family, Settings
-from lvm_jax.em.statistics import Data, Evaluation, Parameters, evaluate, exact_pass, fast_pass
+from lvm_jax.em.families import ExponentialFamily, Settings
+from lvm_jax.em.statistics import (
+    Data,
+    Evaluation,
+    MixtureParameters,
+    evaluate,
+    exact_pass,
+    fast_pass,
+)
 from lvm_jax.typing import Array, Float, Int, Key
 
 SEGMENT = 128  # steps per call of the compiled loop: the length of its trace
@@ -20,7 +27,7 @@ SEGMENT = 128  # steps per call of the compiled loop: the length of its trace
 class State(NamedTuple):
     """The loop's state; the restart axis R leads."""
 
-    parameters: Parameters
+    parameters: MixtureParameters
     objective: Any  # [R]
     outcome: Any  # [R], of Outcome
     num_steps: Any  # [R], M-steps accepted
@@ -32,7 +39,7 @@ class Conclusion(NamedTuple):
     """The best restart that ended well, and what its mixture says of the data."""
 
     best: Int[Array, ""]
-    parameters: Parameters
+    parameters: MixtureParameters
     evaluation: Evaluation
     objective: Float[Array, ""]
     labels: Int[Array, " N"] | None  # the most probable component of each row, where asked for
@@ -50,19 +57,22 @@ class Controls(NamedTuple):
 class Problem(NamedTuple):
     """What the loop runs on, validated, padded and on the device."""
 
-    family: Family
+    family: ExponentialFamily
     uniform: bool  # does a fresh start have random responsibilities, or nearest centres?
     rows: int  # of a chunk
     key: Key[Array, ""]
     centres: Float[Array, "R K D"]
-    parameters: Parameters
+    parameters: MixtureParameters
     data: Data
     controls: Controls
     first_step: np.int32  # -1: the mixtures start from the centres, by an M-step; 0: as given
 
 
 def objective(
-    family: Family, parameters: Parameters, log_likelihood: Array, controls: Controls
+    family: ExponentialFamily,
+    parameters: MixtureParameters,
+    log_likelihood: Array,
+    controls: Controls,
 ) -> Array:
     """Mean log-likelihood, plus log p(theta) over the total weight where there is a prior."""
     settings = controls.settings
@@ -74,7 +84,7 @@ def objective(
     return total / controls.total_weight
 
 
-def step(problem: Problem, state: State) -> tuple[Parameters, Array, Array]:
+def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Array]:
     """One EM step of every restart: (new parameters, objective before it, exact path taken?).
 
     The fast pass stands if the mixtures before and after it are within its reach; otherwise the
@@ -86,21 +96,21 @@ def step(problem: Problem, state: State) -> tuple[Parameters, Array, Array]:
     starting = state.step < 0
     given = starts.assignment(problem.key, problem.centres, problem.uniform, controls.num_live)
 
-    def safe(parameters: Parameters) -> Array:
+    def safe(parameters: MixtureParameters) -> Array:
         if not family.has_exact_path:
             return jnp.array(True)
         return (jax.vmap(family.is_safe)(parameters.components) | ~running).all()
 
-    def take(summary: Any, log_likelihood: Array) -> tuple[Parameters, Array]:
+    def take(summary: Any, log_likelihood: Array) -> tuple[MixtureParameters, Array]:
         new = jax.vmap(lambda s, p: starts.maximize(family, s, p, controls.settings))(
             summary, state.parameters.components
         )
         return new, log_likelihood
 
-    def fast_step() -> tuple[Parameters, Array]:
+    def fast_step() -> tuple[MixtureParameters, Array]:
         return take(*fast_pass(family, state.parameters, data, rows))
 
-    def exact_step() -> tuple[Parameters, Array]:
+    def exact_step() -> tuple[MixtureParameters, Array]:
         return take(*exact_pass(family, state.parameters, data, rows, (starting, given)))
 
     before = ~starting & safe(state.parameters)
@@ -114,7 +124,9 @@ def step(problem: Problem, state: State) -> tuple[Parameters, Array, Array]:
 
 
 @over_data(0)
-def translated(family: Family, parameters: Parameters, shift: Float[Array, "*R 1 D"]) -> Parameters:
+def translated(
+    family: ExponentialFamily, parameters: MixtureParameters, shift: Float[Array, "*R 1 D"]
+) -> MixtureParameters:
     """The same R mixtures about an origin `shift` lower."""
     return parameters._replace(components=family.translate(parameters.components, shift))
 
@@ -122,7 +134,7 @@ def translated(family: Family, parameters: Parameters, shift: Float[Array, "*R 1
 def begin(problem: Problem, state: State) -> State:
     """The state with components as wide as the data at the centres, before step -1."""
 
-    def wide() -> Parameters:
+    def wide() -> MixtureParameters:
         width = starts.spread(problem.data)
         components = jax.vmap(lambda c: problem.family.start(c, width))(problem.centres)
         return state.parameters._replace(components=components)
@@ -160,7 +172,7 @@ def advance(problem: Problem, state: State) -> tuple[State, Float[Array, " R"]]:
 
 @over_data(0, 1, 2, 3)
 def segment(
-    family: Family,
+    family: ExponentialFamily,
     uniform: bool,
     rows: int,
     assign: bool,

@@ -15,12 +15,12 @@ from lvm_jax.compiling import bucket, first_rows
 from lvm_jax.em import padding
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.covariances import GAUSSIANS
-from lvm_jax.em.families import Family
+from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.gaussian import Gaussian, Gaussians
 from lvm_jax.em.statistics import (
     Data,
     Evaluation,
-    Parameters,
+    MixtureParameters,
     chunk_rows,
     evaluate,
     log_joint,
@@ -54,12 +54,12 @@ class Mixture:
     log_weights: Float[Array, "*R K"]
     components: Params
     origin: Float[Array, "... D"]
-    family: Family
+    family: ExponentialFamily
 
     @property
-    def parameters(self) -> Parameters:
+    def parameters(self) -> MixtureParameters:
         """Log-weights and components, as the loop sees them."""
-        return Parameters(self.log_weights, self.components)
+        return MixtureParameters(self.log_weights, self.components)
 
     @property
     def weights(self) -> Float[Array, "*R K"]:
@@ -133,7 +133,9 @@ class Mixture:
         kept = np.asarray(out)[:size]
         return jax.device_put(kept if kept.ndim == 1 else kept[:, :k])
 
-    def _read(self, x: ArrayLike, sample_weight: Any = None) -> tuple[Any, Data, Family, int]:
+    def _read(
+        self, x: ArrayLike, sample_weight: Any = None
+    ) -> tuple[Any, Data, ExponentialFamily, int]:
         x = np.asarray(checks.points(x, "x"))
         dim, k = self.origin.shape[0], self.log_weights.shape[0]
         if x.shape[1] != dim:
@@ -162,7 +164,7 @@ def read(x: np.ndarray, sample_weight: np.ndarray | None, origin: ArrayLike) -> 
     return padding.data(x, weight, origin.astype(dtype))
 
 
-def rows_per_chunk(family: Family, columns: int, data: Data) -> int:
+def rows_per_chunk(family: ExponentialFamily, columns: int, data: Data) -> int:
     """Chunk size for `columns` = R K responsibilities a row."""
     num_points, dim = data.x.shape
     floats = padding.num_features(family, dim, data.x.dtype) + dim + 3 * columns
@@ -209,26 +211,34 @@ def gaussian_mixture(
 
 
 @over_data(2, 3)
-def _log_prob(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
+def _log_prob(
+    parameters: MixtureParameters, data: Data, family: ExponentialFamily, rows: int
+) -> Array:
     return map_rows(
         lambda x: jax.nn.logsumexp(log_joint(family, parameters, x, data.shift), axis=1), data, rows
     )
 
 
 @over_data(2, 3)
-def _responsibilities(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
+def _responsibilities(
+    parameters: MixtureParameters, data: Data, family: ExponentialFamily, rows: int
+) -> Array:
     return map_rows(
         lambda x: jax.nn.softmax(log_joint(family, parameters, x, data.shift), axis=1), data, rows
     )
 
 
 @over_data(2, 3)
-def _assign(parameters: Parameters, data: Data, family: Family, rows: int) -> Array:
+def _assign(
+    parameters: MixtureParameters, data: Data, family: ExponentialFamily, rows: int
+) -> Array:
     return map_rows(lambda x: log_joint(family, parameters, x, data.shift).argmax(1), data, rows)
 
 
 @over_data(2, 3)
-def _evaluate(parameters: Parameters, data: Data, family: Family, rows: int) -> Evaluation:
+def _evaluate(
+    parameters: MixtureParameters, data: Data, family: ExponentialFamily, rows: int
+) -> Evaluation:
     return evaluate(family, parameters, data, rows)[0]
 
 

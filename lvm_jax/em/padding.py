@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from lvm_jax.compiling import bucket, pad_rows
-from lvm_jax.em.families import Family
-from lvm_jax.em.statistics import Data, Parameters
+from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.statistics import Data, MixtureParameters
 from lvm_jax.typing import Params
 
 # Larger data are not padded: their fit takes longer than its compilation, and a copy takes memory.
@@ -23,7 +23,7 @@ FEWEST = 8  # components of the smallest bucket
 
 
 @lru_cache
-def num_features(family: Family, dim: int, dtype: Any) -> int:
+def num_features(family: ExponentialFamily, dim: int, dtype: Any) -> int:
     """F of the family's features in D dimensions."""
     return jax.eval_shape(family.features, jax.ShapeDtypeStruct((1, dim), dtype)).shape[1]
 
@@ -36,7 +36,9 @@ def data(x: np.ndarray, weight: np.ndarray | None, origin: np.ndarray) -> Data:
     return Data(*jax.device_put((*rows, origin, size)))
 
 
-def num_components(family: Family, rows: Data, number: int, num_restarts: int = 1) -> int:
+def num_components(
+    family: ExponentialFamily, rows: Data, number: int, num_restarts: int = 1
+) -> int:
     """What K = `number` components are padded to: 8, 16, 32, ..., where a pass stays cheap."""
     if rows.size is None:
         return number
@@ -48,7 +50,7 @@ def num_components(family: Family, rows: Data, number: int, num_restarts: int = 
     return padded if work <= CHEAP else number
 
 
-def pad(family: Family, parameters: Parameters, size: int) -> Parameters:
+def pad(family: ExponentialFamily, parameters: MixtureParameters, size: int) -> MixtureParameters:
     """One mixture with `size` components, as NumPy arrays; see the module's text."""
     number = parameters.log_weights.shape[0]
     if number == size:
@@ -56,34 +58,38 @@ def pad(family: Family, parameters: Parameters, size: int) -> Parameters:
     index = np.concatenate([np.arange(number), np.zeros(size - number, int)])
     log_weights: Any = np.full(size, -np.inf, parameters.log_weights.dtype)
     log_weights[:number] = parameters.log_weights
-    return Parameters(log_weights, _select(family, parameters.components, index))
+    return MixtureParameters(log_weights, _select(family, parameters.components, index))
 
 
-def cut(family: Family, parameters: Parameters, number: int) -> Parameters:
+def cut(family: ExponentialFamily, parameters: MixtureParameters, number: int) -> MixtureParameters:
     """The first `number` components of one mixture, as NumPy arrays; undoes `pad`."""
     log_weights: Any = np.asarray(parameters.log_weights)[:number]
-    return Parameters(log_weights, _select(family, parameters.components, np.arange(number)))
+    return MixtureParameters(log_weights, _select(family, parameters.components, np.arange(number)))
 
 
-def each(function: Any, family: Family, parameters: Parameters, size: int) -> Parameters:
+def each(
+    function: Any, family: ExponentialFamily, parameters: MixtureParameters, size: int
+) -> MixtureParameters:
     """`pad` or `cut` of R mixtures whose leaves carry a leading axis R."""
     num_restarts = parameters.log_weights.shape[0]
-    host: Parameters = jax.tree.map(np.asarray, parameters)
+    host: MixtureParameters = jax.tree.map(np.asarray, parameters)
     one = [jax.tree.map(lambda leaf, r=r: leaf[r], host) for r in range(num_restarts)]
     done = [function(family, each, size) for each in one]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *done)
 
 
 @lru_cache
-def blank(family: Family, num_restarts: int, number: int, dim: int, dtype: Any) -> Parameters:
+def blank(
+    family: ExponentialFamily, num_restarts: int, number: int, dim: int, dtype: Any
+) -> MixtureParameters:
     """Zeros in the place of the parameters that a fresh start makes."""
     centres = np.zeros((num_restarts, number, dim), dtype)
     start = jax.vmap(family.start, in_axes=(0, None))
     components = jax.eval_shape(start, centres, centres[0, 0])
     shapes: Any = (jax.ShapeDtypeStruct(centres.shape[:2], dtype), components)
-    return Parameters(*jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
+    return MixtureParameters(*jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
 
 
-def _select(family: Family, components: Params, index: Any) -> Params:
-    """Components by number, on the host: `Family.select` takes an array of numbers as well."""
+def _select(family: ExponentialFamily, components: Params, index: Any) -> Params:
+    """Components by number, on the host: `family.select` takes an array of numbers as well."""
     return family.select(jax.tree.map(np.asarray, components), index)

@@ -28,7 +28,7 @@ class NormalInverseWishart(NamedTuple):
     scale: Any
 
 
-class Prior(NamedTuple):
+class ConjugatePrior(NamedTuple):
     """The prior of a mixture: Dirichlet(concentration) on the weights, and one on the components.
 
     Either part may be None. `concentration` is a number or [K], at least 1, where the mode of the
@@ -39,7 +39,9 @@ class Prior(NamedTuple):
     components: Any = None
 
 
-def default_prior(x: ArrayLike, num_components: int, covariance_type: str = "full") -> Prior:
+def default_prior(
+    x: ArrayLike, num_components: int, covariance_type: str = "full"
+) -> ConjugatePrior:
     """The weakly informative prior of Fraley and Raftery (2007, section 2.2).
 
     mean = average of x, strength = 0.01, degrees = D + 2, and scale = cov(x) / K^(2/D): its
@@ -59,7 +61,7 @@ def default_prior(x: ArrayLike, num_components: int, covariance_type: str = "ful
     elif covariance_type == "spherical":
         scale = np.trace(scale) / dim
     niw = NormalInverseWishart(rows.mean(0), 0.01, dim + 2.0, scale)
-    return Prior(1.0, niw)
+    return ConjugatePrior(1.0, niw)
 
 
 def log_inverse_wishart(cholesky: Float[Array, "D D"], prior: NormalInverseWishart) -> Scalar:
@@ -87,10 +89,12 @@ def log_dirichlet(log_weights: Float[Array, " K"], concentration: Float[Array, "
     return kernel + gammaln(alpha.sum()) - gammaln(alpha).sum()
 
 
-def check(prior: Prior, num_components: int, dim: int, covariance_type: str | None) -> Prior:
+def check(
+    prior: ConjugatePrior, num_components: int, dim: int, covariance_type: str | None
+) -> ConjugatePrior:
     """Validate a prior on the host and return it with arrays of the right shapes."""
-    if not isinstance(prior, Prior):
-        raise TypeError(f"prior: expected an em.Prior, got {type(prior).__name__}")
+    if not isinstance(prior, ConjugatePrior):
+        raise TypeError(f"prior: expected an em.ConjugatePrior, got {type(prior).__name__}")
     alpha, niw = prior
     if alpha is not None:
         alpha = np.broadcast_to(np.asarray(alpha, np.float64), (num_components,))
@@ -100,7 +104,7 @@ def check(prior: Prior, num_components: int, dim: int, covariance_type: str | No
                 f"weight), got a minimum of {alpha.min():g}"
             )
     if niw is None:
-        return Prior(alpha, None)
+        return ConjugatePrior(alpha, None)
     if covariance_type is None or not isinstance(niw, NormalInverseWishart):
         raise TypeError("prior.components: expected an em.NormalInverseWishart on Gaussians")
     shapes = {"full": (dim, dim), "tied": (dim, dim), "diag": (dim,), "spherical": ()}
@@ -119,7 +123,7 @@ def check(prior: Prior, num_components: int, dim: int, covariance_type: str | No
         raise ValueError(
             f"prior.components.degrees: expected more than D - 1 = {dim - 1}, got {degrees:g}"
         )
-    return Prior(alpha, NormalInverseWishart(mean, strength, degrees, scale))
+    return ConjugatePrior(alpha, NormalInverseWishart(mean, strength, degrees, scale))
 
 
 def cast(prior: Any, dtype: Any) -> Any:

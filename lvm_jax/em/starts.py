@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from lvm_jax.em import kmeans
 from lvm_jax.em.compiling import over_data
-from lvm_jax.em.families import Family, Settings
-from lvm_jax.em.statistics import Data, Parameters, mass
+from lvm_jax.em.families import ExponentialFamily, Settings
+from lvm_jax.em.statistics import Data, MixtureParameters, mass
 from lvm_jax.typing import Array, Float, Int, Key
 
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
@@ -17,13 +17,15 @@ KMEANS_STEPS = 300
 KMEANS_TOLERANCE = 1e-4
 
 
-def maximize(family: Family, summary: Any, previous: Any, settings: Settings) -> Parameters:
+def maximize(
+    family: ExponentialFamily, summary: Any, previous: Any, settings: Settings
+) -> MixtureParameters:
     """The M-step of one mixture: the lecture's equations (1)-(3), or their MAP counterparts."""
     counts = family.counts(summary)
     if settings.concentration is not None:
         counts = counts + settings.concentration - 1
     components = family.maximize(summary, previous, settings)
-    return Parameters(jnp.log(counts) - jnp.log(counts.sum()), components)
+    return MixtureParameters(jnp.log(counts) - jnp.log(counts.sum()), components)
 
 
 @over_data(3, 4, 5, 6)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax.em.families import Family, Sums
+from lvm_jax.em.families import ExponentialFamily, Sums
 from lvm_jax.typing import Array, Float, Int, Params, Scalar
 
 # Features and responsibilities of a chunk: measured best of 3 to 48 MB on a CPU, where they should
@@ -21,7 +21,7 @@ from lvm_jax.typing import Array, Float, Int, Params, Scalar
 CHUNK_BYTES, ACCELERATOR_BYTES = 12_000_000, 1_000_000_000
 
 
-class Parameters(NamedTuple):
+class MixtureParameters(NamedTuple):
     """A mixture as the loop sees it; leaves carry a leading restart axis R there."""
 
     log_weights: Float[Array, "*R K"]
@@ -124,7 +124,7 @@ def soften(
 
 
 def fast_pass(
-    family: Family, parameters: Parameters, data: Data, rows: int
+    family: ExponentialFamily, parameters: MixtureParameters, data: Data, rows: int
 ) -> tuple[Any, Float[Array, " R"]]:
     """Summaries and log-likelihoods of R mixtures through the two matrix products.
 
@@ -171,7 +171,10 @@ def fast_pass(
 
 
 def assigned_pass(
-    family: Family, data: Data, rows: int, assign: Callable[[Array, Array], tuple[Array, Array]]
+    family: ExponentialFamily,
+    data: Data,
+    rows: int,
+    assign: Callable[[Array, Array], tuple[Array, Array]],
 ) -> tuple[Any, Float[Array, " R"]]:
     """Summaries merged without cancellation, given r.
 
@@ -199,8 +202,8 @@ def assigned_pass(
 
 
 def exact_pass(
-    family: Family,
-    parameters: Parameters,
+    family: ExponentialFamily,
+    parameters: MixtureParameters,
     data: Data,
     rows: int,
     start: tuple[Array, Callable[[Array, Array], tuple[Array, Array]]] | None = None,
@@ -235,7 +238,10 @@ def exact_pass(
 
 
 def log_joint(
-    family: Family, parameters: Parameters, x: Float[Array, "n D"], shift: Float[Array, " D"]
+    family: ExponentialFamily,
+    parameters: MixtureParameters,
+    x: Float[Array, "n D"],
+    shift: Float[Array, " D"],
 ) -> Array:
     """log p(x_n, z=k), [n, K], of unshifted rows, by whichever path keeps the digits."""
 
@@ -255,7 +261,11 @@ def log_joint(
 
 
 def evaluate(
-    family: Family, parameters: Parameters, data: Data, rows: int, assign: bool = False
+    family: ExponentialFamily,
+    parameters: MixtureParameters,
+    data: Data,
+    rows: int,
+    assign: bool = False,
 ) -> tuple[Evaluation, Int[Array, " N"] | None]:
     """`Evaluation` of ONE mixture, and with `assign` the most probable component of each row."""
 

@@ -12,7 +12,7 @@ from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
-from lvm_jax.evidence.result import Evidence, judge_chains
+from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.typing import (
     Array,
     ArrayLike,
@@ -75,13 +75,13 @@ def annealed(
     path = make_path(log_joint, q, z, transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, z)
 
-    def one(key: Key[Array, ""], z: Latent) -> annealing.Journey:
+    def one(key: Key[Array, ""], z: Latent) -> annealing.AnnealedChain:
         return annealing.anneal(key, path, z, schedule, transition)
 
     journeys = jax.vmap(one)(jax.random.split(key_chains, num_chains), z)
     log_w, accepted = journeys.log_weight, journeys.acceptance.mean(0)
     tuned = transition.target is not None
-    found = judge_chains(from_log_weights(log_w), log_w, accepted, tuned)
+    found = check_chains(from_log_weights(log_w), log_w, accepted, tuned)
     return Annealed(found, log_w, journeys.z, accepted, schedule)
 
 

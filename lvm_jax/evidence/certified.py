@@ -71,7 +71,7 @@ class Certificate(NamedTuple):
         return Evidence(log_p, error, ess, k_hat, none, none, none, none, jnp.asarray(self.failed))
 
 
-class _Book:
+class _Answers:
     """The best answer to each point so far, on the host."""
 
     def __init__(self, num_points: int, tolerance: float, level: float) -> None:
@@ -191,7 +191,7 @@ def certify(
     run = Runner(
         *(key, p, q, x, prior_share, transition, gradients_per_move, budget, num_scouts),
     )
-    book = _Book(run.num_points, tolerance, level)
+    book = _Answers(run.num_points, tolerance, level)
     reach = _scout(run, book, num_scouts, budget)
     _by_importance(run, book, budget)
     contradicted = np.zeros(run.num_points, bool) if reach is None else book.contradicted(reach)
@@ -213,7 +213,7 @@ def certify(
     )
 
 
-def _scout(run: Runner, book: _Book, num_scouts: int, budget: float) -> np.ndarray | None:
+def _scout(run: Runner, book: _Answers, num_scouts: int, budget: float) -> np.ndarray | None:
     """Send scouts, if the budget lasts; returns the largest log-weight of their places."""
     every = np.arange(run.num_points)
     if not num_scouts or run.scouting(num_scouts) > budget:
@@ -223,7 +223,7 @@ def _scout(run: Runner, book: _Book, num_scouts: int, budget: float) -> np.ndarr
     return reach
 
 
-def _by_importance(run: Runner, book: _Book, budget: float) -> None:
+def _by_importance(run: Runner, book: _Answers, budget: float) -> None:
     """Pilot and final runs."""
     every = np.arange(run.num_points)
     _draw(run, book, every, START, stage=0)
@@ -239,7 +239,7 @@ def _by_importance(run: Runner, book: _Book, budget: float) -> None:
             _draw(run, book, points, int(size), stage=1)
 
 
-def _draw(run: Runner, book: _Book, points: np.ndarray, num_samples: int, stage: int) -> None:
+def _draw(run: Runner, book: _Answers, points: np.ndarray, num_samples: int, stage: int) -> None:
     now = Round(IMPORTANCE, len(points), num_samples, 1)
     book.spend(points, now, num_samples)
     book.enter(points, run.importance(points, num_samples, stage), now)
@@ -263,7 +263,7 @@ class _Setting(NamedTuple):
         return self._replace(chains=2**power * self.chains, answers=True)
 
 
-def _by_annealing(run: Runner, book: _Book, from_prior: np.ndarray, budget: float) -> None:
+def _by_annealing(run: Runner, book: _Answers, from_prior: np.ndarray, budget: float) -> None:
     """Annealed rounds, each larger than the last, until all are within or the budget is spent."""
     settings = {
         int(point): _Setting(CHAINS, TEMPERATURES, bool(from_prior[point]), answers=False)
@@ -281,7 +281,7 @@ def _by_annealing(run: Runner, book: _Book, from_prior: np.ndarray, budget: floa
 
 
 def _anneal(
-    run: Runner, book: _Book, settings: dict[int, _Setting], group: np.ndarray, setting: _Setting
+    run: Runner, book: _Answers, settings: dict[int, _Setting], group: np.ndarray, setting: _Setting
 ) -> None:
     """One round of some points: drop those that are done, and choose the next for the others."""
     now = Round(ANNEALED, len(group), setting.chains, setting.temperatures)

@@ -10,7 +10,7 @@ from lvm_jax import bounds, weights
 from lvm_jax._core import checks
 from lvm_jax._core.moments import moments
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.result import Evidence, judge
+from lvm_jax.evidence.result import Evidence, failed_checks
 from lvm_jax.evidence.sumo import Telescope
 from lvm_jax.typing import Array, Distribution, Float, Int, Key
 from lvm_jax.weights import LogJoint
@@ -103,7 +103,7 @@ def average(draws: Telescope) -> Evidence:
         nan,
         plus,
         minus,
-        judge(number, k_hat, values.shape[0], nan + plus + minus),
+        failed_checks(number, k_hat, values.shape[0], nan + plus + minus),
     )
 
 

@@ -10,7 +10,7 @@ from lvm_jax import weights
 from lvm_jax._core import checks
 from lvm_jax._core.moments import Moments, merge, moments
 from lvm_jax.evidence import pareto
-from lvm_jax.evidence.result import Evidence, judge
+from lvm_jax.evidence.result import Evidence, failed_checks
 from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Scalar
 from lvm_jax.weights import LogJoint
 
@@ -154,5 +154,5 @@ def _conclude(
         num_nan=running.counts[0],
         num_positive_infinite=running.counts[1],
         num_negative_infinite=running.counts[2],
-        failed=judge(ess, k_hat, num_samples, running.counts[:2].sum()),
+        failed=failed_checks(ess, k_hat, num_samples, running.counts[:2].sum()),
     )

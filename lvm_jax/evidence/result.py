@@ -113,7 +113,7 @@ def opened(
     return np.where(at, -np.inf, low), np.where(at, np.inf, high)
 
 
-def judge(
+def failed_checks(
     ess: Scalar,
     k_hat: Scalar,
     num_samples: int | Int[Array, ""],
@@ -135,7 +135,7 @@ def judge(
     )
 
 
-def judge_chains(
+def check_chains(
     found: Evidence,
     log_w: Float[Array, " C"],
     acceptance: Float[Array, " T"],

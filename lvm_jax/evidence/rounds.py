@@ -18,7 +18,7 @@ from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_first, streamed
 from lvm_jax.evidence.modes import Modes, cover, search
-from lvm_jax.evidence.result import Evidence, judge_chains
+from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.guides.defensive import defensive
 from lvm_jax.typing import (
     Array,
@@ -248,7 +248,7 @@ def _chains(
         z, log_w, accepted = _anneal(own, joint, start, chains, temperatures, transition, capacity)
         used = jnp.arange(log_w.size) < chains
         found = from_first(log_w, used, chains, tail)
-        found = judge_chains(found, log_w, accepted, transition.target is not None, chains)
+        found = check_chains(found, log_w, accepted, transition.target is not None, chains)
         variance = moments(log_w, jnp.isfinite(log_w)).variance
         spread = jnp.where(jnp.isnan(variance), jnp.inf, jnp.sqrt(variance))
         return Chains(found, spread, z)

@@ -17,7 +17,7 @@ from lvm_jax._core.moments import moments
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
-from lvm_jax.evidence.result import Check, Evidence, describe, judge_chains
+from lvm_jax.evidence.result import Check, Evidence, check_chains, describe
 from lvm_jax.typing import (
     Array,
     Bool,
@@ -113,7 +113,7 @@ def sandwich(
     accepted = forward.acceptance.mean(0), back.acceptance.mean(0)
     log_w = forward.log_weight, -back.log_weight
     lower, inverse = (
-        judge_chains(from_log_weights(one), one, rate, tuned)
+        check_chains(from_log_weights(one), one, rate, tuned)
         for one, rate in zip(log_w, accepted, strict=True)
     )
     return Sandwich(lower, inverse._replace(log_evidence=-inverse.log_evidence), *accepted)

@@ -11,7 +11,7 @@ from lvm_jax import annealing, weights
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, make_path
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.result import Evidence, judge_chains
+from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.typing import Array, Bool, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
@@ -84,7 +84,7 @@ def sequential(
     ends, (ess, resampled, accepted) = jax.vmap(one)(jax.random.split(key_runs, num_runs), clouds)
     log_z, accepted = ends.log_evidence, accepted.mean(0)
     tuned = transition.target is not None
-    found = judge_chains(from_log_weights(log_z), log_z, accepted, tuned)
+    found = check_chains(from_log_weights(log_z), log_z, accepted, tuned)
     return Sequential(found, log_z, ends.z, ends.log_w, ess, resampled, accepted, schedule)
 
 

@@ -13,7 +13,7 @@ from lvm_jax import bounds
 from lvm_jax._core import checks
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
-from lvm_jax.weights import LogJoint, check_log_joint, draw_and_price, log_weights
+from lvm_jax.weights import LogJoint, check_log_joint, log_weights, sample_and_log_prob
 
 CHUNK = 64  # rows of the bound's Hessian held at once
 
@@ -53,7 +53,7 @@ def sticking_the_landing(bound: bounds.Reduction = bounds.elbo) -> Estimate:
     ) -> Scalar:
         checks.key(key)
         q = make_q("sticking_the_landing", "reparameterized", guide, phi, num_samples)
-        z, own = draw_and_price(key, q, num_samples)
+        z, own = sample_and_log_prob(key, q, num_samples)
         check_log_joint(log_joint, z)
         still = guide(jax.lax.stop_gradient(phi))
         weight = jax.vmap(lambda one, price: log_joint(one) - log_prob(still, one, price))
@@ -130,7 +130,7 @@ def follow(
     num_samples: int,
 ) -> Paths:
     """Draw from q = guide(phi) and take the slope of every log-weight at its draw."""
-    z, own = draw_and_price(key, q, num_samples)
+    z, own = sample_and_log_prob(key, q, num_samples)
     check_log_joint(log_joint, z)
     still_z, still_q = jax.lax.stop_gradient(z), guide(jax.lax.stop_gradient(phi))
     # Slopes at fixed draws: theta's backward pass and z's share one forward pass, and nothing has

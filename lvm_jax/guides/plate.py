@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from lvm_jax.distributions import Rows, Successive
+from lvm_jax.distributions import Rows, part_names
 from lvm_jax.guides.base import Guide
 from lvm_jax.typing import Distribution, Latent, Params
 
@@ -18,7 +18,7 @@ def plate(guide: Guide) -> Guide:
 
     def posterior(phi: Params, x: Any) -> Distribution:
         one = guide.posterior(phi, jax.tree.map(lambda leaf: leaf[0], x))
-        if not isinstance(one, Successive):
+        if part_names(one) is None:
             return one
 
         def second(beta: Latent) -> Rows:

@@ -16,7 +16,7 @@ from lvm_jax.guides.base import Family, Guide
 from lvm_jax.typing import Array, Distribution, JointDensity, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, log_weights
 
-Objective = Callable[[LogJoint, Distribution], Scalar]  # of one data point, to be maximised
+PointObjective = Callable[[LogJoint, Distribution], Scalar]  # of one data point, to be maximised
 
 
 class Refined(NamedTuple):
@@ -44,7 +44,7 @@ class RefinedConditional:
         return self.guide.posterior(self.p, self.phi, x)
 
 
-def sampled_elbo(key: Key[Array, ""], num_samples: int) -> Objective:
+def sampled_elbo(key: Key[Array, ""], num_samples: int) -> PointObjective:
     """The ELBO from draws of ONE fixed key, the same in every step: smooth in eta, for any q.
 
     Keep the key for this alone. Draws of the refined q from another key then weigh without bias;
@@ -72,7 +72,7 @@ def refine(
     log_joint: LogJoint,
     family: Family,
     eta: Params,
-    objective: Objective,
+    objective: PointObjective,
     optimizer: optax.GradientTransformation,
     num_steps: int,
 ) -> Params:
@@ -105,7 +105,7 @@ def refine(
 def refined(
     family: Family,
     place: Callable[[Family], Guide],
-    objective: Objective,
+    objective: PointObjective,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,

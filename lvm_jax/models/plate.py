@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
-from lvm_jax.distributions import Rows, Successive
+from lvm_jax.distributions import Rows, part_names
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Distribution, Latent, Params
 
@@ -30,7 +30,7 @@ def plate(model: Model, num_points: int) -> Model:
 
     def prior(theta: Params, *c: Any) -> Distribution:
         one = model.prior(theta, *jax.tree.map(lambda leaf: leaf[0], c))
-        if not isinstance(one, Successive):
+        if part_names(one) is None:
             return one
 
         def second(beta: Latent) -> Rows:
@@ -43,7 +43,7 @@ def plate(model: Model, num_points: int) -> Model:
 
     def likelihood(theta: Params, z: Latent, *c: Any) -> Distribution:
         one = model.prior(theta, *jax.tree.map(lambda leaf: leaf[0], c))
-        if not isinstance(one, Successive):
+        if part_names(one) is None:
             return Rows(lambda row: model.likelihood(theta, z, *row[1]), (numbers, c))
         beta, local = (z[name] for name in one.names)
 

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from lvm_jax import em
 from lvm_jax.em import loop
-from lvm_jax.em.fit import conclude, prepare
+from lvm_jax.em.fit import Request, conclude, prepare
 from lvm_jax.sklearn import arrays
 
 ILL_DEFINED = (
@@ -180,11 +180,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _run(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> np.ndarray:
         """Fit and write the attributes; the most probable component of each sample."""
         began = time.perf_counter()
-        prepared = prepare(
-            key, X, self.n_components, self.covariance_type, None,
-            self._initial(key, X, given, weight), self.init_params, self.n_init, self.reg_covar,
-            None, weight, self.tol,
-        )  # fmt: skip
+        prepared = prepare(key, Request(
+            X, self.n_components, self.covariance_type, self._initial(key, X, given, weight),
+            self.init_params, self.n_init, self.reg_covar, None, weight, self.tol,
+        ))  # fmt: skip
         state, trace, conclusion = loop.run(
             prepared.problem,
             self.max_iter,
@@ -305,5 +304,5 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self.bic(X) - 2 * float(assigned)
 
 
-def _proper(fit: em.Fit) -> bool:
+def _proper(fit: em.MixtureFit) -> bool:
     return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture.components))

@@ -2,19 +2,19 @@
 
 from lvm_jax._core.pairs import Pair, Parameters, Point, Separate, point
 from lvm_jax.training.ascent import ascend
-from lvm_jax.training.book import History
 from lvm_jax.training.checkpoint import CheckpointError, CheckpointWarning
 from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.fit import Fit, fit
 from lvm_jax.training.hierarchy import global_latents
+from lvm_jax.training.log import History
 from lvm_jax.training.many import Fits, fit_many
 from lvm_jax.training.objective import (
     Objective,
     Parts,
     Terms,
-    annealed,
     free_bits,
     kl_per_dimension,
+    kl_warmup,
     parts,
 )
 from lvm_jax.training.options import Checkpoints, Placement, Validation
@@ -43,7 +43,6 @@ __all__ = [
     "Starts",
     "Terms",
     "Validation",
-    "annealed",
     "ascend",
     "burda_epochs",
     "burda_stages",
@@ -53,6 +52,7 @@ __all__ = [
     "free_bits",
     "global_latents",
     "kl_per_dimension",
+    "kl_warmup",
     "load_model",
     "parts",
     "point",

@@ -11,7 +11,7 @@ import numpy as np
 
 from lvm_jax._core.inputs import name_of
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.training.feed import Feed
+from lvm_jax.training.batches import BatchSource
 from lvm_jax.training.step import Keys, Program, Run, State, batch_terms, descend
 from lvm_jax.typing import Array, Params
 
@@ -38,19 +38,19 @@ class Failure(NamedTuple):
         return f"training diverged at step {self.step}: bound {self.bound:g}, {what}"
 
 
-def diagnose(program: Program, keys: Keys, feed: Feed, start: State, run: Run) -> Failure:
+def diagnose(program: Program, keys: Keys, batches: BatchSource, start: State, run: Run) -> Failure:
     """The first bad step of an unhealthy run that began at `start`."""
     first, last = int(start.step), int(run.state.step) - 1  # the last step made is bad if no other
     good = start
     while first < last:  # the first step that leaves a parameter which is not finite, by halves
         middle = (first + last) // 2
-        probe = feed.advance(start, middle + 1)
+        probe = batches.advance(start, middle + 1)
         if bool(probe.healthy):
             first, good = middle + 1, probe.state
         else:
             last = middle
     bound = float(np.asarray(run.trace.bound)[first - int(start.step)])
-    gradient, after = _look(program, keys, good, feed.batch(first))
+    gradient, after = _look(program, keys, good, batches.batch(first))
     leaves = broken("gradient of ", gradient) or broken("", after)
     return Failure(first, bound, leaves, good, "" if leaves else largest(gradient))
 

@@ -18,12 +18,12 @@ from lvm_jax._core.recognition import recognized
 from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
-from lvm_jax.training.book import Book, History
+from lvm_jax.training.batches import DEVICE_BYTES, BatchSource, DeviceBatches, HostBatches
 from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure
-from lvm_jax.training.feed import DEVICE_BYTES, DeviceFeed, Feed, HostFeed
 from lvm_jax.training.fingerprint import fingerprint
 from lvm_jax.training.given import check_data, check_program
+from lvm_jax.training.log import History, TrainingLog
 from lvm_jax.training.objective import Objective, check_objective
 from lvm_jax.training.options import (
     Checkpoints,
@@ -34,13 +34,13 @@ from lvm_jax.training.options import (
 )
 from lvm_jax.training.progress import Journal, Progress, interruptible
 from lvm_jax.training.rows import validation_rows
-from lvm_jax.training.session import FIRST, Plan, Session
+from lvm_jax.training.session import FIRST, RunPlan, Session
 from lvm_jax.training.step import (
     Keys,
     Program,
     Transform,
-    answer,
     averaged,
+    eval_params,
     initialize,
 )
 from lvm_jax.typing import Array, Key, Params
@@ -173,9 +173,9 @@ def fit(
         held = check_data(program, start, held, "validation")
     key_values = Keys(*jax.random.split(key, len(Keys._fields)))
     num_epochs = checks.integer(num_epochs, "num_epochs", 0)
-    feed = make_feed(program, key_values, x, placement.on_device, worst_bound, num_epochs)
-    plan = Plan(
-        num_steps=num_epochs * feed.steps_per_epoch,
+    batches = make_batches(program, key_values, x, placement.on_device, worst_bound, num_epochs)
+    plan = RunPlan(
+        num_steps=num_epochs * batches.steps_per_epoch,
         validate_every=1 if validation is None else validation.every,
         patience=None if validation is None else validation.patience,
         save_every=np.inf if checkpoints is None else checkpoints.save_every,
@@ -191,7 +191,7 @@ def fit(
         facts = {"fingerprint": json.loads(json.dumps(marks))}
     rows = None if held is None else validation_rows(held, batch_size, mesh)
     session = Session(
-        program, key_values, feed, plan, state, Book(feed.steps_per_epoch), rows,
+        program, key_values, batches, plan, state, TrainingLog(batches.steps_per_epoch), rows,
         open_store(checkpoints, mesh), None, facts, length=min(FIRST, plan.steps_per_call),
     )  # fmt: skip
     return conclude(session, None if checkpoints is None else checkpoints.directory, throw)
@@ -216,8 +216,8 @@ def conclude(session: Session, directory: str | Path | None, throw: bool) -> Fit
 
 def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
     """The parameters to use, and the account."""
-    book, program = session.book, session.program
-    chosen = answer(session.state) if book.best is None else book.best
+    log, program = session.log, session.program
+    chosen = eval_params(session.state) if log.best is None else log.best
     p, q = program.pair(chosen)
     return Fit(
         p=p,
@@ -226,8 +226,8 @@ def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
         ema=averaged(program, session.state) if session.step else None,
         outcome=outcome,
         step=session.step,
-        best_step=None if book.best is None else book.best_step,
-        history=book.history(),
+        best_step=None if log.best is None else log.best_step,
+        history=log.history(),
         failure=failure,
     )
 
@@ -248,14 +248,14 @@ def report(
         )
 
 
-def make_feed(
+def make_batches(
     program: Program,
     keys: Keys,
     x: Any,
     on_device: bool | None,
     worst_bound: float,
     num_epochs: int,
-) -> Feed:
+) -> BatchSource:
     """The rows on the device, or from the host where they are many, mapped or spread."""
     spread = parallel.num_processes(program.mesh) > 1
     if on_device is None:
@@ -267,10 +267,10 @@ def make_feed(
             "placement.on_device: expected False or None with several processes, got True"
         )
     if on_device:
-        return DeviceFeed(program, keys, x, worst_bound)
+        return DeviceBatches(program, keys, x, worst_bound)
     # A memory map stays one.
     rows = jax.tree.map(lambda leaf: leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf), x)
-    return HostFeed(program, keys, rows, worst_bound, num_epochs)
+    return HostBatches(program, keys, rows, worst_bound, num_epochs)
 
 
 def open_store(checkpoints: Checkpoints | None, mesh: Mesh | None) -> Store | None:

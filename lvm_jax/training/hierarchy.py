@@ -7,12 +7,12 @@ import jax
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax._core.pairs import Point
-from lvm_jax.distributions import Successive
+from lvm_jax.distributions import part_names
 from lvm_jax.gradients.base import Estimate, Estimator, find_estimate, make_q
 from lvm_jax.gradients.pathwise import log_prob
 from lvm_jax.training.objective import Objective, Terms, factors
 from lvm_jax.typing import Array, Distribution, Int, Key, Latent, Params, Scalar
-from lvm_jax.weights import draw_and_price
+from lvm_jax.weights import sample_and_log_prob
 
 
 def global_latents(
@@ -47,7 +47,7 @@ def global_latents(
         p.log_joint(x)  # which checks x
         prior, q = p.prior(x), point.make_q(point.phi)
         check_latents(prior, q)
-        parted = isinstance(q, Successive)
+        parted = part_names(q) is not None
 
         def first(phi: Params) -> Distribution:
             return point.make_q(phi).first if parted else point.make_q(phi)
@@ -69,7 +69,7 @@ def global_latents(
         key_first, key_second = jax.random.split(key)
         draws = 1 if parted else num_samples
         own = make_q("global_latents", "reparameterized", first, point.phi, draws)
-        beta, price = draw_and_price(key_first, own, draws)
+        beta, price = sample_and_log_prob(key_first, own, draws)
         still = first(jax.lax.stop_gradient(point.phi))
         log_p = (prior.first if parted else prior).log_prob
 
@@ -85,7 +85,7 @@ def global_latents(
 
 def check_latents(prior: Any, q: Any) -> None:
     """Refuse a prior and a q that do not split z alike."""
-    names = [v.names if isinstance(v, Successive) else None for v in (prior, q)]
+    names = [part_names(distribution) for distribution in (prior, q)]
     if names[0] != names[1]:
         say = [
             f"one of parts {list(name)}" if name else "one without parts (no Successive)"

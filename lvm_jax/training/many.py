@@ -20,7 +20,7 @@ from lvm_jax.training.given import check_data, check_program
 from lvm_jax.training.objective import Objective, check_objective
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import Rows, padded_rows
-from lvm_jax.training.step import Keys, Program, State, Transform, advance, answer, initialize
+from lvm_jax.training.step import Keys, Program, State, Transform, advance, eval_params, initialize
 from lvm_jax.typing import Array, Float, Key, Params
 
 
@@ -87,7 +87,7 @@ def fit_many(
         state, terms, healthy = _advance(program, streams, state, rows, np.int32(stop))
         _check_health(healthy, state)
         trace.append(jax.tree.map(lambda leaf, n=stop - first: np.asarray(leaf)[:, :n], terms))
-    params = jax.vmap(answer)(state)
+    params = jax.vmap(eval_params)(state)
     p, q = jax.vmap(lambda one: pair(one))(params)
     size = (keys.shape[0], num_epochs, per_epoch)
     bound, climbed = (

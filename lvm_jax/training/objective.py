@@ -60,7 +60,7 @@ def parts(p: Generative, q: Distribution, x: Any, z: Latent) -> Parts:
     )
 
 
-def annealed(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo) -> Objective:
+def kl_warmup(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo) -> Objective:
     """KL warm-up: the bound of log p(x | z) + beta (log p(z) - log q(z | x)), beta = kl_weight.
 
     For the ELBO that is E_q[log p(x | z)] - beta KL(q || p(z)); for another bound the same weights
@@ -77,7 +77,7 @@ def annealed(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo)
     def objective(
         key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]
     ) -> Terms:
-        _, found = sample_parts("annealed", key, point, num_samples)
+        _, found = sample_parts("kl_warmup", key, point, num_samples)
         weight = kl_weight(step) if callable(kl_weight) else kl_weight
         return Terms(bound(found.log_weights(weight)), bound(found.log_weights()))
 

@@ -9,8 +9,8 @@ import jax
 
 from lvm_jax._core.pairs import Pair
 from lvm_jax.training import checkpoint
-from lvm_jax.training.book import check_leaves, from_arrays, to_arrays
 from lvm_jax.training.checkpoint import CheckpointError
+from lvm_jax.training.log import check_leaves, from_arrays, to_arrays
 from lvm_jax.typing import Array, Key, Params
 
 FOLDER = "model"

@@ -10,11 +10,11 @@ import numpy as np
 
 from lvm_jax import parallel
 from lvm_jax._core.outcome import Outcome
-from lvm_jax.training.book import Book, from_arrays, to_arrays
+from lvm_jax.training.batches import BatchSource
 from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure, diagnose
-from lvm_jax.training.feed import Feed
 from lvm_jax.training.fingerprint import differences
+from lvm_jax.training.log import TrainingLog, from_arrays, to_arrays
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
 from lvm_jax.training.rows import HeldOut
@@ -22,8 +22,8 @@ from lvm_jax.training.step import (
     Keys,
     Program,
     State,
-    answer,
     averaged,
+    eval_params,
     validate,
 )
 from lvm_jax.typing import Params
@@ -33,7 +33,7 @@ FIRST = 16  # steps of the first call, when nothing is known of their speed
 
 
 @dataclass
-class Plan:
+class RunPlan:
     """How long a run goes on, and how often the host looks at it."""
 
     num_steps: int
@@ -50,10 +50,10 @@ class Session:
 
     program: Program
     keys: Keys
-    feed: Feed
-    plan: Plan
+    batches: BatchSource
+    plan: RunPlan
     state: State
-    book: Book
+    log: TrainingLog
     validation: HeldOut | None
     store: Store | None
     journal: Journal | None
@@ -64,7 +64,7 @@ class Session:
     saved: float = field(default_factory=time.perf_counter)
     is_first: bool = True  # the first call compiles, and tells nothing of the speed
     meter: Meter = field(default_factory=Meter)
-    saved_book: Any = None  # of a checkpoint, where it is not the book as it stands
+    saved_log: Any = None  # of a checkpoint, where it is not the log as it stands
 
     @property
     def step(self) -> int:
@@ -89,7 +89,7 @@ class Session:
 
     def verdict(self, interrupt: Interrupt) -> Outcome:
         """Whether to stop here."""
-        if self.plan.patience is not None and self.book.stale >= self.plan.patience:
+        if self.plan.patience is not None and self.log.stale >= self.plan.patience:
             return Outcome.CONVERGED
         if self.step >= self.plan.num_steps:
             return Outcome.MAX_STEPS
@@ -100,9 +100,9 @@ class Session:
         if self.store is not None:
             self.store.check()
         start, first, clock = self.state, self.step, time.perf_counter()
-        run = self.feed.advance(start, self.stop(first))
+        run = self.batches.advance(start, self.stop(first))
         if not bool(run.healthy):
-            broken = diagnose(self.program, self.keys, self.feed, start, run)
+            broken = diagnose(self.program, self.keys, self.batches, start, run)
             self.state = broken.state
             return broken
         self.state = run.state
@@ -110,26 +110,26 @@ class Session:
         self.adapt(made, time.perf_counter() - clock)
         self.meter.add(made * self.program.batch_size)
         trace = jax.tree.map(lambda rows: np.asarray(rows, np.float64)[:made], run.trace)
-        ended = self.book.add(first, trace, self.seconds)
+        ended = self.log.add(first, trace, self.seconds)
         failure: Failure | None = None
         if ended and self.validation is not None and self.is_due(self.step):
-            failure = self.judge()
-        self.log(ended)
+            failure = self.validate()
+        self.write_epochs(ended)
         if self.plan.on_progress is not None:
             self.plan.on_progress(self.report(trace.bound.mean(), trace.objective.mean()))
         return failure
 
     def stop(self, step: int) -> int:
         """Where the call from `step` on must end."""
-        ends = [self.plan.num_steps, self.feed.furthest(step), step + self.length]
+        ends = [self.plan.num_steps, self.batches.furthest(step), step + self.length]
         if self.validation is not None:
-            every = self.feed.steps_per_epoch * self.plan.validate_every
+            every = self.batches.steps_per_epoch * self.plan.validate_every
             ends.append((step // every + 1) * every)
         return min(ends)
 
     def is_regular(self, step: int) -> bool:
         """Whether a validation follows this step, however long the run is."""
-        return step % (self.feed.steps_per_epoch * self.plan.validate_every) == 0
+        return step % (self.batches.steps_per_epoch * self.plan.validate_every) == 0
 
     def is_due(self, step: int) -> bool:
         """Whether a validation follows this step."""
@@ -152,31 +152,31 @@ class Session:
     def evaluated(self) -> Params:
         """The parameters that validation looks at: the moving average where there is one."""
         average = averaged(self.program, self.state)
-        return answer(self.state) if average is None else average
+        return eval_params(self.state) if average is None else average
 
-    def judge(self) -> Failure | None:
+    def validate(self) -> Failure | None:
         """Measure the validation bound, and keep the best parameters; a Failure if it is no number.
 
         A validation that is made only because the run ends is no part of a checkpoint: a run that
         goes on longer must not know of it.
         """
         if not self.is_regular(self.step):
-            self.saved_book = self.book.save()
+            self.saved_log = self.log.save()
         parameters = self.evaluated()
         bound = float(
             validate(self.program, self.keys, parameters, self.validation, self.state.step)
         )
-        self.book.judge(self.step, bound, parameters)
+        self.log.validate(self.step, bound, parameters)
         if np.isfinite(bound):
             return None
-        row = self.book.rows[-1]
+        row = self.log.rows[-1]
         return Failure(self.step - 1, row[1], (), self.state, validation_bound=bound)
 
-    def log(self, ended: int) -> None:
+    def write_epochs(self, ended: int) -> None:
         """One line for each epoch that has ended."""
         if self.journal is None or not ended:
             return
-        history, speed = self.book.history(), self.meter.speed()
+        history, speed = self.log.history(), self.meter.speed()
         for row in range(len(history.step) - ended, len(history.step)):
             line = {name: column[row].item() for name, column in history._asdict().items()}
             if self.program.objective is None:
@@ -187,12 +187,12 @@ class Session:
 
     def report(self, bound: float, objective: float) -> Progress:
         """Where the run stands."""
-        values = [row[3] for row in self.book.rows if row[3] == row[3]]
+        values = [row[3] for row in self.log.rows if row[3] == row[3]]
         speed = self.meter.speed()
         return Progress(
             step=self.step,
             num_steps=self.plan.num_steps,
-            epoch=len(self.book.rows),
+            epoch=len(self.log.rows),
             bound=float(bound),
             objective=float(objective),
             validation_bound=values[-1] if values else None,
@@ -204,9 +204,9 @@ class Session:
         """Begin to write a checkpoint; nothing without a directory."""
         if self.store is None:
             return
-        arrays, account = self.saved_book or self.book.save()
+        arrays, account = self.saved_log or self.log.save()
         arrays |= to_arrays("state", self.state)
-        facts = {**self.facts, **account, "step": self.step, "epoch": len(self.book.rows)}
+        facts = {**self.facts, **account, "step": self.step, "epoch": len(self.log.rows)}
         self.store.save(self.step, arrays, {**facts, "seconds": self.seconds})
         self.saved = time.perf_counter()
 
@@ -227,15 +227,15 @@ class Session:
             )
         state = from_arrays("state", self.state, arrays)
         self.state = parallel.replicate(self.program.mesh, state)
-        self.book.load(arrays, facts, self.state.parameters)
+        self.log.load(arrays, facts, self.state.parameters)
         self.before = facts["seconds"]
         at_the_end = self.step == self.plan.num_steps and not self.is_regular(self.step)
         if at_the_end and self.validation is not None and self.step:
-            self.judge()
+            self.validate()
 
     def close(self) -> None:
         """Stop what works beside the loop."""
-        self.feed.close()
+        self.batches.close()
         if self.journal is not None:
             self.journal.close()
         if self.store is not None:

@@ -24,6 +24,7 @@ from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import HeldOut, Rows, padded_order
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Params, Scalar
 
+BLOCKS = (256, 16, 1)  # steps between two looks at the health, on an accelerator
 Transform = Callable[[Key[Array, ""], Any], Any]  # one data point -> a fresh one
 
 
@@ -163,7 +164,7 @@ def advance(program: Program, keys: Keys, state: State, x: Rows, stop: Array, wo
             start = (step - number * length) * program.batch_size
             return rows_of(x.values, jax.lax.dynamic_slice(order, (start,), (program.batch_size,)))
 
-        return walk(program, keys, run, take, jnp.minimum(stop, (number + 1) * length), worst)
+        return run_steps(program, keys, run, take, jnp.minimum(stop, (number + 1) * length), worst)
 
     return finish(jax.lax.while_loop(unfinished(stop), epoch, begin(state)))
 
@@ -185,7 +186,7 @@ def advance_fed(
             lambda leaf: jax.lax.dynamic_index_in_dim(leaf, step - start, keepdims=False), batches
         )
 
-    return finish(walk(program, keys, begin(state), take, stop, worst))
+    return finish(run_steps(program, keys, begin(state), take, stop, worst))
 
 
 def begin(state: State) -> Run:
@@ -198,7 +199,7 @@ def unfinished(stop: Array) -> Callable[[Run], Bool[Array, ""]]:
     return lambda run: run.healthy & (run.state.step < stop)
 
 
-def walk(
+def run_steps(
     program: Program,
     keys: Keys,
     run: Run,
@@ -206,16 +207,33 @@ def walk(
     stop: Array,
     worst: Array,
 ) -> Run:
-    """Steps on the batches take(step), until `stop` or until a bound is not finite or too low."""
+    """Steps on the batches take(step), in blocks, until `stop` or one whose bound is not good.
+
+    A bound is good that is finite and not below `worst`. The health of a block is looked at when it
+    ends; `diagnose` finds the step. Blocks change no number.
+    """
 
     def body(run: Run) -> Run:
         step = run.state.step
         state, terms = update(program, keys.noise, run.state, take(step))
         trace = jax.tree.map(lambda rows, v: rows.at[step - run.first].set(v), run.trace, terms)
         finite = jnp.isfinite(terms.objective) & jnp.isfinite(terms.bound)
-        return Run(state, trace, run.first, finite & (terms.bound >= worst))
+        return Run(state, trace, run.first, run.healthy & finite & (terms.bound >= worst))
 
-    return jax.lax.while_loop(unfinished(stop), body, run)
+    for size in blocks():
+        room = lambda run, size=size: run.healthy & (run.state.step + size <= stop)  # noqa: E731
+        block = lambda run, size=size: jax.lax.fori_loop(0, size, lambda _, r: body(r), run)  # noqa: E731
+        run = jax.lax.while_loop(room, block, run)
+    return run
+
+
+def blocks() -> tuple[int, ...]:
+    """The lengths of loops without a condition on the device; the last is 1.
+
+    An accelerator waits for the host wherever a loop asks whether to go on, so there most steps run
+    in blocks of a fixed number. Each length compiles the step once more, and a CPU gains nothing.
+    """
+    return (1,) if jax.default_backend() == "cpu" else BLOCKS
 
 
 def finish(run: Run) -> Run:
@@ -266,8 +284,8 @@ def _unbiased(decay: float, average: optax.EmaState) -> Params:
     return jax.tree.map(lambda v: v / correction.astype(v.dtype), average.ema)
 
 
-def answer(state: State) -> Params:
-    """The parameters that the optimiser stands by: those it moves, but for a schedule-free one.
+def eval_params(state: State) -> Params:
+    """The parameters to evaluate: those that are moved; of a schedule-free optimiser the averages.
 
     `optax.contrib.schedule_free` moves the point y at which gradients are taken; what it has found
     is the average x of its iterates (Defazio et al., The Road Less Scheduled, 2024).

@@ -31,7 +31,7 @@ CHUNK_BYTES = 2**24  # of the batches that go to the device together
 
 
 @runtime_checkable
-class Feed(Protocol):
+class BatchSource(Protocol):
     """Runs steps from the state's own on."""
 
     steps_per_epoch: int
@@ -49,7 +49,7 @@ class Feed(Protocol):
         """Stop reading ahead."""
 
 
-class DeviceFeed:
+class DeviceBatches:
     """All rows on the device, or a copy on every device of the mesh."""
 
     def __init__(self, program: Program, keys: Keys, x: Any, worst: float) -> None:
@@ -76,7 +76,7 @@ class DeviceFeed:
         """Nothing reads ahead."""
 
 
-class HostFeed:
+class HostBatches:
     """Batches from rows on the host (in memory or a memory map), read ahead by Grain.
 
     Several batches travel together, as one chunk. Grain reads chunks and not rows: a Python call

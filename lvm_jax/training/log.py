@@ -24,7 +24,7 @@ class History(NamedTuple):
 
 
 @dataclass
-class Book:
+class TrainingLog:
     """The account; everything in it goes into a checkpoint."""
 
     steps_per_epoch: int
@@ -49,7 +49,7 @@ class Book:
                 self.open_bound, self.open_objective = [], []
         return len(self.rows) - before
 
-    def judge(self, step: int, bound: float, parameters: Params) -> None:
+    def validate(self, step: int, bound: float, parameters: Params) -> None:
         """Enter the validation bound of the epoch that has just ended."""
         last = self.rows[-1]
         self.rows[-1] = (*last[:3], bound, last[4])
@@ -63,7 +63,7 @@ class Book:
         return History(table[:, 0].astype(np.int64), *table[:, 1:].T)
 
     def save(self) -> tuple[Arrays, dict[str, Any]]:
-        """Arrays and JSON values from which `load` makes the book again."""
+        """Arrays and JSON values from which `load` makes the log again."""
         arrays = {f"history.{name}": v for name, v in self.history()._asdict().items()}
         arrays["open.bound"] = np.array(self.open_bound, np.float64)
         arrays["open.objective"] = np.array(self.open_objective, np.float64)
@@ -73,7 +73,7 @@ class Book:
         return arrays, {"best_bound": bound, "best_step": self.best_step, "stale": self.stale}
 
     def load(self, arrays: Arrays, facts: dict[str, Any], like: Params) -> None:
-        """Become the book that `save` wrote."""
+        """Become the log that `save` wrote."""
         columns = [arrays[f"history.{name}"] for name in History._fields]
         self.rows = [tuple(row) for row in np.stack(columns, 1).tolist()]
         self.open_bound = arrays["open.bound"].tolist()

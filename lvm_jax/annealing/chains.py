@@ -12,7 +12,7 @@ from lvm_jax.annealing.tuning import Schedule
 from lvm_jax.typing import Array, Float, Key, Latent, Scalar
 
 
-class Journey(NamedTuple):
+class AnnealedChain(NamedTuple):
     """Where one chain ended, and what it weighs."""
 
     z: Latent
@@ -31,7 +31,7 @@ class Trail(NamedTuple):
 
 def anneal(
     key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
-) -> Journey:
+) -> AnnealedChain:
     """From z_0 ~ q to beta = 1, by a weight and a move at every temperature.
 
         log w = sum_t (beta_t - beta_{t-1}) (log p(x, z_{t-1}) - log q(z_{t-1}))
@@ -44,7 +44,7 @@ def anneal(
     """
     checks.key(key)
     found = trail(key, path, z, schedule, transition)
-    return Journey(found.z, found.log_weights[-1], found.acceptance)
+    return AnnealedChain(found.z, found.log_weights[-1], found.acceptance)
 
 
 def trail(
@@ -76,7 +76,7 @@ def trail(
 
 def reverse(
     key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
-) -> Journey:
+) -> AnnealedChain:
     """From z_T ~ p(z | x) back to beta = 0: the journey of `anneal` run in the other direction.
 
         log w = sum_t (beta_t - beta_{t-1}) (log p(x, z_{t-1}) - log q(z_{t-1}))
@@ -99,7 +99,7 @@ def reverse(
     times = (jnp.arange(betas.shape[0] - 1), betas[1:], schedule.step_sizes)
     z, (ratio, accepted) = jax.lax.scan(step, z, times, reverse=True)
     ratio = jnp.concatenate([path.log_weight(z)[None], ratio[:-1]])  # of z_0, ..., z_(T-1)
-    return Journey(z, (jnp.diff(betas) * ratio).sum(), accepted)
+    return AnnealedChain(z, (jnp.diff(betas) * ratio).sum(), accepted)
 
 
 def _move(
