@@ -80,6 +80,29 @@ def num_processes(mesh: Mesh | None) -> int:
     return 1 if mesh is None else len({device.process_index for device in mesh.devices.flat})
 
 
+def from_every_process(mesh: Mesh | None, values: Any) -> Any:
+    """A NumPy array, the same shape in each process, as [processes, ...], the same in each.
+
+    Every process has to call this as often as the others do: it waits for them.
+    """
+    values = np.asarray(values)
+    if num_processes(mesh) == 1:
+        return values[None]
+    assert mesh is not None
+    bits = np.frombuffer(values.tobytes(), np.uint8)  # no type is narrowed on the way
+    copies = mesh.size // num_processes(mesh)  # one on each device
+    spread = rows_to_global(mesh, np.tile(bits, (copies, 1)))
+    gather = jax.jit(lambda rows: rows, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    found = np.asarray(jax.block_until_ready(gather(spread)))[::copies]  # of every device: in order
+    rows = [np.frombuffer(row.tobytes(), values.dtype) for row in found]
+    return np.stack(rows).reshape(-1, *values.shape)
+
+
+def writes(mesh: Mesh | None) -> bool:
+    """Whether this process writes what the mesh's processes share: the first of them does."""
+    return num_processes(mesh) == 1 or jax.process_index() == 0
+
+
 def _place(leaf: Any, sharding: NamedSharding) -> Array:
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.device_put(leaf, sharding)

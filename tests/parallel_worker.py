@@ -1,10 +1,12 @@
 """Runs in processes whose number of devices is forced, for test_parallel.py; prints JSON.
 
 python parallel_worker.py devices            eight devices, one process
-python parallel_worker.py process I PORT     process I of two, each with two devices and half the rows
+python parallel_worker.py process I PORT DIR process I of two, each with two devices and half the rows
 """
 
 import json
+import os
+import signal
 import sys
 
 import jax
@@ -45,7 +47,7 @@ def devices():
     return found
 
 
-def process(index, port):
+def process(index, port, folder):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", 2, index)
     from training_cases import data, fit  # these make arrays, which only now may be made
@@ -56,11 +58,26 @@ def process(index, port):
     mesh = parallel.data_mesh(jax.devices())
     assert (mesh.size, parallel.num_processes(mesh)) == (4, 2)
     own = data(40)[index::2]
-    found = numbers(fit(own, **OPTIONS, placement=Placement(mesh), validation=data(21, seed=2)))
+    options = {**OPTIONS, "placement": Placement(mesh), "validation": data(21, seed=2)}
+    found = numbers(fit(own, **options))
+
+    def interrupt(progress):
+        if index == 1 and progress.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    options["placement"] = Placement(mesh, steps_per_call=2)
+    stopped = fit(own, **options, checkpoints=folder, on_progress=interrupt, throw=False)
+    found["stopped"] = [stopped.outcome.name, stopped.step]
+    found["resumed"] = numbers(fit(own, **options, checkpoints=folder))
+    try:
+        fit(own + index, **options, checkpoints=folder)
+    except ValueError as error:
+        found["refused"] = str(error)
     found["steps"] = 2 * (len(own) // 4)
     return found
 
 
 if __name__ == "__main__":
     way, *rest = sys.argv[1:]
-    print(json.dumps(devices() if way == "devices" else process(*map(int, rest))))  # noqa: T201
+    found = devices() if way == "devices" else process(int(rest[0]), int(rest[1]), rest[2])
+    print(json.dumps(found))  # noqa: T201

@@ -50,13 +50,20 @@ def test_two_and_eight_devices_give_the_numbers_of_one():
     assert copy == [[3]] * 8
 
 
-def test_two_processes_that_each_hold_half_of_the_rows():
-    """Against a loop by hand on the batches that the two bring together."""
+def test_two_processes_that_each_hold_half_of_the_rows(tmp_path):
+    """Against a loop by hand on the batches that the two bring together.
+
+    Ctrl-C in one process stops both, and both resume from what the first one wrote.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    found = [answer(one) for one in [start(2, "process", index, port) for index in (0, 1)]]
+    found = [answer(one) for one in [start(2, "process", i, port, tmp_path) for i in (0, 1)]]
     assert found[0] == found[1]
+    assert found[0]["stopped"] == ["INTERRUPTED", 4]
+    assert all(found[0]["resumed"][name] == found[0][name] for name in found[0]["resumed"])
+    assert re.search(r"checkpoints: .* is of a run with other settings \(x: ", found[0]["refused"])
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     parameters, bounds = together(data(40), found[0]["steps"])
     np.testing.assert_allclose(found[0]["parameters"], parameters, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(found[0]["bound"], np.reshape(bounds, (2, -1)).mean(1), rtol=1e-5)

@@ -35,6 +35,22 @@ def test_a_room_is_imported_when_it_is_used_and_not_before():
     assert done.returncode == 0, done.stderr
 
 
+def test_every_subpackage_can_be_the_first_to_be_imported():
+    """In one Python of its own, from which lvm_jax is removed each time."""
+    line = """if True:
+        import sys, importlib, lvm_jax
+        for name in lvm_jax.__all__:
+            for loaded in [key for key in sys.modules if key.partition(".")[0] == "lvm_jax"]:
+                del sys.modules[loaded]
+            importlib.import_module("lvm_jax." + name)
+    """
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", line], cwd=root, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_rooms_are_all_that_there_is():
     names = sorted(m.name for m in pkgutil.iter_modules(lvm_jax.__path__))
     assert lvm_jax.__all__ == [name for name in names if name[0] != "_"]

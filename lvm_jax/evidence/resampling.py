@@ -5,9 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lvm_jax import weights
+from lvm_jax import diagnostics, weights
 from lvm_jax._core import checks
-from lvm_jax.diagnostics import psis
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
@@ -50,7 +49,7 @@ def resample(
     num_samples = checks.integer(num_samples, "num_samples", 1)
     num_draws = num_samples if num_draws is None else checks.integer(num_draws, "num_draws", 1)
     found = weights.weigh(key_q, log_joint, q, num_samples)
-    smoothed = psis(found.log_weights)
+    smoothed = diagnostics.psis(found.log_weights)
     probability = jnp.exp(smoothed.log_weights)
     rows = systematic(key_pick, probability, num_draws)
     return Resampled(

@@ -21,6 +21,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+
+from lvm_jax import parallel
 
 MANIFEST, FACTS, ARRAYS = "manifest.json", "facts.json", "arrays"
 PREFIX, WRITING, REPLACED, DAMAGED = "step-", ".writing-", ".replaced-", "damaged-"
@@ -40,10 +43,13 @@ class CheckpointWarning(UserWarning):
 
 
 class Store:
-    """The checkpoints of one run in `folder`, of which the last `keep` stay."""
+    """The checkpoints of one run in `folder`, of which the last `keep` stay.
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self._keep = folder, keep
+    Of several processes, whose parameters are copies, the first one writes and all read.
+    """
+
+    def __init__(self, folder: Path, keep: int, mesh: Mesh | None = None) -> None:
+        self.folder, self._keep, self._mesh = folder, keep, mesh
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -52,7 +58,32 @@ class Store:
         return sorted(self.folder.glob(PREFIX + "*"))
 
     def latest(self) -> tuple[Path, Arrays, dict[str, Any]] | None:
-        """The newest good checkpoint, or None if there never was one.
+        """The newest good checkpoint, or None if there never was one; the same in every process.
+
+        Raises as `newest`.
+        """
+        found, problem = None, None
+        if parallel.writes(self._mesh):
+            try:
+                found = self.newest()
+            except CheckpointError as error:
+                problem = error
+        own = -1 if found is None else int(found[0].name.removeprefix(PREFIX))
+        step = int(parallel.from_every_process(self._mesh, -2 if problem else own)[0])
+        if step == -2:
+            raise problem or CheckpointError(f"no good checkpoint is left in {self.folder}")
+        if found is None and step >= 0:
+            path = self.folder / f"{PREFIX}{step:09d}"
+            if not path.exists():
+                raise CheckpointError(
+                    f"{path}: expected the checkpoint that process 0 found, got no such folder; "
+                    "checkpoints of several processes need a directory that all of them see"
+                )
+            found = path, *read(path)
+        return found
+
+    def newest(self) -> tuple[Path, Arrays, dict[str, Any]] | None:
+        """The newest good checkpoint of the folder, or None if there never was one.
 
         Damaged ones are set aside under another name, with a warning that says what is wrong.
         Raises CheckpointError if there are checkpoints and all of them are damaged.
@@ -82,6 +113,8 @@ class Store:
 
         Raises CheckpointError if that one failed.
         """
+        if not parallel.writes(self._mesh):
+            return
         self.wait()
         self._pending = self._worker.submit(self._write, step, arrays, facts)
 
@@ -224,20 +257,26 @@ def verify(path: Path) -> str | None:
     return f"{unlisted[0]} is not listed in {MANIFEST}" if unlisted else None
 
 
-def save_arrays(path: Path, arrays: Arrays) -> None:
-    """Write a dictionary of NumPy arrays as an Orbax checkpoint."""
+def checkpointer() -> Any:
+    """Orbax's, for this process alone: by default it waits for all that jax.distributed joins."""
     import orbax.checkpoint as ocp  # slow to import, and only runs with a directory need it
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(arrays))
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(own, {own}, f"process-{own}")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
+    """Write a dictionary of NumPy arrays as an Orbax checkpoint."""
+    with checkpointer() as writer:
+        writer.save(path.absolute(), arrays)
 
 
 def load_arrays(path: Path) -> Arrays:
     """The arrays that `save_arrays` wrote."""
-    import orbax.checkpoint as ocp
-
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return dict(checkpointer.restore(path.absolute()))
+    with checkpointer() as reader:
+        return dict(reader.restore(path.absolute()))
 
 
 def load_shapes(path: Path) -> Shapes:

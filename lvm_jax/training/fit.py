@@ -21,7 +21,7 @@ from lvm_jax.models.base import Model
 from lvm_jax.training.batches import DEVICE_BYTES, BatchSource, DeviceBatches, HostBatches
 from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure
-from lvm_jax.training.fingerprint import fingerprint
+from lvm_jax.training.fingerprint import fingerprint, together
 from lvm_jax.training.given import check_data, check_program
 from lvm_jax.training.log import History, TrainingLog
 from lvm_jax.training.objective import Objective, check_objective
@@ -138,7 +138,9 @@ def fit(
         worst_bound: a bound below it counts as diverged, as one that is not finite does.
         validation: held-out data, [M, ...], or `Validation(x, every, patience)`.
         checkpoints: the directory of the run, or `Checkpoints(directory, save_every, ...)`.
-        placement: `Placement(mesh, on_device, steps_per_call)`.
+        placement: `Placement(mesh, on_device, steps_per_call)`. Of several processes the first
+            one writes the checkpoints and all read them, from a directory that they share; Ctrl-C
+            in one of them stops all.
         on_progress: called with a `Progress` after every compiled call.
         throw: raise when the run diverged or was interrupted. With False the outcome is only a
             value in the result.
@@ -182,17 +184,21 @@ def fit(
         steps_per_call=placement.steps_per_call,
         on_progress=on_progress,
     )
+    spread = parallel.num_processes(mesh) > 1
     state = parallel.replicate(mesh, initialize(program, key_values, start))
     facts: dict[str, Any] = {}
     if checkpoints is not None:
         options = {"config": checkpoints.config, "patience": plan.patience}
         options["validate_every"] = plan.validate_every
         marks = fingerprint(program, key, state, x, held, options)
+        if spread:  # each has rows of its own
+            marks["x"] = together(mesh, marks["x"])
         facts = {"fingerprint": json.loads(json.dumps(marks))}
     rows = None if held is None else validation_rows(held, batch_size, mesh)
     session = Session(
         program, key_values, batches, plan, state, TrainingLog(batches.steps_per_epoch), rows,
-        open_store(checkpoints, mesh), None, facts, length=min(FIRST, plan.steps_per_call),
+        open_store(checkpoints, mesh), None, facts,
+        length=plan.steps_per_call if spread else min(FIRST, plan.steps_per_call),
     )  # fmt: skip
     return conclude(session, None if checkpoints is None else checkpoints.directory, throw)
 
@@ -201,7 +207,7 @@ def conclude(session: Session, directory: str | Path | None, throw: bool) -> Fit
     """Run a session from its newest checkpoint to its end, and turn the end into a result."""
     try:
         session.resume()
-        if directory is not None:
+        if directory is not None and parallel.writes(session.program.mesh):
             session.journal = Journal(Path(directory), session.step)
         with interruptible(session.store is not None) as interrupt:
             outcome, failure = session.run(interrupt)
@@ -277,9 +283,4 @@ def open_store(checkpoints: Checkpoints | None, mesh: Mesh | None) -> Store | No
     """The checkpoints of a directory; None without one."""
     if checkpoints is None:
         return None
-    if parallel.num_processes(mesh) > 1:
-        raise ValueError(
-            "checkpoints: expected None with several processes, got a directory; save the result "
-            "of process 0"
-        )
-    return Store(Path(checkpoints.directory) / "checkpoints", checkpoints.keep)
+    return Store(Path(checkpoints.directory) / "checkpoints", checkpoints.keep, mesh)

@@ -93,14 +93,17 @@ class Session:
             return Outcome.CONVERGED
         if self.step >= self.plan.num_steps:
             return Outcome.MAX_STEPS
-        return Outcome.INTERRUPTED if interrupt.asked else Outcome.RUNNING
+        asked = interrupt.asked
+        if self.store is not None:  # one process that stopped alone would leave the others waiting
+            asked = parallel.from_every_process(self.program.mesh, asked).any()
+        return Outcome.INTERRUPTED if asked else Outcome.RUNNING
 
     def call(self) -> Failure | None:
         """One compiled call, and everything that follows from it on the host."""
         if self.store is not None:
             self.store.check()
         start, first, clock = self.state, self.step, time.perf_counter()
-        run = self.batches.advance(start, self.stop(first))
+        run = jax.block_until_ready(self.batches.advance(start, self.stop(first)))
         if not bool(run.healthy):
             broken = diagnose(self.program, self.keys, self.batches, start, run)
             self.state = broken.state
@@ -138,8 +141,10 @@ class Session:
     def adapt(self, made: int, seconds: float) -> None:
         """Let calls take a second or so, soon: each makes its epoch's permutation anew.
 
-        Their length changes no number.
+        Their length changes no number. Several processes keep theirs: clocks differ.
         """
+        if parallel.num_processes(self.program.mesh) > 1:
+            return
         compiled, self.is_first = self.is_first, False
         if compiled:
             return
