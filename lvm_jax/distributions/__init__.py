@@ -1,16 +1,11 @@
 """Distributions of z and of x: scalar families, normals, discrete ones, chains and flows.
 
-A distribution has `sample(seed=key, sample_shape=())` and `log_prob`. Those here are NamedTuples of
-arrays or distrax's Independent over a scalar family, which are safe under every transformation.
+A distribution has `sample(seed=key, sample_shape=())` and `log_prob`. Those here are pytrees of
+arrays, safe under every transformation; `adapted` makes such of distrax's, NumPyro's and TFP's.
 """
 
 from lvm_jax.distributions.base import (
     MAX_SUPPORT,
-    Bernoulli,
-    Categorical,
-    Independent,
-    Normal,
-    OneHotCategorical,
     Table,
     categorical,
     cubature,
@@ -30,8 +25,10 @@ from lvm_jax.distributions.base import (
     support,
     uniform,
 )
+from lvm_jax.distributions.bits import Bernoulli
 from lvm_jax.distributions.chain import Chain
 from lvm_jax.distributions.flows import Flow
+from lvm_jax.distributions.foreign import Adapted, adapted
 from lvm_jax.distributions.kinds import (
     LatentKind,
     factors,
@@ -42,12 +39,15 @@ from lvm_jax.distributions.kinds import (
     mean_of_draws,
     type_name,
 )
+from lvm_jax.distributions.labels import Categorical, OneHotCategorical
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
 from lvm_jax.distributions.rows import Rows
+from lvm_jax.distributions.scalar import Independent, Normal, Uniform
 from lvm_jax.distributions.successive import Successive
 
 __all__ = [
     "MAX_SUPPORT",
+    "Adapted",
     "Bernoulli",
     "Categorical",
     "Chain",
@@ -61,6 +61,8 @@ __all__ = [
     "Rows",
     "Successive",
     "Table",
+    "Uniform",
+    "adapted",
     "categorical",
     "cubature",
     "data_support",
