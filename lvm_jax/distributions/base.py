@@ -6,7 +6,7 @@ distrax, NumPyro and TFP as ours.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from lvm_jax.distributions.foreign import (
 from lvm_jax.distributions.labels import Categorical, OneHotCategorical
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal, upper_factor
 from lvm_jax.distributions.scalar import Independent, Normal, Uniform
-from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Priced, Scalar
 
 MAX_SUPPORT = 2**22  # values of z that an enumeration may have
 
@@ -106,7 +106,7 @@ def is_discrete(q: Distribution) -> bool:
     return isinstance(inner, Table | Bernoulli | Categorical) or getattr(q, "discrete", False)
 
 
-def prices_draws(q: Distribution) -> bool:
+def prices_draws(q: Distribution) -> TypeGuard[Priced]:
     """Has q a `sample_and_log_prob` that is cheaper, or safer, than its draws and then `log_prob`?
 
     So has a flow, which would have to invert its own draws, and a normal with a full or low-rank
@@ -224,7 +224,7 @@ def independent_normals(q: Distribution) -> Normal | None:
     return inner if isinstance(inner, Normal) and len(inner.batch_shape) == 1 else None
 
 
-def entropy(q: Distribution) -> Scalar | None:
+def entropy(q: Any) -> Scalar | None:
     """H(q) in nats by its closed form, or None where there is none."""
     try:
         return q.entropy()

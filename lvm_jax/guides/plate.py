@@ -22,7 +22,11 @@ def plate(guide: Guide) -> Guide:
             return one
 
         def second(beta: Latent) -> Rows:
-            return Rows(lambda row: guide.posterior(phi, row).second(beta), x)
+            def make(row: Any) -> Distribution:
+                whole: Any = guide.posterior(phi, row)
+                return whole.second(beta)
+
+            return Rows(make, x)
 
         return one._replace(second=second)
 

@@ -35,7 +35,8 @@ def plate(model: Model, num_points: int) -> Model:
 
         def second(beta: Latent) -> Rows:
             def make(row: Any) -> Distribution:
-                return model.prior(theta, *row[1]).second(beta)
+                whole: Any = model.prior(theta, *row[1])
+                return whole.second(beta)
 
             return Rows(make, (numbers, c))
 

@@ -45,12 +45,14 @@ def global_latents(
     ) -> Terms:
         p, x = factors(point.p), point.x
         p.log_joint(x)  # which checks x
-        prior, q = p.prior(x), point.make_q(point.phi)
+        prior: Any = p.prior(x)
+        q = point.make_q(point.phi)
         check_latents(prior, q)
         parted = isinstance(q, Successive)
 
         def first(phi: Params) -> Distribution:
-            return point.make_q(phi).first if parted else point.make_q(phi)
+            whole: Any = point.make_q(phi)
+            return whole.first if parted else whole
 
         def given(key: Key[Array, ""], beta: Latent) -> Scalar:
             if not parted:
@@ -61,7 +63,8 @@ def global_latents(
 
             # beta is a parameter of q(z | x, beta) too: its gradient is the estimator's.
             def local_q(both: tuple[Params, Latent]) -> Distribution:
-                return point.make_q(both[0]).second(both[1])
+                whole: Any = point.make_q(both[0])
+                return whole.second(both[1])
 
             log_joint = precision.full_by_default(log_joint)
             return inner(key, log_joint, local_q, (point.phi, beta), num_samples)
