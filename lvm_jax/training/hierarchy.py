@@ -51,8 +51,7 @@ def global_latents(
         parted = isinstance(q, Successive)
 
         def first(phi: Params) -> Distribution:
-            whole: Any = point.make_q(phi)
-            return whole.first if parted else whole
+            return point.make_q(phi).first if parted else point.make_q(phi)
 
         def given(key: Key[Array, ""], beta: Latent) -> Scalar:
             if not parted:
@@ -63,8 +62,7 @@ def global_latents(
 
             # beta is a parameter of q(z | x, beta) too: its gradient is the estimator's.
             def local_q(both: tuple[Params, Latent]) -> Distribution:
-                whole: Any = point.make_q(both[0])
-                return whole.second(both[1])
+                return point.make_q(both[0]).second(both[1])
 
             log_joint = precision.full_by_default(log_joint)
             return inner(key, log_joint, local_q, (point.phi, beta), num_samples)
