@@ -14,8 +14,32 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, UInt
 ArrayLike = np.ndarray | jax.Array
 Params = Any  # a pytree of arrays
 Latent = Any  # a pytree of arrays
-Distribution = Any  # a distrax distribution
 Scalar = Float[Array, ""]
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What has draws and a density: those of `distributions`, and any object with these methods.
+
+    A distribution may tell more of itself: `mean()`, `entropy()`, `support`, `reparameterized`,
+    `discrete`, and `sample_and_log_prob` where draws are best priced by their own noise.
+    """
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Any:
+        """Draws, a pytree with leaves [*sample_shape, ...]."""
+
+    def log_prob(self, value: Any) -> Any:
+        """Log-density of one value, in nats."""
+
+
+@runtime_checkable
+class Priced(Distribution, Protocol):
+    """A distribution that prices its draws by their own noise."""
+
+    def sample_and_log_prob(
+        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Any, Any]:
+        """Draws, and log q of each."""
 
 
 @runtime_checkable
@@ -68,6 +92,7 @@ __all__ = [
     "Latent",
     "PRNGKeyArray",
     "Params",
+    "Priced",
     "Scalar",
     "UInt",
 ]

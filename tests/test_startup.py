@@ -51,6 +51,24 @@ def test_every_subpackage_can_be_the_first_to_be_imported():
     assert done.returncode == 0, done.stderr
 
 
+# distrax imports TensorFlow Probability: half a second and 50 MB.
+ROOMS = """
+import sys
+import lvm_jax
+from lvm_jax import decomposition, em, evidence, gradients, guides, models, priors, training
+
+found = {name.partition(".")[0] for name in sys.modules}
+assert not found & {"distrax", "tensorflow_probability", "numpyro"}, found
+"""
+
+
+def test_no_room_imports_the_distributions_of_another_package():
+    root = Path(__file__).parent.parent
+    line = [sys.executable, "-c", ROOMS]
+    done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_rooms_are_all_that_there_is():
     names = sorted(m.name for m in pkgutil.iter_modules(lvm_jax.__path__))
     assert lvm_jax.__all__ == [name for name in names if name[0] != "_"]

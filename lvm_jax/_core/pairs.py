@@ -8,7 +8,7 @@ import jax
 from lvm_jax._core import checks, inputs
 from lvm_jax.guides.base import Conditional, Guide
 from lvm_jax.models.base import Joint, Model
-from lvm_jax.typing import Array, ConditionalDensity, Distribution, JointDensity, Key, Params
+from lvm_jax.typing import Array, ConditionalDensity, JointDensity, Key, Params
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class Point(NamedTuple):
     """One data point, and p and q with the parameters of a step."""
 
     p: JointDensity
-    make_q: Callable[[Params], Distribution]  # phi -> q(z | x)
+    make_q: Callable[[Params], Any]  # phi -> q(z | x)
     phi: Params  # what q depends on; where p depends on it too, p holds it apart
     x: Any
 

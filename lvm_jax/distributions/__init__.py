@@ -1,16 +1,11 @@
 """Distributions of z and of x: scalar families, normals, discrete ones, chains and flows.
 
-A distribution has `sample(seed=key, sample_shape=())` and `log_prob`. Those here are NamedTuples of
-arrays or distrax's Independent over a scalar family, which are safe under every transformation.
+A distribution has `sample(seed=key, sample_shape=())` and `log_prob`. Those here are pytrees of
+arrays, safe under every transformation; `adapted` makes such of distrax's, NumPyro's and TFP's.
 """
 
 from lvm_jax.distributions.base import (
     MAX_SUPPORT,
-    Bernoulli,
-    Categorical,
-    Independent,
-    Normal,
-    OneHotCategorical,
     Table,
     categorical,
     cubature,
@@ -30,25 +25,30 @@ from lvm_jax.distributions.base import (
     support,
     uniform,
 )
+from lvm_jax.distributions.bits import Bernoulli
 from lvm_jax.distributions.chain import Chain
 from lvm_jax.distributions.flows import Flow
+from lvm_jax.distributions.foreign import Adapted, adapted
 from lvm_jax.distributions.kinds import (
     LatentKind,
     factors,
     finite_part,
+    has_parts,
     is_flow,
     is_one_hot,
     latent_kinds,
     mean_of_draws,
-    part_names,
     type_name,
 )
+from lvm_jax.distributions.labels import Categorical, OneHotCategorical
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
 from lvm_jax.distributions.rows import Rows
+from lvm_jax.distributions.scalar import Independent, Normal, Uniform
 from lvm_jax.distributions.successive import Successive
 
 __all__ = [
     "MAX_SUPPORT",
+    "Adapted",
     "Bernoulli",
     "Categorical",
     "Chain",
@@ -62,6 +62,8 @@ __all__ = [
     "Rows",
     "Successive",
     "Table",
+    "Uniform",
+    "adapted",
     "categorical",
     "cubature",
     "data_support",
@@ -72,6 +74,7 @@ __all__ = [
     "finite_part",
     "flatten",
     "gaussian_parts",
+    "has_parts",
     "has_sample_and_log_prob",
     "independent_normals",
     "is_discrete",
@@ -83,7 +86,6 @@ __all__ = [
     "mean_of_draws",
     "normal",
     "one_hot",
-    "part_names",
     "support",
     "type_name",
     "uniform",

@@ -1,39 +1,35 @@
-"""The one door to distrax, with the families it lacks and the closed forms that are known.
+"""Products of scalar families, tables, and what is known of a distribution in closed form.
 
-distrax builds a multivariate normal on a bijector that keeps bound methods, and with them the OLD
-parameters, so it must never cross a transformation. Here a distribution is either distrax's
-Independent over a scalar family, which is safe, or a NamedTuple of plain arrays.
+A question about the type of a distribution is asked of `foreign.native(q)`, which reads those of
+distrax, NumPyro and TFP as ours.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
-from lvm_jax._core import checks, keys
-from lvm_jax._core.support import BITS, REAL, Support, whole_numbers
+from lvm_jax._core import checks
+from lvm_jax._core.support import BITS, Support, whole_numbers
 from lvm_jax.distributions.bits import Bernoulli
+from lvm_jax.distributions.foreign import (
+    bits_or_real,
+    carries_gradients,
+    innermost,
+    native,
+    package,
+)
+from lvm_jax.distributions.labels import Categorical, OneHotCategorical
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal, upper_factor
-from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
-
-Categorical = distrax.Categorical
-Independent = distrax.Independent
-OneHotCategorical = distrax.OneHotCategorical
+from lvm_jax.distributions.scalar import Independent, Normal, Uniform
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Priced, Scalar
 
 MAX_SUPPORT = 2**22  # values of z that an enumeration may have
-
-
-class Normal(distrax.Normal):
-    """distrax's, drawn by `keys.unrolled`: the same numbers, sooner."""
-
-    def _sample_n(self, key: Key[Array, ""], n: int) -> Array:
-        return super()._sample_n(keys.unrolled(key), n)
 
 
 def normal(loc: Float[Array, " D"], scale: Float[Array, " D"]) -> Distribution:
@@ -43,7 +39,7 @@ def normal(loc: Float[Array, " D"], scale: Float[Array, " D"]) -> Distribution:
 
 def uniform(low: Float[Array, " D"], high: Float[Array, " D"]) -> Distribution:
     """The uniform distribution on a box in D dimensions."""
-    return Independent(distrax.Uniform(low, high), 1)
+    return Independent(Uniform(low, high), 1)
 
 
 def categorical(logits: Float[Array, "K L"]) -> Distribution:
@@ -53,7 +49,7 @@ def categorical(logits: Float[Array, "K L"]) -> Distribution:
 
 def one_hot(logits: Float[Array, "K L"]) -> Distribution:
     """K independent one-hot rows of L floats: `categorical`, for densities that may relax it."""
-    return Independent(distrax.OneHotCategorical(logits=logits, dtype=logits.dtype), 1)
+    return Independent(OneHotCategorical(logits=logits, dtype=logits.dtype), 1)
 
 
 class Table(NamedTuple):
@@ -93,10 +89,10 @@ def is_reparameterized(q: Distribution) -> bool:
     A distribution whose samples are floats without such gradients says so by an attribute
     `reparameterized`, False.
     """
-    inner = q.distribution if isinstance(q, Independent) else q
-    if isinstance(inner, Table | Bernoulli | distrax.OneHotCategorical):
+    inner = innermost(native(q))
+    if isinstance(inner, Table | Bernoulli | OneHotCategorical):
         return False
-    if not getattr(q, "reparameterized", True):
+    if not (getattr(q, "reparameterized", True) and carries_gradients(inner)):
         return False
     sample = jax.eval_shape(lambda key: q.sample(seed=key), jax.random.key(0))
     return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(sample))
@@ -106,18 +102,18 @@ def is_discrete(q: Distribution) -> bool:
     """Does q draw labels, bits, one-hot rows or rows of a table? Read from its type, or from a
     `discrete` of its own.
     """
-    inner = q.distribution if isinstance(q, Independent) else q
+    inner = innermost(native(q))
     return isinstance(inner, Table | Bernoulli | Categorical) or getattr(q, "discrete", False)
 
 
-def has_sample_and_log_prob(q: Distribution) -> bool:
+def has_sample_and_log_prob(q: Distribution) -> TypeGuard[Priced]:
     """Has q a `sample_and_log_prob` that is cheaper, or safer, than its draws and then `log_prob`?
 
     So has a flow, which would have to invert its own draws, and a normal with a full or low-rank
     covariance, which would have to solve for its noise. distrax's have the method too, but at no
     gain, and draws priced at their own noise differ from `log_prob` in the last digits.
     """
-    return hasattr(q, "sample_and_log_prob") and not isinstance(q, distrax.Distribution)
+    return hasattr(q, "sample_and_log_prob") and package(q) is None
 
 
 def support(q: Distribution) -> Latent | None:
@@ -125,6 +121,7 @@ def support(q: Distribution) -> Latent | None:
 
     Raises ValueError for more than MAX_SUPPORT values.
     """
+    q = native(q)
     if isinstance(q, Table):
         return q.values
     if isinstance(q, Bernoulli):
@@ -132,7 +129,7 @@ def support(q: Distribution) -> Latent | None:
     if isinstance(q, Categorical):
         return jnp.arange(q.num_categories)
     inner = q.distribution if isinstance(q, Independent) else None
-    if isinstance(inner, distrax.OneHotCategorical):
+    if isinstance(inner, OneHotCategorical):
         size = inner.num_categories
         return jax.nn.one_hot(digits(size, inner.batch_shape[0]), size, dtype=inner.logits.dtype)
     if isinstance(inner, Categorical):
@@ -145,13 +142,13 @@ def data_support(p: Distribution) -> Support:
 
     Real numbers where neither tells.
     """
-    inner = p.distribution if isinstance(p, Independent) else p
-    if isinstance(inner, distrax.OneHotCategorical | distrax.Bernoulli):
+    inner = innermost(native(p))
+    if isinstance(inner, OneHotCategorical):
         return BITS
     if isinstance(inner, Categorical):
         return whole_numbers(inner.num_categories)
     own = getattr(inner, "support", None)
-    return own if isinstance(own, Support) else REAL
+    return own if isinstance(own, Support) else bits_or_real(inner)
 
 
 def flatten(space: Distribution) -> Distribution:
@@ -159,6 +156,7 @@ def flatten(space: Distribution) -> Distribution:
 
     Raises TypeError where the support has no finite size.
     """
+    space = native(space)
     if isinstance(space, Table):
         num_values = space.log_probs.shape[0]
         return Table(jnp.full_like(space.log_probs, -math.log(num_values)), space.values)
@@ -167,11 +165,11 @@ def flatten(space: Distribution) -> Distribution:
     if isinstance(space, Categorical):
         return Categorical(logits=jnp.zeros_like(space.logits))
     inner = space.distribution if isinstance(space, Independent) else space
-    if isinstance(inner, distrax.OneHotCategorical):
+    if isinstance(inner, OneHotCategorical):
         return one_hot(jnp.zeros_like(inner.logits))
     if isinstance(inner, Categorical):
         return categorical(jnp.zeros_like(inner.logits))
-    if isinstance(inner, distrax.Uniform):
+    if isinstance(inner, Uniform):
         return space
     raise TypeError(
         f"space: expected a finite distribution or a uniform on a box, got {type(inner).__name__}, "
@@ -216,19 +214,17 @@ def gaussian_parts(q: Distribution) -> tuple[Array, Array] | None:
     normals = independent_normals(q)
     if normals is None:
         return None
-    loc, scale = (jnp.broadcast_to(v, normals.batch_shape) for v in (normals.loc, normals.scale))
-    return loc, jnp.diag(scale)
+    return normals.loc, jnp.diag(normals.scale)
 
 
-def independent_normals(q: Distribution) -> distrax.Normal | None:
+def independent_normals(q: Distribution) -> Normal | None:
     """The D normals of which q is the product, whoever made it, or None."""
+    q = native(q)
     inner = q.distribution if isinstance(q, Independent) else None
-    if isinstance(inner, distrax.Normal) and len(inner.batch_shape) == 1:
-        return inner
-    return None
+    return inner if isinstance(inner, Normal) and len(inner.batch_shape) == 1 else None
 
 
-def entropy(q: Distribution) -> Scalar | None:
+def entropy(q: Any) -> Scalar | None:
     """H(q) in nats by its closed form, or None where there is none."""
     try:
         return q.entropy()

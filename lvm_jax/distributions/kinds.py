@@ -1,21 +1,17 @@
 """What a distribution is, read from its type: the one place that asks for types."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import jax
 
-from lvm_jax.distributions.base import (
-    Bernoulli,
-    Categorical,
-    Independent,
-    OneHotCategorical,
-    Table,
-    is_reparameterized,
-    support,
-)
+from lvm_jax.distributions.base import Table, is_reparameterized, support
+from lvm_jax.distributions.bits import Bernoulli
 from lvm_jax.distributions.chain import Chain
 from lvm_jax.distributions.flows import Flow
+from lvm_jax.distributions.foreign import Adapted, innermost, native
+from lvm_jax.distributions.labels import Categorical, OneHotCategorical
+from lvm_jax.distributions.scalar import Independent
 from lvm_jax.distributions.successive import Successive
 from lvm_jax.typing import Array, Distribution, Key, Latent
 
@@ -27,9 +23,8 @@ def latent_kinds(q: Distribution) -> set[LatentKind]:
     kinds: set[LatentKind] = {"any"}
     if is_reparameterized(q):
         kinds.add("reparameterized")
-    inner = q.distribution if isinstance(q, Independent) else q
-    # distrax's OneHotCategorical is a Categorical.
-    if isinstance(inner, Bernoulli | Categorical | Table):
+    # An OneHotCategorical is a Categorical.
+    if isinstance(innermost(native(q)), Bernoulli | Categorical | Table):
         kinds.add("finite")
     if isinstance(q, Bernoulli):
         kinds |= {"bernoulli", "relaxable"}
@@ -40,11 +35,14 @@ def latent_kinds(q: Distribution) -> set[LatentKind]:
 
 def is_one_hot(q: Distribution) -> bool:
     """Is q independent one-hot rows, as `one_hot` makes them?"""
-    return isinstance(q, Independent) and isinstance(q.distribution, OneHotCategorical)
+    rows = native(q)
+    is_rows = isinstance(rows, Independent) and isinstance(rows.distribution, OneHotCategorical)
+    return is_rows and not isinstance(q, Adapted)
 
 
 def type_name(q: Distribution) -> str:
     """The type of q, and of what it repeats."""
+    q = native(q)
     if isinstance(q, Independent):
         return f"Independent({type(q.distribution).__name__})"
     return type(q).__name__
@@ -57,6 +55,7 @@ def is_flow(q: Distribution) -> bool:
 
 def factors(q: Distribution) -> Callable[[Array], Array] | None:
     """z -> log q(z_d), [D], or None where q is not known to factorise."""
+    q = native(q)
     if isinstance(q, Independent):
         return q.distribution.log_prob
     if isinstance(q, Bernoulli):
@@ -64,9 +63,9 @@ def factors(q: Distribution) -> Callable[[Array], Array] | None:
     return None
 
 
-def part_names(q: Distribution) -> tuple[str, str] | None:
-    """The names of the two parts of a `Successive`; None for another distribution."""
-    return q.names if isinstance(q, Successive) else None
+def has_parts(q: Distribution) -> TypeGuard[Successive]:
+    """Is q a `Successive`, whose z has two named parts?"""
+    return isinstance(q, Successive)
 
 
 def finite_part(q: Distribution) -> Any:

@@ -90,7 +90,7 @@ class Mixture:
         """theta of `models.gaussian_mixture(K, D)`; TypeError for other than Gaussians."""
         if not isinstance(self.family, Gaussian):
             raise TypeError(f"as_theta: {type(self.family).__name__} components have none")
-        from lvm_jax.models import GaussianMixture  # distrax: half a second and 50 MB
+        from lvm_jax.models import GaussianMixture  # a fit needs no models
 
         return GaussianMixture(self.log_weights, self.means, self.family.cholesky(self.components))
 

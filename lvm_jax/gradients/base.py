@@ -11,10 +11,10 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax.distributions.kinds import LatentKind, latent_kinds, type_name
-from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+from lvm_jax.typing import Array, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_prob
 
-MakeQ = Callable[[Params], Distribution]  # phi -> q, of one data point
+MakeQ = Callable[[Params], Any]  # phi -> q of one data point, whose kind `make_q` asks for
 Estimate = Callable[[Key[Array, ""], LogJoint, MakeQ, Params, int], Scalar]
 
 
@@ -73,7 +73,7 @@ def make_q(
     phi: Params,
     num_samples: int,
     minimum: int = 1,
-) -> Distribution:
+) -> Any:
     """q = guide(phi), after refusing what the named estimator cannot take.
 
     Raises ValueError for num_samples < `minimum` or a q of several data points, and TypeError for

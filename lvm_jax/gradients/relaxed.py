@@ -4,7 +4,7 @@ log_joint must accept soft values: bits anywhere in [0, 1], rows anywhere in the
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lvm_jax._core import checks
 from lvm_jax.distributions.kinds import is_one_hot
 from lvm_jax.gradients.base import Estimate, MakeQ, make_q, positive
-from lvm_jax.typing import Array, Distribution, Key, Params, Scalar
+from lvm_jax.typing import Array, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
 
 
@@ -58,7 +58,7 @@ ROWS = Relaxation(
 )
 
 
-def relaxation(q: Distribution) -> tuple[Array, Relaxation]:
+def relaxation(q: Any) -> tuple[Array, Relaxation]:
     """The logits of a relaxable q, [K] or [K, L], and its family."""
     return (q.distribution.logits, ROWS) if is_one_hot(q) else (q.logits, BITS)
 

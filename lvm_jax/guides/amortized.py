@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax.guides.base import Family, Guide
-from lvm_jax.typing import Array, Distribution, Float, Key, Params
+from lvm_jax.typing import Array, Float, Key, Params
 
 
 class Amortized(NamedTuple):
@@ -45,7 +45,7 @@ def amortized(
         return Amortized(family.init(key_family), init(key_network))
 
     @precision.full_by_default
-    def posterior(phi: Amortized, x: Any) -> Distribution:
+    def posterior(phi: Amortized, x: Any) -> Any:  # what the family builds
         flat, unravel = ravel_pytree(_select(phi.offset, fields))
         moved = apply(phi.network, x)
         if jnp.shape(moved) != (num,):

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from lvm_jax.distributions import Rows, part_names
+from lvm_jax.distributions import Rows, has_parts
 from lvm_jax.guides.base import Guide
 from lvm_jax.typing import Distribution, Latent, Params
 
@@ -18,11 +18,15 @@ def plate(guide: Guide) -> Guide:
 
     def posterior(phi: Params, x: Any) -> Distribution:
         one = guide.posterior(phi, jax.tree.map(lambda leaf: leaf[0], x))
-        if part_names(one) is None:
+        if not has_parts(one):
             return one
 
         def second(beta: Latent) -> Rows:
-            return Rows(lambda row: guide.posterior(phi, row).second(beta), x)
+            def make(row: Any) -> Distribution:
+                whole: Any = guide.posterior(phi, row)
+                return whole.second(beta)
+
+            return Rows(make, x)
 
         return one._replace(second=second)
 

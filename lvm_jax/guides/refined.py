@@ -58,7 +58,7 @@ def sampled_elbo(key: Key[Array, ""], num_samples: int) -> PointObjective:
     return lambda log_joint, q: log_weights(key, log_joint, q, num_samples).mean()
 
 
-def cubature_elbo(log_joint: LogJoint, q: Distribution) -> Scalar:
+def cubature_elbo(log_joint: LogJoint, q: Any) -> Scalar:
     """The ELBO of a Gaussian q without draws, E_q[log p(x, z)] by `distributions.cubature`.
 
     Exact for a log-joint that is quadratic in z; elsewhere an approximation, and no bound. Raises

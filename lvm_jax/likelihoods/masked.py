@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lvm_jax._core import checks
 from lvm_jax.likelihoods.base import Likelihood, split_outputs
-from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+from lvm_jax.typing import Array, Float, Key, Params, Scalar
 
 
 @partial(
@@ -31,7 +31,7 @@ class Masked:
     outputs: Any  # [P D]
 
     @property
-    def whole(self) -> Distribution:
+    def whole(self) -> Any:
         """The distribution of all entries."""
         return self.likelihood.build(self.params, self.outputs)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
-from lvm_jax.distributions import Rows, part_names
+from lvm_jax.distributions import Rows, has_parts
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Distribution, Latent, Params
 
@@ -30,12 +30,13 @@ def plate(model: Model, num_points: int) -> Model:
 
     def prior(theta: Params, *c: Any) -> Distribution:
         one = model.prior(theta, *jax.tree.map(lambda leaf: leaf[0], c))
-        if part_names(one) is None:
+        if not has_parts(one):
             return one
 
         def second(beta: Latent) -> Rows:
             def make(row: Any) -> Distribution:
-                return model.prior(theta, *row[1]).second(beta)
+                whole: Any = model.prior(theta, *row[1])
+                return whole.second(beta)
 
             return Rows(make, (numbers, c))
 
@@ -43,7 +44,7 @@ def plate(model: Model, num_points: int) -> Model:
 
     def likelihood(theta: Params, z: Latent, *c: Any) -> Distribution:
         one = model.prior(theta, *jax.tree.map(lambda leaf: leaf[0], c))
-        if part_names(one) is None:
+        if not has_parts(one):
             return Rows(lambda row: model.likelihood(theta, z, *row[1]), (numbers, c))
         beta, local = (z[name] for name in one.names)
 

@@ -101,7 +101,7 @@ def truth(problem: Problem, x: ArrayLike) -> tuple[Any, float]:
     return posterior, float(log_evidence)
 
 
-def changed(model: Model, theta: Params, change: Callable[[Distribution], Distribution]) -> Guide:
+def changed(model: Model, theta: Params, change: Callable[[Any], Distribution]) -> Guide:
     """The guide q(z | x) = change(p(z | x; theta)), with phi = ().
 
     `beside`, `widened` and `mean_field` are changes of a Gaussian posterior, `marginals` of a

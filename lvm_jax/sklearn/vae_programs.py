@@ -1,7 +1,7 @@
 """What a fitted variational autoencoder computes: compiled functions, units, and draws of a row."""
 
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -102,7 +102,8 @@ def decode(p: Joint, z: Float[Array, "N L"]) -> Float[Array, "N D"]:
     """E[x | z] of each row, [N, D]."""
 
     def one(z: Array) -> Array:
-        return p.likelihood(z).mean()
+        likelihood: Any = p.likelihood(z)
+        return likelihood.mean()
 
     return for_each(one, z, batch_size(CHUNK_SIZE, 1, z.shape[0]))
 

@@ -7,7 +7,7 @@ import jax
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax._core.pairs import Point
-from lvm_jax.distributions import part_names
+from lvm_jax.distributions import has_parts
 from lvm_jax.gradients.base import Estimate, Estimator, find_estimate, make_q
 from lvm_jax.gradients.pathwise import log_prob
 from lvm_jax.training.objective import Objective, Terms, factors
@@ -45,9 +45,10 @@ def global_latents(
     ) -> Terms:
         p, x = factors(point.p), point.x
         p.log_joint(x)  # which checks x
-        prior, q = p.prior(x), point.make_q(point.phi)
+        prior: Any = p.prior(x)
+        q = point.make_q(point.phi)
         check_latents(prior, q)
-        parted = part_names(q) is not None
+        parted = has_parts(q)
 
         def first(phi: Params) -> Distribution:
             return point.make_q(phi).first if parted else point.make_q(phi)
@@ -85,7 +86,7 @@ def global_latents(
 
 def check_latents(prior: Any, q: Any) -> None:
     """Refuse a prior and a q that do not split z alike."""
-    names = [part_names(distribution) for distribution in (prior, q)]
+    names = [distribution.names if has_parts(distribution) else None for distribution in (prior, q)]
     if names[0] != names[1]:
         say = [
             f"one of parts {list(name)}" if name else "one without parts (no Successive)"
