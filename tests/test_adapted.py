@@ -178,6 +178,15 @@ def test_no_parameters_are_kept(package, name):
     np.testing.assert_allclose(carried.log_prob(Z), by_hand(4 * LOC, 4 * SCALE), rtol=1e-5)
 
 
+@each_package
+def test_the_other_package_may_broadcast_where_it_is_forbidden(package):
+    with jax.numpy_rank_promotion("raise"):
+        q = build(package, "gamma")
+        z = q.sample(seed=KEY, sample_shape=(2,))
+        assert jnp.isfinite(jax.vmap(q.log_prob)(z)).all()
+        q.mean()
+
+
 def test_equal_functions_share_a_program():
     families = [numpyro_families()["normal"] for _ in range(2)]
     left, right = (adapted(make, LOC, SCALE) for make in families)
@@ -225,6 +234,25 @@ def test_labels_are_enumerated_and_evidence_is_measured(package):
     np.testing.assert_allclose(found.log_evidence, -2.0, atol=1e-5)
     log_w = weights.log_weights(KEY, log_joint, q, 5)
     np.testing.assert_allclose(bounds.elbo(log_w), -2.0, atol=1e-5)
+
+
+def test_a_bijector_of_distrax_learns_through_its_parameters():
+    distrax = pytest.importorskip("distrax")
+
+    def make(loc, scale):
+        base = distrax.MultivariateNormalDiag(loc, scale)
+        return distrax.Transformed(base, distrax.Block(distrax.Tanh(), 1))
+
+    def by_hand(loc, scale):
+        normal = distributions.normal(loc, scale).log_prob(jnp.arctanh(Z))
+        return normal - jnp.log1p(-(Z**2)).sum()
+
+    q = adapted(make, LOC, SCALE)
+    assert kinds.latent_kinds(q) == {"any", "reparameterized"}
+    np.testing.assert_allclose(q.log_prob(Z), by_hand(LOC, SCALE), rtol=1e-5)
+    found = jax.grad(lambda q: q.log_prob(Z))(q).params
+    want = jax.grad(by_hand, (0, 1))(LOC, SCALE)
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
 
 
 def refused(error, words, make, *params):

@@ -8,7 +8,7 @@ and builds the object at each use.
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from inspect import signature
 from types import FunctionType
 from typing import Any
@@ -27,6 +27,17 @@ PACKAGES = ("distrax", "numpyro", "tensorflow_probability")
 BERNOULLI = {"Bernoulli", "BernoulliProbs", "BernoulliLogits"}
 
 
+def _broadcasting(method: Callable) -> Callable:
+    """The other packages broadcast arrays of different ranks, which a user may have forbidden."""
+
+    @wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"):
+            return method(*args, **kwargs)
+
+    return wrapped
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["make"])
 @dataclass(frozen=True, eq=False)
 class Adapted:
@@ -35,6 +46,7 @@ class Adapted:
     make: Callable[..., Any] = field(repr=False)
     params: tuple[Any, ...]
 
+    @_broadcasting
     def build(self) -> Any:
         """The distribution of the other package; it must not cross a transformation."""
         return self.make(*self.params)
@@ -57,10 +69,12 @@ class Adapted:
         """The values that a number of a draw may have: bits where it is known so."""
         return bits_or_real(self.build())
 
+    @_broadcasting
     def log_prob(self, value: Latent) -> Array:
         """log q of one value, in nats."""
         return self.build().log_prob(value)
 
+    @_broadcasting
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
         """Draws, leaves [*sample_shape, ...]."""
         draw = self.build().sample
@@ -68,11 +82,13 @@ class Adapted:
             return draw(seed=seed, sample_shape=sample_shape)
         return draw(seed, sample_shape)  # NumPyro's
 
+    @_broadcasting
     def mean(self) -> Array:
         """The mean; AttributeError or NotImplementedError where the package has none."""
         found = self.build().mean
         return found() if callable(found) else found
 
+    @_broadcasting
     def entropy(self) -> Array:
         """In nats; AttributeError or NotImplementedError where it is not known."""
         return native(self).entropy()
@@ -102,8 +118,9 @@ def adapted(make: Callable[..., Any], *params: Any) -> Adapted:
                 f"make: expected a function whose arrays come in by params, got one that closes "
                 f"over {name}, a traced array that would be kept; call adapted(make, {name})"
             )
-    _check_made(make(*params))
-    return Adapted(bindable(make), params)
+    q = Adapted(bindable(make), params)
+    _check_made(q.build())
+    return q
 
 
 def _check_made(made: Any) -> None:

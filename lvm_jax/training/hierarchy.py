@@ -47,8 +47,7 @@ def global_latents(
         p.log_joint(x)  # which checks x
         prior: Any = p.prior(x)
         q = point.make_q(point.phi)
-        check_latents(prior, q)
-        parted = has_parts(q)
+        parted = are_parted(prior, q)
 
         def first(phi: Params) -> Distribution:
             return point.make_q(phi).first if parted else point.make_q(phi)
@@ -84,9 +83,9 @@ def global_latents(
     return objective
 
 
-def check_latents(prior: Any, q: Any) -> None:
-    """Refuse a prior and a q that do not split z alike."""
-    names = [distribution.names if has_parts(distribution) else None for distribution in (prior, q)]
+def are_parted(prior: Any, q: Any) -> bool:
+    """Do a prior and a q split z in two? Refuses a pair that does not split it alike."""
+    names = [v.names if has_parts(v) else None for v in (prior, q)]
     if names[0] != names[1]:
         say = [
             f"one of parts {list(name)}" if name else "one without parts (no Successive)"
@@ -96,3 +95,4 @@ def check_latents(prior: Any, q: Any) -> None:
             f"q: expected a distribution split as the prior is, {say[0]}, got {say[1]}; build both "
             "by distributions.Successive(first, second, names)"
         )
+    return names[1] is not None

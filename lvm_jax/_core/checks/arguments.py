@@ -60,7 +60,8 @@ def distribution(value: Any, name: str = "q") -> Any:
         raise TypeError(
             f"{name}: expected a distribution that draws by sample(seed=key, sample_shape=()), as "
             f"those of lvm_jax.distributions and distrax do, got {type(value).__module__}.{kind} "
-            f"({error}); use the distribution of the same name there"
+            f"({error}); use the distribution of the same name there, or "
+            "distributions.adapted(make, *params)"
         ) from error
     return value
 
