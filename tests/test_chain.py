@@ -96,3 +96,18 @@ def test_single_precision_holds_at_the_bounds_of_the_scales(name):
     (found, slopes), (want, exact) = log_q(False), log_q(True)
     np.testing.assert_allclose(found, want, rtol=1e-3)
     np.testing.assert_allclose(slopes, exact, atol=1e-3 * np.abs(exact).max())
+
+
+def test_a_scalar_scale_is_that_of_every_dimension():
+    """As many draws as dimensions: a scale [S] must not be taken for one of the dimensions."""
+    scale = lambda z: 0.1 + jnp.abs(z[0])  # noqa: E731
+    first = distributions.normal(jnp.zeros(3), jnp.ones(3))
+    scalar, full = (
+        chain.Chain(first, ((),), (lambda params, z, n=n: (z, scale(z) * n),), False)
+        for n in (1.0, jnp.ones(3))
+    )
+    drawn, want = (q.sample(seed=jax.random.key(0), sample_shape=(3,)) for q in (scalar, full))
+    np.testing.assert_array_equal(drawn[1], want[1])
+    one = jax.tree.map(lambda leaf: leaf[0], want)
+    np.testing.assert_allclose(scalar.log_prob(one), full.log_prob(one), rtol=1e-6)
+    assert scalar.sample(seed=jax.random.key(0), sample_shape=(2,))[1].shape == (2, 3)

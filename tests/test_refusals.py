@@ -246,6 +246,12 @@ def test_parts_that_do_not_belong_together_are_refused_at_every_entry_point(entr
         call(entry, **changed)
 
 
+class Plain:
+    def log_joint(self, x):
+        return MODEL(THETA).log_joint(x)
+
+
+PLAIN = Plain()
 UNBOUND = {
     "model": (
         (MODEL, GUIDE(PHI)),
@@ -256,6 +262,11 @@ UNBOUND = {
         r"q: expected a guide with its .*got a Guide; use guide\(phi\)",
     ),
     "parameters": ((THETA, GUIDE(PHI)), r"p: .* got a DeepLatentGaussian; use model\(theta\)"),
+    "plain class": ((PLAIN, GUIDE(PHI)), "p: expected a pytree, got a Plain.*a NamedTuple"),
+    "function": (
+        (MODEL(THETA), lambda x: GUIDE(PHI)(x)),
+        "q: expected a pytree, got a function, .*use a guide",
+    ),
 }
 
 
@@ -296,6 +307,10 @@ OTHER = {
     "pair turned round": (
         lambda: fit(KEY, lambda params: PAIR(params)[::-1], training.Parameters(THETA, PHI)),
         TypeError, "p: .*swap p and q",
+    ),
+    "pair of no trees": (
+        lambda: fit(KEY, lambda params: (PLAIN, PAIR(params)[1]), training.Parameters(THETA, PHI)),
+        TypeError, "p: expected a pytree, got a Plain",
     ),
     # estimators and objectives
     "name": (lambda: fit(estimate="vimc"), ValueError, "estimate: .* did you mean 'vimco'"),

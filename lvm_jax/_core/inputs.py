@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks, support
+from lvm_jax._core.trees import check_trees
 from lvm_jax.guides.base import Conditional
 from lvm_jax.guides.shared import shared
 from lvm_jax.models.base import KEPT, DataPoint, Joint, data_point, unchanged
@@ -60,6 +61,7 @@ def check_bound(p: Any, q: Any) -> None:
         _refuse("p", "a model with its parameters, which has log_joint(x)", p, "model(theta)")
     if q is not None and (not callable(q) or _has(q, "log_joint") or type(q).__name__ in CURES):
         _refuse("q", "a guide with its parameters, a function of x", q, "guide(phi)")
+    check_trees((p, q))
     if isinstance(p, Joint) and isinstance(q, Conditional):
         check_order(p, q)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from lvm_jax._core import checks, inputs
+from lvm_jax._core.trees import NoTree, check_trees
 from lvm_jax.guides.base import Conditional, Guide
 from lvm_jax.models.base import Joint, Model
 from lvm_jax.typing import Array, ConditionalDensity, JointDensity, Key, Params
@@ -120,7 +121,9 @@ def bind(pair: Pair, params: Params) -> tuple[Any, Any]:
     """p and q, abstractly; refuses parameters that are not the pair's, and another value of it."""
     try:
         # A function of its own: JAX keeps weak references, which a tuple cannot have.
-        found = jax.eval_shape(lambda tree: pair(tree), params)
+        found = jax.eval_shape(lambda tree: check_trees(pair(tree)), params)
+    except NoTree:
+        raise
     except inputs.MISFITS as error:
         raise ValueError(
             f"params: expected the parameters of the pair, which fails on them "

@@ -90,7 +90,7 @@ class Chain:
         z = self._turn(value)
         total = self.first.log_prob(z[0])
         for step, params, before, here in zip(self.steps, self.params, z, z[1:], strict=False):
-            total += normal(*step(params, before)).log_prob(here)
+            total += normal(*_broadcast(step, params, before)).log_prob(here)
         return total
 
     def sample(
@@ -102,7 +102,7 @@ class Chain:
         for key, step, params in zip(keys, self.steps, self.params, strict=True):
             # All draws are the rows of one matrix product.
             rows = z[-1].reshape(-1, z[-1].shape[-1])
-            loc, scale = jax.vmap(partial(step, params))(rows)
+            loc, scale = jax.vmap(partial(_broadcast, step, params))(rows)
             here = loc + scale * jax.random.normal(unrolled(key), loc.shape, loc.dtype)
             z.append(here.reshape(*sample_shape, loc.shape[-1]))
         return self._turn(tuple(z))
@@ -121,6 +121,12 @@ class Chain:
     def _turn(self, z: tuple[Array, ...]) -> tuple[Array, ...]:
         """From the order of the layers to that of drawing, or back."""
         return z[::-1] if self.downward else z
+
+
+def _broadcast(step: Step, params: Params, before: Array) -> Gaussian:
+    """One step; a scalar scale is that of every dimension."""
+    loc, scale = step(params, before)
+    return loc, jnp.broadcast_to(scale, loc.shape)
 
 
 def check_layers(layers: Sequence[Layer], minimum: int) -> tuple[Layer, ...]:
