@@ -11,7 +11,17 @@ from lvm_jax.distributions import has_parts
 from lvm_jax.gradients.base import Estimate, Estimator, find_estimate, make_q
 from lvm_jax.gradients.pathwise import log_prob
 from lvm_jax.training.objective import Objective, Terms, factors
-from lvm_jax.typing import Array, Distribution, Int, Key, Latent, Params, Scalar
+from lvm_jax.typing import (
+    Array,
+    Distribution,
+    Float,
+    Generative,
+    Int,
+    Key,
+    Latent,
+    Params,
+    Scalar,
+)
 from lvm_jax.weights import sample_and_log_prob
 
 
@@ -46,41 +56,64 @@ def global_latents(
         p, x = factors(point.p), point.x
         p.log_joint(x)  # which checks x
         prior: Any = p.prior(x)
-        q = point.make_q(point.phi)
-        parted = are_parted(prior, q)
-
-        def first(phi: Params) -> Distribution:
-            return point.make_q(phi).first if parted else point.make_q(phi)
-
-        def given(key: Key[Array, ""], beta: Latent) -> Scalar:
-            if not parted:
-                return p.log_likelihood(beta, x)
-
-            def log_joint(z: Latent) -> Scalar:
-                return prior.second(beta).log_prob(z) + p.log_likelihood(prior.join(beta, z), x)
-
-            # beta is a parameter of q(z | x, beta) too: its gradient is the estimator's.
-            def local_q(both: tuple[Params, Latent]) -> Distribution:
-                return point.make_q(both[0]).second(both[1])
-
-            log_joint = precision.full_by_default(log_joint)
-            return inner(key, log_joint, local_q, (point.phi, beta), num_samples)
-
-        key_first, key_second = jax.random.split(key)
+        parted = are_parted(prior, point.make_q(point.phi))
         draws = 1 if parted else num_samples
-        own = make_q("global_latents", "reparameterized", first, point.phi, draws)
-        beta, price = sample_and_log_prob(key_first, own, draws)
-        still = first(jax.lax.stop_gradient(point.phi))
-        log_p = (prior.first if parted else prior).log_prob
+        key_global, key_local = jax.random.split(key)
+        beta, terms = global_terms(key_global, prior, point, draws, parted)
 
-        def one(key: Key[Array, ""], beta: Latent, price: Scalar | None) -> Scalar:
-            shared = log_p(beta) - log_prob(still, beta, price)
-            return shared / num_points + given(key, beta)
+        def local_terms(key: Key[Array, ""], beta: Latent) -> Scalar:
+            if parted:
+                return local_bound(key, inner, p, prior, point, beta, num_samples)
+            return p.log_likelihood(beta, x)
 
-        value = jax.vmap(one)(jax.random.split(key_second, draws), beta, price).mean()
+        found = jax.vmap(local_terms)(jax.random.split(key_local, draws), beta)
+        value = (terms / num_points + found).mean()
         return Terms(value, value)
 
     return objective
+
+
+def global_terms(
+    key: Key[Array, ""], prior: Any, point: Point, num_samples: int, parted: bool
+) -> tuple[Latent, Float[Array, " S"]]:
+    """Draws of beta, leaves [S, ...], and log p(beta) - log q(beta) without the score of q, [S]."""
+
+    def q_of(phi: Params) -> Distribution:
+        q: Any = point.make_q(phi)
+        return q.first if parted else q
+
+    q = make_q("global_latents", "reparameterized", q_of, point.phi, num_samples)
+    beta, price = sample_and_log_prob(key, q, num_samples)
+    still, log_p = q_of(jax.lax.stop_gradient(point.phi)), (prior.first if parted else prior)
+
+    def one(beta: Latent, price: Scalar | None) -> Scalar:
+        return log_p.log_prob(beta) - log_prob(still, beta, price)
+
+    return beta, jax.vmap(one)(beta, price)
+
+
+def local_bound(
+    key: Key[Array, ""],
+    estimate: Estimate,
+    p: Generative,
+    prior: Any,
+    point: Point,
+    beta: Latent,
+    num_samples: int,
+) -> Scalar:
+    """The estimate of a bound on log p(x | beta)."""
+
+    def log_joint(z: Latent) -> Scalar:
+        likelihood = p.log_likelihood(prior.join(beta, z), point.x)
+        return prior.second(beta).log_prob(z) + likelihood
+
+    # beta is a parameter of q(z | x, beta) too: its gradient is the estimator's.
+    def q_of(both: tuple[Params, Latent]) -> Distribution:
+        q: Any = point.make_q(both[0])
+        return q.second(both[1])
+
+    log_joint = precision.full_by_default(log_joint)
+    return estimate(key, log_joint, q_of, (point.phi, beta), num_samples)
 
 
 def are_parted(prior: Any, q: Any) -> bool:
