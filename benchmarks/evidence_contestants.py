@@ -56,11 +56,11 @@ def annealed(
     case: dict[str, Any], bed: Bed, move: str, from_guide: bool = False, adaptive: bool = False
 ) -> Program:
     """`evidence.evaluate_annealed`, its pilot run and diagnostics included."""
-    guide, planned = bed.guide if from_guide else None, plan(case, move, adaptive)
+    q, planned = bed.guide(None) if from_guide else None, plan(case, move, adaptive)
 
     def run(key: jax.Array) -> jax.Array:
         found = evidence.evaluate_annealed(
-            key, bed.model(bed.theta), guide(None), bed.x, case["chains"], planned
+            key, bed.model(bed.theta), q, bed.x, case["chains"], planned
         )
         return found.evidence.log_evidence
 
