@@ -18,7 +18,7 @@ import numpy as np
 
 from lvm_jax import annealing, distributions, evidence
 from lvm_jax.evidence import Evidence
-from lvm_jax.evidence.result import judge_chains
+from lvm_jax.evidence.result import check_chains
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model
 
@@ -87,7 +87,7 @@ def drawn(log_weights: Callable, truth: float, size: int, of_chains: bool = Fals
     def run(key: Any) -> tuple[Any, Evidence]:
         log_w = log_weights(key, size)
         found = evidence.from_log_weights(log_w)
-        return truth, judge_chains(found, log_w, jnp.ones(1), True) if of_chains else found
+        return truth, check_chains(found, log_w, jnp.ones(1), True) if of_chains else found
 
     return run
 

@@ -96,10 +96,10 @@ def pair(case: dict[str, Any], x: np.ndarray) -> tuple[Callable[[], float], Call
 
     def by_fit() -> float:
         found = training.fit(
-            key, MODEL, GUIDE, x,
+            key, training.Separate(MODEL, GUIDE), parameters, x,
             estimate=ESTIMATE, num_samples=case["samples"], optimizer=OPTIMIZER,
             batch_size=case["batch"], num_epochs=case["epochs"],
-            transform=data.BINARIZATIONS["dynamic"].transform, initial=parameters,
+            transform=data.BINARIZATIONS["dynamic"].transform,
         )  # fmt: skip
         return float(found.history.bound[-1])
 
