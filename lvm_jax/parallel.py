@@ -86,9 +86,8 @@ def from_every_process(mesh: Mesh | None, values: Any) -> Any:
     Every process has to call this as often as the others do: it waits for them.
     """
     values = np.asarray(values)
-    if num_processes(mesh) == 1:
+    if mesh is None or num_processes(mesh) == 1:
         return values[None]
-    assert mesh is not None
     bits = np.frombuffer(values.tobytes(), np.uint8)  # no type is narrowed on the way
     copies = mesh.size // num_processes(mesh)  # one on each device
     spread = rows_to_global(mesh, np.tile(bits, (copies, 1)))
