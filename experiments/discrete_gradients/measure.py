@@ -60,7 +60,7 @@ class Setting(NamedTuple):
 class Entry(NamedTuple):
     """An estimator, of a temperature where it has one, as it is used here."""
 
-    make: Callable[[Scalar], gradients.Estimate]
+    make: Callable[[Scalar], gradients.Surrogate]
     num_samples: int
     evaluations: int  # of log p(x, z), for one image
     bound: str = "elbo"
@@ -260,7 +260,7 @@ def averaged(model: models.Model, guide: guides.Guide, x: Array) -> Callable[...
     """(estimate, S, key, theta, phi) -> the mean over the images x of an estimate."""
 
     def average(
-        estimate: gradients.Estimate, size: int, key: Key[Array, ""], theta: Params, phi: Params
+        estimate: gradients.Surrogate, size: int, key: Key[Array, ""], theta: Params, phi: Params
     ) -> Scalar:
         def one(key: Key[Array, ""], x: Array) -> Scalar:
             joint = model(theta).log_joint(x)

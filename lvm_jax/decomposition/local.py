@@ -58,7 +58,7 @@ class Ascent:
     num_draws: int = 10
     num_starts: int = 2
     optimizer: optax.GradientTransformation | None = None
-    estimate: gradients.Estimate | gradients.Estimator | str | None = None
+    estimate: gradients.Surrogate | gradients.Estimator | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_draws", "num_starts"):
