@@ -18,6 +18,7 @@ from lvm_jax._core.batching import batch_size, for_each, num_rows
 from lvm_jax._core.inputs import check_rows
 from lvm_jax._core.moments import Moments, merge, moments
 from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.typing import (
@@ -85,16 +86,14 @@ class GradientStatistics(NamedTuple):
     """Statistics of R independent draws of a gradient; pytrees as the gradient, unless said.
 
     `group_signal_to_noise` has one number per top-level entry (theta apart from phi):
-    ||signal|| / sqrt(sum of the variances). Of one coordinate the ratio is |signal| / sd. The
-    standard error of `bias` is `standard_error`.
+    ||signal|| / sqrt(sum of the variances). Of one coordinate the ratio is |signal| / sd.
     """
 
-    mean: Params
+    mean: Estimate
     variance: Params  # unbiased
-    standard_error: Params  # of the mean
     signal_to_noise: Params
     group_signal_to_noise: Params
-    bias: Params | None  # mean - truth
+    bias: Estimate | None  # mean - truth
     num_repeats: Int[Array, ""]
 
 
@@ -124,16 +123,17 @@ def gradient_statistics(
     one = jax.eval_shape(traced, key)
     for value, name in ((truth, "truth"), (signal, "signal")):
         _check_like(value, one, name)
-    mean, variance = _stream(key, traced, one, num_repeats, chunk_size)
-    seen = mean if signal is None else signal
+    value, variance = _stream(key, traced, one, num_repeats, chunk_size)
+    mean = Estimate(value, jax.tree.map(lambda v: jnp.sqrt(v / num_repeats), variance))
+    off = None if truth is None else jax.tree.map(jnp.subtract, value, truth)
+    seen = value if signal is None else signal
     power = jax.tree.map(jnp.square, seen)
     return GradientStatistics(
         mean=mean,
         variance=variance,
-        standard_error=jax.tree.map(lambda v: jnp.sqrt(v / num_repeats), variance),
         signal_to_noise=jax.tree.map(_ratio, power, variance),
         group_signal_to_noise=jax.tree.map(_ratio, _by_group(power), _by_group(variance)),
-        bias=None if truth is None else jax.tree.map(jnp.subtract, mean, truth),
+        bias=None if off is None else mean._replace(value=off),
         num_repeats=jnp.int32(num_repeats),
     )
 
@@ -157,7 +157,7 @@ def gradient_blocks(
 
     def one(key: Key[Array, ""]) -> tuple[Params, Params]:
         found = gradient_statistics(key, gradient, num_repeats, chunk_size=chunk_size)
-        return found.mean, found.variance
+        return found.mean.value, found.variance
 
     return jax.lax.map(one, jax.random.split(key, num_blocks))
 

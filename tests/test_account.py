@@ -50,7 +50,7 @@ def agree(left, right):
 
 
 def test_the_parts_agree(found):
-    rows = {name: row[2:4] for name, row in rows_of(found).items()}
+    rows = {name: row.mean[:2] for name, row in rows_of(found).items()}
     elbo, inference = rows["ELBO of the guide"], rows["inference gap"]
     approximation = rows["mean-field: approximation gap"]
     amortization = rows["mean-field: amortisation gap"]
@@ -66,7 +66,7 @@ def test_the_parts_agree(found):
     np.testing.assert_allclose(parts, rows["mean KL"][0], rtol=1e-4)
     np.testing.assert_allclose(found.surgery.per_dimension.value, [rate[0]], rtol=1e-5)
     # The curve ends at beta = 1 in -log p.
-    last = decomposition.average(found.curve.log_normalizer)
+    last = found.curve.log_normalizer.average()
     assert agree((last.value[-1], last.monte_carlo_error[-1]), rows["log p(x) (given)"])
     assert found.active.number == 1
 
@@ -74,10 +74,10 @@ def test_the_parts_agree(found):
 def test_as_rows(found):
     rows = rows_of(found)
     row = rows["inference gap"]
-    want = decomposition.average(found.gaps.inference)
-    np.testing.assert_allclose(row[2:], want, rtol=1e-6)
-    assert np.isnan(rows["mutual information"].sampling_error)
-    assert rows["log N, its cap"].value == np.log(30)
+    want = found.gaps.inference.average()
+    np.testing.assert_allclose(row.mean, want, rtol=1e-6)
+    assert np.isnan(rows["mutual information"].mean.sampling_error)
+    assert rows["log N, its cap"].mean.value == np.log(30)
 
 
 def test_the_page(found):
@@ -86,7 +86,7 @@ def test_the_page(found):
     for table in tables.values():
         assert {len(row) for row in table.rows} == {len(table.header)}
     guide = tables["rate_distortion"].rows[0]
-    assert guide[1] == f"{rows_of(found)['rate of the guide'].value:.3f}"
+    assert guide[1] == f"{rows_of(found)['rate of the guide'].mean.value:.3f}"
     html = decomposition.report(found, "An account")
     for text in ("An account", "amortisation gap", "mutual information", "data:image/png"):
         assert text in html

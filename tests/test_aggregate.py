@@ -168,7 +168,7 @@ def test_refusals():
 
 
 def test_padded_rows_do_not_count():
-    from lvm_jax.decomposition.measured import of_points
+    from lvm_jax.decomposition.aggregate import of_points
 
     values = np.random.default_rng(5).normal(size=(7, 3, 2)).astype(np.float32)
     odd = np.concatenate([values, np.full((4, 3, 2), np.nan, np.float32)])

@@ -13,6 +13,7 @@ from experiments.bdmc import measure
 from experiments.bdmc.config import Config
 from experiments.bdmc.measure import FROM_PRIOR, LINEAR
 from lvm_jax import guides, models, training
+from lvm_jax.estimate import Estimate
 
 SMALL = Config(
     starts=("linear", "prior"), num_temperatures=(4,), num_chains=3, num_points=40,
@@ -85,6 +86,7 @@ def test_the_slope_is_that_of_the_longer_half(finished):
     (one,) = finished.result.found[LINEAR]
     gaps = {2: 50.0, 4: 8.0, 8: 1.0, 16: 0.125}  # T^-3 from 4 onwards
     found = [
-        one._replace(num_temperatures=t, bounds=one.bounds._replace(gap=g)) for t, g in gaps.items()
+        one._replace(num_temperatures=t, bounds=one.bounds._replace(gap=Estimate(g, 0.0)))
+        for t, g in gaps.items()
     ]
     assert measure.slope(found) == pytest.approx(-3)

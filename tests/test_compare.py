@@ -43,12 +43,12 @@ def test_a_paired_difference_has_the_error_of_the_mean_of_differences(tmp_path):
     found = compared(first, make(tmp_path / "b", seed=1, points=moved))
     (row,) = found.points
     (one,) = row.differences
-    assert one.value == pytest.approx(GAIN.mean())
-    assert one.error == pytest.approx(np.std(GAIN, ddof=1) / np.sqrt(40))
+    assert one.change.value == pytest.approx(GAIN.mean())
+    assert one.change.standard_error == pytest.approx(np.std(GAIN, ddof=1) / np.sqrt(40))
     assert one.kind == "paired, 40 points"
     assert one.in_errors == pytest.approx(GAIN.mean() / (np.std(GAIN, ddof=1) / 40**0.5))
-    assert row.values[0].error == pytest.approx(np.std(LOG_P, ddof=1) / np.sqrt(40))
-    assert row.values[0].error > 20 * one.error
+    assert row.values[0].standard_error == pytest.approx(np.std(LOG_P, ddof=1) / np.sqrt(40))
+    assert row.values[0].standard_error > 20 * one.change.standard_error
 
 
 @pytest.mark.parametrize("shift", [40, 39, None])
@@ -60,8 +60,8 @@ def test_points_of_which_at_most_one_is_shared_are_unpaired(tmp_path, shift):
     found = compared(make(tmp_path / "a", points=points), make(tmp_path / "b", points=other))
     (one,) = found.points[0].differences
     errors = np.std(LOG_P, ddof=1) / 40**0.5, np.std(LOG_P[:30], ddof=1) / 30**0.5
-    assert one.value == pytest.approx(LOG_P[:30].mean() + 1 - LOG_P.mean())
-    assert one.error == pytest.approx(np.sqrt(errors[0] ** 2 + errors[1] ** 2))
+    assert one.change.value == pytest.approx(LOG_P[:30].mean() + 1 - LOG_P.mean())
+    assert one.change.standard_error == pytest.approx(np.sqrt(errors[0] ** 2 + errors[1] ** 2))
     assert one.kind == "unpaired"
 
 
@@ -77,7 +77,7 @@ def test_arrays_of_all_runs_are_compared_but_errors_and_texts(tmp_path):
     fewer = {name: points[name] for name in ("point", "k_hat", "standard_error", "name")}
     found = compared(make(tmp_path / "a", points=points), make(tmp_path / "b", points=fewer))
     assert [row.name for row in found.points] == ["k_hat"]
-    assert np.isnan(found.points[0].differences[0].error)
+    assert np.isnan(found.points[0].differences[0].change.standard_error)
     assert found.points[0].differences[0].kind == "no error known"
 
 
@@ -94,9 +94,9 @@ def test_numbers_of_the_results_are_unpaired_and_have_the_errors_beside_them(tmp
     rows = {row.name: row.differences[0] for row in found.numbers}
     assert list(rows) == ["slope", "test.log_evidence", "losses[1]"]
     assert found.num_equal == 2  # same, losses[0]
-    assert rows["slope"] == pytest.approx((0.5, 0.5, 0))
-    assert rows["test.log_evidence"] == pytest.approx((1.0, 1.3, 0))
-    assert rows["losses[1]"].value == 0.5
+    assert rows["slope"].change == pytest.approx((0.5, 0.5))
+    assert rows["test.log_evidence"].change == pytest.approx((1.0, 1.3))
+    assert rows["losses[1]"].change.value == 0.5
     assert rows["losses[1]"].kind == "no error known"
 
 
@@ -146,7 +146,7 @@ def test_the_command_writes_a_page_and_prints_the_same_tables(tmp_path, capsys):
     found = json.loads((out / "comparison.json").read_text())
     assert found["settings"] == {"seed": [0, 1]}
     kept = found["points"]["log_evidence"]["differences"][0]
-    assert (kept["value"], kept["pairs"]) == (pytest.approx(GAIN.mean()), 40)
+    assert (kept["change"]["value"], kept["pairs"]) == (pytest.approx(GAIN.mean()), 40)
 
 
 def test_long_tables_are_cut_on_the_terminal_alone():
@@ -302,11 +302,11 @@ def test_headlines_over_seeds_have_mean_sd_and_standard_error(tmp_path, capsys):
     assert list(rows) == [("log p", 0.1), ("log p", 0.2), ("gap", 0.1), ("gap", 0.2)]
     numbers = np.array([1001.5, 1002.0, 1004.0])
     first = rows["log p", 0.1]
-    assert first.mean == pytest.approx(numbers.mean())
+    assert first.mean.value == pytest.approx(numbers.mean())
     assert first.sd == pytest.approx(numbers.std(ddof=1))
-    assert first.standard_error == pytest.approx(numbers.std(ddof=1) / 3**0.5)
+    assert first.mean.standard_error == pytest.approx(numbers.std(ddof=1) / 3**0.5)
     assert (first.num_seeds, first.unit) == (3, " nats")
-    assert (rows["gap", 0.2].mean, rows["gap", 0.2].sd) == (-0.0015, 0)
+    assert (rows["gap", 0.2].mean.value, rows["gap", 0.2].sd) == (-0.0015, 0)
     line = [*map(str, paths), "--out", str(tmp_path / "out")]
     assert command.main("toys", ["compare", *line]) == 0
     assert re.search(r"^log p +0.1 +1002.5 ± 1.3 nats +0.76 +3$", capsys.readouterr().out, re.M)
@@ -332,7 +332,7 @@ def test_what_follows_a_semicolon_may_differ_between_runs(tmp_path):
         "x; b": ["6", "8"],
         "alone": ["–", "9"],
     }
-    assert [(row.name, row.mean) for row in headlines.over_seeds(runs)] == [
+    assert [(row.name, row.mean.value) for row in headlines.over_seeds(runs)] == [
         ("log p; see Headline", 2), ("slope; law 2", 3), ("x; a", 6), ("x; b", 7)
     ]  # fmt: skip
 

@@ -127,16 +127,16 @@ def test_streamed_statistics_are_those_of_the_draws():
             draws,
         )
 
-    check(found.mean, lambda rows: rows.mean(0))
+    check(found.mean.value, lambda rows: rows.mean(0))
     check(found.variance, lambda rows: rows.var(0, ddof=1))
-    check(found.standard_error, lambda rows: rows.std(0, ddof=1) / num_repeats**0.5)
+    check(found.mean.standard_error, lambda rows: rows.std(0, ddof=1) / num_repeats**0.5)
     check(found.signal_to_noise, lambda rows: abs(rows.mean(0)) / rows.std(0, ddof=1))
     for name, group in draws.items():
         rows = np.concatenate([leaf.reshape(num_repeats, -1) for leaf in jax.tree.leaves(group)], 1)
         ratio = np.linalg.norm(rows.mean(0)) / rows.var(0, ddof=1).sum() ** 0.5
         np.testing.assert_allclose(found.group_signal_to_noise[name], ratio, rtol=2e-5)
     for bias, mean, truth in zip(
-        *map(jax.tree.leaves, (found.bias, found.mean, MEAN)), strict=True
+        *map(jax.tree.leaves, (found.bias.value, found.mean.value, MEAN)), strict=True
     ):
         np.testing.assert_array_equal(bias, mean - truth)
     assert found.num_repeats == num_repeats
@@ -148,7 +148,7 @@ def test_blocks_are_the_statistics_of_their_own_keys():
     one = quick_jit(lambda key: gradient_statistics(key, noisy, 40, chunk_size=16))
     for index, key in enumerate(jax.random.split(jax.random.key(2), 3)):
         found = one(key)
-        for field, blocks in ((found.mean, mean), (found.variance, variance)):
+        for field, blocks in ((found.mean.value, mean), (found.variance, variance)):
             jax.tree.map(
                 lambda want, got, i=index: np.testing.assert_allclose(got[i], want, rtol=1e-6),
                 *(field, blocks),
@@ -161,7 +161,7 @@ def test_bias_and_signal_against_the_truth():
     found = quick_jit(lambda key: gradient_statistics(key, noisy, 4_000, truth=MEAN, signal=MEAN))(
         jax.random.key(1)
     )
-    for bias, error in zip(*map(jax.tree.leaves, (found.bias, found.standard_error)), strict=True):
+    for bias, error in zip(*map(jax.tree.leaves, found.bias), strict=True):
         assert (abs(bias) < 4.5 * error).all()
     # ||(1, -2)|| / sqrt(8), and ||(0.5, 1 x 6)|| / sqrt(7 / 4); an sd is known to 1 % here.
     expected = {"theta": (5 / 8) ** 0.5, "phi": (6.25 / 1.75) ** 0.5}
@@ -192,7 +192,7 @@ def test_a_gradient_without_noise():
         jax.random.key(0)
     )
     assert (found.variance**0.5 < 1e-6 * value).all()
-    np.testing.assert_allclose(found.mean, value, rtol=1e-6)
+    np.testing.assert_allclose(found.mean.value, value, rtol=1e-6)
 
 
 def test_a_gradient_is_traced_once():

@@ -13,11 +13,11 @@ from model_cases import CASES, quick_jit
 
 from lvm_jax import distributions, evidence, guides
 from lvm_jax._core.moments import merge, moments
-from lvm_jax.decomposition import Ascent, Measured, average, channel, gaps
-from lvm_jax.decomposition.aggregate import _surgery
-from lvm_jax.decomposition.measured import of_draws, of_points
+from lvm_jax.decomposition import Ascent, channel, gaps
+from lvm_jax.decomposition.aggregate import _surgery, of_points
 from lvm_jax.decomposition.rate_distortion import _at_beta
 from lvm_jax.diagnostics import gradient_statistics
+from lvm_jax.estimate import Estimate
 from lvm_jax.models import Model
 
 RUNS = 4_001
@@ -37,7 +37,7 @@ def rng():
 
 def test_the_mean_of_draws():
     draws = rng().gamma(2.0, size=(RUNS, 37, 2)) * [1.0, 5.0]
-    found = quick_jit(jax.vmap(of_draws))(jnp.asarray(draws))
+    found = quick_jit(jax.vmap(Estimate.of_draws))(jnp.asarray(draws))
     check(found.value, found.standard_error)
     np.testing.assert_allclose(found.value, draws.mean(1), rtol=1e-5)
 
@@ -66,10 +66,14 @@ def test_averages_over_points():
     truth, error = generator.normal(size=num_points) * 3, generator.gamma(1.0, size=num_points)
     noise = generator.normal(size=(RUNS, num_points)) * error
     errors = np.broadcast_to(error, (RUNS, num_points))
-    found = quick_jit(jax.vmap(average))(Measured(jnp.asarray(truth + noise), jnp.asarray(errors)))
+    found = quick_jit(jax.vmap(Estimate.average))(
+        Estimate(jnp.asarray(truth + noise), jnp.asarray(errors))
+    )
     check(found.value, found.monte_carlo_error)
     others = generator.gamma(2.0, size=(RUNS, num_points)) * 3 + noise
-    found = quick_jit(jax.vmap(average))(Measured(jnp.asarray(others), jnp.asarray(errors)))
+    found = quick_jit(jax.vmap(Estimate.average))(
+        Estimate(jnp.asarray(others), jnp.asarray(errors))
+    )
     check(found.value, found.sampling_error)
 
 
@@ -128,7 +132,7 @@ def test_nan_is_kept_where_it_counts_and_nowhere_else():
     values, keep = jnp.array([1.0, jnp.nan, 4.0]), jnp.array([True, False, True])
     found = moments(values, keep)
     assert (float(found.mean), float(found.variance)) == (2.5, 4.5)
-    for value in of_draws(values):
+    for value in Estimate.of_draws(values):
         assert np.isnan(value)
     assert np.isnan(moments(jnp.array([2.0])).variance)
     draws = jnp.arange(12.0).reshape(2, 3, 2).at[0, 1, 1].set(jnp.nan)
@@ -141,7 +145,7 @@ def test_gradient_statistics():
 
     run = quick_jit(jax.vmap(lambda key: gradient_statistics(key, gradient, 31, chunk_size=13)))
     found = run(jax.random.split(jax.random.key(0), 2_003))
-    check(found.mean["a"], found.standard_error["a"])
+    check(found.mean.value["a"], found.mean.standard_error["a"])
 
 
 MODEL, THETA, ROWS, *_ = CASES["diagonal"]()

@@ -62,15 +62,15 @@ def test_the_bounds_hold_and_close(bidirectional):
             assert sign * off.mean() > -5 * off.std() / 300**0.5
             ratio = np.exp(-sign * off)  # unbiased for 1 on either side
             assert abs(ratio.mean() - 1) < 5 * ratio.std() / 300**0.5
-        np.testing.assert_allclose(found.gap, (above - below).mean(), rtol=1e-3)
-        np.testing.assert_allclose(found.lower, (below + truth).mean(), rtol=1e-5)
+        np.testing.assert_allclose(found.gap.value, (above - below).mean(), rtol=1e-3)
+        np.testing.assert_allclose(found.lower.value, (below + truth).mean(), rtol=1e-5)
         np.testing.assert_allclose(
-            found.gap_error, (above - below).std(ddof=1) / 300**0.5, rtol=1e-3
+            found.gap.standard_error, (above - below).std(ddof=1) / 300**0.5, rtol=1e-3
         )
         low, high = found.sandwich.interval(0.9)
         assert np.mean((low <= truth) & (truth <= high)) > 0.9 - 3 * (0.09 / 300) ** 0.5
         np.testing.assert_allclose(high - low, found.sandwich.gap + 2 * np.log(20), rtol=1e-5)
-        gaps.append(float(found.gap))
+        gaps.append(float(found.gap.value))
     assert gaps[0] > 2 * gaps[1] > 0
 
 

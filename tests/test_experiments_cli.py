@@ -273,9 +273,9 @@ def test_a_sweep_over_seeds_has_the_mean_and_its_error(tmp_path, started, capsys
     assert [row["settings"] for row in found] == [{"sizes": []}, {"sizes": [2]}]
     for row, values in zip(found, (slopes[:3], slopes[3:]), strict=True):
         shown = [round(value, 3) for value in values]  # the digits of the page
-        assert row["mean"] == pytest.approx(statistics.mean(shown))
+        assert row["mean"]["value"] == pytest.approx(statistics.mean(shown))
         assert row["sd"] == pytest.approx(statistics.stdev(shown))
-        assert row["standard_error"] == pytest.approx(statistics.stdev(shown) / 3**0.5)
+        assert row["mean"]["standard_error"] == pytest.approx(statistics.stdev(shown) / 3**0.5)
     assert re.search(r"^slope +\[\] +\S+ ± \S+ +\S+ +3$", capsys.readouterr().out, re.M)
 
 

@@ -11,9 +11,10 @@ from decomposition_cases import quick_programs  # noqa: F401
 from model_cases import CASES, quick_jit
 
 from lvm_jax import distributions, evidence, guides, weights
-from lvm_jax.decomposition import Ascent, Measured, average, decompose_exactly, fit_local, gaps
+from lvm_jax.decomposition import Ascent, decompose_exactly, fit_local, gaps
 from lvm_jax.decomposition.gaps import _safe_elbo
 from lvm_jax.decomposition.local import _express, _starts
+from lvm_jax.estimate import Estimate
 from lvm_jax.models import Model
 
 MODEL, THETA, ROWS, *_ = CASES["diagonal"]()  # two latent dimensions, x in three
@@ -101,7 +102,7 @@ def test_errors_are_those_of_repeats(found):
         spread = one.value.reshape(2, REPEATS).var(1, ddof=1)
         stated = (one.standard_error.reshape(2, REPEATS) ** 2).mean(1)
         assert (np.abs(spread / stated - 1) < 5 * np.sqrt(2 / (REPEATS - 1))).all()
-    mean = average(found.elbo)
+    mean = found.elbo.average()
     np.testing.assert_allclose(mean.value, found.elbo.value.mean(), rtol=1e-6)
     error = np.sqrt((found.elbo.standard_error**2).sum()) / (2 * REPEATS)
     np.testing.assert_allclose(mean.monte_carlo_error, error, rtol=1e-5)
@@ -143,7 +144,7 @@ def test_log_evidence_may_be_given(found, truth):
     guide = guides.per_point(FAMILIES["mean-field"], 2 * REPEATS)
     key = jax.random.key(2)
     known = evidence.evaluate(key, MODEL(THETA), guide(eta), X, 100, q_per_point=True)
-    check(Measured(known.log_evidence, known.standard_error), log_p, 5e-3)
+    check(Estimate(known.log_evidence, known.standard_error), log_p, 5e-3)
     measured = run(0, family, log_evidence=known)
     np.testing.assert_array_equal(measured.log_evidence.value, known.log_evidence)
     np.testing.assert_array_equal(measured.k_hat, known.k_hat)
@@ -346,18 +347,7 @@ def test_the_judge_takes_four_errors_off():
     assert broken == -np.inf
 
 
-def test_intervals():
-    low, high = Measured(jnp.array([1.0, -2.0]), jnp.array([0.0, 0.5])).interval(0.9)
-    np.testing.assert_allclose(low, [1.0, -2.0 - 0.5 * 1.6448536], rtol=1e-6)
-    np.testing.assert_allclose(high, [1.0, -2.0 + 0.5 * 1.6448536], rtol=1e-6)
-
-
 def test_refusals():
-    one = Measured(jnp.float32(1.0), jnp.float32(0.1))
-    with pytest.raises(ValueError, match="confidence: expected a probability in .0, 1., got 95"):
-        one.interval(95)
-    with pytest.raises(ValueError, match=r"found: expected numbers of N data points, \[N, ...\]"):
-        average(one)
     with pytest.raises(ValueError, match=r"log_evidence: expected shape \(100,\), got \(3,\)"):
         run(0, FAMILIES, log_evidence=jnp.zeros(3))
     with pytest.raises(ValueError, match="num_starts: expected an integer >= 1, got 0"):

@@ -15,9 +15,9 @@ def test_a_known_bias_is_found_without_its_noise():
     found = gradients.accuracy(means, np.full(20, 9.0), exact)
     assert found.is_seen
     # of an average of 20: sd along the bias 1 / sqrt(20)
-    assert abs(found.bias * scale - 5) < 5 / np.sqrt(20)
-    assert 0.5 / np.sqrt(20) < found.error * scale < 2 / np.sqrt(20)
-    assert found.variance == pytest.approx(9 / scale**2, rel=1e-12)
+    assert abs(found.bias.value * scale - 5) < 5 / np.sqrt(20)
+    assert 0.5 / np.sqrt(20) < found.bias.standard_error * scale < 2 / np.sqrt(20)
+    assert found.variance.value == pytest.approx(9 / scale**2, rel=1e-12)
     assert not gradients.accuracy(means - bias, np.full(20, 9.0), exact).is_seen
 
 

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from experiments.inference_gaps import measure
 from experiments.inference_gaps.config import Config
 from lvm_jax import training, vae
-from lvm_jax.decomposition import Measured
+from lvm_jax.estimate import Estimate
 from lvm_jax.guides import flow_family
 from lvm_jax.report import execute
 
@@ -123,7 +123,7 @@ def test_the_gaps_of_a_linear_gaussian_model_are_the_closed_forms(result, exact)
 def test_log_p_is_that_of_the_model(finished, result, exact):
     found, log_p = result.found["mean_field"], exact[0].logpdf(finished[1])
     for way in (found.annealed.evidence, found.importance):
-        value, error = pooled(measure.measured(way))
+        value, error = pooled(measure.estimated(way))
         assert np.abs(value - log_p.mean()) < 5 * error + 2e-3
         assert error < 0.03
     points = result.points
@@ -131,8 +131,8 @@ def test_log_p_is_that_of_the_model(finished, result, exact):
     assert (np.abs(points["mean_field.importance_log_evidence"] - log_p) < errors).all()
     # The truth on the simulated points lies between the bounds, as their means go.
     simulated = exact[0].logpdf(found.bounds.x).mean()
-    assert found.bounds.lower - 0.05 < simulated < found.bounds.upper + 0.05
-    assert found.bounds.gap < 0.1
+    assert found.bounds.lower.value - 0.05 < simulated < found.bounds.upper.value + 0.05
+    assert found.bounds.gap.value < 0.1
 
 
 def test_the_numbers_are_means_of_the_points(finished, result):
@@ -156,7 +156,7 @@ def test_the_numbers_are_means_of_the_points(finished, result):
             own = found["families"][name]
             total = own["approximation"]["value"] + own["amortization"]["value"]
             assert total == pytest.approx(found["inference"]["value"], abs=1e-4)
-    low = Measured(np.array([0.5, -0.2, -0.4]), np.array([0.1, 0.1, 0.1]))
+    low = Estimate(np.array([0.5, -0.2, -0.4]), np.array([0.1, 0.1, 0.1]))
     assert measure.above_log_p(low) == 1  # -0.4 is 4 errors below 0
 
 

@@ -8,7 +8,7 @@ from decomposition_cases import quick_programs  # noqa: F401
 from model_cases import CASES
 
 from lvm_jax import annealing, guides
-from lvm_jax.decomposition import average, channel, rate_distortion
+from lvm_jax.decomposition import channel, rate_distortion
 
 MODEL, THETA, X, *_ = CASES["diagonal"]()
 REPEATS = 40
@@ -75,7 +75,7 @@ def test_errors_are_those_of_repeats(found):
 
 
 def test_the_curve_falls_with_slope_minus_beta(found):
-    mean = average(found.rate), average(found.distortion)
+    mean = found.rate.average(), found.distortion.average()
     apart = [0, 10, 15, 20, 24]
     rate, distortion = (one.value[jnp.array(apart)] for one in mean)
     assert (np.diff(rate) > 0).all()

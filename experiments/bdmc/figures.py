@@ -14,7 +14,7 @@ def bounds(result: Result) -> Any:
     for ax, (name, found) in zip(axes, result.found.items(), strict=True):
         lengths = [one.num_temperatures for one in found]
         for index, (field, label) in enumerate((("lower", "forward"), ("upper", "back"))):
-            values = np.array([getattr(one.bounds, field) for one in found])
+            values = np.array([getattr(one.bounds, field).value for one in found])
             ax.plot(lengths, values, "o-", color=plotting.colour(index), ms=4, label=label)
         if found[0].truth is not None:
             ax.axhline(found[0].truth.mean(), color=plotting.INK, ls="--", lw=1.2, label="log p(x)")
@@ -29,13 +29,12 @@ def gap(result: Result) -> Any:
     figure, (ax,) = plotting.new_figure(1, width=6.2, height=4.2)
     for index, (name, found) in enumerate(result.found.items()):
         lengths = np.array([one.num_temperatures for one in found])
-        values = np.array([one.bounds.gap for one in found])
-        errors = np.array([one.bounds.gap_error for one in found])
+        values, errors = np.array([one.bounds.gap for one in found]).T
         style = {"fmt": "o-", "ms": 4, "color": plotting.colour(index), "label": name}
         ax.errorbar(lengths, values, 2 * errors, **style)
     first = next(iter(result.found.values()))
     lengths = np.array([first[0].num_temperatures, first[-1].num_temperatures], float)
-    top = max(one.bounds.gap for one in first)
+    top = max(one.bounds.gap.value for one in first)
     ax.plot(lengths, 0.6 * top * lengths[0] / lengths, ":", color=plotting.INK, label="slope −1")
     plotting.log_ticks(ax, result.config.num_temperatures)
     labels = ("temperatures T", "upper − lower [nats per point]")

@@ -24,7 +24,6 @@ NAMES = {
 LINEAR, FROM_PRIOR, FROM_GUIDE = NAMES.values()
 HIDDEN, BATCH, RATE = (64,), 128, 2e-3  # of the small VAE
 LEVEL = 0.95
-FIELDS = ("lower", "lower_error", "upper", "upper_error", "gap", "gap_error")
 
 
 class Start(NamedTuple):
@@ -82,7 +81,11 @@ class Result:
 def _row(one: Found) -> dict[str, Any]:
     return {
         "num_temperatures": one.num_temperatures,
-        **{field: getattr(one.bounds, field) for field in FIELDS},
+        **{
+            field + ending: number
+            for field in ("lower", "upper", "gap")
+            for ending, number in zip(("", "_error"), getattr(one.bounds, field), strict=True)
+        },
         "truth": None if one.truth is None else one.truth.mean(),
         "covered": coverage(one),
         "forward_acceptance": one.bounds.sandwich.forward_acceptance.mean(0),
@@ -127,7 +130,7 @@ def measure(config: Config, run: Run, loaded: tuple) -> Result:
         for number in config.num_temperatures:
             one = run.stage(f"{start.name}, T = {number}", both_bounds, start, number, config)
             found[start.name].append(one)
-            run.log(num_temperatures=number, problem=start.name, gap=one.bounds.gap)
+            run.log(num_temperatures=number, problem=start.name, gap=one.bounds.gap.value)
     held = {
         start.name: run.stage(f"{start.name}: held-out images", held_out, start, images, config)
         for start in starts
@@ -233,7 +236,7 @@ def slope(found: list[Found]) -> float:
     """Of log gap against log T, least squares over the upper half of two or more lengths."""
     half = found[len(found) // 2 - 1 :]
     lengths = np.log([one.num_temperatures for one in half])
-    gaps = np.log([max(float(one.bounds.gap), 1e-6) for one in half])
+    gaps = np.log([max(float(one.bounds.gap.value), 1e-6) for one in half])
     return float(np.polyfit(lengths, gaps, 1)[0])
 
 

@@ -46,9 +46,9 @@ def toy(result: Result) -> Any:
 
 
 def column(parts: list[Accuracy], field: str) -> np.ndarray:
-    """A field of several groups as an array; `sd` is that of one gradient."""
+    """A field of several groups as an array, [n] or [n, 2]; `sd` is that of one gradient."""
     if field == "sd":
-        return np.sqrt([part.variance for part in parts])
+        return np.sqrt([part.variance.value for part in parts])
     return np.array([getattr(part, field) for part in parts])
 
 
@@ -62,7 +62,7 @@ def bias_variance(result: Result) -> Any:
         sd, limit, seen = (column(parts, field) for field in ("sd", "limit", "is_seen"))
         shown, none = sd > 1e-3, ~seen & (limit > 1e-3)
         ax.plot(sd[shown], rows[shown], "o", color=BLUE, label="sd of one gradient", markersize=7)
-        bias, error = column(parts, "bias")[seen], column(parts, "error")[seen]
+        bias, error = column(parts, "bias")[seen].T
         bar = {"marker": "s", "color": ORANGE, "capsize": 3, "label": "bias, ± 2 s.e."}
         ax.errorbar(bias, rows[seen], xerr=2 * error, **bar, **marks)
         open_mark = {"marker": "<", "color": ORANGE, "fillstyle": "none"}
@@ -92,11 +92,13 @@ def temperature(result: Result) -> Any:
             )
             ax.plot(tau, sd, "o-", color=BLUE, label="sd of one gradient")
             if seen.any():
-                ax.plot(tau[seen], bias[seen], "s--", color=ORANGE, label="bias")
+                ax.plot(tau[seen], bias[seen, 0], "s--", color=ORANGE, label="bias")
             if not seen.all():
                 below = {"color": ORANGE, "fillstyle": "none", "label": "no bias seen: below this"}
                 ax.plot(tau[~seen], limit[~seen], "v", **below)
-            ax.plot(tau, np.hypot(sd, bias), ":", color=plotting.INK, label="root mean square")
+            ax.plot(
+                tau, np.hypot(sd, bias[:, 0]), ":", color=plotting.INK, label="root mean square"
+            )
             plotting.log_ticks(ax, tau)
             labels = ("temperature τ", "units of the exact gradient" if place == 0 else "")
             where = "best" if row == 1 or place == 2 else ""
@@ -109,7 +111,7 @@ def cost(result: Result) -> Any:
     figure, (ax,) = plotting.new_figure(1, 1, width=7.4, height=4.6)
     for place, (name, found) in enumerate(result.measured.items()):
         part, drawn = found.groups["phi"], {"color": plotting.colour(place)}
-        error = np.hypot(part.bias if part.is_seen else 0.0, np.sqrt(part.variance))
+        error = np.hypot(part.bias.value if part.is_seen else 0.0, np.sqrt(part.variance.value))
         if error < 1e-3:
             said = f"{name}: {found.microseconds:.1f} µs, no error"
             ax.axvline(found.microseconds, linestyle="--", label=said, **drawn)

@@ -60,7 +60,7 @@ class Setting(NamedTuple):
 class Entry(NamedTuple):
     """An estimator, of a temperature where it has one, as it is used here."""
 
-    make: Callable[[Scalar], gradients.Estimate]
+    make: Callable[[Scalar], gradients.Surrogate]
     num_samples: int
     evaluations: int  # of log p(x, z), for one image
     bound: str = "elbo"
@@ -97,8 +97,11 @@ class Result:
                 "elbo": self.setting.elbo,
                 "log_evidence": self.setting.log_evidence,
                 "size_of_gradient": self.setting.norms,
-                "estimators": self.measured,
-                "temperatures": self.relaxed,
+                "estimators": {name: numbers_of(one) for name, one in self.measured.items()},
+                "temperatures": {
+                    name: [numbers_of(one) for one in several]
+                    for name, several in self.relaxed.items()
+                },
             },
         }
 
@@ -122,9 +125,25 @@ def measure(config: Config, run: Run) -> Result:
         relaxed[name] = run.stage(stage, sweep, key, setting, entry, config.temperatures, config)
     result = Result(config, rows, losses, setting, measured, relaxed)
     for name, temperature, found in every(result):
-        for group, part in found.groups.items():
-            run.log(estimator=name, temperature=temperature, group=group, **part._asdict())
+        for group, part in numbers_of(found)["groups"].items():
+            run.log(estimator=name, temperature=temperature, group=group, **part)
     return result
+
+
+def numbers_of(found: Measured) -> dict[str, Any]:
+    """What results.json holds of one estimator: the errors are named beside their numbers."""
+    groups = {
+        group: {
+            "bias": part.bias.value,
+            "error": part.bias.standard_error,
+            "z": part.z,
+            "limit": part.limit,
+            "variance": part.variance.value,
+            "variance_error": part.variance.standard_error,
+        }
+        for group, part in found.groups.items()
+    }
+    return {**found._asdict(), "groups": groups}
 
 
 def every(result: Result) -> list[tuple[str, float | None, Measured]]:
@@ -154,13 +173,13 @@ def checks(result: Result) -> list[Check]:
         (part.z, f" ({name}{'' if tau is None else f', τ = {tau:g}'}, {group})")
         for name, tau, one in every(result)
         for group, part in one.groups.items()
-        if group not in BIASED.get(name, ()) and part.bias >= 10 * ROUNDING
+        if group not in BIASED.get(name, ()) and part.bias.value >= 10 * ROUNDING
     ]
     worst, where = max(unbiased, default=(0.0, ""))
     words = "below 8: squared bias in standard errors"
     found.append(Check(f"largest z of an unbiased estimator{where}", worst, 0, 8, words))
     for name, (field, value, error) in RECORDED.items() if config == Config() else ():
-        got = getattr(result.measured[name].groups["phi"], field)
+        got = getattr(result.measured[name].groups["phi"], field).value
         found.append(near(f"{field} of {name}, phi", got, value, 7 * error, "recorded"))
     return found
 
@@ -260,7 +279,7 @@ def averaged(model: models.Model, guide: guides.Guide, x: Array) -> Callable[...
     """(estimate, S, key, theta, phi) -> the mean over the images x of an estimate."""
 
     def average(
-        estimate: gradients.Estimate, size: int, key: Key[Array, ""], theta: Params, phi: Params
+        estimate: gradients.Surrogate, size: int, key: Key[Array, ""], theta: Params, phi: Params
     ) -> Scalar:
         def one(key: Key[Array, ""], x: Array) -> Scalar:
             joint = model(theta).log_joint(x)
@@ -310,7 +329,7 @@ def sweep(
         found = diagnostics.gradient_statistics(
             key, lambda key: draw(key, temperature), repeats, chunk_size=repeats
         )
-        return found.mean, found.variance
+        return found.mean.value, found.variance
 
     compiled = jax.jit(block).lower(key, jnp.float32(0)).compile()
     measured = []

@@ -46,7 +46,7 @@ class ToyRow(NamedTuple):
 class Member(NamedTuple):
     """An estimator on the toy: the function, its S, and mean and variance derived from t."""
 
-    estimate: gradients.Estimate
+    estimate: gradients.Surrogate
     num_samples: int
     derive: Callable[[float], one_bit.Gradient]
 

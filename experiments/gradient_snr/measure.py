@@ -36,7 +36,7 @@ class Toy(NamedTuple):
 class Row(NamedTuple):
     """An estimator of the table."""
 
-    estimate: Callable[[Config], gradients.Estimate]
+    estimate: Callable[[Config], gradients.Surrogate]
     target: str  # whose gradient phi's is on average: elbo, iwae, miwae, ciwae, wake
     theta_target: str
     minimum: int = 1  # of S; one sample has no others to compare with, and wake-sleep no signal
@@ -188,7 +188,7 @@ def draw(key: Key[Array, ""], toy: Toy, size: int, config: Config) -> Blocks:
         for name, estimate in estimates.items():
 
             def surrogate(
-                mu: Array, phi: Affine, estimate: gradients.Estimate = estimate
+                mu: Array, phi: Affine, estimate: gradients.Surrogate = estimate
             ) -> Scalar:
                 return estimate(key, log_joint_at(mu, toy.x), guide_at(toy.x), phi, size)
 

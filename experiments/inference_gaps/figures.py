@@ -9,13 +9,13 @@ from experiments.inference_gaps.measure import (
     FAMILIES,
     Result,
     Trained,
+    estimated,
     mean,
-    measured,
     part_of,
     rows_of,
 )
 from lvm_jax import plotting
-from lvm_jax.decomposition import Measured
+from lvm_jax.estimate import Estimate
 
 COLOURS = {"train": plotting.colour(5), "test": plotting.colour(1)}  # light blue, and orange
 APPROXIMATION, AMORTISATION = plotting.colour(0), plotting.colour(4)
@@ -55,7 +55,7 @@ def gaps(result: Result) -> Any:
     return figure
 
 
-def bar(ax: Any, x: float, part: str, approximation: Measured, amortisation: Measured) -> None:
+def bar(ax: Any, x: float, part: str, approximation: Estimate, amortisation: Estimate) -> None:
     """Both gaps on top of each other; a negative amortisation gap is hatched, inside the other."""
     low, step = float(approximation.value.mean()), float(amortisation.value.mean())
     ax.bar(x, low, 0.36, color=APPROXIMATION, alpha=ALPHA[part], lw=0)
@@ -64,7 +64,7 @@ def bar(ax: Any, x: float, part: str, approximation: Measured, amortisation: Mea
     ax.bar(x, step, 0.36, low, **(plain if step >= 0 else hatched))
 
 
-def error_bar(ax: Any, x: Any, found: Measured, **style: Any) -> None:
+def error_bar(ax: Any, x: Any, found: Estimate, **style: Any) -> None:
     """A mean with its interval over the images."""
     numbers = mean(found)
     low, high = numbers["interval"]
@@ -73,7 +73,7 @@ def error_bar(ax: Any, x: Any, found: Measured, **style: Any) -> None:
     ax.errorbar(x, np.full(len(x), numbers["value"]), 0.5 * (high - low), **kept)
 
 
-def own_gaps(result: Result, one: Trained) -> dict[str, Measured]:
+def own_gaps(result: Result, one: Trained) -> dict[str, Estimate]:
     """The gap and both of its parts, by the family of the guide itself."""
     found = result.found[one.name].gaps
     return {
@@ -100,7 +100,7 @@ def parts(result: Result) -> Any:
     return figure
 
 
-def points(ax: Any, result: Result, x: Measured, y: Measured) -> None:
+def points(ax: Any, result: Result, x: Estimate, y: Estimate) -> None:
     """Every image with two errors of both numbers."""
     style = {"fmt": "o", "ms": 3.5, "elinewidth": 0.6, "alpha": 0.8}
     for part, rows in rows_of(result.is_train).items():
@@ -129,10 +129,10 @@ def reference(result: Result) -> Any:
     figure, axes = panels(result, 3.5, sharey=True)
     for ax, one in zip(axes, result.trained, strict=True):
         found = result.found[one.name]
-        chains, plain = measured(found.annealed.evidence), measured(found.importance)
+        chains, plain = estimated(found.annealed.evidence), estimated(found.importance)
         error = np.hypot(chains.standard_error, plain.standard_error)
         exact = chains._replace(standard_error=np.zeros_like(error))
-        points(ax, result, exact, Measured(plain.value - chains.value, error))
+        points(ax, result, exact, Estimate(plain.value - chains.value, error))
         label = "importance − annealed [nats]" if ax is axes[0] else ""
         plotting.caption_axes(ax, f"guide: {one.name}", ("log p, annealed [nats]", label))
     plotting.legend(axes[0])

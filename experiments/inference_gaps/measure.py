@@ -13,7 +13,8 @@ from experiments.inference_gaps.config import GUIDES, Config
 from experiments.vae import measure as vaes
 from experiments.vae.config import Config as VaeConfig
 from lvm_jax import annealing, decomposition, evidence, guides, training
-from lvm_jax.decomposition import Account, Ascent, Average, Gaps, Measured, average
+from lvm_jax.decomposition import Account, Ascent, Gaps
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Annealed, Bidirectional, Evidence
 from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.guides import Family
@@ -90,7 +91,12 @@ class Result:
             }
             for one in self.trained
         }
-        rows = None if self.account is None else self.account.as_rows()
+        rows = None
+        if self.account is not None:
+            rows = [
+                {"part": part, "quantity": quantity, **mean._asdict()}
+                for part, quantity, mean in self.account.as_rows()
+            ]
         return {"data": self.source, "models": models, "account": rows}
 
 
@@ -138,7 +144,7 @@ def checks(result: Result) -> list[Check]:
     """Facts of every run: both gaps add up, and the chains' upper bound is above the lower one."""
     rows = []
     for name, one in result.found.items():
-        gap, error = float(one.bounds.gap), float(one.bounds.gap_error)
+        gap, error = map(float, one.bounds.gap)
         rows.append(Check(f"{name}: gap of bounds", gap, -5 * error - 1e-3, np.inf, "at least 0"))
         for split, part in one.gaps.families.items():
             left = part.approximation.value + part.amortization.value - one.gaps.inference.value
@@ -283,14 +289,14 @@ def gaps_of(gaps: Gaps, rows: Bool[np.ndarray, " N"]) -> Gaps:
     return part._replace(families={name: part.families[name] for name in FAMILIES})
 
 
-def measured(found: Evidence) -> Measured:
+def estimated(found: Evidence) -> Estimate:
     """The evidence of N points as numbers with errors."""
-    return Measured(found.log_evidence, found.standard_error)
+    return Estimate(found.log_evidence, found.standard_error)
 
 
-def mean(found: Measured) -> dict[str, float | tuple[float, float]]:
+def mean(found: Estimate) -> dict[str, float | tuple[float, float]]:
     """A mean over the points, its two errors, and the interval for other points of their kind."""
-    numbers = Average(*(float(number) for number in average(found)))
+    numbers = jax.tree.map(float, found.average())
     half = t.ppf(0.5 + LEVEL / 2, len(found.value) - 1) * numbers.sampling_error
     return {**numbers._asdict(), "interval": (numbers.value - half, numbers.value + half)}
 
@@ -302,9 +308,12 @@ def rows_of(is_train: Bool[np.ndarray, " N"]) -> dict[str, Bool[np.ndarray, " N"
 
 def summary(found: Found, is_train: Bool[np.ndarray, " N"]) -> dict[str, Any]:
     """What results.json holds of one model."""
-    directions = ("lower", "lower_error", "upper", "upper_error", "gap", "gap_error")
     return {
-        "simulated": {name: float(getattr(found.bounds, name)) for name in directions},
+        "simulated": {
+            name + ending: float(number)
+            for name in ("lower", "upper", "gap")
+            for ending, number in zip(("", "_error"), getattr(found.bounds, name), strict=True)
+        },
         "acceptance": float(found.annealed.acceptance.mean()),
         **{name: part_summary(found, rows) for name, rows in rows_of(is_train).items()},
     }
@@ -317,7 +326,7 @@ def part_summary(found: Found, rows: Bool[np.ndarray, " N"]) -> dict[str, Any]:
     ways["larger"] = evidence.larger(*ways.values())
     return {
         "num_points": int(rows.sum()),
-        "log_p": {name: mean(measured(part_of(way, rows))) for name, way in ways.items()},
+        "log_p": {name: mean(estimated(part_of(way, rows))) for name, way in ways.items()},
         "untrusted": {name: untrusted(part_of(way, rows)) for name, way in ways.items()},
         "elbo": mean(gaps.elbo),
         "inference": mean(gaps.inference),
@@ -341,7 +350,7 @@ def untrusted(found: Evidence) -> int | None:
     return int((~(np.asarray(found.k_hat) <= TRUSTED_K_HAT)).sum())
 
 
-def above_log_p(approximation: Measured) -> int:
+def above_log_p(approximation: Estimate) -> int:
     """Points where an ELBO exceeds the estimate of log p beyond chance: that one is too low."""
     return int((approximation.value < -BEYOND * approximation.standard_error).sum())
 

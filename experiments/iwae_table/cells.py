@@ -25,7 +25,7 @@ import optax
 from experiments.iwae_table.config import Config
 from lvm_jax import bounds, diagnostics, evidence, gradients, training, vae
 from lvm_jax.evidence import Evidence, Summary
-from lvm_jax.gradients import Estimate
+from lvm_jax.gradients import Surrogate
 from lvm_jax.report import Run
 from lvm_jax.typing import Array, Key
 from lvm_jax.vae import Architecture, Pixels
@@ -76,7 +76,7 @@ def describe(cell: Cell, dim: int, config: Config) -> Architecture:
 
 
 @cache
-def estimator(schedule: str, objective: str) -> Estimate:
+def estimator(schedule: str, objective: str) -> Surrogate:
     """The paper's gradients, or for the short schedule those of less variance: STL and DReG."""
     bound = bounds.elbo if objective == "vae" else bounds.iwae
     if schedule == "burda":

@@ -10,9 +10,8 @@ from scipy.stats import sem
 
 from experiments.vae.config import Config
 from lvm_jax import annealing, bounds, diagnostics, distributions, evidence
-from lvm_jax.decomposition import Average, Measured
-from lvm_jax.decomposition.measured import of_draws
 from lvm_jax.diagnostics import ActiveUnits
+from lvm_jax.estimate import Average, Estimate
 from lvm_jax.evidence import Evidence, Summary
 from lvm_jax.evidence.result import describe
 from lvm_jax.models import Joint
@@ -34,10 +33,10 @@ MIDDLE = (0.005, 0.995)  # quantiles of the aggregate posterior that are looked 
 class Terms(NamedTuple):
     """Of one image (or leaves [n]), in nats."""
 
-    bound: Measured  # the objective of training, with as many draws
-    elbo: Measured
-    reconstruction: Measured  # E_q[log p(x | z)]
-    kl_prior: Measured  # KL(q(z | x) || p(z))
+    bound: Estimate  # the objective of training, with as many draws
+    elbo: Estimate
+    reconstruction: Estimate  # E_q[log p(x | z)]
+    kl_prior: Estimate  # KL(q(z | x) || p(z))
 
 
 class Part(NamedTuple):
@@ -98,7 +97,7 @@ def bound_terms(
         elbo = log_likelihood - kl
         of_groups = jax.vmap(reduce)(log_w.reshape(groups, size))
         bound = elbo if reduce is bounds.elbo else of_groups
-        return Terms(*map(of_draws, (bound, elbo, log_likelihood, kl)))
+        return Terms(*map(Estimate.of_draws, (bound, elbo, log_likelihood, kl)))
 
     together = max(1, ROWS // (groups * size))
     return jax.lax.map(one, (jnp.arange(x.shape[0]), x), batch_size=together)
@@ -116,7 +115,7 @@ def means_of(terms: Terms, chosen: Chosen) -> list[Part]:
 
 
 def mean_of(values: np.ndarray, errors: np.ndarray) -> Average:
-    """`decomposition.average` of float32 numbers [n] in double precision."""
+    """`Estimate.average` of float32 numbers [n] in double precision."""
     values, errors = np.asarray(values, np.float64), np.asarray(errors, np.float64)
     error = np.sqrt((errors**2).sum()) / len(values)
     return Average(float(values.mean()), float(error), float(sem(values)))

@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
     pixels: vae.Pixels
     architecture: vae.Architecture
     pair: vae.Autoencoder
-    estimate: gradients.Estimate | None  # this or the objective
+    estimate: gradients.Surrogate | None  # this or the objective
     objective: training.Objective | None
     optimizer: optax.GradientTransformation
     start: training.Parameters | None  # None: new ones
@@ -220,7 +220,7 @@ def reduction(config: Config) -> bounds.Reduction:
 
 def make_objective(
     config: Config, steps_per_epoch: int
-) -> tuple[gradients.Estimate | None, training.Objective | None]:
+) -> tuple[gradients.Surrogate | None, training.Objective | None]:
     """A gradient estimator, or a modified objective."""
     estimate = objective = None
     if config.warm_up:

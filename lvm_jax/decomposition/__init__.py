@@ -5,7 +5,6 @@ from lvm_jax.decomposition.aggregate import Surgery, log_aggregate, surgery
 from lvm_jax.decomposition.calibration import Calibration, calibrate
 from lvm_jax.decomposition.gaps import FamilyGaps, Gaps, gaps
 from lvm_jax.decomposition.local import Ascent, Local, fit_local
-from lvm_jax.decomposition.measured import Average, Measured, average
 from lvm_jax.decomposition.page import report
 from lvm_jax.decomposition.rate_distortion import (
     Channel,
@@ -15,7 +14,6 @@ from lvm_jax.decomposition.rate_distortion import (
 )
 from lvm_jax.decomposition.terms import (
     Decomposition,
-    Term,
     decompose,
     decompose_exactly,
     elbo_energy_entropy,
@@ -25,7 +23,6 @@ from lvm_jax.decomposition.terms import (
 __all__ = [
     "Account",
     "Ascent",
-    "Average",
     "Budget",
     "Calibration",
     "Channel",
@@ -33,13 +30,10 @@ __all__ = [
     "FamilyGaps",
     "Gaps",
     "Local",
-    "Measured",
     "RateDistortion",
     "Row",
     "Surgery",
-    "Term",
     "account",
-    "average",
     "calibrate",
     "channel",
     "decompose",

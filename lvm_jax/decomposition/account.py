@@ -14,7 +14,6 @@ from lvm_jax.decomposition.aggregate import Surgery, surgery
 from lvm_jax.decomposition.calibration import Calibration, calibrate
 from lvm_jax.decomposition.gaps import Gaps, gaps
 from lvm_jax.decomposition.local import Ascent
-from lvm_jax.decomposition.measured import Measured, average
 from lvm_jax.decomposition.rate_distortion import (
     Channel,
     RateDistortion,
@@ -22,6 +21,7 @@ from lvm_jax.decomposition.rate_distortion import (
     rate_distortion,
 )
 from lvm_jax.diagnostics import ActiveUnits, active_units, posterior_means
+from lvm_jax.estimate import Average, Estimate
 from lvm_jax.evidence import Evidence
 from lvm_jax.guides.base import Family
 from lvm_jax.typing import Array, ArrayLike, ConditionalDensity, Float, Generative, Key
@@ -45,9 +45,7 @@ class Row(NamedTuple):
 
     part: str
     quantity: str
-    value: float
-    monte_carlo_error: float
-    sampling_error: float  # over the data points; NaN where the number is of the whole data set
+    mean: Average  # sampling_error is NaN where the number is of the whole data set
 
 
 class Account(NamedTuple):
@@ -79,7 +77,7 @@ class Account(NamedTuple):
         rows += [
             _whole("KL to the prior", "mean KL", parts.kl),
             _whole("KL to the prior", "mutual information", parts.mutual_information),
-            Row("KL to the prior", "log N, its cap", parts.log_num_points, 0.0, np.nan),
+            _whole("KL to the prior", "log N, its cap", Estimate(parts.log_num_points, 0.0)),
             _whole("KL to the prior", "marginal KL", parts.marginal_kl),
             _row("rate and distortion", "rate of the guide", self.channel.rate),
             _row("rate and distortion", "distortion of the guide", self.channel.distortion),
@@ -149,9 +147,9 @@ def _active(
     return active_units(posterior_means(key, q, x, num_samples))
 
 
-def _row(part: str, quantity: str, found: Measured) -> Row:
-    return Row(part, quantity, *(float(number) for number in average(found)))
+def _row(part: str, quantity: str, found: Estimate) -> Row:
+    return Row(part, quantity, jax.tree.map(float, found.average()))
 
 
-def _whole(part: str, quantity: str, found: Measured) -> Row:
-    return Row(part, quantity, float(found.value), float(found.standard_error), np.nan)
+def _whole(part: str, quantity: str, found: Estimate) -> Row:
+    return Row(part, quantity, Average(float(found.value), float(found.standard_error), np.nan))

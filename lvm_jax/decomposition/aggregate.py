@@ -20,8 +20,9 @@ from lvm_jax import distributions, weights
 from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, rows_of
 from lvm_jax._core.inputs import check_problem, check_rows
+from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.decomposition.measured import Measured, of_draws, of_points
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.typing import (
     Array,
@@ -41,15 +42,15 @@ PRIOR_DRAWS = 10_000  # for the moments of a prior that is not Gaussian
 class Surgery(NamedTuple):
     """The mean KL to the prior of N points and its two parts, in nats; q(z) beside the prior."""
 
-    kl: Measured  # (1/N) sum_n KL(q(z | x_n) || p(z))
-    mutual_information: Measured  # I_q(n; z), between 0 and log N
-    marginal_kl: Measured  # KL(q(z) || p(z))
+    kl: Estimate  # (1/N) sum_n KL(q(z | x_n) || p(z))
+    mutual_information: Estimate  # I_q(n; z), between 0 and log N
+    marginal_kl: Estimate  # KL(q(z) || p(z))
     log_num_points: float  # log N: a mutual information near it is capped by the size of the data
-    per_dimension: Measured | None  # mean KL of each coordinate's marginal, [D]; see `surgery`
-    mean: Measured  # of q(z), leaves as z
-    variance: Measured
-    prior_mean: Measured
-    prior_variance: Measured
+    per_dimension: Estimate | None  # mean KL of each coordinate's marginal, [D]; see `surgery`
+    mean: Estimate  # of q(z), leaves as z
+    variance: Estimate
+    prior_mean: Estimate
+    prior_variance: Estimate
 
 
 def log_aggregate(q: ConditionalDensity, x: Any, z: Latent) -> Float[Array, " R"]:
@@ -212,8 +213,33 @@ def _per_dimension(q: Distribution, prior: Distribution, z: Latent) -> Array | N
     return jax.vmap(lambda one: log_q(one) - log_prior(one))(z)
 
 
-def _moments(z: Latent, measure: Callable[[Array], Measured]) -> tuple[Measured, Measured]:
-    """Mean and variance by coordinate, each a Measured of latent pytrees."""
+def of_points(
+    values: Float[Array, "P S ..."],
+    num_points: int | Int[Array, ""],
+    chosen: int | Int[Array, ""] | None = None,
+) -> Estimate:
+    """The mean over N = `num_points` points from S >= 2 draws for each of P <= N of them.
+
+    P is `chosen` where `values` is padded with other rows.
+
+        error^2 = (1 - P/N) Var_p(mean_p) / P + (P/N) mean_p(Var_s) / (P S)
+
+    the two-stage formula for P points drawn without replacement: with P = N only the draws err.
+
+    Source: Cochran (1977), chapter 10.
+    """
+    most, draws = values.shape[:2]
+    chosen = most if chosen is None else chosen
+    keep = jnp.arange(most) < chosen
+    rows = moments(jnp.moveaxis(values, 1, 0))  # over the draws, [P, ...] each
+    points, share = moments(rows.mean, keep), chosen / num_points
+    within = share * moments(rows.variance, keep).mean / (chosen * draws)
+    between = jnp.where(share < 1, (1 - share) * points.variance / chosen, 0.0)
+    return Estimate(points.mean, jnp.sqrt(within + between))
+
+
+def _moments(z: Latent, measure: Callable[[Array], Estimate]) -> tuple[Estimate, Estimate]:
+    """Mean and variance by coordinate, each an Estimate of latent pytrees."""
     draws = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), z)
     mean = _unzip(jax.tree.map(measure, draws))
     squares = jax.tree.map(
@@ -224,20 +250,18 @@ def _moments(z: Latent, measure: Callable[[Array], Measured]) -> tuple[Measured,
     return mean, _unzip(jax.tree.map(measure, squares))
 
 
-def _unzip(tree: Latent) -> Measured:
-    """A pytree of Measured as a Measured of pytrees."""
-    is_leaf = lambda node: isinstance(node, Measured)  # noqa: E731
-    return Measured(
+def _unzip(tree: Latent) -> Estimate:
+    """A pytree of Estimates as an Estimate of pytrees."""
+    is_leaf = lambda node: isinstance(node, Estimate)  # noqa: E731
+    return Estimate(
         jax.tree.map(lambda node: node.value, tree, is_leaf=is_leaf),
         jax.tree.map(lambda node: node.standard_error, tree, is_leaf=is_leaf),
     )
 
 
-def _prior_moments(key: Key[Array, ""], prior: Distribution) -> tuple[Measured, Measured]:
+def _prior_moments(key: Key[Array, ""], prior: Distribution) -> tuple[Estimate, Estimate]:
     """Exact for a Gaussian prior, otherwise from 10,000 draws."""
     parts = distributions.gaussian_parts(prior)
     if parts is None:
-        return _moments(weights.draw(key, prior, PRIOR_DRAWS), of_draws)
-    mean, variance = parts[0], (parts[1] ** 2).sum(1)
-    zeros = jnp.zeros_like(mean)
-    return Measured(mean, zeros), Measured(variance, zeros)
+        return _moments(weights.draw(key, prior, PRIOR_DRAWS), Estimate.of_draws)
+    return Estimate.exact(parts[0]), Estimate.exact((parts[1] ** 2).sum(1))

@@ -20,7 +20,7 @@ from lvm_jax._core.inputs import check_family, check_problem, one_of
 from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.local import NUM_JUDGES, Ascent, fit_local
-from lvm_jax.decomposition.measured import Measured, of_draws
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Family
@@ -41,10 +41,10 @@ from lvm_jax.typing import (
 class FamilyGaps(NamedTuple):
     """The split by one family's q*, leaves [N, ...], in nats."""
 
-    elbo: Measured  # of q*
-    approximation: Measured  # log p - ELBO(q*)
-    amortization: Measured  # ELBO(q*) - ELBO(q)
-    gain: Measured  # of the ELBO in the last tenth of the ascent: is q* the best yet?
+    elbo: Estimate  # of q*
+    approximation: Estimate  # log p - ELBO(q*)
+    amortization: Estimate  # ELBO(q*) - ELBO(q)
+    gain: Estimate  # of the ELBO in the last tenth of the ascent: is q* the best yet?
     start: Int[Array, " N"]  # where q* came from, see `fit_local`
     eta: Params  # of q*; `guides.per_point` and `evidence.evaluate` take it
 
@@ -52,11 +52,11 @@ class FamilyGaps(NamedTuple):
 class Gaps(NamedTuple):
     """log p, the guide's ELBO, their gap and its split by family, leaves [N], in nats."""
 
-    log_evidence: Measured
+    log_evidence: Estimate
     k_hat: Float[Array, " N"]  # of the weights behind log p; NaN where it was given as numbers
     source: str  # of log p: "given", or "importance"
-    elbo: Measured  # of the guide's q
-    inference: Measured  # log p - ELBO(q), the sum of both gaps
+    elbo: Estimate  # of the guide's q
+    inference: Estimate  # log p - ELBO(q), the sum of both gaps
     families: dict[str, FamilyGaps]
 
 
@@ -127,16 +127,14 @@ def gaps(
     return Gaps(log_p, k_hat, source, elbo, inference, by_family)
 
 
-def _given(log_evidence: Evidence | ArrayLike | None, x: Any) -> Measured | None:
+def _given(log_evidence: Evidence | ArrayLike | None, x: Any) -> Estimate | None:
     """log p as it came, [N] with its errors."""
     if log_evidence is None:
         return None
     if isinstance(log_evidence, Evidence):
-        values = log_evidence.log_evidence, log_evidence.standard_error
-        found = Measured(*values)
+        found = Estimate(log_evidence.log_evidence, log_evidence.standard_error)
     else:
-        value: Any = checks.float_array(log_evidence, "log_evidence")
-        found = Measured(value, 0.0 * value)
+        found = Estimate.exact(checks.float_array(log_evidence, "log_evidence"))
     checks.shape(found.value, (num_rows(x),), "log_evidence")
     return found
 
@@ -144,9 +142,9 @@ def _given(log_evidence: Evidence | ArrayLike | None, x: Any) -> Measured | None
 class _Split(NamedTuple):
     """The first fields of `FamilyGaps`."""
 
-    elbo: Measured
-    approximation: Measured
-    amortization: Measured
+    elbo: Estimate
+    approximation: Estimate
+    amortization: Estimate
 
 
 @bounded_jit(5, 6, 7)
@@ -154,12 +152,12 @@ def _weigh(
     key: Key[Array, ""],
     p: Generative,
     q: ConditionalDensity,
-    points: tuple[Array, Any, tuple[Params, ...], Measured | None],
+    points: tuple[Array, Any, tuple[Params, ...], Estimate | None],
     number: Int[Array, ""],
     families: tuple[Family, ...],
     num_samples: int,
     together: int,
-) -> tuple[Measured, Array, Measured, Measured, list[_Split]]:
+) -> tuple[Estimate, Array, Estimate, Estimate, list[_Split]]:
     def one(point: tuple) -> tuple:
         index, x, etas, given = point
         key_weigh, key_judge = jax.random.split(jax.random.fold_in(key, index))
@@ -174,26 +172,27 @@ def _weigh(
             log_p, k_hat = given, jnp.full_like(given.value, jnp.nan)
             influence = jnp.zeros_like(log_w[0])
 
-        def gap(log_w: Float[Array, " S"]) -> Measured:
+        def gap(log_w: Float[Array, " S"]) -> Estimate:
             error = moments(influence - log_w).variance / num_samples
             error += 0.0 if given is None else given.standard_error**2
-            return Measured(log_p.value - log_w.mean(), jnp.sqrt(error))
+            return Estimate(log_p.value - log_w.mean(), jnp.sqrt(error))
 
-        split = [_Split(of_draws(w), gap(w), of_draws(w - log_w[0])) for w in log_w[1:]]
-        return log_p, k_hat, of_draws(log_w[0]), gap(log_w[0]), split
+        mean = Estimate.of_draws
+        split = [_Split(mean(w), gap(w), mean(w - log_w[0])) for w in log_w[1:]]
+        return log_p, k_hat, mean(log_w[0]), gap(log_w[0]), split
 
     return for_first(one, points, together, number)
 
 
 def _safe_elbo(key: Key[Array, ""], joint: weights.LogJoint, q: Distribution) -> Scalar:
     """The ELBO less 4 errors: of nearly equal q, the one whose weights vary less weighs better."""
-    found = of_draws(weights.log_weights(key, joint, q, NUM_JUDGES))
+    found = Estimate.of_draws(weights.log_weights(key, joint, q, NUM_JUDGES))
     safe = found.value - 4 * found.standard_error
     return jnp.where(jnp.isnan(safe), -jnp.inf, safe)
 
 
-def _importance(log_w: Float[Array, " S"]) -> tuple[Measured, Array, Float[Array, " S"]]:
+def _importance(log_w: Float[Array, " S"]) -> tuple[Estimate, Array, Float[Array, " S"]]:
     """log p, its k-hat, and what each draw moves it by, times S: w_s / p(x) - 1, to first order."""
     found = evidence.from_log_weights(log_w)
     influence = jnp.exp(log_w - found.log_evidence) - 1
-    return Measured(found.log_evidence, found.standard_error), found.k_hat, influence
+    return Estimate(found.log_evidence, found.standard_error), found.k_hat, influence

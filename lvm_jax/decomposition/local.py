@@ -14,7 +14,7 @@ from lvm_jax._core import checks
 from lvm_jax._core.batching import few_together, for_first, num_rows, padded, unpadded
 from lvm_jax._core.inputs import check_family, check_problem, one_of
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.decomposition.measured import Measured, of_draws
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Family
 from lvm_jax.typing import (
@@ -42,7 +42,7 @@ class Local(NamedTuple):
 
     eta: Params
     start: Int[Array, " N"]  # which start it came from: 0 the guide's q, 1 the family's own, ...
-    gain: Measured  # of the ELBO over the last tenth of the steps, [N]; near 0 once converged
+    gain: Estimate  # of the ELBO over the last tenth of the steps, [N]; near 0 once converged
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Ascent:
     num_draws: int = 10
     num_starts: int = 2
     optimizer: optax.GradientTransformation | None = None
-    estimate: gradients.Estimate | gradients.Estimator | str | None = None
+    estimate: gradients.Surrogate | gradients.Estimator | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_draws", "num_starts"):
@@ -148,7 +148,7 @@ def _fit(
         before, after = jax.tree.map(lambda leaf: leaf[best], (before, after))
         gain = _log_weights(keys[3], joint, family, after)
         gain -= _log_weights(keys[3], joint, family, before)
-        return Local(after, best, of_draws(gain))
+        return Local(after, best, Estimate.of_draws(gain))
 
     return for_first(one, points, together, number)
 

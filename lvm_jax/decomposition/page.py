@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lvm_jax.decomposition.account import Account, Row
-from lvm_jax.decomposition.measured import average
+from lvm_jax.estimate import Average, Estimate
 from lvm_jax.report import Table, render
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 READ_OFF = (0.01, 0.1, 0.5, 1.0, 2.0)  # betas whose rows stand in the table
-HALF = 1.96  # of a 95% interval
 
 
 def tables(account: Account) -> dict[str, Table]:
@@ -33,10 +32,10 @@ def tables(account: Account) -> dict[str, Table]:
 
 
 def _line(row: Row) -> tuple[str, ...]:
-    half = HALF * row.monte_carlo_error
-    over = "" if np.isnan(row.sampling_error) else f"{row.sampling_error:.3f}"
-    interval = f"{row.value - half:.3f} to {row.value + half:.3f}"
-    return row.quantity, f"{row.value:.3f}", interval, over
+    value, error, over = row.mean
+    low, high = Estimate(value, error).interval()
+    interval = f"{low:.3f} to {high:.3f}"
+    return row.quantity, f"{value:.3f}", interval, "" if np.isnan(over) else f"{over:.3f}"
 
 
 def _units(account: Account) -> Table:
@@ -86,9 +85,9 @@ def _rate_distortion(account: Account) -> Table:
     curve, here = account.curve, account.channel
     betas = np.asarray(curve.betas)
     kept = sorted({int(np.abs(betas - beta).argmin()) for beta in READ_OFF})
-    rate, distortion = average(curve.rate), average(curve.distortion)
+    rate, distortion = curve.rate.average(), curve.distortion.average()
     rows: list[tuple[str, ...]] = [
-        ("guide", *_cells(average(here.rate)), *_cells(average(here.distortion)), "")
+        ("guide", *_cells(here.rate.average()), *_cells(here.distortion.average()), "")
     ]
     for place in kept:
         ess = f"{float(np.median(curve.ess[:, place])):.0f}"
@@ -99,14 +98,14 @@ def _rate_distortion(account: Account) -> Table:
     return Table(head, rows)
 
 
-def _cells(mean: Any) -> tuple[str, str]:
+def _cells(mean: Average) -> tuple[str, str]:
     return f"{float(mean.value):.3f}", f"{float(mean.monte_carlo_error):.3f}"
 
 
 def report(account: Account, title: str = "Where the gap comes from", lead: str = "") -> str:
     """The account as one HTML page that needs no other file."""
     template = Path(__file__).with_name("account.md").read_text(encoding="utf-8")
-    gap, log_evidence = average(account.gaps.inference), average(account.gaps.log_evidence)
+    gap, log_evidence = account.gaps.inference.average(), account.gaps.log_evidence.average()
     facts = [
         (f"{float(log_evidence.value):.2f}", "log p(x), nats"),
         (f"{float(gap.value):.2f}", "log p(x) - ELBO, nats"),
@@ -128,8 +127,8 @@ def _warnings(account: Account) -> list[str]:
     if account.gaps.source == "importance" and doubted:
         notes.append(f"log p(x) is not to be trusted at {doubted} points: k-hat > 0.7.")
     for name, one in account.gaps.families.items():
-        gain = average(one.gain)
-        if float(gain.value) > 0.05 * abs(float(average(one.approximation).value)) + 0.01:
+        gain = one.gain.average()
+        if float(gain.value) > 0.05 * abs(float(one.approximation.average().value)) + 0.01:
             notes.append(f"{name}: the ascent still gained {float(gain.value):.3f} nats.")
     return notes
 
@@ -138,8 +137,8 @@ def _plane(account: Account) -> Figure:
     from lvm_jax import plotting
 
     figure, (ax,) = plotting.new_figure(width=6.4)
-    rate, distortion = average(account.curve.rate), average(account.curve.distortion)
-    here = average(account.channel.rate), average(account.channel.distortion)
+    rate, distortion = account.curve.rate.average(), account.curve.distortion.average()
+    here = account.channel.rate.average(), account.channel.distortion.average()
     # Betas near 0 lie far to the right, where a tiny rate already saves much of the distortion.
     shown = np.asarray(rate.value) >= 0.02 * np.asarray(rate.value).max()
     x, y = np.asarray(distortion.value)[shown], np.asarray(rate.value)[shown]

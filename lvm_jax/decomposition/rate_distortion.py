@@ -24,7 +24,7 @@ from lvm_jax._core.moments import moments
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.decomposition.aggregate import price_draws
-from lvm_jax.decomposition.measured import Measured, of_draws
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.typing import (
     Array,
@@ -42,17 +42,17 @@ from lvm_jax.typing import (
 class Channel(NamedTuple):
     """Rate and distortion of a guide at every point, [N], in nats."""
 
-    rate: Measured
-    distortion: Measured
+    rate: Estimate
+    distortion: Estimate
 
 
 class RateDistortion(NamedTuple):
     """The curve of every point at T + 1 betas, in nats."""
 
     betas: Float[Array, " T1"]
-    rate: Measured  # [N, T + 1]
-    distortion: Measured  # [N, T + 1]
-    log_normalizer: Measured  # log Z_beta, [N, T + 1]; at beta = 1 log p(x)
+    rate: Estimate  # [N, T + 1]
+    distortion: Estimate  # [N, T + 1]
+    log_normalizer: Estimate  # log Z_beta, [N, T + 1]; at beta = 1 log p(x)
     ess: Float[Array, "N T1"]  # of the chains' weights, between 1 and C
     acceptance: Float[Array, "N T"]  # of the moves at each beta but the first
 
@@ -98,9 +98,9 @@ def _channel(
         z, log_q = price_draws(jax.random.fold_in(key, index), at_x, num_samples)
         losses = -jax.vmap(lambda one: p.log_likelihood(one, x))(z)
         kl = distributions.kl_divergence(at_x, prior)
-        if kl is None:
-            return Channel(of_draws(log_q - jax.vmap(prior.log_prob)(z)), of_draws(losses))
-        return Channel(Measured(kl, jnp.zeros_like(kl)), of_draws(losses))
+        log_ratio = log_q - jax.vmap(prior.log_prob)(z)
+        rate = Estimate.of_draws(log_ratio) if kl is None else Estimate.exact(kl)
+        return Channel(rate, Estimate.of_draws(losses))
 
     return for_first(one, points, together, number)
 
@@ -131,7 +131,7 @@ def rate_distortion(
     C chains, to first order. Step sizes come from a pilot of `num_pilot` other chains, as in
     `evidence.annealed`; a discrete z needs `annealing.gibbs` or `flip`, with num_pilot = 0.
 
-    Point i draws from fold_in(key, i). Average over points with `average`, beta by beta.
+    Point i draws from fold_in(key, i). `rate.average()` is the mean over points, beta by beta.
 
     Raises ValueError for num_chains < 2, betas that do not rise from 0, or an x that does not fit;
     TypeError for continuous moves on a discrete z.
@@ -202,7 +202,7 @@ def _curves(
 
 def _at_beta(
     log_w: Float[Array, " C"], log_likelihood: Float[Array, " C"], beta: float | Scalar
-) -> tuple[Measured, Measured, Measured, Scalar]:
+) -> tuple[Estimate, Estimate, Estimate, Scalar]:
     """Rate, distortion and log Z at one beta, and the ESS, from C chains."""
     num = log_w.shape[0]
     log_z = logsumexp(log_w) - jnp.log(float(num))
@@ -218,8 +218,8 @@ def _at_beta(
     error = lambda values: jnp.sqrt(moments(values).variance / num)  # noqa: E731
     ess = jnp.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w))
     return (
-        Measured(rate, error(moved)),
-        Measured(distortion, error(pull)),
-        Measured(log_z, error(w)),
+        Estimate(rate, error(moved)),
+        Estimate(distortion, error(pull)),
+        Estimate(log_z, error(w)),
         ess,
     )

@@ -15,30 +15,22 @@ import jax.numpy as jnp
 
 from lvm_jax import bounds, distributions, weights
 from lvm_jax._core import checks
-from lvm_jax._core.moments import moments
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Evidence
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
 
-class Term(NamedTuple):
-    """A number in nats with its standard error, which is 0 where it is exact."""
-
-    value: Scalar
-    standard_error: Scalar
-    exact: bool
-
-
 class Decomposition(NamedTuple):
-    """The terms of log p(x) = ELBO + KL(q || posterior); None where nothing tells."""
+    """The terms of log p(x) = ELBO + KL(q || posterior) in nats; None where nothing tells."""
 
-    elbo: Term
-    energy: Term  # E_q[log p(x, z)]
-    entropy: Term  # H(q)
-    reconstruction: Term | None  # E_q[log p(x | z)]; needs the prior
-    kl_prior: Term | None  # KL(q || prior); needs the prior
-    kl_posterior: Term | None  # KL(q || p(z | x))
-    log_evidence: Term | None  # log p(x)
+    elbo: Estimate
+    energy: Estimate  # E_q[log p(x, z)]
+    entropy: Estimate  # H(q)
+    reconstruction: Estimate | None  # E_q[log p(x | z)]; needs the prior
+    kl_prior: Estimate | None  # KL(q || prior); needs the prior
+    kl_posterior: Estimate | None  # KL(q || p(z | x))
+    log_evidence: Estimate | None  # log p(x)
 
 
 def decompose(
@@ -75,12 +67,12 @@ def decompose(
     reconstruction = kl_prior = None
     if prior is not None:
         log_prior = jax.vmap(prior.log_prob)(z)
-        reconstruction = _mean(log_p - log_prior)
-        kl_prior = _closed(distributions.kl_divergence(q, prior)) or _mean(log_q - log_prior)
+        reconstruction = Estimate.of_draws(log_p - log_prior)
+        kl_prior = _closed(distributions.kl_divergence(q, prior), log_q - log_prior)
     return Decomposition(
-        elbo=_mean(log_p - log_q),
-        energy=_mean(log_p),
-        entropy=_closed(distributions.entropy(q)) or _mean(-log_q),
+        elbo=Estimate.of_draws(log_p - log_q),
+        energy=Estimate.of_draws(log_p),
+        entropy=_closed(distributions.entropy(q), -log_q),
         reconstruction=reconstruction,
         kl_prior=kl_prior,
         kl_posterior=kl_posterior,
@@ -92,21 +84,22 @@ def _gap(
     log_p: Float[Array, " S"],
     log_q: Float[Array, " S"],
     log_posterior: Float[Array, " S"] | None,
-    known: Term | None,
-) -> tuple[Term, Term]:
+    known: Estimate | None,
+) -> tuple[Estimate, Estimate]:
     """KL(q || posterior) and log p(x), from the draws."""
     if log_posterior is not None:
-        return _mean(log_q - log_posterior), known or _mean(log_p - log_posterior)
+        kl = Estimate.of_draws(log_q - log_posterior)
+        return kl, known or Estimate.of_draws(log_p - log_posterior)
     log_w = log_p - log_q
-    elbo = _mean(log_w)
+    elbo = Estimate.of_draws(log_w)
     if known is not None:
         error = jnp.hypot(known.standard_error, elbo.standard_error)
-        return Term(known.value - elbo.value, error, False), known
+        return Estimate(known.value - elbo.value, error), known
     value = bounds.iwae(log_w)
     # Delta method: to first order log p moves by w_s / p(x) - 1, and the ELBO by log w_s, a draw.
     relative = jnp.exp(log_w - value)
-    evidence = Term(value, _mean(relative).standard_error, False)
-    return Term(value - elbo.value, _mean(relative - log_w).standard_error, False), evidence
+    gap = Estimate.of_draws(relative - log_w)._replace(value=value - elbo.value)
+    return gap, Estimate.of_draws(relative)._replace(value=value)
 
 
 def decompose_exactly(
@@ -138,11 +131,11 @@ def decompose_exactly(
         reconstruction = _expect(q, lambda z: log_joint(z) - prior.log_prob(z))
         kl_prior = _need(distributions.kl_divergence(q, prior), "prior: expected q's family")
     evidence = _given(log_evidence)
-    elbo = _exact(energy.value + entropy.value)
+    elbo = Estimate.exact(energy.value + entropy.value)
     if posterior is not None:
         kl = distributions.kl_divergence(q, posterior)
         kl_posterior = _need(kl, "posterior: expected q's family")
-        evidence = evidence or _exact(elbo.value + kl_posterior.value)
+        evidence = evidence or Estimate.exact(elbo.value + kl_posterior.value)
     elif evidence is not None:
         kl_posterior = evidence._replace(value=evidence.value - elbo.value)
     return Decomposition(elbo, energy, entropy, reconstruction, kl_prior, kl_posterior, evidence)
@@ -190,33 +183,29 @@ def _energy(
     return jax.vmap(log_density)(z).mean()
 
 
-def _expect(q: Distribution, function: Callable[[Latent], Scalar]) -> Term:
+def _expect(q: Distribution, function: Callable[[Latent], Scalar]) -> Estimate:
     value = distributions.expectation(q, function)
-    return _exact(distributions.cubature(q, function) if value is None else value)
+    return Estimate.exact(distributions.cubature(q, function) if value is None else value)
 
 
-def _exact(value: Scalar) -> Term:
-    value = jnp.asarray(value)
-    return Term(value, jnp.zeros_like(value), True)
+def _closed(value: Scalar | None, draws: Float[Array, " S"]) -> Estimate:
+    """The closed form where there is one, else the mean of the draws."""
+    return Estimate.of_draws(draws) if value is None else Estimate.exact(value)
 
 
-def _closed(value: Scalar | None) -> Term | None:
-    return None if value is None else _exact(value)
-
-
-def _need(value: Scalar | None, expected: str) -> Term:
+def _need(value: Scalar | None, expected: str) -> Estimate:
     if value is None:
         raise TypeError(f"{expected}, got none; use decompose, which samples")
-    return _exact(value)
+    return Estimate.exact(value)
 
 
-def _given(log_evidence: Scalar | Evidence | None) -> Term | None:
+def _given(log_evidence: Scalar | Evidence | None) -> Estimate | None:
     if log_evidence is None:
         return None
     if isinstance(log_evidence, Evidence):
-        term = Term(log_evidence.log_evidence, log_evidence.standard_error, False)
+        term = Estimate(log_evidence.log_evidence, log_evidence.standard_error)
     else:
-        term = _exact(log_evidence)
+        term = Estimate.exact(log_evidence)
     if jnp.shape(term.value) != ():
         raise ValueError(
             "log_evidence: expected the number of one data point, got shape "
@@ -232,8 +221,3 @@ def _check_one_point(
     for name, one in {"q": q, "prior": prior, "posterior": posterior}.items():
         if one is not None:
             weights.check_log_prob(one, name)
-
-
-def _mean(values: Float[Array, " S"]) -> Term:
-    found = moments(values)
-    return Term(found.mean, jnp.sqrt(found.variance / values.shape[0]), False)

@@ -187,7 +187,7 @@ def certify(
     for value, name in ((tolerance, "tolerance"), (budget, "budget")):
         if not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
-    num_scouts = checks.integer(num_scouts, "num_scouts", 0)
+    level, num_scouts = checks.level(level), checks.integer(num_scouts, "num_scouts", 0)
     run = Runner(
         *(key, p, q, x, prior_share, transition, gradients_per_move, budget, num_scouts),
     )

@@ -9,8 +9,8 @@ import numpy as np
 from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, plenty, unpadded
 from lvm_jax._core.inputs import check_bound, check_data, check_problem, check_q, one_of
-from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
 from lvm_jax.evidence.result import Evidence, describe, union
 from lvm_jax.typing import (
@@ -106,11 +106,11 @@ def _first(q: ConditionalDensity, num_points: int) -> ConditionalDensity:
 
 
 class Summary(NamedTuple):
-    """The evidence of a data set, per data point, with its two errors apart."""
+    """The evidence of a data set, per data point, with its two errors apart, as in `Average`."""
 
     log_evidence: Scalar  # the mean over the points, in nats
-    monte_carlo_error: Scalar  # its standard error over the draws of z, these points given
-    sampling_error: Scalar  # its standard error over the points, another data set being drawn
+    monte_carlo_error: Scalar  # over the draws of z, these points given
+    sampling_error: Scalar  # over the points, another data set being drawn
     worst_k_hat: Scalar
     num_untrusted: Int[Array, ""]  # points that are `likely_low`
     num_points: int
@@ -130,15 +130,12 @@ class Summary(NamedTuple):
 
 
 def summarize(evidence: Evidence) -> Summary:
-    """Mean log p(x) over N points, the leaves [N] of `evaluate`.
+    """Mean log p(x) over N points, the leaves [N] of `evaluate`, by `Estimate.average`.
 
-        monte_carlo_error = sqrt(sum_n standard_error_n^2) / N
-        sampling_error = sqrt(Var_n(log p(x_n)) / N)
-
-    The second, for a statement about the population, holds the first already (the spread of the
-    estimates includes their noise); for a comparison of models on the same points use the first,
-    or pair the points. NaN where a point is NaN; the sampling error of one point is NaN. Where
-    points are `likely_low` the mean and its Monte Carlo error are not reliable: see `verdict`.
+    The sampling error is for a statement about the population, and includes the Monte Carlo
+    error; for a comparison of models on the same points use the Monte Carlo error, or pair the
+    points. NaN where a point is NaN. Where points are `likely_low` the mean and its Monte Carlo
+    error are not reliable: see `verdict`.
 
     Raises ValueError unless the leaves are [N].
     """
@@ -152,14 +149,11 @@ def summarize(evidence: Evidence) -> Summary:
 
 @bounded_jit()
 def _summarize(evidence: Evidence) -> Summary:
-    values, low = evidence.log_evidence, evidence.likely_low
-    num_points = values.shape[0]
+    low = evidence.likely_low
     return Summary(
-        values.mean(),
-        jnp.sqrt((evidence.standard_error**2).sum()) / num_points,
-        jnp.sqrt(moments(values).variance / num_points),
+        *Estimate(evidence.log_evidence, evidence.standard_error).average(),
         evidence.k_hat.max(),
         low.sum(),
-        num_points,
+        low.shape[0],
         union(jnp.where(low, evidence.failed, 0)),
     )

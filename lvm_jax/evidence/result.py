@@ -96,8 +96,7 @@ class Evidence(NamedTuple):
         """
         from scipy.stats import t
 
-        if not 0 < checks.number(level, "level") < 1:
-            raise ValueError(f"level: expected a probability in (0, 1), got {level}")
+        level = checks.level(level)
         centre, error = np.asarray(self.log_evidence), np.asarray(self.standard_error)
         freedom = np.maximum(np.asarray(self.num_samples) - 1, 1)
         half = t.ppf(0.5 + level / 2, freedom) * np.where(np.isnan(error), np.inf, error)

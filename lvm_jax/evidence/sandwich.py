@@ -13,9 +13,9 @@ from lvm_jax import annealing, weights
 from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, for_each, plenty
 from lvm_jax._core.inputs import check_simulated
-from lvm_jax._core.moments import moments
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
+from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Check, Evidence, check_chains, describe
 from lvm_jax.typing import (
@@ -69,9 +69,7 @@ class Sandwich(NamedTuple):
         p(x), so that P(lower > log p(x) + b) < exp(-b) by Markov's inequality, and so is
         exp(-upper) for 1 / p(x). Over draws of x, z and the chains together.
         """
-        if not 0 < checks.number(level, "level") < 1:
-            raise ValueError(f"level: expected a probability in (0, 1), got {level}")
-        margin = np.log(2 / (1 - level))
+        margin = np.log(2 / (1 - checks.level(level)))
         return self.lower.log_evidence - margin, self.upper.log_evidence + margin
 
 
@@ -124,12 +122,9 @@ class Bidirectional(NamedTuple):
 
     x: Array  # simulated, [N, ...]
     sandwich: Sandwich  # leaves [N, ...]
-    lower: Scalar  # mean over the points
-    lower_error: Scalar  # its standard error, over points
-    upper: Scalar
-    upper_error: Scalar
-    gap: Scalar  # mean of upper - lower: bounds the mean error of `annealed` on such data
-    gap_error: Scalar
+    lower: Estimate  # mean over the points
+    upper: Estimate
+    gap: Estimate  # mean of upper - lower: bounds the mean error of `annealed` on such data
 
 
 def bidirectional(
@@ -165,7 +160,7 @@ def bidirectional(
         batch_size(plenty(chunk_size), 2 * num_chains, num_points),
     )
     means = _means(found)
-    _check_order(*means[-2:])
+    _check_order(*means[-1])
     return Bidirectional(x, found, *means)
 
 
@@ -190,11 +185,10 @@ def _bidirectional(
 
 
 @bounded_jit()
-def _means(found: Sandwich) -> tuple[Scalar, ...]:
-    """Mean and standard error, over the points, of lower bound, upper bound and gap."""
-    each = moments(jnp.stack([found.lower.log_evidence, found.upper.log_evidence, found.gap], 1))
-    errors = jnp.sqrt(each.variance / each.number)
-    return tuple(jnp.stack([each.mean, errors], 1).ravel())
+def _means(found: Sandwich) -> list[Estimate]:
+    """Means over the points of lower bound, upper bound and gap."""
+    each = found.lower.log_evidence, found.upper.log_evidence, found.gap
+    return [Estimate.of_draws(values) for values in each]
 
 
 def _check_order(gap: Scalar, error: Scalar) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax.estimate import Estimate
 from lvm_jax.typing import Bool, Float
 
 
@@ -27,8 +28,7 @@ def share(holds: Bool[np.ndarray, " n"] | Sequence[bool], level: float = 0.95) -
     """
     from scipy.stats import beta
 
-    if not 0 < checks.number(level, "level") < 1:
-        raise ValueError(f"level: expected a probability in (0, 1), got {level}")
+    level = checks.level(level)
     holds = np.asarray(holds, bool)
     tail = round((1 - level) / 2, 15)  # 0.025 of 0.95, without the rounding of 1 - level
     hits, size = int(holds.sum()), holds.size
@@ -37,8 +37,8 @@ def share(holds: Bool[np.ndarray, " n"] | Sequence[bool], level: float = 0.95) -
     return Share(hits / size if size else np.nan, float(low), float(high), size)
 
 
-def rmse(errors: Float[np.ndarray, " n"]) -> tuple[float, float]:
-    """The root mean square error of n independent estimates, and its standard error.
+def rmse(errors: Float[np.ndarray, " n"]) -> Estimate:
+    """The root mean square error of n independent estimates, with its standard error.
 
     sd(e^2) / (2 RMSE sqrt(n)), the delta method. NaN of one estimate. In the units of the errors.
     """
@@ -46,4 +46,4 @@ def rmse(errors: Float[np.ndarray, " n"]) -> tuple[float, float]:
     found = float(np.sqrt(squared.mean()))
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = squared.std(ddof=1) if squared.size > 1 else np.nan
-    return found, float(spread / (2 * max(found, 1e-12) * squared.size**0.5))
+    return Estimate(found, float(spread / (2 * max(found, 1e-12) * squared.size**0.5)))

@@ -25,7 +25,7 @@ from lvm_jax.gradients.annealed import (
     annealed,
     annealed_learned,
 )
-from lvm_jax.gradients.base import ESTIMATORS, Estimate, Estimator, find_estimate
+from lvm_jax.gradients.base import ESTIMATORS, Estimator, Surrogate, find_estimate
 from lvm_jax.gradients.control import rebar, rebar_control, relax, variance_objective
 from lvm_jax.gradients.discrete import arm, disarm
 from lvm_jax.gradients.enumeration import enumerated
@@ -77,8 +77,8 @@ __all__ = [
     "Accuracy",
     "Annealable",
     "Dynamics",
-    "Estimate",
     "Estimator",
+    "Surrogate",
     "accuracy",
     "annealable",
     "annealed",

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lvm_jax.estimate import Estimate
 from lvm_jax.typing import Float
 
 ROUNDING = 1e-3  # of the exact gradient: the rounding of float32, and no bias of interest
@@ -12,17 +13,15 @@ ROUNDING = 1e-3  # of the exact gradient: the rounding of float32, and no bias o
 class Accuracy(NamedTuple):
     """Against the exact gradient, in units of its length (variance: of its square)."""
 
-    bias: float  # length of the mean's error, its noise taken off; 0 if that leaves nothing
-    error: float  # standard error of `bias` where it is seen
+    bias: Estimate  # length of the mean's error, its noise taken off; 0 if that leaves nothing
     z: float  # squared bias in its own standard errors: no bias is seen below 3
     limit: float  # the bias is below this, two standard errors up
-    variance: float  # summed over the coordinates
-    variance_error: float  # its standard error
+    variance: Estimate  # summed over the coordinates
 
     @property
     def is_seen(self) -> bool:
         """Is the bias beyond its noise and beyond the rounding of float32?"""
-        return self.z > 3 and self.bias > ROUNDING
+        return self.z > 3 and self.bias.value > ROUNDING
 
 
 def accuracy(
@@ -44,7 +43,7 @@ def accuracy(
         raise ValueError(f"means: expected at least 3 blocks, got {num}")
     if not scale > 0:
         raise ValueError("exact: expected a gradient that is not 0, the unit of every number")
-    errors = (means - exact) / scale
+    errors, variances = (means - exact) / scale, variances / scale**2
 
     def squared(errors: np.ndarray) -> float:
         n = len(errors)
@@ -55,10 +54,8 @@ def accuracy(
     error = float(np.sqrt((num - 1) * left.var()))
     bias = float(np.sqrt(max(value, 0.0)))
     return Accuracy(
-        bias=bias,
-        error=error / (2 * bias) if bias > 0 else 0.0,
+        bias=Estimate(bias, error / (2 * bias) if bias > 0 else 0.0),
         z=value / error if error > 0 else 0.0,
         limit=float(np.sqrt(max(value, 0.0) + 2 * error)),
-        variance=float(variances.mean() / scale**2),
-        variance_error=float(variances.std(ddof=1) / np.sqrt(num) / scale**2),
+        variance=Estimate(*map(float, (variances.mean(), variances.std(ddof=1) / np.sqrt(num)))),
     )

@@ -14,7 +14,7 @@ from lvm_jax import annealing, bounds
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import check_temperatures
 from lvm_jax.annealing.unadjusted import check_refreshment, check_step_size
-from lvm_jax.gradients.base import Estimate, MakeQ, make_q, positive
+from lvm_jax.gradients.base import MakeQ, Surrogate, make_q, positive
 from lvm_jax.guides.base import Guide
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint
@@ -56,7 +56,7 @@ def annealed(
     temperatures: ArrayLike | None = None,
     step_size: ArrayLike | float = 0.1,
     refreshment: float = 0.1,
-) -> Estimate:
+) -> Surrogate:
     """The bound of S annealed chains from q, differentiated as it stands. Any bound.
 
         B(log w),    log w_s = log p(x, z_T) - log q(z_0) + sum_t log N(u_t) - log N(v_{t-1})
@@ -94,7 +94,7 @@ def annealed(
 
 def annealed_learned(
     bound: bounds.Reduction = bounds.elbo, *, refreshment: float = 0.1
-) -> Estimate:
+) -> Surrogate:
     """`annealed` with temperatures and step sizes from phi, which learns them beside q's.
 
     phi is an `Annealable`, of a guide made by `annealable`. Unbiased in it, too. Raises TypeError
@@ -136,7 +136,7 @@ def annealable(
     return Guide(init, posterior)
 
 
-def _of_chains(name: str, bound: bounds.Reduction, travel: Travel, refreshment: float) -> Estimate:
+def _of_chains(name: str, bound: bounds.Reduction, travel: Travel, refreshment: float) -> Surrogate:
     check_refreshment(refreshment)
 
     def estimate(

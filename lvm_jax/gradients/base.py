@@ -15,13 +15,14 @@ from lvm_jax.typing import Array, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_prob
 
 MakeQ = Callable[[Params], Any]  # phi -> q of one data point, whose kind `make_q` asks for
-Estimate = Callable[[Key[Array, ""], LogJoint, MakeQ, Params, int], Scalar]
+# (key, log_joint, guide, phi, num_samples) -> a scalar whose jax.grad is the estimate.
+Surrogate = Callable[[Key[Array, ""], LogJoint, MakeQ, Params, int], Scalar]
 
 
 class Estimator(NamedTuple):
     """An estimator with what it promises; unbiased means: for the gradient of `bound`."""
 
-    estimate: Estimate
+    estimate: Surrogate
     bound: str  # its name in bounds.BOUNDS; after "annealed_", of the log-weights of chains
     unbiased_theta: bool
     unbiased_phi: bool
@@ -39,7 +40,7 @@ NEEDS: dict[LatentKind, str] = {
 }
 
 
-def find_estimate(value: Any, name: str = "estimate") -> Estimate | None:
+def find_estimate(value: Any, name: str = "estimate") -> Surrogate | None:
     """An estimator, its row or its name in ESTIMATORS, as the estimator; None stays None.
 
     Raises ValueError for another name, and TypeError for what is not an estimator, such as a

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
-from lvm_jax.gradients.base import Estimate, MakeQ, make_q, positive, through
+from lvm_jax.gradients.base import MakeQ, Surrogate, make_q, positive, through
 from lvm_jax.gradients.relaxed import Relaxation, relaxation
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
@@ -22,7 +22,7 @@ def rebar_control(temperature: float | Scalar = 0.5, scale: float | Scalar = 1.0
     return lambda log_weight, soften, z: scale * log_weight(soften(z / temperature))
 
 
-def relax(control: Control) -> Estimate:
+def relax(control: Control) -> Surrogate:
     """RELAX: with z = logits + noise, b = H(z), and z' drawn anew given b,
 
         logits:  (f(b) - c(z')) grad log q(b) + grad c(z) - grad c(z'),   f(b) = log p - log q
@@ -36,7 +36,7 @@ def relax(control: Control) -> Estimate:
     return _controlled("relax", control)
 
 
-def rebar(temperature: float | Scalar = 0.5, scale: float | Scalar = 1.0) -> Estimate:
+def rebar(temperature: float | Scalar = 0.5, scale: float | Scalar = 1.0) -> Surrogate:
     """REBAR: `relax` with c(z) = scale * f(soften(z / temperature)), the relaxed f itself.
 
     Unbiased in theta and phi for the ELBO at every temperature and scale, both of which may be
@@ -46,7 +46,7 @@ def rebar(temperature: float | Scalar = 0.5, scale: float | Scalar = 1.0) -> Est
     return _controlled("rebar", rebar_control(temperature, scale))
 
 
-def variance_objective(control: Control) -> Estimate:
+def variance_objective(control: Control) -> Surrogate:
     """|phi-gradient of `relax(control)`|^2: minimise it in what the control closes over.
 
     The mean of the gradient does not depend on the control, so the gradient of this square is an
@@ -67,7 +67,7 @@ def variance_objective(control: Control) -> Estimate:
     return objective
 
 
-def _controlled(name: str, control: Control) -> Estimate:
+def _controlled(name: str, control: Control) -> Surrogate:
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from lvm_jax import distributions
 from lvm_jax._core import checks
-from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
+from lvm_jax.gradients.base import MakeQ, Surrogate, make_q, through
 from lvm_jax.typing import Array, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
 
 
-def arm() -> Estimate:
+def arm() -> Surrogate:
     """ARM: augment, REINFORCE, merge. For K Bernoulli variables with logits l, u ~ U(0, 1)^K,
 
         logits:  (f(1[u > sigmoid(-l)]) - f(1[u < sigmoid(l)])) (u - 1/2),   f(b) = log p - log q
@@ -24,7 +24,7 @@ def arm() -> Estimate:
     return _antithetic("arm", lambda uniform, pair, logits: uniform - 0.5)
 
 
-def disarm() -> Estimate:
+def disarm() -> Surrogate:
     """DisARM: ARM with u integrated out, given b = 1[u > sigmoid(-l)] and b' = 1[u < sigmoid(l)].
 
         logits:  (f(b) - f(b')) (b - b') sigmoid(|l|) / 2,   f(b) = log p(x, b) - log q(b)
@@ -43,7 +43,7 @@ def disarm() -> Estimate:
 Credit = Callable[[Array, Array, Array], Array]  # (u [K], pair [2, K], logits [K]) -> [K]
 
 
-def _antithetic(name: str, credit: Credit) -> Estimate:
+def _antithetic(name: str, credit: Credit) -> Surrogate:
     """The difference of f between the two bits strings that share a uniform, times `credit`."""
 
     def estimate(

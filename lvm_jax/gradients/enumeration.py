@@ -5,12 +5,12 @@ import jax.numpy as jnp
 
 from lvm_jax import distributions
 from lvm_jax._core import checks
-from lvm_jax.gradients.base import Estimate, Estimator, MakeQ, find_estimate, make_q
+from lvm_jax.gradients.base import Estimator, MakeQ, Surrogate, find_estimate, make_q
 from lvm_jax.typing import Array, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
 
 
-def enumerated(inner: Estimate | Estimator | str = "reparameterized") -> Estimate:
+def enumerated(inner: Surrogate | Estimator | str = "reparameterized") -> Surrogate:
     """The ELBO with the sum over all of a finite z, or over the finite part y of z = (y, z).
 
         sum_z q(z) (log p(x, z) - log q(z)),    of a finite q, such as Bernoulli or a Table
@@ -48,7 +48,7 @@ def _of_parts(
     phi: Params,
     num_samples: int,
     values: Latent,
-    inner: Estimate | None,
+    inner: Surrogate | None,
 ) -> Scalar:
     q = guide(phi)
     if inner is None:

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 
 from lvm_jax import bounds
 from lvm_jax._core import checks
-from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
+from lvm_jax.gradients.base import MakeQ, Surrogate, make_q, through
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint, log_weights, sample_and_log_prob
 
 CHUNK = 64  # rows of the bound's Hessian held at once
 
 
-def reparameterized(bound: bounds.Reduction = bounds.elbo) -> Estimate:
+def reparameterized(bound: bounds.Reduction = bounds.elbo) -> Surrogate:
     """The bound at z_s = g(epsilon_s; phi), differentiated as it stands. Any bound.
 
         sum_s B_s (dlog w_s/dz_s dz_s/dphi - grad_phi log q(z_s))
@@ -37,7 +37,7 @@ def reparameterized(bound: bounds.Reduction = bounds.elbo) -> Estimate:
     return estimate
 
 
-def sticking_the_landing(bound: bounds.Reduction = bounds.elbo) -> Estimate:
+def sticking_the_landing(bound: bounds.Reduction = bounds.elbo) -> Surrogate:
     """STL: `reparameterized` with the parameters of log q stopped, so that the score is left out.
 
         sum_s B_s dlog w_s/dz_s dz_s/dphi
@@ -62,7 +62,7 @@ def sticking_the_landing(bound: bounds.Reduction = bounds.elbo) -> Estimate:
     return estimate
 
 
-def doubly_reparameterized(bound: bounds.Reduction = bounds.iwae) -> Estimate:
+def doubly_reparameterized(bound: bounds.Reduction = bounds.iwae) -> Surrogate:
     """DReG for any bound: the score term of `reparameterized` is reparameterised once more.
 
         phi:    sum_s (B_s - B_ss) dlog w_s/dz_s dz_s/dphi,   parameters of log q stopped
@@ -88,7 +88,7 @@ def doubly_reparameterized(bound: bounds.Reduction = bounds.iwae) -> Estimate:
     return estimate
 
 
-def piwae(num_groups: int = 2) -> Estimate:
+def piwae(num_groups: int = 2) -> Surrogate:
     """PIWAE: theta by IWAE over all S weights, phi by MIWAE over `num_groups` groups of them.
 
         phi:    sum_s M_s (dlog w_s/dz_s dz_s/dphi - grad_phi log q(z_s)),   M = MIWAE

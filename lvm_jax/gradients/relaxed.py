@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from lvm_jax._core import checks
 from lvm_jax.distributions.kinds import is_one_hot
-from lvm_jax.gradients.base import Estimate, MakeQ, make_q, positive
+from lvm_jax.gradients.base import MakeQ, Surrogate, make_q, positive
 from lvm_jax.typing import Array, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
 
@@ -63,7 +63,7 @@ def relaxation(q: Any) -> tuple[Array, Relaxation]:
     return (q.distribution.logits, ROWS) if is_one_hot(q) else (q.logits, BITS)
 
 
-def concrete(temperature: float | Scalar = 0.5) -> Estimate:
+def concrete(temperature: float | Scalar = 0.5) -> Surrogate:
     """Binary concrete, or Gumbel-softmax: the ELBO with the draws inside log p relaxed.
 
         (1/S) sum_s log p(x, S(z_s / temperature)) + H(q),   z_s = logits + noise
@@ -82,7 +82,7 @@ def concrete(temperature: float | Scalar = 0.5) -> Estimate:
     return _relaxed("concrete", soft)
 
 
-def straight_through(temperature: float | Scalar | None = None) -> Estimate:
+def straight_through(temperature: float | Scalar | None = None) -> Surrogate:
     """Hard draws forward, soft ones backward: db/dlogits is taken from a smooth stand-in.
 
         (1/S) sum_s log p(x, b_s) + H(q),
@@ -102,7 +102,7 @@ def straight_through(temperature: float | Scalar | None = None) -> Estimate:
     return _relaxed("straight_through", hard)
 
 
-def _relaxed(name: str, make_z: Callable[[Array, Array, Relaxation], Array]) -> Estimate:
+def _relaxed(name: str, make_z: Callable[[Array, Array, Relaxation], Array]) -> Surrogate:
     """mean log p(x, z_s) + H(q), differentiated through z_s = make_z(logits, noise, family)."""
 
     def estimate(

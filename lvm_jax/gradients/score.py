@@ -18,14 +18,14 @@ import jax.numpy as jnp
 
 from lvm_jax import bounds
 from lvm_jax._core import checks
-from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
+from lvm_jax.gradients.base import MakeQ, Surrogate, make_q, through
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint, draw
 
 
 def score_function(
     bound: bounds.Reduction = bounds.elbo, baseline: float | Scalar = 0.0
-) -> Estimate:
+) -> Surrogate:
     """REINFORCE for any bound, with one constant baseline b in the place of a log-weight.
 
         phi:    sum_s (h_s(log w) - h_s(log w with log w_s = b)) grad_phi log q(z_s)
@@ -74,7 +74,7 @@ def moving_average(
     return decay * previous + (1 - decay) * jax.lax.stop_gradient(value)
 
 
-def leave_one_out() -> Estimate:
+def leave_one_out() -> Surrogate:
     """RLOO: REINFORCE for the ELBO, each draw's baseline the mean of the S - 1 others.
 
         phi:    1/(S - 1) sum_s (log w_s - mean log w) grad_phi log q(z_s)
@@ -95,7 +95,7 @@ def leave_one_out() -> Estimate:
     return estimate
 
 
-def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Estimate:
+def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Surrogate:
     """VIMCO: REINFORCE for IWAE, each weight's replacement the mean of the S - 1 other weights.
 
         phi:    sum_s (L(log w) - L(log w with log w_s = r_s) - v_s) grad_phi log q(z_s)

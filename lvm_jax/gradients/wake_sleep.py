@@ -4,14 +4,14 @@ import jax
 
 from lvm_jax import bounds
 from lvm_jax._core import checks
-from lvm_jax.gradients.base import Estimate, MakeQ, make_q, through
+from lvm_jax.gradients.base import MakeQ, Surrogate, make_q, through
 from lvm_jax.gradients.pathwise import derivatives, follow
 from lvm_jax.gradients.score import score_weights
 from lvm_jax.typing import Array, ConditionalDensity, Generative, Key, Params, Scalar
 from lvm_jax.weights import LogJoint
 
 
-def reweighted_wake_sleep() -> Estimate:
+def reweighted_wake_sleep() -> Surrogate:
     """Reweighted wake-sleep with the wake-phase update of phi. With v = w / sum w,
 
         phi:    sum_s v_s grad_phi log q(z_s)
@@ -33,7 +33,7 @@ def reweighted_wake_sleep() -> Estimate:
     return estimate
 
 
-def doubly_reparameterized_wake_sleep() -> Estimate:
+def doubly_reparameterized_wake_sleep() -> Surrogate:
     """`reweighted_wake_sleep` with phi's score reparameterised. With v = w / sum w,
 
         phi:    sum_s (v_s - v_s^2) dlog w_s/dz_s dz_s/dphi,   parameters of log q stopped

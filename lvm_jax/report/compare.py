@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lvm_jax.estimate import Estimate
 from lvm_jax.report import curves, differences
-from lvm_jax.report.differences import Difference, Mean
+from lvm_jax.report.differences import Difference
 from lvm_jax.report.directory import Directory
 from lvm_jax.report.headlines import OverSeeds, headlines, over_seeds, seeds_table
 from lvm_jax.report.page import MISSING, Page, Table, digits, number
@@ -31,7 +32,7 @@ class Row(NamedTuple):
     """A number of each run, and its differences to the first run."""
 
     name: str
-    values: list[Mean]
+    values: list[Estimate]
     differences: list[Difference]  # of all runs but the first
 
 
@@ -171,23 +172,23 @@ def _of_points(runs: Sequence[Stored], name: str) -> Row:
 
 
 def _of_numbers(runs: Sequence[Stored], name: str) -> Row:
-    values = [Mean(run.numbers[name], differences.error_of(run.numbers, name), 0) for run in runs]
+    values = [differences.of_run(run, name) for run in runs]
     return Row(name, values, [differences.of_numbers(runs[0], run, name) for run in runs[1:]])
 
 
 def _cells(row: Row, num_differences: int) -> tuple[str, ...]:
     return (
         row.name,
-        *(digits(mean.value, mean.error) for mean in row.values),
-        *(digits(one.value, one.error, "+") for one in row.differences[:num_differences]),
+        *(digits(*mean) for mean in row.values),
+        *(digits(*one.change, "+") for one in row.differences[:num_differences]),
     )
 
 
 def _lines(row: Row, labels: Sequence[str]) -> list[tuple[str, ...]]:
     """A line a run: the number, the run, its mean, the difference, and what its error is."""
-    means = [digits(mean.value, mean.error) for mean in row.values]
+    means = [digits(*mean) for mean in row.values]
     rest = [("", "", "")] + [
-        (digits(one.value, one.error, "+"), number(one.in_errors, "+.1f"), one.kind)
+        (digits(*one.change, "+"), number(one.in_errors, "+.1f"), one.kind)
         for one in row.differences
     ]
     return [

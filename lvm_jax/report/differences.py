@@ -5,46 +5,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lvm_jax.estimate import Estimate
 from lvm_jax.report.stored import Stored
 
 ERRORS = ("standard_error", "monte_carlo_error", "sampling_error")
 SAME = 1e-12  # relative: numbers that differ by less are equal
 
 
-class Mean(NamedTuple):
-    """The mean of a number over N points, and its standard error sd / sqrt(N)."""
-
-    value: float
-    error: float
-    num_points: int
-
-
 class Difference(NamedTuple):
     """A number of a run minus that of the first run."""
 
-    value: float
-    error: float  # standard error; NaN where a run gives none
+    change: Estimate  # its standard error is NaN where a run gives none
     pairs: int  # points that both runs measured; 0: the difference is unpaired
 
     @property
     def in_errors(self) -> float:
         """The difference in units of its standard error; NaN where that is 0 or unknown."""
-        return self.value / self.error if self.error > 0 else np.nan
+        value, error = self.change
+        return value / error if error > 0 else np.nan
 
     @property
     def kind(self) -> str:
         """Which standard error it is, in words."""
-        if np.isnan(self.error):
+        if np.isnan(self.change.standard_error):
             return "no error known"
         return f"paired, {self.pairs} points" if self.pairs else "unpaired"
 
 
-def mean(values: np.ndarray) -> Mean:
-    """Mean and standard error of the mean; NaN for the error of one point."""
+def mean(values: np.ndarray) -> Estimate:
+    """The mean over N points, with the standard error sd / sqrt(N); NaN for that of one point."""
     values = np.asarray(values, np.float64)
     with np.errstate(all="ignore"):  # infinite values have no mean
         error = values.std(ddof=1) / values.size**0.5 if values.size > 1 else np.nan
-        return Mean(float(values.mean()), float(error), values.size)
+        return Estimate(float(values.mean()), float(error))
 
 
 def matched(first: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,10 +60,8 @@ def of_points(first: Stored, other: Stored, name: str) -> Difference:
         left, right = matched(first.points["point"], other.points["point"])
         if len(left) > 1:
             with np.errstate(all="ignore"):
-                found = mean(theirs[right] - ours[left])
-            return Difference(found.value, found.error, len(left))
-    a, b = mean(ours), mean(theirs)
-    return Difference(b.value - a.value, float(np.hypot(a.error, b.error)), 0)
+                return Difference(mean(theirs[right] - ours[left]), len(left))
+    return _unpaired(mean(ours), mean(theirs))
 
 
 def shared_points(runs: Sequence[Stored]) -> list[str]:
@@ -82,8 +73,17 @@ def shared_points(runs: Sequence[Stored]) -> list[str]:
 
 def of_numbers(first: Stored, other: Stored, name: str) -> Difference:
     """other - first of a number of results.json, with the errors that the results have of both."""
-    error = np.hypot(error_of(first.numbers, name), error_of(other.numbers, name))
-    return Difference(other.numbers[name] - first.numbers[name], float(error), 0)
+    return _unpaired(of_run(first, name), of_run(other, name))
+
+
+def of_run(run: Stored, name: str) -> Estimate:
+    """A number of results.json with its error there."""
+    return Estimate(run.numbers[name], error_of(run.numbers, name))
+
+
+def _unpaired(first: Estimate, other: Estimate) -> Difference:
+    error = float(np.hypot(first.standard_error, other.standard_error))
+    return Difference(Estimate(other.value - first.value, error), 0)
 
 
 def error_of(numbers: Mapping[str, float], name: str) -> float:

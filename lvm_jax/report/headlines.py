@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lvm_jax.estimate import Estimate
 from lvm_jax.report.page import MISSING, Table, digits, number
 from lvm_jax.report.stored import Stored
 
@@ -37,9 +38,8 @@ class OverSeeds(NamedTuple):
 
     name: str
     settings: dict[str, Any]  # that differ between the groups of runs
-    mean: float
+    mean: Estimate  # its standard error is sd / sqrt(n)
     sd: float  # over the seeds, with n - 1
-    standard_error: float  # of the mean, sd / sqrt(n)
     num_seeds: int
     unit: str  # that the headlines show, as %; empty if they differ
 
@@ -97,8 +97,8 @@ def _over_seeds(
     sd = float(np.std(values, ddof=1))
     unit = units[0] if len(set(units)) == 1 else ""
     noted = "; see Headline" if any(headline.remarks[place] for place in places) else ""
-    mean = float(np.mean(values))
-    return OverSeeds(headline.name + noted, settings, mean, sd, sd / n**0.5, n, unit)
+    mean = Estimate(float(np.mean(values)), sd / n**0.5)
+    return OverSeeds(headline.name + noted, settings, mean, sd, n, unit)
 
 
 def value_and_unit(text: str) -> tuple[float, str] | None:
@@ -121,8 +121,8 @@ def seeds_table(rows: Sequence[OverSeeds]) -> Table:
             (
                 row.name,
                 *map(str, row.settings.values()),
-                digits(row.mean, row.sd) + row.unit,
-                number(row.standard_error, ".2g"),
+                digits(row.mean.value, row.sd) + row.unit,
+                number(row.mean.standard_error, ".2g"),
                 str(row.num_seeds),
             )
             for row in rows

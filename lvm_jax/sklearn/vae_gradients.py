@@ -9,7 +9,7 @@ UNBIASED = [
 ]
 
 
-def choose_estimator(bound: str, estimator: str, guide: str) -> gradients.Estimate:
+def choose_estimator(bound: str, estimator: str, guide: str) -> gradients.Surrogate:
     """The gradient estimator of a name, or for "auto" the one of least variance that is cheap.
 
     An inverse autoregressive q prices no z but its own draws without inverting itself, which STL

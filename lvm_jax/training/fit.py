@@ -15,7 +15,7 @@ from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
 from lvm_jax._core.pairs import Pair, as_pair
 from lvm_jax._core.recognition import recognized
-from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
+from lvm_jax.gradients.base import Estimator, Surrogate, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.training.batches import DEVICE_BYTES, BatchSource, DeviceBatches, HostBatches
@@ -72,7 +72,7 @@ def fit(
     guide: Guide | Params,
     x: Any,  # ArrayLike, or a data frame
     *,
-    estimate: Estimate | Estimator | str | None = None,
+    estimate: Surrogate | Estimator | str | None = None,
     objective: Objective | None = None,
     num_samples: int,
     optimizer: optax.GradientTransformation,

@@ -8,7 +8,7 @@ from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax._core.pairs import Point
 from lvm_jax.distributions import has_parts
-from lvm_jax.gradients.base import Estimate, Estimator, find_estimate, make_q
+from lvm_jax.gradients.base import Estimator, Surrogate, find_estimate, make_q
 from lvm_jax.gradients.pathwise import log_prob
 from lvm_jax.training.objective import Objective, Terms, factors
 from lvm_jax.typing import (
@@ -26,7 +26,7 @@ from lvm_jax.weights import sample_and_log_prob
 
 
 def global_latents(
-    num_points: int, local: Estimate | Estimator | str = "sticking_the_landing"
+    num_points: int, local: Surrogate | Estimator | str = "sticking_the_landing"
 ) -> Objective:
     """The ELBO of p(beta) prod_n p(z_n, x_n | beta), divided by N = num_points.
 
@@ -94,7 +94,7 @@ def global_terms(
 
 def local_bound(
     key: Key[Array, ""],
-    estimate: Estimate,
+    estimate: Surrogate,
     p: Generative,
     prior: Any,
     point: Point,

@@ -13,7 +13,7 @@ from lvm_jax._core.batching import num_rows
 from lvm_jax._core.pairs import Pair, as_pair
 from lvm_jax._core.recognition import recognized
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.gradients.base import Estimate, Estimator, find_estimate
+from lvm_jax.gradients.base import Estimator, Surrogate, find_estimate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.training.given import check_data, check_program
@@ -40,7 +40,7 @@ def fit_many(
     guide: Guide | Params,
     x: Any,
     *,
-    estimate: Estimate | Estimator | str | None = None,
+    estimate: Surrogate | Estimator | str | None = None,
     objective: Objective | None = None,
     num_samples: int,
     optimizer: optax.GradientTransformation,

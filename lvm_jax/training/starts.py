@@ -14,7 +14,7 @@ import optax
 
 from lvm_jax._core import checks
 from lvm_jax._core.pairs import Parameters, Separate, point
-from lvm_jax.gradients import Estimate
+from lvm_jax.gradients import Surrogate
 from lvm_jax.guides import Conditional, Guide
 from lvm_jax.models import Joint, Model
 from lvm_jax.typing import Array, Float, Key, Scalar
@@ -36,7 +36,7 @@ class Starts(NamedTuple):
 class _Steps(NamedTuple):
     """What the steps need."""
 
-    estimate: Estimate
+    estimate: Surrogate
     num_samples: int
     optimizer: optax.GradientTransformation
     batch_size: int
@@ -50,7 +50,7 @@ def fit_starts(
     guide: Guide,
     x: Float[np.ndarray, "N D"],
     *,
-    estimate: Estimate,
+    estimate: Surrogate,
     optimizer: optax.GradientTransformation,
     batch_size: int,
     num_steps: int,

@@ -18,7 +18,7 @@ from lvm_jax import parallel
 from lvm_jax._core.batching import num_rows, rows_of
 from lvm_jax._core.pairs import Pair, Parameters, Separate, made_of, point
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.gradients.base import Estimate
+from lvm_jax.gradients.base import Surrogate
 from lvm_jax.training.objective import BATCH, Objective, Terms
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import HeldOut, Rows, padded_order
@@ -32,7 +32,7 @@ class Program(NamedTuple):
     """What a step compiles to; a second fit with an equal one does not compile again."""
 
     pair: Pair
-    estimate: Estimate | None  # exactly one of these two
+    estimate: Surrogate | None  # exactly one of these two
     objective: Objective | None
     num_samples: int
     optimizer: optax.GradientTransformation

@@ -103,6 +103,14 @@ def number(value: object, name: str, minimum: float = 0.0) -> float:
     return float(value)
 
 
+def level(value: object) -> float:
+    """Return the probability of an interval, `level`, as a float in (0, 1)."""
+    found = number(value, "level")
+    if not 0 < found < 1:
+        raise ValueError(f"level: expected a probability in (0, 1), got {value}")
+    return found
+
+
 def choice(value: object, name: str, allowed: Sequence[str]) -> str:
     """Return `value` if it is one of `allowed`; otherwise suggest the nearest."""
     if value in allowed:
