@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lvm_jax._core import checks, support
 from lvm_jax._core.trees import check_trees
@@ -98,26 +97,28 @@ def check_data(p: Any, x: Any, name: str = "x", minimum: int = 1) -> Any:
         except ValueError as error:
             raise ValueError(f"{name}{str(error).removeprefix('x')}") from error
         point = check_theta(p, one_of(rows), name)
-        _check_shapes(point.x, seen, name)
-    generated = {id(leaf) for leaf in jax.tree.leaves(seen)}
+        _check_shapes(point.x, seen, name, rows)
+    own = {id(leaf): of_leaf for leaf, of_leaf in support.of_leaves(point.support, seen)}
     for path, leaf in _leaves(rows):
-        own = point.support if id(leaf) in generated else support.REAL
-        support.check(own, leaf, name + jax.tree_util.keystr(path))
+        support.check(own.get(id(leaf), support.REAL), leaf, name + jax.tree_util.keystr(path))
     return rows
 
 
-def _check_shapes(point: Any, seen: Any, name: str) -> None:
+def _check_shapes(point: Any, seen: Any, name: str, rows: Any) -> None:
     """Refuse rows of another structure or shape than the model draws."""
     expected = jax.tree.map(lambda leaf: list(leaf.shape), point)
     got = jax.tree.map(lambda leaf: list(leaf.shape[1:]), seen)
     if expected == got:
         return
-    if isinstance(seen, np.ndarray | jax.Array) and isinstance(point, jax.ShapeDtypeStruct):
-        sizes = "".join(f", {size}" for size in point.shape)
-        raise ValueError(
-            f"{name}: expected shape [N{sizes}], as the model draws its data, got "
-            f"{list(seen.shape)}"
-        )
+    if len({jax.tree.structure(tree) for tree in (point, seen)}) == 1:
+        paths = {id(leaf): jax.tree_util.keystr(path) for path, leaf in _leaves(rows)}
+        for one, leaf in zip(jax.tree.leaves(point), jax.tree.leaves(seen), strict=True):
+            if one.shape != leaf.shape[1:]:
+                sizes = "".join(f", {size}" for size in one.shape)
+                raise ValueError(
+                    f"{name}{paths[id(leaf)]}: expected shape [N{sizes}], as the model draws its "
+                    f"data, got {list(leaf.shape)}; make the model for data of that shape"
+                )
     raise ValueError(
         f"{name}: expected rows of {expected}, as the model draws its data, got rows of {got}; "
         "name the part that the model generates by its `observed`"

@@ -10,7 +10,7 @@ import jax
 from lvm_jax import precision
 from lvm_jax._core import checks, support
 from lvm_jax._core.recognition import bindable
-from lvm_jax._core.support import Support
+from lvm_jax._core.support import Supports
 from lvm_jax.distributions import data_support
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
 
@@ -22,7 +22,7 @@ class Model(NamedTuple):
 
     `support` are the values that a number of x may have; None reads them from the type of
     p(x | z): bits, counts and labels of the distributions here and in distrax, and for any other
-    type real numbers. Entry points refuse data off the support.
+    type real numbers; a tuple has one for each observed part. Entry points refuse data off it.
 
     A data point may be any pytree. `observed` names the part of it that the model generates, such
     as "image", or several parts, ("x", "mask"), which `log_prob` takes as a tuple; None is all of
@@ -35,7 +35,7 @@ class Model(NamedTuple):
     likelihood: Callable[..., Distribution]  # p(x | z; theta), or p(x | z, c; theta)
     posterior: Callable[[Params, Any], Distribution] | None = None  # p(z | x; theta)
     log_evidence: Callable[[Params, Any], Scalar] | None = None  # log p(x; theta)
-    support: Support | None = None
+    support: Supports | None = None
     observed: str | tuple[str, ...] | None = None
     given: Callable[[Any], Any] | None = None
 
@@ -51,7 +51,7 @@ class DataPoint(NamedTuple):
     """What one draw of the observed part is like."""
 
     x: Any  # leaves of shape and dtype
-    support: Support
+    support: Supports
 
 
 class Draw(NamedTuple):
@@ -178,7 +178,7 @@ def unchanged(tree: Params) -> Params:
 
 @lru_cache(maxsize=KEPT)
 def _data_point(structure: Any, leaves: tuple[Any, ...]) -> DataPoint:
-    found: list[Support] = []
+    found: list[Supports] = []
 
     def draw(p: Joint, x: Any, key: Key[Array, ""]) -> Any:
         z = checks.distribution(p.prior(x), "model.prior").sample(seed=key)
@@ -202,7 +202,6 @@ def check_point(p: Joint, x: Any) -> None:
             f"x: expected one data point of shape {shapes[0]}, got {shapes[1]}; map over rows with "
             "jax.vmap"
         )
-    if expected.support != support.REAL:
-        for leaf in jax.tree.leaves(seen):
-            if not isinstance(leaf, jax.core.Tracer):
-                support.check(expected.support, leaf)
+    for leaf, own in support.of_leaves(expected.support, seen):
+        if own != support.REAL and not isinstance(leaf, jax.core.Tracer):
+            support.check(own, leaf)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from lvm_jax import guides, networks, priors
 from lvm_jax._core.pairs import Parameters, Separate
 from lvm_jax.guides import Family, Guide, Refined
 from lvm_jax.guides.flow import OF_X
-from lvm_jax.likelihoods import LIKELIHOODS, Likelihood
+from lvm_jax.likelihoods import LIKELIHOODS, Likelihood, Support
 from lvm_jax.models import Joint, Layer, Model, deep_latent_gaussian
 from lvm_jax.networks import Network
 from lvm_jax.priors import Prior
@@ -100,7 +100,7 @@ def family(architecture: Architecture) -> Family:
 
 def encoder_view(a: Architecture, likelihood: Likelihood) -> Callable[[Array], Array]:
     """What the encoder sees of x, as `Architecture.encoder_scale` says."""
-    scale, (low, high, step) = a.encoder_scale, likelihood.support[:3]
+    scale, (low, high, step, *_) = a.encoder_scale, cast(Support, likelihood.support)
     if scale is not None:
         return lambda x: x / scale
     if np.isfinite(high):
