@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         training,
         typing,
         vae,
+        vi,
         weights,
     )
 
@@ -63,6 +64,7 @@ __all__ = [
     "training",
     "typing",
     "vae",
+    "vi",
     "weights",
 ]
 
