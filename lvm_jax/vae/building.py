@@ -38,6 +38,7 @@ class Autoencoder(NamedTuple):
     guide: Guide  # amortised
     refined: Refined | None  # `guide` followed by local steps
     likelihood: Likelihood
+    architecture: Architecture
 
     def init(self, key: Key[Array, ""]) -> Parameters:
         """New parameters; `start` sets biases for the data too."""
@@ -69,11 +70,12 @@ def build(architecture: Architecture) -> Autoencoder:
     guide = _hierarchical(a, encode) if a.guide in HIERARCHICAL else _place(a, encode, family(a))
     decoder, layers = _decoder(a, likelihood), _downward(a)
     model = deep_latent_gaussian(_prior(a), decoder, likelihood, layers)
-    return Autoencoder(model, guide, _refined(a, encode) if a.refine_steps else None, likelihood)
+    refined = _refined(a, encode) if a.refine_steps else None
+    return Autoencoder(model, guide, refined, likelihood, a)
 
 
 def build_saved(config: Mapping[str, Any]) -> Autoencoder:
-    """The pair of a saved architecture, for `training.load_model`.
+    """The pair of a saved architecture, for `training.load`.
 
     Raises ValueError for a description that is not `dataclasses.asdict` of an Architecture.
     """
