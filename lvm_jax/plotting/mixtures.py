@@ -168,7 +168,7 @@ def ellipses(ax: Axes, mixture: em.Mixture, levels: Sequence[float] = LEVELS) ->
 
 
 def clusters(mixture: em.Mixture, x: ArrayLike) -> Figure:
-    """A figure of points [N, 2] by their most probable component, with the ellipses of a mixture."""
+    """A figure of points [N, 2] by their likeliest component, with the ellipses of a mixture."""
     check_mixture(mixture, 2)
     check_plane(x)
     figure, (ax,) = new_figure()
