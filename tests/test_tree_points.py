@@ -21,7 +21,7 @@ from lvm_jax import (
     priors,
     training,
 )
-from lvm_jax.distributions import FullRankNormal, normal
+from lvm_jax.distributions import Categorical, FullRankNormal, Successive, normal
 
 KEY = jax.random.key(4)
 N, D, K, C = 17, 3, 2, 2
@@ -278,8 +278,8 @@ def test_a_masked_likelihood_is_the_product_over_what_is_there(name):
 
 
 REFUSED = {
-    "lengths": (DATA | {"c": DATA["c"][:5]}, r"x: expected leaves with one N, got \{.*c.*5, .*x.*17"),
-    "no context": ({"x": DATA["x"]}, r"x: expected data points with what the model is given.*'c'"),
+    "lengths": (DATA | {"c": DATA["c"][:5]}, r"x: expected leaves with one N, got \{.*c.*5, .*x.*17.*; give each of them a row"),
+    "no context": ({"x": DATA["x"]}, r"x: expected data points with what the model is given.*'c'.*; give every part"),
     "no observed part": ({"c": DATA["c"]}, r"x: expected data points with a part 'x', got \['c'\]"),
     "another context": (DATA | {"c": DATA["c"][:, :1]}, "x: expected data points with what the model is"),
     "another shape": (DATA | {"x": DATA["x"][:, :2]}, r"x\['x'\]: expected shape \[N, 3\], as the"),
@@ -379,3 +379,36 @@ def test_a_length_is_the_mask_of_what_is_before_it():
 def test_simulations_of_a_part_are_refused_by_name():
     with pytest.raises(ValueError, match="p: expected a model that draws whole data points"):
         decomposition.calibrate(KEY, P, Q, 200)
+
+
+def test_a_data_point_without_its_context_is_refused():
+    with pytest.raises(ValueError, match=r"^x: expected data points with what .*KeyError: 'c'"):
+        P.log_joint({"x": DATA["x"][0]})
+
+
+def test_a_context_that_the_model_does_not_take_is_refused():
+    model, guide = models.linear_gaussian(K, D), guides.linear(guides.mean_field(K), D)
+    p, q = model(model.init(KEY)), guide(guide.init(KEY))
+    words = r"^x: expected rows of \[3\], .*'c': \[2\].*by its `observed`, and what it is given by"
+    with pytest.raises(ValueError, match=words):
+        evidence.evaluate(KEY, p, q, DATA, 5)
+
+
+@pytest.mark.parametrize(
+    ("z", "words"),
+    [
+        ({"y": np.int32(0)}, r"expected z as .*prior draws it, \{.*'z': 'f\[2\]'\}, got \{'y': 'i\[\]'\}"),
+        ({"y": np.int32(0), "z": np.ones(3, np.float32)}, r"expected z\['z'\] as .* f\[2\], got f\[3\]"),
+    ],
+)  # fmt: skip
+def test_a_z_that_the_prior_does_not_draw_is_refused_by_its_part(z, words):
+    def prior(theta):
+        label = Categorical(logits=jnp.zeros(4))
+        return Successive(label, lambda y: normal(jnp.zeros(2), jnp.ones(2)))
+
+    def likelihood(theta, z):
+        return normal(z["z"].sum() * jnp.ones(D), jnp.ones(D))
+
+    joint = models.Model(lambda key: (), prior, likelihood)(()).log_joint(DATA["x"][0])
+    with pytest.raises(ValueError, match=f"^z: {words}.*; give a z of p.prior"):
+        jax.eval_shape(joint, z)
