@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         training,
         typing,
         vae,
+        vi,
         weights,
     )
 
@@ -66,6 +67,7 @@ __all__ = [
     "training",
     "typing",
     "vae",
+    "vi",
     "weights",
 ]
 
