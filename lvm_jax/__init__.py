@@ -73,7 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """A subpackage, imported on its first use, or `__version__`; AttributeError for another name."""
+    """A subpackage, imported on first use, or `__version__`; AttributeError for another name."""
     if name in __all__:
         return import_module(f"{__name__}.{name}")
     if name == "__version__":  # from pyproject.toml, as it was at installation

@@ -69,7 +69,7 @@ def build(kind, source, out):
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory):
-    """The files of this tree; its source archive; and the wheel, built from the unpacked archive."""
+    """Names in this tree and in its source archive; and the wheel, built from the archive."""
     folder, names = tmp_path_factory.mktemp("archives"), source_files()
     for name in names:
         target = folder / "tree" / name
@@ -79,13 +79,13 @@ def archives(tmp_path_factory):
     with tarfile.open(sdist) as tar:
         tar.extractall(folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
-    return names, unpacked, build("wheel", unpacked, folder / "wheel")
+    held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    return names, held, build("wheel", unpacked, folder / "wheel")
 
 
 def test_the_source_archive_holds_every_file(archives):
     """So that the tests run from it: they read the docs, the experiments and the Makefile."""
-    names, unpacked, _ = archives
-    held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    names, held, _ = archives
     assert sorted(set(names) - held) == [], "MANIFEST.in does not name them"
     made = {name for name in held - set(names) if ".egg-info/" not in name}
     assert made == {"PKG-INFO", "setup.cfg"}
