@@ -18,21 +18,28 @@ from lvm_jax.problems.expected_bounds import LogMean, jackknife
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 SLOPE = "d log |gap| / d log S"
+WIDTH = 3.6  # of one of the three panels, in inches
+
+
+def first_only(ax: Any, axes: Any, label: str) -> str:
+    """The label of the y axis that a line of panels shares, on the first of them."""
+    return label if ax is axes[0] else ""
 
 
 def weights(result: Result) -> Any:
     """The distribution of log w - log p(x) under q and under the posterior."""
-    figure, axes = plotting.new_figure(3, width=4.2, height=3.6)
+    figure, axes = plotting.new_figure(3, width=WIDTH, height=3.4, sharey=True)
     for ax, found in zip(axes, result.found, strict=True):
         drawn = {"z from q": found.log_weights, "z from the posterior": found.posterior_log_weights}
         low = np.quantile(found.log_weights, 0.002)
         bins = np.linspace(low - 0.1, max(part.max() for part in drawn.values()) + 0.1, 80)
         for index, (label, part) in enumerate(drawn.items()):
             share = np.maximum(np.histogram(part, bins)[0] / len(part), 1e-5)
-            style = {"color": plotting.colour(index), "fill": True, "alpha": 0.45, "label": label}
-            ax.stairs(share, bins, baseline=1e-5, **style)
+            style = {"fill": True, "alpha": 0.45} if not index else {"linewidth": 1.8}
+            shade = plotting.colour(index)
+            ax.stairs(share, bins, baseline=1e-5, color=shade, label=label, **style)
         ax.axvline(0, color=plotting.INK, linestyle="--", linewidth=1.2)
-        labels = ("log w − log p(x) [nats]", "share of the draws, per bin")
+        labels = ("log w − log p(x) [nats]", first_only(ax, axes, "share of the draws, per bin"))
         plotting.finish(ax, found.name, labels, yscale="log", ylim=(1e-5, 2))
     plotting.legend(axes[0], loc="upper left")
     return figure
@@ -40,7 +47,7 @@ def weights(result: Result) -> Any:
 
 def bounds(result: Result) -> Any:
     """Every bound less log p(x) against S: draws with error bars on exact curves."""
-    figure, axes = plotting.new_figure(3, width=4.8, height=5.4)
+    figure, axes = plotting.new_figure(3, width=WIDTH, height=5.2, sharey=True)
     for ax, found in zip(axes, result.found, strict=True):
         names = [name for name in found.curves if name not in JACKKNIFE]
         for index, name in enumerate([*names, "jackknife 1"]):
@@ -59,7 +66,8 @@ def bounds(result: Result) -> Any:
         ax.errorbar([sumo.mean_cost], [sumo.gap], [2 * sumo.standard_error], label=label, **style)
         ax.axhline(0, color=plotting.INK, linewidth=1.1)
         plotting.signed_log(ax, -3, 3, "y")
-        labels = ("number of weights in one draw, S", "E[bound] − log p(x) [nats]")
+        gap = first_only(ax, axes, "E[bound] − log p(x) [nats]")
+        labels = ("number of weights in one draw, S", gap)
         plotting.finish(ax, found.name, labels, xscale="log")
     plotting.legend_below(figure, axes[0], 6)
     return figure
@@ -67,7 +75,7 @@ def bounds(result: Result) -> Any:
 
 def laws(result: Result) -> Any:
     """Above: |gap| against S with the fits. Below: the local slope of the exact gap."""
-    figure, axes = plotting.new_figure(3, 2, width=4.8, height=4.3)
+    figure, axes = plotting.new_figure(3, 2, width=WIDTH, height=3.9, sharey="row")
     sizes = 2.0 ** np.arange(1, 15)
     for found, above, below in zip(result.found, axes[:3], axes[3:], strict=True):
         log_mean = LogMean(found.law)
@@ -82,10 +90,11 @@ def laws(result: Result) -> Any:
         above.plot(sizes, first, ":", color=plotting.INK, linewidth=1.3, label=label)
         is_slow = log_mean(int(sizes[-1])) < -1e-3  # then the curves cross the upper right corner
         corner = "lower left" if is_slow else "upper right"
-        labels = ("number of weights, S", "|E[bound] − log p(x)| [nats]")
+        gap = first_only(above, axes, "|E[bound] − log p(x)| [nats]")
+        labels = ("number of weights, S", gap)
         limits = {"xscale": "log", "yscale": "log", "ylim": (1e-7, 30)}
         plotting.finish(above, found.name, labels, corner, **limits)
-        title, labels = "Exact slope between neighbours; dashed: the law", (labels[0], SLOPE)
+        title, labels = "Slope of the exact gap", (labels[0], gap and SLOPE)
         plotting.finish(below, title, labels, xscale="log", ylim=(-5.5, 0.6))
     return figure
 
@@ -122,7 +131,7 @@ def with_error(value: float, error: float) -> str:
 
 def noise(result: Result) -> Any:
     """The spread of ONE draw of a bound against S, beside its bias: what an unbiased bound costs."""
-    figure, axes = plotting.new_figure(3, width=4.2, height=3.9)
+    figure, axes = plotting.new_figure(3, width=WIDTH, height=3.7, sharey=True)
     for ax, found in zip(axes, result.found, strict=True):
         for index, name in enumerate((IWAE, "jackknife 1", "jackknife 2", UPPER)):
             curve, shade = found.curves[name], plotting.colour(index)
@@ -130,7 +139,8 @@ def noise(result: Result) -> Any:
             ax.plot(curve.num_samples, np.abs(curve.exact), "--", color=shade, linewidth=1.1)
         sumo = found.sumo
         ax.plot(sumo.mean_cost, sumo.sd, "*", color=plotting.INK, markersize=11, label="SUMO")
-        labels = ("weights spent on one draw", "sd (solid), |bias| (dashed) [nats]")
+        spread = first_only(ax, axes, "sd (solid), |bias| (dashed) [nats]")
+        labels = ("weights spent on one draw", spread)
         limits = {"xscale": "log", "yscale": "log", "ylim": (1e-4, 30)}
         plotting.finish(ax, found.name, labels, **limits)
     plotting.legend(axes[2], loc="lower left")
