@@ -62,7 +62,7 @@ def acceptance(result: Result) -> Any:
             values, share = [part.mean() for part in parts], (np.arange(len(parts)) + 0.5)
             style = {"color": plotting.colour(index), "marker": MARKERS[index], "ms": 4}
             ax.plot(share / len(parts), values, "-" if not index else "--", label=label, **style)
-        label = "" if ax is not axes[0] else "share accepted"
-        plotting.finish(ax, name, ("place on the path, t / T", label), xlim=(0, 1), ylim=(0, 1.02))
+        labels = ("place on the path, t / T", "share accepted")
+        plotting.finish(ax, name, labels, xlim=(0, 1), ylim=(0, 1.02))
     plotting.legend(axes[0], loc="lower left")
     return figure

@@ -40,9 +40,8 @@ def toy(result: Result) -> Any:
         for value, said in ((t**2, "b = 0, the optimum"), (t * (1 - t), "p = t")):
             ax.axhline(value, color=plotting.GREY, linestyle=":", linewidth=1.2)
             ax.annotate(said, (steps[-1], value), (0, -10), **where)
-        label = "E[(b − t)²]" if ax is axes[0] else ""
         limits = (t**2 - 0.012, max(t**2, (1 - t) ** 2) + 0.03)
-        plotting.finish(ax, title, ("step of gradient descent", label), ylim=limits)
+        plotting.finish(ax, title, ("step of gradient descent", "E[(b − t)²]"), ylim=limits)
         plotting.legend(ax, loc="upper right", ncols=2 if len(names) > 5 else 1)
     return figure
 
@@ -106,7 +105,7 @@ def temperature(result: Result) -> Any:
                 label="root mean square",
             )
             plotting.log_ticks(ax, tau)
-            labels = ("temperature τ", "units of the exact gradient" if place == 0 else "")
+            labels = ("temperature τ", "units of the exact gradient")
             plotting.finish(ax, f"{name}: {SAID[group]}", labels, yscale="log")
     most = max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[1]))
     plotting.legend_below(figure, most, 4)

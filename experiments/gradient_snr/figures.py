@@ -14,7 +14,6 @@ FAMILIES = {
 }
 GROUPS = {"b": "b (of φ)", "mu": "μ (θ)"}
 MARKERS = "osD^vP"
-SNR = "signal / noise, |mean| / sd"
 
 
 def snr(result: Result) -> Any:
@@ -26,9 +25,7 @@ def snr(result: Result) -> Any:
             for place, name in enumerate(names):
                 line(ax, result, result.curves[group][name], place, name)
             corner = "lower right" if group == "mu" else "lower left"
-            log_axes(
-                ax, result, f"{family}: gradient for {said}", corner, SNR if not column else ""
-            )
+            log_axes(ax, result, f"{family}: gradient for {said}", corner)
     lowest = min(np.nanmin(curve.snr) for curve in result.curves["b"].values())
     axes[0].set_ylim(bottom=lowest / 300)  # shared; room for the legends
     return figure
@@ -50,11 +47,11 @@ def with_slope(name: str, slope: float) -> str:
     return f"{name}: {slope:+.2f}".replace("-", "−")
 
 
-def log_axes(ax: Any, result: Result, title: str, place: str, label: str = SNR) -> None:
+def log_axes(ax: Any, result: Result, title: str, place: str) -> None:
     """Both logarithmic, with a tick at every S that was measured."""
     plotting.log_ticks(ax, result.num_samples)
     limits = (result.num_samples[0] / 1.3, result.num_samples[-1] * 1.3)
-    labels = ("importance samples S", label)
+    labels = ("importance samples S", "signal / noise, |mean| / sd")
     plotting.finish(ax, title, labels, place, yscale="log", xlim=limits)
 
 
@@ -98,5 +95,5 @@ def floor(result: Result) -> Any:
         said = f"1/√R, R = {result.config.num_repeats:,} repeats"
         where = {"textcoords": "offset points", "va": "top", "fontsize": 8.5}
         ax.annotate(said, (first / 1.2, bottom), (0, -4), bbox=plotting.LABEL_BOX, **where)
-        log_axes(ax, result, title, "upper left", SNR if own else "")
+        log_axes(ax, result, title, "upper left")
     return figure

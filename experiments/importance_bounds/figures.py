@@ -21,11 +21,6 @@ SLOPE = "d log |gap| / d log S"
 WIDTH = 3.6  # of one of the three panels, in inches
 
 
-def first_only(ax: Any, axes: Any, label: str) -> str:
-    """The label of the y axis that a line of panels shares, on the first of them."""
-    return label if ax is axes[0] else ""
-
-
 def weights(result: Result) -> Any:
     """The distribution of log w - log p(x) under q and under the posterior."""
     figure, axes = plotting.new_figure(3, width=WIDTH, height=3.4, sharey=True)
@@ -39,7 +34,7 @@ def weights(result: Result) -> Any:
             shade = plotting.colour(index)
             ax.stairs(share, bins, baseline=1e-5, color=shade, label=label, **style)
         ax.axvline(0, color=plotting.INK, linestyle="--", linewidth=1.2)
-        labels = ("log w − log p(x) [nats]", first_only(ax, axes, "share of the draws, per bin"))
+        labels = ("log w − log p(x) [nats]", "share of the draws, per bin")
         plotting.finish(ax, found.name, labels, yscale="log", ylim=(1e-5, 2))
     plotting.legend(axes[0], loc="upper left")
     return figure
@@ -66,8 +61,7 @@ def bounds(result: Result) -> Any:
         ax.errorbar([sumo.mean_cost], [sumo.gap], [2 * sumo.standard_error], label=label, **style)
         ax.axhline(0, color=plotting.INK, linewidth=1.1)
         plotting.signed_log(ax, -3, 3, "y")
-        gap = first_only(ax, axes, "E[bound] − log p(x) [nats]")
-        labels = ("number of weights in one draw, S", gap)
+        labels = ("number of weights in one draw, S", "E[bound] − log p(x) [nats]")
         plotting.finish(ax, found.name, labels, xscale="log")
     plotting.legend_below(figure, axes[0], 6)
     return figure
@@ -90,11 +84,10 @@ def laws(result: Result) -> Any:
         above.plot(sizes, first, ":", color=plotting.INK, linewidth=1.3, label=label)
         is_slow = log_mean(int(sizes[-1])) < -1e-3  # then the curves cross the upper right corner
         corner = "lower left" if is_slow else "upper right"
-        gap = first_only(above, axes, "|E[bound] − log p(x)| [nats]")
-        labels = ("number of weights, S", gap)
+        labels = ("number of weights, S", "|E[bound] − log p(x)| [nats]")
         limits = {"xscale": "log", "yscale": "log", "ylim": (1e-7, 30)}
         plotting.finish(above, found.name, labels, corner, **limits)
-        title, labels = "Slope of the exact gap", (labels[0], gap and SLOPE)
+        title, labels = "Slope of the exact gap", (labels[0], SLOPE)
         plotting.finish(below, title, labels, xscale="log", ylim=(-5.5, 0.6))
     return figure
 
@@ -139,8 +132,7 @@ def noise(result: Result) -> Any:
             ax.plot(curve.num_samples, np.abs(curve.exact), "--", color=shade, linewidth=1.1)
         sumo = found.sumo
         ax.plot(sumo.mean_cost, sumo.sd, "*", color=plotting.INK, markersize=11, label="SUMO")
-        spread = first_only(ax, axes, "sd (solid), |bias| (dashed) [nats]")
-        labels = ("weights spent on one draw", spread)
+        labels = ("weights spent on one draw", "sd (solid), |bias| (dashed) [nats]")
         limits = {"xscale": "log", "yscale": "log", "ylim": (1e-4, 30)}
         plotting.finish(ax, found.name, labels, **limits)
     plotting.legend(axes[2], loc="lower left")

@@ -48,8 +48,7 @@ def gaps(result: Result) -> Any:
             error_bar(ax, at, part_of(found.inference, rows), color=plotting.INK)
         ax.axhline(0, color=plotting.INK, lw=0.8)
         ax.set_xticks(range(len(FAMILIES)), ("mean-\nfield", "full\ncovariance", "flow"))
-        label = "nats per image" if ax is axes[0] else ""
-        plotting.caption_axes(ax, f"guide: {words(one)}", ("family of q*", label))
+        plotting.caption_axes(ax, f"guide: {words(one)}", ("family of q*", "nats per image"))
     handles = [
         Patch(color=AMORTISATION, label="amortisation gap"),
         Patch(color=APPROXIMATION, label="approximation gap"),
@@ -125,9 +124,8 @@ def images(result: Result) -> Any:
         _, approximation, amortisation = own_gaps(result, one).values()
         points(ax, result, approximation, amortisation)
         ax.axvline(0, color=plotting.INK, lw=0.6)
-        label = "amortisation gap [nats]" if ax is axes[0] else ""
         title = f"guide: {words(one)}; best {one.own} q"
-        plotting.caption_axes(ax, title, ("approximation gap [nats]", label))
+        plotting.caption_axes(ax, title, ("approximation gap [nats]", "amortisation gap [nats]"))
     plotting.legend(axes[0])
     return figure
 
@@ -141,7 +139,7 @@ def reference(result: Result) -> Any:
         error = np.hypot(chains.standard_error, plain.standard_error)
         exact = chains._replace(standard_error=np.zeros_like(error))
         points(ax, result, exact, Measured(plain.value - chains.value, error))
-        label = "importance − annealed [nats]" if ax is axes[0] else ""
-        plotting.caption_axes(ax, f"guide: {words(one)}", ("log p, annealed [nats]", label))
+        labels = ("log p, annealed [nats]", "importance − annealed [nats]")
+        plotting.caption_axes(ax, f"guide: {words(one)}", labels)
     plotting.legend(axes[0])
     return figure

@@ -79,7 +79,7 @@ def units(result: Result) -> Any:
             name = f"{label(cell, False)}: {int((ranked > THRESHOLD).sum())}"
             ax.plot(1 + np.arange(len(ranked)), ranked, label=name, **look)
         ax.axhline(THRESHOLD, color=plotting.INK, linestyle=":", linewidth=1.2)
-        names = ("unit, by rank", "A = variance of the posterior mean" if ax is axes[0] else "")
+        names = ("unit, by rank", "A = variance of the posterior mean")
         plotting.finish(ax, title, names, yscale="log")
         plotting.whole_numbers(ax)
         plotting.legend(ax, title="active units", title_fontsize=8.5)

@@ -195,7 +195,7 @@ def samples(result: Result) -> Any:
             ax.errorbar(size, rmse, bar, label=f"D = {one.size}", **look)
             law = np.sqrt(math.expm1(min(moment, 700.0)) / size)
             ax.plot(size, np.where(law < 3, law, np.nan), "--", color=shade, linewidth=1)
-        labels = ("number of draws, S", "RMS error of log p̂(x) [nats]" if ax is axes[0] else "")
+        labels = ("number of draws, S", "RMS error of log p̂(x) [nats]")
         plotting.finish(ax, method, labels, xscale="log", yscale="log")
     plotting.legend(axes[methods.index(GOOD)], loc="upper left", ncols=2)
     return figure
