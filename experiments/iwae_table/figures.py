@@ -39,7 +39,7 @@ def style(result: Result, cell: Cell) -> dict[str, Any]:
 
 def training(result: Result) -> Any:
     """log p of the test images against epochs and against minutes of training."""
-    figure, axes = plotting.new_figure(2, 1, width=6, height=5, sharey=True)
+    figure, axes = plotting.new_figure(2, 1, width=5.4, height=4.6, sharey=True)
     num_points = common_points(result)
     every: dict[int, list[float]] = {}  # by epochs
     for records in result.records:
@@ -71,7 +71,7 @@ def units(result: Result) -> Any:
         for layer, variance in enumerate(last.trained.variance, 1):
             title = f"Two layers, z_{layer}" if last.cell.num_layers > 1 else "One layer, z"
             panels.setdefault(title, []).append((last.cell, np.array(variance)))
-    figure, axes = plotting.new_figure(len(panels), 1, width=5.2, height=4.2, sharey=True)
+    figure, axes = plotting.new_figure(len(panels), 1, width=3.7, height=4.0, sharey=True)
     for ax, (title, spectra) in zip(axes, panels.items(), strict=True):
         for cell, variance in spectra:
             look = {**style(result, cell), "linestyle": "-", "markersize": 3.5}
