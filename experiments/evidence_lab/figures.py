@@ -19,7 +19,7 @@ UNDRAWN = ("jackknife", "sandwich, prior", "sandwich, guide")
 STYLE: dict[str, tuple[str, str, str]] = {
     "naive": (plotting.GREY, "s", "-"),
     "importance": (plotting.PALETTE[0], "o", "-"),
-    "jackknife": (plotting.PALETTE[5], "x", ":"),
+    "jackknife": (plotting.PALETTE[5], "X", ":"),
     "SUMO": (plotting.PALETTE[4], "^", "-"),
     "multilevel": (plotting.PALETTE[1], "v", "-"),
     "annealed, prior": (plotting.PALETTE[2], "D", "-"),
