@@ -224,6 +224,14 @@ def test_captions_name_the_axes(ax):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("eruption [min]", "waiting [min]")
 
 
+@pytest.mark.parametrize(("shared", "second"), [(True, ""), (False, "nats")])
+def test_panels_that_share_y_name_it_once(shared, second):
+    _, axes = plotting.new_figure(2, sharey=shared)
+    for ax in axes:
+        plotting.caption_axes(ax, "title", ("S", "nats"))
+    assert [ax.get_ylabel() for ax in axes] == ["nats", second]
+
+
 def test_finish_sets_captions_scales_grid_and_legend(ax):
     ax.plot([1, 10], [2, 20], label="a curve")
     plotting.finish(ax, "title", ("S", "error [nats]"), "upper left", xscale="log", ylim=(1, 30))

@@ -25,6 +25,7 @@ import optax
 from experiments.iwae_table.config import Config
 from lvm_jax import bounds, diagnostics, evidence, gradients, training, vae
 from lvm_jax.evidence import Evidence, Summary
+from lvm_jax.evidence.result import describe as verdict
 from lvm_jax.gradients import Surrogate
 from lvm_jax.report import Run
 from lvm_jax.typing import Array, Key
@@ -164,7 +165,7 @@ class Record(NamedTuple):
             **self.trained._asdict(),
             **summary(self.evidence)._asdict(),
             "reliable": not summary(self.evidence).num_untrusted,
-            "verdict": self.evidence.verdict(),
+            "verdict": verdict(np.where(self.evidence.likely_low, self.evidence.failed, 0)),
             "evaluation_samples": int(self.evidence.num_samples[0]),
         }
 
