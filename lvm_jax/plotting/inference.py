@@ -75,7 +75,8 @@ def weight_tail(log_weights: ArrayLike | Mapping[str, ArrayLike], *, ax: Axes | 
     for place, (name, values) in enumerate(every.items()):
         tail = tail_of(values, f"log_weights[{name!r}]" if several else "log_weights")
         shade = colour(place)
-        label = f"{name}: k-hat {tail.k_hat:.2f}, {k_hat_in_words(tail.k_hat)}"
+        k_hat = f"{tail.k_hat:.2f}".replace("-", "−")
+        label = f"{name}: k-hat {k_hat}, {k_hat_in_words(tail.k_hat)}"
         ax.plot(tail.log_ratio, tail.share, "os^Dv"[place % 5], color=shade, ms=3.5, label=label)
         lowest = min(lowest, 0.3 * tail.share[0])
         if not np.isfinite([tail.k_hat, tail.threshold]).all():
@@ -249,7 +250,8 @@ def gap_waterfall(gaps: Gaps, family: str | None = None, *, ax: Axes | None = No
     ticks = [*titles, *(name.replace(" ", "\n") for name in parts)]
     places = [*range(0, 2 * len(titles), 2), *range(1, 2 * len(parts), 2)]
     ax.set_xticks(places, ticks)
-    ax.margins(y=0.18)
+    ax.use_sticky_edges = False  # room above the first bar
+    ax.margins(y=0.15)
     finish(ax, "", ("", "nats per data point"))
     return figure
 
