@@ -12,29 +12,10 @@ SHOWN = 8  # marginals of the aggregate posterior
 
 def training(result: Result) -> Any:
     """The bound of every epoch, on the training images and on the validation images."""
-    figure, (ax,) = plotting.new_figure(1, 1, width=8.5, height=4)
-    history, fit = result.fit.history, result.fit
-    epochs = 1 + np.arange(len(history.step))
-    bound = result.config.bound.upper()
-    curves = {f"{bound}, training": history.bound, f"{bound}, validation": history.validation_bound}
-    if not np.allclose(history.objective, history.bound, rtol=1e-6):
-        curves["objective, training"] = history.objective
-    for place, (label, values) in enumerate(curves.items()):
-        seen = np.isfinite(values)
-        marks = {"marker": "o" if seen.sum() <= 40 else None, "markersize": 3.5}
-        style = {"color": plotting.colour(place), "linestyle": "--" if place == 2 else "-"}
-        ax.plot(epochs[seen], values[seen], lw=1.5, label=label, **marks, **style)
-    if fit.best_step is not None:
-        best = int(np.searchsorted(history.step, fit.best_step))
-        ring = {"ls": "", "marker": "o", "ms": 8, "fillstyle": "none", "color": plotting.INK}
-        ax.plot(epochs[best], history.validation_bound[best], label="the model kept", **ring)
-    every = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
-    settled = np.concatenate([values[len(values) // 20 :] for values in curves.values()])
-    low, high = np.nanmin(settled), every.max()  # the first epochs would flatten the rest
-    plotting.whole_numbers(ax)
-    limits = (low - 0.05 * (high - low), high + 0.08 * (high - low))
-    plotting.finish(ax, "", ("epoch", "nats per image"), "lower right", ylim=limits)
-    return figure
+    fit, name = result.fit, result.config.bound.upper()
+    return plotting.learning_curve(
+        fit.history, name=name, best_step=fit.best_step, unit="nats per image"
+    )
 
 
 def sheet(ax: Any, result: Result, pixels: np.ndarray, columns: int, title: str) -> None:
@@ -93,12 +74,11 @@ def traversals(result: Result) -> Any:
     pictures = result.pictures
     units, steps = pictures.traversals.shape[:2]
     figure, (ax,) = plotting.new_figure(1, 1, width=6.8, height=0.3 + 0.59 * units)
-    flat = pictures.traversals.reshape(units * steps, -1)
-    sheet(ax, result, flat, steps, "One z over the middle 99% of its aggregate posterior")
-    height = result.prepared.architecture.shape[0] + 1
+    high, shape = result.prepared.pixels.high, result.prepared.architecture.shape
     names = [result.names[unit] for unit in pictures.moved]
-    ax.set_yticks([(i + 0.5) * height - 1 for i in range(units)], names, fontsize=9)
-    ax.tick_params(length=0)
+    plotting.named_tiles(ax, pictures.traversals.reshape(units, steps, *shape), names, high)
+    title = "One z over the middle 99% of its aggregate posterior"
+    plotting.caption_axes(ax, title, ("", ""))
     return figure
 
 
