@@ -1,4 +1,4 @@
-"""What the linear-Gaussian estimators share: everything but the fit."""
+"""The methods of a fitted linear-Gaussian estimator."""
 
 from abc import ABC, abstractmethod
 from numbers import Integral
@@ -40,10 +40,10 @@ def _sample(key: Key[Array, ""], theta: LinearGaussian, num_samples: int) -> Arr
 class LinearGaussianEstimator(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
 ):
-    """z ~ N(0, I), x | z ~ N(W z + mean_, Psi), from the attributes that `fit` has set.
+    """z ~ N(0, I), x | z ~ N(W z + mean_, Psi), from the attributes that `fit` sets.
 
-    A subclass has `n_components`, `random_state`, `mean_` [D], `components_` [L, D],
-    `noise_variance_` (a number, or [D]) and W, [D, L].
+    A subclass defines `n_components`, `random_state`, `mean_` [D], `components_` [L, D],
+    `noise_variance_` (a number, or [D]) and `_loadings`, W [D, L].
     """
 
     @property
@@ -62,7 +62,7 @@ class LinearGaussianEstimator(
         return LinearGaussian(*(jnp.asarray(field, self.mean_.dtype) for field in fields))
 
     def _read(self, X: Any) -> tuple[np.ndarray, int]:
-        """The data, and L: `n_components`, or as many as leave a dimension for the noise."""
+        """The data and L: `n_components`, or the subclass's default for None."""
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=3, ensure_min_features=2)
         most = min(X.shape[1], X.shape[0] - 1) - 1
         if self.n_components is None:
@@ -85,14 +85,14 @@ class LinearGaussianEstimator(
             return first_rows(function(self._theta(), rows), len(X))
 
     def transform(self, X: Any) -> np.ndarray:
-        """The posterior means E[z | x], [n_samples, n_components]."""
+        """Posterior means E[z | x], [n_samples, n_components]."""
         return self._apply(_posterior_mean, X)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """E[x | z] = W z + mean_ for rows z of X, [n_samples, n_features].
 
-        The mean that the model gives to x, as every decoder here does. Posterior means are shrunk
-        towards 0, so that transforming the result again gives numbers still nearer to 0.
+        This is not the inverse of `transform`: posterior means are shrunk towards 0, and
+        transforming the result again shrinks them further.
         """
         check_is_fitted(self)
         Z = check_array(X, dtype=DTYPES, input_name="X")
@@ -104,7 +104,7 @@ class LinearGaussianEstimator(
         return Z.astype(self.mean_.dtype, copy=False) @ loadings.T + self.mean_
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """log p(x) of each sample, exact, in nats."""
+        """Exact log p(x) of each sample, in nats."""
         return self._apply(_log_evidence, X)
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -118,7 +118,7 @@ class LinearGaussianEstimator(
             raise ValueError(f"n_samples: expected an integer >= 1, got {n_samples!r}")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with jax.enable_x64(self.mean_.dtype == np.float64):
-            size = bucket(int(n_samples))  # the first draws are the same
+            size = bucket(int(n_samples))  # the first draws do not depend on the number
             draws = _sample(jax.random.key(seed), self._theta(), size)
             return first_rows(draws, int(n_samples))
 
@@ -130,7 +130,7 @@ class LinearGaussianEstimator(
         return loadings @ loadings.T + np.diag(noise)
 
     def get_precision(self) -> np.ndarray:
-        """The inverse of the covariance of x, by Woodbury's identity, computed in float64."""
+        """The inverse of the covariance of x, computed in float64 by Woodbury's identity."""
         check_is_fitted(self)
         noise = np.broadcast_to(self.noise_variance_, self.mean_.shape).astype(np.float64)
         scale = np.sqrt(noise)[:, None]
