@@ -1,4 +1,4 @@
-"""Data sets with their names, units and known truth, and the reader of a user's own tables."""
+"""Named data sets with units and known truth, and readers of a user's tables and images."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ NAMED: dict[str, Callable[[], Dataset]] = {
 
 
 def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
-    """A data set by its name, or a table by the path of its file.
+    """Load a data set by its name, or a table by the path of its file.
 
     Names: lecture, old_faithful, digits, and banana, moons, pinwheel (3,000 points of seed 0).
-    A word without a folder or an extension is taken for a name; ValueError suggests the nearest.
+    A word without a folder or an extension is a name; ValueError for an unknown name.
     """
     if name_or_path in NAMED:
         dataset = NAMED[name_or_path]()
