@@ -13,9 +13,9 @@ from lvm_jax.typing import Params, Scalar
 
 
 class Curvature(NamedTuple):
-    """The second-order behaviour of a function at a point, along a unit direction d."""
+    """First and second derivatives of a function at a point, along a unit direction d."""
 
-    slope: float  # the largest entry of the gradient, in any direction
+    slope: float  # largest absolute entry of the gradient
     value: float  # d^T H d
     residual: float  # |H d - (d^T H d) d| / |d^T H d|, 0 for an eigenvector of the Hessian H
 
@@ -30,8 +30,8 @@ def _gradient_and_turn(
 def along(function: Callable[..., Scalar], at: Params, way: Params, *fixed: Any) -> Curvature:
     """The curvature of `function(at, *fixed)` in its first argument, along `way`.
 
-    `at` and `way` are pytrees of one structure; the length of `way` does not matter. The Hessian is
-    only multiplied, never formed. Raises ValueError for a direction of length 0.
+    `at` and `way` are pytrees of equal structure; the length of `way` does not matter. It uses a
+    Hessian-vector product. Raises ValueError for a direction of length 0.
     """
     with jax.enable_x64(True):
         at, way, fixed = jax.tree.map(jnp.asarray, (at, way, fixed))

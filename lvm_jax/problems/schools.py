@@ -19,10 +19,10 @@ def eight_schools(centred: bool = True) -> Target:
 
     z = (mu, log tau, theta_1, ..., theta_8), or with `centred` False (mu, log tau, eta_1, ...,
     eta_8) with theta = mu + tau eta. The density includes the Jacobian tau of the logarithm and
-    every constant, so Z = p(y) in both coordinates.
+    all constants, so that Z = p(y) in both coordinates.
 
-    theta and mu integrate in closed form, tau by quadrature. `facts` has the posterior means
-    "mean_mu" and "mean_tau". Source: Rubin (1981); the priors are posteriordb's.
+    Z integrates theta and mu in closed form, and tau by quadrature. `facts` has the posterior means
+    "mean_mu" and "mean_tau". Source: Rubin (1981); the priors of posteriordb.
     """
 
     def log_density(z: Float[Array, " 10"]) -> Scalar:
