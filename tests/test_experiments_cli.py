@@ -140,7 +140,7 @@ def test_options_become_the_configuration():
 REFUSED = {
     "range": (["--noise", "0"], "--noise: expected a finite number that is above 0, got 0.0"),
     "condition": (["--sizes", "4", "1"], "--sizes: expected rising numbers, got (4, 1)"),
-    "no run": (["--out", "."], "--out: . is not empty and not a run"),
+    "no run": (["--out", "."], "--out: expected an empty folder or a run, got ."),
     "sweep name": (["--sweep", "nois=1"], "got 'nois'; did you mean 'noise'?"),
     "sweep value": (["--sweep", "noise=1,-1"], "--noise: expected a finite number that is above 0"),
     "sweep type": (["--sweep", "seed=a"], "--seed: expected an integer, got 'a'"),
