@@ -1,4 +1,4 @@
-"""Checks of single arguments: keys, numbers, names, distributions, and traced values."""
+"""Validation of single arguments: keys, numbers, names, distributions, and traced values."""
 
 import inspect
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# What makes a distribution of an object that is often given in its place.
+# Expressions that return a distribution, for types that are often passed by mistake.
 MAKES_A_DISTRIBUTION = {
     "Guide": "guide.posterior(phi, x)",
     "Family": "family.build(eta), or guides.shared(family) for a guide",
@@ -20,7 +20,7 @@ MAKES_A_DISTRIBUTION = {
 
 
 def key(value: object, name: str = "key") -> jax.Array:
-    """Return `value` if it is one typed PRNG key, as `jax.random.key(seed)` makes it."""
+    """Return `value` if it is one typed PRNG key, such as `jax.random.key(seed)`."""
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         if value.shape == ():
             return value
@@ -36,17 +36,17 @@ def key(value: object, name: str = "key") -> jax.Array:
 
 
 def host(function: str, inside: str, *arguments: object) -> None:
-    """Refuse traced arguments of a function that works on the host; `inside` is what jit takes."""
+    """Raise TypeError for traced arguments of a host function; `inside` names its alternative."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
         raise TypeError(
             f"{function}: expected concrete arguments, got traced ones; it is a host function, "
-            "which checks its data and compiles its own programs: call it outside jax.jit, "
+            "which validates data and compiles its own programs: call it outside jax.jit, "
             f"jax.grad and jax.vmap, or use {inside} inside"
         )
 
 
 def distribution(value: Any, name: str = "q") -> Any:
-    """Return `value` if it has `sample(seed=, sample_shape=)` and `log_prob`, as ours have."""
+    """Return `value` if it has `sample(seed=, sample_shape=)` and `log_prob`."""
     kind = type(value).__name__
     cure = MAKES_A_DISTRIBUTION.get(kind)
     if cure is not None:
@@ -67,7 +67,7 @@ def distribution(value: Any, name: str = "q") -> Any:
 
 
 def takes(function: object, *arguments: str) -> bool:
-    """Can `function` be called with so many positional arguments?"""
+    """Whether `function` accepts this number of positional arguments."""
     if not callable(function):
         return False
     try:
