@@ -1,11 +1,11 @@
-"""Latent-variable models in JAX whose every likelihood is exact, or measured with an error bar.
+"""Latent-variable models in JAX whose likelihoods are exact, or estimated with an error bar.
 
-`import lvm_jax` imports nothing else: `lvm_jax.training` is imported when it is first asked for.
+`import lvm_jax` imports no subpackage; each is imported at its first use.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers take it for true; importing `typing` would cost all the time
+TYPE_CHECKING = False  # type checkers assume True; importing `typing` would be slow
 if TYPE_CHECKING:
     from lvm_jax import (
         annealing,
@@ -72,12 +72,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The room of this name, imported on its first use; AttributeError for any other name."""
+    """Import the subpackage or module of this name; AttributeError for another name."""
     if name in __all__:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """What is here already, and every room."""
+    """Names of the module, and of all subpackages."""
     return sorted({*globals(), *__all__})
