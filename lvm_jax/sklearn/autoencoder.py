@@ -5,8 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lvm_jax import evidence
@@ -18,17 +16,16 @@ from lvm_jax.evidence.result import describe
 from lvm_jax.likelihoods import Likelihood, check_support
 from lvm_jax.models import Joint
 from lvm_jax.sklearn import vae_programs
-from lvm_jax.sklearn.base import DTYPES
+from lvm_jax.sklearn.base import DTYPES, LatentEstimator, draw_seed
 from lvm_jax.sklearn.vae_programs import Units
 from lvm_jax.training import Parameters
 from lvm_jax.typing import Array, ConditionalDensity, Key, Params
 from lvm_jax.vae import Architecture, build
 
 BY_CHANCE = 0.05  # share of rows with a high k-hat below which `score_samples` does not warn
-LARGEST_SEED = np.iinfo(np.int32).max
 
 
-class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class FittedAutoencoder(LatentEstimator):
     """p(x, z; theta_) and q(z | x; phi_), from the attributes that `fit` sets.
 
     A subclass defines `n_importance_samples`, `random_state`, `theta_`, `phi_`, `mean_` [D],
@@ -106,13 +103,7 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
         Raises ValueError if the number of columns is not n_components.
         """
-        check_is_fitted(self)
-        z = check_array(X, dtype=DTYPES, input_name="X")
-        if z.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"X: expected {self._n_features_out} columns, one for each component, got "
-                f"{z.shape[1]}"
-            )
+        z = self._check_latents(X)
         with jax.enable_x64(self._dtype == np.float64):
             rows = pad_rows(z.astype(self._dtype, copy=False), bucket(len(z)))
             means = vae_programs.decode(self.p_, rows)
@@ -160,24 +151,15 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             )
         return np.asarray(found.log_evidence)
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log p(x) per sample, in nats."""
-        return float(self.score_samples(X).mean(dtype=np.float64))
-
     def sample(self, n_samples: int = 1) -> np.ndarray:
         """Draws of x from p(x), the noise of the likelihood included, [n_samples, n_features]."""
         check_is_fitted(self)
         n_samples = checks.integer(n_samples, "n_samples", 1)
-        seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
+        seed = draw_seed(self.random_state)
         with jax.enable_x64(self._dtype == np.float64):
             size = bucket(n_samples)  # the first draws do not depend on the number
             draws = vae_programs.sample(jax.random.key(seed), self.p_, size)
             return self._units.restore(first_rows(draws, n_samples))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
 
 
 def check_data(likelihood: Likelihood, name: str, X: np.ndarray) -> None:

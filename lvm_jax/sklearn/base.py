@@ -1,4 +1,4 @@
-"""The methods of a fitted linear-Gaussian estimator."""
+"""The common methods of estimators with latent vectors, and of linear-Gaussian ones."""
 
 from abc import ABC, abstractmethod
 from numbers import Integral
@@ -17,6 +17,7 @@ from lvm_jax.models.linear_gaussian import likelihood, log_evidence, posterior, 
 from lvm_jax.typing import Array, Key
 
 DTYPES = [np.float64, np.float32]
+LARGEST_SEED = np.iinfo(np.int32).max
 
 
 @bounded_jit()
@@ -37,9 +38,45 @@ def _sample(key: Key[Array, ""], theta: LinearGaussian, num_samples: int) -> Arr
     return jax.vmap(lambda k, one: likelihood(theta, one).sample(seed=k))(keys, z)
 
 
-class LinearGaussianEstimator(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
-):
+def draw_seed(random_state: Any) -> int:
+    """A seed from scikit-learn's `random_state`."""
+    return int(check_random_state(random_state).randint(LARGEST_SEED))
+
+
+class LatentEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
+    """The common methods of the estimators with a latent vector z."""
+
+    @property
+    @abstractmethod
+    def _n_features_out(self) -> int:
+        """L, the number of latent dimensions."""
+
+    @abstractmethod
+    def score_samples(self, X: Any) -> np.ndarray:
+        """log p(x) of each sample, in nats."""
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log p(x) per sample, in nats."""
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def _check_latents(self, X: Any) -> np.ndarray:
+        """Rows z of X; ValueError unless X has L columns."""
+        check_is_fitted(self)
+        z = check_array(X, dtype=DTYPES, input_name="X")
+        if z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X: expected {self._n_features_out} columns, one for each component, got "
+                f"{z.shape[1]}"
+            )
+        return z
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class LinearGaussianEstimator(LatentEstimator):
     """z ~ N(0, I), x | z ~ N(W z + mean_, Psi), from the attributes that `fit` sets.
 
     A subclass defines `n_components`, `random_state`, `mean_` [D], `components_` [L, D],
@@ -94,29 +131,19 @@ class LinearGaussianEstimator(
         This is not the inverse of `transform`: posterior means are shrunk towards 0, and
         transforming the result again shrinks them further.
         """
-        check_is_fitted(self)
-        Z = check_array(X, dtype=DTYPES, input_name="X")
-        loadings = self._loadings
-        if Z.shape[1] != loadings.shape[1]:
-            raise ValueError(
-                f"X: expected {loadings.shape[1]} columns, one for each component, got {Z.shape[1]}"
-            )
-        return Z.astype(self.mean_.dtype, copy=False) @ loadings.T + self.mean_
+        z = self._check_latents(X).astype(self.mean_.dtype, copy=False)
+        return z @ self._loadings.T + self.mean_
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Exact log p(x) of each sample, in nats."""
         return self._apply(_log_evidence, X)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log p(x) per sample, in nats."""
-        return float(self.score_samples(X).mean(dtype=np.float64))
 
     def sample(self, n_samples: int = 1) -> np.ndarray:
         """Draws of x from the fitted model, [n_samples, n_features]."""
         check_is_fitted(self)
         if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples: expected an integer >= 1, got {n_samples!r}")
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        seed = draw_seed(self.random_state)
         with jax.enable_x64(self.mean_.dtype == np.float64):
             size = bucket(int(n_samples))  # the first draws do not depend on the number
             draws = _sample(jax.random.key(seed), self._theta(), size)
@@ -138,8 +165,3 @@ class LinearGaussianEstimator(
         top = np.linalg.qr(np.concatenate([white, np.eye(white.shape[1])]))[0][: len(white)]
         precision = (np.eye(len(white)) - top @ top.T) / (scale * scale.T)
         return precision.astype(self.mean_.dtype)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -18,6 +17,7 @@ from lvm_jax import em
 from lvm_jax.em import loop
 from lvm_jax.em.fit import Request, conclude, prepare
 from lvm_jax.sklearn import arrays
+from lvm_jax.sklearn.base import DTYPES, draw_seed
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -135,7 +135,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, then return the most probable component of each sample."""
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
         if X.shape[0] < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -148,11 +148,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         given = arrays.Given(self.weights_init, self.means_init, self.precisions_init)
         sizes = (self.n_components, self.covariance_type, X.shape[1])
         given = arrays.check_given(given, *sizes, X.dtype)
-        random_state = check_random_state(self.random_state)
-        key_seed = int(random_state.randint(np.iinfo(np.int32).max))
+        seed = draw_seed(self.random_state)
         with jax.enable_x64(X.dtype == np.float64), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "x: column", UserWarning)
-            return self._run(jax.random.key(key_seed), X, given, sample_weight)
+            return self._run(jax.random.key(seed), X, given, sample_weight)
 
     def _initial(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> Any:
         """The initial mixture, or None for `init_params`."""
@@ -163,15 +162,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if all(value is None for value in given):
             return None
         start = em.initialize(
-            key,
-            X,
-            self.n_components,
-            self.covariance_type,
-            start=self.init_params,
-            num_restarts=self.n_init,
-            regularization=self.reg_covar,
-            sample_weight=weight,
-        )
+            key, X, self.n_components, self.covariance_type, start=self.init_params,
+            num_restarts=self.n_init, regularization=self.reg_covar, sample_weight=weight,
+        )  # fmt: skip
         return arrays.override(start, given, self.covariance_type)
 
     def _warm(self) -> bool:
@@ -194,8 +187,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             previous_objective=self.lower_bound_ if self._warm() else -np.inf,
         )
         fit = conclude(state, trace, conclusion, prepared)
-        info = fit.info
-        if info.outcome in (em.Outcome.DEGENERATE, em.Outcome.DIVERGED) or not _proper(fit):
+        info, leaves = fit.info, jax.tree.leaves(fit.mixture.components)
+        failed = info.outcome in (em.Outcome.DEGENERATE, em.Outcome.DIVERGED)
+        if failed or not all(np.isfinite(leaf).all() for leaf in leaves):
             advice = " The numerical accuracy can also be improved by passing float64 data."
             raise ValueError(ILL_DEFINED + (advice if X.dtype == np.float32 else ""))
         self.converged_ = info.outcome == em.Outcome.CONVERGED
@@ -250,7 +244,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _apply(self, method: str, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=DTYPES, reset=False)
         with jax.enable_x64(X.dtype == np.float64 or self.means_.dtype == np.float64):
             mixture = jax.device_put(self._current())
             return np.asarray(getattr(mixture, method)(X.astype(mixture.origin.dtype, copy=False)))
@@ -279,7 +273,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
                 "sample."
             )
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        seed = draw_seed(self.random_state)
         with jax.enable_x64(self.means_.dtype == np.float64):
             mixture = jax.device_put(self._current())
             X, y = map(np.asarray, mixture.sample(jax.random.key(seed), n_samples))
@@ -302,7 +296,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             assigned = np.log(self.predict_proba(X).max(1)).sum(dtype=np.float64)
         return self.bic(X) - 2 * float(assigned)
-
-
-def _proper(fit: em.MixtureFit) -> bool:
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture.components))

@@ -20,8 +20,8 @@ from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.networks import ACTIVATIONS
-from lvm_jax.sklearn.autoencoder import LARGEST_SEED, FittedAutoencoder, check_data
-from lvm_jax.sklearn.base import DTYPES
+from lvm_jax.sklearn.autoencoder import FittedAutoencoder, check_data
+from lvm_jax.sklearn.base import DTYPES, LARGEST_SEED
 from lvm_jax.sklearn.vae_gradients import UNBIASED, choose_estimator
 from lvm_jax.sklearn.vae_programs import Units, units_of
 from lvm_jax.training import Parameters, Progress
