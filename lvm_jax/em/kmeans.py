@@ -114,24 +114,18 @@ def lloyd(
 
             return compensated_add(carry, jax.vmap(one)(centres))
 
-        zero = (
-            jnp.zeros_like(centres[..., 0]),
-            jnp.zeros_like(centres),
-            jnp.zeros_like(centres[:, 0, 0]),
-        )
+        zero = jax.tree.map(jnp.zeros_like, (centres[..., 0], centres, centres[:, 0, 0]))
         return over_chunks(data, rows, body, (zero, zero))[0]
 
     def body(state: tuple) -> tuple:
         centres, _, _, step = state
         counts, sums, inertia = sweep(centres)
-        moved = jnp.where(
-            counts[..., None] > 0, sums / jnp.maximum(counts, 1e-30)[..., None], centres
-        )
+        means = sums / jnp.maximum(counts, 1e-30)[..., None]
+        moved = jnp.where(counts[..., None] > 0, means, centres)
         return moved, inertia, ((moved - centres) ** 2).sum((1, 2)).max(), step + 1
 
-    def unfinished(state: tuple) -> Array:
-        return (state[2] > tolerance) & (state[3] < max_steps)
-
     start = (centres, jnp.zeros_like(centres[:, 0, 0]), jnp.asarray(jnp.inf, centres.dtype), 0)
-    centres, inertia, _, step = jax.lax.while_loop(unfinished, body, start)
-    return KMeans(centres, inertia, jnp.asarray(step))
+    centres, inertia, _, num_steps = jax.lax.while_loop(
+        lambda state: (state[2] > tolerance) & (state[3] < max_steps), body, start
+    )
+    return KMeans(centres, inertia, jnp.asarray(num_steps))

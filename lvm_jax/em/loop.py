@@ -1,6 +1,7 @@
 """The compiled EM loop for R restarts at once; it returns its outcome as a value."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -201,16 +202,14 @@ def segment(
     state, trace = jax.lax.while_loop(unfinished, body, (begin(problem, state), trace))
     done = ~(state.outcome == Outcome.RUNNING).any() | (state.step >= last)
 
-    def finish() -> Conclusion:
-        return conclude(problem, state, assign)
-
-    def wait() -> Conclusion:
+    def unfinished_conclusion() -> Conclusion:
         chosen = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), state.parameters)
         zero = jnp.zeros((), state.objective.dtype)
         labels = jnp.zeros(problem.data.x.shape[0], jnp.int32) if assign else None
         return Conclusion(jnp.int32(0), chosen, Evaluation(zero, zero, zero), zero, labels)
 
-    return state, trace, jax.lax.cond(done, finish, wait)
+    finish = partial(conclude, problem, state, assign)
+    return state, trace, jax.lax.cond(done, finish, unfinished_conclusion)
 
 
 def conclude(problem: Problem, state: State, assign: bool) -> Conclusion:

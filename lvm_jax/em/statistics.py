@@ -152,15 +152,9 @@ def fast_pass(
         sums = jax.vmap(one)(eta, bias, parameters.components)
         return compensated_add(carry, (*sums, family.shared(x, weight)))
 
-    zero = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        (
-            () if few else bias,
-            eta,
-            bias[:, 0],
-            jax.eval_shape(family.shared, data.x[:1], data.x[:1, 0]),
-        ),
-    )
+    shared = jax.eval_shape(family.shared, data.x[:1], data.x[:1, 0])
+    shapes = (() if few else bias, eta, bias[:, 0], shared)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = over_chunks(data, rows, body, (zero, zero))
     counts, features, log_likelihood, shared = total
     if few:
@@ -230,8 +224,7 @@ def exact_pass(
         )
 
     summary, log_likelihood = assigned_pass(family, unshifted(data), rows, assign)
-    summary = jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary)
-    return summary, log_likelihood
+    return jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary), log_likelihood
 
 
 def log_joint(
