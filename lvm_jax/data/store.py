@@ -9,6 +9,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from lvm_jax.data import idx
 from lvm_jax.data.published import Collection, PublishedFile
 
 VARIABLE = "LVM_JAX_DATA"
@@ -26,6 +27,15 @@ def find(collection: Collection, file: PublishedFile) -> Path:
             if path.is_file():
                 return path
     return _download(collection, file)
+
+
+def read_text(collection: Collection) -> str:
+    """The verified text of a data set with one file."""
+    (file,) = collection.files
+    path = find(collection, file)
+    content = idx.read_bytes(path)
+    check_content(content, file, path)
+    return content.decode()
 
 
 def folders(collection: Collection) -> list[Path]:

@@ -7,7 +7,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
-from lvm_jax.data import idx, store
+from lvm_jax.data import store
 from lvm_jax.data.published import FINNISH_PINES
 from lvm_jax.problems.target import Target
 from lvm_jax.typing import Array, Float, Scalar
@@ -64,10 +64,5 @@ def bin_counts(points: Float[np.ndarray, "N 2"], side: int) -> Float[np.ndarray,
 
 
 def _read_points() -> Float[np.ndarray, "N 2"]:
-    (file,) = FINNISH_PINES.files
-    path = store.find(FINNISH_PINES, file)
-    content = idx.read_bytes(path)
-    store.check_content(content, file, path)
-    return np.loadtxt(
-        content.decode().replace('"', "").splitlines(), delimiter=",", skiprows=1, usecols=(1, 2)
-    )
+    lines = store.read_text(FINNISH_PINES).replace('"', "").splitlines()
+    return np.loadtxt(lines, delimiter=",", skiprows=1, usecols=(1, 2))

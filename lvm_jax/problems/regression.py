@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import extras
-from lvm_jax.data import idx, store
+from lvm_jax.data import store
 from lvm_jax.data.published import GERMAN_CREDIT
 from lvm_jax.problems.target import Target
 from lvm_jax.typing import Array, Float, Scalar
@@ -66,11 +66,7 @@ def design(columns: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D+1"]:
 
 
 def _read_credit() -> tuple[np.ndarray, np.ndarray]:
-    (file,) = GERMAN_CREDIT.files
-    path = store.find(GERMAN_CREDIT, file)
-    content = idx.read_bytes(path)
-    store.check_content(content, file, path)
-    rows = np.loadtxt(content.decode().splitlines())
+    rows = np.loadtxt(store.read_text(GERMAN_CREDIT).splitlines())
     return design(rows[:, :-1]), rows[:, -1] - 1
 
 
