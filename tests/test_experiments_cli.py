@@ -150,7 +150,7 @@ REFUSED = {
     "sweep axis twice": (["--sweep", "seed=1", "seed=2"], "sweep: expected seed once, as seed=val"),
     "sweep twice": (["--sweep", "seed=1", "--seed=2"], "expected --seed=2 once"),
     "sweep over": (["--sweep", "seed=1", "--overwrite"], "overwrite: expected no --overwrite"),
-    "sweep folder": (["--sweep", "seed=1", "--out", "."], "--out: expected a new folder or that"),
+    "sweep folder": (["--sweep", "seed=1", "--out", "."], "--out: expected a new folder or a sweep"),
 }
 
 

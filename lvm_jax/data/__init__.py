@@ -1,10 +1,10 @@
 """Named data sets with units and known truth, and readers of a user's tables and images."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from lvm_jax._core.nearest import suggestion
 from lvm_jax.data.binarize import BINARIZATIONS, Binarization, binarized
 from lvm_jax.data.curved import CURVED, curved
 from lvm_jax.data.dataset import Dataset, Truth
@@ -34,8 +34,7 @@ def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
     path = Path(name_or_path)
     if path.suffix or len(path.parts) > 1 or path.exists():
         return load_table(path, columns)
-    near = difflib.get_close_matches(name_or_path, NAMED, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(name_or_path, NAMED)
     raise ValueError(
         f"data: expected {', '.join(NAMED)} or the path of a table, got {name_or_path!r}{hint}"
     )

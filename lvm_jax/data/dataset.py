@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from lvm_jax._core.nearest import suggestion
 
 
 class Truth(NamedTuple):
@@ -77,8 +78,7 @@ def column_indices(chosen: Sequence[str], available: Sequence[str], where: str) 
         )
     for name in chosen:
         if name not in available:
-            near = difflib.get_close_matches(name, available, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = suggestion(name, available) or "."
             listed = shortlist(available)
             raise ValueError(f"columns: {where} has no column {name!r}{hint} It has: {listed}")
     if repeated := sorted({name for name in chosen if list(chosen).count(name) > 1}):

@@ -6,7 +6,6 @@ the highest grey level, or bits 0.0 and 1.0.
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from lvm_jax._core.nearest import suggestion
 from lvm_jax.data.levels import NAMED_IMAGES
 from lvm_jax.data.tables import check_file, read_npy
 
@@ -198,6 +198,5 @@ def _unit_interval(x: np.ndarray) -> Float[np.ndarray, "N D"]:
 
 
 def _unknown(name: str, value: str, allowed: list[str], more: str) -> str:
-    near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(value, allowed)
     return f"{name}: expected {', '.join(allowed)}{more}, got {value!r}{hint}"

@@ -7,7 +7,6 @@ and --help import no JAX: they read the first lines of the config.py files, and 
 """
 
 import ast
-import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from lvm_jax._core.nearest import suggestion
 from lvm_jax.report.parsing import Runner, parse
 
 USAGE = """usage: python -m {package} NAME [options]            run an experiment
@@ -80,8 +80,7 @@ def print_list(package: str, experiments: Mapping[str, str]) -> None:
 def wrong_name(name: str, names: Iterable[str]) -> int:
     """Print the valid names and the nearest one; return exit code 2."""
     names = list(names)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(name.lower(), names)
     sys.stderr.write(f"error: expected one of {', '.join(names)}, got {name!r}{hint}\n")
     return 2
 
@@ -96,14 +95,14 @@ def reported(work: Callable[[], int], options: Sequence[str], traceback: bool) -
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if traceback:
             raise
-        sys.stderr.write(f"error: {in_words(error, options)}\n")
+        sys.stderr.write(f"error: {format_error(error, options)}\n")
         return 1
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"\ninterrupted; {str(stop) or 'nothing was written'}\n")
         return 130
 
 
-def in_words(error: Exception, options: Sequence[str]) -> str:
+def format_error(error: Exception, options: Sequence[str]) -> str:
     """An error message in one line, with the option for the argument: `path: ...` -> `--data: ...`.
 
     The readers of data name their argument `path` or `name`; other names are fields of the Config.

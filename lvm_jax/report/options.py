@@ -7,12 +7,11 @@
         guide: Literal["mean_field", "full_rank"] = "mean_field"
         \"\"\"Family of q.\"\"\"
 
-The module imports only the standard library, so that `--help` is quick.
+The module imports no third-party package, so that `--help` is quick.
 """
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import math
 import textwrap
@@ -20,6 +19,8 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from lvm_jax._core.nearest import suggestion
 
 WORDS = {int: "an integer", float: "a finite number", bool: "True or False", str: "a text"}
 
@@ -123,8 +124,7 @@ def check(name: str, value: Any, hint: Any, limits: Range | None = None) -> None
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value in choices:
         return
-    near = difflib.get_close_matches(str(value), map(str, choices), n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(str(value), map(str, choices))
     raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}{hint}")
 
 

@@ -62,7 +62,7 @@ def render(template: str, file: str = "template", **context: Any) -> str:
     return Page().render(template, file, **context)
 
 
-def as_text(value: Any) -> Any:
+def escape_markdown(value: Any) -> Any:
     """Escape a value of a template for Markdown; HTML from a function is not escaped."""
     from markupsafe import Markup
 
@@ -93,7 +93,7 @@ class Page:
             from markupsafe import Markup
 
         environment = Environment(
-            autoescape=True, finalize=as_text, undefined=StrictUndefined, trim_blocks=True,
+            autoescape=True, finalize=escape_markdown, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
         environment.filters.update(FILTERS)

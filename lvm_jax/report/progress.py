@@ -52,10 +52,10 @@ class Progress:
         share = (self.count - self.kept + self.fraction) / own if own > 0 else 0.0
         if not 0 < share < 1 or self.count >= self.announced:
             return ""
-        return f"about {in_words(self.seconds * (1 - share) / share)} left"
+        return f"about {format_seconds(self.seconds * (1 - share) / share)} left"
 
 
-def in_words(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """A time in a suitable unit: 40 s, 3 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"

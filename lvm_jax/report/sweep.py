@@ -6,7 +6,6 @@ Every run has a subfolder of FOLDER. The same command, also with more values, re
 finished runs are skipped, an unfinished run is resumed.
 """
 
-import difflib
 import itertools
 import re
 import subprocess
@@ -17,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lvm_jax._core.nearest import suggestion
 from lvm_jax.report.compare import compare, publish
 from lvm_jax.report.directory import Directory, plain
 from lvm_jax.report.options import Options, hints
@@ -89,8 +89,7 @@ def combinations(config: type[Options], axes: dict[str, list[str]]) -> list[dict
     known = hints(config)
     for option in axes:
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = suggestion(option, known)
             raise ValueError(f"sweep: expected one of {', '.join(known)}, got {option!r}{hint}")
     values = []
     for option, texts in axes.items():

@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Sequence
-from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 import jax
 import numpy as np
+
+from lvm_jax._core.nearest import suggestion
 
 # Expressions that return a distribution, for types that are often passed by mistake.
 MAKES_A_DISTRIBUTION = {
@@ -115,6 +116,5 @@ def choice(value: object, name: str, allowed: Sequence[str]) -> str:
     """Return `value` if it is one of `allowed`; otherwise suggest the nearest."""
     if value in allowed:
         return str(value)
-    near = get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(str(value), allowed, cutoff=0.6)
     raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}")
