@@ -33,7 +33,7 @@ class Distribution(Protocol):
 
 
 @runtime_checkable
-class Priced(Distribution, Protocol):
+class SampleAndLogProb(Distribution, Protocol):
     """A distribution that computes the log-density of its draws from their noise."""
 
     def sample_and_log_prob(
@@ -92,7 +92,7 @@ __all__ = [
     "Latent",
     "PRNGKeyArray",
     "Params",
-    "Priced",
+    "SampleAndLogProb",
     "Scalar",
     "UInt",
 ]
