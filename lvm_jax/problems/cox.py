@@ -9,12 +9,11 @@ from jax.scipy.linalg import solve_triangular
 from lvm_jax import precision
 from lvm_jax.data import store
 from lvm_jax.data.published import FINNISH_PINES
-from lvm_jax.problems.target import Target
+from lvm_jax.problems.target import LOG_2PI, Target
 from lvm_jax.typing import Array, Float, Scalar
 
 SIDE = 40  # cells along an edge
 VARIANCE, LENGTH = 1.91, 40 / 33  # of the kernel; the length in cells
-LOG_2PI = math.log(2 * math.pi)
 
 
 def lgcp() -> Target:

@@ -30,7 +30,7 @@ def mixing(size: int, coupling: float) -> Float[np.ndarray, "size size"]:
 def linear_gaussian(dim: int, coupling: float = 0.5, noise: float = 0.5) -> Problem:
     """z ~ N(0, I), x | z ~ N(W z, s^2 I) with W = `mixing`(dim, coupling), s = noise, in D = dim.
 
-    The guide is `beside` the posterior. Raises ValueError for dim < 1 or a noise that is not
+    The guide is `beside` of the posterior. Raises ValueError for dim < 1 or a noise that is not
     positive.
     """
     dim = checks.integer(dim, "dim", 1)

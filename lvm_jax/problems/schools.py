@@ -5,12 +5,11 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.problems.target import Target, line
+from lvm_jax.problems.target import LOG_2PI, Target, line
 from lvm_jax.typing import Array, Float, Scalar
 
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])  # y
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])  # sigma
-LOG_2PI = math.log(2 * math.pi)
 SCALE = 5.0  # of mu's normal and of tau's half-Cauchy
 
 

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.problems.target import Target, line
+from lvm_jax.problems.target import LOG_2PI, Target, line
 from lvm_jax.typing import Array, Float, Key, Scalar
 
-LOG_2PI = math.log(2 * math.pi)
 MEANS_SEED = 0  # of the means of `gaussians_40`
 
 

@@ -1,5 +1,6 @@
 """A log-density with a known normalising constant, and one-dimensional quadrature."""
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax.typing import Array, Float, Key, Scalar
+
+LOG_2PI = math.log(2 * math.pi)
 
 
 class Target(NamedTuple):
