@@ -389,7 +389,7 @@ def test_a_data_point_without_its_context_is_refused():
 def test_a_context_that_the_model_does_not_take_is_refused():
     model, guide = models.linear_gaussian(K, D), guides.linear(guides.mean_field(K), D)
     p, q = model(model.init(KEY)), guide(guide.init(KEY))
-    words = r"^x: expected rows of \[3\], .*'c': \[2\].*by its `observed`, and what it is given by"
+    words = r"^x: expected rows of \[3\], .*'c': \[2\].*set the model's `observed` to"
     with pytest.raises(ValueError, match=words):
         evidence.evaluate(KEY, p, q, DATA, 5)
 

@@ -101,7 +101,7 @@ def check_data(p: Any, x: Any, name: str = "x", minimum: int = 1) -> Any:
 
 def _check_shapes(point: Any, seen: Any, name: str, rows: Any) -> None:
     """Raise ValueError for rows of another structure or shape than the model's draws."""
-    expected = jax.tree.map(lambda leaf: list(leaf.shape), point)
+    expected = _shapes(point)
     got = jax.tree.map(lambda leaf: list(leaf.shape[1:]), seen)
     if expected == got:
         return
@@ -116,7 +116,7 @@ def _check_shapes(point: Any, seen: Any, name: str, rows: Any) -> None:
                 )
     raise ValueError(
         f"{name}: expected rows of {expected}, as the model draws its data, got rows of {got}; "
-        "name the part that the model generates by its `observed`, and what it is given by `given`"
+        "set the model's `observed` to the part that it generates, and `given` to the other inputs"
     )
 
 
@@ -256,8 +256,8 @@ def _blame(name: str, part: str, init: Callable, given: Params, error: Exception
     if own is not None and got != own:
         raise ValueError(
             f"{name}: expected parameters as {part}.init makes them, {_short(own)}, got "
-            f"{_short(got)} ({type(error).__name__}: {error}); pass those that belong "
-            f"to this {part}"
+            f"{_short(got)} ({type(error).__name__}: {error}); pass the parameters "
+            f"of this {part}"
         ) from error
 
 

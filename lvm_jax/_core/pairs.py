@@ -88,8 +88,8 @@ def made_of(pair: Any) -> Separate:
     model, guide = getattr(pair, "model", None), getattr(pair, "guide", None)
     if not (isinstance(model, Model) and isinstance(guide, Guide)):
         raise TypeError(
-            f"params: expected the parameters to start from, of a pair that has no model and guide "
-            f"whose init makes them, got None; pair: {type(pair).__name__}"
+            "params: expected initial parameters for a pair without model and guide, a "
+            f"{type(pair).__name__}, got None"
         )
     return Separate(model, guide)
 

@@ -58,11 +58,11 @@ def parse_idx(content: bytes, path: Path) -> UInt8[np.ndarray, "..."]:
     axes = tuple(int(n) for n in np.frombuffer(content, ">u4", count=content[3], offset=4))
     if 0 in axes:
         raise ValueError(f"{path}: expected numbers, got an axis of length 0: {axes}. {AGAIN}")
-    if len(content) - start != math.prod(axes):
+    got, size = len(content) - start, math.prod(axes)
+    if got != size:
         raise ValueError(
-            f"{path}: its header promises {' x '.join(map(str, axes))} = {math.prod(axes)} bytes, "
-            f"got {len(content) - start}: {_cut_off(len(content) - start, math.prod(axes))}. "
-            f"{AGAIN}"
+            f"{path}: expected {' x '.join(map(str, axes))} = {size} bytes by its header, got "
+            f"{got}: {'cut off' if got < size else 'something was added'}. {AGAIN}"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(axes)
 
@@ -106,10 +106,6 @@ def check_pair(
             f"{labels_path}: expected {images.shape[0]} labels, one for each image in "
             f"{images_path}, got shape {labels.shape}. Take both files from the same source."
         )
-
-
-def _cut_off(got: int, promised: int) -> str:
-    return "cut off" if got < promised else "something was added"
 
 
 def _shown(content: bytes) -> str:

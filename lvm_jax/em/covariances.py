@@ -21,10 +21,6 @@ def _inverse_factor(cholesky: Float[Array, "D D"]) -> Float[Array, "D D"]:
     return solve_triangular(cholesky, jnp.eye(cholesky.shape[-1], dtype=cholesky.dtype), lower=True)
 
 
-def _log_det(cholesky: Float[Array, "D D"]) -> Scalar:
-    return jnp.log(jnp.diagonal(cholesky)).sum()
-
-
 class _Matrix:
     """One-component operations of a [D, D] covariance."""
 
@@ -32,7 +28,7 @@ class _Matrix:
         return centred @ _inverse_factor(scale).T
 
     def log_det_one(self, scale: Array, dim: int) -> Scalar:
-        return _log_det(scale)
+        return jnp.log(jnp.diagonal(scale)).sum()
 
     def precision_one(self, scale: Array, dim: int) -> Array:
         inverse = _inverse_factor(scale)

@@ -113,7 +113,7 @@ class Run(Directory):
         """Prepare to draw a finished run again; FileExistsError if its stages are unusable."""
         if not (self.path / STAGES / self._code).exists():
             raise FileExistsError(
-                f"out: {self.path} holds a finished run of these options, but source files or data "
+                f"out: {self.path} has a finished run of these options, but source files or data "
                 f"have changed since, or {STAGES} is gone; {CURE}"
             )
         sys.stderr.write(f"{self.path} is finished: its page is drawn from the stored stages\n")
@@ -207,7 +207,7 @@ def _check_owner(path: Path, name: str) -> None:
         )
     if earlier is not None and earlier["experiment"] != name:
         raise FileExistsError(
-            f"out: {path} holds a run of {earlier['experiment']}, this one is of {name}; choose "
+            f"out: {path} has a run of {earlier['experiment']}, this one is of {name}; choose "
             "another --out"
         )
 
@@ -226,7 +226,7 @@ def check_same(path: Path, values: Mapping[str, Any], config: Options) -> bool:
     if others:
         key = others[0]
         raise FileExistsError(
-            f"out: {path} holds a run with {key} = {earlier.get(key)!r}, this one has "
+            f"out: {path} has a run with {key} = {earlier.get(key)!r}, this one has "
             f"{values[key]!r}; {CURE}"
         )
     return bool(changed) or not (path / SUMMARY).exists()

@@ -132,7 +132,7 @@ def _claim(out: Path, name: str) -> None:
     if out.exists() and not mark.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out: expected a new folder or a sweep, got {out}")
     if mark.exists() and f'"{name}"' not in mark.read_text(encoding="utf-8"):
-        raise FileExistsError(f"out: {out} holds a sweep of another experiment; choose another")
+        raise FileExistsError(f"out: {out} has a sweep of another experiment; choose another --out")
     Directory(out).write_json(SWEEP, {"experiment": name})
 
 

@@ -22,7 +22,7 @@ from lvm_jax.training import Parameters
 from lvm_jax.typing import Array, ConditionalDensity, Key, Params
 from lvm_jax.vae import Architecture, build
 
-BY_CHANCE = 0.05  # share of rows with a high k-hat below which `score_samples` does not warn
+MAX_LOW_SHARE = 0.05  # `score_samples` warns above this share of `likely_low` rows
 
 
 class FittedAutoencoder(LatentEstimator):
@@ -139,7 +139,7 @@ class FittedAutoencoder(LatentEstimator):
         """
         found = self.evidence(X)
         low = np.asarray(found.likely_low)
-        if low.mean() > BY_CHANCE:
+        if low.mean() > MAX_LOW_SHARE:
             verdict = describe(np.where(low, found.failed, 0))
             warnings.warn(
                 f"score_samples: {verdict}. These estimates from "
