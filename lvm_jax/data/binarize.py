@@ -102,14 +102,14 @@ def binarized(images: ImageData, method: str, seed: int) -> ImageData:
     """
     from lvm_jax._core import checks
 
-    way = BINARIZATIONS[checks.choice(method, "method", list(BINARIZATIONS))]
+    binarization = BINARIZATIONS[checks.choice(method, "method", list(BINARIZATIONS))]
     checks.integer(seed, "seed", minimum=0)
     if images.fixed_bits or method == "none":
         return images
     return images._replace(
         source=f"{images.source}; binarisation {method}",
-        train=way.train((seed, 0), images.train),
-        validation=way.heldout((seed, 1), images.validation),
-        test=way.heldout((seed, 2), images.test),
-        fixed_bits=way.transform is None,
+        train=binarization.train((seed, 0), images.train),
+        validation=binarization.heldout((seed, 1), images.validation),
+        test=binarization.heldout((seed, 2), images.test),
+        fixed_bits=binarization.transform is None,
     )
