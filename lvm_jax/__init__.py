@@ -1,11 +1,11 @@
-"""Latent-variable models in JAX whose every likelihood is exact, or measured with an error bar.
+"""Latent-variable models in JAX whose likelihoods are exact, or estimated with an error bar.
 
-`import lvm_jax` imports nothing else: `lvm_jax.training` is imported when it is first asked for.
+`import lvm_jax` imports no subpackage; each is imported at its first use.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers take it for true; importing `typing` would cost all the time
+TYPE_CHECKING = False  # type checkers assume True; importing `typing` would be slow
 if TYPE_CHECKING:
     from lvm_jax import (
         annealing,
@@ -73,7 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """A subpackage, imported on first use, or `__version__`; AttributeError for another name."""
+    """Import a subpackage or module, or read `__version__`; AttributeError for another name."""
     if name in __all__:
         return import_module(f"{__name__}.{name}")
     if name == "__version__":  # from pyproject.toml, as it was at installation
@@ -84,5 +84,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """What is here already, every subpackage and `__version__`."""
+    """Names of the module, of all subpackages, and `__version__`."""
     return sorted({*globals(), *__all__, "__version__"})

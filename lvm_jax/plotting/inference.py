@@ -69,7 +69,7 @@ def weight_tail(log_weights: ArrayLike | Mapping[str, ArrayLike], *, ax: Axes | 
     Raises ValueError for another shape, S < 25, NaN or +inf, or weights that are all zero.
     """
     several = isinstance(log_weights, Mapping)
-    every = dict(log_weights) if several else {"weights": log_weights}  # type: ignore[arg-type]
+    every = dict(log_weights) if several else {"weights": log_weights}
     figure, ax = axis_or_new(ax, width=6.6, height=4.4)
     lowest = 1.0
     for place, (name, values) in enumerate(every.items()):
@@ -85,7 +85,7 @@ def weight_tail(log_weights: ArrayLike | Mapping[str, ArrayLike], *, ax: Axes | 
         x = np.linspace(tail.threshold, far, 200)
         ax.plot(x, tail.survival(x, tail.k_hat), STYLES[place % 4], color=shade, linewidth=1.6)
         if not several:
-            limit = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
+            limit: dict[str, Any] = {"color": GREY, "linestyle": ":", "linewidth": 1.6}
             label = f"law of k = {LIMITS[1]}, the limit"
             ax.plot(x, tail.survival(x, LIMITS[1]), label=label, **limit)
     labels = ("log w − log of the mean weight [nats]", "share of weights at least as large")
@@ -188,6 +188,8 @@ def _row(found: Found, level: float, name: str) -> _Row:
     if isinstance(found, Annealed | Sequential):
         found = found.evidence
     reliable = bool(np.all(getattr(found, "reliable", True)))
+    values: list[Any]
+    ends: tuple[Any, Any]
     if isinstance(found, Sandwich):
         values, ends = [found.lower.log_evidence, found.upper.log_evidence], found.interval(level)
     elif isinstance(found, Evidence):
@@ -209,7 +211,7 @@ def _row(found: Found, level: float, name: str) -> _Row:
     numbers = [float(np.reshape(value, ())) for value in (*values, *ends)]
     if not np.isfinite(numbers[: len(values)]).all():
         raise ValueError(f"{name}: expected a finite log p(x), got {numbers[0]}")
-    return _Row(numbers[: len(values)], *numbers[-2:], reliable)
+    return _Row(numbers[: len(values)], numbers[-2], numbers[-1], reliable)
 
 
 def gap_waterfall(gaps: Gaps, family: str | None = None, *, ax: Axes | None = None) -> Figure:
@@ -259,8 +261,8 @@ def gap_waterfall(gaps: Gaps, family: str | None = None, *, ax: Axes | None = No
 def _gap_bar(ax: Axes, x: float, top: float, gap: Average, place: int) -> None:
     """A bar from `top` down by the gap, with its two errors at the lower end."""
     value, shade = float(gap.value), colour((0, 4)[place])
-    hatched = {"fill": False, "edgecolor": shade, "hatch": "////"}
-    plain = {"color": shade, "alpha": 0.8}
+    hatched: dict[str, Any] = {"fill": False, "edgecolor": shade, "hatch": "////"}
+    plain: dict[str, Any] = {"color": shade, "alpha": 0.8}
     ax.bar(x, -value, 0.7, top, **(plain if value >= 0 else hatched))
     two_errors(ax, x, gap._replace(value=top - value), INK)
     _write(ax, x, max(top, top - value), f"{value:.2f} ± {2 * float(gap.sampling_error):.2f}")

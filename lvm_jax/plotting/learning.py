@@ -93,9 +93,9 @@ def _draw_curves(ax: Axes, curves: Mapping[str, np.ndarray]) -> list[float]:
         epochs = 1 + np.flatnonzero(np.isfinite(values))
         if len(epochs) == 0:
             continue
-        marks = {"marker": "o" if len(epochs) <= 40 else None, "markersize": 3.5}
-        style = {"color": colour(place), "linestyle": ("-", "--", ":")[place]}
-        ax.plot(epochs, values[epochs - 1], linewidth=1.6, label=label, **marks, **style)
+        style: dict[str, Any] = {"color": colour(place), "linestyle": ("-", "--", ":")[place]}
+        style |= {"marker": "o" if len(epochs) <= 40 else None, "markersize": 3.5}
+        ax.plot(epochs, values[epochs - 1], linewidth=1.6, label=label, **style)
         shown += [float(value) for value in values[len(values) // SETTLED :]]
         shown.append(float(np.nanmax(values)))
     return shown
