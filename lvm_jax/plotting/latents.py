@@ -157,7 +157,7 @@ def _draw_prior(key: PRNGKeyArray, ax: Axes, prior: Distribution, plane: Plane) 
     if parts is not None:
         mean, factor = (np.asarray(part) for part in parts)
         rotated = plane.axes @ factor
-        gaussian(ax, plane.points(mean), rotated @ rotated.T, "prior")
+        gaussian(ax, plane.points(mean[None])[0], rotated @ rotated.T, "prior")
         return
     draws = np.asarray(prior.sample(seed=key, sample_shape=(NUM_DRAWS,)))
     label = f"prior, {NUM_DRAWS:,} draws"
