@@ -38,7 +38,8 @@ if TYPE_CHECKING:
         weights,
     )
 
-__version__ = "0.1.0"
+    __version__: str
+
 __all__ = [
     "annealing",
     "bounds",
@@ -72,12 +73,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The room of this name, imported on its first use; AttributeError for any other name."""
+    """A subpackage, imported on first use, or `__version__`; AttributeError for another name."""
     if name in __all__:
         return import_module(f"{__name__}.{name}")
+    if name == "__version__":  # from pyproject.toml, as it was at installation
+        from importlib.metadata import version
+
+        return version("lvm_jax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """What is here already, and every room."""
-    return sorted({*globals(), *__all__})
+    """What is here already, every subpackage and `__version__`."""
+    return sorted({*globals(), *__all__, "__version__"})

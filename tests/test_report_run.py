@@ -402,11 +402,9 @@ def test_the_configuration_holds_the_precision(tmp_path, x64):
     }
 
 
-def test_the_example_of_the_readme_is_an_experiment(tmp_path, monkeypatch):
-    text = (TESTS.parent / "experiments" / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(
-        r"```(?:python|markdown)\n(.*?)```", text.split("## Write your own")[1], re.S
-    )
+def test_the_example_of_the_page_is_an_experiment(tmp_path, monkeypatch):
+    page = TESTS.parent / "docs" / "extending" / "experiment.md"
+    blocks = re.findall(r"```(?:python|markdown)\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     (tmp_path / "naive").mkdir()
     for name, block in zip(
         ("config.py", "measure.py", "figures.py", "report.md"), blocks, strict=True

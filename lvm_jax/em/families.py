@@ -40,9 +40,9 @@ class Sums(NamedTuple):
 class ExponentialFamily:
     """The interface of a component family, with the defaults that most families keep.
 
-    A new family overrides `features`, `natural`, `maximize`, `sample_one`, `mean_one`,
-    `num_component_parameters` and `check`; see CONTRIBUTING.md. `components` is a pytree of
-    arrays with leading axis K.
+    A new family overrides `features`, `natural`, `maximize`, `sample_one`, `means`,
+    `num_component_parameters` and `check`; docs/extending/em_family.md has a skeleton. `components`
+    is a pytree of arrays with leading axis K.
     """
 
     translates: ClassVar[bool] = False  # are the data centred before t(x)?
