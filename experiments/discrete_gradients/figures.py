@@ -88,22 +88,15 @@ def temperature(result: Result) -> Any:
     for row, group in enumerate(("phi", "theta")):
         for place, (name, found) in enumerate(result.relaxed.items()):
             ax, parts = axes[count * row + place], [one.groups[group] for one in found]
-            bias, limit, sd, seen = (
-                column(parts, field) for field in ("bias", "limit", "sd", "is_seen")
-            )
+            bias, limit, sd, seen = (column(parts, of) for of in ("bias", "limit", "sd", "is_seen"))
             ax.plot(tau, sd, "o-", color=BLUE, label="sd of one gradient")
             if seen.any():
                 ax.plot(tau[seen], bias[seen, 0], "s--", color=ORANGE, label="bias")
             if not seen.all():
                 below = {"color": ORANGE, "fillstyle": "none", "label": "no bias seen: below this"}
                 ax.plot(tau[~seen], limit[~seen], "v", **below)
-            ax.plot(
-                tau,
-                np.hypot(sd, np.where(seen, bias[:, 0], 0)),
-                ":",
-                color=plotting.INK,
-                label="root mean square",
-            )
+            total = np.hypot(sd, np.where(seen, bias[:, 0], 0))
+            ax.plot(tau, total, ":", color=plotting.INK, label="root mean square")
             plotting.log_ticks(ax, tau)
             labels = ("temperature τ", "units of the exact gradient")
             plotting.finish(ax, f"{name}: {SAID[group]}", labels, yscale="log")
