@@ -194,7 +194,9 @@ def test_no_good_checkpoint_is_an_error_then_and_later(crashed):
         pytest.warns(
             training.CheckpointWarning, match="step-.* is damaged .facts.json was changed"
         ),
-        pytest.raises(training.CheckpointError, match="no good checkpoint is left in .*begin anew"),
+        pytest.raises(
+            training.CheckpointError, match="no good checkpoint is left in .*start again"
+        ),
     ):
         run(crashed)
     with pytest.raises(training.CheckpointError, match="no good checkpoint"):
@@ -312,7 +314,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, whole):
     before = signal.getsignal(signal.SIGINT)
     ask = stop_at(7, ctrl_c)
     with pytest.raises(
-        KeyboardInterrupt, match="stopped at step 7 and saved in .*the same call goes on"
+        KeyboardInterrupt, match="stopped at step 7 and saved in .*the same call resumes"
     ):
         run(tmp_path, save_every=1e9, on_progress=ask)
     assert signal.getsignal(signal.SIGINT) is before

@@ -102,7 +102,7 @@ def _cells(mean: Average) -> tuple[str, str]:
     return f"{float(mean.value):.3f}", f"{float(mean.monte_carlo_error):.3f}"
 
 
-def report(account: Account, title: str = "Where the gap comes from", lead: str = "") -> str:
+def report(account: Account, title: str = "The gap of the ELBO", lead: str = "") -> str:
     """The account as one HTML page that needs no other file."""
     template = Path(__file__).with_name("account.md").read_text(encoding="utf-8")
     gap, log_evidence = account.gaps.inference.average(), account.gaps.log_evidence.average()
@@ -125,11 +125,11 @@ def _warnings(account: Account) -> list[str]:
     notes = []
     doubted = int((~(np.asarray(account.gaps.k_hat) <= 0.7)).sum())
     if account.gaps.source == "importance" and doubted:
-        notes.append(f"log p(x) is not to be trusted at {doubted} points: k-hat > 0.7.")
+        notes.append(f"log p(x) is not reliable at {doubted} points: k-hat > 0.7.")
     for name, one in account.gaps.families.items():
         gain = one.gain.average()
         if float(gain.value) > 0.05 * abs(float(one.approximation.average().value)) + 0.01:
-            notes.append(f"{name}: the ascent still gained {float(gain.value):.3f} nats.")
+            notes.append(f"{name}: the end of the ascent gained {float(gain.value):.3f} nats.")
     return notes
 
 

@@ -133,12 +133,12 @@ def _after(log_joint: LogJoint, state: _Search, start: Array, end: Laplace) -> _
 def _known(end: Laplace, state: _Search) -> Bool[Array, ""]:
     """Whether the end of a climb is a known mode."""
 
-    def apart(normal: Laplace) -> Scalar:
+    def distance(normal: Laplace) -> Scalar:
         away = ravel_pytree(end.mode)[0] - ravel_pytree(normal.mode)[0]
         by_either = jnp.stack([away @ normal.factor, away @ end.factor])
         return jnp.linalg.norm(by_either, axis=1).max()
 
-    return ((jax.vmap(apart)(state.normals) < SAME) & ~jnp.isneginf(state.log_masses)).any()
+    return ((jax.vmap(distance)(state.normals) < SAME) & ~jnp.isneginf(state.log_masses)).any()
 
 
 def _usable(end: Laplace, new: bool | Bool[Array, ""]) -> Laplace:

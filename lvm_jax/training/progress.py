@@ -129,7 +129,7 @@ class Interrupt:
     """Whether the user pressed Ctrl-C."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextmanager
@@ -141,11 +141,11 @@ def interruptible(active: bool) -> Iterator[Interrupt]:
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def ask(number: int, frame: Any) -> None:
-        flag.asked = True
+    def handle(number: int, frame: Any) -> None:
+        flag.requested = True
         signal.signal(signal.SIGINT, before)
 
-    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, handle)
     try:
         yield flag
     finally:

@@ -78,5 +78,5 @@ def report(
         )
     if outcome == Outcome.INTERRUPTED:
         raise KeyboardInterrupt(
-            f"stopped at step {session.step} and saved in {directory}; the same call goes on"
+            f"stopped at step {session.step} and saved in {directory}; the same call resumes it"
         )

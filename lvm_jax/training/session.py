@@ -86,10 +86,10 @@ class Session:
             return Outcome.CONVERGED
         if self.step >= self.plan.num_steps:
             return Outcome.MAX_STEPS
-        asked = interrupt.asked
-        if self.store is not None:  # one process that stopped alone would leave the others waiting
-            asked = parallel.from_every_process(self.program.mesh, asked).any()
-        return Outcome.INTERRUPTED if asked else Outcome.RUNNING
+        requested = interrupt.requested
+        if self.store is not None:  # all processes must stop together
+            requested = parallel.from_every_process(self.program.mesh, requested).any()
+        return Outcome.INTERRUPTED if requested else Outcome.RUNNING
 
     def call(self) -> Failure | None:
         """Make one compiled call, then update the log, the validation and the reports."""
@@ -222,7 +222,7 @@ class Session:
         if changed:
             raise ValueError(
                 f"checkpoints: {path} is of a run with other settings ({'; '.join(changed)}); "
-                "choose another directory, or go on with those settings"
+                "choose another directory, or use those settings"
             )
         state = from_arrays("state", self.state, arrays)
         self.state = parallel.replicate(self.program.mesh, state)

@@ -79,14 +79,14 @@ def fit_starts(
     rows, length = jnp.asarray(checks.points(x, "x", 1)), num_steps // num_records
     steps = _Steps(estimate, num_samples, optimizer, batch_size, num_starts, length)
     pair = Separate(model, guide)
-    look = jax.jit(jax.vmap(lambda key, params: watch(key, *pair(params)), (None, 0)))
+    evaluate = jax.jit(jax.vmap(lambda key, params: watch(key, *pair(params)), (None, 0)))
     advance = jax.jit(partial(_run_steps, pair, steps))
     key_theta, key_phi, key_steps, key_watch = jax.random.split(key, 4)
     keys = jax.random.split(key_theta, num_starts), jax.random.split(key_phi, num_starts)
     state, records = jax.jit(partial(_start, pair, optimizer))(*keys), []
     for index in range(num_records):
         state, bound = advance(key_steps, state, rows, jnp.int32(index * length))
-        records.append(np.stack([bound, *look(key_watch, state[0])]))  # [1 + W, R]
+        records.append(np.stack([bound, *evaluate(key_watch, state[0])]))  # [1 + W, R]
         if np.isnan(records[-1][0]).all():
             at = (index + 1) * length
             raise FloatingPointError(

@@ -72,15 +72,15 @@ class Store:
             if problem is None:
                 return path, *checkpoint.read(path)
             warnings.warn(
-                f"checkpoint {path} is damaged ({problem}); it is set aside as "
-                f"{DAMAGED}{path.name}, and the one before it is looked at",
+                f"checkpoint {path} is damaged ({problem}); it is renamed to "
+                f"{DAMAGED}{path.name}, and the one before it is used",
                 CheckpointWarning,
                 stacklevel=2,
             )
             path.rename(_free_name(path.with_name(DAMAGED + path.name)))
         if found or any(self.folder.glob(DAMAGED + "*")):
             raise CheckpointError(
-                f"no good checkpoint is left in {self.folder}; remove the folder to begin anew"
+                f"no good checkpoint is left in {self.folder}; remove the folder to start again"
             )
         return None
 
@@ -130,7 +130,7 @@ class Store:
                 raise CheckpointError(
                     error.errno,
                     f"the checkpoint of step {step} could not be written ({error.strerror}); "
-                    f"{self.last_good()}. {cure} the same command to go on",
+                    f"{self.last_good()}. {cure} the same command to resume",
                     str(path),
                 ) from error
         for old in self.paths()[: -self._keep]:
