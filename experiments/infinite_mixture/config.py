@@ -1,4 +1,4 @@
-"""An infinite mixture of Gaussians trained by the ELBO, beside a finite one fitted by EM (2 min).
+"""An infinite mixture of Gaussians trained by the ELBO, and a finite one fitted by EM (2 min).
 
 x | z is Gaussian, and its mean and variances are functions of a continuous z: one layer, or a
 network with a hidden layer. Both models are trained with an amortised guide on curved data in the

@@ -210,7 +210,7 @@ def measure(config: Config, run: Run, loaded: tuple[Dataset, Plane, LogDensity |
         )
         size = found.density.num_parameters
         mixtures.append(
-            run.stage(f"mixture beside {name}", fit_mixture, key_mixture, size, plane, config)
+            run.stage(f"mixture for {name}", fit_mixture, key_mixture, size, plane, config)
         )
         deep.append(found)
     for found in deep:

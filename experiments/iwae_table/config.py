@@ -1,4 +1,4 @@
-"""The table of the importance-weighted autoencoder beside the published one (minutes to days).
+"""The table of the importance-weighted autoencoder and the published one (minutes to days).
 
 Burda, Grosse and Salakhutdinov (2016): VAE and IWAE with k draws, one and two stochastic layers,
 trained by the paper's stages or a shorter schedule. Importance sampling gives log p of the test
