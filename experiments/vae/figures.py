@@ -11,7 +11,7 @@ SHOWN = 8  # marginals of the aggregate posterior
 
 
 def training(result: Result) -> Any:
-    """The bound of every epoch, on the training images and on the validation images."""
+    """The bound after every epoch, for training and validation images."""
     fit, name = result.fit, result.config.bound.upper()
     return plotting.learning_curve(
         fit.history, name=name, best_step=fit.best_step, unit="nats per image"
@@ -19,14 +19,14 @@ def training(result: Result) -> Any:
 
 
 def sheet(ax: Any, result: Result, pixels: np.ndarray, columns: int, title: str) -> None:
-    """Images [M, D], white at 0, black at the largest value that a pixel can have."""
+    """Images [M, D], white at 0 and black at the largest pixel value."""
     high, shape = result.prepared.pixels.high, result.prepared.architecture.shape
     plotting.tiles(ax, pixels.reshape(-1, *shape), columns, high)
     plotting.caption_axes(ax, title, ("", ""))
 
 
 def reconstructions(result: Result) -> Any:
-    """Test images, and the mean of p(x | z) at a draw of their posterior."""
+    """Test images, and the means of p(x | z) for draws of q(z | x)."""
     made = result.pictures.reconstructions
     figure, (left, right) = plotting.new_figure(2, 1, width=4.8, height=1.3)
     sheet(left, result, result.test[: len(made)], 10, "Test images")
@@ -35,7 +35,7 @@ def reconstructions(result: Result) -> Any:
 
 
 def samples(result: Result) -> Any:
-    """Test images beside images of z drawn from the prior."""
+    """Test images, and images for z drawn from the prior."""
     draws, means = result.pictures.draws, result.pictures.means
     figure, axes = plotting.new_figure(3, 1, width=3.5, height=3.7)
     sheet(axes[0], result, result.test[-len(draws) :], 8, "Test images")
@@ -53,12 +53,12 @@ def frame(ax: Any, low: np.ndarray, high: np.ndarray, title: str) -> None:
 
 
 def latent(result: Result) -> Any:
-    """The plane of z where z has two dimensions in one layer, else one number of z at a time."""
+    """The plane of z if z is one layer of two dimensions, else traversals."""
     return traversals(result) if result.pictures.plane is None else plane(result)
 
 
 def plane(result: Result) -> Any:
-    """The posterior means of test images in the plane of z, and the images of the plane."""
+    """The posterior means of test images in the plane of z, and images for its points."""
     pictures, (low, high) = result.pictures, result.pictures.window
     figure, (left, right) = plotting.new_figure(2, 1, width=5.2, height=5.1)
     plotting.classes(left, pictures.codes, result.points.get("label"))
@@ -70,7 +70,7 @@ def plane(result: Result) -> Any:
 
 
 def traversals(result: Result) -> Any:
-    """One number of z_1 varies in each row."""
+    """Images for one varying unit of z_1 in each row."""
     pictures = result.pictures
     units, steps = pictures.traversals.shape[:2]
     figure, (ax,) = plotting.new_figure(1, 1, width=6.8, height=0.3 + 0.59 * units)
@@ -83,7 +83,7 @@ def traversals(result: Result) -> Any:
 
 
 def aggregate(result: Result) -> Any:
-    """The aggregate posterior beside the prior: in the plane, or marginal by marginal."""
+    """The aggregate posterior and the prior, in the plane or as marginals."""
     pictures = result.pictures
     if pictures.plane is not None:
         return aggregate_plane(result)
@@ -103,7 +103,7 @@ def aggregate(result: Result) -> Any:
 
 
 def marginal(ax: Any, result: Result, unit: int) -> None:
-    """One number of z: the aggregate posterior as bars, the prior as a line."""
+    """One unit of z: the aggregate posterior as bars, the prior as a line."""
     posterior, prior = result.pictures.aggregate[:, unit], result.pictures.prior[:, unit]
     edges = np.linspace(*np.quantile(np.concatenate([posterior, prior]), [0.001, 0.999]), 36)
     style = {"color": plotting.colour(0), "alpha": 0.55, "label": "aggregate posterior"}
@@ -113,7 +113,7 @@ def marginal(ax: Any, result: Result, unit: int) -> None:
 
 
 def aggregate_plane(result: Result) -> Any:
-    """Draws of both in the same window of the plane."""
+    """Draws of both in the same window."""
     drawn, prior = result.pictures.aggregate, result.pictures.prior
     figure, axes = plotting.new_figure(2, 1, width=4.6, height=4.4, sharex=True, sharey=True)
     low, high = np.quantile(np.concatenate([drawn, prior]), [0.001, 0.999], axis=0)
