@@ -19,7 +19,9 @@ OUTSIDE = {
 }
 INSIDE = {page: source for source, page in OUTSIDE.items()}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
+NAMED = re.compile(r"<mi>[a-z]{2,}</mi>(?=<m(?:i|n|sub|sup|frac|row)>)")  # log p, not log(p)
 AXIS = re.compile(r"&#39; (?=[\w*.]+&#39;)")
+EMPTY = re.compile(r'–\s*<div class="doc-md-description">\s*</div>')
 LINK = re.compile(r"\]\(([^)\s:#]+\.md)(#[^)\s]*)?\)")
 
 
@@ -40,7 +42,14 @@ def expanded(item: Any) -> Any:
     pages |= {Path(page).name for page in INSIDE if page.startswith(content)}
     names = sorted(pages, key=lambda name: (name != "index.md", name))
     index = [content.rstrip("/") + ".md"] if (ROOT / "docs" / f"{content[:-1]}.md").exists() else []
-    return {title: index + [content + name for name in names]}
+    return {title: index + [titled(content + name) for name in names]}
+
+
+def titled(page: str) -> Any:
+    """The page; one from outside of docs/ with a title that its file's name gives."""
+    if page not in INSIDE:
+        return page
+    return {Path(page).stem.replace("_", " ").capitalize(): page}
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -66,13 +75,17 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     """Convert each formula into MathML, which browsers show without a script or a download.
 
-    In the annotations of arrays drop the blank that a single axis needs in Python, " S".
+    In the reference drop the blank that a single axis needs in Python, " S", and the dash
+    after a field that has no description.
     """
-    return AXIS.sub("&#39;", FORMULA.sub(as_mathml, html))
+    return EMPTY.sub("", AXIS.sub("&#39;", FORMULA.sub(as_mathml, html)))
 
 
 def as_mathml(match: re.Match[str]) -> str:
     """The element of one formula."""
     tag, bracket, latex = match.groups()
     display = "block" if bracket == "[" else "inline"
-    return f'<{tag} class="arithmatex">{convert(unescape(latex).strip(), display=display)}</{tag}>'
+    math = convert(unescape(latex).strip(), display=display)
+    math = math.replace("<mi>;</mi>", '<mo separator="true">;</mo>')
+    math = NAMED.sub(r'\g<0><mspace width="0.17em"/>', math)
+    return f'<{tag} class="arithmatex">{math}</{tag}>'
