@@ -4,7 +4,7 @@ PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE =
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo check slow test test-peers lint bench dist test-floors test-newest clean
+.PHONY: demo check slow test test-peers lint docs figures bench dist test-floors test-newest clean
 
 demo: .venv/.experiments
 	.venv/bin/python -m experiments gmm_em --data old_faithful --out runs/demo-old-faithful --overwrite
@@ -58,6 +58,14 @@ dist:
 	.venv-dist/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
 	cd .venv-dist/source && ../bin/python -m pytest tests/test_docs.py tests/test_report.py tests/test_startup.py
 
+# The site, in site/: site/index.html opens from disk. A warning fails.
+docs: .venv/.docs
+	.venv/bin/python -m mkdocs build --strict
+
+# By hand: the figures of docs/, by the pages that show them. PAGES names some: make figures PAGES=mixtures.
+figures: .venv/.docs
+	.venv/bin/python -m docs._site.figures $(PAGES)
+
 bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.em
 	.venv/bin/python -m benchmarks.bounds
@@ -69,7 +77,7 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.coverage
 
 clean:
-	rm -rf .jax_cache .venv .venv-dist .venv-floors .venv-newest dist
+	rm -rf .jax_cache .venv .venv-dist .venv-floors .venv-newest dist site
 
 .venv/.%: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
