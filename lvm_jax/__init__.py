@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         training,
         typing,
         vae,
+        vi,
         weights,
     )
 
@@ -65,6 +66,7 @@ __all__ = [
     "training",
     "typing",
     "vae",
+    "vi",
     "weights",
 ]
 

@@ -6,6 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,11 @@ from typing import Any
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# Tracing allocates much and leaves few cycles: collecting them less often saves 7% of the time.
-gc.set_threshold(50_000)
+# Where a line of a program comes from is not read in a test.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+
+# Tracing allocates much and leaves few cycles: they are collected after each file.
+gc.disable()
 
 import cpu_times
 import typecheck
@@ -26,6 +30,7 @@ typecheck.install()  # before lvm_jax is imported
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 from lvm_jax import compiling
 
@@ -36,8 +41,13 @@ if version("jaxlib").startswith("0.10."):
     quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     quick += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ.setdefault("XLA_FLAGS", quick)
+    # JAX makes an MLIR context for each program, which takes 4 ms and as long as the program lives
+    # 0.5 MB. One serves them all.
+    mlir.make_ir_context = cache(mlir.make_ir_context)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+MANY_MAPS = 20_000  # of memory, which compiled programs hold; Linux allows 65,530
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -112,14 +122,16 @@ def store(monkeypatch: pytest.MonkeyPatch) -> compiling.Store:
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs() -> Iterator[None]:
-    """Release a file's compiled programs when it ends: kept, they make 5 GB of a worker.
+    """Release compiled programs when a file ends and they hold many memory maps.
 
     A file that left float64 switched on would make those after it fail.
     """
     yield
     assert not jax.config.read("jax_enable_x64")
-    compiling.STORE.clear()
-    jax.clear_caches()
+    if compiling.count_maps() > MANY_MAPS:
+        compiling.STORE.clear()
+        jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ python parallel_worker.py devices            eight devices, one process
 python parallel_worker.py process I PORT DIR process I of two, each with two devices and half the rows
 """
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,9 @@ import sys
 
 import jax
 import numpy as np
+
+from lvm_jax import parallel
+from lvm_jax.training import Checkpoints, Placement, checkpoint
 
 OPTIONS = {"batch_size": 8, "num_epochs": 2, "num_samples": 3}
 
@@ -26,9 +30,6 @@ def numbers(found):
 
 def devices():
     from training_cases import data, fit
-
-    from lvm_jax import parallel
-    from lvm_jax.training import Placement
 
     options = OPTIONS | {"ema": 0.9, "validation": data(21, seed=2)}
     eight, two = parallel.data_mesh(), parallel.data_mesh(jax.devices()[:2])
@@ -47,13 +48,14 @@ def devices():
     return found
 
 
+def full_disk(path, *_):
+    raise checkpoint.CheckpointError(errno.ENOSPC, "No space left on device", str(path))
+
+
 def process(index, port, folder):
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", 2, index)
     from training_cases import data, fit  # these make arrays, which only now may be made
-
-    from lvm_jax import parallel
-    from lvm_jax.training import Placement
 
     mesh = parallel.data_mesh(jax.devices())
     assert (mesh.size, parallel.num_processes(mesh)) == (4, 2)
@@ -73,6 +75,12 @@ def process(index, port, folder):
         fit(own + index, **options, checkpoints=folder)
     except ValueError as error:
         found["refused"] = str(error)
+    if index == 0:
+        checkpoint.write = full_disk
+    try:
+        fit(own, **options, checkpoints=Checkpoints(folder + "-full", save_every=0))
+    except checkpoint.CheckpointError as error:
+        found["full"] = str(error)
     found["steps"] = 2 * (len(own) // 4)
     return found
 

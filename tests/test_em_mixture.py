@@ -175,3 +175,34 @@ def test_theta_keeps_the_factor_of_a_covariance_that_is_singular_in_float32():
     mixture = em.Mixture(jnp.zeros(1), components, jnp.zeros(2), em.Full())
     assert not jnp.linalg.cholesky(mixture.covariances)[0, 1, 1] > 0  # NaN, or 0
     np.testing.assert_array_equal(mixture.as_theta().cholesky[0], factor)
+
+
+def test_select_takes_the_lowest_criterion(x64):
+    """Of fits that are those of `em.fit`."""
+    x = np.repeat([[0.0, 0.0], [9.0, 1.0]], 30, 0) + np.random.default_rng(1).normal(size=(60, 2))
+    key, options = jax.random.key(3), {"num_restarts": 2, "throw": False}
+    weight = np.where(np.arange(60) < 3, 2.0, 1.0)
+    found = em.select(key, x, (3, 1, 2), "diag", sample_weight=weight, **options)
+    assert found.num_components == 2
+    alone = em.fit(key, x, 2, "diag", sample_weight=weight, **options)
+    np.testing.assert_array_equal(found.mixture.means, alone.mixture.means)
+    for k, one in found.fits.items():
+        assert found.criteria[k] == em.criteria(one.mixture, x, weight)
+    lowest = min(found.criteria, key=lambda k: found.criteria[k].icl)
+    assert em.select(key, x, (1, 2), "diag", criterion="icl", **options).num_components == lowest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"criterion": "BIC"}, "criterion: expected one of aic, bic, icl, got 'BIC'"),
+        ({"num_components": ()}, r"num_components: expected different numbers >= 1, got \(\)"),
+        ({"num_components": (2, 2)}, "num_components: expected different numbers"),
+        ({"num_components": (0, 2)}, "num_components: expected an integer >= 1, got 0"),
+    ],
+)
+def test_select_refuses_by_name(change, words):
+    with pytest.raises(ValueError, match=f"^{words}"):
+        em.select(
+            **{"key": jax.random.key(0), "x": np.ones((5, 2)), "num_components": (1, 2)} | change
+        )

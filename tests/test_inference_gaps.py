@@ -15,6 +15,7 @@ from lvm_jax import training, vae
 from lvm_jax.estimate import Estimate
 from lvm_jax.guides import flow_family
 from lvm_jax.report import execute
+from lvm_jax.training.saved import write_model
 
 NAMES = measure.FAMILIES
 LOADINGS = 0.1 * np.array([[1.2, 0.9], [-0.5, -0.8], [0.7, 0.9]])  # correlated posteriors
@@ -185,10 +186,9 @@ def describe(guide="mean_field", shape=(8, 8)):
 
 def save(folder, described, **changed):
     """A run's folder with a model whose parameters are 0."""
-    described, key = dataclasses.asdict(described), jax.random.key(0)
-    shapes = jax.eval_shape(vae.build_saved(described).init, key)
+    shapes = jax.eval_shape(vae.build(described).init, jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    training.save_model(folder, described, zeros)
+    write_model(folder, dataclasses.asdict(described), zeros)
     (folder / "config.json").write_text(json.dumps(DATA | changed))
     return folder
 

@@ -14,7 +14,7 @@ from experiments.iwae_table import cells
 from experiments.iwae_table import measure as experiment
 from experiments.iwae_table.cells import Cell
 from experiments.iwae_table.config import Config
-from lvm_jax import data, training, vae
+from lvm_jax import data, training
 from lvm_jax.report import execute
 
 SMALL = {
@@ -82,7 +82,7 @@ def test_log_p_of_the_saved_model_is_the_integral_over_z(finished):
     # In NumPy, from the arrays on disk: a trapezoidal rule over z in [-7, 7]^2.
     result = finished.result
     folder = finished.path / "cells" / NAMES[1] / "epochs-00004"
-    saved = training.load_model(folder, vae.build_saved)
+    saved = training.load(folder)
     axis = np.linspace(-7, 7, 241)
     z = np.stack([a.ravel() for a in np.meshgrid(axis, axis)], 1)
     logits = mlp(saved.p.theta.decoder, z)
@@ -139,7 +139,7 @@ def test_active_units_are_of_the_test_images(finished):
         assert number == sum(v > 0.01 for v in variance)
     # One layer: E[z] is the mean of a mean-field q, an MLP of x and the family's offset.
     folder = finished.path / "cells" / NAMES[0] / "epochs-00004"
-    saved = training.load_model(folder, vae.build_saved)
+    saved = training.load(folder)
     means = mlp(saved.q.phi.network, cells.load(result.config).test)[:, :2]  # but for a constant
     trained = result.records[0][-1].trained
     np.testing.assert_allclose(trained.variance[0], means.var(0, ddof=1), rtol=1e-3)

@@ -53,12 +53,16 @@ def test_two_and_eight_devices_give_the_numbers_of_one():
 def test_two_processes_that_each_hold_half_of_the_rows(tmp_path):
     """Against a loop by hand on the batches that the two bring together.
 
-    Ctrl-C in one process stops both, and both resume from what the first one wrote.
+    Ctrl-C in one process stops both, and both resume from what the first one wrote. Where that one
+    has no space left for a checkpoint, both end with an error.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     found = [answer(one) for one in [start(2, "process", i, port, tmp_path) for i in (0, 1)]]
+    full = [one.pop("full") for one in found]
+    assert re.search(r"step \d+ could not be written \(No space left on device\)", full[0])
+    assert full[1].startswith("process 0 could not write a checkpoint")
     assert found[0] == found[1]
     assert found[0]["stopped"] == ["INTERRUPTED", 4]
     assert all(found[0]["resumed"][name] == found[0][name] for name in found[0]["resumed"])

@@ -224,6 +224,14 @@ def test_captions_name_the_axes(ax):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("eruption [min]", "waiting [min]")
 
 
+@pytest.mark.parametrize(("shared", "second"), [(True, ""), (False, "nats")])
+def test_panels_that_share_y_name_it_once(shared, second):
+    _, axes = plotting.new_figure(2, sharey=shared)
+    for ax in axes:
+        plotting.caption_axes(ax, "title", ("S", "nats"))
+    assert [ax.get_ylabel() for ax in axes] == ["nats", second]
+
+
 def test_finish_sets_captions_scales_grid_and_legend(ax):
     ax.plot([1, 10], [2, 20], label="a curve")
     plotting.finish(ax, "title", ("S", "error [nats]"), "upper left", xscale="log", ylim=(1, 30))
@@ -336,3 +344,16 @@ def test_names_are_drawn_as_written():
 
     escaped = draw(r"\$\frac\$ [m]", matplotlibs, own_legend)
     assert draw(r"$\frac$ [m]", plotting.caption_axes, plotting.legend) == escaped
+
+
+def test_clusters_are_points_in_the_colours_of_their_ellipses():
+    mixture = em.gaussian_mixture(PI, MU, SIGMAS)
+    x = np.array([[0.0, 0.0], [2.5, 1.0], [0.1, -0.2]])
+    (ax,) = plotting.clusters(mixture, x).axes
+    (points,) = ax.collections
+    np.testing.assert_array_equal(points.get_offsets(), x)
+    want = to_rgba_array([plotting.colour(int(k)) for k in mixture.assign(x)], alpha=0.65)
+    np.testing.assert_allclose(points.get_facecolors(), want)
+    assert any("of its component" in text for text in texts(ax))
+    with pytest.raises(ValueError, match=r"points: expected shape \[N, 2\], got \[3, 1\]"):
+        plotting.clusters(mixture, x[:, :1])

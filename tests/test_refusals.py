@@ -285,6 +285,26 @@ def no_q(key, x):
 MIXTURE = em.gaussian_mixture(np.ones(2) / 2, np.zeros((2, 3)), np.ones(2), "spherical")
 LINE = em.gaussian_mixture(np.ones(2) / 2, np.zeros((2, 1)), np.ones(2), "spherical")
 NUMPYRO = numpyro.Normal(0.0, 1.0)
+PRIOR = priors.standard_normal(LATENT)
+
+
+def parts(num_labels, dim):
+    """q(y) q(z): y a label, or where `num_labels` is None three real numbers."""
+    first = PRIOR.build(())
+    if num_labels is not None:
+        first = distributions.Categorical(logits=np.zeros(num_labels, np.float32))
+    second = priors.standard_normal(dim).build(())
+    return distributions.Successive(first, lambda y: second)
+
+
+def of_parts(num_labels, dim):
+    return guides.Guide(lambda key: (), lambda phi, x: parts(num_labels, dim))(())
+
+
+MIXED = models.Model(
+    lambda key: (), lambda theta: parts(5, 2),
+    lambda theta, z: distributions.normal(z["z"].sum() * jnp.ones(DIM), jnp.ones(DIM)),
+)(())  # fmt: skip
 OTHER = {
     # a pair and its parameters
     "params swapped": (
@@ -307,6 +327,33 @@ OTHER = {
     "pair turned round": (
         lambda: fit(KEY, lambda params: PAIR(params)[::-1], training.Parameters(THETA, PHI)),
         TypeError, "p: .*swap p and q",
+    ),
+    "pair of three": (
+        lambda: fit(KEY, lambda params: (*PAIR(params), 1), training.Parameters(THETA, PHI)),
+        TypeError, r"pair: .*, got tuple of 3; return model\(theta\), guide\(phi\)",
+    ),
+    "pair of functions": (
+        lambda: fit(KEY, lambda params: (MODEL, GUIDE), training.Parameters(THETA, PHI)),
+        TypeError, r"p: expected a model with its .*got a Model; use model\(theta\)",
+    ),
+    "pair of a distribution": (
+        lambda: fit(
+            KEY, lambda params: (MODEL(params[0]), PRIOR.build(())), training.Parameters(THETA, PHI)
+        ),
+        TypeError, "q: expected a guide with its .*got a Independent",
+    ),
+    # z, by its parts
+    "a part's shape": (
+        lambda: evidence.evaluate(KEY, MIXED, of_parts(5, 3), X, 9), ValueError,
+        r"q: expected a q that draws z\['z'\] as the model's prior does, f\[2\], got f\[3\]; make",
+    ),
+    "a part's numbers": (
+        lambda: evidence.evaluate(KEY, MIXED, of_parts(None, 2), X, 9), ValueError,
+        r"q: expected a q that draws z\['y'\] as the model's prior does, i\[\], got f\[3\]",
+    ),
+    "no parts": (
+        lambda: evidence.evaluate(KEY, MIXED, GUIDE(PHI), X, 9), ValueError,
+        r"q: expected a q that draws z as .*'y': 'i\[\]', 'z': 'f\[2\]'.*, got f\[3\]; make that part",
     ),
     "pair of no trees": (
         lambda: fit(KEY, lambda params: (PLAIN, PAIR(params)[1]), training.Parameters(THETA, PHI)),

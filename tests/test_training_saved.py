@@ -7,12 +7,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from training_cases import GUIDE, KEY, MODEL, data
 
-from lvm_jax import evidence, guides, models, training
+from lvm_jax import evidence, guides, models, training, vae
 from lvm_jax.training import checkpoint
 from lvm_jax.training.log import to_arrays
+from lvm_jax.training.saved import write_model
 
 CONFIG = {"latent_dim": 2, "dim": 3}
 
@@ -27,7 +29,7 @@ def build(config):
         models.linear_gaussian(**config), guides.linear(family, config["dim"])
     )
 
-saved = training.load_model(sys.argv[1], build)
+saved = training.load(sys.argv[1], build)
 key, x = jax.random.key(1), np.array(json.loads(sys.argv[2]), np.float32)
 z = saved.q(x[0]).sample(seed=key)
 found = evidence.evaluate(key, saved.p, saved.q, x, 20)
@@ -44,7 +46,7 @@ def build(config):
 @pytest.fixture
 def saved(tmp_path):
     parameters = training.Parameters(MODEL.init(KEY), GUIDE.init(jax.random.key(3)))
-    training.save_model(tmp_path, CONFIG, parameters)
+    write_model(tmp_path, CONFIG, parameters)
     return parameters
 
 
@@ -68,8 +70,8 @@ def test_another_process_encodes_decodes_and_evaluates_alike(tmp_path, saved):
 
 def test_the_description_comes_back_and_a_second_save_replaces_the_first(tmp_path, saved):
     other = MODEL.init(jax.random.key(9))
-    training.save_model(tmp_path, CONFIG | {"latent_dim": 2}, training.Parameters(other, saved[1]))
-    found = training.load_model(tmp_path, build)
+    write_model(tmp_path, CONFIG | {"latent_dim": 2}, training.Parameters(other, saved[1]))
+    found = training.load(tmp_path, build)
     assert found.config == CONFIG
     np.testing.assert_array_equal(found.p.theta.loadings, other.loadings)
 
@@ -84,32 +86,32 @@ def test_another_model_is_refused_by_its_leaves(tmp_path, saved):
     with pytest.raises(
         ValueError, match=r"theta.prior_mean: expected float32\[3\], got float32\[2\]"
     ):
-        training.load_model(tmp_path, wrong_size)
+        training.load(tmp_path, wrong_size)
     with pytest.raises(
         ValueError, match="params: expected the leaves .*mean_weight.*saved from another structure"
     ):
-        training.load_model(tmp_path, wrong_structure)
+        training.load(tmp_path, wrong_structure)
 
 
 def test_double_precision_is_not_lost_in_silence(tmp_path, saved):
     with jax.enable_x64(True):
-        training.save_model(tmp_path, CONFIG, training.Separate(MODEL, GUIDE).init(KEY))
-        assert training.load_model(tmp_path, build).p.theta.loadings.dtype == np.float64
+        write_model(tmp_path, CONFIG, training.Separate(MODEL, GUIDE).init(KEY))
+        assert training.load(tmp_path, build).p.theta.loadings.dtype == np.float64
     with pytest.raises(ValueError, match="expected float32.* got float64.* turn on jax_enable_x64"):
-        training.load_model(tmp_path, build)
+        training.load(tmp_path, build)
 
 
 def test_missing_and_damaged_models_are_named(tmp_path, saved):
     (tmp_path / "model" / "facts.json").write_text("{}")
     with pytest.raises(training.CheckpointError, match="no good model in .*facts.json has 2 bytes"):
-        training.load_model(tmp_path, build)
+        training.load(tmp_path, build)
     with pytest.raises(
         training.CheckpointError, match="no good model in .*manifest.json is missing"
     ):
-        training.load_model(tmp_path / "elsewhere", build)
+        training.load(tmp_path / "elsewhere", build)
     for config in ({"model": MODEL.init}, {"rate": float("nan")}):
         with pytest.raises(TypeError, match="config: expected JSON values"):
-            training.save_model(tmp_path, config, saved)
+            write_model(tmp_path, config, saved)
 
 
 def test_a_kill_after_a_model_was_replaced_leaves_the_later_one(tmp_path, saved):
@@ -117,15 +119,13 @@ def test_a_kill_after_a_model_was_replaced_leaves_the_later_one(tmp_path, saved)
     shutil.copytree(tmp_path / "model", tmp_path / ".replaced-model")
     later, last = MODEL.init(jax.random.key(9)), MODEL.init(jax.random.key(7))
     shutil.rmtree(tmp_path / "model")
-    training.save_model(tmp_path / "later", CONFIG, training.Parameters(later, saved[1]))
+    write_model(tmp_path / "later", CONFIG, training.Parameters(later, saved[1]))
     shutil.move(tmp_path / "later" / "model", tmp_path / "model")
-    found = training.load_model(tmp_path, build)
+    found = training.load(tmp_path, build)
     np.testing.assert_array_equal(found.p.theta.loadings, later.loadings)
-    training.save_model(tmp_path, CONFIG, training.Parameters(last, saved[1]))
+    write_model(tmp_path, CONFIG, training.Parameters(last, saved[1]))
     assert not (tmp_path / ".replaced-model").exists()
-    np.testing.assert_array_equal(
-        training.load_model(tmp_path, build).p.theta.loadings, last.loadings
-    )
+    np.testing.assert_array_equal(training.load(tmp_path, build).p.theta.loadings, last.loadings)
 
 
 def reseal(folder):
@@ -190,7 +190,7 @@ def large_empty(folder):
 def test_a_folder_that_was_tampered_with_is_refused_by_name(tmp_path, saved, harm, words):
     harm(tmp_path / "model")
     with pytest.raises(training.CheckpointError, match=words):
-        training.load_model(tmp_path, build)
+        training.load(tmp_path, build)
 
 
 def test_an_array_larger_than_the_models_is_refused_before_it_is_read(tmp_path, saved, monkeypatch):
@@ -209,7 +209,7 @@ def test_an_array_larger_than_the_models_is_refused_before_it_is_read(tmp_path, 
     with pytest.raises(
         ValueError, match=r"theta.loadings: expected float32\[3, 2\], got float32\[1000000"
     ):
-        training.load_model(tmp_path, build)
+        training.load(tmp_path, build)
 
 
 LOADER = """
@@ -218,10 +218,10 @@ from pathlib import Path
 from test_training_saved import build
 from lvm_jax import training
 
-training.load_model(sys.argv[1], build)  # what it imports and compiles, it has now
+training.load(sys.argv[1], build)  # what it imports and compiles, it has now
 seen = []
 sys.addaudithook(lambda event, args: seen.append(event))
-training.load_model(sys.argv[1], build)
+training.load(sys.argv[1], build)
 print("\\n".join(sorted(set(seen))))
 """
 
@@ -243,7 +243,7 @@ def test_loading_executes_no_code(tmp_path, saved):
 def test_a_kill_while_a_model_is_replaced_leaves_the_earlier_one(tmp_path, saved, monkeypatch):
     """Between the two renames it lies aside; it is found, and the next save keeps nothing old."""
     (tmp_path / "model").rename(tmp_path / ".replaced-model")
-    found = training.load_model(tmp_path, build)
+    found = training.load(tmp_path, build)
     np.testing.assert_array_equal(found.p.theta.loadings, saved[0].loadings)
     assert [entry.name for entry in tmp_path.iterdir()] == [
         ".replaced-model"
@@ -258,12 +258,32 @@ def test_a_kill_while_a_model_is_replaced_leaves_the_earlier_one(tmp_path, saved
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", refuse)
         with pytest.raises(training.CheckpointError, match="No space left"):
-            training.save_model(
+            write_model(
                 tmp_path, CONFIG, training.Parameters(MODEL.init(jax.random.key(9)), saved[1])
             )
-    found = training.load_model(tmp_path, build)
+    found = training.load(tmp_path, build)
     np.testing.assert_array_equal(found.p.theta.loadings, saved[0].loadings)
-    training.save_model(
-        tmp_path, CONFIG, training.Parameters(MODEL.init(jax.random.key(9)), saved[1])
-    )
+    write_model(tmp_path, CONFIG, training.Parameters(MODEL.init(jax.random.key(9)), saved[1]))
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_fit_is_saved_with_the_architecture_of_its_pair(tmp_path):
+    """Or with a description of one's own; a pair that has neither is refused."""
+    architecture = vae.Architecture(
+        shape=(3,), latent_dims=(2,), hidden=((),), likelihood="gaussian"
+    )
+    options = {"estimate": "reparameterized", "num_samples": 1, "optimizer": optax.sgd(0.01)}
+    fit = training.fit(
+        KEY, vae.build(architecture), None, data(), batch_size=40, num_epochs=1, **options
+    )
+    fit.save(tmp_path)
+    found = training.load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found.params, fit.params)
+    assert vae.Architecture(**found.config) == architecture
+    own = training.fit(KEY, MODEL, GUIDE, data(), batch_size=40, num_epochs=0, **options)
+    with pytest.raises(TypeError, match=r"^config: .* got None for a Separate, .*vae\.build"):
+        own.save(tmp_path)
+    own.save(tmp_path, CONFIG)
+    jax.tree.map(np.testing.assert_array_equal, training.load(tmp_path, build).params, own.params)
+    with pytest.raises(ValueError, match=r"^config: expected the fields of a vae\.Architecture"):
+        training.load(tmp_path)

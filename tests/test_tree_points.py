@@ -21,7 +21,7 @@ from lvm_jax import (
     priors,
     training,
 )
-from lvm_jax.distributions import FullRankNormal, normal
+from lvm_jax.distributions import Categorical, FullRankNormal, Successive, normal
 
 KEY = jax.random.key(4)
 N, D, K, C = 17, 3, 2, 2
@@ -193,12 +193,21 @@ FEW = DATA | {"mask": (RNG.random((N, D)) < 0.6).astype(np.float32)}
 FEW["mask"][0] = 0
 
 
+def linear_decoder(likelihood, other):
+    """A model whose log p(x_observed) is a Gaussian's; `other` names the mask or the length."""
+    prior, decoder = priors.standard_normal(K), networks.mlp(K, (), D)
+    return models.deep_latent_gaussian(prior, decoder, likelihood, observed=("x", other))
+
+
 def miwae():
-    decoder = networks.mlp(K, (), D)
-    return models.deep_latent_gaussian(
-        priors.standard_normal(K), decoder, likelihoods.masked(likelihoods.gaussian, D),
-        observed=("x", "mask"),
-    )  # fmt: skip
+    return linear_decoder(likelihoods.masked(likelihoods.gaussian, D), "mask")
+
+
+def ragged():
+    return linear_decoder(likelihoods.padded(likelihoods.gaussian, D), "length")
+
+
+RAGGED = {"x": DATA["x"], "length": np.arange(N) % (D + 1)}
 
 
 def test_missing_entries_are_integrated_out():
@@ -269,11 +278,11 @@ def test_a_masked_likelihood_is_the_product_over_what_is_there(name):
 
 
 REFUSED = {
-    "lengths": (DATA | {"c": DATA["c"][:5]}, r"x: expected leaves with one N, got \{.*c.*5, .*x.*17"),
-    "no context": ({"x": DATA["x"]}, r"x: expected data points with what the model is given.*'c'"),
+    "lengths": (DATA | {"c": DATA["c"][:5]}, r"x: expected leaves with one N, got \{.*c.*5, .*x.*17.*; give each of them a row"),
+    "no context": ({"x": DATA["x"]}, r"x: expected data points with what the model is given.*'c'.*; give every part"),
     "no observed part": ({"c": DATA["c"]}, r"x: expected data points with a part 'x', got \['c'\]"),
     "another context": (DATA | {"c": DATA["c"][:, :1]}, "x: expected data points with what the model is"),
-    "another shape": (DATA | {"x": DATA["x"][:, :2]}, r"x: expected shape \[N, 3\], as the model"),
+    "another shape": (DATA | {"x": DATA["x"][:, :2]}, r"x\['x'\]: expected shape \[N, 3\], as the"),
     "nan in the context": (DATA | {"c": DATA["c"] * np.nan}, r"x\['c'\]: expected finite numbers"),
     "an array": (DATA["x"], r"x: expected data points with a part 'x', got ndarray"),
     "text": (DATA | {"c": np.array(["a"] * N)}, r"x\['c'\]: expected real numbers"),
@@ -293,11 +302,113 @@ def test_trees_that_are_not_the_models_are_refused(wrong):
             )  # fmt: skip
 
 
-def test_masks_and_simulations_are_refused_by_name():
-    model = miwae()
-    p, q = model(model.init(KEY)), guides.shared(guides.mean_field(K))
-    q = q(q.init(KEY))
-    with pytest.raises(ValueError, match=r"x: expected rows of \(\[3\], \[3\]\), .*got rows of"):
-        evidence.evaluate(KEY, p, q, FEW | {"mask": FEW["mask"][:, :2]}, 5)
+MASKS = {
+    "narrow mask": (
+        miwae, FEW | {"mask": FEW["mask"][:, :2]},
+        r"x\['mask'\]: expected shape \[N, 3\], .*got \[17, 2\]; make the model for data of that",
+    ),
+    "one number a row": (
+        miwae, FEW | {"mask": RAGGED["length"]}, r"x\['mask'\]: expected shape \[N, 3\].*got \[17\]"
+    ),
+    "half a mask": (
+        miwae, FEW | {"mask": 0.5 * FEW["mask"]},
+        r"x\['mask'\]: expected a mask of 0 and 1, got 0\.5 at row .*; give 1 for an entry",
+    ),
+    "no mask": (miwae, DATA, r"x: expected data points with a part 'mask', got \['c', 'x'\]"),
+    "too long": (
+        ragged, RAGGED | {"length": RAGGED["length"] + 1},
+        r"x\['length'\]: expected lengths 0, \.\.\., 3, got 4 at index \(3,\) \(4 of 17 .*; count the",
+    ),
+    "negative": (
+        ragged, RAGGED | {"length": RAGGED["length"] - 1}, r"x\['length'\]: .* got -1 at index \(0,"
+    ),
+    "fractional": (
+        ragged, RAGGED | {"length": RAGGED["length"] / 2}, r"x\['length'\]: .* got 0\.5 at index \(1,"
+    ),
+    "a mask as the length": (
+        ragged, RAGGED | {"length": FEW["mask"]}, r"x\['length'\]: expected shape \[N\], .*\[17, 3\]"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", MASKS)
+def test_masks_and_lengths_are_refused_by_name(wrong):
+    make, x, words = MASKS[wrong]
+    model, guide = make(), guides.shared(guides.mean_field(K))
+    p, q = model(model.init(KEY)), guide(guide.init(KEY))
+    with pytest.raises(ValueError, match=f"^{words}"):
+        evidence.evaluate(KEY, p, q, x, 5)
+    with pytest.raises(ValueError, match=f"^{words}"):
+        training.fit(
+            KEY, model, guide, x, estimate="reparameterized", num_samples=1,
+            optimizer=optax.sgd(1e-3), batch_size=3, num_epochs=1,
+        )  # fmt: skip
+
+
+def test_one_data_point_off_its_length_is_refused():
+    p = ragged()(ragged().init(KEY))
+    with pytest.raises(ValueError, match=r"^x: expected lengths 0, \.\.\., 3, got 4"):
+        p.log_joint({"x": jnp.zeros(D), "length": jnp.int32(4)})
+
+
+def test_a_length_is_the_mask_of_what_is_before_it():
+    """As an integer and as a number of a training step; and draws have the full length."""
+    length = RAGGED["length"]
+    mask = (np.arange(D) < length[:, None]).astype(np.float32)
+    theta, z = miwae().init(KEY), jnp.array([0.4, -1.1])
+    masked, padded = miwae()(theta), ragged()(theta)
+
+    @quick_jit
+    def compute(rows):
+        of_mask = {"x": rows["x"], "mask": rows["mask"]}
+        number = rows | {"length": rows["length"].astype(float)}
+        return [
+            jax.vmap(lambda row: p.log_joint(row)(z))(x)  # noqa: B023
+            for p, x in ((masked, of_mask), (padded, rows), (padded, number))
+        ]
+
+    want, of_integers, of_numbers = compute(RAGGED | {"mask": mask})
+    np.testing.assert_array_equal(of_integers, want)
+    np.testing.assert_array_equal(of_numbers, want)
+    assert np.ptp(want) > 1
+    x, full = padded.sample(KEY).x
+    np.testing.assert_array_equal(x, masked.sample(KEY).x[0])
+    assert full == D
+
+
+def test_simulations_of_a_part_are_refused_by_name():
     with pytest.raises(ValueError, match="p: expected a model that draws whole data points"):
         decomposition.calibrate(KEY, P, Q, 200)
+
+
+def test_a_data_point_without_its_context_is_refused():
+    with pytest.raises(ValueError, match=r"^x: expected data points with what .*KeyError: 'c'"):
+        P.log_joint({"x": DATA["x"][0]})
+
+
+def test_a_context_that_the_model_does_not_take_is_refused():
+    model, guide = models.linear_gaussian(K, D), guides.linear(guides.mean_field(K), D)
+    p, q = model(model.init(KEY)), guide(guide.init(KEY))
+    words = r"^x: expected rows of \[3\], .*'c': \[2\].*by its `observed`, and what it is given by"
+    with pytest.raises(ValueError, match=words):
+        evidence.evaluate(KEY, p, q, DATA, 5)
+
+
+@pytest.mark.parametrize(
+    ("z", "words"),
+    [
+        ({"y": np.int32(0)}, r"expected z as .*prior draws it, \{.*'z': 'f\[2\]'\}, got \{'y': 'i\[\]'\}"),
+        ({"y": np.int32(0), "z": np.ones(3, np.float32)}, r"expected z\['z'\] as .* f\[2\], got f\[3\]"),
+    ],
+)  # fmt: skip
+def test_a_z_that_the_prior_does_not_draw_is_refused_by_its_part(z, words):
+    def prior(theta):
+        label = Categorical(logits=jnp.zeros(4))
+        return Successive(label, lambda y: normal(jnp.zeros(2), jnp.ones(2)))
+
+    def likelihood(theta, z):
+        return normal(z["z"].sum() * jnp.ones(D), jnp.ones(D))
+
+    joint = models.Model(lambda key: (), prior, likelihood)(()).log_joint(DATA["x"][0])
+    with pytest.raises(ValueError, match=f"^z: {words}.*; give a z of p.prior"):
+        jax.eval_shape(joint, z)

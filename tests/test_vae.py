@@ -34,7 +34,7 @@ finished = run_once("vae", Config(**SMALL))
 
 @pytest.fixture(scope="module")
 def saved(finished):
-    return training.load_model(finished.path, vae.build_saved)
+    return training.load(finished.path)
 
 
 def test_the_run_is_whole(finished):

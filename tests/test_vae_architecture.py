@@ -11,7 +11,9 @@ from scipy.special import expit, logit
 from sklearn_vae_cases import DATA, D, X
 
 from lvm_jax import guides, likelihoods, networks, training, vae
+from lvm_jax.training.saved import write_model
 from lvm_jax.vae import Architecture, build, start
+from lvm_jax.vae.building import build_saved
 
 IMAGE = {"shape": (4, 4), "latent_dims": (3,), "hidden": ((5,),)}
 TWO = {"latent_dims": (3, 2), "hidden": ((6, 5), (4,))}
@@ -43,7 +45,7 @@ def test_a_model_is_built_from_its_json_and_its_guide_fits(options):
     a = make(**options)
     values = json.loads(json.dumps(dataclasses.asdict(a)))
     assert Architecture(**values) == a
-    pair = vae.build_saved(values)
+    pair = build_saved(values)
     assert pair is build(a)  # the same functions
     assert (pair.refined is None) == (a.refine_steps == 0)
 
@@ -215,14 +217,14 @@ def test_the_family_is_that_of_q():
 def test_a_saved_architecture_is_loaded(tmp_path):
     a = make(refine_steps=2)
     params = start(KEY, a, ROWS)
-    training.save_model(tmp_path, dataclasses.asdict(a), params)
-    saved = training.load_model(tmp_path, vae.build_saved)
+    write_model(tmp_path, dataclasses.asdict(build(a).architecture), params)
+    saved = training.load(tmp_path)
     assert jax.tree.structure(saved[:2]) == jax.tree.structure(build(a)(params))
     for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(saved.params), strict=True):
         np.testing.assert_array_equal(one, other)
     for wrong, got in (({"dims": 4, "shape": [4]}, "got dims"), ({"guide": "iaf"}, "got no shape")):
         with pytest.raises(ValueError, match=f"expected the fields of a vae.Architecture, {got}"):
-            vae.build_saved(wrong)
+            build_saved(wrong)
 
 
 @pytest.mark.parametrize(

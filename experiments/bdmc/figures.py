@@ -7,6 +7,9 @@ import numpy as np
 from experiments.bdmc.measure import Result
 from lvm_jax import plotting
 
+MARKERS = "os^"
+GROUPS = 16  # of temperatures, whose mean acceptance is one point
+
 
 def bounds(result: Result) -> Any:
     """Mean lower and upper bound of the same points against the length of the chains."""
@@ -15,11 +18,13 @@ def bounds(result: Result) -> Any:
         lengths = [one.num_temperatures for one in found]
         for index, (field, label) in enumerate((("lower", "forward"), ("upper", "back"))):
             values = np.array([getattr(one.bounds, field).value for one in found])
-            ax.plot(lengths, values, "o-", color=plotting.colour(index), ms=4, label=label)
+            style = {"color": plotting.colour(index), "marker": MARKERS[index], "ms": 4}
+            ax.plot(lengths, values, label=label, **style)
         if found[0].truth is not None:
             ax.axhline(found[0].truth.mean(), color=plotting.INK, ls="--", lw=1.2, label="log p(x)")
         plotting.log_ticks(ax, lengths)
-        plotting.finish(ax, name, ("temperatures T", "mean bound [nats per point]"))
+        label = "" if ax is not axes[0] else "mean bound [nats per point]"
+        plotting.finish(ax, name, ("temperatures T", label))
     plotting.legend(axes[0])
     return figure
 
@@ -27,30 +32,36 @@ def bounds(result: Result) -> Any:
 def gap(result: Result) -> Any:
     """The gap between the bounds against T, both on logarithmic axes."""
     figure, (ax,) = plotting.new_figure(1, width=6.2, height=4.2)
+    every = np.array([one.bounds.gap.value for found in result.found.values() for one in found])
     for index, (name, found) in enumerate(result.found.items()):
-        lengths = np.array([one.num_temperatures for one in found])
+        lengths = np.array([one.num_temperatures for one in found]) * 1.05 ** (index - 1)
         values, errors = np.array([one.bounds.gap for one in found]).T
-        style = {"fmt": "o-", "ms": 4, "color": plotting.colour(index), "label": name}
+        style = {"color": plotting.colour(index), "marker": MARKERS[index], "ms": 5, "label": name}
         ax.errorbar(lengths, values, 2 * errors, **style)
     first = next(iter(result.found.values()))
     lengths = np.array([first[0].num_temperatures, first[-1].num_temperatures], float)
-    top = max(one.bounds.gap.value for one in first)
-    ax.plot(lengths, 0.6 * top * lengths[0] / lengths, ":", color=plotting.INK, label="slope −1")
+    law = 0.5 * every.max() * lengths[0] / lengths
+    ax.plot(lengths, law, ":", color=plotting.GREY, linewidth=1.8, label="slope −1", zorder=1)
     plotting.log_ticks(ax, result.config.num_temperatures)
     labels = ("temperatures T", "upper − lower [nats per point]")
-    plotting.finish(ax, "", labels, "best", yscale="log")
+    bottom = 0.4 * min(every[every > 0], default=1e-3)  # bars of gaps that noise hides end here
+    plotting.finish(ax, "", labels, "best", yscale="log", ylim=(bottom, None))
     return figure
 
 
 def acceptance(result: Result) -> Any:
-    """Acceptance of the moves along the longest path."""
-    figure, (ax,) = plotting.new_figure(1, width=6.2, height=3.4)
-    for index, (name, found) in enumerate(result.found.items()):
+    """Acceptance of the moves along the longest path, in groups of neighbouring temperatures."""
+    figure, axes = plotting.new_figure(len(result.found), width=3.7, height=2.7, sharey=True)
+    for ax, (name, found) in zip(axes, result.found.items(), strict=True):
         last = found[-1].bounds.sandwich
-        share = np.linspace(0, 1, last.forward_acceptance.shape[1])
-        for values, style in ((last.forward_acceptance, "-"), (last.reverse_acceptance, "--")):
-            label = name if style == "-" else None
-            ax.plot(share, values.mean(0), style, color=plotting.colour(index), label=label)
-    labels = ("t / T (forward solid, back dashed)", "mean acceptance")
-    plotting.finish(ax, "", labels, "lower left", ylim=(0, 1.02))
+        for index, (label, moves) in enumerate(
+            (("forward", last.forward_acceptance), ("back", last.reverse_acceptance))
+        ):
+            parts = np.array_split(moves.mean(0), min(GROUPS, moves.shape[1]))
+            values, share = [part.mean() for part in parts], (np.arange(len(parts)) + 0.5)
+            style = {"color": plotting.colour(index), "marker": MARKERS[index], "ms": 4}
+            ax.plot(share / len(parts), values, "-" if not index else "--", label=label, **style)
+        labels = ("place on the path, t / T", "share accepted")
+        plotting.finish(ax, name, labels, xlim=(0, 1), ylim=(0, 1.02))
+    plotting.legend(axes[0], loc="lower left")
     return figure

@@ -108,7 +108,7 @@ def load(config: Config) -> tuple[np.ndarray, np.ndarray, Saved | None]:
     rows = np.random.default_rng(config.seed).permutation(len(digits.test))[:count]
     saved = None
     if config.decoder is not None:
-        saved = training.load_model(config.decoder, vae.build_saved)
+        saved = training.load(config.decoder)
         kind, shape = saved.config["likelihood"], saved.config["shape"]
         if kind != "bernoulli" or shape != [8, 8]:
             raise ValueError(

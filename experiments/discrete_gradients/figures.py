@@ -20,12 +20,13 @@ PANELS = {
 }
 SAID = {"theta": "θ", "phi": "φ"}
 UNIT = "[units of the exact gradient's length]"
+MARKERS = "os^vD<>pPXh"
 BLUE, ORANGE = plotting.PALETTE[:2]
 
 
 def toy(result: Result) -> Any:
     """The exact loss along the descents: mean, and the middle 80% of the seeds."""
-    figure, axes = plotting.new_figure(3, 1, width=4.4, height=4.4, sharey=True)
+    figure, axes = plotting.new_figure(3, width=3.7, height=4.2, sharey=True)
     t = result.config.targets[0]
     for ax, (title, names) in zip(axes, PANELS.items(), strict=True):
         for place, name in enumerate(names):
@@ -40,7 +41,7 @@ def toy(result: Result) -> Any:
             ax.axhline(value, color=plotting.GREY, linestyle=":", linewidth=1.2)
             ax.annotate(said, (steps[-1], value), (0, -10), **where)
         limits = (t**2 - 0.012, max(t**2, (1 - t) ** 2) + 0.03)
-        plotting.finish(ax, title, ("step of gradient descent", "E[(b − t)²]  [1]"), ylim=limits)
+        plotting.finish(ax, title, ("step of gradient descent", "E[(b − t)²]"), ylim=limits)
         plotting.legend(ax, loc="upper right", ncols=2 if len(names) > 5 else 1)
     return figure
 
@@ -82,7 +83,7 @@ def bias_variance(result: Result) -> Any:
 def temperature(result: Result) -> Any:
     """Bias, spread and root mean square error against the temperature, for phi and theta."""
     count = len(result.relaxed)
-    figure, axes = plotting.new_figure(count, 2, width=4.1, height=3.5, sharey="row")
+    figure, axes = plotting.new_figure(count, 2, width=3.6, height=3.2, sharey="row")
     tau = np.array(result.config.temperatures)
     for row, group in enumerate(("phi", "theta")):
         for place, (name, found) in enumerate(result.relaxed.items()):
@@ -97,12 +98,17 @@ def temperature(result: Result) -> Any:
                 below = {"color": ORANGE, "fillstyle": "none", "label": "no bias seen: below this"}
                 ax.plot(tau[~seen], limit[~seen], "v", **below)
             ax.plot(
-                tau, np.hypot(sd, bias[:, 0]), ":", color=plotting.INK, label="root mean square"
+                tau,
+                np.hypot(sd, np.where(seen, bias[:, 0], 0)),
+                ":",
+                color=plotting.INK,
+                label="root mean square",
             )
             plotting.log_ticks(ax, tau)
-            labels = ("temperature τ", "units of the exact gradient" if place == 0 else "")
-            where = "best" if row == 1 or place == 2 else ""
-            plotting.finish(ax, f"{name}: {SAID[group]}", labels, where, yscale="log")
+            labels = ("temperature τ", "units of the exact gradient")
+            plotting.finish(ax, f"{name}: {SAID[group]}", labels, yscale="log")
+    most = max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[1]))
+    plotting.legend_below(figure, most, 4)
     return figure
 
 
@@ -116,8 +122,10 @@ def cost(result: Result) -> Any:
             said = f"{name}: {found.microseconds:.1f} µs, no error"
             ax.axvline(found.microseconds, linestyle="--", label=said, **drawn)
             continue
-        marker, label = ("s", f"{name} (biased)") if part.is_seen else ("o", name)
-        ax.plot(found.microseconds, error, marker, markersize=8, label=label, **drawn)
+        fill, label = ("none", f"{name} (biased)") if part.is_seen else ("full", name)
+        style = {"fillstyle": fill, "markeredgewidth": 1.6, "markersize": 8, "label": label}
+        marker = MARKERS[place % len(MARKERS)]
+        ax.plot(found.microseconds, error, marker, **style, **drawn)
     title = "φ: root mean square error of one gradient against its time"
     labels = ("time of one gradient of all images [µs]", f"error {UNIT}")
     plotting.finish(ax, title, labels, yscale="log", xlim=(0, None))

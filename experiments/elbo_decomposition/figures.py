@@ -134,6 +134,7 @@ def jensen(result: Result) -> Any:
         ax.axvline(below, color=INK, linestyle=":", linewidth=1.4)
         ax.plot(drawn.mean(), 0.06, "^", color=INK, markersize=7)
         said = f"S = {sizes[row]:,}\nmean {drawn.mean():.3f}\nsd {drawn.std(ddof=1):.3f}"
+        said = said.replace("-", "−")
         ax.annotate(said, (0.015, 0.92), xycoords="axes fraction", va="top", fontsize=8.5)
         ax.set(yticks=[], ylim=(0, 1.08), xlim=(bins[0], bins[-1]))
         ax.spines["left"].set_visible(False)
@@ -162,7 +163,7 @@ def energy_alone(result: Result) -> Any:
             ax.plot(*curve.T, alpha=alpha, linewidth=1.8, label=label, **drawn)
         ax.plot(*ascent.mean[last], "x", color=KL, markersize=7, markeredgewidth=1.8)
         ax.set_aspect("equal", adjustable="datalim")
-        ax.margins(0.05, 0.16)
+        ax.margins(0.05, 0.22)
         plotting.finish(ax, f"Maximising {name}", Z_LABELS, "lower right")
         axes[2].plot(ascent.elbo, label=f"ELBO, maximising {name}", **drawn)
         axes[2].plot(ascent.energy, ":", label=f"energy, maximising {name}", **drawn)

@@ -53,12 +53,19 @@ class Cell(NamedTuple):
 class Certified(NamedTuple):
     """The answers of `certify`."""
 
-    cell: Cell
+    cell: Cell  # of all data sets, open ones with the estimate that the budget reached
+    certified: Cell | None  # of those certified alone; None: fewer than two
     within: float  # share of data sets that it certifies
     holds_within: Share  # coverage of those
     close: Share  # |error| <= tolerance, of those
     annealed: float  # share that annealed chains answered
     num_rounds: int
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """All but what every data set has, for a file."""
+        cells = {"cell": self.cell.numbers, "certified": self.certified and self.certified.numbers}
+        return self._asdict() | cells
 
 
 class Found(NamedTuple):
@@ -91,7 +98,7 @@ class Result:
                     method: [cell and cell.numbers for cell in column]
                     for method, column in found.cells.items()
                 },
-                "certify": found.certified._asdict() | {"cell": found.certified.cell.numbers},
+                "certify": found.certified.numbers,
             }
             for name, found in self.found.items()
         }
@@ -200,9 +207,11 @@ def certify(setting: Setting, data: Simulated, key: Key, config: Config) -> Cert
     finally:
         jax.config.update(UNOPTIMISED, before)
     answers = methods.Answers(found.log_evidence, found.low, found.high, found.k_hat, found.cost)
-    one = cell(answers, data.log_evidence)
+    one, sure = cell(answers, data.log_evidence), np.flatnonzero(found.within)
+    alone = methods.Answers(*(leaf[sure] for leaf in answers))
     return Certified(
         one,
+        cell(alone, data.log_evidence[sure]) if sure.size > 1 else None,
         float(found.within.mean()),
         share(one.holds[found.within]),
         share((np.abs(one.errors) <= config.tolerance)[found.within]),

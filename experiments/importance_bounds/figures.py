@@ -18,19 +18,21 @@ from lvm_jax.problems.expected_bounds import LogMean, jackknife
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 SLOPE = "d log |gap| / d log S"
+WIDTH = 3.6  # of one of the three panels, in inches
 
 
 def weights(result: Result) -> Any:
     """The distribution of log w - log p(x) under q and under the posterior."""
-    figure, axes = plotting.new_figure(3, width=4.2, height=3.6)
+    figure, axes = plotting.new_figure(3, width=WIDTH, height=3.4, sharey=True)
     for ax, found in zip(axes, result.found, strict=True):
         drawn = {"z from q": found.log_weights, "z from the posterior": found.posterior_log_weights}
         low = np.quantile(found.log_weights, 0.002)
         bins = np.linspace(low - 0.1, max(part.max() for part in drawn.values()) + 0.1, 80)
         for index, (label, part) in enumerate(drawn.items()):
             share = np.maximum(np.histogram(part, bins)[0] / len(part), 1e-5)
-            style = {"color": plotting.colour(index), "fill": True, "alpha": 0.45, "label": label}
-            ax.stairs(share, bins, baseline=1e-5, **style)
+            style = {"fill": True, "alpha": 0.45} if not index else {"linewidth": 1.8}
+            shade = plotting.colour(index)
+            ax.stairs(share, bins, baseline=1e-5, color=shade, label=label, **style)
         ax.axvline(0, color=plotting.INK, linestyle="--", linewidth=1.2)
         labels = ("log w − log p(x) [nats]", "share of the draws, per bin")
         plotting.finish(ax, found.name, labels, yscale="log", ylim=(1e-5, 2))
@@ -40,7 +42,7 @@ def weights(result: Result) -> Any:
 
 def bounds(result: Result) -> Any:
     """Every bound less log p(x) against S: draws with error bars on exact curves."""
-    figure, axes = plotting.new_figure(3, width=4.8, height=5.4)
+    figure, axes = plotting.new_figure(3, width=WIDTH, height=5.2, sharey=True)
     for ax, found in zip(axes, result.found, strict=True):
         names = [name for name in found.curves if name not in JACKKNIFE]
         for index, name in enumerate([*names, "jackknife 1"]):
@@ -67,7 +69,7 @@ def bounds(result: Result) -> Any:
 
 def laws(result: Result) -> Any:
     """Above: |gap| against S with the fits. Below: the local slope of the exact gap."""
-    figure, axes = plotting.new_figure(3, 2, width=4.8, height=4.3)
+    figure, axes = plotting.new_figure(3, 2, width=WIDTH, height=3.9, sharey="row")
     sizes = 2.0 ** np.arange(1, 15)
     for found, above, below in zip(result.found, axes[:3], axes[3:], strict=True):
         log_mean = LogMean(found.law)
@@ -85,7 +87,7 @@ def laws(result: Result) -> Any:
         labels = ("number of weights, S", "|E[bound] − log p(x)| [nats]")
         limits = {"xscale": "log", "yscale": "log", "ylim": (1e-7, 30)}
         plotting.finish(above, found.name, labels, corner, **limits)
-        title, labels = "Exact slope between neighbours; dashed: the law", (labels[0], SLOPE)
+        title, labels = "Slope of the exact gap", (labels[0], SLOPE)
         plotting.finish(below, title, labels, xscale="log", ylim=(-5.5, 0.6))
     return figure
 
@@ -122,7 +124,7 @@ def with_error(value: float, error: float) -> str:
 
 def noise(result: Result) -> Any:
     """The spread of ONE draw of a bound against S, beside its bias: what an unbiased bound costs."""
-    figure, axes = plotting.new_figure(3, width=4.2, height=3.9)
+    figure, axes = plotting.new_figure(3, width=WIDTH, height=3.7, sharey=True)
     for ax, found in zip(axes, result.found, strict=True):
         for index, name in enumerate((IWAE, "jackknife 1", "jackknife 2", UPPER)):
             curve, shade = found.curves[name], plotting.colour(index)

@@ -17,7 +17,7 @@ from experiments.inference_gaps.measure import (
 from lvm_jax import plotting
 from lvm_jax.estimate import Estimate
 
-COLOURS = {"train": plotting.colour(5), "test": plotting.colour(1)}  # light blue, and orange
+COLOURS = {"train": plotting.colour(0), "test": plotting.colour(1)}  # blue, and orange
 APPROXIMATION, AMORTISATION = plotting.colour(0), plotting.colour(4)
 ALPHA = {"train": 0.45, "test": 1.0}
 SHIFT = {"train": -0.2, "test": 0.2}
@@ -28,6 +28,11 @@ def panels(result: Result, height: float, **kwargs: Any) -> tuple[Any, Any]:
     """A panel for each model; a single one is wider."""
     width = 3.7 if len(result.trained) > 1 else 5.5
     return plotting.new_figure(len(result.trained), width=width, height=height, **kwargs)
+
+
+def words(one: Trained) -> str:
+    """The name of a model as the titles have it."""
+    return one.name.replace("_", " ")
 
 
 def gaps(result: Result) -> Any:
@@ -43,14 +48,14 @@ def gaps(result: Result) -> Any:
             error_bar(ax, at, part_of(found.inference, rows), color=plotting.INK)
         ax.axhline(0, color=plotting.INK, lw=0.8)
         ax.set_xticks(range(len(FAMILIES)), ("mean-\nfield", "full\ncovariance", "flow"))
-        label = "nats per image" if ax is axes[0] else ""
-        plotting.caption_axes(ax, f"guide: {one.name}", ("family of q*", label))
+        plotting.caption_axes(ax, f"guide: {words(one)}", ("family of q*", "nats per image"))
     handles = [
         Patch(color=AMORTISATION, label="amortisation gap"),
         Patch(color=APPROXIMATION, label="approximation gap"),
+        Patch(fill=False, edgecolor=AMORTISATION, hatch="////", label="amortisation gap below 0"),
         Patch(color=plotting.GREY, alpha=ALPHA["train"], label="pale: training images"),
     ]
-    axes[-1].set_ylim(top=1.3 * axes[-1].get_ylim()[1])
+    axes[-1].set_ylim(top=1.4 * axes[-1].get_ylim()[1])
     plotting.legend(axes[-1], handles=handles, loc="upper right")
     return figure
 
@@ -92,9 +97,9 @@ def parts(result: Result) -> Any:
                 label = f"{part} images" if place == 0 else None
                 style = {"color": COLOURS[part], "marker": MARKERS[part], "label": label}
                 error_bar(ax, place + 0.6 * SHIFT[part], part_of(gap, rows), **style)
-            plotting.finish(ax, name, ("guide", "nats per image"))
+            plotting.finish(ax, name, ("guide", "nats per image" if ax is axes[0] else ""))
     for ax in axes:
-        ax.set_xticks(range(len(result.trained)), [one.name for one in result.trained])
+        ax.set_xticks(range(len(result.trained)), [words(one) for one in result.trained])
         ax.set(xlim=(-0.5, len(result.trained) - 0.5), ylim=(min(0.0, ax.get_ylim()[0]), None))
     plotting.legend(axes[-1])
     return figure
@@ -102,11 +107,13 @@ def parts(result: Result) -> Any:
 
 def points(ax: Any, result: Result, x: Estimate, y: Estimate) -> None:
     """Every image with two errors of both numbers."""
-    style = {"fmt": "o", "ms": 3.5, "elinewidth": 0.6, "alpha": 0.8}
+    bars = {"ls": "", "elinewidth": 0.8, "alpha": 0.3}
     for part, rows in rows_of(result.is_train).items():
         a, b = part_of(x, rows), part_of(y, rows)
         errors = 2 * b.standard_error, 2 * a.standard_error
-        ax.errorbar(a.value, b.value, *errors, color=COLOURS[part], label=f"{part} images", **style)
+        ax.errorbar(a.value, b.value, *errors, color=COLOURS[part], **bars)
+        style = {"color": COLOURS[part], "marker": MARKERS[part], "ms": 4, "ls": "", "mec": "white"}
+        ax.plot(a.value, b.value, label=f"{part} images", mew=0.5, zorder=3, **style)
     ax.axhline(0, color=plotting.INK, lw=0.6)
 
 
@@ -117,9 +124,8 @@ def images(result: Result) -> Any:
         _, approximation, amortisation = own_gaps(result, one).values()
         points(ax, result, approximation, amortisation)
         ax.axvline(0, color=plotting.INK, lw=0.6)
-        label = "amortisation gap [nats]" if ax is axes[0] else ""
-        title = f"{one.name}, by the best {one.own} q"
-        plotting.caption_axes(ax, title, ("approximation gap [nats]", label))
+        title = f"guide: {words(one)}; best {one.own} q"
+        plotting.caption_axes(ax, title, ("approximation gap [nats]", "amortisation gap [nats]"))
     plotting.legend(axes[0])
     return figure
 
@@ -133,7 +139,7 @@ def reference(result: Result) -> Any:
         error = np.hypot(chains.standard_error, plain.standard_error)
         exact = chains._replace(standard_error=np.zeros_like(error))
         points(ax, result, exact, Estimate(plain.value - chains.value, error))
-        label = "importance − annealed [nats]" if ax is axes[0] else ""
-        plotting.caption_axes(ax, f"guide: {one.name}", ("log p, annealed [nats]", label))
+        labels = ("log p, annealed [nats]", "importance − annealed [nats]")
+        plotting.caption_axes(ax, f"guide: {words(one)}", labels)
     plotting.legend(axes[0])
     return figure

@@ -21,7 +21,7 @@ from lvm_jax.guides import Family
 from lvm_jax.models import Joint
 from lvm_jax.report import Check, Run, near, plain, point_ids
 from lvm_jax.typing import Bool, ConditionalDensity
-from lvm_jax.vae import Architecture, Pixels, build_saved, family
+from lvm_jax.vae import Architecture, Pixels, family
 
 MEAN_FIELD, FULL_COVARIANCE, FLOW = FAMILIES = ("mean-field", "full covariance", "flow")
 OWN = {"mean_field": MEAN_FIELD, "full_rank": FULL_COVARIANCE, "iaf": FLOW, "coupling": FLOW}
@@ -189,7 +189,7 @@ def load_models(folders: tuple[Path, ...]) -> list[Trained]:
     """The models of run folders, named by their guides, and by their folders if these repeat."""
     loaded = []
     for folder in map(Path, folders):
-        saved = training.load_model(folder, build_saved)
+        saved = training.load(folder)
         a = Architecture(**saved.config)
         if a.guide not in GUIDES:
             raise ValueError(

@@ -33,7 +33,7 @@ def panels(result: Result, draw: Callable[[Any, Result, Density], None]) -> tupl
     """
     plane, (deep, mixtures) = result.plane, zip(*result.pairs, strict=True)
     columns, rows = (1 + len(deep), 2) if len(deep) > 1 else (3, 1)
-    figure, (first, *axes) = plotting.new_figure(columns, rows, width=4.4, height=4)
+    figure, (first, *axes) = plotting.new_figure(columns, rows, width=3.6, height=3.4)
     plotting.scatter(first, plane.train)
     window(first, result, f"Data to fit, {len(plane.train):,} points")
     below = axes.pop(columns - 1) if rows > 1 else None
@@ -70,12 +70,12 @@ def shades(ax: Any, result: Result, density: Density) -> None:
 
 def maps(result: Result) -> Any:
     """A square grid in the plane of z, and its image in the plane of x by each deep model."""
-    figure, (first, *axes) = plotting.new_figure(1 + len(result.deep), width=4.6, height=4.6)
+    figure, (first, *axes) = plotting.new_figure(1 + len(result.deep), width=3.7, height=4.3)
     lines, spots = latent_lines(), np.random.default_rng(0).normal(size=(16, 2))
     grid_lines(first, lines)
     plotting.gaussian(first, np.zeros(2), np.eye(2), "the prior")
     first.plot(*spots.T, "o", color=plotting.INK, markersize=4, label="the z of the Gaussians")
-    first.set(aspect="equal", ylim=(-2.7, 4.2))
+    first.set(aspect="equal", ylim=(-2.7, 5.0))
     plotting.caption_axes(first, "The plane of z", ("z1 [prior sd]", "z2 [prior sd]"))
     plotting.legend(first, loc="upper left")
     for ax, deep, model in zip(axes, result.deep, make_models(result.config).values(), strict=True):
@@ -121,7 +121,7 @@ def grid_lines(ax: Any, lines: np.ndarray, named: bool = True) -> None:
 
 def training(result: Result) -> Any:
     """The bound and the log-likelihood of held-out points against the step of the optimiser."""
-    size = {"width": 6 if len(result.deep) > 1 else 9, "height": 4}
+    size = {"width": 5.4 if len(result.deep) > 1 else 9, "height": 4}
     figure, axes = plotting.new_figure(len(result.deep), sharey=True, **size)
     level = {density.name: density.log_p[:WATCHED].mean() for density in result.densities}
     lowest = []

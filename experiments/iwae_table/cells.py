@@ -25,6 +25,7 @@ import optax
 from experiments.iwae_table.config import Config
 from lvm_jax import bounds, diagnostics, evidence, gradients, training, vae
 from lvm_jax.evidence import Evidence, Summary
+from lvm_jax.evidence.result import describe as verdict
 from lvm_jax.gradients import Surrogate
 from lvm_jax.report import Run
 from lvm_jax.typing import Array, Key
@@ -164,7 +165,7 @@ class Record(NamedTuple):
             **self.trained._asdict(),
             **summary(self.evidence)._asdict(),
             "reliable": not summary(self.evidence).num_untrusted,
-            "verdict": self.evidence.verdict(),
+            "verdict": verdict(np.where(self.evidence.likely_low, self.evidence.failed, 0)),
             "evaluation_samples": int(self.evidence.num_samples[0]),
         }
 
@@ -216,7 +217,7 @@ def reach(prepared: Prepared, epochs: int, images: Pixels, run: Run) -> Trained:
             f"{epochs}, whose model is gone; remove this cell's folder, or leave it out"
         )
     place = prepared.folder(run, epochs)
-    training.save_model(place, described, fit.params)
+    fit.save(place)
     key = key_of(2, config.seed)
     means = diagnostics.posterior_means(key, fit.q, images.test, MEAN_SAMPLES)
     units = diagnostics.active_units(means)
@@ -242,7 +243,7 @@ def measure(prepared: Prepared, epochs: int, num_points: int, images: Pixels, ru
         stop = min(start + PIECE, num_points)
         name = f"evidence-k{config.evaluation_samples}-{start:05d}-{stop:05d}.npz"
         if not (place / name).exists():
-            saved = saved or training.load_model(place, vae.build_saved)
+            saved = saved or training.load(place)
             found = evidence.evaluate(
                 key_of(1, config.seed), saved.p, saved.q,
                 images.test[start:stop], config.evaluation_samples,

@@ -39,7 +39,7 @@ def style(result: Result, cell: Cell) -> dict[str, Any]:
 
 def training(result: Result) -> Any:
     """log p of the test images against epochs and against minutes of training."""
-    figure, axes = plotting.new_figure(2, 1, width=6, height=5, sharey=True)
+    figure, axes = plotting.new_figure(2, 1, width=5.4, height=4.6, sharey=True)
     num_points = common_points(result)
     every: dict[int, list[float]] = {}  # by epochs
     for records in result.records:
@@ -71,7 +71,7 @@ def units(result: Result) -> Any:
         for layer, variance in enumerate(last.trained.variance, 1):
             title = f"Two layers, z_{layer}" if last.cell.num_layers > 1 else "One layer, z"
             panels.setdefault(title, []).append((last.cell, np.array(variance)))
-    figure, axes = plotting.new_figure(len(panels), 1, width=5.2, height=4.2, sharey=True)
+    figure, axes = plotting.new_figure(len(panels), 1, width=3.7, height=4.0, sharey=True)
     for ax, (title, spectra) in zip(axes, panels.items(), strict=True):
         for cell, variance in spectra:
             look = {**style(result, cell), "linestyle": "-", "markersize": 3.5}
@@ -79,7 +79,7 @@ def units(result: Result) -> Any:
             name = f"{label(cell, False)}: {int((ranked > THRESHOLD).sum())}"
             ax.plot(1 + np.arange(len(ranked)), ranked, label=name, **look)
         ax.axhline(THRESHOLD, color=plotting.INK, linestyle=":", linewidth=1.2)
-        names = ("unit, by rank", "A = variance of the posterior mean" if ax is axes[0] else "")
+        names = ("unit, by rank", "A = variance of the posterior mean")
         plotting.finish(ax, title, names, yscale="log")
         plotting.whole_numbers(ax)
         plotting.legend(ax, title="active units", title_fontsize=8.5)

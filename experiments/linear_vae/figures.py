@@ -50,7 +50,7 @@ def training(result: Result) -> Any:
 
 def rotation(result: Result) -> Any:
     """The loss of ELBO where two units are rotated, that of neighbours, and the axes found."""
-    figure, (first, second, third) = plotting.new_figure(3, width=4.6, height=4.0)
+    figure, (first, second, third) = plotting.new_figure(3, width=3.7, height=3.8)
     problem, fine, trial = result.problem, np.linspace(1, 89, 89), result.trials[0]
     values = problem.eigenvalues[: problem.latent_dim]
     for index, (pair, turned) in enumerate(result.turns.items()):

@@ -173,6 +173,7 @@ def diagnostics(result: Result) -> Any:
     panel(axes[2], result, "gaussian", "ess", ("Effective sample size", label))
     axes[2].set_yscale("log")
     panel(axes[3], result, "gaussian", "k_hat", ("Pareto k-hat", "median k-hat"))
+    plotting.signed_log(axes[3], *axes[3].get_ylim(), "y", linear=1.0)
     axes[3].axhline(0.7, color=plotting.INK, linewidth=1, linestyle="--")
     axes[3].annotate("0.7", (1.0, 0.7), (2, 2), textcoords="offset points", fontsize=8.5)
     plotting.legend(axes[0], loc="center left")
@@ -182,7 +183,7 @@ def diagnostics(result: Result) -> Any:
 def samples(result: Result) -> Any:
     """RMS error against S for every dimension, beside 1/sqrt(S) with the exact constant."""
     methods = METHODS["gaussian"]
-    figure, axes = plotting.new_figure(len(methods), width=3.6, height=3.9, sharey=True)
+    figure, axes = plotting.new_figure(len(methods), width=2.8, height=3.9, sharey=True)
     for ax, method in zip(axes, methods, strict=True):
         for one, shade in zip(result.found["gaussian"], shades(result), strict=True):
             moment, cells = one.log_second_moment[method], one.methods[method]
@@ -194,7 +195,7 @@ def samples(result: Result) -> Any:
             ax.errorbar(size, rmse, bar, label=f"D = {one.size}", **look)
             law = np.sqrt(math.expm1(min(moment, 700.0)) / size)
             ax.plot(size, np.where(law < 3, law, np.nan), "--", color=shade, linewidth=1)
-        labels = ("number of draws, S", "RMS error of log p̂(x) [nats]" if ax is axes[0] else "")
+        labels = ("number of draws, S", "RMS error of log p̂(x) [nats]")
         plotting.finish(ax, method, labels, xscale="log", yscale="log")
     plotting.legend(axes[methods.index(GOOD)], loc="upper left", ncols=2)
     return figure

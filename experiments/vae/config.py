@@ -2,7 +2,7 @@
 
 Trains a deep latent Gaussian model with networks, then measures it on held-out images: the ELBO and
 its terms, log p(x) of each image with its error and k-hat, the active units. The run's folder keeps the
-trained model, which `lvm_jax.training.load_model` loads in another process.
+trained model, which `lvm_jax.training.load` loads in another process.
 
 The same command goes on with a run that was stopped, and with more --epochs extends a finished one.
 --evaluated and --evidence with its options may change: the trained model is then measured again.

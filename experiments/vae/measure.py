@@ -291,6 +291,7 @@ def train(prepared: Prepared, folder: Path, note: Callable[[str, float], None]) 
     params = fit.params
     if prepared.mesh is not None:
         params = jax.device_put(params, prepared.mesh.devices[0])
-    training.save_model(folder, asdict(prepared.architecture), params)
     p, q = prepared.pair(params)
-    return fit._replace(p=p, q=q, params=params)
+    fit = fit._replace(p=p, q=q, params=params)
+    fit.save(folder)
+    return fit

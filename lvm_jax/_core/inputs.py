@@ -10,17 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lvm_jax._core import checks, support
-from lvm_jax._core.trees import check_trees
+from lvm_jax._core.trees import check_trees, differences
 from lvm_jax.guides.base import Conditional
 from lvm_jax.guides.shared import shared
-from lvm_jax.models.base import KEPT, DataPoint, Joint, data_point, unchanged
+from lvm_jax.models.base import KEPT, MISFITS, DataPoint, Joint, data_point, lacking, unchanged
 from lvm_jax.typing import ArrayLike, Latent, Params
 
-# What building a distribution of parameters or of an x that do not fit raises.
-MISFITS = (TypeError, ValueError, AttributeError, KeyError, IndexError)
 CURES = {
     "Model": "model(theta)",
     "Guide": "guide(phi)",
@@ -98,29 +95,31 @@ def check_data(p: Any, x: Any, name: str = "x", minimum: int = 1) -> Any:
         except ValueError as error:
             raise ValueError(f"{name}{str(error).removeprefix('x')}") from error
         point = check_theta(p, one_of(rows), name)
-        _check_shapes(point.x, seen, name)
-    generated = {id(leaf) for leaf in jax.tree.leaves(seen)}
+        _check_shapes(point.x, seen, name, rows)
+    own = {id(leaf): of_leaf for leaf, of_leaf in support.of_leaves(point.support, seen)}
     for path, leaf in _leaves(rows):
-        own = point.support if id(leaf) in generated else support.REAL
-        support.check(own, leaf, name + jax.tree_util.keystr(path))
+        support.check(own.get(id(leaf), support.REAL), leaf, name + jax.tree_util.keystr(path))
     return rows
 
 
-def _check_shapes(point: Any, seen: Any, name: str) -> None:
+def _check_shapes(point: Any, seen: Any, name: str, rows: Any) -> None:
     """Refuse rows of another structure or shape than the model draws."""
     expected = jax.tree.map(lambda leaf: list(leaf.shape), point)
     got = jax.tree.map(lambda leaf: list(leaf.shape[1:]), seen)
     if expected == got:
         return
-    if isinstance(seen, np.ndarray | jax.Array) and isinstance(point, jax.ShapeDtypeStruct):
-        sizes = "".join(f", {size}" for size in point.shape)
-        raise ValueError(
-            f"{name}: expected shape [N{sizes}], as the model draws its data, got "
-            f"{list(seen.shape)}"
-        )
+    if len({jax.tree.structure(tree) for tree in (point, seen)}) == 1:
+        paths = {id(leaf): jax.tree_util.keystr(path) for path, leaf in _leaves(rows)}
+        for one, leaf in zip(jax.tree.leaves(point), jax.tree.leaves(seen), strict=True):
+            if one.shape != leaf.shape[1:]:
+                sizes = "".join(f", {size}" for size in one.shape)
+                raise ValueError(
+                    f"{name}{paths[id(leaf)]}: expected shape [N{sizes}], as the model draws its "
+                    f"data, got {list(leaf.shape)}; make the model for data of that shape"
+                )
     raise ValueError(
         f"{name}: expected rows of {expected}, as the model draws its data, got rows of {got}; "
-        "name the part that the model generates by its `observed`"
+        "name the part that the model generates by its `observed`, and what it is given by `given`"
     )
 
 
@@ -142,7 +141,10 @@ def check_rows(x: Any, name: str = "x", minimum: int = 1) -> Any:
     )
     lengths = {name_of(path): len(leaf) for path, leaf in _leaves(rows)}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{name}: expected leaves with one N, got {lengths}")
+        raise ValueError(
+            f"{name}: expected leaves with one N, got {lengths}; give each of them a row for every "
+            "data point"
+        )
     if not lengths:
         raise ValueError(f"{name}: expected at least one array, got {x!r}")
     return rows
@@ -204,10 +206,12 @@ def check_q(p: Any, q: Any, point: Any, name: str = "q") -> None:
     if not _has(p, "prior"):
         return
     z = _drawn(_prior, "p.prior", p, point)
-    if _describe(guided) != _describe(z):
+    found = differences(z, guided)
+    if found is not None:
+        part, expected, got = found
         raise ValueError(
-            f"{name}: expected a q that draws z as the model's prior does, {_describe(z)}, got "
-            f"{_describe(guided)}; make model and guide of one latent dimension"
+            f"{name}: expected a q that draws {part} as the model's prior does, {expected}, got "
+            f"{got}; make that part of model and guide of one shape and one kind of number"
         )
 
 
@@ -231,10 +235,7 @@ def check_theta(p: Joint, x: Any = None, name: str = "x") -> DataPoint:
         _blame("theta", "model", p.model.init, p.theta, error)
         if p.model.given is None:
             raise
-        raise ValueError(
-            f"{name}: expected data points with what the model is given, but `given` or what takes "
-            f"it fails on one of {_shapes(x)} ({type(error).__name__}: {error})"
-        ) from error
+        raise lacking(x, error, name) from error
 
 
 def _shapes(point: Any) -> Any:
@@ -297,11 +298,6 @@ def _draw(build: Callable, name: str, structure: Any, leaves: tuple[Any, ...]) -
         return checks.distribution(build(*arguments), name).sample(seed=key)
 
     return jax.eval_shape(draw, jax.random.key(0), *jax.tree.unflatten(structure, leaves))
-
-
-def _describe(z: Latent) -> Latent:
-    """Its structure and shapes, and whether its parts are floats or integers."""
-    return jax.tree.map(lambda leaf: f"{leaf.dtype.kind}{list(leaf.shape)}", z)
 
 
 def _has(value: Any, part: str) -> bool:

@@ -119,19 +119,33 @@ def check_parts(model: Any, guide: Any) -> None:
 
 def bind(pair: Pair, params: Params) -> tuple[Any, Any]:
     """p and q, abstractly; refuses parameters that are not the pair's, and another value of it."""
+    made: list[Any] = []
+
+    def build(tree: Params) -> Any:
+        made.append(pair(tree))
+        return check_trees(made[-1])
+
     try:
-        # A function of its own: JAX keeps weak references, which a tuple cannot have.
-        found = jax.eval_shape(lambda tree: check_trees(pair(tree)), params)
+        found = jax.eval_shape(build, params)
     except NoTree:
         raise
     except inputs.MISFITS as error:
+        if made:  # the value is wrong, not the parameters
+            check_two(made[-1])
         raise ValueError(
             f"params: expected the parameters of the pair, which fails on them "
             f"({type(error).__name__}: {error}); pass those that belong to it"
         ) from error
-    if not isinstance(found, tuple) or len(found) != 2:
-        raise TypeError(
-            f"pair: expected a function of params to p and q, (p, q), got {type(found).__name__}"
-        )
-    inputs.check_bound(*found)
+    check_two(found)
     return found
+
+
+def check_two(value: Any) -> None:
+    """Refuse a value of a pair that is not p and q with their parameters."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        size = f" of {len(value)}" if isinstance(value, tuple) else ""
+        raise TypeError(
+            "pair: expected a function of params to p and q, (p, q), got "
+            f"{type(value).__name__}{size}; return model(theta), guide(phi)"
+        )
+    inputs.check_bound(*value)

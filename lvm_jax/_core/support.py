@@ -5,8 +5,9 @@ levels, not at all.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lvm_jax._core import checks
@@ -38,6 +39,27 @@ COUNTS = Support(
     *(0.0, math.inf, 1.0, "counts 0, 1, 2, ..."),
     cure="give raw counts (neither normalised nor logarithms), or use a gaussian",
 )
+
+MASK = Support(
+    *(0.0, 1.0, 1.0, "a mask of 0 and 1"),
+    cure="give 1 for an entry that is observed, and 0 for one that is missing",
+)
+Supports = Support | tuple[Any, ...]  # one for all of x, or one for each of its parts
+
+
+def of_leaves(supports: Supports, x: Any) -> list[tuple[Any, Support]]:
+    """The leaves of x with the support of each."""
+    if isinstance(supports, Support):
+        return [(leaf, supports) for leaf in jax.tree.leaves(x)]
+    return [pair for own, part in zip(supports, x, strict=True) for pair in of_leaves(own, part)]
+
+
+def up_to(max_length: int) -> Support:
+    """Lengths of sequences that are padded to `max_length`."""
+    return Support(
+        *(0.0, float(max_length), 1.0, f"lengths 0, ..., {max_length}"),
+        cure="count the entries before the padding, or pad to more",
+    )
 
 
 def whole_numbers(num_levels: int) -> Support:

@@ -1,8 +1,9 @@
-"""A check that p and q are pytrees, which compiled functions take as arguments."""
+"""Checks of trees: p and q are pytrees, and two latents are alike."""
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 CURES = {"p": "make its class a NamedTuple of its parameters", "q": "use a guide, guide(phi)"}
 
@@ -20,3 +21,22 @@ def check_trees(pair: Any) -> Any:
                 f"take; {CURES[name]}, or register it by jax.tree_util.register_dataclass"
             )
     return pair
+
+
+def differences(expected: Any, got: Any) -> tuple[str, Any, Any] | None:
+    """Where two latents differ in structure, shape or kind of number: the part, and both there.
+
+    The part is "z", or one such as "z['y']"; None where they are alike.
+    """
+    kinds = [
+        jax.tree.map(lambda leaf: f"{jnp.result_type(leaf).kind}{list(jnp.shape(leaf))}", tree)
+        for tree in (expected, got)
+    ]
+    structures: list[Any] = [jax.tree.structure(tree) for tree in kinds]
+    if structures[0] != structures[1]:
+        return "z", *kinds
+    leaves = [jax.tree_util.tree_leaves_with_path(tree) for tree in kinds]
+    for (path, one), (_, other) in zip(*leaves, strict=True):
+        if one != other:
+            return f"z{jax.tree_util.keystr(path)}", one, other
+    return None

@@ -45,6 +45,7 @@ from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
 from lvm_jax.distributions.rows import Rows
 from lvm_jax.distributions.scalar import Independent, Normal, Uniform
 from lvm_jax.distributions.successive import Successive
+from lvm_jax.distributions.unflattened import Unflattened
 
 __all__ = [
     "MAX_SUPPORT",
@@ -62,6 +63,7 @@ __all__ = [
     "Rows",
     "Successive",
     "Table",
+    "Unflattened",
     "Uniform",
     "adapted",
     "categorical",

@@ -15,7 +15,7 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
 from lvm_jax._core import checks
-from lvm_jax._core.support import BITS, Support, whole_numbers
+from lvm_jax._core.support import BITS, Support, Supports, whole_numbers
 from lvm_jax.distributions.bits import Bernoulli
 from lvm_jax.distributions.foreign import (
     bits_or_real,
@@ -137,7 +137,7 @@ def support(q: Distribution) -> Latent | None:
     return None
 
 
-def data_support(p: Distribution) -> Support:
+def data_support(p: Distribution) -> Supports:
     """The values that a number of x ~ p may have, read from p's type or its own `support`.
 
     Real numbers where neither tells.
@@ -148,7 +148,7 @@ def data_support(p: Distribution) -> Support:
     if isinstance(inner, Categorical):
         return whole_numbers(inner.num_categories)
     own = getattr(inner, "support", None)
-    return own if isinstance(own, Support) else bits_or_real(inner)
+    return own if isinstance(own, Support | tuple) else bits_or_real(inner)
 
 
 def flatten(space: Distribution) -> Distribution:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lvm_jax._core.support import Support
+from lvm_jax._core.support import Supports
 from lvm_jax.distributions.base import data_support, is_discrete, is_reparameterized
 from lvm_jax.typing import Array, Distribution, Key, Latent, Scalar
 
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
         return is_discrete(self.one)
 
     @property
-    def support(self) -> Support:
+    def support(self) -> Supports:
         """The values that a number of a row may have."""
         return data_support(self.one)
 

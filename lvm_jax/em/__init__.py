@@ -8,7 +8,7 @@ from lvm_jax.em.fit import Info, MixtureFit, fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
-from lvm_jax.em.selection import Criteria, criteria, smallest_spread
+from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
 from lvm_jax.em.starts import STARTS
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "NormalInverseWishart",
     "Outcome",
     "Poisson",
+    "Selection",
     "Settings",
     "Spherical",
     "Sums",
@@ -38,5 +39,6 @@ __all__ = [
     "fit",
     "gaussian_mixture",
     "initialize",
+    "select",
     "smallest_spread",
 ]

@@ -1,13 +1,17 @@
 """Choosing the number of components: AIC, BIC, ICL and the entropy of the assignment."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lvm_jax._core import checks
+from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.fit import INSIDE, Info, MixtureFit, fit
 from lvm_jax.em.mixture import Mixture
 from lvm_jax.em.statistics import Evaluation
-from lvm_jax.typing import ArrayLike
+from lvm_jax.typing import Array, ArrayLike, Key
 
 
 class Criteria(NamedTuple):
@@ -47,6 +51,47 @@ def from_evaluation(evaluation: Evaluation, num_parameters: int, total_weight: f
         entropy=entropy,
         num_parameters=num_parameters,
     )
+
+
+class Selection(NamedTuple):
+    """Fits with several numbers of components, and the one with the lowest criterion."""
+
+    num_components: int  # of the best
+    mixture: Mixture
+    info: Info
+    fits: dict[int, MixtureFit]  # by number of components
+    criteria: dict[int, Criteria]
+
+
+def select(
+    key: Key[Array, ""],
+    x: ArrayLike,
+    num_components: Sequence[int],
+    family: ExponentialFamily | str = "full",
+    *,
+    criterion: str = "bic",
+    sample_weight: ArrayLike | None = None,
+    **options: Any,
+) -> Selection:
+    """`fit` for each number of components, and the one whose aic, bic or icl is lowest.
+
+    All fits have one key; `options` are those of `fit`. A criterion that is not finite is never
+    the lowest.
+
+    Raises ValueError or TypeError for an unknown criterion, no or repeated numbers of components,
+    and as `fit`.
+    """
+    checks.host("em.select", INSIDE, key, x, sample_weight)
+    checks.key(key)
+    checks.choice(criterion, "criterion", ("aic", "bic", "icl"))
+    sizes = [checks.integer(size, "num_components", 1) for size in num_components]
+    if not sizes or len(set(sizes)) < len(sizes):
+        raise ValueError(f"num_components: expected different numbers >= 1, got {num_components}")
+    fits = {k: fit(key, x, k, family, sample_weight=sample_weight, **options) for k in sizes}
+    found = {k: criteria(one.mixture, x, sample_weight) for k, one in fits.items()}
+    scores = {k: getattr(one, criterion) for k, one in found.items()}
+    best = min(sizes, key=lambda k: scores[k] if math.isfinite(scores[k]) else math.inf)
+    return Selection(best, fits[best].mixture, fits[best].info, fits, found)
 
 
 def smallest_spread(mixture: Mixture, x: ArrayLike) -> float:

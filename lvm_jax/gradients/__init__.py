@@ -26,6 +26,7 @@ from lvm_jax.gradients.annealed import (
     annealed_learned,
 )
 from lvm_jax.gradients.base import ESTIMATORS, Estimator, Surrogate, find_estimate
+from lvm_jax.gradients.comparison import compare
 from lvm_jax.gradients.control import rebar, rebar_control, relax, variance_objective
 from lvm_jax.gradients.discrete import arm, disarm
 from lvm_jax.gradients.enumeration import enumerated
@@ -37,6 +38,7 @@ from lvm_jax.gradients.pathwise import (
 )
 from lvm_jax.gradients.relaxed import concrete, straight_through
 from lvm_jax.gradients.score import leave_one_out, moving_average, score_function, vimco
+from lvm_jax.gradients.table import EstimatorRow, EstimatorTable
 from lvm_jax.gradients.wake_sleep import (
     doubly_reparameterized_wake_sleep,
     reweighted_wake_sleep,
@@ -78,12 +80,15 @@ __all__ = [
     "Annealable",
     "Dynamics",
     "Estimator",
+    "EstimatorRow",
+    "EstimatorTable",
     "Surrogate",
     "accuracy",
     "annealable",
     "annealed",
     "annealed_learned",
     "arm",
+    "compare",
     "concrete",
     "disarm",
     "doubly_reparameterized",

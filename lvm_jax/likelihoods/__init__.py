@@ -6,7 +6,7 @@
                             gaussian_per_dimension, gaussian_output (variances from the network)
     levels of a grey image  discretized_logistic (on [0, 1]), categorical (integers)
     counts                  poisson, negative_binomial
-    missing entries         masked(one of these)
+    missing entries         masked(one of these); padded(one of these) for sequences
 
 Log-probabilities are in nats per data point, summed over its D dimensions: a density with respect
 to length for numbers, a probability for bits, levels and counts, so values of the two kinds do not
@@ -30,7 +30,7 @@ from lvm_jax.likelihoods.levels import (
     categorical,
     discretized_logistic,
 )
-from lvm_jax.likelihoods.masked import Masked, masked
+from lvm_jax.likelihoods.masked import Masked, masked, padded
 from lvm_jax.likelihoods.unit_interval import (
     ContinuousBernoulli,
     bernoulli,
@@ -72,5 +72,6 @@ __all__ = [
     "gaussian_per_dimension",
     "masked",
     "negative_binomial",
+    "padded",
     "poisson",
 ]

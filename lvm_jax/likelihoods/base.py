@@ -1,12 +1,12 @@
 """A likelihood as pure functions of a network's outputs, and the data that it can take."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from lvm_jax._core import checks, support
-from lvm_jax._core.support import REAL, Support
+from lvm_jax._core.support import REAL, Support, Supports
 from lvm_jax.typing import Array, Distribution, Float, Key, Params
 
 
@@ -22,7 +22,7 @@ class Likelihood(NamedTuple):
     num_outputs: int
     init: Callable[[Key[Array, ""]], Params]  # its own parameters, () if none
     build: Callable[[Params, Float[Array, " P"]], Distribution]
-    support: Support = REAL
+    support: Supports = REAL
 
 
 def no_parameters(key: Key[Array, ""]) -> Params:
@@ -40,13 +40,17 @@ def split_outputs(outputs: Float[Array, " P"], parts: int, dim: int) -> Float[Ar
     return outputs.reshape(parts, dim)
 
 
-def check_support(likelihood: Likelihood, x: object, name: str = "x") -> None:
+def check_support(likelihood: Likelihood, x: Any, name: str = "x") -> None:
     """Refuse data, [D] or [N, D], that have probability or density zero under `likelihood`.
 
-    The check of `models.Model.support`, which `training.fit`, `evidence.evaluate` and the other
-    entry points make; see `support.check`.
+    Of a likelihood with parts, such as `masked`, x is the tuple of them. The check of
+    `models.Model.support`, which `training.fit`, `evidence.evaluate` and the other entry points
+    make; see `support.check`.
 
     Raises ValueError naming the first value off the support, how many there are, and the cure;
     TypeError for data that are not numbers.
     """
-    support.check(likelihood.support, checks.real_array(x, name), name)
+    own = likelihood.support
+    parts = ((own, x),) if isinstance(own, Support) else zip(own, x, strict=True)
+    for each, part in parts:
+        support.check(each, checks.real_array(part, name), name)

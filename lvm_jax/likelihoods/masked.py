@@ -1,4 +1,4 @@
-"""A likelihood of data with missing entries: the product over those that are there."""
+"""A likelihood of missing entries or padded sequences: the product over what is observed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
+from lvm_jax._core.support import MASK, Supports, up_to
 from lvm_jax.likelihoods.base import Likelihood, split_outputs
 from lvm_jax.typing import Array, Float, Key, Params, Scalar
 
@@ -16,17 +17,19 @@ from lvm_jax.typing import Array, Float, Key, Params, Scalar
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "outputs"],
-    meta_fields=["likelihood", "single"],
+    meta_fields=["likelihood", "single", "by_length"],
 )
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """The product of p(x_d) over the entries d whose mask is 1; a value is the pair (x, mask).
+    """The product of p(x_d) over the entries d that are observed.
 
-    Entries whose mask is 0 are not read, but have to be finite, such as 0.
+    A value is the pair (x, mask), or (x, length): the entries d < length. Entries that are not
+    observed are not read, but have to be on the support, such as 0.
     """
 
     likelihood: Likelihood = field(repr=False)  # of all D entries
     single: Likelihood = field(repr=False)  # of one entry
+    by_length: bool  # is a value (x, length)?
     params: Params
     outputs: Any  # [P D]
 
@@ -35,11 +38,19 @@ class Masked:
         """The distribution of all entries."""
         return self.likelihood.build(self.params, self.outputs)
 
+    @property
+    def support(self) -> Supports:
+        """Of x, and of the mask or the length."""
+        return supports(self.likelihood, self.by_length, *self._dim)
+
     def log_prob(self, value: tuple[Float[Array, " D"], Array]) -> Scalar:
-        """sum_d mask_d log p(x_d), in nats."""
+        """sum_d log p(x_d) over what is observed, in nats."""
         x, mask = value
-        for part in value:
-            checks.one_value(part, self._dim, "dimensions of the likelihood")
+        checks.one_value(x, self._dim, "dimensions of the likelihood")
+        if self.by_length:
+            checks.one_value(mask, (), "length of one sequence")
+            mask = jnp.arange(*self._dim) < mask
+        checks.one_value(mask, self._dim, "dimensions of the likelihood")
         x = jnp.where(mask > 0, x, 0.0)  # on every support; another number could make NaN
         each = jax.vmap(self._one, in_axes=(self._axes(), 1, 0))(self.params, self._split(), x)
         return jnp.where(mask > 0, each, 0.0).sum()
@@ -47,8 +58,10 @@ class Masked:
     def sample(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, Array]:
-        """Draws of all entries, and masks of ones."""
+        """Draws of all entries, and masks of ones or lengths of D."""
         x = self.whole.sample(seed=seed, sample_shape=sample_shape)
+        if self.by_length:
+            return x, jnp.full(sample_shape, *self._dim)
         return x, jnp.ones(x.shape)
 
     def mean(self) -> Float[Array, " D"]:
@@ -85,9 +98,35 @@ def masked(make: Callable[[int], Likelihood], dim: int) -> Likelihood:
 
         deep_latent_gaussian(prior, decoder, masked(gaussian, D), observed=("x", "mask"))
 
-    The bound of S importance weights is then MIWAE.
+    The bound of S importance weights is then MIWAE. For entries that are observed up to a length,
+    as of sequences, see `padded`.
 
     Raises as `make`. Source: Mattei and Frellsen (2019), equations 3 and 6.
     """
+    return _masked(make, dim, by_length=False)
+
+
+def padded(make: Callable[[int], Likelihood], max_length: int) -> Likelihood:
+    """The likelihood of a sequence padded to `max_length` entries; a value is (x, length).
+
+        log p(x | outputs) = sum_{t < length} log p(x_t | outputs)
+
+    x is [max_length], padded by any number on the support, such as 0; length is an integer. See
+    `masked` for the rest. A model names both parts of data points {"x": [T], "length": []}:
+
+        Model(init, prior, likelihood, observed=("x", "length"))
+
+    Raises as `make`.
+    """
+    return _masked(make, max_length, by_length=True)
+
+
+def supports(likelihood: Likelihood, by_length: bool, dim: int) -> Supports:
+    """Of x, and of the mask or the length of a value."""
+    return likelihood.support, up_to(dim) if by_length else MASK
+
+
+def _masked(make: Callable[[int], Likelihood], dim: int, by_length: bool) -> Likelihood:
     whole, single = make(dim), make(1)
-    return whole._replace(build=partial(Masked, whole, single))
+    build = partial(Masked, whole, single, by_length)
+    return whole._replace(build=build, support=supports(whole, by_length, dim))

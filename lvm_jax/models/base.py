@@ -10,11 +10,14 @@ import jax
 from lvm_jax import precision
 from lvm_jax._core import checks, support
 from lvm_jax._core.recognition import bindable
-from lvm_jax._core.support import Support
+from lvm_jax._core.support import Supports
+from lvm_jax._core.trees import differences
 from lvm_jax.distributions import data_support
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
 
 KEPT = 32  # models whose shapes are kept
+# What building a distribution of parameters or of an x that do not fit raises.
+MISFITS = (TypeError, ValueError, AttributeError, KeyError, IndexError)
 
 
 class Model(NamedTuple):
@@ -22,7 +25,7 @@ class Model(NamedTuple):
 
     `support` are the values that a number of x may have; None reads them from the type of
     p(x | z): bits, counts and labels of the distributions here and in distrax, and for any other
-    type real numbers. Entry points refuse data off the support.
+    type real numbers; a tuple has one for each observed part. Entry points refuse data off it.
 
     A data point may be any pytree. `observed` names the part of it that the model generates, such
     as "image", or several parts, ("x", "mask"), which `log_prob` takes as a tuple; None is all of
@@ -35,7 +38,7 @@ class Model(NamedTuple):
     likelihood: Callable[..., Distribution]  # p(x | z; theta), or p(x | z, c; theta)
     posterior: Callable[[Params, Any], Distribution] | None = None  # p(z | x; theta)
     log_evidence: Callable[[Params, Any], Scalar] | None = None  # log p(x; theta)
-    support: Support | None = None
+    support: Supports | None = None
     observed: str | tuple[str, ...] | None = None
     given: Callable[[Any], Any] | None = None
 
@@ -51,7 +54,7 @@ class DataPoint(NamedTuple):
     """What one draw of the observed part is like."""
 
     x: Any  # leaves of shape and dtype
-    support: Support
+    support: Supports
 
 
 class Draw(NamedTuple):
@@ -117,12 +120,18 @@ class Joint:
 
         Raises ValueError if x has not the shape of one draw from the likelihood: a broadcast would
         give a wrong density in silence. An x that is off the model's support is refused where it
-        is not traced.
+        is not traced. The function raises ValueError for a z that the prior does not draw.
         """
         check_point(self, x)
-        return precision.full_by_default(
-            lambda z: self.prior(x).log_prob(z) + self.log_likelihood(z, x)
-        )
+
+        def density(z: Latent) -> Scalar:
+            try:
+                return self.prior(x).log_prob(z) + self.log_likelihood(z, x)
+            except MISFITS as error:
+                _blame_z(self.prior(x), z, error)
+                raise
+
+        return precision.full_by_default(density)
 
     def sample(self, key: Key[Array, ""], x: Any = None) -> Draw:
         """z ~ p(z), x ~ p(x | z): the observed part; of a model with `given`, for that of x."""
@@ -178,7 +187,7 @@ def unchanged(tree: Params) -> Params:
 
 @lru_cache(maxsize=KEPT)
 def _data_point(structure: Any, leaves: tuple[Any, ...]) -> DataPoint:
-    found: list[Support] = []
+    found: list[Supports] = []
 
     def draw(p: Joint, x: Any, key: Key[Array, ""]) -> Any:
         z = checks.distribution(p.prior(x), "model.prior").sample(seed=key)
@@ -193,7 +202,12 @@ def _data_point(structure: Any, leaves: tuple[Any, ...]) -> DataPoint:
 
 def check_point(p: Joint, x: Any) -> None:
     """Refuse an x that is not ONE data point of the model."""
-    expected, seen = data_point(p, x), p.observed(x)
+    try:
+        expected, seen = data_point(p, x), p.observed(x)
+    except MISFITS as error:
+        if p.model.given is None:
+            raise
+        raise lacking(x, error) from error
     shapes = [
         jax.tree.map(lambda leaf: tuple(jax.numpy.shape(leaf)), v) for v in (expected.x, seen)
     ]
@@ -202,7 +216,28 @@ def check_point(p: Joint, x: Any) -> None:
             f"x: expected one data point of shape {shapes[0]}, got {shapes[1]}; map over rows with "
             "jax.vmap"
         )
-    if expected.support != support.REAL:
-        for leaf in jax.tree.leaves(seen):
-            if not isinstance(leaf, jax.core.Tracer):
-                support.check(expected.support, leaf)
+    for leaf, own in support.of_leaves(expected.support, seen):
+        if own != support.REAL and not isinstance(leaf, jax.core.Tracer):
+            support.check(own, leaf)
+
+
+def lacking(x: Any, error: Exception, name: str = "x") -> ValueError:
+    """The refusal of a data point on which `given`, or what takes its context, fails."""
+    shapes = jax.tree.map(lambda leaf: list(jax.numpy.shape(leaf)), x)
+    return ValueError(
+        f"{name}: expected data points with what the model is given, but `given` or what takes it "
+        f"fails on one of {shapes} ({type(error).__name__}: {error}); give every part that `given` "
+        "reads, of the size that the model was made for"
+    )
+
+
+def _blame_z(prior: Distribution, z: Latent, error: Exception) -> None:
+    """Raise for a z that the prior does not draw, naming the part; nothing for another error."""
+    drawn = jax.eval_shape(lambda key: prior.sample(seed=key), jax.random.key(0))
+    found = differences(drawn, z)
+    if found is not None:
+        part, expected, got = found
+        raise ValueError(
+            f"z: expected {part} as the model's prior draws it, {expected}, got {got} "
+            f"({type(error).__name__}: {error}); give a z of p.prior(x)"
+        ) from error

@@ -57,10 +57,15 @@ def png(figure: Figure, dpi: int = 130) -> bytes:
 
 
 def caption_axes(ax: Axes, title: str, labels: Sequence[str]) -> None:
-    """Title on the left, and names with units on both axes, shown as written: "$" is no maths."""
+    """Title on the left, and names with units on both axes, shown as written: "$" is no maths.
+
+    Panels that share y have its name on the first of each row.
+    """
     ax.set_title(title, loc="left", fontsize=10.5, color=INK, parse_math=False)
     ax.set_xlabel(labels[0], fontsize=9.5, parse_math=False)
-    ax.set_ylabel(labels[1], fontsize=9.5, parse_math=False)
+    place, sharing = ax.get_subplotspec(), ax.get_shared_y_axes().get_siblings(ax)
+    is_inner = len(sharing) > 1 and place is not None and not place.is_first_col()
+    ax.set_ylabel("" if is_inner else labels[1], fontsize=9.5, parse_math=False)
 
 
 def finish(ax: Axes, title: str, labels: Sequence[str], place: str = "", **properties: Any) -> None:

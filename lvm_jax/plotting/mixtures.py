@@ -17,11 +17,21 @@ from lvm_jax import em
 from lvm_jax._core import checks
 from lvm_jax.data.dataset import Dataset
 from lvm_jax.data.embedded import pca
-from lvm_jax.plotting.figures import GREY, INK, LABEL_BOX, LEVELS, STYLES, colour, legend
+from lvm_jax.plotting.figures import (
+    GREY,
+    INK,
+    LABEL_BOX,
+    LEVELS,
+    STYLES,
+    colour,
+    legend,
+    new_figure,
+)
 from lvm_jax.typing import ArrayLike, Float, Int, PRNGKeyArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Plane(NamedTuple):
@@ -155,6 +165,16 @@ def ellipses(ax: Axes, mixture: em.Mixture, levels: Sequence[float] = LEVELS) ->
         label = f"holds {level:.0%} of its component"
         ax.plot([], [], style, color=GREY, linewidth=1.6, label=label)
     legend(ax)
+
+
+def clusters(mixture: em.Mixture, x: ArrayLike) -> Figure:
+    """A figure of points [N, 2] by their likeliest component, with the ellipses of a mixture."""
+    check_mixture(mixture, 2)
+    check_plane(x)
+    figure, (ax,) = new_figure()
+    scatter(ax, np.asarray(x), np.asarray(mixture.assign(x)))
+    ellipses(ax, mixture)
+    return figure
 
 
 def grid(ax: Axes, num: int = 160) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from lvm_jax._core.pairs import Pair, Parameters, Point, Separate, point
 from lvm_jax.training.ascent import ascend
 from lvm_jax.training.checkpoint import CheckpointError, CheckpointWarning
 from lvm_jax.training.diagnosis import Failure
-from lvm_jax.training.fit import Fit, fit
+from lvm_jax.training.fit import fit
 from lvm_jax.training.hierarchy import global_latents
 from lvm_jax.training.log import History
 from lvm_jax.training.many import Fits, fit_many
@@ -19,7 +19,8 @@ from lvm_jax.training.objective import (
 )
 from lvm_jax.training.options import Checkpoints, Placement, Validation
 from lvm_jax.training.progress import Progress
-from lvm_jax.training.saved import Saved, load_model, save_model
+from lvm_jax.training.result import Fit
+from lvm_jax.training.saved import Saved, load
 from lvm_jax.training.schedules import burda_epochs, burda_stages
 from lvm_jax.training.starts import Starts, fit_starts
 
@@ -53,8 +54,7 @@ __all__ = [
     "global_latents",
     "kl_per_dimension",
     "kl_warmup",
-    "load_model",
+    "load",
     "parts",
     "point",
-    "save_model",
 ]

@@ -111,23 +111,29 @@ class Store:
     def save(self, step: int, arrays: Arrays, facts: dict[str, Any]) -> None:
         """Begin to write the checkpoint of a step, after the one before it is on the disk.
 
-        Raises CheckpointError if that one failed.
+        Nothing is written after a save that failed: `check` raises its error.
         """
-        if not parallel.writes(self._mesh):
-            return
-        self.wait()
-        self._pending = self._worker.submit(self._write, step, arrays, facts)
+        pending = self._pending
+        if parallel.writes(self._mesh) and (pending is None or pending.exception() is None):
+            self._pending = self._worker.submit(self._write, step, arrays, facts)
 
     def check(self) -> None:
-        """Raise CheckpointError if the last save has failed; never waits."""
-        if self._pending is not None and self._pending.done():
-            self.wait()
+        """Raise CheckpointError, in every process, if the last save has failed.
+
+        Every process has to call it as often as the others do. It waits for no disk.
+        """
+        done = self._pending is not None and self._pending.done()
+        problem = self._pending.exception() if self._pending is not None and done else None
+        if parallel.from_every_process(self._mesh, problem is not None).any():
+            raise problem or CheckpointError(
+                "process 0 could not write a checkpoint; its error says which, and why"
+            )
 
     def wait(self) -> None:
-        """Wait until the last save is on the disk; CheckpointError if it failed."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        """Wait until the last save is on the disk, then `check`."""
+        if self._pending is not None:
+            self._pending.exception()
+        self.check()
 
     def close(self) -> None:
         """End the thread that writes, after what it has begun."""

@@ -1,9 +1,9 @@
-"""Train a model and a guide: the entry point, its result, and its errors."""
+"""Train a model and a guide: the entry point."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 
 from lvm_jax import parallel
 from lvm_jax._core import checks
-from lvm_jax._core.outcome import Outcome
 from lvm_jax._core.pairs import Pair, as_pair
 from lvm_jax._core.recognition import recognized
 from lvm_jax.gradients.base import Estimator, Surrogate, find_estimate
@@ -20,10 +19,9 @@ from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.training.batches import DEVICE_BYTES, BatchSource, DeviceBatches, HostBatches
 from lvm_jax.training.checkpoint import Store
-from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.fingerprint import fingerprint, together
 from lvm_jax.training.given import check_data, check_program
-from lvm_jax.training.log import History, TrainingLog
+from lvm_jax.training.log import TrainingLog
 from lvm_jax.training.objective import Objective, check_objective
 from lvm_jax.training.options import (
     Checkpoints,
@@ -33,37 +31,13 @@ from lvm_jax.training.options import (
     as_validation,
 )
 from lvm_jax.training.progress import Journal, Progress, interruptible
+from lvm_jax.training.result import Fit, report, result
 from lvm_jax.training.rows import validation_rows
 from lvm_jax.training.session import FIRST, RunPlan, Session
-from lvm_jax.training.step import (
-    Keys,
-    Program,
-    Transform,
-    averaged,
-    eval_params,
-    initialize,
-)
+from lvm_jax.training.step import Keys, Program, Transform, initialize
 from lvm_jax.typing import Array, Key, Params
 
 HOST = "an estimator of lvm_jax.gradients with jax.grad and an optimiser of Optax"
-
-
-class Fit(NamedTuple):
-    """A trained model, and how the training went.
-
-    The parameters are those of the best validation (moving averages if `ema` is given), or without
-    validation those of the last step.
-    """
-
-    p: Any  # p(x, z), with its parameters: a `models.Joint` unless the pair has its own
-    q: Any  # q(z | x): a `guides.Conditional` unless the pair has its own
-    params: Params  # what was trained: of a model and a guide `Parameters(theta, phi)`
-    ema: Params | None  # moving averages at the last step, without their bias to zero
-    outcome: Outcome  # MAX_STEPS: all epochs; CONVERGED: patience ran out; INTERRUPTED; DIVERGED
-    step: int  # steps made
-    best_step: int | None  # of the best validation
-    history: History
-    failure: Failure | None  # where it diverged
 
 
 def fit(
@@ -218,40 +192,6 @@ def conclude(session: Session, directory: str | Path | None, throw: bool) -> Fit
     if throw:
         report(session, outcome, failure, directory)
     return result(session, outcome, failure)
-
-
-def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
-    """The parameters to use, and the account."""
-    log, program = session.log, session.program
-    chosen = eval_params(session.state) if log.best is None else log.best
-    p, q = program.pair(chosen)
-    return Fit(
-        p=p,
-        q=q,
-        params=chosen,
-        ema=averaged(program, session.state) if session.step else None,
-        outcome=outcome,
-        step=session.step,
-        best_step=None if log.best is None else log.best_step,
-        history=log.history(),
-        failure=failure,
-    )
-
-
-def report(
-    session: Session, outcome: Outcome, failure: Failure | None, directory: str | Path | None
-) -> None:
-    """Raise what a caller must not overlook."""
-    if failure is not None:
-        where = "no checkpoints were kept" if session.store is None else session.store.last_good()
-        raise FloatingPointError(
-            f"{failure}; {where}. Begin again with a lower learning rate, "
-            "optax.clip_by_global_norm, or data of unit scale"
-        )
-    if outcome == Outcome.INTERRUPTED:
-        raise KeyboardInterrupt(
-            f"stopped at step {session.step} and saved in {directory}; the same call goes on"
-        )
 
 
 def make_batches(

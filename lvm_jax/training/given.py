@@ -75,6 +75,7 @@ def check_transform(p: Any, transform: Transform, rows: Any, name: str) -> Any:
         )
     for row in np.unique(np.linspace(0, num_rows(rows) - 1, TRIED).astype(int)):
         given = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[row], as_float(leaf)), rows)  # noqa: B023
-        for leaf in jax.tree.leaves(p.observed(transform(key, given))):
-            support.check(expected.support, leaf, f"transform({name}[{row}])")
+        seen = p.observed(transform(key, given))
+        for leaf, own in support.of_leaves(expected.support, seen):
+            support.check(own, leaf, f"transform({name}[{row}])")
     return point

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -28,7 +29,7 @@ Build = Callable[[dict[str, Any]], Initialised]  # the description -> its pair
 
 
 class Saved(NamedTuple):
-    """What `load_model` finds."""
+    """What `load` finds."""
 
     p: Any  # p(x, z), with its parameters
     q: Any  # q(z | x)
@@ -36,15 +37,20 @@ class Saved(NamedTuple):
     config: dict[str, Any]
 
 
-def save_model(directory: str | Path, config: Mapping[str, Any], params: Params) -> Path:
-    """Write parameters and their description to directory/model, whole or not at all.
+def architecture_of(pair: Pair) -> dict[str, Any]:
+    """The architecture of a pair as JSON values; TypeError for a pair without one."""
+    architecture = getattr(pair, "architecture", None)
+    if architecture is None:
+        raise TypeError(
+            f"config: expected JSON values that describe the pair, got None for a "
+            f"{type(pair).__name__}, which has no architecture; give what `build` of "
+            "training.load makes the pair of, or use vae.build(architecture)"
+        )
+    return asdict(architecture)
 
-    `config` is plain JSON: all that `build` of `load_model` needs. `params` have the structure that
-    the `init` of the pair gives, for a model and a guide `Parameters(theta, phi)`. Functions
-    are not saved. An earlier model there is replaced. Returns the folder.
 
-    Raises TypeError if the description is not JSON, CheckpointError if the disk refuses.
-    """
+def write_model(directory: str | Path, config: Mapping[str, Any], params: Params) -> Path:
+    """Write parameters and their description to directory/model; see `Fit.save`."""
     try:
         description = json.loads(json.dumps(dict(config), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -54,16 +60,18 @@ def save_model(directory: str | Path, config: Mapping[str, Any], params: Params)
     return path
 
 
-def load_model(directory: str | Path, build: Build) -> Saved:
-    """The model in directory/model, which needs neither the data nor the run that trained it.
+def load(directory: str | Path, build: Build | None = None) -> Saved:
+    """The model that `Fit.save` wrote, which needs neither the data nor the run that trained it.
 
-    `build(config)` gives the pair, `Separate(model, guide)` or another with an `init`; what it
-    initialises to is compared, leaf for leaf, with what was saved. Loading executes no code from
-    the folder, and allocates no array of another size than `build` gives: a folder from another
-    person is safe to load if `build` is safe for any JSON.
+    `build(config)` gives the pair, `Separate(model, guide)` or another with an `init`; None builds
+    the architecture that was saved with a pair of `vae.build`. What the pair initialises to is
+    compared, leaf for leaf, with what was saved. Loading executes no code from the folder, and
+    allocates no array of another size than `build` gives: a folder from another person is safe to
+    load if `build` is safe for any JSON.
 
     Raises CheckpointError if there is no model, a file of it is damaged, missing or not in the
-    manifest, ValueError if `build` makes another model than was saved.
+    manifest, ValueError if `build` makes another model than was saved, or None is given where no
+    architecture was saved.
     """
     path = checkpoint.kept(Path(directory) / FOLDER)
     problem = checkpoint.verify(path)
@@ -72,7 +80,10 @@ def load_model(directory: str | Path, build: Build) -> Saved:
     shapes, facts = checkpoint.read_shapes(path)
     if "config" not in facts:
         raise CheckpointError(f"no good model in {path}: {checkpoint.FACTS} has no config")
-    pair = build(facts["config"])
+    from lvm_jax.vae.building import build_saved
+
+    make: Build = build_saved if build is None else build
+    pair = make(facts["config"])
     like = jax.eval_shape(pair.init, jax.random.key(0))
     check_leaves("params", like, shapes)
     arrays, _ = checkpoint.read(path)

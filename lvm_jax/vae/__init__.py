@@ -8,12 +8,12 @@
 
 An architecture is JSON, so that a saved model can be built again without the code that trained it:
 
-    training.save_model(folder, dataclasses.asdict(architecture), fit.params)
-    saved = training.load_model(folder, vae.build_saved)
+    fit.save(folder)
+    p, q, params, config = training.load(folder)
 """
 
 from lvm_jax.vae.architecture import GUIDES, HIERARCHICAL, ONE_LAYER, PRIORS, Architecture
-from lvm_jax.vae.building import Autoencoder, build, build_saved, family
+from lvm_jax.vae.building import Autoencoder, build, family
 from lvm_jax.vae.pixels import COUNTS, PARTS, WITH_LEVELS, Chosen, Pixels, load_pixels
 from lvm_jax.vae.starting import start
 
@@ -30,7 +30,6 @@ __all__ = [
     "Chosen",
     "Pixels",
     "build",
-    "build_saved",
     "family",
     "load_pixels",
     "start",

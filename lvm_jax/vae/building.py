@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from lvm_jax import guides, networks, priors
 from lvm_jax._core.pairs import Parameters, Separate
 from lvm_jax.guides import Family, Guide, Refined
 from lvm_jax.guides.flow import OF_X
-from lvm_jax.likelihoods import LIKELIHOODS, Likelihood
+from lvm_jax.likelihoods import LIKELIHOODS, Likelihood, Support
 from lvm_jax.models import Joint, Layer, Model, deep_latent_gaussian
 from lvm_jax.networks import Network
 from lvm_jax.priors import Prior
@@ -38,6 +38,7 @@ class Autoencoder(NamedTuple):
     guide: Guide  # amortised
     refined: Refined | None  # `guide` followed by local steps
     likelihood: Likelihood
+    architecture: Architecture
 
     def init(self, key: Key[Array, ""]) -> Parameters:
         """New parameters; `start` sets biases for the data too."""
@@ -69,11 +70,12 @@ def build(architecture: Architecture) -> Autoencoder:
     guide = _hierarchical(a, encode) if a.guide in HIERARCHICAL else _place(a, encode, family(a))
     decoder, layers = _decoder(a, likelihood), _downward(a)
     model = deep_latent_gaussian(_prior(a), decoder, likelihood, layers)
-    return Autoencoder(model, guide, _refined(a, encode) if a.refine_steps else None, likelihood)
+    refined = _refined(a, encode) if a.refine_steps else None
+    return Autoencoder(model, guide, refined, likelihood, a)
 
 
 def build_saved(config: Mapping[str, Any]) -> Autoencoder:
-    """The pair of a saved architecture, for `training.load_model`.
+    """The pair of a saved architecture, for `training.load`.
 
     Raises ValueError for a description that is not `dataclasses.asdict` of an Architecture.
     """
@@ -100,7 +102,7 @@ def family(architecture: Architecture) -> Family:
 
 def encoder_view(a: Architecture, likelihood: Likelihood) -> Callable[[Array], Array]:
     """What the encoder sees of x, as `Architecture.encoder_scale` says."""
-    scale, (low, high, step) = a.encoder_scale, likelihood.support[:3]
+    scale, (low, high, step, *_) = a.encoder_scale, cast(Support, likelihood.support)
     if scale is not None:
         return lambda x: x / scale
     if np.isfinite(high):

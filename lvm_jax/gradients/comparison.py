@@ -1,0 +1,151 @@
+"""All gradient estimators that take a q, on one data point: bias, variance and time, as a table."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from lvm_jax import distributions
+from lvm_jax._core import checks
+from lvm_jax.estimate import Estimate
+from lvm_jax.gradients.accuracy import accuracy
+from lvm_jax.gradients.base import ESTIMATORS, Estimator, MakeQ, Surrogate, find_estimate
+from lvm_jax.gradients.exact import enumerate_gradient, flat_like
+from lvm_jax.gradients.table import EstimatorRow, EstimatorTable
+from lvm_jax.typing import Array, Key, Params
+from lvm_jax.weights import LogJoint
+
+BLOCKS = 20  # of independent gradients, whose spread gives the standard errors
+TOGETHER = 100  # gradients that run together
+Gradient = Callable[[Key[Array, ""], Params], Array]
+INSIDE = "jax.grad of one of gradients.ESTIMATORS"
+
+
+def compare(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    guide: MakeQ,
+    phi: Params,
+    num_samples: int,
+    *,
+    bound: str = "elbo",
+    estimators: Mapping[str, Any] | Sequence[str] | None = None,
+    exact: Params | None = None,
+    num_draws: int = 1_000,
+) -> EstimatorTable:
+    """Bias, variance and time of gradient estimators for phi of one q = guide(phi), at one x.
+
+    Arguments as of an estimator. The rows are all of `ESTIMATORS` for `bound` that take this q, or
+    `estimators`: names, or estimators by a name of one's own. Each makes `num_draws` gradients in
+    20 blocks, see `accuracy`; its time is the median over the blocks, compilation excluded, of
+    gradients that one program makes together.
+
+    The exact gradient is `exact`, a pytree as phi, or for a finite q a sum over all values of z (of
+    S draws where the bound is not the ELBO), unless it has more than 2^18 terms.
+
+    Raises ValueError or TypeError for an unknown bound or estimator, an estimator of another bound,
+    no estimator that fits, an `exact` of another structure or of length 0, num_draws < 60, what an
+    estimator of `estimators` refuses, and under jit, grad or vmap.
+    """
+    checks.host("gradients.compare", INSIDE, key, phi, exact)
+    checks.key(key)
+    checks.integer(num_samples, "num_samples", 1)
+    repeats = checks.integer(num_draws, "num_draws", 3 * BLOCKS) // BLOCKS
+    checks.choice(bound, "bound", sorted({row.bound for row in ESTIMATORS.values()}))
+    given = None if estimators is None else _named(estimators, bound)
+    chosen, left_out = {}, {}
+    for name, estimate in (_fitting(guide, phi, bound) if given is None else given).items():
+        gradient = _gradient(estimate, log_joint, guide, num_samples)
+        try:
+            jax.eval_shape(gradient, key, phi)
+            chosen[name] = gradient
+        except ValueError as error:
+            if given is not None or not str(error).startswith(("num_samples:", "z:")):
+                raise
+            left_out[name] = str(error)
+    if exact is None:
+        flat = enumerate_gradient(log_joint, guide, phi, num_samples, bound)
+    else:
+        flat = flat_like(exact, phi)
+    rows = {name: _measure(key, gradient, phi, repeats, flat) for name, gradient in chosen.items()}
+    return EstimatorTable(bound, num_samples, flat, rows, left_out)
+
+
+def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
+    """The rows of ESTIMATORS for the bound that take q."""
+    kinds: set[str] = set()
+
+    def trace(phi: Params) -> None:
+        kinds.update(distributions.latent_kinds(checks.distribution(guide(phi), "guide(phi)")))
+
+    jax.eval_shape(trace, phi)
+    found = {
+        name: row.estimate
+        for name, row in ESTIMATORS.items()
+        if row.bound == bound and row.latent in kinds
+    }
+    if not found:
+        raise ValueError(f"bound: expected one that an estimator of this q has, got {bound!r}")
+    return found
+
+
+def _named(estimators: Mapping[str, Any] | Sequence[str], bound: str) -> dict[str, Surrogate]:
+    """The estimators by name; refuses names and rows of another bound."""
+    if isinstance(estimators, str) or not isinstance(estimators, Mapping | Sequence):
+        raise TypeError(
+            "estimators: expected a sequence of names, or a dictionary of estimators by name, got "
+            f"{estimators!r}"
+        )
+    given = estimators if isinstance(estimators, Mapping) else {name: name for name in estimators}
+    found = {}
+    for name, value in given.items():
+        estimate = find_estimate(value, f"estimators[{name!r}]")
+        if estimate is None:
+            raise TypeError(f"estimators[{name!r}]: expected an estimator, got None")
+        row = ESTIMATORS.get(value) if isinstance(value, str) else value
+        if isinstance(row, Estimator) and row.bound != bound:
+            raise ValueError(
+                f"estimators[{name!r}]: expected an estimator of the bound {bound!r}, got one of "
+                f"{row.bound!r}; use bound={row.bound!r}"
+            )
+        found[name] = estimate
+    return found
+
+
+def _gradient(estimate: Surrogate, log_joint: LogJoint, guide: MakeQ, num_samples: int) -> Gradient:
+    """(key, phi) -> one gradient for phi, flat."""
+
+    def gradient(key: Key[Array, ""], phi: Params) -> Array:
+        slope = jax.grad(lambda phi: estimate(key, log_joint, guide, phi, num_samples))(phi)
+        return ravel_pytree(slope)[0]
+
+    return gradient
+
+
+def _measure(
+    key: Key[Array, ""], gradient: Gradient, phi: Params, repeats: int, exact: np.ndarray | None
+) -> EstimatorRow:
+    """One row, from `repeats` gradients in each block."""
+
+    def block(key: Key[Array, ""], phi: Params) -> tuple[Array, Array]:
+        keys = jax.random.split(key, repeats)
+        draws = jax.lax.map(lambda key: gradient(key, phi), keys, batch_size=TOGETHER)
+        return draws.mean(0), draws.var(0, ddof=1).sum()
+
+    compiled = jax.jit(block).lower(key, phi).compile()
+    found, seconds = [], []
+    for own in jax.random.split(key, BLOCKS):
+        start = time.perf_counter()
+        found.append(jax.block_until_ready(compiled(own, phi)))
+        seconds.append((time.perf_counter() - start) / repeats)
+    means, variances = (np.array(part, np.float64) for part in zip(*found, strict=True))
+    each = float(np.median(seconds))
+    if exact is None:
+        spread = float(variances.std(ddof=1) / np.sqrt(BLOCKS))
+        variance = Estimate(float(variances.mean()), spread)
+        return EstimatorRow(Estimate(np.nan, np.nan), np.nan, False, variance, each)
+    seen = accuracy(means, variances, exact)
+    return EstimatorRow(seen.bias, seen.limit, seen.is_seen, seen.variance, each)

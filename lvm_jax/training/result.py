@@ -1,0 +1,82 @@
+"""What a run of `fit` ends with: the trained model, or an error that a caller must not miss."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lvm_jax._core.outcome import Outcome
+from lvm_jax._core.pairs import Pair
+from lvm_jax.training.diagnosis import Failure
+from lvm_jax.training.log import History
+from lvm_jax.training.saved import architecture_of, write_model
+from lvm_jax.training.session import Session
+from lvm_jax.training.step import averaged, eval_params
+from lvm_jax.typing import Params
+
+
+class Fit(NamedTuple):
+    """A trained model, and how the training went.
+
+    The parameters are those of the best validation (moving averages if `ema` is given), or without
+    validation those of the last step.
+    """
+
+    p: Any  # p(x, z), with its parameters: a `models.Joint` unless the pair has its own
+    q: Any  # q(z | x): a `guides.Conditional` unless the pair has its own
+    params: Params  # what was trained: of a model and a guide `Parameters(theta, phi)`
+    ema: Params | None  # moving averages at the last step, without their bias to zero
+    outcome: Outcome  # MAX_STEPS: all epochs; CONVERGED: patience ran out; INTERRUPTED; DIVERGED
+    step: int  # steps made
+    best_step: int | None  # of the best validation
+    history: History
+    failure: Failure | None  # where it diverged
+    pair: Pair  # params -> (p, q)
+
+    def save(self, directory: str | Path, config: Mapping[str, Any] | None = None) -> Path:
+        """Write the parameters and what describes the pair, for `training.load`.
+
+        `config` is plain JSON: all that `build` of `load` needs to make the pair. None is the
+        architecture of a pair that has one, as `vae.build` makes it. An earlier model in the
+        directory is replaced, whole or not at all. Returns the folder, directory/model.
+
+        Raises TypeError for a config that is not JSON, or None for a pair without an architecture;
+        CheckpointError if the disk refuses.
+        """
+        if config is None:
+            config = architecture_of(self.pair)
+        return write_model(directory, config, self.params)
+
+
+def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
+    """The parameters to use, and the account."""
+    log, program = session.log, session.program
+    chosen = eval_params(session.state) if log.best is None else log.best
+    p, q = program.pair(chosen)
+    return Fit(
+        p=p,
+        q=q,
+        params=chosen,
+        ema=averaged(program, session.state) if session.step else None,
+        outcome=outcome,
+        step=session.step,
+        best_step=None if log.best is None else log.best_step,
+        history=log.history(),
+        failure=failure,
+        pair=program.pair,
+    )
+
+
+def report(
+    session: Session, outcome: Outcome, failure: Failure | None, directory: str | Path | None
+) -> None:
+    """Raise what a caller must not overlook."""
+    if failure is not None:
+        where = "no checkpoints were kept" if session.store is None else session.store.last_good()
+        raise FloatingPointError(
+            f"{failure}; {where}. Begin again with a lower learning rate, "
+            "optax.clip_by_global_norm, or data of unit scale"
+        )
+    if outcome == Outcome.INTERRUPTED:
+        raise KeyboardInterrupt(
+            f"stopped at step {session.step} and saved in {directory}; the same call goes on"
+        )
