@@ -1,1 +1,1 @@
-"""Speed and memory, one file per question: `python -m benchmarks.NAME --help`."""
+"""Benchmarks of speed, memory and accuracy: `python -m benchmarks.NAME --help`."""

@@ -1,10 +1,10 @@
-"""Importance-weighted evaluation of a decoder, and what each gradient estimator costs.
+"""Importance-weighted evaluation of a decoder, and the cost of each gradient estimator.
 
 log p(x) of N binary images of 784 pixels by S importance samples each, with a 50-200-200-784 tanh
 decoder and an encoder of the same size. Contestants: lvm_jax's `evidence.evaluate` (streamed, with
-standard errors and k-hat); NumPyro's RenyiELBO(alpha=0), plated, a few points at a time; a loop by
-hand over points that holds all S samples of a point; and the floor: the decoder's three matrix
-products alone, 1,000 rows at a time.
+standard errors and k-hat); NumPyro's RenyiELBO(alpha=0) with a plate over a few points at a time;
+a hand-written loop over points with all S samples of a point in memory; and the floor, the
+decoder's three matrix products only, 1,000 rows at a time.
 """
 
 import argparse
@@ -15,22 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import harness
-from benchmarks.decoder import (
-    CHUNK,
-    LATENT,
-    PIXELS,
-    network,
-    ours,
-    posterior,
-    problem,
-    product,
-    with_speed,
-)
+from benchmarks import decoder, harness
+from benchmarks.decoder import CHUNK, LATENT, PIXELS, network, ours, posterior, problem, product
 
 
 def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
-    """evidence.evaluate, its diagnostics included."""
+    """evidence.evaluate with its diagnostics."""
     from lvm_jax import evidence
 
     theta, phi, x = problem(case)
@@ -85,7 +75,7 @@ def numpyro(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def unchunked(case: dict[str, Any]) -> dict[str, Any]:
-    """By hand: a loop over the points, all samples of a point at once."""
+    """A hand-written loop over the points, with all samples of a point at once."""
     theta, phi, x = problem(case)
 
     def one(key_x: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -112,7 +102,7 @@ def unchunked(case: dict[str, Any]) -> dict[str, Any]:
 
 def measured(run: Callable[[], Any], case: dict[str, Any]) -> dict[str, float]:
     """Seconds, compilation, memory and rate of a contestant."""
-    return with_speed(case, harness.timed(run, case["repeats"]))
+    return decoder.with_speed(case, harness.timed(run, case["repeats"]))
 
 
 def estimators(case: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +137,7 @@ def estimators(case: dict[str, Any]) -> dict[str, Any]:
         programs[name] = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
         jax.block_until_ready(programs[name](theta, phi))
     times: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(case["repeats"]):  # in turn, so that a slow moment falls on all of them
+    for _ in range(case["repeats"]):  # alternating, so that slow moments affect all of them
         for name, program in programs.items():
             run = lambda program=program: jax.block_until_ready(program(theta, phi))  # noqa: E731
             times[name] += harness.seconds(run, 3)
@@ -177,16 +167,7 @@ def main() -> None:
         rows += [line(samples, name, found) for name in JOBS]
         print(*rows[-len(JOBS) :], sep="\n", flush=True)
     print(f"\nimportance-weighted evaluation, N = {options.points:,} points\n")
-    header = (
-        "S",
-        "contestant",
-        "seconds",
-        "GFLOP/s",
-        "of product",
-        "lvm_jax is",
-        "nats",
-        "peak MB",
-    )
+    header = ("S", "contestant", "seconds", "GFLOP/s", "of product", "speed-up", "nats", "peak MB")
     print(harness.markdown(header, rows))
     results.append(gradient_table({**base, "points": 100, "repeats": 5}))
     path = harness.save("bounds", options.out, options.seed, results)
@@ -194,7 +175,7 @@ def main() -> None:
 
 
 def line(samples: int, name: str, found: dict[str, dict[str, Any]]) -> list[str]:
-    """One contestant's row."""
+    """One contestant's row; the speed-up is that of lvm_jax over this row."""
     own = found[name]
     if "failed" in own:
         return [f"{samples:,}", name, own["failed"], *["–"] * 5]
@@ -211,7 +192,7 @@ def line(samples: int, name: str, found: dict[str, dict[str, Any]]) -> list[str]
 
 
 def gradient_table(base: dict[str, Any]) -> dict[str, Any]:
-    """The cost of a gradient, as a ratio to the reparameterised one of the same bound's S."""
+    """The cost of a gradient, and its ratio to that of reparameterised IWAE."""
     case = {**base, "kind": "gradients", "samples": 20, "contestant": "all"}
     found = harness.measure("benchmarks.bounds", case)
     reference = found["reparameterized (IWAE)"]

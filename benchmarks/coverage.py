@@ -1,11 +1,11 @@
-"""Coverage of the intervals of `evidence`, of all runs and of those judged reliable.
+"""Coverage of the intervals of `evidence`, for all runs and for reliable ones.
 
     python -m benchmarks.coverage [runs]
 
-Prints a Markdown table: problems with known log p(x), many data sets or seeds of each, 95%
-intervals. `nominal` is Student's interval of every run, `reliable` the share of runs whose checks
-pass, `of those` the coverage among them, `misses` the share of all runs that are judged reliable
-and do not hold log p(x): 5% is what the level states.
+Prints a Markdown table of problems with known log p(x), many data sets or seeds of each, and 95%
+intervals. `nominal` is the coverage of Student's interval over all runs, `reliable` the share of
+runs whose checks pass, `of those` the coverage among them, `misses` the share of all runs that are
+reliable and whose interval misses log p(x); the nominal value is 5%.
 """
 
 import sys
@@ -41,7 +41,7 @@ def student(key: Any) -> tuple[Any, Any, Any]:
 
 
 def state_space(key: Any) -> tuple[Any, Any, Any]:
-    """z_t = 0.9 z_{t-1} + noise of 1, x_t = z_t + noise of 0.5, 20 steps; z in whitened terms."""
+    """z_t = 0.9 z_{t-1} + noise of 1, x_t = z_t + noise of 0.5, 20 steps; z is whitened."""
     key_z, key_x = jax.random.split(key)
     factor = jnp.linalg.inv(jnp.eye(LENGTH) - DECAY * jnp.eye(LENGTH, k=-1))
     x = factor @ jax.random.normal(key_z, (LENGTH,)) + NOISE * jax.random.normal(key_x, (LENGTH,))
@@ -82,7 +82,7 @@ def normal(dim: int, scale: float, size: int) -> Run:
 
 
 def drawn(log_weights: Callable, truth: float, size: int, of_chains: bool = False) -> Run:
-    """Log-weights of a known law."""
+    """Log-weights of a known distribution."""
 
     def run(key: Any) -> tuple[Any, Evidence]:
         log_w = log_weights(key, size)
@@ -105,7 +105,7 @@ def pareto(shape: float, size: int) -> Run:
 
 
 def rare(share: float, size: int) -> Run:
-    """A mode of 30 times the weight that a draw meets with probability `share`."""
+    """A mode of 30 times the weight, drawn with probability `share`."""
     draw = lambda key, size: jnp.where(  # noqa: E731
         jax.random.bernoulli(key, share, (size,)), np.log(30.0), 0.0
     )
@@ -123,7 +123,7 @@ LAWS: dict[str, Run] = {
     "the same, k = 0.5": pareto(0.5, 1_000),
     "the same, k = 0.7": pareto(0.7, 1_000),
     "the same, k = 0.9": pareto(0.9, 1_000),
-    "a mode of 30 times the weight, met once in 50, 1,000 draws": rare(0.02, 1_000),
+    "a mode of 30 times the weight, probability 0.02, 1,000 draws": rare(0.02, 1_000),
     "the same, 30 draws": rare(0.02, 30),
     "q 1.2 times as wide, D = 4, 1,000 draws": normal(4, 1.2, 1_000),
     "q 0.9 times as wide": normal(4, 0.9, 1_000),
@@ -166,7 +166,7 @@ def row(name: str, truth: np.ndarray, nominal: Any, interval: Any, reliable: np.
 
 
 def main(runs: int) -> None:
-    """Print the table of `runs` data sets a problem; four times as many of the cheap ones."""
+    """Print the table of `runs` data sets a problem, and 4 * `runs` for the first problems."""
     print("| problem | nominal | reliable | of those | misses |\n|---|---|---|---|---|")
     for table, number in ((LAWS, 4 * runs), (CHAINS, runs)):
         for name, run in table.items():

@@ -1,4 +1,4 @@
-"""The decoder whose matrix products are the floor of an evaluation, and the data it is given.
+"""The decoder whose matrix products are the floor of an evaluation, and its data.
 
 A 50-200-200-784 tanh network of logits, an encoder of the same size, and random binary images.
 """
@@ -50,7 +50,7 @@ def posterior(phi: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def ours() -> tuple[Any, Any]:
-    """The same model and guide as lvm_jax has them."""
+    """The same model and guide in lvm_jax."""
     from lvm_jax import distributions
     from lvm_jax.guides import Guide
     from lvm_jax.models import Model
@@ -65,7 +65,7 @@ def ours() -> tuple[Any, Any]:
 
 
 def product(case: dict[str, Any]) -> dict[str, Any]:
-    """The three matrix products of the decoder on as many rows, a chunk at a time, in float32."""
+    """The three matrix products of the decoder for all rows, in chunks, in float32."""
     theta, _, _ = problem(case)
     rows = plenty(CHUNK)
     chunks = -(-case["points"] * case["samples"] // rows)
@@ -78,7 +78,7 @@ def product(case: dict[str, Any]) -> dict[str, Any]:
             out = h
             for weight, _ in theta:
                 out = out @ weight
-            return h + 1e-30 * out[:, :LATENT]  # so that no product may be left out
+            return h + 1e-30 * out[:, :LATENT]  # so that the compiler keeps every product
 
         return jax.lax.fori_loop(0, chunks, body, z)
 
@@ -88,6 +88,6 @@ def product(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_speed(case: dict[str, Any], found: dict[str, float]) -> dict[str, float]:
-    """The numbers of a measurement with its rate, counting the decoder's products alone."""
+    """The numbers of a measurement with its rate, counting the decoder's products only."""
     rows = case["points"] * case["samples"]
     return {**found, "gigaflops": rows * FLOPS_PER_ROW / found["seconds"] / 1e9}

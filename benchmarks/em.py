@@ -1,9 +1,9 @@
-"""EM per iteration against scikit-learn, gmmx and a bare matrix product of the same shapes.
+"""Time of an EM iteration against scikit-learn, gmmx and the matrix products of the same shapes.
 
 From one start, without a tolerance, every contestant makes the same iterations. The floor is the
-two products that EM cannot do without, T(X) eta^T and R^T T(X), on features that are already there.
-Memory is the peak of the whole process (interpreter and libraries included), and beside it what
-lies above the data and above an idle process that has imported the same libraries.
+two necessary products, T(X) eta^T and R^T T(X), on given features. Memory is the peak of the whole
+process with interpreter and libraries, and its excess over the data, and over the data and an idle
+process that has imported the same libraries.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def child(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def step_cases(quick: bool, seed: int) -> list[dict[str, Any]]:
-    """Every shape in both precisions with full covariances, and the other types at one shape."""
+    """Every shape in both precisions with full covariances; other types for one shape."""
     shapes = [(20_000, 8, 8), (20_000, 16, 16)] if quick else SHAPES
     cells = [(shape, "full") for shape in shapes]
     cells += [(shapes[1], covariance) for covariance in TYPES[1:]]
@@ -39,7 +39,7 @@ def step_cases(quick: bool, seed: int) -> list[dict[str, Any]]:
 
 
 def contestants(case: dict[str, Any]) -> list[str]:
-    """Those who can enter: gmmx takes float32 alone, and no tied or spherical type here."""
+    """The contestants of a case: gmmx has float32 only, and no tied or spherical type."""
     names = ["lvm_jax", "sklearn"]
     if case["covariance"] in ("full", "diag") and case["dtype"] == "float32":
         names.append("gmmx")
@@ -81,7 +81,7 @@ HEADER = (
 def main() -> None:
     """Measure everything, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.em", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small shapes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="small shapes, as a test")
     options = harness.read_options(parser, child)
     results, rows = [], []
     for case in step_cases(options.quick, options.seed):
@@ -97,34 +97,22 @@ def main() -> None:
 
 
 def other_tables(options: Any) -> list[dict[str, Any]]:
-    """Whole fits with restarts, and the count of compilations."""
+    """Tables of whole fits with restarts, and of the number of compilations."""
     base = {"covariance": "full", "dtype": "float32", "seed": options.seed, "repeats": 1}
     num = 4 if options.quick else 32
     case = {**base, "kind": "restarts", "shape": (20_000, 8, 8), "restarts": num}
     found = harness.take_turns("benchmarks.em", case, ("lvm_jax", "sklearn"), options.rounds)
     ours, theirs = found["lvm_jax"], found["sklearn"]
     print(f"\nfit with n_init={num} on (20,000, 8, 8), float32, k-means starts included\n")
+    digits = {"seconds": 2, "first_seconds": 2, "objective": 5, "peak_mb": 0}
     lines = [
-        [
-            name,
-            *(
-                f"{f[key]:.{d}f}"
-                for key, d in (
-                    ("seconds", 2),
-                    ("first_seconds", 2),
-                    ("objective", 5),
-                    ("peak_mb", 0),
-                )
-            ),
-        ]
-        for name, f in found.items()
+        [name, *(f"{own[key]:.{number}f}" for key, number in digits.items())]
+        for name, own in found.items()
     ]
     print(harness.markdown(("", "seconds", "first fit", "nats per point", "peak MB"), lines))
     print(f"\n{theirs['seconds'] / ours['seconds']:.1f}x as fast as scikit-learn")
-    count = harness.measure(
-        "benchmarks.em",
-        {**base, "kind": "compilations", "shape": (2_000, 4, 3), "contestant": "lvm_jax"},
-    )
+    base |= {"kind": "compilations", "shape": (2_000, 4, 3), "contestant": "lvm_jax"}
+    count = harness.measure("benchmarks.em", base)
     print(
         f"{count['fits']} fits over tolerances, regularizations and seeds: "
         f"{count['programs']} programs compiled"

@@ -1,4 +1,4 @@
-"""Those that make EM steps for `benchmarks.em`: one measurement each, in a process of its own."""
+"""The contestants of `benchmarks.em`: one measurement each, in its own process."""
 
 import time
 import warnings
@@ -10,18 +10,18 @@ import numpy as np
 from benchmarks import harness
 
 STEPS = 8
-SKLEARN_SECONDS = 2.0  # that the iterations of a measurement should take
+SKLEARN_SECONDS = 2.0  # target time of the iterations of a measurement
 
 
 def problem(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Overlapping blobs, and a start near their centres, as k-means would give."""
+    """Overlapping clusters, and a start near their centres, as from k-means."""
     n, dim, k = case["shape"]
     dtype = np.dtype(case["dtype"])
     rng = np.random.default_rng(case["seed"])
     centres = rng.normal(scale=2.0, size=(k, dim))
     x = rng.standard_normal((n, dim), np.float32 if dtype == np.float32 else np.float64)
     z = rng.integers(k, size=n)
-    for begin in range(0, n, 10_000):  # by blocks: the data must not have a second copy
+    for begin in range(0, n, 10_000):  # in blocks, to avoid a copy of the data
         x[begin : begin + 10_000] += centres[z[begin : begin + 10_000]].astype(dtype)
     shapes = {"full": (k, dim, dim), "tied": (dim, dim), "diag": (k, dim), "spherical": (k,)}
     identity = np.ones(shapes[case["covariance"]], dtype)
@@ -32,7 +32,7 @@ def problem(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 
 
 def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
-    """Our loop, compiled once; restarts vmapped where the case has them."""
+    """The loop of lvm_jax, compiled once."""
     import jax
 
     from lvm_jax import em
@@ -68,7 +68,7 @@ def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def sklearn(case: dict[str, Any]) -> dict[str, Any]:
-    """scikit-learn: a fit of many iterations less the quicker of two fits of one."""
+    """scikit-learn: a fit with many iterations minus the faster of two fits with one."""
     from sklearn.mixture import GaussianMixture
 
     idle = harness.peak_megabytes()
@@ -90,7 +90,7 @@ def sklearn(case: dict[str, Any]) -> dict[str, Any]:
     def took(steps: int) -> float:
         return harness.seconds(lambda: run(steps), 1)[0]
 
-    # Cheap iterations drown in the spread of what a fit costs besides: as many as take seconds.
+    # The fixed cost of a fit varies, so the iterations must take seconds.
     one = min(took(1), took(1))
     many = int(np.clip(SKLEARN_SECONDS / max((took(4) - one) / 3, 1e-3), 3, 50))
     objective = float(run(STEPS).lower_bounds_[-1]) if case["check"] else float("nan")
@@ -99,7 +99,7 @@ def sklearn(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def gmmx(case: dict[str, Any]) -> dict[str, Any]:
-    """gmmx's jitted loop; it has no chunks, so large cases do not fit."""
+    """The jitted loop of gmmx; it has no chunks, so large cases exceed the memory."""
     import jax
     import jax.numpy as jnp
     from gmmx import EMFitter, GaussianMixtureModelJax
@@ -126,7 +126,7 @@ def gmmx(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def product(case: dict[str, Any]) -> dict[str, Any]:
-    """The two matrix products of a full-covariance step, features given, as XLA runs them."""
+    """The two matrix products of a full-covariance step by XLA, on given features."""
     import jax
     import jax.numpy as jnp
 
@@ -150,7 +150,7 @@ def product(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def restarts(case: dict[str, Any]) -> dict[str, Any]:
-    """Many k-means starts and their EM, whole fits: ours vmapped, scikit-learn's one by one."""
+    """Whole fits with many k-means starts: vmapped in lvm_jax, sequential in scikit-learn."""
     idle = harness.peak_megabytes()
     warnings.simplefilter("ignore")
     x, *_ = problem(case)
@@ -180,7 +180,7 @@ def restarts(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def compilations(case: dict[str, Any]) -> dict[str, Any]:
-    """How often the loop is compiled over a grid of tolerances, regularizations and seeds."""
+    """The number of compilations over a grid of tolerances, regularizations and seeds."""
     import jax
 
     from lvm_jax import compiling, em
@@ -197,7 +197,7 @@ def compilations(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory(idle: float, data: Any) -> dict[str, float]:
-    """Peak of the process, and what of it is neither the data nor the idle libraries [MB]."""
+    """Peak memory of the process, and its excess over data and idle libraries [MB]."""
     peak, size = harness.peak_megabytes(), data.size * data.dtype.itemsize / 1e6
     return {
         "peak_mb": peak,

@@ -1,11 +1,10 @@
 """log p(x) of a VAE's images by importance sampling, as a share of the decoder's matrix products.
 
-`evidence.evaluate` of a 784-200-200-50 Bernoulli VAE, made of the library's own parts, with k draws
-of z for each image: the estimate with standard error, effective sample size and k-hat of every
-image. The images are random bits, which take as long as others. The floor is the three matrix
-products of the decoder on as many rows, 1,000 at a time. Memory is the peak of the whole process,
-and beside it what lies above the same process before it evaluates: it must grow neither with k nor
-with the images, but for the images themselves.
+`evidence.evaluate` of a 784-200-200-50 Bernoulli VAE of the library, with k draws of z for each
+image, gives estimate, standard error, effective sample size and k-hat of every image. The images
+are random bits. The floor is the three matrix products of the decoder on as many rows, 1,000 at a
+time. Memory is the peak of the whole process, and its excess over the process before the
+evaluation, which must not grow with k, and grows with the images by their own size only.
 """
 
 import argparse
@@ -59,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     parser.add_argument("--points", type=int, default=1_000, help="images")
     parser.add_argument("--samples", type=int, nargs="+", default=[50, 500, 5_000], help="k")
-    parser.add_argument("--chunk-size", type=int, default=1_000, help="rows alive at a time")
+    parser.add_argument("--chunk-size", type=int, default=1_000, help="rows at a time")
     options = harness.read_options(parser, child)
     results, rows = [], []
     for samples in options.samples:

@@ -1,4 +1,4 @@
-"""The floors of `benchmarks.evidence`: AIS by hand, and the bare products of its gradients."""
+"""The floors of `benchmarks.evidence`: AIS by hand, and the matrix products of its gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.evidence_contestants import CHUNK, Program, plan
-from benchmarks.evidence_models import LATENT, Bed
+from benchmarks.evidence_models import LATENT, Problem
 from benchmarks.evidence_peers import mean_weight, step_sizes
 
 
 class Place(NamedTuple):
-    """Where all chains are, and what their model says there."""
+    """The positions of all chains, with the log-joint and its gradient."""
 
     z: jax.Array  # [N, C, L]
     log_joint: jax.Array  # [N, C]
@@ -58,14 +58,14 @@ def move(
     )
 
 
-def by_hand(case: dict[str, Any], bed: Bed) -> Program:
-    """A scan over temperatures around a loop over leapfrog steps; nothing is priced twice."""
+def by_hand(case: dict[str, Any], problem: Problem) -> Program:
+    """A scan over temperatures around a loop over leapfrog steps, without repeated evaluations."""
     betas = plan(case, "hmc").temperatures
-    step_size = step_sizes(case, bed, betas)[:, None, None]
-    chain = jax.vmap(lambda x, z: jax.value_and_grad(bed.log_joint(x))(z), (None, 0))
+    step_size = step_sizes(case, problem, betas)[:, None, None]
+    chain = jax.vmap(lambda x, z: jax.value_and_grad(problem.log_joint(x))(z), (None, 0))
 
     def at(z: jax.Array) -> Place:
-        return Place(z, *jax.vmap(chain)(bed.x, z))
+        return Place(z, *jax.vmap(chain)(problem.x, z))
 
     def step(carry: tuple[Place, jax.Array], now: tuple) -> tuple[tuple[Place, jax.Array], None]:
         place, log_w = carry
@@ -77,7 +77,7 @@ def by_hand(case: dict[str, Any], bed: Bed) -> Program:
     @jax.jit
     def run(key: jax.Array) -> jax.Array:
         key_start, key_moves = jax.random.split(key)
-        start = at(jax.random.normal(key_start, (len(bed.x), case["chains"], LATENT)))
+        start = at(jax.random.normal(key_start, (len(problem.x), case["chains"], LATENT)))
         times = jax.random.split(key_moves, len(betas) - 1), betas[:-1], betas[1:]
         (_, log_w), _ = jax.lax.scan(step, (start, jnp.zeros_like(start.log_joint)), times)
         return mean_weight(log_w)
@@ -85,16 +85,16 @@ def by_hand(case: dict[str, Any], bed: Bed) -> Program:
     return run
 
 
-def product(case: dict[str, Any], bed: Bed) -> Program:
-    """The decoder's products of one gradient a leapfrog step, forward and back to z, no more."""
-    layers = [weight for weight, _ in bed.theta]
+def product(case: dict[str, Any], problem: Problem) -> Program:
+    """The decoder's products of one gradient a leapfrog step only, forward and back to z."""
+    layers = [weight for weight, _ in problem.theta]
     number = case["temperatures"] * case["leapfrogs"] * case["points"] * case["chains"] // CHUNK
 
     def gradient(_: int, z: jax.Array) -> jax.Array:
         out = z
         for weight in (*layers, *(weight.T for weight in reversed(layers))):
             out = out @ weight
-        return z + 1e-30 * out  # so that no product may be left out
+        return z + 1e-30 * out  # so that the compiler keeps every product
 
     @jax.jit
     def run(key: jax.Array) -> jax.Array:
@@ -104,7 +104,7 @@ def product(case: dict[str, Any], bed: Bed) -> Program:
     return run
 
 
-PROGRAMS: dict[str, Callable[[dict[str, Any], Bed], Program]] = {
+PROGRAMS: dict[str, Callable[[dict[str, Any], Problem], Program]] = {
     "AIS by hand": by_hand,
     "product": product,
 }

@@ -1,8 +1,8 @@
-"""The two models of `benchmarks.evidence`, and data points that they drew themselves.
+"""The two models of `benchmarks.evidence`, and data points simulated from them.
 
-A linear-Gaussian one in float32, whose log p(x) is a closed form and whose posterior is far from
-the prior; and the 50-200-200-784 Bernoulli decoder with random weights, twice Glorot's so
-that an image says much about its z.
+One is linear-Gaussian in float32, with a closed form of log p(x) and a posterior far from the
+prior. The other is the 50-200-200-784 Bernoulli decoder with random weights, twice Glorot's, so
+that images are informative about z.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ DIM, NOISE = 100, 0.5  # of the linear-Gaussian x
 GAIN = 2.0  # of the decoder's weights
 
 
-class Bed(NamedTuple):
-    """A model with N points of its own."""
+class Problem(NamedTuple):
+    """A model with N points simulated from it."""
 
     model: models.Model
     theta: Any
-    guide: Guide | None  # the best mean-field one, where it is known
+    guide: Guide | None  # the best mean-field guide, if known
     x: jax.Array  # [N, ...]
     z: jax.Array  # [N, L], exact draws of p(z | x)
 
@@ -36,8 +36,8 @@ class Bed(NamedTuple):
         return self.model(self.theta).log_joint(x)
 
 
-def make(case: dict[str, Any]) -> Bed:
-    """The case's model and points; the same seed, the same ones."""
+def make(case: dict[str, Any]) -> Problem:
+    """The model and points of a case, which depend on its seed."""
     key_theta, key_points = jax.random.split(jax.random.key(case["seed"]))
     model, theta, guide = MODELS[case["model"]](key_theta, case)
 
@@ -47,7 +47,7 @@ def make(case: dict[str, Any]) -> Bed:
         return model.likelihood(theta, z).sample(seed=key_x), z
 
     x, z = jax.jit(jax.vmap(draw))(jax.random.split(key_points, case["points"]))
-    return Bed(model, theta, guide, x, z)
+    return Problem(model, theta, guide, x, z)
 
 
 def linear_gaussian(key: jax.Array, case: dict[str, Any]) -> tuple[Any, Any, Guide]:
@@ -70,9 +70,9 @@ def bernoulli_decoder(key: jax.Array, case: dict[str, Any]) -> tuple[Any, Any, N
 MODELS = {"linear-Gaussian": linear_gaussian, "decoder": bernoulli_decoder}
 
 
-def exact(bed: Bed) -> np.ndarray:
+def exact(problem: Problem) -> np.ndarray:
     """log N(x; 0, W W^T + I / 4) of the linear-Gaussian model's points, in float64, [N]."""
-    loadings, x = (np.asarray(value, np.float64) for value in (bed.theta.loadings, bed.x))
+    loadings, x = (np.asarray(value, np.float64) for value in (problem.theta.loadings, problem.x))
     factor = np.linalg.cholesky(loadings @ loadings.T + NOISE**2 * np.eye(DIM))
     white = np.linalg.solve(factor, x.T)
     log_det = 2 * np.log(np.diag(factor)).sum()

@@ -1,8 +1,8 @@
-"""What every benchmark shares: one process per measurement, medians, tables, JSON with provenance.
+"""Functions of every benchmark: one process per measurement, medians, tables, JSON with provenance.
 
-A measurement runs in a process of its own, so that its peak memory is its own and no library's
-threads or caches favour another. The contestants of a case take turns, round after round, so that a
-slow minute of the machine falls on all of them.
+Each measurement has its own process, for its peak memory, and so that threads and caches of one
+library do not affect another. The contestants of a case alternate in rounds, so that slow minutes
+of the machine affect all of them.
 """
 
 import argparse
@@ -42,17 +42,13 @@ def timed(run: Callable[[], Any], repeats: int) -> dict[str, float]:
     """Median seconds after a first call that compiles; peak memory of the process."""
     first = seconds(run, 1)[0]
     median = statistics.median(seconds(run, repeats))
-    return {
-        "seconds": median,
-        "compile_seconds": first - median,
-        "peak_mb": peak_megabytes(),
-    }
+    return {"seconds": median, "compile_seconds": first - median, "peak_mb": peak_megabytes()}
 
 
 def read_options(parser: argparse.ArgumentParser, child: Child, rounds: int = 3) -> Any:
-    """The options of a benchmark with those that all have; a child measures, prints and ends."""
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each contestant")
-    parser.add_argument("--seed", type=int, default=0, help="seed of whatever is drawn")
+    """The options of a benchmark with the common ones; a child process measures and exits."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds of each contestant")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -103,7 +99,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads well on a terminal and in a README."""
+    """A Markdown table with aligned columns."""
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(len(row[j]) for row in cells) for j in range(len(header))]
     lines = [

@@ -1,14 +1,14 @@
-"""How long one waits for the compiler, and what a process keeps of it.
+"""Compilation time, and the memory of compiled programs.
 
-Three tables. Each row is a process of its own, without a compilation cache on the disk.
+Three tables. Each row is measured in its own process, without a compilation cache on disk.
 
-1. A grid search over 16 Gaussian mixtures x 5 folds of iris, beside scikit-learn's class: the first
-   search of the process, and the second.
-2. A process that goes on: 5,000 fits of 50 to 5,000 rows in 3 dimensions with K = 1 to 6, beside
+1. A grid search over 16 Gaussian mixtures x 5 folds of iris, and that of scikit-learn's class: the
+   first and the second search of the process.
+2. A long process: 5,000 fits of 50 to 5,000 rows in 3 dimensions with K = 1 to 6, also with
    scikit-learn, and 200 certificates of 1 to 60 points. Memory maps and megabytes above the start.
-   Linux ends a process at 65,530 maps.
-3. Each public entry point: its first call, a call on another size in the same bucket, and one on a
-   size in the next bucket.
+   Linux allows 65,530 maps.
+3. Each public entry point: its first call, a call with another size in the same bucket, and one
+   with a size in the next bucket.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from benchmarks import harness
 
 GRID = {"covariance_type": ["full", "tied", "diag", "spherical"], "n_components": [1, 2, 3, 4]}
 FITS, CERTIFICATES = 5_000, 200
-LONG = 3_000.0  # seconds that a process of the second table may take
+LONG = 3_000.0  # time limit of a process of the second table, in seconds
 
 
 def grid(case: dict[str, Any]) -> dict[str, Any]:
-    """Two searches, one after the other; imports are not counted."""
+    """Two searches in sequence, without imports."""
     from sklearn.datasets import load_iris
     from sklearn.model_selection import GridSearchCV
 
@@ -41,7 +41,7 @@ def grid(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def mixture_class(contestant: str) -> Any:
-    """Our class, or scikit-learn's."""
+    """The class of lvm_jax, or of scikit-learn."""
     if contestant == "lvm_jax":
         from lvm_jax.sklearn import GaussianMixture
     else:
@@ -50,7 +50,7 @@ def mixture_class(contestant: str) -> Any:
 
 
 def fits(case: dict[str, Any]) -> dict[str, Any]:
-    """Many fits of data of many sizes, each also scored."""
+    """Many fits and scores of data of many sizes."""
     mixture, rng = mixture_class(case["contestant"]), np.random.default_rng(case["seed"])
 
     def one() -> None:
@@ -76,7 +76,7 @@ def certificates(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def watch(one: Callable[[], None], count: int) -> dict[str, Any]:
-    """Call `one` `count` times: seconds, and the most maps and megabytes above the start."""
+    """Call `one` `count` times; return seconds, and maximum maps and megabytes above the start."""
     warnings.simplefilter("ignore")
     maps, megabytes = count_maps(), resident()
     most, began = [0, 0.0], time.perf_counter()
@@ -192,14 +192,9 @@ def entry_gaps(size: int) -> None:
     model, guide, theta, phi, x = linear_gaussian()
     families = {"mean_field": guides.mean_field(2), "full_rank": guides.full_rank(2)}
     decomposition.gaps(
-        key(),
-        model(theta),
-        guide(phi),
-        x[:size],
-        families=families,
-        num_samples=100,
+        key(), model(theta), guide(phi), x[:size], families=families, num_samples=100,
         ascent=decomposition.Ascent(num_steps=50),
-    )
+    )  # fmt: skip
 
 
 ENTRIES = {
@@ -212,11 +207,11 @@ ENTRIES = {
     "evidence.evaluate_annealed": entry_annealed,
     "decomposition.gaps": entry_gaps,
 }
-SIZES = (120, 100, 200)  # the first, another of its bucket, and one of the next
+SIZES = (120, 100, 200)  # the first, another in its bucket, and one in the next bucket
 
 
 def entry(case: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of three calls, and the maps and megabytes that the first and third took."""
+    """Seconds of three calls, and the maps and megabytes that each added."""
     warnings.simplefilter("ignore")
     run, found = ENTRIES[case["contestant"]], {}
     linear_gaussian()  # imports JAX and the models
@@ -252,17 +247,17 @@ def main() -> None:
 
     both = ["lvm_jax", "sklearn"]
     results = {"grid": run("grid", both, options.rounds)}
-    show_grid(results["grid"])
+    print_grid(results["grid"])
     results["fits"] = run("fits", both, 1, count=options.fits)
     results["certificates"] = run("certificates", ["lvm_jax"], 1, count=options.certificates)
-    show_long(results["fits"], results["certificates"])
+    print_long(results["fits"], results["certificates"])
     results["entries"] = run("entry", list(ENTRIES), options.rounds)
-    show_entries(results["entries"])
+    print_entries(results["entries"])
     print(f"\nwritten: {harness.save('latency', options.out, options.seed, results)}")
 
 
-def show_grid(found: dict[str, Any]) -> None:
-    """The first table."""
+def print_grid(found: dict[str, Any]) -> None:
+    """Print the first table."""
     ours, theirs = found["lvm_jax"], found["sklearn"]
     rows = [
         [name, f"{ours[name]:.2f}", f"{theirs[name]:.2f}", f"{ours[name] / theirs[name]:.1f}x"]
@@ -271,8 +266,8 @@ def show_grid(found: dict[str, Any]) -> None:
     print(harness.markdown(("search", "lvm_jax [s]", "scikit-learn [s]", "ratio"), rows))
 
 
-def show_long(fits: dict[str, Any], certificates: dict[str, Any]) -> None:
-    """The second table."""
+def print_long(fits: dict[str, Any], certificates: dict[str, Any]) -> None:
+    """Print the second table."""
     named = {f"fits, {name}": row for name, row in fits.items()}
     named |= {f"certificates, {name}": row for name, row in certificates.items()}
     rows = []
@@ -287,8 +282,8 @@ def show_long(fits: dict[str, Any], certificates: dict[str, Any]) -> None:
     print("\n" + harness.markdown(("", "calls", "ms a call", "maps", "MB"), rows))
 
 
-def show_entries(found: dict[str, Any]) -> None:
-    """The third table."""
+def print_entries(found: dict[str, Any]) -> None:
+    """Print the third table."""
     rows = []
     for name, row in found.items():
         if "failed" in row:

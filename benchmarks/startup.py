@@ -1,8 +1,8 @@
-"""How long one waits for an import, and for the command line's help.
+"""Time of an import, and of the command line's help.
 
-Each measurement is a fresh interpreter from its start to its end, and an empty one is taken off
-for an import. Files are in the disk's cache, for a first round is thrown away. For the help it is
-also asked whether jax was imported.
+Each measurement is the time of a new interpreter; for an import, that of an empty interpreter is
+subtracted. The first round is discarded, so that files are in the disk cache. A second table shows
+whether the help imports jax.
 """
 
 import argparse
@@ -30,23 +30,20 @@ HELPS = ("experiments --help", "experiments gmm_em --help")
 
 
 def wait(command: list[str]) -> tuple[float, str]:
-    """Seconds of a command in a fresh process, and what it said on its error stream.
-
-    Raises subprocess.CalledProcessError where it fails.
-    """
+    """Seconds of a command in a new process, and its stderr; CalledProcessError if it fails."""
     began = time.perf_counter()
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
     return time.perf_counter() - began, done.stderr
 
 
 def imports_jax(command: list[str]) -> bool:
-    """Does the command import jax? By the interpreter's own account."""
+    """Whether the command imports jax, by the interpreter's import times."""
     report = wait(["-X", "importtime", *command])[1]
     return any(line.rpartition("|")[2].strip() == "jax" for line in report.splitlines())
 
 
 def child(case: dict[str, Any]) -> dict[str, Any]:
-    """No measurement has a child of this module: its imports would count."""
+    """Refuse a child process of this module, whose imports would count."""
     raise ValueError(f"child: expected none, got {case}")
 
 
@@ -65,13 +62,13 @@ def main() -> None:
                 times[name].append(seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     jax = {name: imports_jax(command) for name, command in commands.items()}
-    show(medians, jax)
+    print_tables(medians, jax)
     results = {"seconds": times, "imports_jax": jax}
     print(f"\nwritten: {harness.save('startup', options.out, options.seed, results)}")
 
 
-def show(medians: dict[str, float], jax: dict[str, bool]) -> None:
-    """The tables of imports and of help."""
+def print_tables(medians: dict[str, float], jax: dict[str, bool]) -> None:
+    """Print the tables of imports and of help."""
     empty = medians[""]
     both = medians[f"import {IMPORTS[0]}"] - empty
     rows = []

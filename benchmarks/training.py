@@ -2,10 +2,10 @@
 
 784-200-200-50 tanh networks with Bernoulli pixels, k draws of z for each image, Adam, batches of
 dynamically binarised images in the order of an epoch's permutation. lvm_jax's `training.fit` and a
-plain `lax.scan` loop take turns in ONE process, draw the same random numbers, and must have the
-same bound after 20 steps. Both are timed as whole trainings, from rows on the host to a result
-there, after a first run that compiles: an epoch by itself, and a step by what further epochs add,
-as the others' loops leave out what a training costs once. NumPyro's Trace_ELBO and RenyiELBO with k
+plain `lax.scan` loop alternate in ONE process, draw the same random numbers, and must have the same
+bound after 20 steps. Both are timed as whole trainings after compilation, from rows on the host to
+a result on the host. The time of a step is that of further epochs, without the fixed cost of a
+training, which the other contestants do not include. NumPyro's Trace_ELBO and RenyiELBO with k
 particles run in a scan over the batches on the device; flax's example makes a call for every batch
 from the host, and has k = 1 only. The floor is the matrix products of a step, forward and backward.
 """
@@ -16,11 +16,11 @@ from typing import Any
 
 from benchmarks import harness
 
-CASES = ((1, 100), (5, 100), (50, 100), (1, 20))  # k, batch; the last as Burda et al. train
+CASES = ((1, 100), (5, 100), (50, 100), (1, 20))  # k, batch; the last is that of Burda et al.
 OTHERS = ("numpyro_elbo", "numpyro_renyi", "flax", "product")
-LONG = 100  # steps of the others' loops where k is large; elsewhere an epoch
+LONG = 100  # steps of the other loops for large k; an epoch for small k
 HEADER = (
-    "k", "batch", "contestant", "ms/step", "images/s", "GFLOP/s", "of product", "lvm_jax is",
+    "k", "batch", "contestant", "ms/step", "images/s", "GFLOP/s", "of product", "speed-up",
     "first epoch s", "bound", "peak MB",
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure everything, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--images", type=int, default=60_000, help="rows of the data")
-    parser.add_argument("--epochs", type=int, default=1, help="of one training")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of one training")
     parser.add_argument("--samples", type=int, nargs="+", help="only these k")
     options = harness.read_options(parser, child)
     source = "MNIST" if os.environ.get("LVM_JAX_DATA") else "random bits"
@@ -57,14 +57,14 @@ def main() -> None:
         case, ours = result["case"], result["found"]["lvm_jax"]
         if "failed" not in ours:
             print(
-                f"k = {case['samples']}, batch {case['batch']}: of the scan's time, fit takes "
-                f"{ours['ratio']:.3f} a step and {ours['epoch_ratio']:.3f} for an epoch by itself"
+                f"k = {case['samples']}, batch {case['batch']}: time of fit over that of the scan, "
+                f"{ours['ratio']:.3f} for a step and {ours['epoch_ratio']:.3f} for one epoch"
             )
     print(f"\nwritten: {harness.save('training', options.out, options.seed, results)}")
 
 
 def make_case(options: Any, samples: int, batch: int) -> dict[str, Any]:
-    """What every contestant of one k and batch is given."""
+    """The case of every contestant for one k and batch size."""
     length, few = options.images // batch, samples > 5
     return {
         "images": options.images,
@@ -79,7 +79,7 @@ def make_case(options: Any, samples: int, batch: int) -> dict[str, Any]:
 
 
 def table(case: dict[str, Any], found: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """The rows of one case: fit and the scan of the same process, then the others."""
+    """The rows of one case: fit and the scan in the same process, then the others."""
     ours = found["lvm_jax"]
     shown = dict(found)
     if "failed" not in ours:
@@ -91,7 +91,7 @@ def table(case: dict[str, Any], found: dict[str, dict[str, Any]]) -> list[list[s
 def line(
     case: dict[str, Any], name: str, own: dict[str, Any], found: dict[str, dict[str, Any]]
 ) -> list[str]:
-    """One contestant's row."""
+    """One contestant's row; the speed-up is that of lvm_jax over this row."""
     start = [str(case["samples"]), str(case["batch"]), name]
     if "failed" in own:
         return [*start, own["failed"], *["–"] * (len(HEADER) - 4)]

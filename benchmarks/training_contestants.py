@@ -1,7 +1,7 @@
-"""Those that train a VAE for `benchmarks.training`: one measurement each, in its own process.
+"""The contestants of `benchmarks.training`: one measurement each, in its own process.
 
-All train 784-200-200-50 tanh networks on the same images, binarised afresh in every step, with the
-same optimiser and batches of rows in a random order. Every figure is for one step.
+All train 784-200-200-50 tanh networks on the same images, binarised anew in every step, with the
+same optimiser and batches of rows in random order. Times are for one step.
 """
 
 import os
@@ -17,48 +17,48 @@ import optax
 
 from benchmarks import harness
 from benchmarks.decoder import HIDDEN, LATENT, PIXELS
-from benchmarks.training_floor import product
+from benchmarks.training_floor import per_step, product
 from lvm_jax import bounds, data, gradients, guides, likelihoods, models, networks, priors, training
 from lvm_jax.training.step import Keys
 
 WIDTHS = (HIDDEN, HIDDEN)
-MORE = 2  # epochs of the longer training beyond those of the shorter
-SHORT, AGREE = 20, 0.01  # steps after which equal noise leaves two trainings so close, in nats
+MORE = 2  # additional epochs of the longer training
+SHORT, AGREE = 20, 0.01  # steps after which the bounds of both trainings must agree to these nats
 OPTIMIZER = optax.adam(1e-3, eps=1e-4)
 DECODER = networks.mlp(LATENT, WIDTHS, PIXELS)
 ENCODER = networks.mlp(PIXELS, WIDTHS, 2 * LATENT)
 MODEL = models.deep_latent_gaussian(
     priors.standard_normal(LATENT), DECODER, likelihoods.bernoulli(PIXELS)
 )
-ESTIMATE = gradients.reparameterized(bounds.iwae)  # made once: a program is known by its functions
+ESTIMATE = gradients.reparameterized(bounds.iwae)  # one object, so that programs are reused
 GUIDE = guides.amortized(guides.mean_field(LATENT), ENCODER.init, ENCODER.apply)
 
 
 def images(case: dict[str, Any]) -> np.ndarray:
-    """The first rows of MNIST where LVM_JAX_DATA has it, else as many rows of random bits."""
+    """The first rows of MNIST if LVM_JAX_DATA is set, else as many rows of random bits."""
     if os.environ.get("LVM_JAX_DATA"):
         return data.load_images("mnist").train[: case["images"]]
     return random_bits(case)
 
 
 def random_bits(case: dict[str, Any]) -> np.ndarray:
-    """As many as MNIST has, on average."""
+    """Random bits with the mean of MNIST."""
     rng = np.random.default_rng(case["seed"])
     return (rng.random((case["images"], PIXELS), np.float32) < 0.13).astype(np.float32)
 
 
 def start(case: dict[str, Any]) -> training.Parameters:
-    """The parameters that all begin with."""
+    """The initial parameters of all contestants."""
     key_theta, key_phi = jax.random.split(jax.random.key(case["seed"]))
     return training.Parameters(MODEL.init(key_theta), GUIDE.init(key_phi))
 
 
 def lvm_jax_and_scan(case: dict[str, Any]) -> dict[str, Any]:
-    """Whole trainings in turn, from rows on the host to a result there: fit, and a loop by hand.
+    """Alternating whole trainings by fit and by hand, from rows on the host to a result there.
 
-    Of two lengths, so that a step's time is told apart from what a training costs once: the check
-    of the rows, their way to the device. Over a whole epoch rounding may part the two
-    trajectories, but not in SHORT steps. Raises ValueError where the bounds of these differ.
+    Two lengths separate the time of a step from the fixed cost of a training: checks, and the copy
+    of the rows to the device. Raises ValueError if the bounds differ after SHORT steps; after an
+    epoch rounding may separate the trajectories.
     """
     x = images(case)
     check = [train() for train in pair({**case, "epochs": 1}, x[: SHORT * case["batch"]])]
@@ -91,7 +91,7 @@ def lvm_jax_and_scan(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def pair(case: dict[str, Any], x: np.ndarray) -> tuple[Callable[[], float], Callable[[], float]]:
-    """The two trainings, which answer the last epoch's mean bound."""
+    """The two trainings, which return the last epoch's mean bound."""
     parameters, key, loop = start(case), jax.random.key(case["seed"] + 1), scan(case, x)
 
     def by_fit() -> float:
@@ -114,7 +114,7 @@ def dense(layers: Any, h: jax.Array) -> jax.Array:
 
 
 def scan(case: dict[str, Any], x: np.ndarray) -> Callable[[Any, training.Parameters], float]:
-    """By hand, for whole batches, with the random numbers that `fit` would draw."""
+    """Training by hand, for whole batches, with the random numbers of `fit`."""
     samples, batch = case["samples"], case["batch"]
     length = len(x) // batch
 
@@ -157,7 +157,7 @@ def scan(case: dict[str, Any], x: np.ndarray) -> Callable[[Any, training.Paramet
 
 
 def numpyro(case: dict[str, Any]) -> dict[str, Any]:
-    """SVI.update in a scan over the batches, as in NumPyro's own VAE; `objective` says which."""
+    """SVI.update in a scan over the batches, as in NumPyro's VAE example."""
     import numpyro as npy
     from numpyro import distributions as dist
     from numpyro import infer
@@ -202,8 +202,7 @@ def on_device(case: dict[str, Any], step: Any, state: Any, x: jax.Array) -> dict
         return jax.lax.scan(one, state, jnp.arange(case["steps"]))
 
     key = jax.random.key(case["seed"] + 2)
-    found = harness.timed(lambda: jax.block_until_ready(epoch(key, state, x)), case["repeats"])
-    return {**found, "seconds": found["seconds"] / case["steps"]}
+    return per_step(lambda: jax.block_until_ready(epoch(key, state, x)), case)
 
 
 def flax(case: dict[str, Any]) -> dict[str, Any]:
@@ -229,15 +228,13 @@ def flax(case: dict[str, Any]) -> dict[str, Any]:
 
         def loss(params: Any) -> jax.Array:
             logits, mean, log_variance = state.apply_fn({"params": params}, bits, key_z)
-            log_on = nn.log_sigmoid(logits)
-            entropy = -(bits * log_on + (1 - bits) * jnp.log(-jnp.expm1(log_on))).sum(-1)
+            entropy = optax.sigmoid_binary_cross_entropy(logits, bits).sum(-1)
             kl = -0.5 * (1 + log_variance - mean**2 - jnp.exp(log_variance)).sum(-1)
             return (entropy + kl).mean()
 
         return state.apply_gradients(grads=jax.grad(loss)(state.params))
 
-    x, vae, batch = images(case), VAE(), case["batch"]
-    key = jax.random.key(case["seed"])
+    x, vae, key, batch = images(case), VAE(), jax.random.key(case["seed"]), case["batch"]
     params = vae.init(key, jnp.zeros((batch, PIXELS)), key)["params"]
     first = TrainState.create(apply_fn=vae.apply, params=params, tx=OPTIMIZER)
 
@@ -246,12 +243,10 @@ def flax(case: dict[str, Any]) -> dict[str, Any]:
         order = np.random.default_rng(case["seed"]).permutation(len(x))
         for place in range(case["steps"]):
             rng, key = jax.random.split(rng)
-            rows = x[order[place * batch : (place + 1) * batch]]
-            state = train(state, rows, key)
+            state = train(state, x[order[place * batch : (place + 1) * batch]], key)
         jax.block_until_ready(state)
 
-    found = harness.timed(run, case["repeats"])
-    return {**found, "seconds": found["seconds"] / case["steps"]}
+    return per_step(run, case)
 
 
 JOBS = {

@@ -1,5 +1,6 @@
-"""The matrix products of a training step alone: the floor of `benchmarks.training`."""
+"""The matrix products of a training step, the floor of `benchmarks.training`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,9 +11,9 @@ from benchmarks.decoder import HIDDEN, LATENT, PIXELS
 
 
 def flops(case: dict[str, Any]) -> float:
-    """Of the matrix products of a step: forward, and backward for weights and inputs."""
+    """FLOPs of the matrix products of a step: forward, and backward for weights and inputs."""
     layers = [(a, b, rows) for rows, sizes in products(case) for a, b in sizes]
-    first = 2 * PIXELS * HIDDEN * case["batch"]  # no gradient goes to the images
+    first = 2 * PIXELS * HIDDEN * case["batch"]  # the images have no gradient
     return 3 * sum(2 * a * b * rows for a, b, rows in layers) - first
 
 
@@ -24,7 +25,7 @@ def products(case: dict[str, Any]) -> list[tuple[int, list[tuple[int, int]]]]:
 
 
 def product(case: dict[str, Any]) -> dict[str, Any]:
-    """The matrix products of a step alone, each weight rewritten by its own, in one loop."""
+    """A loop over the matrix products of a step, each of which changes its weight."""
     shapes = products(case)
     weights = [[jnp.full(size, 1e-2) for size in sizes] for _, sizes in shapes]
     inputs = [jnp.ones((rows, sizes[0][0])) for rows, sizes in shapes]
@@ -47,6 +48,10 @@ def product(case: dict[str, Any]) -> dict[str, Any]:
         return [encoder, decoder], z + change
 
     loop = jax.jit(lambda carry: jax.lax.fori_loop(0, case["steps"], step, carry))
-    run = lambda: jax.block_until_ready(loop((weights, inputs[1])))  # noqa: E731
+    return per_step(lambda: jax.block_until_ready(loop((weights, inputs[1]))), case)
+
+
+def per_step(run: Callable[[], Any], case: dict[str, Any]) -> dict[str, float]:
+    """The timing of a run, with the seconds of one of its steps."""
     found = harness.timed(run, case["repeats"])
     return {**found, "seconds": found["seconds"] / case["steps"]}

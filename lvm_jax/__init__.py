@@ -1,11 +1,11 @@
-"""Latent-variable models in JAX whose every likelihood is exact, or measured with an error bar.
+"""Latent-variable models in JAX whose likelihoods are exact, or estimated with an error bar.
 
-`import lvm_jax` imports nothing else: `lvm_jax.training` is imported when it is first asked for.
+`import lvm_jax` imports no subpackage; each is imported at its first use.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers take it for true; importing `typing` would cost all the time
+TYPE_CHECKING = False  # type checkers assume True; importing `typing` would be slow
 if TYPE_CHECKING:
     from lvm_jax import (
         annealing,
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
         weights,
     )
 
-__version__ = "0.1.0"
+    __version__: str
+
 __all__ = [
     "annealing",
     "bounds",
@@ -72,12 +73,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The room of this name, imported on its first use; AttributeError for any other name."""
+    """Import a subpackage or module, or read `__version__`; AttributeError for another name."""
     if name in __all__:
         return import_module(f"{__name__}.{name}")
+    if name == "__version__":  # from pyproject.toml, as it was at installation
+        from importlib.metadata import version
+
+        return version("lvm_jax")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """What is here already, and every room."""
-    return sorted({*globals(), *__all__})
+    """Names of the module, of all subpackages, and `__version__`."""
+    return sorted({*globals(), *__all__, "__version__"})

@@ -67,7 +67,7 @@ def renyi(alpha: float) -> Reduction:
         checks.one_point(log_w)
         if math.isinf(alpha):
             return log_w.min() if alpha > 0 else log_w.max()
-        largest, rest = _centred(log_w)
+        largest, rest = centred(log_w)
         # Near alpha = 1 the logarithm is of a mean near 1, and the division by 1 - alpha would
         # multiply its rounding.
         near = abs(power) * (rest.max() - rest.min()) <= 1
@@ -77,10 +77,11 @@ def renyi(alpha: float) -> Reduction:
     return reduce
 
 
-def _centred(log_w: Float[Array, " S"]) -> tuple[Scalar, Float[Array, " S"]]:
-    """The largest log-weight, as a number (0 if it is infinite), and log_w less it.
+def centred(log_w: Float[Array, " S"]) -> tuple[Scalar, Float[Array, " S"]]:
+    """The largest log-weight without gradient (0 if it is infinite), and log_w minus it.
 
-    Sums of log-weights far from 0, and their gradients, would lose the digits of the differences.
+    A bound computed from the second and shifted by the first keeps its digits, and those of its
+    gradient, where log-weights are far from 0.
     """
     largest = jax.lax.stop_gradient(log_w.max())
     largest = jnp.where(jnp.isinf(largest), 0.0, largest)
@@ -104,7 +105,7 @@ def eubo(log_w: Float[Array, " S"]) -> Scalar:
     log p + KL(posterior || q) as S -> infinity (Ji and Shen 2019); for finite S on neither side.
     """
     checks.one_point(log_w)
-    largest, rest = _centred(log_w)
+    largest, rest = centred(log_w)
     mean = (normalized(log_w) * jnp.where(jnp.isneginf(rest), 0.0, rest)).sum()
     return jnp.where((log_w == -jnp.inf).all(), -jnp.inf, largest + mean)
 
@@ -132,7 +133,7 @@ def thermodynamic(betas: Sequence[float] | ArrayLike) -> Reduction:
     def reduce(log_w: Float[Array, " S"]) -> Scalar:
         checks.one_point(log_w)
         inner, widths = (jnp.asarray(v, log_w.dtype) for v in (grid[1:-1], np.diff(grid)))
-        largest, rest = _centred(log_w)
+        largest, rest = centred(log_w)
         weights = jax.vmap(lambda beta: normalized(beta * rest))(inner)
         # A weight of zero counts for nothing where beta > 0; at beta = 0 it makes the ELBO -inf.
         finite = jnp.where(jnp.isneginf(rest), 0.0, rest)
@@ -161,7 +162,7 @@ def jackknife(order: int) -> Reduction:
             raise ValueError(
                 f"num_samples: expected more than the jackknife's order {order}, got {size}"
             )
-        largest, rest = _centred(log_w)
+        largest, rest = centred(log_w)
         value = whole = iwae(rest)
         for left_out in range(1, order + 1):
             c = (-1) ** left_out * float(size - left_out) ** order
@@ -237,7 +238,7 @@ def ciwae(beta: float) -> Reduction:
 
     def reduce(log_w: Float[Array, " S"]) -> Scalar:
         checks.one_point(log_w)
-        largest, rest = _centred(log_w)
+        largest, rest = centred(log_w)
         return largest + (beta * elbo(rest) + (1 - beta) * iwae(rest))
 
     return reduce

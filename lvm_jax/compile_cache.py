@@ -1,8 +1,8 @@
-"""Compiled programs on the disk, so that a second process does not compile them again.
+"""A disk cache of compiled programs, so that a second process does not compile them again.
 
-JAX's persistent compilation cache, with a folder, a threshold and a limit for small programs on a
-CPU. `python -m experiments` switches it on; a library user calls `enable` once, before the first
-computation. The environment variable JAX_ENABLE_COMPILATION_CACHE=0 switches it off everywhere.
+This is JAX's persistent compilation cache with a default folder, no minimum compile time, and a
+size limit. `python -m experiments` enables it; a library user calls `enable` before the first
+computation. The environment variable JAX_ENABLE_COMPILATION_CACHE=0 disables it.
 """
 
 import contextlib
@@ -13,20 +13,19 @@ import jax
 
 FOLDER = "compiled"
 MAX_BYTES = 1 << 30  # 1 GiB: about 50,000 programs
-FILES = "*-cache"  # the names that JAX gives to its entries
+FILES = "*-cache"  # the file names of JAX's entries
 
 
 def enable(folder: str | Path | None = None) -> Path | None:
-    """Keep compiled programs in `folder` and load them from there; return the folder.
+    """Store compiled programs in `folder` and load them from there; return the folder.
 
-    The default is lvm_jax/compiled in the user's cache folder, beside downloaded data sets. A
-    folder that JAX_COMPILATION_CACHE_DIR or `jax.config` names already takes precedence. Above
-    1 GiB the oldest entries are removed. None, and no cache, where it is switched off or the folder
-    cannot be written to.
+    The default is lvm_jax/compiled in the user's cache folder. A folder of
+    JAX_COMPILATION_CACHE_DIR or `jax.config` takes precedence. Above 1 GiB the oldest entries are
+    removed. Returns None, without a cache, if it is disabled or the folder is not writable.
 
-    An entry is used for the same program, versions, options and processor only, so no number
-    changes. JAX trusts its entries: use a folder that only you can write to. Processes may share a
-    folder; an entry that cannot be read is compiled again, with a warning from JAX.
+    An entry is valid only for the same program, versions, options and processor, so that results
+    do not change. JAX trusts its entries: use a folder that only you can write to. Processes may
+    share a folder; JAX warns about an unreadable entry and compiles again.
     """
     settings = jax.config.values
     if not settings["jax_enable_compilation_cache"]:
@@ -55,7 +54,7 @@ def default_folder() -> Path:
 
 
 def prune(folder: Path, max_bytes: int) -> None:
-    """Remove the oldest entries until the others hold at most `max_bytes`."""
+    """Remove the oldest entries until the rest have at most `max_bytes`."""
     total = 0
     entries = []
     for file in folder.glob(FILES):

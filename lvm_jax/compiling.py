@@ -1,12 +1,12 @@
-"""Compiled programs: few shapes, and a bound on what a process keeps.
+"""Compiled programs: few shapes, and a limit on the programs that a process keeps.
 
-`bucket` and `pad_rows` round sizes that vary in use up to few, so that programs are shared.
-`bounded_jit` is `jax.jit` for entry points on the host: all of its programs, of every subpackage,
-are in one store that releases those used least recently.
+`bucket` and `pad_rows` round varying sizes up to a few, so that data of many sizes share programs.
+`bounded_jit` is `jax.jit` for entry points on the host: all its programs are in one store that
+releases the least recently used.
 
-XLA keeps each kernel of a program on the CPU in memory maps of its own, 20 to 100 a program and
-thousands for a large one, and `jax.jit` releases none of them. Linux allows 65,530 maps a process;
-beyond them XLA ends it with a segmentation fault.
+On a CPU XLA keeps each kernel of a program in its own memory maps, 20 to 100 per program and
+thousands for a large one, and `jax.jit` releases none. Linux allows 65,530 maps per process; beyond
+this limit XLA fails with a segmentation fault.
 """
 
 import os
@@ -22,26 +22,25 @@ import numpy as np
 from lvm_jax._core import checks
 from lvm_jax._core.recognition import recognized
 
-MAX_MAPS = 6_000  # memory maps that the programs of the store may hold
-ASSUMED_MAPS = 60  # of a program where the system does not count them
+MAX_MAPS = 6_000  # maximum number of memory maps of all programs in the store
+ASSUMED_MAPS = 60  # of a program, on systems without /proc/self/maps
 SMALLEST = 16  # the smallest bucket
 
-# Compiling without XLA's fusion emitters and in one part takes 40% of the time, half of the maps
-# and 90 to 250 MB less. Elementwise code is slower where it dominates; matrix products are not.
+# Compilation without XLA's fusion emitters and in one part takes 40% of the time and half the maps,
+# and saves 90 to 250 MB. Elementwise code becomes slower; matrix products do not.
 LEAN: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 
-LEVEL = "xla_backend_optimization_level"  # LLVM's; XLA takes 3 by itself
+LEVEL = "xla_backend_optimization_level"  # LLVM's level; XLA's default is 3
 
 
 def bucket(size: int) -> int:
-    """The size that `size` is padded to: the smallest of the buckets that holds it.
+    """The smallest bucket that is at least `size`, to which data are padded.
 
-    Buckets are 16, 32, 64, ..., 1,024, then two an octave up to 8,192 (1,536, 2,048, 3,072, ...),
-    and then eight an octave: time goes into compiling where data are small, and into rows where
-    they are large.
+    Buckets are 16, 32, 64, ..., 1,024, then two per octave up to 8,192 (1,536, 2,048, 3,072, ...),
+    then eight per octave: compilation dominates the time for small data, rows for large data.
 
     Raises ValueError or TypeError for a size that is not an integer >= 1.
     """
@@ -53,10 +52,9 @@ def bucket(size: int) -> int:
 
 
 def pad_rows(tree: Any, size: int) -> Any:
-    """The leaves, [N, ...], as NumPy arrays of `size` rows: copies of the last row are added.
+    """Pad leaves [N, ...] to `size` rows, as NumPy arrays, with copies of the last row.
 
-    A copy lies on the support of every likelihood and makes no NaN. Nothing is copied where
-    N = size.
+    A copy is on the support of every likelihood. Leaves with N = size are returned without a copy.
     """
 
     def pad(leaf: Any) -> np.ndarray:
@@ -70,23 +68,23 @@ def pad_rows(tree: Any, size: int) -> Any:
 
 
 def first_rows(tree: Any, size: int) -> Any:
-    """The first `size` rows of every leaf, as NumPy arrays; undoes `pad_rows`.
+    """The first `size` rows of every leaf, as NumPy arrays; the inverse of `pad_rows`.
 
-    It slices on the host, where a new length compiles nothing. `jax.device_put` compiles nothing
-    either, but may share the memory of the NumPy array; `jnp.asarray` compiles for each shape.
+    It slices on the host, without compilation. To move the result to the device use
+    `jax.device_put`, which compiles nothing; `jnp.asarray` compiles for each shape.
     """
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:size], tree)
 
 
 class _Entry(NamedTuple):
-    """A jitted function for one set of shapes, and the memory maps that its program holds."""
+    """A jitted function for one set of shapes, and the number of its memory maps."""
 
     jitted: Callable[..., Any]
     maps: int
 
 
 class Store:
-    """Compiled programs by key, up to `max_maps` memory maps; the least recently used go first."""
+    """Compiled programs by key, at most `max_maps` memory maps; evicts the least recently used."""
 
     def __init__(self, max_maps: int) -> None:
         self.max_maps = max_maps
@@ -94,7 +92,7 @@ class Store:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Callable[..., Any] | None:
-        """The program of this key, now the most recently used, or None."""
+        """The program of this key, marked as most recently used, or None."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -103,7 +101,7 @@ class Store:
             return entry.jitted
 
     def add(self, key: Hashable, jitted: Callable[..., Any], maps: int) -> None:
-        """Keep a program; release others until the rest holds at most `max_maps`."""
+        """Add a program; release others until all have at most `max_maps`."""
         with self._lock:
             self._entries[key] = _Entry(jitted, maps)
             while len(self._entries) > 1 and self.maps > self.max_maps:
@@ -116,7 +114,7 @@ class Store:
 
     @property
     def maps(self) -> int:
-        """Memory maps that the programs held when they were compiled."""
+        """The number of memory maps of all programs, counted at compilation."""
         return sum(entry.maps for entry in self._entries.values())
 
     def __len__(self) -> int:
@@ -127,7 +125,7 @@ STORE = Store(MAX_MAPS)
 
 
 class BoundedJit:
-    """A function as `bounded_jit` returns it."""
+    """The return type of `bounded_jit`."""
 
     def __init__(
         self,
@@ -141,7 +139,7 @@ class BoundedJit:
         self.lean, self.level = lean, level
 
     def __call__(self, *args: Any) -> Any:
-        """The function's value; arguments by position."""
+        """Call the compiled function with positional arguments."""
         static = tuple(args[place] for place in self.static_argnums)
         leaves, structure = jax.tree.flatten(
             [arg for place, arg in enumerate(args) if place not in self.static_argnums]
@@ -152,7 +150,7 @@ class BoundedJit:
         jitted = STORE.get((self, static, structure, shapes))
         if jitted is not None:
             return jitted(*args)
-        # Functions made alike, such as two models of equal sizes, are not equal in Python.
+        # Functions with equal structure, such as two equal models, are not equal in Python.
         static = tuple(map(recognized, static))
         args = self._with_static(args, static)
         jitted = STORE.get((self, static, structure, shapes))
@@ -170,11 +168,11 @@ class BoundedJit:
         return tuple(given.get(place, arg) for place, arg in enumerate(args))
 
     def options(self, args: tuple[Any, ...]) -> dict[str, Any] | None:
-        """The options that XLA compiles a call with these arguments by."""
+        """XLA's compiler options for a call with these arguments."""
         return lean_options(self.level) if self.lean else None
 
     def _jit(self, args: tuple[Any, ...]) -> Callable[..., Any]:
-        """A new jitted function: JAX releases a program with the function that it was made of."""
+        """A new jitted function; JAX releases a program with its Python function."""
         options = self.options(args)
 
         def fresh(*args: Any) -> Any:
@@ -190,23 +188,24 @@ class BoundedJit:
 def bounded_jit(
     *static_argnums: int, lean: bool = False, level: int = 3
 ) -> Callable[[Callable[..., Any]], BoundedJit]:
-    """`jax.jit` whose compiled programs are released by least recent use, across the library.
+    """`jax.jit` with a limit on compiled programs, across the library.
 
         @bounded_jit(2)
         def _solve(key, x, num_steps): ...
 
-    The arguments at `static_argnums` are static; all are passed by position. A call with shapes,
-    types and static arguments seen before looks its program up in `STORE` (about 20 us); another
-    one compiles. Static arguments that are made alike share a program (see `recognition`). Where
-    an argument is traced, the function itself is called. With `lean`, a CPU program is compiled by
-    the options LEAN and LLVM's optimisation `level`: level 2 takes two thirds of the time of 3 for
-    a large program, level 0 half for a small one, which then runs several times as long.
+    All arguments are positional; those at `static_argnums` are static. A call with known shapes,
+    types and static arguments finds its program in `STORE` (about 20 us); another call compiles.
+    Static arguments of equal structure share a program (see `recognition`). If an argument is
+    traced, the function runs without `jax.jit`. With `lean`, a CPU program is compiled with the
+    options LEAN and LLVM's optimisation `level`: compared with level 3, level 2 takes two thirds of
+    the compile time of a large program, and level 0 half for a small one, which then runs several
+    times slower.
     """
     return lambda function: BoundedJit(function, static_argnums, lean, level)
 
 
 def count_maps() -> int:
-    """Memory maps of this process; 0 where the system does not tell."""
+    """The number of memory maps of this process; 0 if the system does not report it."""
     try:
         with open("/proc/self/maps", "rb") as maps:
             return maps.read().count(b"\n")
@@ -216,9 +215,9 @@ def count_maps() -> int:
 
 @lru_cache
 def lean_options(level: int = 3) -> dict[str, Any] | None:
-    """Those of LEAN that this XLA accepts on a CPU, and the level; None on another backend.
+    """The options of LEAN that the installed XLA accepts on a CPU, with the optimisation level.
 
-    A level in the variable XLA_FLAGS takes the place of `level`.
+    None on other backends. A level in the environment variable XLA_FLAGS overrides `level`.
     """
     if jax.default_backend() != "cpu":
         return None
@@ -228,7 +227,7 @@ def lean_options(level: int = 3) -> dict[str, Any] | None:
 
 
 def _accepted(options: dict[str, Any]) -> bool:
-    """Does XLA take these options? It removes some from one release to the next."""
+    """Whether the installed XLA accepts these options; releases differ."""
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:

@@ -1,7 +1,4 @@
-"""Can an estimate be trusted, and is z used?
-
-ESS and Pareto k-hat of log-weights; signal to noise of gradients; active units of z.
-"""
+"""Diagnostics: ESS and k-hat of log-weights, signal-to-noise of gradients, active units of z."""
 
 import math
 from collections.abc import Callable
@@ -53,9 +50,9 @@ def effective_sample_size(log_w: Float[Array, " S"]) -> Scalar:
 def pareto_k(log_w: Float[Array, " S"]) -> Scalar:
     """Pareto k-hat of the largest weights: distrust their mean above 0.7 (Vehtari et al. 2024).
 
-    inf for S < 25 and where fewer than 5 weights exceed the threshold of the tail (one has all the
-    mass, or all are zero); 0 where the largest agree to rounding; NaN with a NaN or +inf among
-    them. As in `Evidence`. Raises ValueError for anything but [S].
+    inf for S < 25 and if fewer than 5 weights exceed the threshold of the tail (one has all the
+    mass, or all are zero); 0 if the largest are equal to rounding; NaN with a NaN or +inf. As in
+    `Evidence`. Raises ValueError for anything but [S].
     """
     checks.one_point(log_w)
     return pareto.k_of_tail(jax.lax.top_k(log_w, pareto.tail_size(log_w.shape[0]) + 1)[0])
@@ -71,10 +68,10 @@ class Smoothed(NamedTuple):
 def psis(log_w: Float[Array, " S"]) -> Smoothed:
     """Pareto-smoothed, self-normalised log-weights (Vehtari et al. 2024, algorithm 1).
 
-    The M = min(3 sqrt(S), S / 5) largest are replaced by the quantiles of a generalised Pareto
-    distribution, where k-hat is at least 1/3; then all are normalised. Less variance than the raw
-    weights for a little bias, in self-normalised expectations such as E_posterior[f(z)]. Raises
-    ValueError for anything but [S].
+    If k-hat is at least 1/3, quantiles of a generalised Pareto distribution replace the
+    M = min(3 sqrt(S), S / 5) largest weights; then all are normalised. In self-normalised
+    expectations such as E_posterior[f(z)] they have less variance than the raw weights and a small
+    bias. Raises ValueError for anything but [S].
     """
     checks.one_point(log_w)
     from blackjax.diagnostics import psis_weights
@@ -83,10 +80,10 @@ def psis(log_w: Float[Array, " S"]) -> Smoothed:
 
 
 class GradientStatistics(NamedTuple):
-    """Statistics of R independent draws of a gradient; pytrees as the gradient, unless said.
+    """Statistics of R independent draws of a gradient, pytrees of its structure.
 
-    `group_signal_to_noise` has one number per top-level entry (theta apart from phi):
-    ||signal|| / sqrt(sum of the variances). Of one coordinate the ratio is |signal| / sd.
+    `signal_to_noise` is |signal| / sd of each coordinate. `group_signal_to_noise` has one number
+    per top-level entry (theta, phi): ||signal|| / sqrt(sum of the variances).
     """
 
     mean: Estimate
@@ -108,14 +105,14 @@ def gradient_statistics(
 ) -> GradientStatistics:
     """Mean, variance, signal to noise and bias of `num_repeats` draws of gradient(key).
 
-    Streamed over chunks of `chunk_size` draws that run together, by a merge of moments: memory is
-    of one chunk. `truth`, a pytree as the gradient, gives the bias. `signal`, likewise, stands in
-    for the mean in the signal-to-noise ratios: an estimator's own mean cannot show a signal below
-    its standard error, sd / sqrt(R), so that its ratio has a floor of about 1 / sqrt(R); give it
-    the truth, or the mean of a better estimator of the same expectation (DReG's, for IWAE's).
+    Streamed over chunks of `chunk_size` draws: memory is that of one chunk. `truth`, a pytree of
+    the gradient's structure, gives the bias. `signal`, of the same structure, replaces the mean in
+    the signal-to-noise ratios. With the estimator's own mean, whose standard error is sd / sqrt(R),
+    the ratio cannot be below about 1 / sqrt(R). Pass the truth, or the mean of a better estimator
+    of the same expectation (DReG's, for IWAE's).
 
-    Unjitted, a loop: jit around it. Raises ValueError for num_repeats < 2, chunk_size < 1, or a
-    `truth` or `signal` that is not as the gradient.
+    An unjitted loop: jit around it. Raises ValueError for num_repeats < 2, chunk_size < 1, or a
+    `truth` or `signal` of another structure than the gradient.
     """
     checks.key(key)
     num_repeats = checks.integer(num_repeats, "num_repeats", 2)
@@ -148,8 +145,8 @@ def gradient_blocks(
 ) -> tuple[Params, Params]:
     """Mean and variance of `num_repeats` draws of gradient(key) in each of B blocks.
 
-    Pytrees as the gradient, leaves [B, ...]. The blocks are independent, so that their spread gives
-    the standard error of what is computed from them. Unjitted, a loop: jit around it. Raises
+    Pytrees of the gradient's structure, leaves [B, ...]. The blocks are independent: the spread of
+    a statistic over the blocks gives its standard error. An unjitted loop: jit around it. Raises
     ValueError as `gradient_statistics`, and for num_blocks < 1.
     """
     checks.key(key)
@@ -190,14 +187,14 @@ def _ratio(power: Array, variance: Array) -> Array:
 
 
 def _by_group(tree: Params) -> Params:
-    """The sum over everything in each top-level entry of a pytree."""
+    """The sum over each top-level entry of a pytree."""
     groups, structure = jax.tree.flatten(tree, is_leaf=lambda node: node is not tree)
     sums = [sum(leaf.sum() for leaf in jax.tree.leaves(group)) for group in groups]
     return jax.tree.unflatten(structure, sums)
 
 
 def _check_like(value: Params | None, one: Params, name: str) -> None:
-    """Refuse a pytree that is not as the gradient."""
+    """Refuse a pytree of another structure or shape than the gradient."""
     if value is None:
         return
     expected = jax.tree.map(lambda leaf: tuple(leaf.shape), one)
@@ -209,14 +206,14 @@ def _check_like(value: Params | None, one: Params, name: str) -> None:
 def posterior_means(key: Key[Array, ""], q: ConditionalDensity, x: Any, num_samples: int) -> Latent:
     """E_q(z|x)[z] of every point of x [N, ...], as a z with leaves [N, ...].
 
-    Exact, without a draw, where q is a Gaussian or finite. A chain z_1 -> z_2 -> ... averages the
-    conditional means of `num_samples` draws of what comes before, and its first part is exact.
-    Any other q averages `num_samples` draws, and the variance over x of such means is too high by
-    E_x[Var_q(z)] / num_samples: with 100 draws a unit that ignores x, with variance 1, stands at
-    the threshold of `active_units`. Point i draws from fold_in(key, i). Compiled once per guide,
+    Exact if q is Gaussian or finite. For a chain z_1 -> z_2 -> ... the first part is exact; the
+    others average their conditional means over `num_samples` draws of the part before. Any other q
+    averages `num_samples` draws. The variance over x of such averages is too high by
+    E_x[Var_q(z)] / num_samples: with 100 draws, a unit of variance 1 that ignores x is at the
+    threshold of `active_units`. Point i uses fold_in(key, i). Compiled once per guide,
     `num_samples` and bucket of N.
 
-    Raises ValueError or TypeError for num_samples < 1 or an x of no rows or that is not finite.
+    Raises ValueError or TypeError for num_samples < 1, and an x without rows or not finite.
     """
     checks.host("diagnostics.posterior_means", "q(x)", key, q, x)
     checks.key(key)
@@ -242,7 +239,7 @@ def _posterior_means(
 
 
 def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
-    """E_q[z], with as little noise as q allows."""
+    """E_q[z], exact where q is Gaussian or finite."""
     gaussian, values = distributions.gaussian_parts(q), distributions.support(q)
     if gaussian is not None:
         return gaussian[0]
@@ -254,7 +251,7 @@ def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
 
 
 class ActiveUnits(NamedTuple):
-    """Which units of z the data move; pytrees as z, one leaf for each stochastic layer."""
+    """The units of z that depend on the data; pytrees as z, one leaf for each stochastic layer."""
 
     variance: Latent  # A_u, leaves [K]
     active: Latent  # A_u > threshold, leaves [K]
@@ -264,8 +261,8 @@ class ActiveUnits(NamedTuple):
 def active_units(means: Latent, threshold: float = THRESHOLD) -> ActiveUnits:
     """The units u of z with A_u = Var_x(E_q(z|x)[z_u]) > threshold.
 
-    `means` are `posterior_means`, leaves [N, K]; the variance over the N points is the unbiased
-    one. A unit is inactive where its posterior mean hardly depends on x. NaN counts as inactive.
+    `means` are `posterior_means`, leaves [N, K]; the variance over the N points is unbiased. The
+    posterior mean of an inactive unit hardly depends on x. NaN counts as inactive.
 
     Raises ValueError for leaves that are not [N, ...] with the same N >= 2, or a negative
     threshold. Source: Burda et al. (2016), section 5.2.

@@ -1,4 +1,4 @@
-"""A number with its standard error, and the mean of such numbers over data points."""
+"""Numbers with standard errors, and their mean over data points."""
 
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from lvm_jax.typing import Array, Float
 
 
 class Estimate(NamedTuple):
-    """Numbers with their standard errors: a number, an array or a pytree, and one of its shape."""
+    """Numbers with standard errors: two numbers, arrays or pytrees of the same shape."""
 
     value: Any
     standard_error: Any  # 0 where the value is exact, NaN where the error is not known
 
     @classmethod
     def exact(cls, value: Any) -> "Estimate":
-        """The numbers of an array or a scalar without an error."""
+        """An array or a scalar with standard error 0."""
         value = jnp.asarray(value)
         return cls(value, jnp.zeros_like(value))
 
@@ -55,15 +55,11 @@ class Estimate(NamedTuple):
 
 
 class Average(NamedTuple):
-    """Means over N data points, each with its two errors.
-
-    The sampling error includes the Monte Carlo error, for the spread of the values includes their
-    noise.
-    """
+    """Means over N data points, each with two errors; the sampling error includes the other."""
 
     value: Any
-    monte_carlo_error: Any  # over the draws, these points given
-    sampling_error: Any  # over the points, another data set being drawn
+    monte_carlo_error: Any  # from the draws, for these points
+    sampling_error: Any  # from the draw of the data set
 
 
 @bounded_jit()

@@ -1,7 +1,7 @@
-"""The few types that every room shares, and the letters of the axes.
+"""The types that all subpackages share, and the letters of the axes.
 
 Axes: N data points, D data dimensions, K mixture components, R restarts, S Monte-Carlo samples,
-L values of a discrete latent variable, F sufficient statistics.
+L values of a discrete latent variable or latent dimensions, F sufficient statistics.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ Scalar = Float[Array, ""]
 
 @runtime_checkable
 class Distribution(Protocol):
-    """What has draws and a density: those of `distributions`, and any object with these methods.
+    """A distribution with draws and a density, of `distributions` or any class with these methods.
 
-    A distribution may tell more of itself: `mean()`, `entropy()`, `support`, `reparameterized`,
-    `discrete`, and `sample_and_log_prob` where draws are best priced by their own noise.
+    Optional attributes are `mean()`, `entropy()`, `support`, `reparameterized`, `discrete` and
+    `sample_and_log_prob`.
     """
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Any:
@@ -33,8 +33,8 @@ class Distribution(Protocol):
 
 
 @runtime_checkable
-class Priced(Distribution, Protocol):
-    """A distribution that prices its draws by their own noise."""
+class SampleAndLogProb(Distribution, Protocol):
+    """A distribution that computes the log-density of its draws from their noise."""
 
     def sample_and_log_prob(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
@@ -44,7 +44,7 @@ class Priced(Distribution, Protocol):
 
 @runtime_checkable
 class JointDensity(Protocol):
-    """p(x, z) with its parameters: a pytree. `models.Joint` is one, as are those of a user."""
+    """p(x, z) with its parameters, a pytree, such as `models.Joint` or a user's class."""
 
     def log_joint(self, x: Any) -> Callable[[Latent], Scalar]:
         """z -> log p(x, z) of one data point, in nats."""
@@ -52,9 +52,9 @@ class JointDensity(Protocol):
 
 @runtime_checkable
 class Generative(JointDensity, Protocol):
-    """A joint density with its two factors, as what draws x or anneals from the prior needs.
+    """A joint density with its factors p(z) and p(x | z), to draw x or to anneal from the prior.
 
-    x is a data point, for what is given of it; `prior()` and `likelihood(z)` where nothing is.
+    The argument x is a data point, for models with a `given` part of x; otherwise omit it.
     """
 
     def prior(self, x: Any = None) -> Distribution:
@@ -72,7 +72,7 @@ class Generative(JointDensity, Protocol):
 
 @runtime_checkable
 class ConditionalDensity(Protocol):
-    """q(z | x) with its parameters: a pytree, and a function of one x."""
+    """q(z | x) with its parameters: a pytree that is a function of one x."""
 
     def __call__(self, x: Any) -> Distribution:
         """q(z | x)."""
@@ -92,7 +92,7 @@ __all__ = [
     "Latent",
     "PRNGKeyArray",
     "Params",
-    "Priced",
+    "SampleAndLogProb",
     "Scalar",
     "UInt",
 ]

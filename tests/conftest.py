@@ -131,7 +131,9 @@ def forget_programs() -> Iterator[None]:
     if compiling.count_maps() > MANY_MAPS:
         compiling.STORE.clear()
         jax.clear_caches()
+        gc.unfreeze()
     gc.collect()
+    gc.freeze()  # the next collection does not visit what is kept
 
 
 @pytest.fixture(scope="module")

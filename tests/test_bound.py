@@ -109,7 +109,7 @@ def test_anything_with_a_log_joint_has_an_evidence_and_is_trained():
         num_samples=1, optimizer=optax.sgd(1.0), batch_size=3, num_epochs=40,
     )  # fmt: skip
     np.testing.assert_allclose(fit.p.mean, X.mean(0), atol=1e-3)
-    with pytest.raises(TypeError, match=r"p: expected one that draws x, .* got a Own"):
+    with pytest.raises(TypeError, match=r"p: expected a model that draws x, .* got a Own"):
         evidence.bidirectional(KEY, p, None, 5, 5, None)
 
 

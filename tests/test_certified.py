@@ -248,7 +248,7 @@ def test_every_mode_that_scouts_reach_is_covered(dim):
 
 
 def test_an_answer_is_contradicted_beyond_the_tolerance():
-    book = certified._Answers(3, tolerance=0.1, level=0.95)
+    book = certified._State(3, tolerance=0.1, level=0.95)
     book.answer["log_evidence"][:], book.num_samples[:] = (-2.0, -5.0, -2.0), (1_000, 4_000, 1_000)
     # A weight w as one draw more of S moves log p by w / (S p): to 0.099, 0.101 and NaN.
     moves = np.array([0.099, 0.101, np.nan])

@@ -181,7 +181,7 @@ def break_run(path, how):
 BROKEN = {
     "none": "missing: expected the folder of a run, there is none",
     "no run": "broken: expected the folder of a run, it has no config.json of one",
-    "unfinished": "broken: expected a finished run; the same command resumes this one",
+    "unfinished": "broken: expected a finished run; run its command again to resume it",
     "summary": "summary.json: expected headline and checks of this version",
     "results": "results.json: expected a JSON object",
     "metrics": "metrics.jsonl: expected a JSON object in each line",

@@ -79,8 +79,8 @@ DAMAGED = {  # which file, what is in it instead, and what is said
         0, lambda c: b"\0\0\x08\4" + 4 * b"\0" + 12 * b"\xff", "an axis of length 0: .0, 4294967295"
     ),
     "header, cut off": (0, lambda c: c[:9], "cut off within its header, after 9 bytes"),
-    "cut off": (0, lambda c: c[:-5], "promises 6 x 3 x 2 = 36 bytes, got 31: cut off"),
-    "too long": (2, lambda c: c + b"more", "promises 4 x 3 x 2 = 24 bytes, got 28: something"),
+    "cut off": (0, lambda c: c[:-5], "6 x 3 x 2 = 36 bytes by its header, got 31: cut off"),
+    "too long": (2, lambda c: c + b"more", "4 x 3 x 2 = 24 bytes by its header, got 28: something"),
     "labels for images": (0, lambda c: FOUR[1], r"expected images \[N, H, W\], got 1 axes: \(6,\)"),
     "labels of another set": (
         1, lambda c: FOUR[3], r"expected 6 labels, .* in .*train-images.*\.gz, got shape \(4,\)",

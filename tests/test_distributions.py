@@ -90,6 +90,18 @@ def exact_entropy(name):
     return -(np.exp(log_p) * log_p).sum()
 
 
+def moments(name):
+    """Mean and covariance of z, flat."""
+    if name in GAUSSIANS:
+        return LOC, COVARIANCES[name]
+    if name == "uniform":
+        return LOC + SCALE / 2, np.diag(SCALE**2 / 12)
+    z, log_p = values(name)
+    z, p = z.reshape(len(z), -1).astype(float), np.exp(log_p)
+    mean = p @ z
+    return mean, ((z - mean) * p[:, None]).T @ (z - mean)
+
+
 @each_family
 @pytest.mark.parametrize(("x64", "rtol"), [(False, 2e-5), (True, 1e-12)])
 def test_log_prob_and_entropy(name, x64, rtol):
@@ -111,15 +123,7 @@ def test_samples_have_the_moments(name):
     assert one.shape == draws.shape[1:]
     draws = np.asarray(draws, float)
     draws = draws.reshape(20_000, -1)
-    if name in GAUSSIANS:
-        mean, covariance = LOC, COVARIANCES[name]
-    elif name == "uniform":
-        mean, covariance = LOC + SCALE / 2, np.diag(SCALE**2 / 12)
-    else:
-        z, log_p = values(name)
-        z, p = z.reshape(len(z), -1).astype(float), np.exp(log_p)
-        mean = p @ z
-        covariance = ((z - mean) * p[:, None]).T @ (z - mean)
+    mean, covariance = moments(name)
     products = (draws - mean)[:, :, None] * (draws - mean)[:, None]
     for got, want in ((draws, mean), (products, covariance)):
         assert (np.abs(got.mean(0) - want) <= 5 * got.std(0) / np.sqrt(len(got))).all()

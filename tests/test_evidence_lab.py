@@ -10,7 +10,7 @@ from scipy.stats import binomtest, norm
 from experiments.evidence_lab import figures, methods
 from experiments.evidence_lab import measure as measurement
 from experiments.evidence_lab.config import Config
-from experiments.evidence_lab.methods import Answers
+from experiments.evidence_lab.methods import Estimates
 from lvm_jax import problems
 
 SMALL = Config(
@@ -73,7 +73,7 @@ def test_coverage_is_counted_in_both_directions():
     noise = np.random.default_rng(0).normal(0.2, 1.0, size=5_000)
     centre, k_hat = truth + noise, np.where(noise > 0, 0.2, 0.9)
     cost = np.full(5_000, 7.0)
-    cell = measurement.cell(Answers(centre, centre - 1, centre + 1, k_hat, cost), truth)
+    cell = measurement.cell(Estimates(centre, centre - 1, centre + 1, k_hat, cost), truth)
     for found, chance in (
         (cell.coverage.share, norm.cdf(0.8) - norm.cdf(-1.2)),
         (cell.too_low, norm.cdf(-1.2)),

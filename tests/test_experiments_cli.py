@@ -140,7 +140,7 @@ def test_options_become_the_configuration():
 REFUSED = {
     "range": (["--noise", "0"], "--noise: expected a finite number that is above 0, got 0.0"),
     "condition": (["--sizes", "4", "1"], "--sizes: expected rising numbers, got (4, 1)"),
-    "no run": (["--out", "."], "--out: . is not empty and not a run"),
+    "no run": (["--out", "."], "--out: expected an empty folder or a run, got ."),
     "sweep name": (["--sweep", "nois=1"], "got 'nois'; did you mean 'noise'?"),
     "sweep value": (["--sweep", "noise=1,-1"], "--noise: expected a finite number that is above 0"),
     "sweep type": (["--sweep", "seed=a"], "--seed: expected an integer, got 'a'"),
@@ -150,7 +150,10 @@ REFUSED = {
     "sweep axis twice": (["--sweep", "seed=1", "seed=2"], "sweep: expected seed once, as seed=val"),
     "sweep twice": (["--sweep", "seed=1", "--seed=2"], "expected --seed=2 once"),
     "sweep over": (["--sweep", "seed=1", "--overwrite"], "overwrite: expected no --overwrite"),
-    "sweep folder": (["--sweep", "seed=1", "--out", "."], "--out: expected a new folder or that"),
+    "sweep folder": (
+        ["--sweep", "seed=1", "--out", "."],
+        "--out: expected a new folder or a sweep",
+    ),
 }
 
 
@@ -259,7 +262,7 @@ def test_a_sweep_runs_the_grid_compares_it_and_skips_what_is_finished(tmp_path, 
     assert toys(*line, "seed=0") == 0
     assert started[2:] == ["sizes=2,seed=0"]
     assert toys("line", "--num-steps", "1", "--noise", "9", *line[3:], "seed=0") == 1
-    assert "holds a run with noise = 0.1, this one has 9.0" in capsys.readouterr().err
+    assert "has a run with noise = 0.1, this one has 9.0" in capsys.readouterr().err
     assert len(started) == 3
 
 

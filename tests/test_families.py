@@ -88,13 +88,12 @@ def test_every_number_is_that_of_distrax(name, wide):
         ours, theirs = (make() for make in FAMILIES[name][:2])
         value = jnp.asarray(FAMILIES[name][2])
         same(ours.log_prob(value), theirs.log_prob(value))
-        for shape in ((), (5,), (2, 3)):
+        for shape in ((), (2, 3)):
             same(*(q.sample(seed=KEY, sample_shape=shape) for q in (ours, theirs)))
-            draw = [
-                jax.vmap(lambda key, q=q, shape=shape: q.sample(seed=key, sample_shape=shape))
-                for q in (ours, theirs)
-            ]
-            same(*(function(jax.random.split(KEY, 3)) for function in draw))
+        draw = [
+            jax.vmap(lambda key, q=q: q.sample(seed=key, sample_shape=(5,))) for q in (ours, theirs)
+        ]
+        same(*(function(jax.random.split(KEY, 3)) for function in draw))
         for reading in READ if name in NUMBERS else ():
             same(getattr(ours, reading)(), getattr(theirs, reading)())
         for part in PARTS:

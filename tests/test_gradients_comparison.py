@@ -56,7 +56,7 @@ def test_every_estimator_of_the_elbo_shows_the_bias_that_it_has():
     fitting = {n: row for n, row in gradients.ESTIMATORS.items() if row.bound == "elbo"}
     of_bits = {n: row for n, row in fitting.items() if row.latent != "reparameterized"}
     assert found.rows.keys() | found.left_out.keys() == of_bits.keys()
-    assert found.left_out == {"leave_one_out": "num_samples: expected an integer >= 2, got 1"}
+    assert found.left_out["leave_one_out"] == "num_samples: expected an integer >= 2, got 1"
     for name, row in found.rows.items():
         assert row.is_biased != of_bits[name].unbiased_phi, name
         assert row.bias_limit < 0.2 or row.is_biased, name

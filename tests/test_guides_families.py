@@ -85,7 +85,7 @@ def moved(phi, shift):
 
 
 def test_a_family_of_ones_own_goes_everywhere(x64):
-    """The skeleton of CONTRIBUTING.md: N(loc, 1) in one dimension, eta a dict."""
+    """A family of one number: N(loc, 1) in one dimension, eta a dict."""
     family = Family(
         init=lambda key: {"loc": jnp.zeros(1)},
         build=lambda eta: distributions.normal(eta["loc"], jnp.ones(1)),

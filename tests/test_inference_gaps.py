@@ -9,7 +9,7 @@ import pytest
 from experiment_cycle import check_whole
 from scipy.stats import multivariate_normal
 
-from experiments.inference_gaps import measure
+from experiments.inference_gaps import measure, models
 from experiments.inference_gaps.config import Config
 from lvm_jax import training, vae
 from lvm_jax.estimate import Estimate
@@ -238,7 +238,7 @@ def test_a_flow_guide_has_its_own_family():
         eta = jax.eval_shape(family.init, jax.random.key(0))
         return jax.tree.structure(eta), [a.shape for a in jax.tree.leaves(eta)]
 
-    own = shapes(measure.families(described, config)[measure.FLOW])
+    own = shapes(models.families(described, config)[models.FLOW])
     assert own == (jax.tree.structure(q), [a.shape for a in jax.tree.leaves(q)])
-    plain = shapes(measure.families(describe(), config)[measure.FLOW])
+    plain = shapes(models.families(describe(), config)[models.FLOW])
     assert plain == shapes(flow_family("iaf", 2, 1, config.flow_hidden))

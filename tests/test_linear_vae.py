@@ -61,9 +61,7 @@ def test_a_wrong_number_fails_its_check(finished):
     # The same lengths along the last eigenvectors: a lower likelihood, which training exceeds.
     problem = finished.result.problem
     spectrum = problem.spectrum._replace(vectors=problem.spectrum.vectors[:, ::-1])
-    theta = spectrum.stationary(
-        LATENT, linear_vae.noise_variance(measure.closed_form(problem, None))
-    )
+    theta = spectrum.stationary(LATENT, linear_vae.noise_variance(problem.closed_form(None)))
     measured = linear_averages.at_optimum(theta, problem.moments, "mean_field")
     point = measure.point(theta, measured, problem, LATENT)
     wrong = dataclasses.replace(wrong, trials=[first._replace(optimum=point), second])
@@ -103,7 +101,7 @@ def test_a_rotation_costs_the_elbo_what_hadamard_says(finished):
 def test_the_elbo_of_a_full_rank_q_does_not_depend_on_the_rotation(finished):
     problem, rng = finished.result.problem, np.random.default_rng(2)
     turn, _ = np.linalg.qr(rng.normal(size=(LATENT, LATENT)))
-    theta = measure.closed_form(problem, problem.noises[1])
+    theta = problem.closed_form(problem.noises[1])
     theta = theta._replace(loadings=theta.loadings @ turn)
     found = linear_averages.at_optimum(theta, problem.moments, "full_rank")
     assert abs(found.log_evidence - found.elbo) < 1e-10
@@ -113,7 +111,7 @@ def test_the_elbo_of_a_full_rank_q_does_not_depend_on_the_rotation(finished):
 
 def test_points_that_leave_an_eigenvalue_out_are_saddles(finished, x64):
     problem, hessian = finished.result.problem, quick_jit(jax.hessian(linear_averages.mean_log_p))
-    noise = linear_vae.noise_variance(measure.closed_form(problem, problem.noises[1]))
+    noise = linear_vae.noise_variance(problem.closed_form(problem.noises[1]))
     assert [point.kept for point in finished.result.saddles] == [0, 1, 2]
     for point in finished.result.saddles:
         value = problem.spectrum.values[point.kept]

@@ -344,16 +344,3 @@ def test_names_are_drawn_as_written():
 
     escaped = draw(r"\$\frac\$ [m]", matplotlibs, own_legend)
     assert draw(r"$\frac$ [m]", plotting.caption_axes, plotting.legend) == escaped
-
-
-def test_clusters_are_points_in_the_colours_of_their_ellipses():
-    mixture = em.gaussian_mixture(PI, MU, SIGMAS)
-    x = np.array([[0.0, 0.0], [2.5, 1.0], [0.1, -0.2]])
-    (ax,) = plotting.clusters(mixture, x).axes
-    (points,) = ax.collections
-    np.testing.assert_array_equal(points.get_offsets(), x)
-    want = to_rgba_array([plotting.colour(int(k)) for k in mixture.assign(x)], alpha=0.65)
-    np.testing.assert_allclose(points.get_facecolors(), want)
-    assert any("of its component" in text for text in texts(ax))
-    with pytest.raises(ValueError, match=r"points: expected shape \[N, 2\], got \[3, 1\]"):
-        plotting.clusters(mixture, x[:, :1])

@@ -47,5 +47,5 @@ def test_pytrees_are_one_vector():
 
 
 def test_a_direction_without_length_is_refused():
-    with pytest.raises(ValueError, match="way: expected a direction"):
+    with pytest.raises(ValueError, match="direction: expected a nonzero vector"):
         curvature.along(quadratic, np.ones(3), np.zeros(3), MATRIX)

@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_names_the_cure(tmp_path, monkey
 
     monkeypatch.setattr(directory.os, fails, full)
     with pytest.raises(
-        OSError, match="No space left.*; free some space and run .* again: it resumes"
+        OSError, match="No space left.*; free some space and run .* again to resume"
     ):
         run.write("results.json", "later")
     monkeypatch.undo()

@@ -96,7 +96,7 @@ def test_stages_of_other_source_files_or_data_are_not_read(what, tmp_path, monke
     assert len(list((tmp_path / "run").glob(".stages/*/step_0-*.pkl"))) == 1
     monkeypatch.setattr(run_module, what, lambda of: [b"other"])
     report.execute(LINE, Config(), tmp_path / "run")
-    message = f"source files or data have changed: {tmp_path}/run starts anew"
+    message = f"source files or data have changed: {tmp_path}/run starts again"
     assert message in capsys.readouterr().err
     assert [row["step"] for row in lines(tmp_path / "run")] == [0, 1, 2]
 
@@ -226,7 +226,9 @@ def test_a_folder_that_is_no_run_is_never_cleared(config, overwrite, tmp_path):
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with (
-        pytest.raises(FileExistsError, match=r"out: .* not empty and not a run .*another --out"),
+        pytest.raises(
+            FileExistsError, match=r"out: expected an empty folder or a run, .*another --out"
+        ),
         opened(tmp_path, overwrite),
     ):
         pass
@@ -237,7 +239,7 @@ def test_the_run_of_another_experiment_is_never_cleared(tmp_path):
     with opened(tmp_path) as run:
         run.write("weights.bin", "a week of training")
     with (
-        pytest.raises(FileExistsError, match="holds a run of line, this one is of circle"),
+        pytest.raises(FileExistsError, match="has a run of line, this one is of circle"),
         opened(tmp_path, overwrite=True, name="circle"),
     ):
         pass
@@ -402,11 +404,9 @@ def test_the_configuration_holds_the_precision(tmp_path, x64):
     }
 
 
-def test_the_example_of_the_readme_is_an_experiment(tmp_path, monkeypatch):
-    text = (TESTS.parent / "experiments" / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(
-        r"```(?:python|markdown)\n(.*?)```", text.split("## Write your own")[1], re.S
-    )
+def test_the_example_of_the_page_is_an_experiment(tmp_path, monkeypatch):
+    page = TESTS.parent / "docs" / "extending" / "experiment.md"
+    blocks = re.findall(r"```(?:python|markdown)\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
     (tmp_path / "naive").mkdir()
     for name, block in zip(
         ("config.py", "measure.py", "figures.py", "report.md"), blocks, strict=True

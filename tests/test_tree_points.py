@@ -278,7 +278,7 @@ def test_a_masked_likelihood_is_the_product_over_what_is_there(name):
 
 
 REFUSED = {
-    "lengths": (DATA | {"c": DATA["c"][:5]}, r"x: expected leaves with one N, got \{.*c.*5, .*x.*17.*; give each of them a row"),
+    "lengths": (DATA | {"c": DATA["c"][:5]}, r"x: expected leaves with the same N, got \{.*c.*5, .*x.*17.*; give each leaf one row"),
     "no context": ({"x": DATA["x"]}, r"x: expected data points with what the model is given.*'c'.*; give every part"),
     "no observed part": ({"c": DATA["c"]}, r"x: expected data points with a part 'x', got \['c'\]"),
     "another context": (DATA | {"c": DATA["c"][:, :1]}, "x: expected data points with what the model is"),
@@ -389,7 +389,7 @@ def test_a_data_point_without_its_context_is_refused():
 def test_a_context_that_the_model_does_not_take_is_refused():
     model, guide = models.linear_gaussian(K, D), guides.linear(guides.mean_field(K), D)
     p, q = model(model.init(KEY)), guide(guide.init(KEY))
-    words = r"^x: expected rows of \[3\], .*'c': \[2\].*by its `observed`, and what it is given by"
+    words = r"^x: expected rows of \[3\], .*'c': \[2\].*set the model's `observed` to"
     with pytest.raises(ValueError, match=words):
         evidence.evaluate(KEY, p, q, DATA, 5)
 

@@ -1,9 +1,9 @@
 """Bidirectional Monte Carlo: two bounds of log p(x) that close as annealed chains grow (3 min).
 
-A model that simulates its own data also gives an exact posterior draw, so chains run both ways:
-from q forwards, a lower bound of log p(x), and back from the posterior, an upper one. First on a
-linear-Gaussian model whose log p(x) is known, then on a decoder trained on the digits, from the
-prior and from its guide; and what that certifies about held-out digits.
+Data simulated from a model come with an exact posterior draw. Chains from q give a lower bound of
+log p(x), reverse chains from the posterior an upper bound. The models are a linear-Gaussian one
+whose log p(x) is known, and a decoder trained on the digits, with chains from the prior and from
+its guide. The same chains then estimate log p(x) of held-out digits.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class Config(Options):
     """Options of the experiment."""
 
     starts: tuple[Literal["linear", "prior", "guide"], ...] = ("linear", "prior", "guide")
-    """The linear-Gaussian model from its prior, the decoder from its prior, and from its guide."""
+    """Models and starts: linear-Gaussian from its prior; decoder from its prior or its guide."""
     num_temperatures: tuple[Annotated[int, at_least(1)], ...] = (4, 16, 64, 256)
-    """Lengths of the chains, T, rising."""
+    """Numbers of temperatures T, increasing."""
     num_chains: Annotated[int, at_least(1)] = 8
     """Chains in each direction for every point."""
     num_points: Annotated[int, at_least(2)] = 64
-    """Points that each model simulates, and held-out digits."""
+    """Simulated points of each model, and held-out digits."""
     latent_dim: Annotated[int, at_least(1)] = 10
     """Dimensions of z, in both models."""
     dim: Annotated[int, at_least(1)] = 30
@@ -38,10 +38,10 @@ class Config(Options):
     decoder: Path | None = None
     """A run directory of the `vae` experiment; None trains a small VAE on the digits."""
     epochs: Annotated[int, at_least(1)] = 60
-    """Of that small VAE."""
+    """Training epochs of the small VAE."""
 
     def check(self) -> None:
-        """Refuse lengths that do not rise, and starts that repeat."""
+        """Refuse numbers of temperatures that do not rise, and repeated starts."""
         super().check()
         self.check_rising("num_temperatures")
         if not self.starts or len(set(self.starts)) < len(self.starts):

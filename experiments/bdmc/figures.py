@@ -8,11 +8,11 @@ from experiments.bdmc.measure import Result
 from lvm_jax import plotting
 
 MARKERS = "os^"
-GROUPS = 16  # of temperatures, whose mean acceptance is one point
+GROUPS = 16  # groups of temperatures, one point each
 
 
 def bounds(result: Result) -> Any:
-    """Mean lower and upper bound of the same points against the length of the chains."""
+    """Mean lower and upper bound of the same points against the number of temperatures."""
     figure, axes = plotting.new_figure(len(result.found), width=3.7, height=3.6)
     for ax, (name, found) in zip(axes, result.found.items(), strict=True):
         lengths = [one.num_temperatures for one in found]
@@ -44,13 +44,13 @@ def gap(result: Result) -> Any:
     ax.plot(lengths, law, ":", color=plotting.GREY, linewidth=1.8, label="slope −1", zorder=1)
     plotting.log_ticks(ax, result.config.num_temperatures)
     labels = ("temperatures T", "upper − lower [nats per point]")
-    bottom = 0.4 * min(every[every > 0], default=1e-3)  # bars of gaps that noise hides end here
+    bottom = 0.4 * min(every[every > 0], default=1e-3)  # error bars of insignificant gaps end here
     plotting.finish(ax, "", labels, "best", yscale="log", ylim=(bottom, None))
     return figure
 
 
 def acceptance(result: Result) -> Any:
-    """Acceptance of the moves along the longest path, in groups of neighbouring temperatures."""
+    """Acceptance of the moves in groups of neighbouring temperatures, for the largest T."""
     figure, axes = plotting.new_figure(len(result.found), width=3.7, height=2.7, sharey=True)
     for ax, (name, found) in zip(axes, result.found.items(), strict=True):
         last = found[-1].bounds.sandwich

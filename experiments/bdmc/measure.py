@@ -1,4 +1,4 @@
-"""Both bounds of log p(x) on simulated data, and the lower one on held-out digits."""
+"""Both bounds of log p(x) on simulated data, and the lower bound on held-out digits."""
 
 import time
 from dataclasses import dataclass
@@ -35,16 +35,16 @@ class Start(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One start, one length of the chains."""
+    """The bounds of one start and one number of temperatures."""
 
     num_temperatures: int
     bounds: evidence.Bidirectional
     truth: np.ndarray | None  # log p of the simulated points, where it is known, [N]
-    seconds: float  # of the whole, compiling included
+    seconds: float  # with compilation
 
 
 class Held(NamedTuple):
-    """Held-out images at the longest chains, and by importance sampling from the guide; [N]."""
+    """Held-out images by the longest chains, and by importance sampling from the guide; [N]."""
 
     log_p: np.ndarray  # annealed
     standard_error: np.ndarray
@@ -55,7 +55,7 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     found: dict[str, list[Found]]  # by the name of the start
@@ -94,7 +94,7 @@ def _row(one: Found) -> dict[str, Any]:
 
 
 def coverage(one: Found) -> float | None:
-    """Share of the points whose interval holds the truth; None where that is not known."""
+    """Share of the points whose interval contains log p(x); None if log p(x) is not known."""
     if one.truth is None:
         return None
     low, high = one.bounds.sandwich.interval(LEVEL)
@@ -140,7 +140,7 @@ def measure(config: Config, run: Run, loaded: tuple) -> Result:
 
 
 def make(config: Config, run: Run, train: np.ndarray, saved: Saved | None) -> list[Start]:
-    """The linear-Gaussian model, and the decoder with both starts, those of the configuration."""
+    """The models with their starts, in the order of the configuration."""
     key_theta, key_train = jax.random.split(jax.random.key(config.seed))
     model = models.linear_gaussian(config.latent_dim, config.dim)
     theta = model.init(key_theta)
@@ -178,7 +178,7 @@ def train_decoder(
 
 
 def plan(config: Config, num_temperatures: int) -> annealing.Plan:
-    """So many temperatures, placed by pilot chains, and the move by its name."""
+    """The moves of the configuration, and temperatures placed by pilot chains."""
     moves = {
         "hmc": lambda: annealing.hmc(config.num_leapfrogs),
         "mala": annealing.mala,
@@ -190,7 +190,7 @@ def plan(config: Config, num_temperatures: int) -> annealing.Plan:
 
 
 def both_bounds(start: Start, number: int, config: Config) -> Found:
-    """Both bounds on points that the model simulated, the same ones at every length."""
+    """Both bounds on points simulated from the model, the same for every number of temperatures."""
     before = time.perf_counter()
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     found = evidence.bidirectional(
@@ -221,7 +221,7 @@ def held_out(start: Start, images: np.ndarray, config: Config) -> Held:
 
 
 def of_points(images: np.ndarray, held: dict[str, Held]) -> dict[str, np.ndarray]:
-    """Every number of every held-out image, by start; none without a decoder."""
+    """All numbers of every held-out image, by start; empty without a decoder."""
     if not held:
         return {}
     columns = {
@@ -233,7 +233,7 @@ def of_points(images: np.ndarray, held: dict[str, Held]) -> dict[str, np.ndarray
 
 
 def slope(found: list[Found]) -> float:
-    """Of log gap against log T, least squares over the upper half of two or more lengths."""
+    """The least-squares slope of log gap against log T over the upper half of the T."""
     half = found[len(found) // 2 - 1 :]
     lengths = np.log([one.num_temperatures for one in half])
     gaps = np.log([max(float(one.bounds.gap.value), 1e-6) for one in half])
@@ -241,7 +241,7 @@ def slope(found: list[Found]) -> float:
 
 
 def checks(result: Result) -> list[Check]:
-    """On the linear-Gaussian model the bounds and the intervals hold log p(x)."""
+    """On the linear-Gaussian model the mean bounds enclose log p(x)."""
     found = []
     for one in result.found.get(LINEAR, []):
         bounds, at = one.bounds, f"T = {one.num_temperatures}"

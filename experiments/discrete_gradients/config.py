@@ -1,9 +1,9 @@
 """Bias, variance and cost of every gradient estimator for discrete latent variables (1 min).
 
-First the published toy, one bit and a square, where bias and variance are derived: derived beside
-measured, and gradient descent with each estimator. Then a model of real digits with a few Bernoulli
-latents, where a sum over all z gives the exact gradient, so that bias is measured, for theta and phi
-apart; and bias and variance of the relaxed estimators against their temperature.
+The first problem is the published toy, E[(b - t)^2] of one bit b, with derived biases and variances
+to compare, and gradient descent with each estimator. The second is a model of digits with a few
+Bernoulli latents, where a sum over all z gives the exact gradient: bias and variance for theta and
+for phi, and those of the relaxed estimators against their temperature.
 """
 
 from dataclasses import dataclass
@@ -19,27 +19,27 @@ class Config(Options):
     """Options of the experiment."""
 
     targets: tuple[Annotated[float, inside(0, 1)], ...] = (0.45, 0.499)
-    """Toy: the t of E[(b - t)^2], rising."""
+    """Toy: values of t in E[(b - t)^2], increasing."""
     toy_repeats: Annotated[int, at_least(10_000)] = 200_000
     """Toy: gradients drawn for each estimator."""
     toy_steps: Annotated[int, at_least(1)] = 600
     """Toy: steps of gradient descent on the first target."""
     toy_seeds: Annotated[int, at_least(1)] = 200
-    """Toy: runs of each estimator, for the spread."""
+    """Toy: descents of each estimator with different seeds."""
     num_latents: Annotated[int, at_least(1)] = 6
     """Digits: K, the number of Bernoulli latent variables (2^K values of z)."""
     num_points: Annotated[int, at_least(1)] = 8
     """Digits: images whose gradients are averaged."""
     num_samples: Annotated[int, at_least(2)] = 2
-    """Digits: S, draws of z for each image (ARM and DisARM take half as many pairs)."""
+    """Digits: S, draws of z for each image (ARM and DisARM draw S / 2 pairs)."""
     num_repeats: Annotated[int, at_least(40)] = 4000
     """Digits: gradients drawn for each estimator."""
     train_steps: Annotated[int, at_least(1)] = 60
-    """Digits: steps of Adam on the exact ELBO of 200 images before anything is measured."""
+    """Digits: steps of Adam on the exact ELBO of 200 images before the measurement."""
     temperatures: tuple[Annotated[float, above(0)], ...] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-    """Digits: temperatures of the relaxed estimators, rising."""
+    """Digits: temperatures of the relaxed estimators, increasing."""
     adapt_steps: Annotated[int, at_least(1)] = 150
-    """Digits: steps that adapt the control variate of RELAX to less variance."""
+    """Digits: steps that minimise the variance over the control variate of RELAX."""
 
     def check(self) -> None:
         """Refuse an odd number of draws, too many bits, and values that do not rise."""

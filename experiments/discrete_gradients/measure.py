@@ -1,4 +1,4 @@
-"""Digits with a few Bernoulli latents: noisy gradients compared with exact ones.
+"""Digits with a few Bernoulli latents: gradient estimates compared with exact gradients.
 
 z_k ~ Bernoulli(sigmoid(l_k)), k < K, and each of 64 pixels x_d | z ~ Bernoulli(sigmoid(W z + c)_d);
 q(z | x) = Bernoulli(sigmoid(A x + a)). theta = (l, W, c), phi = (A, a).
@@ -25,13 +25,13 @@ from lvm_jax.typing import Array, Float, Key, Params, Scalar
 DIM = 64  # pixels
 BLOCKS = 20  # independent blocks of gradients, for the standard errors
 GROUPS = ("theta", "phi")
-BIASED = {  # estimators with a bias, and in which group
+BIASED = {  # estimators with a bias, and the groups that it affects
     "concrete": GROUPS,
     "concrete, τ = 0.5": GROUPS,
     "straight-through": ("phi",),
     "straight-through Gumbel": ("phi",),
 }
-RECORDED = {  # default options, phi: the field of `Accuracy`, its value and its standard error
+RECORDED = {  # default options, phi: a field of `Accuracy`, its value and its standard error
     "RLOO": ("variance", 17.29, 0.29),
     "DisARM": ("variance", 13.7, 0.27),
     "VIMCO": ("variance", 66.26, 0.79),
@@ -41,7 +41,7 @@ RECORDED = {  # default options, phi: the field of `Accuracy`, its value and its
 
 
 class Setting(NamedTuple):
-    """Where the gradients are measured, and their exact values."""
+    """The parameters and data of the measurement, and the exact gradients."""
 
     theta: Params
     phi: Params
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
     exact: dict[str, dict[str, np.ndarray]]  # by bound, then group
     elbo: float  # mean over the N images, exact, nats
     log_evidence: float
-    control: Params  # adapted, of RELAX
+    control: Params  # of RELAX, adapted
 
     @property
     def norms(self) -> dict[str, dict[str, float]]:
@@ -58,7 +58,7 @@ class Setting(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An estimator, of a temperature where it has one, as it is used here."""
+    """An estimator, as a function of its temperature, and its cost."""
 
     make: Callable[[Scalar], gradients.Surrogate]
     num_samples: int
@@ -70,25 +70,25 @@ class Measured(NamedTuple):
     """Errors of one estimator, by group, and its cost."""
 
     groups: dict[str, gradients.Accuracy]
-    microseconds: float  # a gradient of all images, theta and phi at once; median over blocks
+    microseconds: float  # for one gradient of all images, theta and phi; median over blocks
     evaluations: int
     bound: str
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     toy: dict[float, dict[str, toy.ToyRow]]  # by target, then estimator
-    losses: dict[str, np.ndarray]  # [seeds, steps + 1], the toy's exact loss on the way
+    losses: dict[str, np.ndarray]  # [seeds, steps + 1], the toy's exact loss in each descent
     setting: Setting
     measured: dict[str, Measured]  # by estimator
     relaxed: dict[str, list[Measured]]  # by estimator, one for each temperature
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What results.json holds."""
+        """The content of results.json."""
         ends = {name: losses[:, -1] for name, losses in self.losses.items()}
         return {
             "toy": self.toy,
@@ -107,10 +107,10 @@ class Result:
 
 
 def measure(config: Config, run: Run) -> Result:
-    """The toy, its optimisation, the digits, and the temperatures."""
+    """Measure the toy, its descents, the digits, and the temperatures."""
     key_toy, key_descend, *key_train, key_draws = jax.random.split(jax.random.key(config.seed), 5)
     run.begin(len(estimators(config, None)) + len(RELAXED) + 3)
-    with jax.enable_x64(True):  # some variances are zero, and must be seen to be
+    with jax.enable_x64(True):  # float32 rounding would hide variances that are zero
         rows = run.stage("toy: gradients", toy.measure, key_toy, config)
         losses = run.stage("toy: descents", toy.descend, key_descend, config)
     setting = run.stage("digits: training", prepare, *key_train, config)
@@ -131,7 +131,7 @@ def measure(config: Config, run: Run) -> Result:
 
 
 def numbers_of(found: Measured) -> dict[str, Any]:
-    """What results.json holds of one estimator: the errors are named beside their numbers."""
+    """The entry of one estimator in results.json."""
     groups = {
         group: {
             "bias": part.bias.value,
@@ -147,7 +147,7 @@ def numbers_of(found: Measured) -> dict[str, Any]:
 
 
 def every(result: Result) -> list[tuple[str, float | None, Measured]]:
-    """Name, temperature and errors of all that was measured on the digits."""
+    """Name, temperature and errors of every measurement on the digits."""
     taus = result.config.temperatures
     return [(name, None, found) for name, found in result.measured.items()] + [
         (name, tau, found)
@@ -157,7 +157,7 @@ def every(result: Result) -> list[tuple[str, float | None, Measured]]:
 
 
 def checks(result: Result) -> list[Check]:
-    """Derived values of the toy, no bias where there is none, and recorded numbers."""
+    """Derived values of the toy, unbiased estimators, and recorded numbers."""
     config = result.config
     found = [
         near(f"toy, t = {t:g}: gradient of {name}", got.measured_mean, got.mean, 1e-10, "exact")
@@ -199,7 +199,7 @@ def make_model(num_latents: int) -> tuple[models.Model, guides.Guide]:
 
 
 def estimators(config: Config, setting: Setting | None) -> dict[str, Entry]:
-    """By name; without a setting, for the names only."""
+    """The estimators by name; without a setting, for their names only."""
     size, pairs = config.num_samples, config.num_samples // 2
     baseline = setting.elbo if setting else 0.0
     control = make_control(setting.control) if setting else gradients.rebar_control()
@@ -220,7 +220,7 @@ def estimators(config: Config, setting: Setting | None) -> dict[str, Entry]:
     return {name: Entry(lambda tau, e=e: e, *rest) for name, (e, *rest) in rows.items()}
 
 
-RELAXED = {  # functions of a temperature, and evaluations of log p(x, z) for each draw
+RELAXED = {  # estimators of a temperature, and their evaluations of log p(x, z) for each draw
     "concrete": (gradients.concrete, 1),
     "straight-through Gumbel": (gradients.straight_through, 1),
     "REBAR": (gradients.rebar, 3),
@@ -228,7 +228,7 @@ RELAXED = {  # functions of a temperature, and evaluations of log p(x, z) for ea
 
 
 def make_control(parameters: Params) -> Callable[..., Scalar]:
-    """RELAX's control: the relaxed log-weight with a free temperature and scale, and a free line."""
+    """RELAX's control: the relaxed log-weight with free temperature and scale, and a line."""
     relaxed = gradients.rebar_control(jnp.exp(parameters["log_temperature"]), parameters["scale"])
 
     def control(log_weight: Callable, soften: Callable, z: Array) -> Scalar:
@@ -238,7 +238,7 @@ def make_control(parameters: Params) -> Callable[..., Scalar]:
 
 
 def prepare(key_train: Key[Array, ""], key_adapt: Key[Array, ""], config: Config) -> Setting:
-    """Train for a while on the exact ELBO, adapt RELAX, and sum out z at the images to measure."""
+    """Train on the exact ELBO, adapt RELAX, and compute the exact gradients by summing over z."""
     model, guide = make_model(config.num_latents)
     elbo, iwae = (summed(model, guide, size) for size in (1, config.num_samples))
     x = jnp.asarray(data.digits().x[: max(200, config.num_points)] > 7.5, jnp.float32)
@@ -261,7 +261,7 @@ def prepare(key_train: Key[Array, ""], key_adapt: Key[Array, ""], config: Config
 def summed(
     model: models.Model, guide: guides.Guide, num_samples: int
 ) -> Callable[[Params, Params, Array], Scalar]:
-    """The exact E[IWAE] with S samples (the ELBO for 1), averaged over x: all tuples of z."""
+    """The exact E[IWAE] with S samples (the ELBO for 1), averaged over x, by summing all z."""
 
     def one(theta: Params, phi: Params, x: Array) -> Scalar:
         q = guide.posterior(phi, x)
@@ -293,7 +293,7 @@ def averaged(model: models.Model, guide: guides.Guide, x: Array) -> Callable[...
 def adapt(
     key: Key[Array, ""], average: Callable[..., Scalar], theta: Params, phi: Params, config: Config
 ) -> Params:
-    """RELAX's control after minimising the variance of phi's gradient, by Adam."""
+    """RELAX's control with minimal variance of phi's gradient, by Adam."""
     line = jnp.zeros(config.num_latents)
     start = {"log_temperature": jnp.log(0.5), "scale": jnp.ones(()), "line": line}
 
@@ -316,8 +316,8 @@ def sweep(
     average = averaged(*make_model(config.num_latents), setting.x)
 
     def draw(key: Key[Array, ""], temperature: Scalar) -> dict[str, Array]:
-        # The parameters carry a zero that the key makes: what depends on them only would otherwise
-        # be computed once for a whole batch of keys, and enumeration seem to cost nothing.
+        # Add a random zero to the parameters. Otherwise XLA computes what depends on them only
+        # once for a batch of keys, and enumeration appears to cost nothing.
         key_zero, key = jax.random.split(key)
         zero = 0.0 * jax.random.uniform(key_zero)
         theta, phi = jax.tree.map(lambda leaf: leaf + zero, (setting.theta, setting.phi))

@@ -1,7 +1,7 @@
 """The published toy: minimise E[(b - t)^2] over the logit l of b ~ Bernoulli(sigmoid(l)).
 
-At l = 0 mean and variance of every estimator are derived (`lvm_jax.problems.one_bit`): here are the
-measurements, and the descents.
+At l = 0 mean and variance of every estimator are derived (`lvm_jax.problems.one_bit`). This module
+measures them, and runs gradient descent.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class ToyRow(NamedTuple):
 
     @property
     def z(self) -> list[float]:
-        """Measured less derived in standard errors, of the mean and the variance if they have one."""
+        """(measured - derived) / standard error of mean and variance, if that error is not 0."""
         of_mean = (self.measured_mean - self.mean, self.mean_error, 1e-12)
         least = 1e-5 * self.variance or np.inf
         of_variance = (self.measured_variance - self.variance, self.variance_error, least)
@@ -44,7 +44,7 @@ class ToyRow(NamedTuple):
 
 
 class Member(NamedTuple):
-    """An estimator on the toy: the function, its S, and mean and variance derived from t."""
+    """An estimator on the toy: the function, its S, and t -> derived mean and variance."""
 
     estimate: gradients.Surrogate
     num_samples: int
@@ -52,13 +52,13 @@ class Member(NamedTuple):
 
 
 def free_control(log_weight: Callable, soften: Callable, z: Array) -> Scalar:
-    """A control for RELAX that needs f at 0 and 1 only: (f1 - f0) sigmoid(2 z)."""
+    """A control for RELAX that evaluates f at 0 and 1 only: (f1 - f0) sigmoid(2 z)."""
     rise = log_weight(jnp.ones_like(z)) - log_weight(jnp.zeros_like(z))
     return rise * soften(2 * z).sum()
 
 
 def derive_free(t: float) -> one_bit.Gradient:
-    """The moments of RELAX with that control."""
+    """The moments of RELAX with `free_control`."""
     rise, soft = 1 - 2 * t, lambda z: expit(2 * z)
     return one_bit.controlled(
         t, lambda z: rise * soft(z), lambda z: 2 * rise * soft(z) * (1 - soft(z))
@@ -89,7 +89,7 @@ ESTIMATORS: dict[str, Member] = {
 def toy_gradient(
     member: Member, key: Key[Array, ""], logit: Scalar, target: float | Scalar
 ) -> Scalar:
-    """The gradient of E[(b - t)^2] in l, the entropy cancelled: as if the square were the ELBO."""
+    """The gradient of E[(b - t)^2] in l: adding log q to the square cancels the entropy."""
 
     def surrogate(logit: Scalar) -> Scalar:
         still = Bernoulli(jax.lax.stop_gradient(logit)[None])
@@ -97,8 +97,8 @@ def toy_gradient(
         q = lambda logit: Bernoulli(logit[None])  # noqa: E731
         return member.estimate(key, square, q, logit, member.num_samples)
 
-    # A relaxed objective adds the entropy's own gradient instead, -l sigmoid'(l). It is 0 at l = 0,
-    # and elsewhere cancels as far as the relaxed mean of b is sigmoid(l).
+    # In a relaxed objective the entropy's gradient, -l sigmoid'(l), remains. It is 0 at l = 0, and
+    # cancels elsewhere if the relaxed mean of b is sigmoid(l).
     return jax.grad(surrogate)(logit)
 
 

@@ -1,9 +1,9 @@
 """log p(x) = ELBO + KL(q || posterior) for q that leaves the posterior; Jensen's inequality (8 s).
 
-The lecture's section 0.3 on a linear-Gaussian model with a correlated 2-D posterior, where every
-number is known: the identity in both precisions, the ELBO as energy + entropy (the lecture's (12))
-and as reconstruction - KL(q || prior), Jensen's inequality as histograms, and q when the energy
-alone is maximised.
+The model is linear-Gaussian with a correlated 2-D posterior, so every term is known exactly. The
+run measures the identity in both precisions, the ELBO as energy + entropy and as
+reconstruction - KL(q || prior), histograms for Jensen's inequality, and the q that maximises the
+energy alone.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ class Config(Options):
     num_points: Annotated[int, at_least(3)] = 81
     """Values of each parameter of q: location, scale, correlation."""
     shift: float = 0.7
-    """Jensen's q: its mean, moved along the long axis [posterior standard deviations]."""
+    """Jensen's q: shift of its mean along the long axis [posterior standard deviations]."""
     scale: Annotated[float, above(0)] = 1.1
     """Jensen's q: its standard deviations, as multiples of the posterior's."""
     correlation: Annotated[float, between(-0.99, 0.99)] = 0.0
     """Jensen's q: its correlation; 0 is a mean-field q."""
     num_samples: tuple[Annotated[int, at_least(1)], ...] = (1, 4, 16, 64, 256)
-    """Jensen: numbers S of weights that are averaged, rising."""
+    """Jensen: numbers S of weights in an average, increasing."""
     num_repeats: Annotated[int, at_least(100)] = 4000
-    """Jensen: draws of each average; each draws the largest S weights and uses the first S."""
+    """Jensen: draws of each average; every S uses the first S of the same weights."""
     num_steps: Annotated[int, at_least(1)] = 300
     """Steps of gradient ascent on the energy alone, and on energy + entropy."""
 

@@ -15,7 +15,7 @@ AXIS = {  # of each path: its title and its unit
     "correlation": ("Correlation", "correlation of z1 and z2 under q"),
 }
 Z_LABELS = ("z1 [prior sd]", "z2 [prior sd]")
-SHOWN = {  # places of each path whose q is drawn
+SHOWN = {  # values of each parameter whose q is drawn
     "shift": (-2.0, -1.0, 1.0, 2.0),
     "scale": (0.3, 0.6, 1.6, 2.3),
     "correlation": (-0.95, -0.4, 0.0, 0.6),
@@ -24,7 +24,7 @@ SHADES = ("#7F5A2F", "#E69F00", "#009E73", "#CC79A7")  # of those four
 
 
 def decomposition(result: Result) -> Any:
-    """Above: the posterior and some q as ellipses. Below: ELBO and KL stacked up to log p."""
+    """Above: the posterior and some q as ellipses. Below: ELBO + KL stacked up to log p."""
     figure, axes = plotting.new_figure(3, 2, width=4.1, height=4.1)
     for column, name in enumerate(result.paths):
         ellipses(axes[column], result, name)
@@ -34,7 +34,7 @@ def decomposition(result: Result) -> Any:
 
 
 def ellipses(ax: Any, result: Result, name: str) -> None:
-    """The posterior, and q at four places of one path, the ellipses that hold 50% of each."""
+    """The posterior, and q at four values of one parameter, as ellipses of 50% probability."""
     truth, (knobs, _) = result.truth, result.paths[name]
     plotting.gaussian(ax, truth.mean, truth.covariance, "posterior")
     plotting.caption_axes(ax, AXIS[name][0], Z_LABELS)
@@ -102,7 +102,7 @@ def terms(result: Result) -> Any:
 
 
 def identity(result: Result) -> Any:
-    """The distance of ELBO + KL from log p for every q, in both precisions."""
+    """|ELBO + KL - log p| for every q, in both precisions."""
     figure, axes = plotting.new_figure(3, width=4.1, height=3.3, sharey=True)
     for column, (ax, (name, (knobs, _))) in enumerate(zip(axes, result.paths.items(), strict=True)):
         x, size = getattr(knobs, name), result.config.num_points
@@ -133,9 +133,9 @@ def jensen(result: Result) -> Any:
         ax.axvline(top, **TRUTH_LINE)
         ax.axvline(below, color=INK, linestyle=":", linewidth=1.4)
         ax.plot(drawn.mean(), 0.06, "^", color=INK, markersize=7)
-        said = f"S = {sizes[row]:,}\nmean {drawn.mean():.3f}\nsd {drawn.std(ddof=1):.3f}"
-        said = said.replace("-", "−")
-        ax.annotate(said, (0.015, 0.92), xycoords="axes fraction", va="top", fontsize=8.5)
+        text = f"S = {sizes[row]:,}\nmean {drawn.mean():.3f}\nsd {drawn.std(ddof=1):.3f}"
+        place = {"xycoords": "axes fraction", "va": "top", "fontsize": 8.5}
+        ax.annotate(text.replace("-", "−"), (0.015, 0.92), **place)
         ax.set(yticks=[], ylim=(0, 1.08), xlim=(bins[0], bins[-1]))
         ax.spines["left"].set_visible(False)
     heads = ("log of the average, log (1/S) Σ w", "average of the logs, (1/S) Σ log w")
@@ -149,7 +149,7 @@ def jensen(result: Result) -> Any:
 
 
 def energy_alone(result: Result) -> Any:
-    """q during the ascents of the energy alone and of the ELBO, and the terms on the way."""
+    """q and the terms during gradient ascent on the energy alone and on the ELBO."""
     figure, axes = plotting.new_figure(2, 2, width=5.6, height=4.0)
     for ax, (name, ascent), shade in zip(
         axes[:2], result.ascents.items(), (ENERGY, ELBO), strict=True

@@ -22,11 +22,11 @@ MODEL = models.linear_gaussian(2, 2)
 X = np.array([1.6, 0.2])
 NUM_SAMPLES = 100_000  # draws for the terms of Jensen's q
 OBJECTIVES = ("energy alone", "energy + entropy")
-LEARNING_RATE = 0.05  # Adam's, of the ascent
+LEARNING_RATE = 0.05  # of Adam in the ascent
 
 
 class Truth(NamedTuple):
-    """The model with its one data point, in float64 on the host, and its exact answers."""
+    """The model with its one data point, posterior and log p(x), in float64 on the host."""
 
     theta: LinearGaussian
     x: np.ndarray  # [2]
@@ -41,7 +41,7 @@ class Truth(NamedTuple):
 
 
 class Knobs(NamedTuple):
-    """How q differs from the posterior; numbers, or leaves [M]."""
+    """Parameters of q relative to the posterior; numbers, or leaves [M]."""
 
     shift: float | np.ndarray  # along the posterior's long axis, in its standard deviations there
     scale: float | np.ndarray  # of every standard deviation
@@ -49,7 +49,7 @@ class Knobs(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The terms of one q, or of M, in nats. `elbo` is E_q[log w], from no other term."""
+    """The terms of one q, or of M, in nats. `elbo` is E_q[log w], not a sum of other terms."""
 
     elbo: np.ndarray
     energy: np.ndarray
@@ -65,7 +65,7 @@ class Deviations(NamedTuple):
     identity: np.ndarray  # ELBO + KL(q || posterior) - log p(x)
     energy_entropy: np.ndarray  # energy + entropy - ELBO
     reconstruction_kl: np.ndarray  # reconstruction - KL(q || prior) - ELBO
-    largest_term: float  # the largest number that entered, in nats: rounding is relative to it
+    largest_term: float  # the largest term in nats, to which rounding is relative
 
     @property
     def largest(self) -> dict[str, float]:
@@ -82,18 +82,18 @@ class Jensen(NamedTuple):
 
 
 class Ascent(NamedTuple):
-    """q at every step of an ascent, the start included, and its terms in nats."""
+    """q at every step of an ascent, with the start, and its terms in nats."""
 
     mean: np.ndarray  # [T, 2]
     covariance: np.ndarray  # [T, 2, 2]
     energy: np.ndarray  # [T]
     entropy: np.ndarray  # [T]
-    elbo: np.ndarray  # energy + entropy, [T], whatever the objective was
+    elbo: np.ndarray  # energy + entropy, [T], for every objective
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     truth: Truth
@@ -120,7 +120,7 @@ class Result:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What results.json holds."""
+        """The content of results.json."""
         return {
             "model": self.truth,
             "log_evidence": self.truth.log_evidence,
@@ -140,7 +140,7 @@ class Result:
 
 
 def measure(config: Config, run: Run) -> Result:
-    """Move q, measure every term, draw the averages, climb."""
+    """Compute every term along the paths, draw the averages, and run the ascents."""
     run.begin(3)
     truth = make_truth(config.posterior_correlation)
     paths, named = make_paths(truth, config.num_points), named_knobs(truth, config)
@@ -157,7 +157,7 @@ def measure(config: Config, run: Run) -> Result:
 
 
 def checks(result: Result) -> list[Check]:
-    """The identities to rounding, closed forms beside draws, bounds below log p(x)."""
+    """The identities to rounding, draws against closed forms, bounds below log p(x)."""
     found, log_p = [], result.truth.log_evidence
     for precision, deviations in result.deviations.items():
         most = 100 * np.finfo(precision).eps * deviations.largest_term
@@ -181,7 +181,7 @@ def checks(result: Result) -> list[Check]:
 
 
 def standard_error(values: np.ndarray) -> Any:
-    """Of the mean over the last axis."""
+    """The standard error of the mean over the last axis."""
     return values.std(-1, ddof=1) / np.sqrt(values.shape[-1])
 
 
@@ -194,7 +194,7 @@ def make_truth(correlation: float) -> Truth:
 
 
 def make_q(truth: Truth, knobs: Knobs) -> FullRankNormal:
-    """q from its knobs, [2] and [2, 2]; leaves with a leading axis M for M of them."""
+    """q from its parameters, [2] and [2, 2]; with a leading axis M for M of them."""
     if np.ndim(knobs.shift):
         rows = [make_q(truth, Knobs(*row)) for row in zip(*knobs, strict=True)]
         return FullRankNormal(*(np.stack(leaves) for leaves in zip(*rows, strict=True)))
@@ -206,12 +206,12 @@ def make_q(truth: Truth, knobs: Knobs) -> FullRankNormal:
 
 
 def posterior_knobs(truth: Truth) -> Knobs:
-    """The knobs at which q is the posterior."""
+    """The parameters at which q is the posterior."""
     return Knobs(0.0, 1.0, float(truth.covariance[0, 1] / truth.sd.prod()))
 
 
 def make_paths(truth: Truth, num_points: int) -> dict[str, Knobs]:
-    """One knob varies, the other two are the posterior's."""
+    """Paths along which one parameter varies and the other two are the posterior's."""
     values = {
         "shift": np.linspace(-3.0, 3.0, num_points),
         "scale": np.geomspace(0.2, 2.5, num_points),
@@ -222,7 +222,7 @@ def make_paths(truth: Truth, num_points: int) -> dict[str, Knobs]:
 
 
 def named_knobs(truth: Truth, config: Config) -> dict[str, Knobs]:
-    """Some q with a name."""
+    """The parameters of some named q."""
     at = posterior_knobs(truth)
     return {
         "the posterior": at,
@@ -267,8 +267,8 @@ def parts_of(theta: LinearGaussian, x: Float[Array, " D"], q: FullRankNormal) ->
     exact = decomposition.decompose_exactly(
         joint, q, prior=MODEL.prior(theta), posterior=MODEL.posterior(theta, x)
     )
-    # decompose_exactly adds its ELBO up from energy and entropy: average the log-weights instead,
-    # so that both identities compare numbers that were computed apart.
+    # The ELBO of decompose_exactly is energy + entropy. Average the log-weights instead, so that
+    # both identities compare independent numbers.
     elbo = distributions.cubature(q, lambda z: joint(z) - q.log_prob(z))
     others = (exact.energy, exact.entropy, exact.reconstruction, exact.kl_prior, exact.kl_posterior)
     return Parts(elbo, *(term.value for term in others))
@@ -277,7 +277,7 @@ def parts_of(theta: LinearGaussian, x: Float[Array, " D"], q: FullRankNormal) ->
 def draw(
     key: Key[Array, ""], truth: Truth, q: FullRankNormal, config: Config
 ) -> tuple[Decomposition, Jensen]:
-    """The terms of one q from draws, and averages of the first S of the same weights, for each S."""
+    """The terms of one q from draws, and averages of the first S of the same weights."""
     key_terms, key_weights = jax.random.split(key)
     sizes = config.num_samples
 

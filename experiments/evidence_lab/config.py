@@ -1,9 +1,9 @@
 """Every estimator of log p(x) on exact models: error against cost, coverage, limits (5 min).
 
-Naive Monte Carlo, importance sampling, jackknife, SUMO, multilevel, annealed and sequential chains,
-the sandwich and `certify` on models whose log p(x) is a closed form: Gaussian z in growing
-dimension, a posterior of two modes of which the guide covers one, tails heavier than the guide's,
-and discrete z. Every error and every interval is compared with the truth on hundreds of data sets.
+Methods: naive Monte Carlo, importance sampling, jackknife, SUMO, multilevel, annealed and
+sequential chains, the sandwich and `certify`. Models whose log p(x) is a closed form: Gaussian z in
+growing dimension, two modes of which the guide covers one, tails heavier than the guide's, and
+discrete z. Errors and intervals are compared with the truth on hundreds of data sets.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ class Config(Options):
     models: tuple[Literal["gaussian", "two_modes", "heavy_tails", "discrete"], ...] = (
         "gaussian", "two_modes", "heavy_tails", "discrete",
     )  # fmt: skip
-    """Models; gaussian is one for each of --dims."""
+    """Models; gaussian stands for one model for each of --dims."""
     dims: tuple[Annotated[int, at_least(1)], ...] = (2, 8, 32)
-    """Dimensions of the Gaussian models; each is compiled on its own."""
+    """Dimensions of the Gaussian models; each compiles its own program."""
     modes_dim: Annotated[int, at_least(1)] = 4
     """Dimension of the model with two modes."""
     num_points: Annotated[int, at_least(2)] = 200
-    """Data sets of each model, one point each: what errors and coverages are over."""
+    """Data sets of each model, one point each, for errors and coverage."""
     num_certified: Annotated[int, at_least(2)] = 300
-    """Data sets of each model for `certify`, num_points of them the same."""
+    """Data sets of each model for `certify`; the first num_points are the same."""
     budgets: tuple[Annotated[int, at_least(10)], ...] = (600, 2_000, 6_000, 20_000)
     """Evaluations of the joint density or its gradient for one estimate."""
     num_chains: Annotated[int, at_least(2)] = 32
@@ -41,14 +41,14 @@ class Config(Options):
     num_leapfrogs: Annotated[int, at_least(1)] = 3
     """Steps of each HMC move."""
     level: Annotated[float, inside(0, 1)] = 0.95
-    """Stated level of every interval."""
+    """Nominal level of every interval."""
     tolerance: Annotated[float, above(0)] = 0.1
-    """Half-width that `certify` aims at [nats]."""
+    """Target half-width of `certify` [nats]."""
     certify_budget: Annotated[float, above(0)] = 100_000
-    """Evaluations that `certify` may spend on one data set."""
+    """Budget of evaluations of `certify` for one data set."""
 
     def check(self) -> None:
-        """Refuse options that make no model or no estimate."""
+        """Refuse repeated or missing models, and too few data sets for `certify`."""
         super().check()
         self.check_rising("dims", "budgets")
         if not self.models or len(set(self.models)) < len(self.models):

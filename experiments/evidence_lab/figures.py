@@ -12,10 +12,10 @@ COLUMNS = 3
 BINS = {
     "< 0.3": (-np.inf, 0.3), "0.3–0.5": (0.3, 0.5), "0.5–0.7": (0.5, 0.7), "> 0.7": (0.7, np.inf)
 }  # fmt: skip
-FEW = 10  # data sets whose share is not shown
-# Not drawn against cost: one lies on importance sampling, the others are bounds of chains.
+FEW = 10  # shares of fewer data sets are not shown
+# Not drawn against cost: the jackknife equals importance sampling there, the others are bounds.
 UNDRAWN = ("jackknife", "sandwich, prior", "sandwich, guide")
-# Colour by kind, and the guide as the start of chains dashed and hollow.
+# Colour by kind; chains from the guide are dashed and hollow.
 STYLE: dict[str, tuple[str, str, str]] = {
     "naive": (plotting.GREY, "s", "-"),
     "importance": (plotting.PALETTE[0], "o", "-"),
@@ -43,18 +43,18 @@ def panels(result: Result, height: float) -> tuple[Any, list[tuple[str, Found, A
 
 
 def shown(found: Found) -> dict[str, Cell]:
-    """Every method at the largest budget; certificates less those that stayed open."""
+    """Every method at the largest budget; of `certify` only the certified data sets."""
     cells = found.last | {"certify": found.certified.certified}
     return {name: cell for name, cell in cells.items() if cell is not None}
 
 
 def heading(title: str, found: Found) -> str:
-    """The name of a problem, and how many certificates its panel shows."""
+    """The name of a problem, and the number of its certificates."""
     number = found.certified.holds_within.of
     return f"{title}: {number} of {found.certified.cell.coverage.of} certified"
 
 
-def look(name: str) -> dict[str, Any]:
+def marker_style(name: str) -> dict[str, Any]:
     """Colour and marker of a method; chains from the guide are hollow."""
     colour, marker, line = STYLE[name]
     face = "white" if line == "--" else colour
@@ -62,7 +62,7 @@ def look(name: str) -> dict[str, Any]:
 
 
 def name_rows(axes: list[Any]) -> None:
-    """The methods from above to below, named on the first axis of a line."""
+    """Put the methods from top to bottom, with names on the first panel of each row."""
     names = list(STYLE)
     for index, ax in enumerate(axes):
         ax.set_ylim(len(names) - 0.4, -0.6)
@@ -70,7 +70,7 @@ def name_rows(axes: list[Any]) -> None:
 
 
 def reach(parts: list[Share]) -> np.ndarray:
-    """The lengths of the intervals of shares below and above them, [2, n]."""
+    """The lengths of error bars of shares, [2, n]."""
     return np.reshape([[p.share - p.low, p.high - p.share] for p in parts], (-1, 2)).T
 
 
@@ -86,8 +86,8 @@ def error(result: Result) -> Any:
                 [cell.cost for cell in cells],
                 [cell.rmse for cell in cells],
                 [min(cell.rmse_error, 0.9 * cell.rmse) for cell in cells],
-                **look(name), linestyle=STYLE[name][2], linewidth=1.3, elinewidth=0.9, label=name,
-                zorder=4 if name == "certify" else 2,
+                **marker_style(name), linestyle=STYLE[name][2], linewidth=1.3, elinewidth=0.9,
+                label=name, zorder=4 if name == "certify" else 2,
             )  # fmt: skip
         labels = ("evaluations for one estimate", "RMS error [nats]")
         plotting.finish(ax, heading(title, found), labels, xscale="log", yscale="log")
@@ -96,11 +96,11 @@ def error(result: Result) -> Any:
 
 
 def coverage(result: Result) -> Any:
-    """How many intervals hold log p at the largest budget: filled all, hollow if k-hat trusts."""
+    """Coverage at the largest budget: filled for all intervals, hollow for k-hat <= 0.5."""
     figure, axes = panels(result, 3.0)
     for title, found, ax in axes:
         for name, cell in shown(found).items():
-            place, style = list(STYLE).index(name), look(name) | {"markersize": 6}
+            place, style = list(STYLE).index(name), marker_style(name) | {"markersize": 6}
             for part, shift, face in (
                 (cell.coverage, -0.15, style["color"]),
                 (cell.trusted, 0.2, "white"),
@@ -116,12 +116,12 @@ def coverage(result: Result) -> Any:
 
 
 def directions(result: Result) -> Any:
-    """Where 90% of the errors lie at the largest budget, and their mean."""
+    """The central 90% of the errors at the largest budget, and their mean."""
     figure, axes = panels(result, 2.9)
     for title, found, ax in axes:
         cells = shown(found)
         for name, cell in cells.items():
-            place, style = list(STYLE).index(name), look(name)
+            place, style = list(STYLE).index(name), marker_style(name)
             low, middle, high = cell.quantiles
             ax.plot([low, high], [place, place], color=style["color"], linewidth=2, alpha=0.6)
             ax.plot(middle, place, "|", color=style["color"], markersize=9)
@@ -135,7 +135,7 @@ def directions(result: Result) -> Any:
 
 
 def k_hat(result: Result) -> Any:
-    """Coverage by k-hat, over data sets and budgets together."""
+    """Coverage by k-hat, pooled over data sets and budgets."""
     figure, axes = panels(result, 2.6)
     names = ("naive", "importance", "annealed, prior", "annealed, guide")
     for title, found, ax in axes:
@@ -147,7 +147,7 @@ def k_hat(result: Result) -> Any:
             values = [part.share for part in kept.values()]
             bars = reach(list(kept.values()))
             style = {"linestyle": ":", "linewidth": 0.9, "elinewidth": 1.2, "label": name}
-            ax.errorbar(list(kept), values, bars, **look(name), **style)
+            ax.errorbar(list(kept), values, bars, **marker_style(name), **style)
         ax.axhline(result.config.level, color=plotting.INK, linewidth=1, linestyle="--")
         ax.axvspan(-0.5, 1.5, color=plotting.GREY, alpha=0.13, linewidth=0)
         ax.set_xticks(range(len(BINS)), BINS)

@@ -1,4 +1,4 @@
-"""The estimators of log p(x) on exact models, and how far they and their intervals are off."""
+"""The errors of estimators of log p(x) on exact models, and the coverage of their intervals."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +20,9 @@ from lvm_jax.report import Check, Run, point_ids
 from lvm_jax.typing import Key
 
 MODES, TAILS, DISCRETE = "two modes", "heavy tails", "discrete"  # names of problems
-TRUSTED = 0.5  # k-hat: below it the weights have a variance, on which an interval rests
-UNOPTIMISED = "jax_disable_most_optimizations"  # to compile `certify` takes longer than to run it
-AT_ONCE = 2  # problems measured side by side: most of the time is compiling, on one core each
+TRUSTED = 0.5  # k-hat below which the weights have a variance, which an interval needs
+UNOPTIMISED = "jax_disable_most_optimizations"  # `certify` compiles longer than it runs
+AT_ONCE = 2  # problems in parallel: most of the time is compilation, on one core each
 
 
 class Cell(NamedTuple):
@@ -31,45 +31,45 @@ class Cell(NamedTuple):
     cost: float  # mean evaluations of the joint density or its gradient
     errors: np.ndarray  # [N]
     k_hat: np.ndarray  # [N]
-    holds: np.ndarray  # [N] booleans: is log p in the interval?
+    holds: np.ndarray  # [N] booleans: the interval contains log p
     rmse: float
     rmse_error: float  # its standard error over the data sets
     mean_error: float
     mean_error_error: float
     quantiles: np.ndarray  # 5%, 50%, 95% of the errors
     coverage: Share
-    too_low: float  # share of intervals that lie below log p
-    too_high: float  # and above it
+    too_low: float  # share of intervals below log p
+    too_high: float  # share of intervals above log p
     width: float  # median half-width of the intervals
     trusted: Share  # coverage where k-hat <= TRUSTED
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """All but what every data set has, for a file."""
+        """The fields without those of single data sets, for a file."""
         large = ("errors", "k_hat", "holds")
         return {name: value for name, value in self._asdict().items() if name not in large}
 
 
 class Certified(NamedTuple):
-    """The answers of `certify`."""
+    """The results of `certify`."""
 
-    cell: Cell  # of all data sets, open ones with the estimate that the budget reached
-    certified: Cell | None  # of those certified alone; None: fewer than two
-    within: float  # share of data sets that it certifies
-    holds_within: Share  # coverage of those
-    close: Share  # |error| <= tolerance, of those
-    annealed: float  # share that annealed chains answered
+    cell: Cell  # of all data sets, certified or not
+    certified: Cell | None  # of the certified ones; None: fewer than two
+    within: float  # share of certified data sets
+    holds_within: Share  # coverage among the certified ones
+    close: Share  # share with |error| <= tolerance among them
+    annealed: float  # share of data sets whose result is from annealed chains
     num_rounds: int
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """All but what every data set has, for a file."""
+        """The fields without those of single data sets, for a file."""
         cells = {"cell": self.cell.numbers, "certified": self.certified and self.certified.numbers}
         return self._asdict() | cells
 
 
 class Found(NamedTuple):
-    """All that was measured on one problem."""
+    """The results on one problem."""
 
     cells: dict[str, list[Cell | None]]  # by method, by budget; None: the budget is too small
     certified: Certified
@@ -83,7 +83,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     found: dict[str, Found]  # by the name of the problem
@@ -104,12 +104,12 @@ class Result:
         }
 
 
-def cell(found: methods.Answers, truth: np.ndarray) -> Cell:
-    """The errors of answers, and how often their intervals hold the truth."""
+def cell(found: methods.Estimates, truth: np.ndarray) -> Cell:
+    """The errors of estimates, and the coverage of their intervals."""
     errors = np.asarray(found.log_evidence, float) - truth
     rmse, rmse_error = scoring.rmse(errors)
     low, high = (np.asarray(end, float) for end in (found.low, found.high))
-    # An interval without limits, of a point that `certify` does not answer for, states nothing.
+    # An interval without limits, of a point that `certify` leaves open, does not count.
     holds = (low <= truth) & (truth <= high) & np.isfinite(high - low)
     return Cell(
         cost=float(found.cost.mean()),
@@ -130,10 +130,10 @@ def cell(found: methods.Answers, truth: np.ndarray) -> Cell:
 
 
 def load(config: Config) -> list[Setting]:
-    """The problems; ValueError for a largest budget that pays for no annealed estimate."""
+    """The problems; ValueError if the largest budget is too small for an annealed estimate."""
     hmc = (annealing.hmc(config.num_leapfrogs), config.num_leapfrogs + 1)
     gibbs = (annealing.gibbs(NUM_VALUES, NUM_VARIABLES), NUM_VALUES * NUM_VARIABLES)
-    # The logits of an uneven prior [K, L]: c_k (l - (L - 1) / 2), c_k from -0.8 to 0.8.
+    # Logits of a prior that is not uniform, [K, L]: c_k (l - (L - 1) / 2), c_k from -0.8 to 0.8.
     tilt = np.asarray(jnp.linspace(-0.8, 0.8, NUM_VARIABLES))[:, None]
     logits = tilt * (np.arange(NUM_VALUES, dtype=tilt.dtype) - (NUM_VALUES - 1) / 2)
     kinds = {
@@ -155,7 +155,7 @@ def load(config: Config) -> list[Setting]:
 
 
 def measure(config: Config, run: Run, settings: list[Setting]) -> Result:
-    """Every problem with a key of its own, some side by side, and then the certificates."""
+    """Run every method on every problem, two in parallel, and then the certificates."""
     keys = jax.random.split(jax.random.key(config.seed), (3, len(settings)))
     names = [setting.problem.name for setting in settings]
     run.begin(2 * len(settings))
@@ -170,8 +170,8 @@ def measure(config: Config, run: Run, settings: list[Setting]) -> Result:
             return list(pool.map(stage, names, settings, data, keys))
 
     columns = every("estimates", every_method, keys[1], AT_ONCE)
-    # One after another: its flag is global, and two threads that compute batched Cholesky factors,
-    # as certify does, have deadlocked in jaxlib.
+    # In sequence: its flag is global, and batched Cholesky factors in two threads, as in certify,
+    # can deadlock in jaxlib.
     certified = every("certificates", certify, keys[2], 1)
     found = dict(zip(names, map(Found, columns, certified), strict=True))
     for name, one in found.items():
@@ -195,7 +195,7 @@ def every_method(
 
 
 def certify(setting: Setting, data: Simulated, key: Key, config: Config) -> Certified:
-    """`evidence.certify` on all data sets at once, each of which it answers as if alone."""
+    """`evidence.certify` on all data sets at once; each result is as for one alone."""
     problem, before = setting.problem, jax.config.read(UNOPTIMISED)
     jax.config.update(UNOPTIMISED, True)
     try:
@@ -206,9 +206,11 @@ def certify(setting: Setting, data: Simulated, key: Key, config: Config) -> Cert
         )  # fmt: skip
     finally:
         jax.config.update(UNOPTIMISED, before)
-    answers = methods.Answers(found.log_evidence, found.low, found.high, found.k_hat, found.cost)
-    one, sure = cell(answers, data.log_evidence), np.flatnonzero(found.within)
-    alone = methods.Answers(*(leaf[sure] for leaf in answers))
+    estimates = methods.Estimates(
+        found.log_evidence, found.low, found.high, found.k_hat, found.cost
+    )
+    one, sure = cell(estimates, data.log_evidence), np.flatnonzero(found.within)
+    alone = methods.Estimates(*(leaf[sure] for leaf in estimates))
     return Certified(
         one,
         cell(alone, data.log_evidence[sure]) if sure.size > 1 else None,
@@ -232,7 +234,7 @@ def of_points(found: dict[str, Found], data: list[Simulated], size: int) -> dict
 
 
 def checks(result: Result) -> list[Check]:
-    """The sandwich holds log p(x) at least as often as it states, on every model."""
+    """The interval of the sandwich has at least its nominal coverage on every model."""
     level = result.config.level
     words = f"at least {level:.0%} within its 95% interval"
     return [

@@ -1,6 +1,6 @@
-"""The estimators of the experiment: what each costs, and how it is run.
+"""The estimators of the experiment and their costs.
 
-Cost is counted in evaluations of the joint density or its gradient, for one data set.
+The cost is the number of evaluations of the joint density or its gradient for one data set.
 """
 
 from collections.abc import Callable
@@ -21,19 +21,19 @@ from lvm_jax.typing import Array, Distribution, Key, Latent
 from lvm_jax.weights import LogJoint
 
 Draw = Callable[..., evidence.Telescope]
-TELESCOPES: dict[str, tuple[Draw, float]] = {  # and the expected cost of one
+TELESCOPES: dict[str, tuple[Draw, float]] = {  # with the expected cost of one draw
     "SUMO": (partial(evidence.sumo, start=64), 64 + 5.1),
     "multilevel": (partial(evidence.multilevel, base=16), 5.4 * 16),
 }
-FEWEST = 8  # telescopes whose spread says anything of their mean
-AT_ONCE = 8  # telescopes: more wait for the longest of more
+FEWEST = 8  # the fewest telescopes for a standard error
+AT_ONCE = 8  # telescopes in a vmap, which takes the time of the longest
 STARTS = ("prior", "guide")
 Starts = dict[str, Distribution]
-ROWS = CHUNK_SIZE // 2  # of chains together, as in `evidence.evaluate_annealed`
+ROWS = CHUNK_SIZE // 2  # chains that run together
 
 
 class Setting(NamedTuple):
-    """A problem, and how chains move on it."""
+    """A problem, and the moves of its chains."""
 
     problem: Problem
     transition: annealing.Transition
@@ -45,8 +45,8 @@ class Setting(NamedTuple):
         return p.log_joint(x), {"prior": p.prior(), "guide": q(x)}
 
 
-class Answers(NamedTuple):
-    """The answers of one method for every data set at one budget, leaves [N], in nats."""
+class Estimates(NamedTuple):
+    """The estimates of one method at one budget, leaves [N] over the data sets, in nats."""
 
     log_evidence: np.ndarray
     low: np.ndarray
@@ -55,35 +55,35 @@ class Answers(NamedTuple):
     cost: np.ndarray
 
 
-Column = list[Answers | None]  # by budget; None where the budget is too small
+Column = list[Estimates | None]  # by budget; None where the budget is too small
 
 
-def answers(found: evidence.Evidence, cost: float | np.ndarray, level: float) -> Answers:
-    """An Evidence of leaves [N] with its interval, reliable or not: its coverage is the question."""
+def estimates(found: evidence.Evidence, cost: float | np.ndarray, level: float) -> Estimates:
+    """The estimates of an Evidence, leaves [N], with intervals even where it is not reliable."""
     low, high = found.nominal_interval(level)
     centre = np.asarray(found.log_evidence)
-    return Answers(centre, low, high, np.asarray(found.k_hat), np.broadcast_to(cost, centre.shape))
+    return Estimates(
+        centre, low, high, np.asarray(found.k_hat), np.broadcast_to(cost, centre.shape)
+    )
 
 
 def for_data(
     key: Key, setting: Setting, data: Simulated, one: Callable[..., Any], num_chains: int = 0
 ) -> Any:
-    """`one(key, z, log_joint, starts)` of every data set: leaves [N, ...] of NumPy.
-
-    A program of chains is not optimised, which would take longer than it runs.
-    """
+    """`one(key, z, log_joint, starts)` of every data set: NumPy leaves [N, ...]."""
     together = batch_size(ROWS, num_chains, len(data.x)) if num_chains else 1
 
     def run(keys: Key, x: Array, z: Latent) -> Any:
         at = lambda point: one(point[0], point[2], *setting.parts(point[1]))  # noqa: E731
         return for_each(at, (keys, x, z), together)
 
+    # Chains are not optimised: that takes longer than their run.
     compiled = jax.jit(run, compiler_options=lean_options(0) if num_chains else None)
     return jax.device_get(compiled(jax.random.split(key, len(data.x)), data.x, data.z))
 
 
 def by_weights(key: Key, setting: Setting, data: Simulated, config: Config) -> dict[str, Column]:
-    """Estimates from the first S of the same draws, S each of the budgets."""
+    """Estimates from the first S of the same draws, for S of every budget."""
     most = config.budgets[-1]
     size = min(most, CHUNK_SIZE)
 
@@ -99,10 +99,10 @@ def by_weights(key: Key, setting: Setting, data: Simulated, config: Config) -> d
     found: dict[str, Column] = {"naive": [], "importance": [], "jackknife": []}
     for count in config.budgets:
         naive, plain = (_estimate(log_w[:, :count]) for log_w in drawn)
-        # As `evidence.jackknife` does, of the draws that are at hand.
+        # The estimate of `evidence.jackknife`, from the same draws.
         less = plain._replace(log_evidence=_jackknife(drawn[1][:, :count]))
         for name, part in zip(found, (naive, plain, less), strict=True):
-            found[name].append(answers(part, count, config.level))
+            found[name].append(estimates(part, count, config.level))
     return found
 
 
@@ -112,10 +112,10 @@ _average = jax.jit(jax.vmap(evidence.average))
 
 
 def by_telescopes(key: Key, setting: Setting, data: Simulated, config: Config) -> dict[str, Column]:
-    """The mean of the first R of the same draws, R such that the expected cost is the budget."""
+    """The mean of the first R of the same draws, whose expected cost is the budget."""
     found: dict[str, Column] = {}
-    for number, (name, (draw, price)) in enumerate(TELESCOPES.items()):
-        counts = [int(budget / price) for budget in config.budgets]
+    for number, (name, (draw, expected_cost)) in enumerate(TELESCOPES.items()):
+        counts = [int(budget / expected_cost) for budget in config.budgets]
         found[name] = [None for count in counts if count < FEWEST]
         if counts[-1] < FEWEST:
             continue
@@ -124,7 +124,7 @@ def by_telescopes(key: Key, setting: Setting, data: Simulated, config: Config) -
         for count in counts[len(found[name]) :]:
             first = jax.tree.map(lambda leaf, n=count: leaf[:, :n], draws)
             cost = first.num_samples.sum(1, dtype=float)
-            found[name].append(answers(_average(first), cost, config.level))
+            found[name].append(estimates(_average(first), cost, config.level))
     return found
 
 
@@ -137,7 +137,7 @@ def telescopes(
 
 
 def by_chains(key: Key, setting: Setting, data: Simulated, config: Config) -> dict[str, Column]:
-    """Annealed chains both ways from both starts, and particles from the prior."""
+    """Forward and reverse chains from both starts, and particles from the prior."""
     names = [f"{kind}, {start}" for kind in ("annealed", "sandwich") for start in STARTS]
     found: dict[str, Column] = {name: [] for name in (*names, "sequential, prior")}
     for number, budget in enumerate(config.budgets):
@@ -151,50 +151,46 @@ def by_chains(key: Key, setting: Setting, data: Simulated, config: Config) -> di
 
 
 def plan(setting: Setting, budget: int, size: int) -> tuple[annealing.Plan | None, int, int]:
-    """Temperatures that the budget pays for, if it does for two; costs of the pilot and the chains.
-
-    The pilot places the temperatures and tunes the moves.
-    """
+    """A plan within the budget (None below two temperatures), and costs of pilot and chains."""
     number = annealing.affordable_temperatures(budget, size, setting.move_cost)
     if number < 2:
         return None, 0, 0
-    travel = annealing.plan(
-        annealing.sigmoid(number), setting.transition, num_pilot=PILOT, adaptive=True
-    )
+    temperatures, moves = annealing.sigmoid(number), setting.transition
+    found = annealing.plan(temperatures, moves, num_pilot=PILOT, adaptive=True)
     pilot = annealing.pilot_cost(number, setting.move_cost)
-    return travel, pilot, annealing.chain_cost(size, number, setting.move_cost)
+    return found, pilot, annealing.chain_cost(size, number, setting.move_cost)
 
 
 def sandwich(
     key: Key, setting: Setting, data: Simulated, start: str, budget: int, config: Config
-) -> tuple[Answers | None, Answers | None]:
-    """The lower bound, which is `evidence.annealed`, and the upper with the interval of both."""
+) -> tuple[Estimates | None, Estimates | None]:
+    """The lower bound, as `evidence.annealed`, and the upper bound with the interval of both."""
     size, level = config.num_chains, config.level
-    travel, pilot, one_way = plan(setting, budget, size)
-    if travel is None:
+    chosen, pilot, one_way = plan(setting, budget, size)
+    if chosen is None:
         return None, None
 
     def one(key: Key, z: Latent, joint: LogJoint, starts: Starts) -> evidence.Sandwich:
-        return evidence.sandwich(key, joint, starts[start], z, size, travel)
+        return evidence.sandwich(key, joint, starts[start], z, size, chosen)
 
     found = for_data(key, setting, data, one, 2 * size)
     low, high = found.interval(level)
-    upper = answers(found.upper, pilot + 2 * one_way, level)._replace(low=low, high=high)
-    return answers(found.lower, pilot + one_way, level), upper
+    upper = estimates(found.upper, pilot + 2 * one_way, level)._replace(low=low, high=high)
+    return estimates(found.lower, pilot + one_way, level), upper
 
 
 def sequential(
     key: Key, setting: Setting, data: Simulated, budget: int, config: Config
-) -> Answers | None:
+) -> Estimates | None:
     """Several runs of particles from the prior."""
     num, size = config.num_particles, config.num_runs * config.num_particles
-    travel, pilot, chains = plan(setting, budget, size)
-    if travel is None:
+    chosen, pilot, chains = plan(setting, budget, size)
+    if chosen is None:
         return None
 
     def one(key: Key, z: Latent, joint: LogJoint, starts: Starts) -> evidence.Evidence:
         runs = config.num_runs
-        return evidence.sequential(key, joint, starts["prior"], num, travel, num_runs=runs).evidence
+        return evidence.sequential(key, joint, starts["prior"], num, chosen, num_runs=runs).evidence
 
     found = for_data(key, setting, data, one, size)
-    return answers(found, pilot + chains - size, config.level)  # chains have one weight more
+    return estimates(found, pilot + chains - size, config.level)  # no last weight, unlike chains

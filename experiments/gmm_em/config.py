@@ -1,8 +1,8 @@
 """A Gaussian mixture by EM: clusters, samples, how many components, held-out likelihood (1 min).
 
-Section 0.2 of the lecture: data, k-means start, EM from several starts at once, samples from the
-fitted mixture. Beyond the lecture: the number of components by three criteria in four covariance
-types, the log-likelihood of held-out points, and the uncertainty of the assignment.
+EM runs from several starts at once, such as k-means, and the fitted mixture draws samples. Three
+criteria compare numbers of components in four covariance types. Cross-validation measures the
+log-likelihood of held-out points, and entropy the uncertainty of the assignment.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ Covariance = Literal["full", "tied", "diag", "spherical"]
 class Config(Options):
     """Options of the experiment; None means the default that fits the data."""
 
-    x64: ClassVar[bool] = True  # float32 stops EM a few digits short of the known likelihoods
+    x64: ClassVar[bool] = True  # float32 has too few digits for the known likelihoods
 
     data: str = "lecture"
     """lecture, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file."""
     columns: tuple[str, ...] | None = None
     """Columns to use, by name; None uses all."""
     standardize: bool = False
-    """Scale every column to mean 0 and standard deviation 1 first."""
+    """Standardise every column to mean 0 and standard deviation 1."""
     pca_dim: Annotated[int, at_least(1)] | None = None
     """Fit in this many principal components; None means 16 for digits, otherwise no PCA."""
     num_components: Annotated[int, at_least(1)] | None = None
@@ -32,11 +32,11 @@ class Config(Options):
     covariance: Covariance = "full"
     """Covariance type of the mixture."""
     start: Literal["kmeans", "k-means++", "random", "random_from_data"] = "kmeans"
-    """How each restart begins."""
+    """Initialisation of each restart."""
     num_restarts: Annotated[int, at_least(1)] = 10
-    """Restarts, run together; the best likelihood wins."""
+    """Restarts, run together; the one with the highest likelihood is kept."""
     max_steps: Annotated[int, at_least(1)] = 2000
-    """The most EM steps of a restart."""
+    """Maximum number of EM steps of a restart."""
     tolerance: Annotated[float, at_least(0)] = 1e-8
     """Stop when the mean log-likelihood changes by less [nats per point]."""
     regularization: Annotated[float, at_least(0)] = 1e-6
@@ -44,6 +44,6 @@ class Config(Options):
     max_components: Annotated[int, at_least(1)] | None = None
     """Compare K from 1 to this by AIC, BIC and ICL; None means 6, or 2 K if that is more."""
     compare: tuple[Covariance, ...] = ("full", "tied", "diag", "spherical")
-    """Covariance types to compare; the one of the mixture is always among them."""
+    """Covariance types to compare; that of the mixture is always included."""
     num_folds: Annotated[int, at_least(2)] = 5
     """Folds of the cross-validated log-likelihood."""

@@ -1,4 +1,4 @@
-"""The figures of the mixture experiment; data on a line have histograms for scatter plots."""
+"""The figures of the mixture experiment; one-dimensional data have histograms."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from lvm_jax import em, plotting
 
 
 def view(result: Result) -> plotting.Plane:
-    """The plane to draw the data in: their two columns, or the two main principal axes."""
+    """The plane of the figures: the two columns of the data, or two principal axes."""
     if result.dataset.x.shape[1] == 2 or result.pca is not None:
         return plotting.coordinate_plane(result.dataset)
     return plotting.principal_plane(result.dataset)
 
 
 def panels(result: Result, shown: list[tuple[str, np.ndarray, Any]]) -> tuple[Any, np.ndarray]:
-    """(title, points, their components) side by side; on a line, histograms with the density."""
+    """Panels of (title, points, components); histograms with the density in one dimension."""
     on_line = result.dataset.x.shape[1] == 1
     plane = None if on_line else view(result)
     size = {"width": 8, "height": 4.2 if len(shown) == 1 else 3} if on_line else {}
@@ -34,7 +34,7 @@ def panels(result: Result, shown: list[tuple[str, np.ndarray, Any]]) -> tuple[An
 
 
 def clusters(result: Result) -> Any:
-    """The data, and beside them the clusters with their components' ellipses."""
+    """The data, and the clusters with the ellipses of their components."""
     x, mixture, config = result.dataset.x, result.fit.mixture, result.config
     title = f"Fitted mixture, K = {config.num_components}, {config.covariance}"
     fitted = (title, x, np.asarray(mixture.assign(x)))
@@ -46,7 +46,7 @@ def clusters(result: Result) -> Any:
 
 
 def convergence(result: Result) -> Any:
-    """The objective of the best restart, and the end of every restart."""
+    """The objective of the best restart, and the final objective of every restart."""
     info = result.fit.info
     figure, (left, right) = plotting.new_figure(2)
     plotting.trace(left, info.trace)
@@ -83,7 +83,7 @@ def criteria(result: Result) -> Any:
     types = dict.fromkeys(covariance for covariance, _ in fitted)
     by_type = {name: [kept.get((name, k), np.nan) for k in sizes] for name in types}
     plotting.curves(right, sizes, by_type)
-    for index, name in enumerate(types):  # a cross at the foot of the axis
+    for index, name in enumerate(types):  # a cross at the bottom of the axis
         bad = [k for k in sizes if (name, k) in fitted and (name, k) not in kept]
         if bad:
             style = {"color": plotting.colour(index), "transform": right.get_xaxis_transform()}
@@ -99,7 +99,7 @@ def criteria(result: Result) -> Any:
 
 
 def samples(result: Result) -> Any:
-    """The data and as many points drawn from the fitted mixture, on the same axes."""
+    """The data, and equally many points drawn from the fitted mixture."""
     x, count = result.dataset.x, f"{len(result.samples):,} points"
     data = (f"Data, {count}", x, np.asarray(result.fit.mixture.assign(x)))
     drawn = (f"Samples from the mixture, {count}", result.samples, result.samples_z)
@@ -120,7 +120,7 @@ def uncertainty(result: Result) -> Any:
     points = plane.points(x)
     figure, (left, right) = plotting.new_figure(2, sharex=True, sharey=True)
     plotting.scatter(left, points)
-    margin = 0.15 * np.ptp(points, axis=0)  # room for the contours
+    margin = 0.15 * np.ptp(points, axis=0)  # space for the contours
     (left_end, bottom), (right_end, top) = points.min(0) - margin, points.max(0) + margin
     left.set(xlim=(left_end, right_end), ylim=(bottom, top))
     plotting.density(jax.random.key(result.config.seed), left, plane.mixture(mixture))
@@ -141,7 +141,7 @@ def entropy(result: Result, x: np.ndarray) -> np.ndarray:
 
 
 def images(result: Result) -> Any:
-    """Component means, real digits, the same through the PCA, and samples, as rows of images."""
+    """Component means, digits, the same after PCA, and samples, as rows of images."""
     mixture, x, pca = result.fit.mixture, result.dataset.x, result.pca
     columns = min(len(mixture.weights), 12)
     chosen = np.linspace(0, len(x) - 1, columns).astype(int)

@@ -20,8 +20,8 @@ from lvm_jax.report import Check, Run, near, point_ids
 
 RAND, INFORMATION = "adjusted Rand index", "normalised mutual information"
 TRUE_RAND, TRUE_MEAN = f"{RAND} of the true mixture", "log-likelihood per point of the true mixture"
-# What the default options give, from scikit-learn's GaussianMixture with 10 starts and tolerance
-# 1e-10: log-likelihood, the same per point, BIC, smaller weight, adjusted Rand index.
+# Results of scikit-learn's GaussianMixture with 10 starts and tolerance 1e-10 for the default
+# options: log-likelihood, the same per point, BIC, smaller weight, adjusted Rand index.
 KNOWN = {
     "old_faithful": (-1130.264, -4.155382, 2322.192, 0.355873),
     "lecture": (-4752.983, -3.168655, 9630.290, 0.331237, 0.896269),
@@ -31,11 +31,11 @@ FREE = ("seed", "max_components", "compare", "num_folds")  # options that KNOWN 
 
 
 class Loaded(NamedTuple):
-    """What the run starts from."""
+    """The data and the completed options."""
 
     config: Config  # with the defaults that depend on the data
-    dataset: data.Dataset  # as it is fitted
-    original: data.Dataset  # as it was read
+    dataset: data.Dataset  # after standardisation and PCA
+    original: data.Dataset  # before them
     pca: data.PCA | None
     folds: list[np.ndarray]  # indices of the points held out together
 
@@ -51,7 +51,7 @@ class Candidate(NamedTuple):
 
     @property
     def is_collapsed(self) -> bool:
-        """Whether a component has shrunk onto a few points: the likelihood has no bound there."""
+        """Whether a component has collapsed onto few points, where the likelihood is unbounded."""
         return self.smallest_spread < 1e-4
 
 
@@ -59,14 +59,14 @@ class HeldOut(NamedTuple):
     """Cross-validated log-likelihood, nats per point."""
 
     mean: float
-    standard_error: float  # of a mean over points, the fits given
-    in_sample: float  # on the data fitted
+    standard_error: float  # of the mean over points, for these fits
+    in_sample: float  # on the fitted points
     num_points: int
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     dataset: data.Dataset
@@ -77,8 +77,8 @@ class Result:
     held_out: HeldOut
     points: dict[str, np.ndarray]  # log p(x) of each point under the fit without its fold
     samples: np.ndarray  # [N, D], drawn from the fitted mixture
-    samples_z: np.ndarray  # [N], the components they came from
-    agreement: dict[str, float]  # with the true labels, where there are any
+    samples_z: np.ndarray  # [N], their components
+    agreement: dict[str, float]  # with the true labels, if there are any
 
     @property
     def best(self) -> Candidate | None:
@@ -88,7 +88,7 @@ class Result:
 
     @property
     def components(self) -> list[tuple[Any, ...]]:
-        """Name, weight, points, mean and sd of each component; then of the true ones nearest."""
+        """Name, weight, points, mean and sd of each component, and of the nearest true ones."""
         mixture, truth = self.fit.mixture, self.dataset.truth
         points = np.bincount(mixture.assign(self.dataset.x), minlength=len(mixture.weights))
         names = range(1, len(points) + 1)
@@ -103,7 +103,7 @@ class Result:
 
     @property
     def majority(self) -> list[tuple[int, float]]:
-        """Of each component: the class of most of its points, and their share."""
+        """The majority class of each component, and its share."""
         assigned = np.asarray(self.fit.mixture.assign(self.dataset.x))
         counts = np.zeros((len(self.fit.mixture.weights), self.dataset.labels.max() + 1))
         np.add.at(counts, (assigned, self.dataset.labels), 1)
@@ -112,7 +112,7 @@ class Result:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What results.json holds."""
+        """The content of results.json."""
         mixture, info = self.fit.mixture, self.fit.info
         names = ("weights", "means", "covariances")
         return {
@@ -132,7 +132,7 @@ def spread(covariances: np.ndarray) -> np.ndarray:
 
 
 def load(config: Config) -> Loaded:
-    """Read and transform the data, fill in the defaults, refuse what a fit would refuse later."""
+    """Read and transform the data, fill in the defaults, and check that every fit is possible."""
     original = dataset = data.load(config.data, config.columns)
     config = filled(config, original.x)
     if config.standardize:
@@ -140,7 +140,7 @@ def load(config: Config) -> Loaded:
     pca = None
     if config.pca_dim is not None:
         dataset, pca = data.reduce(dataset, config.pca_dim)
-    if dataset.x.shape[1] == 1:  # on a line full, diag and spherical are the same
+    if dataset.x.shape[1] == 1:  # full, diag and spherical are equal in one dimension
         is_tied = config.covariance == "tied"
         other = [c for c in config.compare if (c == "tied") != is_tied][:1]
         config = dataclasses.replace(config, compare=(config.covariance, *other))
@@ -151,13 +151,13 @@ def load(config: Config) -> Loaded:
 
 
 def keys(config: Config) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Keys of the fit, the comparison, the folds (their order and their fits) and the samples."""
+    """Keys of the fit, the comparison, the folds (order and fits) and the samples."""
     fit, comparison, folds, samples = jax.random.split(jax.random.key(config.seed), 4)
     return fit, comparison, jax.random.split(folds), samples
 
 
 def filled(config: Config, x: np.ndarray) -> Config:
-    """The defaults that depend on the data; refuses more components than the rows allow."""
+    """The options with defaults that depend on the data; refuses too many components."""
     k, largest, pca_dim = config.num_components, config.max_components, config.pca_dim
     if k is None:
         k = {"old_faithful": 2, "digits": 10}.get(config.data, 3)
@@ -178,10 +178,10 @@ def filled(config: Config, x: np.ndarray) -> Config:
 
 
 def check_fits(x: np.ndarray, config: Config, folds: list[np.ndarray]) -> None:
-    """Refuse data that a fit of the grid or a fold would refuse later."""
+    """Refuse data for which a fit of the grid or of a fold is impossible."""
     if (x == x[0]).all():
         raise ValueError(f"data: expected rows that differ, got {len(x)} equal ones")
-    with warnings.catch_warnings(action="ignore"):  # the fits repeat them
+    with warnings.catch_warnings(action="ignore"):  # the fits issue them again
         for covariance, k in comparison_grid(config):
             inputs.check_data(x, k, em.GAUSSIANS[covariance], None, config.regularization)
     for number, fold in enumerate(folds, 1):
@@ -192,7 +192,7 @@ def check_fits(x: np.ndarray, config: Config, folds: list[np.ndarray]) -> None:
 def comparison_grid(config: Config) -> list[tuple[Covariance, int]]:
     """The (covariance type, K) to compare, the mixture's own first; at most seven values of K.
 
-    Every cell compiles its start, a second each: other types only at the own K and its neighbours.
+    Every cell compiles for about a second, so other types use the mixture's K and its neighbours.
     """
     own, most = (config.covariance, config.num_components), config.max_components
     spaced = np.linspace(1, most, min(most, 6)).round().astype(int).tolist()
@@ -204,14 +204,14 @@ def comparison_grid(config: Config) -> list[tuple[Covariance, int]]:
 
 
 def measure(config: Config, run: Run, loaded: Loaded) -> Result:
-    """Fit, compare, hold out, sample."""
+    """Fit the mixture, compare candidates, cross-validate, and sample."""
     config, dataset, original, pca, folds = loaded
     x, grid = dataset.x, comparison_grid(config)
     key_fit, key_grid, (_, key_folds), key_samples = keys(config)
     run.begin(len(grid) + len(folds) + 1)
     fit = run.stage("fit", fit_mixture, key_fit, x, config, run)
-    # One after the other, never in threads: jaxlib's batched Cholesky waits, inside a thread of
-    # XLA's pool, for work that it queued to that pool. As many fits as threads wait for ever.
+    # Not in threads: jaxlib's batched Cholesky waits, in a thread of XLA's pool, for work queued to
+    # that pool, so that as many fits as threads deadlock.
     candidates = [
         run.stage(
             f"K = {k}, {covariance}", compare, jax.random.fold_in(key_grid, index), x, config,
@@ -238,12 +238,12 @@ def fit_once(key: jax.Array, x: np.ndarray, config: Config, **changes: Any) -> e
     names = ("num_components", "start", "num_restarts", "max_steps", "tolerance", "regularization")
     options: dict[str, Any] = {name: getattr(config, name) for name in names}
     options["family"] = config.covariance
-    options["sample_weight"] = np.ones(len(x))  # as the folds have: they run the same program
+    options["sample_weight"] = np.ones(len(x))  # so that the folds run the same program
     return em.fit(key, x, **{**options, **changes}, throw=False)
 
 
 def fit_mixture(key: jax.Array, x: np.ndarray, config: Config, run: Run) -> em.MixtureFit:
-    """The fit that the experiment is about, logged as it goes."""
+    """The fit of the mixture, with a log of its steps."""
 
     def on_progress(info: dict[str, Any]) -> None:
         run.log(**info, stage="fit")
@@ -262,7 +262,7 @@ def compare(
     key: jax.Array, x: np.ndarray, config: Config, covariance: str, k: int, run: Run,
     fit: em.MixtureFit | None,
 ) -> Candidate:  # fmt: skip
-    """A cell of the comparison; its fit is made here unless there is one already."""
+    """A cell of the comparison, fitted unless `fit` is given."""
     if fit is None:
         fit = fit_once(key, x, config, family=covariance, num_components=k)
     spread = em.smallest_spread(fit.mixture, x)
@@ -275,15 +275,15 @@ def compare(
 def hold_out(
     key: jax.Array, x: np.ndarray, fold: np.ndarray, config: Config
 ) -> tuple[np.ndarray, float]:
-    """log p of the points of a fold under the fit without them, and the mean of the others'."""
+    """log p of the points of a fold under the fit without them, and the mean of the others."""
     weight = np.ones(len(x))
-    weight[fold] = 0.0  # equivalent to leaving the row out; all folds share one program
+    weight[fold] = 0.0  # equivalent to removing the row; all folds share one program
     fit = fit_once(key, x, config, sample_weight=weight)
     return np.asarray(fit.mixture.log_prob(x))[fold], fit.info.log_likelihood
 
 
 def agreement(mixture: em.Mixture, dataset: data.Dataset) -> dict[str, float]:
-    """Agreement of the clusters with the true classes; with the truth, the best on average."""
+    """Agreement of the clusters, and of the true mixture if known, with the true classes."""
     if dataset.labels is None:
         return {}
     assigned = np.asarray(mixture.assign(dataset.x))
@@ -299,7 +299,7 @@ def agreement(mixture: em.Mixture, dataset: data.Dataset) -> dict[str, float]:
 
 
 def checks(result: Result) -> list[Check]:
-    """Moments that every M-step conserves, and known values where the options are the default."""
+    """Moments that every M-step conserves, and known values for the default options."""
     config, fit, found = result.config, result.fit, result.candidates[0].criteria
     obtained = {
         "log-likelihood": found.log_likelihood,
@@ -319,7 +319,7 @@ def checks(result: Result) -> list[Check]:
 
 
 def conserved(result: Result) -> list[Check]:
-    """The mixture's mean is the data's, and its total variance theirs + D times what is added."""
+    """The mixture's mean and total variance are those of the data, plus D times regularization."""
     mixture, x = result.fit.mixture, result.dataset.x
     weights, means = np.asarray(mixture.weights), np.asarray(mixture.means)
     mean, spread = weights @ means, x.var(axis=0).sum()

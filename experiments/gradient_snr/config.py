@@ -1,9 +1,9 @@
 """Signal to noise of every gradient estimator against the number of samples S (50 s).
 
-More importance samples tighten the bound, but can ruin the gradient of phi: the signal of IWAE
-falls as 1/S, its noise as S^-1/2 only (Rainforth et al. 2018). Doubly-reparameterised gradients
-mend that (Tucker et al. 2019). Measured on the problem of both papers, for every estimator that
-takes a Gaussian q, with the slope of log SNR against log S and its standard error.
+More importance samples tighten the bound, but can degrade the gradient of phi: the signal of IWAE
+falls as 1/S, its noise only as S^-1/2 (Rainforth et al. 2018). Doubly-reparameterised gradients
+avoid this (Tucker et al. 2019). The run measures every estimator for a Gaussian q on the problem of
+both papers, with the slope of log SNR against log S and its standard error.
 """
 
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ class Config(Options):
     dim: Annotated[int, at_least(1)] = 20
     """D, the dimension of both z and x."""
     perturbation: Annotated[float, above(0)] = 0.01
-    """Every parameter is moved off its optimum by this times N(0, 1)."""
+    """Standard deviation of the normal perturbation of every parameter from its optimum."""
     num_samples: tuple[Annotated[int, at_least(1)], ...] = (1, 4, 16, 64, 256, 1024)
-    """Numbers S of importance samples, rising."""
+    """Numbers S of importance samples, increasing."""
     num_repeats: Annotated[int, at_least(6)] = 2000
     """Gradients drawn for each S and estimator."""
     num_blocks: Annotated[int, at_least(3)] = 10
-    """Independent blocks of these, for the standard errors (delete-one jackknife)."""
+    """Independent blocks of the gradients, for standard errors (delete-one jackknife)."""
     num_groups: Annotated[int, at_least(2)] = 4
-    """Groups of MIWAE and PIWAE; they need S to be a multiple of it."""
+    """Groups of MIWAE and PIWAE, which need a multiple of it as S."""
     beta: Annotated[float, between(0, 1)] = 0.5
-    """Weight of the ELBO in CIWAE, against 1 - beta of IWAE."""
+    """Weight of the ELBO in CIWAE; IWAE has 1 - beta."""
     fit_from: Annotated[int, at_least(1)] = 64
-    """Slopes are fitted to the S from here on, where the asymptotic law may hold."""
+    """The smallest S in the fit of a slope, for the asymptotic law."""
 
     def check(self) -> None:
-        """Refuse options that leave nothing to measure."""
+        """Refuse too few repeats, and too few S for a slope."""
         super().check()
         if self.num_repeats < 2 * self.num_blocks:
             raise ValueError(

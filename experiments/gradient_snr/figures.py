@@ -17,17 +17,17 @@ MARKERS = "osD^vP"
 
 
 def snr(result: Result) -> Any:
-    """Above phi, below theta; a family of estimators in each column."""
+    """SNR for phi (above) and theta (below), with a family of estimators in each column."""
     figure, axes = plotting.new_figure(3, 2, width=3.6, height=3.6, sharey="row")
-    for row, (group, said) in enumerate(GROUPS.items()):
+    for row, (group, symbol) in enumerate(GROUPS.items()):
         for column, (family, names) in enumerate(FAMILIES.items()):
             ax = axes[3 * row + column]
             for place, name in enumerate(names):
                 line(ax, result, result.curves[group][name], place, name)
             corner = "lower right" if group == "mu" else "lower left"
-            log_axes(ax, result, f"{family}: gradient for {said}", corner)
+            log_axes(ax, result, f"{family}: gradient for {symbol}", corner)
     lowest = min(np.nanmin(curve.snr) for curve in result.curves["b"].values())
-    axes[0].set_ylim(bottom=lowest / 300)  # shared; room for the legends
+    axes[0].set_ylim(bottom=lowest / 300)  # shared; space for the legends
     return figure
 
 
@@ -48,7 +48,7 @@ def with_slope(name: str, slope: float) -> str:
 
 
 def log_axes(ax: Any, result: Result, title: str, place: str) -> None:
-    """Both logarithmic, with a tick at every S that was measured."""
+    """Logarithmic axes with a tick at every S."""
     plotting.log_ticks(ax, result.num_samples)
     limits = (result.num_samples[0] / 1.3, result.num_samples[-1] * 1.3)
     labels = ("importance samples S", "signal / noise, |mean| / sd")
@@ -56,10 +56,10 @@ def log_axes(ax: Any, result: Result, title: str, place: str) -> None:
 
 
 def slopes(result: Result) -> Any:
-    """The fitted slopes beside the laws, and their distance from them."""
+    """The fitted slopes, the asymptotic laws, and their differences."""
     figure, (left, right) = plotting.new_figure(2, width=5.4, height=4.8, sharey=True)
     names = list(ESTIMATORS)
-    for index, (group, said) in enumerate(GROUPS.items()):
+    for index, (group, symbol) in enumerate(GROUPS.items()):
         curves = [result.curves[group][name] for name in names]
         law, found, error = (
             np.array([getattr(curve, field) for curve in curves], float)
@@ -70,7 +70,7 @@ def slopes(result: Result) -> Any:
         label = "law for S → ∞" if not index else None
         left.plot(law, at, "|", color=plotting.GREY, markersize=13, mew=2.5, label=label)
         for ax, value in ((left, found), (right, found - law)):
-            ax.errorbar(value, at, xerr=2 * error, linestyle="", **bar, label=f"{said}, ± 2 s.e.")
+            ax.errorbar(value, at, xerr=2 * error, linestyle="", **bar, label=f"{symbol}, ± 2 s.e.")
     right.axvline(0, color=plotting.GREY, linewidth=1)
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()  # shared
@@ -81,7 +81,7 @@ def slopes(result: Result) -> Any:
 
 
 def floor(result: Result) -> Any:
-    """The signal as an estimator's own mean, beside the signal as the mean of DReG."""
+    """SNR with the estimator's own mean as signal, and with the mean of DReG as signal."""
     figure, axes = plotting.new_figure(2, width=5.4, height=4.2, sharey=True)
     bottom, first = 1 / np.sqrt(result.config.num_repeats), result.num_samples[0]
     titles = ("Signal: the estimator's own mean", "Signal: the mean of DReG")
@@ -92,8 +92,8 @@ def floor(result: Result) -> Any:
             drawn = {"color": plotting.colour(place), "marker": MARKERS[place], "markersize": 5}
             ax.plot(result.num_samples, values, label=with_slope(name, slope), **drawn)
         ax.axhline(bottom, color=plotting.INK, linestyle="--", linewidth=1.2)
-        said = f"1/√R, R = {result.config.num_repeats:,} repeats"
+        text = f"1/√R, R = {result.config.num_repeats:,} repeats"
         where = {"textcoords": "offset points", "va": "top", "fontsize": 8.5}
-        ax.annotate(said, (first / 1.2, bottom), (0, -4), bbox=plotting.LABEL_BOX, **where)
+        ax.annotate(text, (first / 1.2, bottom), (0, -4), bbox=plotting.LABEL_BOX, **where)
         log_axes(ax, result, title, "upper left")
     return figure

@@ -1,4 +1,4 @@
-"""The gradients of every estimator on one problem, and the slopes of their signal to noise."""
+"""The gradients of every estimator on one problem, and the slopes of their SNR."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from lvm_jax.typing import Array, Float, Key, Scalar
 
 GROUPS = ("mu", "A", "b")
 VARIANCE = 2 / 3  # of q
-TABLE = 2**22  # entries of the S x S tables that some estimators make, held at once
+TABLE = 2**22  # the most entries in memory of the S x S tables of some estimators
 
 
 class Toy(NamedTuple):
@@ -37,11 +37,11 @@ class Row(NamedTuple):
     """An estimator of the table."""
 
     estimate: Callable[[Config], gradients.Surrogate]
-    target: str  # whose gradient phi's is on average: elbo, iwae, miwae, ciwae, wake
+    target: str  # the bound whose gradient it estimates for phi: elbo, iwae, miwae, ciwae, wake
     theta_target: str
-    minimum: int = 1  # of S; one sample has no others to compare with, and wake-sleep no signal
+    minimum: int = 1  # of S; leave-one-out needs 2 samples, and wake-sleep has no signal with 1
     slope: float = 0.5  # of phi's log SNR as S -> infinity
-    grouped: bool = False  # S has to be a multiple of num_groups
+    grouped: bool = False  # S must be a multiple of num_groups
 
 
 ESTIMATORS: dict[str, Row] = {
@@ -72,7 +72,7 @@ ESTIMATORS: dict[str, Row] = {
         lambda c: gradients.doubly_reparameterized_wake_sleep(), "wake", "iwae", 2
     ),
 }  # fmt: skip
-# The least noisy estimator of each mean: its average is the signal of all that share the mean.
+# The estimator with the least noise of each mean; its average is the signal of all of that mean.
 BEST = {"iwae": "DReG", "miwae": "DReG of MIWAE", "wake": "DReG of RWS"}
 
 Pooled = dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]  # (estimator, group): mean, variance
@@ -87,11 +87,11 @@ class Blocks(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """SNR of one estimator and group against S; NaN where the estimator does not apply."""
+    """SNR of one estimator and group against S; NaN if the estimator does not apply."""
 
     snr: np.ndarray  # [M], |signal| / sqrt(sum of variances)
     error: np.ndarray  # [M], standard error of log SNR
-    own: np.ndarray  # [M], the same ratio with the estimator's own mean for its signal
+    own: np.ndarray  # [M], the SNR with the estimator's own mean as signal
     slope: float  # of log SNR against log S, over the S >= fit_from
     slope_error: float
     own_slope: float
@@ -100,7 +100,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     num_samples: np.ndarray  # S, [M]
@@ -111,7 +111,7 @@ class Result:
 
 
 def measure(config: Config, run: Run) -> Result:
-    """Draw the gradients, then fit the slopes."""
+    """Draw the gradients, and fit the slopes."""
     key_toy, key_draws = jax.random.split(jax.random.key(config.seed))
     toy = make_toy(key_toy, config.dim, config.perturbation)
     run.begin(len(config.num_samples))
@@ -129,7 +129,7 @@ def measure(config: Config, run: Run) -> Result:
 
 
 def checks(result: Result) -> list[Check]:
-    """Closed forms of the SNR, and equal means of the estimators of one gradient."""
+    """Closed forms of the SNR, and equal means of estimators of the same gradient."""
     found = []
     for group, names in result.exact.items():
         for name, values in names.items():
@@ -138,12 +138,12 @@ def checks(result: Result) -> list[Check]:
             what = f"SNR of {name}, {group}, S = {result.num_samples[-1]}"
             found.append(near(what, curve.snr[-1], values[-1], wide, "closed form"))
     largest = max(result.agreement.values())
-    most = 6.0  # of some 1,000 standard normals, with the tails of a variance from few blocks
+    most = 6.0  # for 1,000 standard normals whose variances come from few blocks
     return [*found, Check("largest |z| of a mean", largest, 0.0, most, f"below {most:g}")]
 
 
 def make_toy(key: Key[Array, ""], dim: int, perturbation: float) -> Toy:
-    """A mu, one x drawn from the model, and the optimum of phi; then everything moves a little."""
+    """A mu, one x drawn from the model, and the optimum of phi, all perturbed."""
     key_mu, key_x, *keys = jax.random.split(key, 5)
     mu = jax.random.normal(key_mu, (dim,))
     x = mu + jnp.sqrt(2.0) * jax.random.normal(key_x, (dim,))
@@ -170,13 +170,13 @@ def log_joint_at(mu: Float[Array, " D"], x: Float[Array, " D"]) -> Callable[[Arr
 
 
 def applies(name: str, size: int, config: Config) -> bool:
-    """Can the estimator take this S?"""
+    """Whether the estimator is defined for this S."""
     row = ESTIMATORS[name]
     return size >= row.minimum and not (row.grouped and size % config.num_groups)
 
 
 def draw(key: Key[Array, ""], toy: Toy, size: int, config: Config) -> Blocks:
-    """Mean and variance of every estimator's gradients, block by block: one program for this S."""
+    """Mean and variance of every estimator's gradients in each block, by one program."""
     estimates = {
         name: row.estimate(config)
         for name, row in ESTIMATORS.items()
@@ -223,7 +223,7 @@ def pool(blocks: Blocks, leave_out: int | None = None) -> Pooled:
 def signal(
     name: str, group: str, size: int, toy: Toy, pooled: Pooled, config: Config
 ) -> np.ndarray:
-    """What the gradient is on average: exact for the ELBO, else from the least noisy estimator."""
+    """The mean gradient: exact for the ELBO, else from the estimator with the least noise."""
     row = ESTIMATORS[name]
     target = row.theta_target if group == "mu" else row.target
     exact = elbo_gradient(toy)[group]
@@ -277,7 +277,7 @@ def agreement(drawn: list[Blocks], toy: Toy, config: Config) -> dict[str, float]
 
 
 def analyse(config: Config, toy: Toy, drawn: list[Blocks]) -> dict[str, dict[str, Curve]]:
-    """Curves with jackknife errors: each statistic again without each block in turn."""
+    """Curves with delete-one jackknife errors."""
     everything = ratios(config, toy, drawn, None)
     without = [ratios(config, toy, drawn, block) for block in range(config.num_blocks)]
     chosen = np.array(config.num_samples) >= config.fit_from
@@ -300,7 +300,7 @@ def analyse(config: Config, toy: Toy, drawn: list[Blocks]) -> dict[str, dict[str
 def ratios(
     config: Config, toy: Toy, drawn: list[Blocks], leave_out: int | None
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """Per estimator and group: SNR with the best known signal, and with its own mean, each [M]."""
+    """SNR of each estimator and group, with the best signal and with its own mean, each [M]."""
     pooled = [pool(blocks, leave_out) for blocks in drawn]
     found = {}
     for name in ESTIMATORS:
@@ -325,5 +325,5 @@ def slope(config: Config, snr: np.ndarray, chosen: np.ndarray) -> float:
 
 
 def jackknife_error(left: np.ndarray) -> np.ndarray:
-    """Standard error from the statistic without each block in turn, [B, ...] -> [...]."""
+    """Standard error from the delete-one statistics, [B, ...] -> [...]."""
     return np.sqrt((len(left) - 1) * left.var(axis=0))

@@ -1,4 +1,4 @@
-"""Test problems at one x, whose log-weights have a known law."""
+"""Test problems at one x, whose log-weights have a known distribution."""
 
 import math
 from typing import NamedTuple
@@ -18,7 +18,7 @@ DIM = 20  # of the Gaussian problem (Rainforth et al. 2018)
 
 
 class Case(NamedTuple):
-    """A problem at one x, and the exact law of its weights."""
+    """A problem at one x, and the exact distribution of its weights."""
 
     name: str
     log_joint: LogJoint
@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
 
 def make_cases(seed: int) -> list[Case]:
-    """The problems, in float64; `seed` sets mu and x of the Gaussian, on which no gap depends."""
+    """The problems, in float64; `seed` sets mu and x of the Gaussian, which change no gap."""
     return [gaussian(seed), mixture(), two_modes()]
 
 
@@ -42,10 +42,7 @@ def bind(problem: Problem, x: np.ndarray) -> tuple[LogJoint, Distribution, Distr
 
 
 def gaussian(seed: int) -> Case:
-    """Rainforth's problem at its optimal q.
-
-    log w = log p(x) + 10 log 4/3 - c / 6, c chi-squared with 20 degrees of freedom.
-    """
+    """Rainforth's problem at its optimal q: log w = log p(x) + 10 log 4/3 - c / 6, c ~ chi2(20)."""
     rng = np.random.default_rng([seed, 7])
     mu = rng.standard_normal(DIM)
     x = mu + math.sqrt(2) * rng.standard_normal(DIM)

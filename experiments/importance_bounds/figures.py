@@ -41,7 +41,7 @@ def weights(result: Result) -> Any:
 
 
 def bounds(result: Result) -> Any:
-    """Every bound less log p(x) against S: draws with error bars on exact curves."""
+    """Every bound minus log p(x) against S: draws with error bars, and exact curves."""
     figure, axes = plotting.new_figure(3, width=WIDTH, height=5.2, sharey=True)
     for ax, found in zip(axes, result.found, strict=True):
         names = [name for name in found.curves if name not in JACKKNIFE]
@@ -82,7 +82,7 @@ def laws(result: Result) -> Any:
             below.axhline(rate, color=shade, linestyle="--", linewidth=1)
         first, label = found.law.iwae_coefficients()[0] / sizes, "Var(w) / (2 S p²)"
         above.plot(sizes, first, ":", color=plotting.INK, linewidth=1.3, label=label)
-        is_slow = log_mean(int(sizes[-1])) < -1e-3  # then the curves cross the upper right corner
+        is_slow = log_mean(int(sizes[-1])) < -1e-3  # the curves then reach the upper right corner
         corner = "lower left" if is_slow else "upper right"
         labels = ("number of weights, S", "|E[bound] − log p(x)| [nats]")
         limits = {"xscale": "log", "yscale": "log", "ylim": (1e-7, 30)}
@@ -93,15 +93,15 @@ def laws(result: Result) -> Any:
 
 
 def exact_gaps(log_mean: LogMean, name: str, sizes: np.ndarray) -> np.ndarray:
-    """Exact gaps of IWAE or a jackknife; NaN where the combination has lost its digits."""
+    """Exact gaps of IWAE or a jackknife; NaN where they are below rounding."""
     order = JACKKNIFE.get(name, 0)
     gaps = [jackknife(log_mean, order, int(s)) if s > order else np.nan for s in sizes]
-    rounding = 1e-14 * sizes**order  # of an IWAE gap, times the coefficients
+    rounding = 1e-14 * sizes**order  # that of an IWAE gap, times the coefficients
     return np.where(np.abs(gaps) > 30 * rounding, gaps, np.nan)
 
 
 def measured(ax: Any, found: Found, name: str, shade: str) -> None:
-    """Gaps from draws: filled where they entered the slope, hollow where noise begins."""
+    """Gaps from draws: filled if significant, hollow if not."""
     curve = found.curves[name]
     clear = np.abs(curve.gap) >= SIGNIFICANT * curve.standard_error
     bars = {"color": shade, "markersize": 5, "linestyle": "none", "capsize": 2}
@@ -123,7 +123,7 @@ def with_error(value: float, error: float) -> str:
 
 
 def noise(result: Result) -> Any:
-    """The spread of ONE draw of a bound against S, beside its bias: what an unbiased bound costs."""
+    """Standard deviation and bias of ONE draw of a bound against S."""
     figure, axes = plotting.new_figure(3, width=WIDTH, height=3.7, sharey=True)
     for ax, found in zip(axes, result.found, strict=True):
         for index, name in enumerate((IWAE, "jackknife 1", "jackknife 2", UPPER)):

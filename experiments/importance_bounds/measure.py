@@ -1,4 +1,4 @@
-"""Bounds from one set of log-weights: means, errors, measured slopes, and the exact values beside."""
+"""Bounds from one set of log-weights: means, errors, slopes, and exact values."""
 
 import functools
 import math
@@ -24,19 +24,19 @@ IWAE, UPPER = "IWAE", "IWAE + posterior draw"
 JACKKNIFE = {f"jackknife {order}": order for order in (1, 2, 3)}
 RATES = {IWAE: -1.0, **{name: -float(order + 1) for name, order in JACKKNIFE.items()}}
 NUM_BATCHES = 64  # of draws, whose spread gives every standard error
-WORK = 2**26  # logarithms that a jackknife may cost at one S
+WORK = 2**26  # the most logarithms of a jackknife at one S
 ORDERS = 6  # of the control variates
-LIGHT = 10.0  # Var(w) / p^2 up to which their coefficients can be had from draws
-SIGNIFICANT = 5.0  # standard errors: a gap that is smaller is in the noise
+LIGHT = 10.0  # the largest Var(w) / p^2 for which draws can estimate their coefficients
+SIGNIFICANT = 5.0  # the smallest significant gap, in standard errors
 
 
 class Curve(NamedTuple):
-    """A bound less log p(x) against S, from draws; leaves [n]."""
+    """A bound minus log p(x) against S, from draws; leaves [n]."""
 
     num_samples: np.ndarray
     gap: np.ndarray  # mean over repeats, in nats
     standard_error: np.ndarray
-    exact: np.ndarray  # the expectation itself; NaN where no formula gives it
+    exact: np.ndarray  # the exact expectation; NaN if no formula is known
     sd: np.ndarray  # of one draw of the bound
     num_repeats: np.ndarray
     batches: np.ndarray  # [n, B], means over B parts of the draws
@@ -51,11 +51,11 @@ class Slope(NamedTuple):
     exact: float  # the same fit to the exact gaps
     first: int
     last: int
-    floor: int  # the first S whose gap is in the noise; 0 if there is none
+    floor: int  # the first S whose gap is not significant; 0 if there is none
 
 
 class Sumo(NamedTuple):
-    """Mean of SUMO less log p(x), its spread, and what a draw costs."""
+    """Mean of SUMO minus log p(x), its standard deviation, and the cost of a draw."""
 
     start: int
     gap: float
@@ -66,13 +66,13 @@ class Sumo(NamedTuple):
 
 
 class Found(NamedTuple):
-    """All that was measured on one problem."""
+    """The results on one problem."""
 
     name: str
     log_evidence: float
     law: WeightLaw
     curves: dict[str, Curve]  # by bound
-    slopes: dict[str, Slope | None]  # of the bounds with a rate; None where noise leaves no fit
+    slopes: dict[str, Slope | None]  # of the bounds with a rate; None with too few points
     sumo: Sumo
     log_weights: np.ndarray  # log w - log p(x) of some draws from q
     posterior_log_weights: np.ndarray  # of as many from the posterior
@@ -80,14 +80,14 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     found: list[Found]
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """By problem: the truth, the coefficients of the gap, bounds, slopes and SUMO."""
+        """The content of results.json, by problem."""
         return {
             one.name: {
                 "log_evidence": one.log_evidence,
@@ -105,8 +105,8 @@ class Result:
 
 
 def measure(config: Config, run: Run) -> Result:
-    """Draw the log-weights of each problem, reduce them, and fit the slopes."""
-    # A jackknife of order m loses a factor S^m of the precision, which float32 does not have.
+    """Draw the log-weights of each problem, compute the bounds, and fit the slopes."""
+    # A jackknife of order m loses a factor S^m of the precision, too much for float32.
     with jax.enable_x64(True):
         key, cases = jax.random.key(config.seed), make_cases(config.seed)
         run.begin(2 * len(cases))
@@ -116,7 +116,7 @@ def measure(config: Config, run: Run) -> Result:
 
 
 def measure_one(key: Key[Array, ""], case: Case, config: Config, run: Run) -> Found:
-    """Every bound on one problem, the slopes of those that have a rate, and SUMO."""
+    """Every bound on one problem, the slopes of those with a rate, and SUMO."""
     key_weights, key_sumo = jax.random.split(key)
     curves, *drawn = run.stage(f"{case.name}: bounds", measure_bounds, key_weights, case, config)
     for name, curve in curves.items():
@@ -132,7 +132,7 @@ def measure_one(key: Key[Array, ""], case: Case, config: Config, run: Run) -> Fo
 def checks(result: Result) -> list[Check]:
     """Every mean over draws against its exact expectation, and the ELBO of the Gaussian."""
     z = agreement(result)
-    words = "below 6 standard errors"  # of some 200 means that share draws
+    words = "below 6 standard errors"  # of about 200 means that share draws
     elbo = result.found[0].curves["ELBO"]
     closed = -DIM / 2 * (1 / 3 - math.log(4 / 3))
     wide = 5 * float(elbo.standard_error[-1])
@@ -143,14 +143,14 @@ def checks(result: Result) -> list[Check]:
 
 
 def agreement(result: Result) -> np.ndarray:
-    """|mean over draws - exact expectation| in standard errors, of all that have both."""
+    """|mean over draws - exact expectation| in standard errors, where both are known."""
     curves = [curve for found in result.found for curve in found.curves.values()]
     z = np.concatenate([(c.gap - c.exact) / c.standard_error for c in curves])
     return np.abs(z[np.isfinite(z)])
 
 
 def reductions(alphas: tuple[float, ...]) -> dict[str, Reduction]:
-    """The bounds that reduce S log-weights of q, by the names of the figures."""
+    """The bounds as functions of S log-weights of q, by the names of the figures."""
     return {
         "ELBO": bounds.elbo,
         IWAE: bounds.iwae,
@@ -191,11 +191,10 @@ def measure_bounds(
 
 
 def controls(row: Float[Array, " S"]) -> Float[Array, " C"]:
-    """Numbers of expectation 0 that go along with every bound near log p.
+    """Control variates of the bounds near log p, with expectation 0.
 
-    The averages of products of m distinct y_s = w_s / p - 1, m up to ORDERS: independent numbers
-    of mean 0. They are the noise of the bounds, order by order in 1/sqrt(S). By Newton's
-    identities from the sums of powers.
+    The averages of products of m distinct y_s = w_s / p - 1, m up to ORDERS, by Newton's
+    identities. They are the noise of the bounds, order by order in 1/sqrt(S).
     """
     y, size = jnp.expm1(row), row.shape[0]
     orders = range(1, min(size, ORDERS) + 1)
@@ -209,7 +208,7 @@ def controls(row: Float[Array, " S"]) -> Float[Array, " C"]:
 
 @functools.cache
 def program(names: tuple[str, ...], alphas: tuple[float, ...]) -> Callable[..., Array]:
-    """Rows [R, S] -> the named bounds and the controls of every row, [R, B + C]; jitted once."""
+    """A jitted function of rows [R, S]: the named bounds and controls of each, [R, B + C]."""
     table = reductions(alphas) | {name: bounds.jackknife(m) for name, m in JACKKNIFE.items()}
 
     def one(row: Float[Array, " S"], own: Float[Array, ""]) -> Float[Array, " B+C"]:
@@ -229,7 +228,7 @@ def program(names: tuple[str, ...], alphas: tuple[float, ...]) -> Callable[..., 
 
 
 def batch_means(found: np.ndarray, num_bounds: int, is_light: bool) -> np.ndarray:
-    """Means of every bound over NUM_BATCHES parts of the rows, less their regression on controls."""
+    """Means of every bound over NUM_BATCHES parts of the rows, minus the regression on controls."""
     values, known = found[:, :num_bounds], found[:, num_bounds:]
     if is_light:
         scale = known.std(axis=0)
@@ -265,7 +264,7 @@ def reduce_weights(
 
 
 def programs(size: int, num_weights: int, alphas: tuple[float, ...]) -> dict[int, list[str]]:
-    """The bounds that run together at this S, by the number of rows: a jackknife costs S^(m + 1)."""
+    """The bounds in one program at this S, by the number of rows; a jackknife costs S^(m + 1)."""
     num_repeats = min(num_weights // size, 2**18)
     plain = [name for name in reductions(alphas) if size % GROUPS == 0 or "MIWAE" not in name]
     found = {num_repeats: [*plain, UPPER]}
@@ -280,7 +279,7 @@ def programs(size: int, num_weights: int, alphas: tuple[float, ...]) -> dict[int
 def exact_gaps(
     law: WeightLaw, alphas: tuple[float, ...]
 ) -> dict[str, tuple[Callable[[int], float], float]]:
-    """For every bound, the function S -> E[bound] - log p(x), and its limit."""
+    """The function S -> E[bound] - log p(x) of every bound, and its limit."""
     own = LogMean(law)
     log_mean = functools.cache(own)
     elbo = law.mean_log(0.0)
@@ -299,9 +298,9 @@ def exact_gaps(
 
 
 def fit_slope(found: Curve, first: int) -> Slope | None:
-    """The slope from S = `first` to the last S before the noise, or None for fewer than two points.
+    """The slope from S = `first` to the last significant gap, or None for fewer than two points.
 
-    The standard error is from the spread over batches: points of different S share their draws.
+    Gaps of different S share their draws, so the standard error is the spread over batches.
     """
     later = found.num_samples >= first
     noisy = later & (np.abs(found.gap) < SIGNIFICANT * found.standard_error)
@@ -312,7 +311,7 @@ def fit_slope(found: Curve, first: int) -> Slope | None:
     size, gap, exact = found.num_samples[use], found.gap[use], found.exact[use]
     weight, x = (gap / found.standard_error[use]) ** 2, np.log(size)
     centred = x - np.average(x, weights=weight)
-    linear = weight * centred / (weight @ centred**2)  # the slope is this times log |gap|
+    linear = weight * centred / (weight @ centred**2)  # slope = linear @ log |gap|
     spread = np.cov(found.batches[use] / gap[:, None]) / NUM_BATCHES
     floor = int(found.num_samples[stop]) if noisy.any() else 0
     value, known = (float(linear @ np.log(np.abs(values))) for values in (gap, exact))

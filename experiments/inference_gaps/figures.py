@@ -5,15 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Patch
 
-from experiments.inference_gaps.measure import (
-    FAMILIES,
-    Result,
-    Trained,
-    estimated,
-    mean,
-    part_of,
-    rows_of,
-)
+from experiments.inference_gaps.measure import Result, estimated, mean, part_of, rows_of
+from experiments.inference_gaps.models import FAMILIES, Trained
 from lvm_jax import plotting
 from lvm_jax.estimate import Estimate
 
@@ -25,18 +18,18 @@ MARKERS = {"train": "o", "test": "s"}
 
 
 def panels(result: Result, height: float, **kwargs: Any) -> tuple[Any, Any]:
-    """A panel for each model; a single one is wider."""
+    """A panel for each model; a single panel is wider."""
     width = 3.7 if len(result.trained) > 1 else 5.5
     return plotting.new_figure(len(result.trained), width=width, height=height, **kwargs)
 
 
 def words(one: Trained) -> str:
-    """The name of a model as the titles have it."""
+    """The name of a model in titles."""
     return one.name.replace("_", " ")
 
 
 def gaps(result: Result) -> Any:
-    """The gap of the guide as a bar, split by the best q of each family."""
+    """The gap of the guide as a bar, divided by the best q of each family."""
     figure, axes = panels(result, 4.0, sharey=True)
     for ax, one in zip(axes, result.trained, strict=True):
         found = result.found[one.name].gaps
@@ -61,7 +54,7 @@ def gaps(result: Result) -> Any:
 
 
 def bar(ax: Any, x: float, part: str, approximation: Estimate, amortisation: Estimate) -> None:
-    """Both gaps on top of each other; a negative amortisation gap is hatched, inside the other."""
+    """Both gaps as a stacked bar; a negative amortisation gap is hatched."""
     low, step = float(approximation.value.mean()), float(amortisation.value.mean())
     ax.bar(x, low, 0.36, color=APPROXIMATION, alpha=ALPHA[part], lw=0)
     hatched = {"fill": False, "edgecolor": AMORTISATION, "hatch": "////", "lw": 0.8}
@@ -79,7 +72,7 @@ def error_bar(ax: Any, x: Any, found: Estimate, **style: Any) -> None:
 
 
 def own_gaps(result: Result, one: Trained) -> dict[str, Estimate]:
-    """The gap and both of its parts, by the family of the guide itself."""
+    """The gap and its two parts, for the guide's own family."""
     found = result.found[one.name].gaps
     return {
         "inference gap, log p − ELBO": found.inference,
@@ -106,7 +99,7 @@ def parts(result: Result) -> Any:
 
 
 def points(ax: Any, result: Result, x: Estimate, y: Estimate) -> None:
-    """Every image with two errors of both numbers."""
+    """Every image with error bars of two standard errors."""
     bars = {"ls": "", "elinewidth": 0.8, "alpha": 0.3}
     for part, rows in rows_of(result.is_train).items():
         a, b = part_of(x, rows), part_of(y, rows)
@@ -118,7 +111,7 @@ def points(ax: Any, result: Result, x: Estimate, y: Estimate) -> None:
 
 
 def images(result: Result) -> Any:
-    """Both gaps of every image, by the family of the guide itself."""
+    """Both gaps of every image, for the guide's own family."""
     figure, axes = panels(result, 3.7, sharex=True, sharey=True)
     for ax, one in zip(axes, result.trained, strict=True):
         _, approximation, amortisation = own_gaps(result, one).values()
@@ -131,7 +124,7 @@ def images(result: Result) -> Any:
 
 
 def reference(result: Result) -> Any:
-    """Importance sampling of the guide minus annealed chains, image by image."""
+    """log p by importance sampling minus log p by annealed chains, for every image."""
     figure, axes = panels(result, 3.5, sharey=True)
     for ax, one in zip(axes, result.trained, strict=True):
         found = result.found[one.name]

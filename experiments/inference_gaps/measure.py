@@ -1,51 +1,27 @@
-"""log p(x) of trained VAEs in two ways, and the split of log p(x) - ELBO for each image."""
+"""log p(x) of trained VAEs by two methods, and the two parts of log p(x) - ELBO."""
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from scipy.stats import t
 
-from experiments.inference_gaps.config import GUIDES, Config
+from experiments.inference_gaps import models
+from experiments.inference_gaps.config import Config
+from experiments.inference_gaps.models import FAMILIES, Trained
 from experiments.vae import measure as vaes
 from experiments.vae.config import Config as VaeConfig
-from lvm_jax import annealing, decomposition, evidence, guides, training
+from lvm_jax import annealing, decomposition, evidence
 from lvm_jax.decomposition import Account, Ascent, Gaps
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Annealed, Bidirectional, Evidence
 from lvm_jax.evidence.result import TRUSTED_K_HAT
-from lvm_jax.guides import Family
-from lvm_jax.models import Joint
 from lvm_jax.report import Check, Run, near, plain, point_ids
-from lvm_jax.typing import Bool, ConditionalDensity
-from lvm_jax.vae import Architecture, Pixels, family
+from lvm_jax.typing import Bool
 
-MEAN_FIELD, FULL_COVARIANCE, FLOW = FAMILIES = ("mean-field", "full covariance", "flow")
-OWN = {"mean_field": MEAN_FIELD, "full_rank": FULL_COVARIANCE, "iaf": FLOW, "coupling": FLOW}
-# The options of `vae` that decide the images, and those that both experiments have.
-DATA = ("dataset", "split", "binarization", "likelihood", "levels", "seed")
-SAME = ("epochs", "decay_epochs", "batch_size", "learning_rate", "hidden", "activation",
-        "flow_layers", "flow_hidden", "likelihood", "dataset", "split", "seed")  # fmt: skip
 LEVEL = 0.95  # of the intervals
-BEYOND = 3.0  # errors by which an ELBO exceeds an estimate of log p that is too low
-
-
-class Trained(NamedTuple):
-    """A VAE, and its folder."""
-
-    name: str
-    architecture: Architecture
-    p: Joint
-    q: ConditionalDensity
-    folder: Path
-
-    @property
-    def own(self) -> str:
-        """The family of the guide's q."""
-        return OWN[self.architecture.guide]
+BEYOND = 3.0  # errors by which an ELBO exceeds log p, to count log p as too low
 
 
 class Inputs(NamedTuple):
@@ -60,7 +36,7 @@ class Inputs(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One model: log p of N images in two ways, bounds of log p on its own data, and the gaps."""
+    """The results of one model: log p of N images, bounds on simulated data, and the gaps."""
 
     annealed: Annealed  # leaves [N, ...]
     importance: Evidence  # [N]
@@ -70,20 +46,20 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     trained: list[Trained]
     found: dict[str, Found]  # by the name of the model
-    is_train: np.ndarray  # [N], whether the models were trained on the image
+    is_train: np.ndarray  # [N], true for training images
     source: str  # of the images
     account: Account | None
     points: dict[str, np.ndarray]
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What results.json holds."""
-        models = {
+        """The content of results.json."""
+        by_name = {
             one.name: {
                 "description": asdict(one.architecture),
                 "folder": one.folder,
@@ -97,23 +73,23 @@ class Result:
                 {"part": part, "quantity": quantity, **mean._asdict()}
                 for part, quantity, mean in self.account.as_rows()
             ]
-        return {"data": self.source, "models": models, "account": rows}
+        return {"data": self.source, "models": by_name, "account": rows}
 
 
 def load(config: Config) -> Inputs:
-    """Read the images, and the models or what it takes to train them."""
-    loaded = load_models(config.models)
-    prepared = [] if loaded else [vaes.load(one) for one in vae_configs(config)]
+    """Read the images, and load the models or prepare their training."""
+    loaded = models.load_models(config.models)
+    prepared = [] if loaded else [vaes.load(one) for one in models.vae_configs(config)]
     names = [one.name for one in loaded] or list(config.guides)
     if config.account is not None and config.account not in names:
         raise ValueError(f"account: expected one of {', '.join(names)}, got {config.account!r}")
     if loaded:
-        data = common_data([one.folder for one in loaded])
+        data = models.common_data([one.folder for one in loaded])
         pixels = vaes.load_pixels(VaeConfig(**data))
     else:
         data, pixels = {"seed": config.seed}, prepared[0].pixels
     for one in (*loaded, *prepared):
-        check_architecture(one.architecture, pixels, config)
+        models.check_architecture(one.architecture, pixels, config)
     chosen = pixels.choose(config.num_points, data["seed"])
     parts = [chosen.rows["train"], chosen.rows["test"]]
     is_train = np.repeat([True, False], [len(part) for part in parts])
@@ -121,7 +97,7 @@ def load(config: Config) -> Inputs:
 
 
 def measure(config: Config, run: Run, inputs: Inputs) -> Result:
-    """Train the models that are not loaded, then measure each, and the account of one."""
+    """Train the models unless loaded, measure each, and compute the account of one."""
     run.begin(len(inputs.prepared) + 4 * len(inputs.names) + (config.account is not None))
     trained, found = train(inputs, run), {}
     for one in trained:
@@ -141,7 +117,7 @@ def measure(config: Config, run: Run, inputs: Inputs) -> Result:
 
 
 def checks(result: Result) -> list[Check]:
-    """Facts of every run: both gaps add up, and the chains' upper bound is above the lower one."""
+    """The sum of both gaps, and the order of the chains' bounds."""
     rows = []
     for name, one in result.found.items():
         gap, error = map(float, one.bounds.gap)
@@ -155,24 +131,8 @@ def checks(result: Result) -> list[Check]:
     return rows
 
 
-# Models
-
-
-def vae_configs(config: Config) -> list[VaeConfig]:
-    """The options of `vae` for each guide: one decoder, one seed, one way of training."""
-    binarization = config.binarization
-    if binarization is None and (config.dataset, config.likelihood) == ("digits", "bernoulli"):
-        binarization = "threshold"
-    values: dict[str, Any] = {name: getattr(config, name) for name in SAME}
-    values |= {"latent_dims": (config.latent_dim,), "evaluated": config.num_points}
-    made = [VaeConfig(guide=g, binarization=binarization, **values) for g in config.guides]
-    for one in made:
-        one.check()
-    return made
-
-
 def train(inputs: Inputs, run: Run) -> list[Trained]:
-    """The loaded models, or those that are trained now, each in a folder like a run of `vae`."""
+    """The loaded models, or trained ones, each in a folder as of a run of `vae`."""
     trained = list(inputs.loaded)
     for name, prepared in zip(inputs.names, inputs.prepared, strict=False):
         values = {"experiment": "vae", **plain(prepared.config)}
@@ -185,73 +145,8 @@ def train(inputs: Inputs, run: Run) -> list[Trained]:
     return trained
 
 
-def load_models(folders: tuple[Path, ...]) -> list[Trained]:
-    """The models of run folders, named by their guides, and by their folders if these repeat."""
-    loaded = []
-    for folder in map(Path, folders):
-        saved = training.load(folder)
-        a = Architecture(**saved.config)
-        if a.guide not in GUIDES:
-            raise ValueError(
-                f"models: expected guides of {', '.join(GUIDES)}, got {a.guide!r} in {folder}"
-            )
-        loaded.append(Trained(a.guide, a, saved.p, saved.q, folder))
-    words = [one.name for one in loaded]
-    for place, one in enumerate(loaded):
-        if words.count(one.name) > 1:
-            loaded[place] = one._replace(name=f"{one.name} in {one.folder.name}")
-    names = [one.name for one in loaded]
-    if len(set(names)) < len(names):
-        raise ValueError(f"models: expected folders of different names, got {names}")
-    return loaded
-
-
-def common_data(folders: list[Path]) -> dict[str, Any]:
-    """The options that decide the images on which the models of these runs were trained."""
-    found = []
-    for folder in folders:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not set(DATA) <= values.keys():
-            raise ValueError(f"models: expected folders of runs of `vae`, got {folder}")
-        found.append({name: values[name] for name in DATA})
-        changed = [name for name in DATA if found[0][name] != found[-1][name]]
-        if changed:
-            both = f"{changed[0]}: {found[0][changed[0]]} and {found[-1][changed[0]]}"
-            raise ValueError(f"models: expected one set of images for all, got {both}")
-    return found[0]
-
-
-def check_architecture(a: Architecture, pixels: Pixels, config: Config) -> None:
-    """Refuse a model of other images, and local families or chains that its guide cannot have."""
-    families(a, config)
-    if (a.shape, a.encoder_scale) != (pixels.images.shape, pixels.high):
-        raise ValueError(
-            f"models: expected a model of {pixels.images.shape} images with pixels up to "
-            f"{pixels.high:g}, got {a.shape} and {a.encoder_scale}"
-        )
-    if a.guide == "iaf" and config.start == "guide":
-        raise ValueError(
-            "start: expected prior with an iaf guide, whose density has no gradient for the moves "
-            "of the chains, got 'guide'"
-        )
-
-
-def families(a: Architecture, config: Config) -> dict[str, Family]:
-    """The families of local q; a flow guide's own flow, so that its q is among the starts."""
-    (dim,) = a.latent_dims
-    flow = guides.flow_family(config.flow, dim, config.flow_layers, config.flow_hidden)
-    return {
-        MEAN_FIELD: guides.mean_field(dim),
-        FULL_COVARIANCE: guides.full_rank(dim),
-        FLOW: family(a) if OWN[a.guide] == FLOW else flow,
-    }
-
-
-# Measurements
-
-
 def measure_one(one: Trained, x: np.ndarray, config: Config, run: Run) -> Found:
-    """All numbers of one model. Every model gets the same keys, so that differences vary less."""
+    """The results of one model. All models use the same keys, which reduces noise of differences."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 4)
     common = (one.p, one.q)
     chains = common if config.start == "guide" else (one.p, None)
@@ -270,7 +165,7 @@ def measure_one(one: Trained, x: np.ndarray, config: Config, run: Run) -> Found:
         reference = evidence.larger(annealed.evidence, importance)
     gaps = stage(
         *("gaps", decomposition.gaps, keys[3], *common, x),
-        families=families(one.architecture, config),
+        families=models.families(one.architecture, config),
         log_evidence=reference,
         num_samples=config.num_samples,
         ascent=Ascent(config.num_steps, config.num_draws, config.num_starts),
@@ -279,12 +174,12 @@ def measure_one(one: Trained, x: np.ndarray, config: Config, run: Run) -> Found:
 
 
 def part_of(tree: Any, rows: Bool[np.ndarray, " N"]) -> Any:
-    """The points `rows` of leaves [N, ...]; texts stay."""
+    """The points `rows` of leaves [N, ...]; strings are unchanged."""
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, str) else leaf[rows], tree)
 
 
 def gaps_of(gaps: Gaps, rows: Bool[np.ndarray, " N"]) -> Gaps:
-    """The gaps of the points `rows`, the families in their order; jax sorts them by name."""
+    """The gaps of the points `rows`; the families keep their order, which jax.tree changes."""
     part: Gaps = part_of(gaps, rows)
     return part._replace(families={name: part.families[name] for name in FAMILIES})
 
@@ -295,19 +190,19 @@ def estimated(found: Evidence) -> Estimate:
 
 
 def mean(found: Estimate) -> dict[str, float | tuple[float, float]]:
-    """A mean over the points, its two errors, and the interval for other points of their kind."""
+    """A mean over the points, its two errors, and the interval for the population."""
     numbers = jax.tree.map(float, found.average())
     half = t.ppf(0.5 + LEVEL / 2, len(found.value) - 1) * numbers.sampling_error
     return {**numbers._asdict(), "interval": (numbers.value - half, numbers.value + half)}
 
 
 def rows_of(is_train: Bool[np.ndarray, " N"]) -> dict[str, Bool[np.ndarray, " N"]]:
-    """The rows of both parts."""
+    """The rows of the training and test images."""
     return {"train": is_train, "test": ~is_train}
 
 
 def summary(found: Found, is_train: Bool[np.ndarray, " N"]) -> dict[str, Any]:
-    """What results.json holds of one model."""
+    """The entry of one model in results.json."""
     return {
         "simulated": {
             name + ending: float(number)
@@ -320,7 +215,7 @@ def summary(found: Found, is_train: Bool[np.ndarray, " N"]) -> dict[str, Any]:
 
 
 def part_summary(found: Found, rows: Bool[np.ndarray, " N"]) -> dict[str, Any]:
-    """log p, ELBO and gaps of the training or the test images, means with their errors."""
+    """Means of log p, ELBO and gaps of the training or the test images, with errors."""
     gaps = gaps_of(found.gaps, rows)
     ways = {"annealed": found.annealed.evidence, "importance": found.importance}
     ways["larger"] = evidence.larger(*ways.values())
@@ -344,26 +239,26 @@ def part_summary(found: Found, rows: Bool[np.ndarray, " N"]) -> dict[str, Any]:
 
 
 def untrusted(found: Evidence) -> int | None:
-    """Points whose k-hat is above 0.7; None where there are too few weights for one."""
+    """The number of points with k-hat above 0.7; None with too few weights for k-hat."""
     if np.isinf(found.k_hat).all():
         return None
     return int((~(np.asarray(found.k_hat) <= TRUSTED_K_HAT)).sum())
 
 
 def above_log_p(approximation: Estimate) -> int:
-    """Points where an ELBO exceeds the estimate of log p beyond chance: that one is too low."""
+    """The number of points where an ELBO significantly exceeds log p, which is then too low."""
     return int((approximation.value < -BEYOND * approximation.standard_error).sum())
 
 
 def whole_account(one: Trained, gaps: Gaps, inputs: Inputs, config: Config) -> Account:
-    """`decomposition.account` of one model over the test images, with log p of these gaps."""
+    """`decomposition.account` of one model over the test images, with the log p of `gaps`."""
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     x, given = inputs.x[~inputs.is_train], gaps.log_evidence.value
     return decomposition.account(key, one.p, one.q, x, families={}, log_evidence=given)
 
 
 def points_of(inputs: Inputs, found: dict[str, Found]) -> dict[str, np.ndarray]:
-    """Arrays [N] of the images: log p in both ways, the ELBO and its gaps, by model."""
+    """Arrays [N] of the images: log p by both methods, the ELBO and its gaps, by model."""
     points = {"point": point_ids(inputs.x), "is_train": inputs.is_train}
     for name, one in found.items():
         for way, own in (("", one.annealed.evidence), ("importance_", one.importance)):

@@ -1,9 +1,9 @@
-"""An infinite mixture of Gaussians trained by the ELBO, beside a finite one fitted by EM (2 min).
+"""An infinite mixture of Gaussians trained by the ELBO, and a finite one fitted by EM (2 min).
 
-The lecture's equations (4) and (5): x | z is Gaussian, its mean and variances are functions of a
-continuous z. The lecture's one layer, and a model with a hidden layer below it, which goes beyond
-the lecture, are trained on curved data in the plane with an amortised guide. Each is compared with
-a K-component mixture of about as many parameters: densities, samples, held-out log p(x) with errors.
+x | z is Gaussian, and its mean and variances are functions of a continuous z: one layer, or a
+network with a hidden layer. Both models are trained with an amortised guide on curved data in the
+plane. Each is compared with a K-component mixture of about as many parameters: densities, samples,
+held-out log p(x) with errors.
 """
 
 from dataclasses import dataclass
@@ -25,23 +25,23 @@ class Config(Options):
     num_points: Annotated[int, at_least(30)] = 3000
     """Points of pinwheel, moons or banana."""
     held_out: Annotated[float, inside(0, 1)] = 1 / 3
-    """Share of the points that no fit sees."""
+    """Share of held-out points."""
     hidden: Annotated[int, at_least(0)] = 16
-    """Width of the second model's hidden layer; 0 trains only the lecture's one layer."""
+    """Width of the second model's hidden layer; 0 trains the one-layer model only."""
     mean_activation: Literal["identity", "tanh", "sin"] = "identity"
-    """h of the lecture's one layer; tanh and sin reach one standard deviation of the data."""
+    """h of the one-layer model; tanh and sin are bounded by one standard deviation of the data."""
     bound: Literal["elbo", "iwae"] = "elbo"
-    """The objective of training."""
+    """Training objective."""
     num_samples: Annotated[int, at_least(1)] | None = None
     """Draws of z per data point and step; None means 1 for elbo and 8 for iwae."""
     guide: Literal["network", "linear"] = "network"
-    """q(z | x): parameters by a network of two layers of 32, or linear in x."""
+    """Parameters of q(z | x): a network with two layers of width 32, or linear in x."""
     num_steps: Annotated[int, at_least(1)] = 6000
     """Steps of Adam, a multiple of 30 (the points of the learning curve)."""
     batch_size: Annotated[int, at_least(1)] = 256
     """Points in each step."""
     learning_rate: Annotated[float, above(0)] = 0.01
-    """Of the first step; falls to 0 as a cosine."""
+    """Initial learning rate, with a cosine decay to 0."""
     num_starts: Annotated[int, at_least(1)] = 4
     """Random starts, trained together; the one with the highest final bound is kept."""
     num_restarts: Annotated[int, at_least(1)] = 10
@@ -57,7 +57,7 @@ class Config(Options):
         return self.num_samples or (1 if self.bound == "elbo" else 8)
 
     def check(self) -> None:
-        """Refuse a number of steps that the learning curve does not divide."""
+        """Refuse a number of steps that is not a multiple of the points of the learning curve."""
         super().check()
         if self.num_steps % RECORDS:
             raise ValueError(f"num_steps: expected a multiple of {RECORDS}, got {self.num_steps}")

@@ -16,9 +16,9 @@ from lvm_jax.models import Joint, Model
 from lvm_jax.typing import Array, Float, Key, Params, Scalar
 from lvm_jax.weights import log_weights
 
-LATENT_DIM = 2  # a plane that can be drawn, and integrated over
+LATENT_DIM = 2  # for figures and quadrature
 GUIDE_WIDTH = 32
-BLOCK = 1024  # rows of every call of the quadrature, so that it compiles once
+BLOCK = 1024  # rows in each call of the quadrature, so that it compiles once
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda u: u,
     "tanh": jnp.tanh,
@@ -31,17 +31,17 @@ ESTIMATES = {
 
 
 class Curve(NamedTuple):
-    """Training of the best start, in nats per point of the standardised data; leaves [T]."""
+    """Learning curves of the best start, in nats per point of the standardised data; leaves [T]."""
 
     step: np.ndarray
     bound: np.ndarray  # the training objective, averaged over minibatches since the last record
-    elbo: np.ndarray  # the ELBO on the watched held-out points
+    elbo: np.ndarray  # the ELBO of some held-out points
     log_evidence: np.ndarray  # log p of the same points by quadrature
     starts: np.ndarray  # [R], the last training objective of every start
 
 
 def make_models(config: Config) -> dict[str, Model]:
-    """The lecture's one layer, and the one with a hidden layer unless its width is 0."""
+    """The one-layer model, and the one with a hidden layer unless its width is 0."""
     activation = ACTIVATIONS[config.mean_activation]
     made = {"one layer": models.deep_gaussian(LATENT_DIM, 2, activation)}
     if config.hidden:
@@ -51,7 +51,7 @@ def make_models(config: Config) -> dict[str, Model]:
 
 
 def make_guide(name: str) -> Guide:
-    """q(z | x) = N(m(x), L(x) L(x)^T), all of it amortised: linear in x, or by a small network."""
+    """q(z | x) = N(m(x), L(x) L(x)^T) with m and L linear in x, or by a small network."""
     family = guides.full_rank(LATENT_DIM)
     if name == "linear":
         return guides.linear(family, 2)
@@ -63,7 +63,7 @@ def make_guide(name: str) -> Guide:
         return [(jax.random.normal(k, (o, i)) / i**0.5, jnp.zeros(o)) for k, i, o in pairs]
 
     def apply(layers: Params, x: Float[Array, " D"]) -> Float[Array, " P"]:
-        *inner, (last, _) = layers  # the family's own offset is the last bias
+        *inner, (last, _) = layers  # the family adds the last bias
         for weight, bias in inner:
             x = jnp.tanh(weight @ x + bias)
         return 0.1 * last @ x
@@ -80,10 +80,7 @@ def train(
     config: Config,
     note: Callable[[str, float], None],
 ) -> tuple[Params, Params, Curve]:
-    """theta, phi and the curve, of the start whose training bound ended highest.
-
-    x [N, 2] and the watched points are standardised.
-    """
+    """theta, phi and the curve of the best start; x [N, 2] and `watched` are standardised."""
 
     def show(step: int, watched: np.ndarray) -> None:
         elbo, log_p = watched
@@ -109,14 +106,14 @@ def train(
 def watch_one(
     config: Config, x: Array, key: Array, p: Joint, q: Conditional
 ) -> tuple[Scalar, Scalar]:
-    """The mean ELBO (of 100 draws) and the mean log p (quadrature) of some points."""
+    """The mean ELBO (100 draws) and the mean log p (quadrature) of the rows of x."""
     elbo = elbos(key, p, q, x, 100).mean()
     return elbo, quadrature(p, x, config.num_nodes).mean()
 
 
 @partial(jax.jit, static_argnums=4)
 def elbos(key: Array, p: Joint, q: Conditional, x: Array, num_samples: int) -> Float[Array, " N"]:
-    """The ELBO of every row of x, as the mean of draws."""
+    """The ELBO of every row of x from draws."""
 
     def one(key: Array, x: Array) -> Scalar:
         return bounds.elbo(log_weights(key, p.log_joint(x), q(x), num_samples))
@@ -131,7 +128,7 @@ def quadrature(p: Joint, x: Array, num_nodes: int) -> Float[Array, " N"]:
 
 
 def log_density(p: Joint, num_nodes: int, x: np.ndarray) -> np.ndarray:
-    """log p of standardised rows [N, 2], in blocks of one shape."""
+    """log p of standardised rows [N, 2], in blocks of equal shape."""
     padded = np.concatenate([x, np.repeat(x[:1], -len(x) % BLOCK, axis=0)])
     blocks = [quadrature(p, x, num_nodes) for x in padded.reshape(-1, BLOCK, 2)]
     return np.concatenate(blocks)[: len(x)].astype(np.float64)

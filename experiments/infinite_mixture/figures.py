@@ -12,7 +12,7 @@ from lvm_jax import plotting
 
 
 def densities(result: Result) -> Any:
-    """The data, their true density, and every fitted one, with its 50% and 90% regions."""
+    """The data, the true density, and every fitted density, with 50% and 90% regions."""
     figure, below = panels(result, shades)
     if below is not None and result.truth is not None:
         below.clear()
@@ -21,15 +21,15 @@ def densities(result: Result) -> Any:
 
 
 def samples(result: Result) -> Any:
-    """The data beside as many draws from every fitted density."""
+    """The data, and equally many draws from every fitted density."""
     return panels(result, draws)[0]
 
 
 def panels(result: Result, draw: Callable[[Any, Result, Density], None]) -> tuple[Any, Any]:
-    """A column for the data and one for each deep model, the mixture of its size below it.
+    """Columns for the data above the held-out points, and each deep model above its mixture.
 
-    The held-out points are below the data; that axis is given too. With one deep model all is in a
-    row without them.
+    Returns the figure and the axes of the held-out points. One deep model has a single row, without
+    held-out points.
     """
     plane, (deep, mixtures) = result.plane, zip(*result.pairs, strict=True)
     columns, rows = (1 + len(deep), 2) if len(deep) > 1 else (3, 1)
@@ -46,7 +46,7 @@ def panels(result: Result, draw: Callable[[Any, Result, Density], None]) -> tupl
 
 
 def window(ax: Any, result: Result, title: str) -> None:
-    """The same window, labels and aspect on every panel."""
+    """Set the common window and labels of a panel."""
     (left, bottom), (right, top) = result.plane.low, result.plane.high
     ax.set(xlim=(left, right), ylim=(bottom, top))
     plotting.caption_axes(ax, title, result.dataset.axis_labels[:2])
@@ -59,7 +59,7 @@ def draws(ax: Any, result: Result, density: Density) -> None:
 
 
 def shades(ax: Any, result: Result, density: Density) -> None:
-    """One density as shades, with the borders of the regions of highest density."""
+    """One density as shades, with contours of its 50% and 90% regions."""
     x, y = np.linspace(result.plane.low, result.plane.high, len(density.grid)).T
     ax.pcolormesh(x, y, np.exp(density.grid), cmap="Greys", shading="gouraud")
     drawn = {"colors": [plotting.PALETTE[0]], "linestyles": ["--", "-"], "linewidths": 1}
@@ -69,7 +69,7 @@ def shades(ax: Any, result: Result, density: Density) -> None:
 
 
 def maps(result: Result) -> Any:
-    """A square grid in the plane of z, and its image in the plane of x by each deep model."""
+    """A square grid in the plane of z, and its images in the plane of x under each deep model."""
     figure, (first, *axes) = plotting.new_figure(1 + len(result.deep), width=3.7, height=4.3)
     lines, spots = latent_lines(), np.random.default_rng(0).normal(size=(16, 2))
     grid_lines(first, lines)
@@ -120,7 +120,7 @@ def grid_lines(ax: Any, lines: np.ndarray, named: bool = True) -> None:
 
 
 def training(result: Result) -> Any:
-    """The bound and the log-likelihood of held-out points against the step of the optimiser."""
+    """Learning curves of the bound and of held-out log p."""
     size = {"width": 5.4 if len(result.deep) > 1 else 9, "height": 4}
     figure, axes = plotting.new_figure(len(result.deep), sharey=True, **size)
     level = {density.name: density.log_p[:WATCHED].mean() for density in result.densities}
@@ -136,7 +136,7 @@ def training(result: Result) -> Any:
             label = "log p, true density"
             ax.axhline(level["truth"], color=plotting.GREY, linestyle=":", label=label)
         plotting.finish(ax, deep.density.name, ("step of Adam", "nats per point"), "best")
-        later = len(step) // 4  # the first steps would flatten the rest
+        later = len(step) // 4  # the first quarter is not used for the axis limits
         lowest += [curves[0][later:].min(), curves[2][later:].min()]
     low = min(lowest) - result.plane.log_volume
     axes[0].set_ylim(low - 0.1, max(level.values()) + 0.1)

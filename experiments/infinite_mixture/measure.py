@@ -1,4 +1,4 @@
-"""Training of the infinite mixtures, EM of the finite ones, and the held-out log p of all."""
+"""Training of the infinite mixtures, EM for the finite ones, and held-out log p of all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from lvm_jax.report import Check, Run, near, point_ids
 from lvm_jax.typing import Array, Key, Params
 
 LogDensity = Callable[[np.ndarray], np.ndarray]  # [N, 2] -> [N], in nats
-GRID = 128  # points of the figures' density along each axis
-WATCHED = 256  # held-out points of the learning curve, the first ones
-RECORDED = {  # default options: mean log p held out, and how far another machine may be from it
+GRID = 128  # points of the density in figures along each axis
+WATCHED = 256  # the first held-out points, for the learning curve
+RECORDED = {  # default options: mean held-out log p, and its tolerance on other machines
     "truth": (-0.852388, 1e-5),
     "one layer": (-2.562, 0.03),
     "mixture of 2": (-2.278, 0.03),
@@ -44,7 +44,7 @@ class Plane(NamedTuple):
     high: np.ndarray  # [2]
 
     def standardize(self, x: np.ndarray) -> np.ndarray:
-        """Points in the units that the models see."""
+        """Standardised points, the input of the models."""
         return np.asarray((x - self.mean) / self.sd, np.float32)
 
     def restore(self, x: np.ndarray) -> np.ndarray:
@@ -53,29 +53,29 @@ class Plane(NamedTuple):
 
     @property
     def log_volume(self) -> float:
-        """log p in the data's units is log p of the standardised less this, in nats."""
+        """log p of standardised points minus log p in the data's units, in nats."""
         return float(np.log(self.sd).sum())
 
     def log_prob(self, standard: Callable[[np.ndarray], Any]) -> LogDensity:
-        """The log-density of points in the data's units, from that of standardised ones."""
+        """The log-density in the data's units, from that of standardised points."""
         return lambda x: np.asarray(standard(self.standardize(x)), np.float64) - self.log_volume
 
     @property
     def grid(self) -> np.ndarray:
-        """The window as a grid of points, [GRID^2, 2], x1 running fastest."""
+        """The window as a grid of points, [GRID^2, 2]; x1 varies fastest."""
         axes = np.meshgrid(*np.linspace(self.low, self.high, GRID).T)
         return np.stack([axis.ravel() for axis in axes], axis=1)
 
 
 class Density(NamedTuple):
-    """A density in the plane and how well it predicts; all in the data's units, nats per point."""
+    """A density in the plane and its log-likelihoods, in the data's units, nats per point."""
 
     name: str
     num_parameters: int
     log_p: np.ndarray  # [M], of the held-out points
     train_log_p: float
     grid: np.ndarray  # [GRID, GRID], log-density over the window
-    heights: np.ndarray  # [2], log-densities above which 90% and 50% of the mass lie
+    heights: np.ndarray  # [2], log-densities at the borders of the 90% and 50% regions
     samples: np.ndarray  # [N, 2]
     details: dict[str, Any]  # for results.json
 
@@ -95,7 +95,7 @@ class Deep(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     dataset: Dataset
@@ -111,13 +111,13 @@ class Result:
 
     @property
     def densities(self) -> list[Density]:
-        """Each deep model, its mixture after it; the truth last."""
+        """Each deep model followed by its mixture; the true density last."""
         fitted = [density for deep, mixture in self.pairs for density in (deep.density, mixture)]
         return fitted + ([self.truth] if self.truth else [])
 
     @property
     def points(self) -> dict[str, np.ndarray]:
-        """log p of every held-out point by each density, and the quality of importance sampling."""
+        """log p of every held-out point by each density, with ELBO and k-hat."""
         found = {"point": point_ids(self.plane.test)}
         for role, (deep, mixture) in zip(("one_layer", "hidden"), self.pairs, strict=False):
             found[f"log_evidence_{role}"] = deep.density.log_p
@@ -127,7 +127,7 @@ class Result:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What results.json holds."""
+        """The content of results.json."""
         models = {
             deep.density.name: {
                 **held_out(deep.density),
@@ -153,7 +153,7 @@ class Result:
 
 
 def load(config: Config) -> tuple[Dataset, Plane, LogDensity | None]:
-    """The data, split at random into rows to fit and rows held out, and their true log-density."""
+    """The data, split at random into training and held-out rows, and their true log-density."""
     dataset, log_density = read(config)
     order = np.random.default_rng([config.seed, 1]).permutation(len(dataset.x))
     num_test = round(config.held_out * len(order))
@@ -173,7 +173,7 @@ def load(config: Config) -> tuple[Dataset, Plane, LogDensity | None]:
 
 
 def read(config: Config) -> tuple[Dataset, LogDensity | None]:
-    """Two columns of data, and the logarithm of the density that made them where it is known."""
+    """Two columns of data, and their true log-density where it is known."""
     name, columns = config.data, config.columns
     if name in CURVED:
         if columns is not None:
@@ -192,7 +192,7 @@ def read(config: Config) -> tuple[Dataset, LogDensity | None]:
 
 
 def measure(config: Config, run: Run, loaded: tuple[Dataset, Plane, LogDensity | None]) -> Result:
-    """Every model and its mixture, measured on the held-out points."""
+    """Train every model and fit its mixture, and evaluate them on the held-out points."""
     dataset, plane, log_density = loaded
     guide, made = infinite.make_guide(config.guide), infinite.make_models(config)
     run.begin(3 * len(made))
@@ -210,7 +210,7 @@ def measure(config: Config, run: Run, loaded: tuple[Dataset, Plane, LogDensity |
         )
         size = found.density.num_parameters
         mixtures.append(
-            run.stage(f"mixture beside {name}", fit_mixture, key_mixture, size, plane, config)
+            run.stage(f"mixture for {name}", fit_mixture, key_mixture, size, plane, config)
         )
         deep.append(found)
     for found in deep:
@@ -222,7 +222,7 @@ def measure(config: Config, run: Run, loaded: tuple[Dataset, Plane, LogDensity |
 
 
 def checks(result: Result) -> list[Check]:
-    """Bounds are bounds, no density beats the truth, and the recorded numbers of the defaults."""
+    """Bounds are below log p, no density exceeds the truth, recorded numbers of the defaults."""
     found = []
     for deep in result.deep:
         name, log_p = deep.density.name, float(deep.density.log_p.mean())
@@ -230,7 +230,7 @@ def checks(result: Result) -> list[Check]:
         gap, error = mean_and_error(deep.elbo - deep.density.log_p)
         top = 5 * error + slack
         found.append(Check(f"ELBO less log p, {name}", gap, -np.inf, top, "-KL, at most 0"))
-        # E[log p-hat] <= log p; draws that miss a mode make it lower than its error says
+        # E[log p-hat] <= log p; a missed mode makes it lower than its error shows
         top = log_p + 5 * deep.importance.monte_carlo_error + slack
         value = float(deep.importance.log_evidence)
         found.append(Check(f"importance sampling of {name}", value, -np.inf, top, "at most log p"))
@@ -247,17 +247,10 @@ def checks(result: Result) -> list[Check]:
 
 
 def evaluate(
-    key: Key[Array, ""],
-    name: str,
-    model: Model,
-    guide: Guide,
-    theta: Params,
-    phi: Params,
-    curve: Curve,
-    plane: Plane,
-    config: Config,
-) -> Deep:
-    """A trained model's density, by quadrature and by importance sampling from its guide."""
+    key: Key[Array, ""], name: str, model: Model, guide: Guide, theta: Params, phi: Params,
+    curve: Curve, plane: Plane, config: Config,
+) -> Deep:  # fmt: skip
+    """A trained model's density by quadrature and by importance sampling from its guide."""
     key_samples, key_elbo, key_evidence = jax.random.split(key, 3)
     unseen, shift = plane.standardize(plane.test), plane.log_volume
     p, q = model(theta), guide(phi)
@@ -282,7 +275,7 @@ def evaluate(
 
 
 def fit_mixture(key: Key[Array, ""], num_parameters: int, plane: Plane, config: Config) -> Density:
-    """The full-covariance mixture whose 6 K - 1 parameters come nearest, by EM."""
+    """EM for the full-covariance mixture with the nearest number of parameters, 6 K - 1."""
     key_fit, key_samples = jax.random.split(key)
     k = min(max(1, round((num_parameters + 1) / 6)), len(plane.train) // 4)
     fit = em.fit(
@@ -301,14 +294,10 @@ def fit_mixture(key: Key[Array, ""], num_parameters: int, plane: Plane, config: 
 
 
 def as_density(
-    name: str,
-    num_parameters: int,
-    plane: Plane,
-    log_prob: LogDensity,
-    samples: np.ndarray,
+    name: str, num_parameters: int, plane: Plane, log_prob: LogDensity, samples: np.ndarray,
     details: dict[str, Any],
-) -> Density:
-    """A density on the held-out, the training and the grid's points, and on its own samples."""
+) -> Density:  # fmt: skip
+    """A density with its values at the held-out points, the training points and the grid."""
     rows = (plane.test, plane.train, plane.grid, samples)
     log_p = np.split(log_prob(np.concatenate(rows)), np.cumsum([len(r) for r in rows])[:-1])
     test, train, grid, own = log_p
@@ -317,7 +306,7 @@ def as_density(
 
 
 def held_out(density: Density) -> dict[str, Any]:
-    """What results.json holds of every density."""
+    """The entry of a density in results.json."""
     mean, error = mean_and_error(density.log_p)
     return {
         "num_parameters": density.num_parameters,
@@ -334,5 +323,5 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def paired(one: Density, other: Density) -> tuple[float, float]:
-    """Mean of log p(x_n) under one less that under the other, and its standard error."""
+    """The mean difference of log p(x_n) under two densities, and its standard error."""
     return mean_and_error(one.log_p - other.log_p)

@@ -1,14 +1,14 @@
-"""A cell of the table: the paper's model, data and schedule; trained to a milestone, and measured.
+"""A cell of the table: model, data and schedule of the paper, training to a milestone, evaluation.
 
 One layer: 784-200-200-50 and its mirror. Two layers: x -> 200-200 -> z_1 (100) -> 100-100 ->
-z_2 (50) and its mirror; tanh. Burda, Grosse and Salakhutdinov (2016), section 5 and appendix; where
-the text is silent, what their code does: every output's bias starts at the log-odds of the
-training mean, which is held within [0.001, 0.999].
+z_2 (50) and its mirror; tanh. Burda, Grosse and Salakhutdinov (2016), section 5 and appendix. As in
+their code, the biases of the outputs start at the log-odds of the training mean, clipped to
+[0.001, 0.999].
 
     cells/NAME/training/        checkpoints and metrics.jsonl of `training.fit`
-    cells/NAME/epochs-00121/    the model there, milestone.json, and evidence-*.npz in pieces
+    cells/NAME/epochs-00121/    the model at epoch 121, milestone.json, and evidence-*.npz
 
-Whatever has its file is not computed again.
+Results with a file are not computed again.
 """
 
 import dataclasses
@@ -31,13 +31,12 @@ from lvm_jax.report import Run
 from lvm_jax.typing import Array, Key
 from lvm_jax.vae import Architecture, Pixels
 
-SPLITS = {"mnist": "59600/400/10000"}  # the paper's; of the others the published one
-STAGES = [training.burda_epochs(i) for i in range(1, 9)]  # ends of the paper's, in epochs
+SPLITS = {"mnist": "59600/400/10000"}  # the paper's; other data have their published split
+STAGES = [training.burda_epochs(i) for i in range(1, 9)]  # ends of the paper's stages, in epochs
 BATCH_SIZE = {"burda": 20, "short": 100}
-# Of Adam, by the stochastic layers: with two, IWAE does not train at twice the rate.
-SHORT_RATE = {1: 4e-3, 2: 2e-3}
-EPS = 1e-4  # of Adam, by the paper, whose code sums gradients over a batch; ours are means
-PIECE = 500  # images of one file of evidence: what a kill can lose
+SHORT_RATE = {1: 4e-3, 2: 2e-3}  # of Adam, by stochastic layers; IWAE with two fails at 4e-3
+EPS = 1e-4  # of Adam in the paper, whose code sums gradients over a batch; ours are means
+PIECE = 500  # images in one file of evidence, the most that a kill can lose
 MEAN_SAMPLES = 100  # draws of z_1 for the posterior mean of z_2
 
 
@@ -51,22 +50,19 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its folder."""
+        """The name of its folder."""
         return f"{self.schedule}-{self.objective}-k{self.num_samples}-layers{self.num_layers}"
 
 
 def load(config: Config) -> Pixels:
-    """The images; test images in one random order, whose first ones any evaluation takes.
-
-    binarized_mnist is sorted by class, so that its own first images would be no sample.
-    """
+    """The images, with test images in random order, because binarized_mnist is sorted by class."""
     found = vae.load_pixels(config.dataset, SPLITS.get(config.dataset), seed=config.seed)
     order = np.random.default_rng([config.seed, 1]).permutation(len(found.test))
     return found._replace(test=found.test[order])
 
 
 def describe(cell: Cell, dim: int, config: Config) -> Architecture:
-    """The networks of a cell; those between z_1 and z_2 are half as wide."""
+    """The networks of a cell; those between z_1 and z_2 have half the width."""
     sizes = (config.latent_dim, 2 * config.latent_dim)[: cell.num_layers]
     widths = (config.width, config.width // 2)[: cell.num_layers]
     return Architecture(
@@ -78,7 +74,7 @@ def describe(cell: Cell, dim: int, config: Config) -> Architecture:
 
 @cache
 def estimator(schedule: str, objective: str) -> Surrogate:
-    """The paper's gradients, or for the short schedule those of less variance: STL and DReG."""
+    """The paper's gradients; for the short schedule STL and DReG, which have less variance."""
     bound = bounds.elbo if objective == "vae" else bounds.iwae
     if schedule == "burda":
         return gradients.reparameterized(bound)
@@ -108,22 +104,19 @@ def milestones(cell: Cell, config: Config) -> list[int]:
 
 
 def progress_of(cell: Cell, epochs: int, config: Config) -> str:
-    """How much of its schedule a cell has had."""
+    """The finished part of a cell's schedule, as words."""
     if cell.schedule == "short":
         return f"short, {epochs} of {config.short_epochs}"
     return f"{STAGES.index(epochs) + 1} of {len(STAGES)} stages"
 
 
 def key_of(purpose: int, seed: int) -> Key[Array, ""]:
-    """The key of training (0), evaluation (1), active units (2), the start (3); of all cells.
-
-    So all start alike, see the images in one order, and are measured with the same noise.
-    """
+    """The key of training (0), evaluation (1), active units (2), the start (3), for all cells."""
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
 class Prepared(NamedTuple):
-    """A cell with all that its training needs."""
+    """A cell with the inputs of its training."""
 
     cell: Cell
     config: Config
@@ -133,32 +126,32 @@ class Prepared(NamedTuple):
     milestones: list[int]  # epochs
 
     def folder(self, run: Run, epochs: int | None = None) -> Path:
-        """Where the cell lies, or one of its milestones."""
+        """The folder of the cell, or of one of its milestones."""
         whole = run.path / "cells" / self.cell.name
         return whole if epochs is None else whole / f"epochs-{epochs:05d}"
 
 
 class Trained(NamedTuple):
-    """A milestone: what milestone.json holds."""
+    """A milestone: the content of milestone.json."""
 
     epochs: int
     step: int
-    seconds: float  # of training since its beginning, compiling and stops to save included
+    seconds: float  # of training so far, with compilation and saves
     bound: float  # the training objective over the last epoch, nats
     variance: list[list[float]]  # A_u of every unit, for each stochastic layer
-    active: list[int]  # how many are above the threshold
+    active: list[int]  # the number above the threshold, for each layer
 
 
 class Record(NamedTuple):
     """A milestone with its evidence."""
 
     cell: Cell
-    done: str  # how much of the schedule it has had
+    done: str  # the finished part of the schedule
     trained: Trained
-    evidence: Evidence  # leaves [M]: of the first M test images in the order of the evaluation
+    evidence: Evidence  # leaves [M], of the first M test images
 
     def as_numbers(self) -> dict[str, Any]:
-        """What is written of it."""
+        """The entry in results.json."""
         return {
             **self.cell._asdict(),
             "schedule_done": self.done,
@@ -181,19 +174,19 @@ def prepare(cell: Cell, images: Pixels, config: Config) -> Prepared:
 
 
 def read(folder: Path) -> Trained | None:
-    """A milestone that was reached before."""
+    """The milestone in a folder, or None."""
     path = folder / "milestone.json"
     return Trained(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def seconds(folder: Path) -> float:
-    """How long a cell was trained, to its last milestone."""
+    """The training time of a cell up to its last milestone."""
     found = [json.loads(path.read_text()) for path in folder.glob("epochs-*/milestone.json")]
     return max((one["seconds"] for one in found), default=0.0)
 
 
 def reach(prepared: Prepared, epochs: int, images: Pixels, run: Run) -> Trained:
-    """Train to a milestone, keep the model, and count its active units on the test images."""
+    """Train to a milestone, save the model, and count its active units on the test images."""
     cell, config, folder = prepared.cell, prepared.config, prepared.folder(run)
 
     def note(p: training.Progress) -> None:
@@ -231,10 +224,9 @@ def reach(prepared: Prepared, epochs: int, images: Pixels, run: Run) -> Trained:
 
 
 def measure(prepared: Prepared, epochs: int, num_points: int, images: Pixels, run: Run) -> Evidence:
-    """Evidence of the first `num_points` test images at a milestone, from files where there are any.
+    """Evidence of the first `num_points` test images at a milestone; files are reused.
 
-    Image i draws from fold_in(key, i) whichever piece it is in: a larger evaluation keeps what a
-    smaller one found, and one that was stopped ends with the same numbers.
+    Image i uses fold_in(key, i), so resumed and larger evaluations give the same numbers.
     """
     config, place = prepared.config, prepared.folder(run, epochs)
     num_points = min(num_points, len(images.test))
@@ -258,7 +250,7 @@ def measure(prepared: Prepared, epochs: int, num_points: int, images: Pixels, ru
 
 
 def records(prepared: Prepared, images: Pixels, run: Run) -> list[Record]:
-    """The milestones that a cell has reached, the last one measured on all images asked for."""
+    """The finished milestones of a cell; the last is evaluated on `evaluation_points` images."""
     cell, config = prepared.cell, prepared.config
     known = [read(prepared.folder(run, epochs)) for epochs in prepared.milestones]
     reached = [trained for trained in known if trained is not None]

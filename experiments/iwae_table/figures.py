@@ -1,4 +1,4 @@
-"""The figures of the table: log p against the cost of training, and the units that are used."""
+"""The figures of the table: log p against the cost of training, and the active units."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from experiments.iwae_table.measure import Result, common_points
 from lvm_jax import plotting
 from lvm_jax.diagnostics import THRESHOLD
 
-KNEE = 25.0  # nats below the best that the curves show
+KNEE = 25.0  # nats below the best value at the lower end of the axis
 
 
 def label(cell: Cell, with_layers: bool = True) -> str:
-    """A cell in words."""
+    """The name of a cell in figures."""
     objective = "VAE" if cell.objective == "vae" else "IWAE"
     if cell.num_samples == 1:
         objective = "VAE = IWAE"
@@ -65,7 +65,7 @@ def training(result: Result) -> Any:
 
 
 def units(result: Result) -> Any:
-    """A_u of every unit at the last milestone, sorted, one panel for each kind of layer."""
+    """Sorted A_u of every unit at the last milestone, one panel for each kind of layer."""
     panels: dict[str, list[tuple[Cell, np.ndarray]]] = {}
     for *_, last in sorted(result.records, key=lambda records: records[0].cell.num_layers):
         for layer, variance in enumerate(last.trained.variance, 1):
@@ -74,10 +74,10 @@ def units(result: Result) -> Any:
     figure, axes = plotting.new_figure(len(panels), 1, width=3.7, height=4.0, sharey=True)
     for ax, (title, spectra) in zip(axes, panels.items(), strict=True):
         for cell, variance in spectra:
-            look = {**style(result, cell), "linestyle": "-", "markersize": 3.5}
+            drawn = {**style(result, cell), "linestyle": "-", "markersize": 3.5}
             ranked = np.sort(variance)[::-1]
             name = f"{label(cell, False)}: {int((ranked > THRESHOLD).sum())}"
-            ax.plot(1 + np.arange(len(ranked)), ranked, label=name, **look)
+            ax.plot(1 + np.arange(len(ranked)), ranked, label=name, **drawn)
         ax.axhline(THRESHOLD, color=plotting.INK, linestyle=":", linewidth=1.2)
         names = ("unit, by rank", "A = variance of the posterior mean")
         plotting.finish(ax, title, names, yscale="log")

@@ -1,4 +1,4 @@
-"""The cells of the table, trained stage by stage and measured, beside the published numbers."""
+"""Training and evaluation of all cells of the table, and the published numbers."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from lvm_jax.vae import Pixels
 
 Published = dict[tuple[str, int, int], float]  # objective, k, layers -> test log p
 
-# Burda et al. (2016), after all eight stages, k = 5,000. Only what could be checked against a second
-# source is here; the other entries of their tables are left out.
+# Burda et al. (2016), after all eight stages, k = 5,000: the entries confirmed by a second source.
 PUBLISHED: dict[str, Published] = {
     "mnist": {
         ("vae", 1, 1): -86.76, ("vae", 5, 1): -86.47, ("vae", 50, 1): -86.35,
@@ -31,23 +30,23 @@ PUBLISHED: dict[str, Published] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     source: str  # of the images
     num_test: int
-    records: list[list[Record]]  # of each cell that was begun, its milestones
-    points: dict[str, np.ndarray]  # of the images that every cell was measured on at its end
+    records: list[list[Record]]  # the milestones of each started cell
+    points: dict[str, np.ndarray]  # of the images common to all cells at their last milestones
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Every milestone of every cell."""
+        """The content of results.json: every milestone of every cell."""
         rows = [[record.as_numbers() for record in records] for records in self.records]
         return {"source": self.source, "cells": rows}
 
 
 class Difference(NamedTuple):
-    """log p of a cell less that of the VAE with k = 1 on the same images, nats."""
+    """log p of a cell minus that of the VAE with k = 1 on the same images, nats."""
 
     cell: Cell
     epochs: int
@@ -57,7 +56,7 @@ class Difference(NamedTuple):
 
 
 def grid(config: Config) -> list[Cell]:
-    """The cells; at k = 1 the two objectives are one, and it is called vae."""
+    """The cells; at k = 1 the two objectives are equal, and the name is vae."""
     axes = (config.schedules, config.layers, config.objectives, config.samples)
     cells = [
         Cell(schedule, objective if k > 1 else "vae", k, layers)
@@ -73,7 +72,7 @@ def load(config: Config) -> tuple[Pixels, list[Prepared]]:
 
 
 def measure(config: Config, run: Run, loaded: tuple[Pixels, list[Prepared]]) -> Result:
-    """Train every cell stage by stage, and measure it."""
+    """Train every cell stage by stage, and evaluate it."""
     images, prepared = loaded
     run.begin(sum(len(one.milestones) for one in prepared) + len(prepared))
     train_all(prepared, images, config, run)
@@ -90,7 +89,7 @@ def measure(config: Config, run: Run, loaded: tuple[Pixels, list[Prepared]]) -> 
 
 
 def train_all(prepared: list[Prepared], images: Pixels, config: Config, run: Run) -> None:
-    """One stage after the other through all cells, so that a budget leaves them equally far."""
+    """Train all cells one stage at a time, so that a budget reaches the same stage in all."""
     budget = float("inf") if config.budget is None else 60 * config.budget
     for stage in range(max(len(one.milestones) for one in prepared)):
         for one in prepared:
@@ -113,7 +112,7 @@ def train_all(prepared: list[Prepared], images: Pixels, config: Config, run: Run
 
 
 def of_points(images: Pixels, records: list[list[Record]]) -> dict[str, np.ndarray]:
-    """log p, its error and k-hat of each test image by cell, at the cell's last milestone."""
+    """log p, its error and k-hat of each test image, at each cell's last milestone."""
     num = min(len(rows[-1].evidence.log_evidence) for rows in records)
     columns = {
         f"{field}, {rows[-1].cell.name}": getattr(rows[-1].evidence, field)[:num]
@@ -124,12 +123,12 @@ def of_points(images: Pixels, records: list[list[Record]]) -> dict[str, np.ndarr
 
 
 def common_points(result: Result) -> int:
-    """How many images every milestone of every cell was measured on."""
+    """The number of images that are common to every milestone of every cell."""
     return min(len(r.evidence.log_evidence) for records in result.records for r in records)
 
 
 def best(result: Result) -> list[Record]:
-    """Of each schedule and number of layers the cell with the highest log p."""
+    """The cell with the highest log p for each schedule and number of layers."""
     kinds: dict[tuple[str, int], list[Record]] = {}
     for *_, last in result.records:
         kinds.setdefault((last.cell.schedule, last.cell.num_layers), []).append(last)
@@ -139,7 +138,7 @@ def best(result: Result) -> list[Record]:
 
 
 def differences(result: Result) -> list[Difference]:
-    """Of every cell, to the VAE with k = 1 at the last milestone that both have, if there is one."""
+    """Differences of cells to the VAE with k = 1 at the last common milestone, if any."""
     found = []
     for records in result.records:
         cell = records[0].cell

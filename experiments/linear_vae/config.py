@@ -1,10 +1,10 @@
 """A linear VAE against PPCA: the ELBO reaches log p, the eigenvalues decide the collapse (100 s).
 
 p(x | z) = N(W z + b, s2 I) with an amortised q whose mean is linear in x is trained from a random
-start by stochastic gradients, once with s2 learned and once for each given s2. Its log p(x), its
-ELBO, its axes and its collapsed units are compared with the closed form, probabilistic PCA: the
-ELBO can reach log p(x), the maximum of a mean-field q has the principal axes, and the units that
-collapse are those whose eigenvalue is not above s2.
+start by stochastic gradients, once with s2 learned and once for each given s2. Log p(x), ELBO, axes
+and collapsed units are compared with the closed form, probabilistic PCA. The ELBO can reach
+log p(x), a mean-field q selects the principal axes, and a unit collapses if its eigenvalue is at
+most s2.
 """
 
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ class Config(Options):
     columns: tuple[str, ...] | None = None
     """The columns of a table to use, by name."""
     standardize: bool = False
-    """Divide each column by its standard deviation: the eigenvalues are then of correlations."""
+    """Divide each column by its standard deviation: PCA of correlations."""
     latent_dim: Annotated[int, at_least(1)] | None = None
-    """Units of z; None means 10, or one less than the columns where these are fewer."""
+    """Units of z; None means 10, or one fewer than the columns if there are fewer than 11."""
     noise_variances: tuple[Annotated[float, above(0)], ...] | None = None
-    """Given s2, in the data's units squared; None spreads five over the spectrum."""
+    """Given s2, in squared units of the data; None means five values within the spectrum."""
     guide: Literal["mean_field", "full_rank"] = "mean_field"
     """The covariance of q(z | x)."""
     covariance: Literal["shared", "per_x"] = "shared"
-    """Whether that covariance is one for all x, or depends on x as well."""
+    """Whether the covariance of q(z | x) is shared by all x, or depends on x."""
     estimator: Literal["sticking_the_landing", "reparameterized", "leave_one_out"] = (
         "sticking_the_landing"
     )
@@ -42,11 +42,11 @@ class Config(Options):
     batch_size: Annotated[int, at_least(1)] = 400
     """Rows in each step."""
     learning_rate: Annotated[float, above(0)] = 0.02
-    """Adam's at the first step; falls to 0 as a cosine."""
+    """Initial learning rate of Adam, with a cosine decay to 0."""
     num_records: Annotated[int, at_least(1)] = 20
     """Points of the learning curves."""
     ascent_steps: Annotated[int, at_least(0)] = 4000
-    """The most steps of the ascent without noise that follows each training; 0 leaves it out."""
+    """Maximum number of steps of the exact ascent after each training; 0 for none."""
 
     def check(self) -> None:
         """Refuse an estimator without a baseline."""

@@ -9,8 +9,8 @@ from lvm_jax.models import LinearGaussian
 from lvm_jax.problems import curvature, linear_averages, linear_vae
 from lvm_jax.problems.linear_vae import Spectrum
 
-MOST_POINTS = 8  # stationary points that are measured
-ANGLES = np.linspace(0, 90, 7)  # of two units that are rotated into each other, degrees
+MOST_POINTS = 8  # the most stationary points
+ANGLES = np.linspace(0, 90, 7)  # of rotations in the plane of two units, degrees
 
 
 class Rotation(NamedTuple):
@@ -23,11 +23,11 @@ class Rotation(NamedTuple):
 
 
 class Saddle(NamedTuple):
-    """A stationary point that keeps the `kept` largest eigenvalues, and its steepest way up."""
+    """A stationary point with the `kept` largest eigenvalues, and its steepest ascent direction."""
 
     kept: int
     below: float  # nats of log p below the optimum
-    eigenvalue: float  # the largest that is left out
+    eigenvalue: float  # the largest that is not kept
     slope: float  # the largest entry of the gradient of log p and of the ELBO
     curvature: float  # of log p in W along that eigenvector, by differentiation
     curvature_law: float  # (lambda - s2) / s2^2
@@ -39,7 +39,7 @@ class Saddle(NamedTuple):
 def rotated(
     theta: LinearGaussian, rows: np.ndarray, rotation: np.ndarray, name: str = ""
 ) -> Rotation:
-    """W R instead of W: the same p(x), another z."""
+    """The averages with loadings W R, which have the same p(x) as W."""
     moved = theta._replace(loadings=theta.loadings @ rotation)
     found, law = linear_averages.at_optimum(moved, rows), linear_vae.mean_field_gap(moved)
     lost = found.log_evidence - found.elbo
@@ -47,7 +47,7 @@ def rotated(
 
 
 def plane_rotation(latent_dim: int, first: int, second: int, degrees: float) -> np.ndarray:
-    """R that turns two units by an angle and leaves the others."""
+    """The rotation R of two units by an angle."""
     rotation, angle = np.eye(latent_dim), np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     rotation[np.ix_([first, second], [first, second])] = turn
@@ -55,7 +55,7 @@ def plane_rotation(latent_dim: int, first: int, second: int, degrees: float) -> 
 
 
 def rotations(rng: np.random.Generator, theta: LinearGaussian, rows: np.ndarray) -> list[Rotation]:
-    """The optimum itself, its units permuted and signed, two of them turned, and all at random."""
+    """The optimum, and its rotations: permutation with signs, 45 degrees of two units, random."""
     latent_dim = np.shape(theta.loadings)[1]
     permuted = np.eye(latent_dim)[rng.permutation(latent_dim)] * rng.choice([-1.0, 1.0], latent_dim)
     cases = {"R = I": np.eye(latent_dim), "units permuted and signed": permuted}
@@ -69,7 +69,7 @@ def rotations(rng: np.random.Generator, theta: LinearGaussian, rows: np.ndarray)
 
 
 def turns(theta: LinearGaussian, rows: np.ndarray) -> dict[tuple[int, int], list[Rotation]]:
-    """Units 1 and 2, 1 and L, L - 1 and L rotated into each other by `ANGLES`."""
+    """Rotations of units 1 and 2, 1 and L, L - 1 and L by `ANGLES`."""
     size = np.shape(theta.loadings)[1]
     pairs = sorted({(0, 1), (0, size - 1), (size - 2, size - 1)}) if size > 1 else ()
     return {
@@ -79,11 +79,11 @@ def turns(theta: LinearGaussian, rows: np.ndarray) -> dict[tuple[int, int], list
 
 
 def saddles(found: Spectrum, latent_dim: int, noise: float) -> list[Saddle]:
-    """Stationary points with 0, 1, ... units in use, up to the optimum at s2 = noise.
+    """Up to MOST_POINTS stationary points with 0, 1, ... units in use at s2 = noise.
 
-    All have an empty unit; of many they are a choice, both ends in it. Along w = c u the average
-    of log p is -(log(s2 + c^2) + lambda / (s2 + c^2)) / 2 and a constant. Its second derivative at
-    0 is (lambda - s2) / s2^2, positive where an eigenvalue above s2 is left out, and only there.
+    All have an empty unit. Along w = c u the average of log p is
+    -(log(s2 + c^2) + lambda / (s2 + c^2)) / 2 plus a constant. Its second derivative at 0,
+    (lambda - s2) / s2^2, is positive if and only if an eigenvalue above s2 is not kept.
     """
     last = min(found.above(noise), latent_dim - 1, found.vectors.shape[1] - 1)
     kept = sorted(set(np.linspace(0, last, MOST_POINTS).round().astype(int).tolist()))
@@ -98,7 +98,7 @@ def saddles(found: Spectrum, latent_dim: int, noise: float) -> list[Saddle]:
 def saddle(
     theta: LinearGaussian, kept: int, best: float, noise: float, found: Spectrum, rows: np.ndarray
 ) -> Saddle:
-    """One of them; the direction fills the first empty unit with the next eigenvector."""
+    """One stationary point; the direction is the next eigenvector in the first empty unit."""
     phi, value = linear_vae.best_guide(theta), float(found.values[kept])
     laws, ways = np.linalg.eigh(linear_vae.elbo_hessian(value, noise))
     outer = np.zeros_like(theta.loadings)

@@ -11,20 +11,20 @@ from lvm_jax.diagnostics import THRESHOLD
 from lvm_jax.problems import linear_vae
 
 BLUE, ORANGE = plotting.PALETTE[:2]
-FLOOR = 1e-6  # nats; rounding of float32 is larger than what lies below
+FLOOR = 1e-6  # nats; smaller values are rounding in float32
 MOST_AXES = 12  # columns of W that are drawn
 ACTIVITY = "A = Var over x of E[z | x]"
 RATIO = "eigenvalue over noise, λ / s²"
 
 
 def label(trial: Trial) -> str:
-    """A trial by its s2."""
+    """The name of a trial by its s2."""
     value = f"{trial.optimum.noise_variance:.3g}"
     return f"s² learned ({value})" if trial.given_noise_variance is None else f"s² = {value}"
 
 
 def training(result: Result) -> Any:
-    """log p and the ELBO of the learned s2; what every training lacks of the optimum and of log p."""
+    """log p and ELBO for the learned s2; deficits of every training to the optimum and to log p."""
     figure, (first, second, third, last) = plotting.new_figure(2, 2, width=5.6, height=3.9)
     top, curve = result.trials[0].optimum.log_evidence, result.trials[0].trained.curve
     first.plot(curve.step, curve.log_evidence, "o-", ms=3, color=BLUE, label="log p(x)")
@@ -49,7 +49,7 @@ def training(result: Result) -> Any:
 
 
 def rotation(result: Result) -> Any:
-    """The loss of ELBO where two units are rotated, that of neighbours, and the axes found."""
+    """log p - ELBO under rotations of two units and of neighbours, and the trained axes."""
     figure, (first, second, third) = plotting.new_figure(3, width=3.7, height=3.8)
     problem, fine, trial = result.problem, np.linspace(1, 89, 89), result.trials[0]
     values = problem.eigenvalues[: problem.latent_dim]
@@ -59,8 +59,8 @@ def rotation(result: Result) -> Any:
         first.plot(fine, law, color=colour, label=name)
         measured = [each.log_evidence_less_elbo for each in turned[1:-1]]  # 0 at both ends
         first.plot(exact.ANGLES[1:-1], measured, "o", ms=5, color=colour)
-    prices = np.maximum(linear_vae.rotation_gap(values[:-1], values[1:]), FLOOR)
-    second.plot(np.arange(1, len(values)) + 0.5, prices, "o", color=BLUE, ms=7)
+    gaps = np.maximum(linear_vae.rotation_gap(values[:-1], values[1:]), FLOOR)
+    second.plot(np.arange(1, len(values)) + 0.5, gaps, "o", color=BLUE, ms=7)
     at = np.arange(1, 1 + trial.num_eigenvalues_above)
     third.plot(at, trial.trained.cosines, "o", color=ORANGE, ms=7, label="trained, noisy gradients")
     third.plot(at, trial.ascended.cosines, "+", color=plotting.INK, ms=9, label="ascent from there")
@@ -81,7 +81,7 @@ def rotation(result: Result) -> Any:
 
 
 def axes(result: Result) -> Any:
-    """Columns of W: PPCA's, the trained ones, those of the ascent; the first two at another s2."""
+    """Columns of W by PPCA, training and ascent; the first two also at the middle s2."""
     problem, middle = result.problem, result.problem.middle
     rows = {name: result.loadings[0][name] for name in ("PPCA", "trained", "ascent")}
     if middle:
@@ -109,7 +109,7 @@ def axes(result: Result) -> Any:
 
 
 def spectrum(result: Result) -> Any:
-    """The eigenvalues with the noise variances, and how many units are active at each."""
+    """The eigenvalues and noise variances, and the number of active units at each."""
     figure, (first, second) = plotting.new_figure(2, width=6.0, height=4.2)
     values, number = result.problem.eigenvalues, result.problem.latent_dim
     units = set(result.problem.dataset.units)
@@ -168,7 +168,7 @@ def units(result: Result) -> Any:
 
 
 def saddles(result: Result) -> Any:
-    """Curvatures at the stationary points, and log p along the way out of each."""
+    """Curvatures at the stationary points, and log p along the next eigenvector."""
     figure, (first, second) = plotting.new_figure(2, width=6.0, height=4.2)
     points, problem = result.saddles, result.problem
     noise = result.middle.optimum.noise_variance / problem.scale**2

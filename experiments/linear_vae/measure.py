@@ -1,8 +1,7 @@
-"""Trainings of the linear VAE, and what separates them from probabilistic PCA."""
+"""Trainings of the linear VAE, and their differences from probabilistic PCA."""
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,8 @@ from scipy.linalg import subspace_angles
 
 from experiments.linear_vae import exact
 from experiments.linear_vae.config import Config
-from lvm_jax import data, models, training
+from experiments.linear_vae.problem import Problem, noise_variances, read
+from lvm_jax import training
 from lvm_jax.diagnostics import THRESHOLD
 from lvm_jax.models import LinearGaussian
 from lvm_jax.problems import linear_averages, linear_vae
@@ -22,43 +22,8 @@ from lvm_jax.report import Check, Run, near
 from lvm_jax.training import Parameters
 
 
-class Problem(NamedTuple):
-    """Rows x = (rows as they came - mean) / scale, whose columns have a mean variance of 1.
-
-    With one scale for all columns, only W, s and the square roots of the eigenvalues are multiplied.
-    """
-
-    dataset: data.Dataset  # the rows as they came
-    shape: tuple[int, int] | None  # of an image
-    scale: float
-    x: np.ndarray  # [N, D] float32
-    spectrum: linear_vae.Spectrum  # of x, whose mean is 0 to rounding
-    latent_dim: int  # L
-    noises: list[float | None]  # None: s2 is learned; then the given s2, falling, of x
-
-    @property
-    def moments(self) -> np.ndarray:
-        """The few points that average like all rows what is quadratic in x."""
-        return self.spectrum.moment_points()
-
-    @property
-    def log_volume(self) -> float:
-        """log p of the rows as they came is log p of x less this, in nats."""
-        return float(self.x.shape[1] * np.log(self.scale))
-
-    @property
-    def middle(self) -> int:
-        """The index of the middle one of the given s2; 0, the learned one, where none is given."""
-        return (1 + len(self.noises)) // 2 if len(self.noises) > 1 else 0
-
-    @property
-    def eigenvalues(self) -> np.ndarray:
-        """Of the covariance of the rows as they came, [D]."""
-        return self.spectrum.values * self.scale**2
-
-
 class Record(NamedTuple):
-    """The state of a training, in the units of the rows as they came; leaves [T] in a curve."""
+    """The state of a training, in the original units; leaves [T] in a curve."""
 
     step: Any
     noise_variance: Any
@@ -68,7 +33,7 @@ class Record(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A theta with its q, in those units; the units of z in the order of their eigenvalues."""
+    """A theta with its q, in the original units; units of z in the order of eigenvalues."""
 
     noise_variance: float  # s2
     log_evidence: float  # nats per point
@@ -79,9 +44,9 @@ class Point(NamedTuple):
     kl_units: np.ndarray  # KL(q(z_u | x) || p(z_u)), [L]
     kl_units_law: np.ndarray
     num_active: int  # units with A_u > 0.01
-    num_directions: int  # eigenvalues of Cov_x(E[z | x]) above 0.01: no rotation changes them
+    num_directions: int  # eigenvalues of Cov_x(E[z | x]) above 0.01, invariant under rotations
     cosines: np.ndarray  # |u_i^T w_i| / |w_i| of the units whose eigenvalue is above s2
-    subspace_angle_degrees: float  # of the span of W and the principal subspace; NaN for none
+    subspace_angle_degrees: float  # of the span of W and the principal subspace; NaN if empty
     curve: Record | None = None  # of a training
     num_steps: int | None = None  # of an ascent
     largest_slope: float | None = None  # the largest entry of the gradient at its end
@@ -90,7 +55,7 @@ class Point(NamedTuple):
 class Trial(NamedTuple):
     """One noise variance: the closed form, the training, and the ascent from its end."""
 
-    given_noise_variance: float | None  # None where it was learned
+    given_noise_variance: float | None  # None if learned
     num_eigenvalues_above: int  # above the s2 of the optimum, at most L
     optimum: Point
     trained: Point
@@ -99,24 +64,24 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     problem: Problem
     trials: list[Trial]  # s2 learned first, then given, falling
-    loadings: list[dict[str, np.ndarray]]  # W of x, by PPCA, trained, ascent; of each trial
+    loadings: list[dict[str, np.ndarray]]  # W of x by PPCA, training and ascent, for each trial
     rotations: list[exact.Rotation]
     turns: dict[tuple[int, int], list[exact.Rotation]]
     saddles: list[exact.Saddle]  # at the s2 of `middle`, of x
 
     @property
     def middle(self) -> Trial:
-        """The trial with the middle one of the given s2; the first where none is given."""
+        """The trial with the middle given s2; the first if none is given."""
         return self.trials[self.problem.middle]
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What results.json holds."""
+        """The content of results.json."""
         noise = self.middle.optimum.noise_variance
         unit = "curvatures are of the data over `scale`"
         return {
@@ -131,7 +96,7 @@ class Result:
 
 
 def load(config: Config) -> Problem:
-    """The data, centred and brought to one scale; ValueError naming the option if unfit."""
+    """The data, centred and divided by one scale; ValueError for unsuitable data or options."""
     dataset, shape = read(config)
     rows = np.asarray(dataset.x, np.float64)
     if len(rows) < 3 or rows.shape[1] < 2:
@@ -154,45 +119,8 @@ def load(config: Config) -> Problem:
     return Problem(dataset, shape, scale, x, found, latent_dim, noises)
 
 
-def read(config: Config) -> tuple[data.Dataset, tuple[int, int] | None]:
-    """The training images of a named set and their shape, or a table by its name or path."""
-    name, path, shape = config.data, Path(config.data), None
-    if name in data.NAMED_IMAGES:
-        if config.columns is not None:
-            raise ValueError(f"columns: expected none, {name} is taken as whole images")
-        images = data.load_images(name)
-        shape, source = images.shape, f"{images.source}: the images for training"
-        pixels = tuple(f"pixel {row},{column}" for row, column in np.ndindex(shape))
-        dataset = data.Dataset(
-            name, source, images.train, pixels, ("grey level / highest",) * len(pixels)
-        )
-    elif name in data.NAMED or path.suffix or len(path.parts) > 1 or path.exists():
-        dataset = data.load(name, config.columns)
-    else:
-        known = ", ".join(sorted({*data.NAMED_IMAGES, *data.NAMED}))
-        raise ValueError(f"data: expected {known} or the path of a table, got {name!r}")
-    return dataset.standardized() if config.standardize else dataset, shape
-
-
-def noise_variances(
-    given: tuple[float, ...] | None, scale: float, values: np.ndarray, latent_dim: int
-) -> list[float | None]:
-    """None for the learned s2, then the given ones, falling, of x.
-
-    By default halfway (as a ratio) between neighbouring eigenvalues, so that none, a quarter, a
-    half, three quarters and all of the units have an eigenvalue above it.
-    """
-    if given is not None:
-        return [None, *sorted({value / scale**2 for value in given}, reverse=True)]
-    noises: list[float | None] = [None]
-    for count in sorted({0, *(latent_dim * part // 4 for part in (1, 2, 3, 4))}):
-        upper = values[count - 1] if count else 1.6 * values[0]
-        noises.append(float(np.sqrt(upper * max(values[count], upper / 4))))
-    return noises
-
-
 def measure(config: Config, run: Run, problem: Problem) -> Result:
-    """Every training beside its closed form, and the landscape around the optimum."""
+    """Run every training and its closed form, and the landscape around the optimum."""
     number = len(problem.noises)
     run.begin(number + 1)
     found = [
@@ -208,8 +136,8 @@ def landscape(
     config: Config, problem: Problem
 ) -> tuple[list[exact.Rotation], dict[tuple[int, int], list[exact.Rotation]], list[exact.Saddle]]:
     """Rotations of the maximum of the likelihood, and stationary points at the middle s2."""
-    best, points = closed_form(problem, None), problem.moments
-    noise = linear_vae.noise_variance(closed_form(problem, problem.noises[problem.middle]))
+    best, points = problem.closed_form(None), problem.moments
+    noise = linear_vae.noise_variance(problem.closed_form(problem.noises[problem.middle]))
     rotations = exact.rotations(np.random.default_rng([config.seed, 1]), best, points)
     rotations = [r._replace(log_evidence=r.log_evidence - problem.log_volume) for r in rotations]
     saddles = exact.saddles(problem.spectrum, problem.latent_dim, noise)
@@ -219,9 +147,9 @@ def landscape(
 def one_trial(
     config: Config, problem: Problem, index: int, run: Run
 ) -> tuple[Trial, dict[str, np.ndarray]]:
-    """Train with one s2, measure, and ascend from there without noise."""
+    """Train with one s2, measure, and continue with exact gradients."""
     given, points, family = problem.noises[index], problem.moments, config.guide
-    best = closed_form(problem, given)
+    best = problem.closed_form(given)
     above = min(problem.spectrum.above(linear_vae.noise_variance(best)), problem.latent_dim)
     theta, found, curve = train(config, problem, index, best, run)
     curve = curve._replace(active_variance=curve.active_variance[:, problem.spectrum.order(theta)])
@@ -239,23 +167,13 @@ def one_trial(
     return trial, {name: at.loadings[:, problem.spectrum.order(at)] for name, at in states.items()}
 
 
-def closed_form(problem: Problem, given: float | None) -> LinearGaussian:
-    """The maximum of the likelihood at the s2 of a training, or over s2 too; float64."""
-    if given is not None:
-        held = float(np.exp(2 * np.float64(np.float32(0.5 * np.log(given)))))  # as in the training
-        return problem.spectrum.stationary(problem.latent_dim, held)
-    with jax.enable_x64(True):
-        best = models.ppca(np.asarray(problem.x, np.float64), problem.latent_dim)
-    return jax.tree.map(np.asarray, best)
-
-
 def train(
     config: Config, problem: Problem, index: int, best: LinearGaussian, run: Run
 ) -> tuple[LinearGaussian, Averages, Record]:
-    """One training from a random start, in float64: theta, its averages, and its curve.
+    """One training from a random start: theta, its averages in float64, and its curve.
 
-    Every record is a call with more epochs, which goes on from the checkpoint of the last. The
-    curve of a killed training is lost, so it starts again.
+    Every record is a call with more epochs, which resumes from the last checkpoint. A killed
+    training starts again, because its curve is not saved.
     """
     folder = run.path / "training" / f"{index + 1}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -292,7 +210,7 @@ def train(
 def make_optimizer(
     learning_rate: float, num_steps: int, learn_noise: bool
 ) -> optax.GradientTransformation:
-    """Adam on a cosine; p(z) stays N(0, I), and s2 where it is given."""
+    """Adam with a cosine decay; p(z) = N(0, I) is fixed, and so is a given s2."""
     adam = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
     still = Parameters(LinearGaussian(True, False, False, not learn_noise), False)
     return optax.chain(adam, optax.masked(optax.set_to_zero(), still))
@@ -301,17 +219,14 @@ def make_optimizer(
 def record(fit: training.Fit, found: Averages, problem: Problem) -> Record:
     """The state of a training, from averages in float32."""
     evidence = np.float64(found.log_evidence) - problem.log_volume
-    # the divergence has more digits in float32 than the average log-weight
+    # In float32 the KL divergence is more precise than the average log-weight.
     elbo = evidence - np.float64(found.kl_posterior)
     noise = linear_vae.noise_variance(fit.p.theta) * problem.scale**2
     return Record(fit.step, noise, evidence, elbo, np.float64(np.diagonal(found.means)))
 
 
 def point(theta: LinearGaussian, found: Averages, problem: Problem, above: int) -> Point:
-    """A theta and its averages in the units of the rows as they came, the units of z in order.
-
-    The span of W is that of its `above` longest directions.
-    """
+    """A theta and its averages as a `Point`; the span of W has its `above` longest directions."""
     noise, leading = linear_vae.noise_variance(theta), problem.spectrum.vectors[:, :above]
     values, units = problem.spectrum.values[: problem.latent_dim], problem.spectrum.order(theta)
     columns, activity = theta.loadings[:, units[:above]], np.diagonal(found.means)[units]
@@ -338,7 +253,7 @@ def checks(result: Result) -> list[Check]:
     """Closed forms against averages and derivatives; for the default options, recorded numbers."""
     problem, best = result.problem, [trial.optimum for trial in result.trials]
     noise = min(each.noise_variance for each in best)
-    # of float64, with the condition of M = I + W^T W / s2
+    # float64 times the condition number of M = I + W^T W / s2
     rounding = 1e-13 * problem.x.shape[1] * (1 + problem.eigenvalues[0] / noise)
 
     def zero(name: str, values: Any, tolerance: float = rounding) -> Check:
@@ -346,37 +261,37 @@ def checks(result: Result) -> list[Check]:
 
     gaps = [each.log_evidence - each.elbo for each in best]
     activity = [each.active_variance - each.active_variance_law for each in best]
-    prices = [each.kl_units - each.kl_units_law for each in best]
+    kl = [each.kl_units - each.kl_units_law for each in best]
     rotated = [each.log_evidence_less_elbo - each.closed_form for each in result.rotations]
-    bends = [each.curvature / each.curvature_law - 1 for each in result.saddles]
-    bends += [each.elbo_curvature / each.elbo_curvature_law - 1 for each in result.saddles]
+    curvatures = [each.curvature / each.curvature_law - 1 for each in result.saddles]
+    curvatures += [each.elbo_curvature / each.elbo_curvature_law - 1 for each in result.saddles]
     discarded = problem.eigenvalues[problem.latent_dim :].mean()
-    lacks = [lacking(t, state) for t in result.trials for state in (t.trained, t.ascended)]
+    deficits = [lacking(t, state) for t in result.trials for state in (t.trained, t.ascended)]
     found = [
         zero("log p - ELBO at the optimum", gaps),
         zero("activity of a unit at the optimum, less the law", activity),
-        zero("KL of a unit at the optimum, less the law", prices),
+        zero("KL of a unit at the optimum, less the law", kl),
         zero("log p - ELBO of a rotated optimum, less the law", rotated),
-        zero("curvature at a stationary point over the law, less 1", bends, 1e-6),
+        zero("curvature at a stationary point over the law, less 1", curvatures, 1e-6),
         near("learned s2", best[0].noise_variance, discarded, 1e-6 * discarded, "closed form"),
-        Check("PPCA's log p - ELBO, the least", min(lacks), -rounding, np.inf, "not below 0"),
+        Check("PPCA's log p - ELBO, the least", min(deficits), -rounding, np.inf, "not below 0"),
     ]
-    return found + (recorded(result, lacks) if result.config == Config() else [])
+    return found + (recorded(result, deficits) if result.config == Config() else [])
 
 
 def lacking(trial: Trial, state: Point) -> float:
-    """What an ELBO lacks of PPCA's log p(x)."""
+    """PPCA's log p(x) minus an ELBO."""
     return trial.optimum.log_evidence - state.elbo
 
 
-def recorded(result: Result, lacks: list[float]) -> list[Check]:
-    """What the default options gave; on another machine the trainings differ by rounding."""
+def recorded(result: Result, deficits: list[float]) -> list[Check]:
+    """Recorded numbers of the default options; other machines differ by rounding."""
     trials = result.trials
     wrong = sum(trial.trained.num_active != trial.num_eigenvalues_above for trial in trials)
     return [
         near("trainings whose active units are not the eigenvalues above s2", wrong, 0, 0),
         near("PPCA's log p, s2 learned", trials[0].optimum.log_evidence, 17.6438, 1e-4),
-        near("the trained ELBO lacks of it", lacks[0], 0.011, 0.006),
-        near("a trained ELBO lacks of it at most, s2 given", max(lacks[2::2]), 0.0015, 0.001),
-        near("an ELBO lacks of it at most after the ascent", max(lacks[1::2]), 0, 1e-9),
+        near("PPCA's log p - trained ELBO, s2 learned", deficits[0], 0.011, 0.006),
+        near("the same, largest of the given s2", max(deficits[2::2]), 0.0015, 0.001),
+        near("PPCA's log p - ELBO after the ascent, largest", max(deficits[1::2]), 0, 1e-9),
     ]

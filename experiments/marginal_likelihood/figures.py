@@ -27,7 +27,7 @@ TITLE = {"gaussian": "Gaussian z in D dimensions", "discrete": "Discrete z in {1
 
 
 def style(method: str) -> dict[str, Any]:
-    """The look of a method in every figure."""
+    """Colour, marker and label of a method."""
     colour = plotting.PALETTE[COLOUR[method]]
     return {"color": colour, "marker": MARKER[method], "markersize": 5, "label": method}
 
@@ -38,13 +38,13 @@ def sizes(result: Result, kind: str) -> np.ndarray:
 
 
 def inexact(result: Result, kind: str, method: str, field: str) -> np.ndarray:
-    """A number at the largest S; NaN where q is the posterior, so that errors are rounding."""
+    """A field at the largest S; NaN if q is the posterior, where errors are rounding."""
     moments = np.array([one.log_second_moment[method] for one in result.found[kind]])
     return np.where(moments < EXACT, np.nan, result.last(kind, method, field))
 
 
 def size_axis(ax: Any, result: Result, kind: str, title: str, label: str) -> None:
-    """Captions, and sizes on x: a logarithmic axis for dimensions, a plain one for variables."""
+    """Captions, and the x axis of sizes: logarithmic for dimensions, linear for variables."""
     shown = sizes(result, kind)
     if kind == "gaussian":
         plotting.log_ticks(ax, shown)
@@ -54,14 +54,14 @@ def size_axis(ax: Any, result: Result, kind: str, title: str, label: str) -> Non
 
 
 def panel(ax: Any, result: Result, kind: str, field: str, text: tuple[str, str]) -> None:
-    """A number of every method against the size; `text` is the title and the name of y."""
+    """A field of every method against the size; `text` is the title and the label of y."""
     for method in METHODS[kind]:
         ax.plot(sizes(result, kind), inexact(result, kind, method, field), **style(method))
     size_axis(ax, result, kind, *text)
 
 
 def errors(result: Result) -> Any:
-    """Median error of the estimates and the range of the middle 80%."""
+    """Median error of the estimates, and their central 80%."""
     figure, axes = plotting.new_figure(2, width=5.6, height=4.4)
     for ax, kind in zip(axes, result.found, strict=True):
         for place, method in enumerate(METHODS[kind]):
@@ -82,7 +82,7 @@ def errors(result: Result) -> Any:
 
 
 def concentration(result: Result) -> Any:
-    """Above: draws in two dimensions, their area the weight. Below: the share of the largest."""
+    """Above: draws in two dimensions with weights as areas. Below: shares of the largest weights."""
     figure, axes = plotting.new_figure(3, 2, width=4.1, height=3.9)
     plane, reach = result.plane, result.config.box + 0.3
     for above, below, method in zip(axes[:3], axes[3:], (UNIFORM, PRIOR, GOOD), strict=True):
@@ -126,10 +126,10 @@ def needed(result: Result) -> Any:
             terms = x * math.log10(result.config.num_values)
             ax.plot(x, terms, ":", color=plotting.INK, label="terms of the exact sum, L^K")
         ax.axhline(math.log10(spent), color=plotting.INK, linewidth=1, linestyle="--")
-        place, side = (0.99, "right") if kind == "gaussian" else (0.02, "left")
+        place, align = (0.99, "right") if kind == "gaussian" else (0.02, "left")
         where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        said = f"S = {spent:,} of this experiment"
-        ax.annotate(said, (place, math.log10(spent)), (0, 3), ha=side, fontsize=8.5, **where)
+        text = f"S = {spent:,} of this experiment"
+        ax.annotate(text, (place, math.log10(spent)), (0, 3), ha=align, fontsize=8.5, **where)
         ax.set_xticks([size for size in x if size >= x[-1] / 8])
         ax.set_ylim(0, None)
         ticks = [tick for tick in ax.get_yticks() if tick == int(tick)]
@@ -139,7 +139,7 @@ def needed(result: Result) -> Any:
 
 
 def honesty(result: Result) -> Any:
-    """Above: the true error and the reported one. Below: the share of intervals with the truth."""
+    """Above: the true and the reported error. Below: the coverage of intervals."""
     figure, axes = plotting.new_figure(2, 2, width=5.6, height=3.7)
     for above, below, kind in zip(axes[:2], axes[2:], result.found, strict=True):
         panel(above, result, kind, "rmse", (TITLE[kind], "error of log p̂(x) [nats]"))
@@ -156,7 +156,7 @@ def honesty(result: Result) -> Any:
         below.set_ylim(-0.04, 1.04)
         label = "share of ± 2 s.e. that hold log p(x)"
         size_axis(below, result, kind, "Coverage of the reported interval", label)
-    lines = [axes[1].plot([], [], look, color=plotting.GREY)[0] for look in "-:"]
+    lines = [axes[1].plot([], [], line, color=plotting.GREY)[0] for line in "-:"]
     names = ["true RMS error", "median standard error it reports"]
     axes[1].legend(lines, names, fontsize=8.5, edgecolor="none", loc="lower right")
     plotting.legend(axes[2], loc="center left")
@@ -164,7 +164,7 @@ def honesty(result: Result) -> Any:
 
 
 def diagnostics(result: Result) -> Any:
-    """Share of good estimates on both models, and ESS and k-hat on the Gaussian one."""
+    """Share of good estimates on both models; ESS and k-hat on the Gaussian one."""
     figure, axes = plotting.new_figure(2, 2, width=5.6, height=3.5)
     for ax, kind in zip(axes[:2], result.found, strict=True):
         label = f"share within {WITHIN:g} nat of log p(x)"
@@ -181,7 +181,7 @@ def diagnostics(result: Result) -> Any:
 
 
 def samples(result: Result) -> Any:
-    """RMS error against S for every dimension, beside 1/sqrt(S) with the exact constant."""
+    """RMS error against S for every dimension, and 1/sqrt(S) with the exact constant."""
     methods = METHODS["gaussian"]
     figure, axes = plotting.new_figure(len(methods), width=2.8, height=3.9, sharey=True)
     for ax, method in zip(axes, methods, strict=True):
@@ -190,9 +190,9 @@ def samples(result: Result) -> Any:
             if moment < EXACT:
                 continue
             size = np.array([cell.num_samples for cell in cells])
-            look = {"color": shade, "marker": "o", "markersize": 4, "linewidth": 1.4}
+            drawn = {"color": shade, "marker": "o", "markersize": 4, "linewidth": 1.4}
             rmse, bar = np.array([scoring.rmse(cell.errors) for cell in cells]).T
-            ax.errorbar(size, rmse, bar, label=f"D = {one.size}", **look)
+            ax.errorbar(size, rmse, bar, label=f"D = {one.size}", **drawn)
             law = np.sqrt(math.expm1(min(moment, 700.0)) / size)
             ax.plot(size, np.where(law < 3, law, np.nan), "--", color=shade, linewidth=1)
         labels = ("number of draws, S", "RMS error of log p̂(x) [nats]")

@@ -1,4 +1,4 @@
-"""Estimates of log p(x) over repeats, beside the truth and the exact variance of their weights."""
+"""Repeated estimates of log p(x), the truth, and the exact variance of the weights."""
 
 import math
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from lvm_jax.weights import LogJoint
 
 PRIOR, UNIFORM, GOOD, MEAN_FIELD = "prior", "uniform", "q", "mean-field q"
 METHODS = {"gaussian": (PRIOR, UNIFORM, GOOD, MEAN_FIELD), "discrete": (PRIOR, UNIFORM, GOOD)}
-WITHIN = 0.1  # nats: an estimate this close is called good
-SORTED_REPEATS = 20  # whose weights are sorted for the concentration
+WITHIN = 0.1  # nats: the largest error of a good estimate
+SORTED_REPEATS = 20  # repeats for the concentration of the weights
 PLANE_DRAWS = 300
-EXACT = 1e-9  # log E[w^2] / p^2 below which q is the posterior, so that all errors are rounding
+EXACT = 1e-9  # log E[w^2] / p^2 below which q is the posterior, and all errors are rounding
 
 
 class Case(NamedTuple):
-    """One data point x of a model with a known log p(x), and the distributions to draw z from."""
+    """One data point x of a model with a known log p(x), and the distributions of z."""
 
     x: np.ndarray
     log_joint: LogJoint  # in the precision of the run
@@ -36,11 +36,11 @@ class Case(NamedTuple):
     posterior: Any  # FullRankNormal or Table, in float64
     log_evidence: float  # in float64, in nats
     log_second_moment: dict[str, float]  # log E_q[w^2] / p(x)^2, exact; inf where it diverges
-    outside_box: float = 0.0  # posterior mass outside the box is at most this
+    outside_box: float = 0.0  # an upper limit of the posterior mass outside the box
 
 
 class Cell(NamedTuple):
-    """R estimates of log p(x) by one method with S draws each, beside the truth."""
+    """The errors of R estimates of log p(x) by one method with S draws each."""
 
     num_samples: int
     errors: np.ndarray  # log p-hat - log p, [R], in nats
@@ -48,15 +48,15 @@ class Cell(NamedTuple):
     sd_error: float
     rmse: float
     quantiles: np.ndarray  # 10%, 50%, 90% of the errors
-    reported_error: float  # median of the standard errors that the estimates report
-    coverage: float  # share of estimates whose own interval, +- 2 standard errors, holds log p
+    reported_error: float  # median of the reported standard errors
+    coverage: float  # share of intervals, +- 2 reported standard errors, that contain log p
     share_within: float  # share of estimates within WITHIN of log p
     ess: float  # median
     k_hat: float  # median
 
 
 class Measured(NamedTuple):
-    """All of one size of z."""
+    """The results for one size of z."""
 
     size: int  # dimensions, or variables
     x: np.ndarray
@@ -64,7 +64,7 @@ class Measured(NamedTuple):
     outside_box: float
     log_second_moment: dict[str, float]
     methods: dict[str, list[Cell]]  # a cell for each S
-    shares: dict[str, np.ndarray]  # of the total weight in the n largest, n = 1, ..., S
+    shares: dict[str, np.ndarray]  # of the n largest weights in the total, n = 1, ..., S
 
 
 class Plane(NamedTuple):
@@ -78,19 +78,19 @@ class Plane(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What the run measured."""
+    """The result of the run."""
 
     config: Config
     found: dict[str, list[Measured]]  # by kind (gaussian, discrete), one for each size
     plane: Plane
 
     def last(self, kind: str, method: str, field: str) -> np.ndarray:
-        """A number of every size, at the largest S."""
+        """A field of every size, at the largest S."""
         return np.array([getattr(one.methods[method][-1], field) for one in self.found[kind]])
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What results.json holds: for each size the truth, and every estimator beside it."""
+        """The content of results.json: the truth and every estimator for each size."""
         return {
             kind: [
                 {name: value for name, value in one._asdict().items() if name != "shares"}
@@ -102,12 +102,12 @@ class Result:
 
 
 def numbers(cells: list[Cell]) -> list[dict[str, Any]]:
-    """All but the single errors."""
+    """The fields without the single errors."""
     return [{n: v for n, v in cell._asdict().items() if n != "errors"} for cell in cells]
 
 
 def load(config: Config) -> None:
-    """Refuse a discrete z that is too large to enumerate."""
+    """Refuse a discrete z with too many values to enumerate."""
     most = config.num_values ** config.num_variables[-1]
     if most > MAX_SUPPORT:
         raise ValueError(
@@ -131,7 +131,7 @@ def measure(config: Config, run: Run, loaded: None) -> Result:
 
 
 def one_size(config: Config, kind: str, stream: int, size: int, run: Run) -> Measured:
-    """Every method on one model; `stream` sets the random numbers of a kind apart."""
+    """Every method on one model; `stream` is part of the key."""
     key = jax.random.key(config.seed)
     for part in (stream, size):
         key = jax.random.fold_in(key, part)
@@ -150,7 +150,7 @@ def one_size(config: Config, kind: str, stream: int, size: int, run: Run) -> Mea
 
 
 def gaussian(dim: int, config: Config) -> Case:
-    """z ~ N(0, I), x | z ~ N(W z, s^2 I); x was drawn from the model."""
+    """z ~ N(0, I), x | z ~ N(W z, s^2 I); x is drawn from the model."""
     problem = problems.linear_gaussian(dim, config.coupling, config.noise)
     z, noise = draws(dim, config.seed)
     x = problem.theta.loadings @ z + config.noise * noise
@@ -164,16 +164,16 @@ def gaussian(dim: int, config: Config) -> Case:
         MEAN_FIELD: FullRankNormal(posterior.mean, np.diag(narrow)),
     }
     moments = {name: second_moment.of_normals(posterior, q) for name, q in normals.items()}
-    # The mean of post^2 over a box that holds it: |Z| times the integral of post^2.
+    # The second moment is |Z| times the integral of the squared posterior density.
     log_det = np.log(np.diagonal(posterior.cholesky)).sum()
     moments[UNIFORM] = dim * (math.log(2 * config.box) - 0.5 * math.log(4 * math.pi)) - log_det
     sd = np.sqrt((posterior.cholesky**2).sum(1))
     tails = [log_ndtr((sign * posterior.mean - config.box) / sd) for sign in (-1, 1)]
-    side = jnp.full(dim, config.box)
+    corner = jnp.full(dim, config.box)
     mean, narrow, good = jax.tree.map(jnp.asarray, (posterior.mean, narrow, normals[GOOD]))
     methods = {
         PRIOR: problem.p.prior(),
-        UNIFORM: distributions.uniform(-side, side),
+        UNIFORM: distributions.uniform(-corner, corner),
         GOOD: good,
         MEAN_FIELD: distributions.normal(mean, narrow),
     }
@@ -202,7 +202,7 @@ def discrete(num_variables: int, config: Config) -> Case:
 
 
 def draws(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The standard normals [size] and [size] that x is made of; the first of a larger size's."""
+    """Two arrays [size] of standard normals for z and x; a larger size extends them."""
     latent, noise = np.random.default_rng([seed, 3]), np.random.default_rng([seed, 4])
     return latent.standard_normal(size), noise.standard_normal(size)
 
@@ -210,7 +210,7 @@ def draws(size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def draw_all(
     key: Key[Array, ""], case: Case, num_samples: int, num_repeats: int
 ) -> dict[str, Float[Array, "R S"]]:
-    """The log-weights of every method, by one program; one repeat at a time stays in cache."""
+    """The log-weights of every method, by one program; repeats run in sequence, to fit the cache."""
 
     @jax.jit
     def run(keys: Key[Array, " R"]) -> list[Float[Array, "R S"]]:
@@ -231,7 +231,7 @@ estimates = jax.jit(jax.vmap(evidence.from_log_weights))
 
 
 def cell(log_w: Float[Array, "R S"], log_evidence: float) -> Cell:
-    """The estimates of every repeat beside the truth."""
+    """The errors of the estimates of every repeat."""
     found = jax.tree.map(partial(np.asarray, dtype=np.float64), estimates(log_w))
     errors = found.log_evidence - log_evidence
     return Cell(
@@ -250,7 +250,7 @@ def cell(log_w: Float[Array, "R S"], log_evidence: float) -> Cell:
 
 
 def top_shares(log_w: Float[np.ndarray, "R S"]) -> Float[np.ndarray, " S"]:
-    """The share of the total weight in the n largest weights, n = 1, ..., S, over a few repeats."""
+    """The share of the n largest weights in the total, n = 1, ..., S, mean of a few repeats."""
     rows = log_w[:SORTED_REPEATS].astype(np.float64)
     w = np.sort(np.exp(rows - rows.max(1, keepdims=True)), axis=1)[:, ::-1]
     return (np.cumsum(w, axis=1) / w.sum(1, keepdims=True)).mean(0)
@@ -269,7 +269,7 @@ def in_plane(config: Config) -> Plane:
 
 
 def log10_needed(log_second_moment: float) -> float:
-    """log10 of S = (E_q[w^2] / p^2 - 1) / WITHIN^2, at least one draw; inf where it diverges."""
+    """log10 of S = max((E_q[w^2] / p^2 - 1) / WITHIN^2, 1); inf where it diverges."""
     if log_second_moment == math.inf:
         return math.inf
     log_excess = log_second_moment + math.log(max(-math.expm1(-log_second_moment), 1e-300))
@@ -277,14 +277,14 @@ def log10_needed(log_second_moment: float) -> float:
 
 
 def checks(result: Result) -> list[Check]:
-    """E[p-hat / p] = 1 and its exact variance, over the estimators whose error is small."""
+    """E[p-hat / p] = 1 and its exact variance, for the estimators with small errors."""
     means, spreads = [], []
     repeats = result.config.num_repeats
     for one in (one for sizes in result.found.values() for one in sizes):
         for name, cells in one.methods.items():
             ratio, size = np.exp(cells[-1].errors), cells[-1].num_samples
             sd = math.sqrt(math.expm1(min(one.log_second_moment[name], 700.0)) / size)
-            if 1e-3 < sd < WITHIN:  # below: rounding; above: the ratios are far from normal
+            if 1e-3 < sd < WITHIN:  # below: rounding; above: ratios are not normal
                 means.append(abs(ratio.mean() - 1) * math.sqrt(repeats) / sd)
                 spreads.append(abs(math.log(ratio.std(ddof=1) / sd)))
     of, most = f"of {len(means)} estimators", 6 / math.sqrt(2 * repeats)

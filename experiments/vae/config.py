@@ -1,11 +1,11 @@
 """A VAE of images: likelihood, guide, prior, bound and estimator, each by one word (36 s).
 
-Trains a deep latent Gaussian model with networks, then measures it on held-out images: the ELBO and
-its terms, log p(x) of each image with its error and k-hat, the active units. The run's folder keeps the
-trained model, which `lvm_jax.training.load` loads in another process.
+The run trains a deep latent Gaussian model and measures it on held-out images: the ELBO and its
+terms, log p(x) of each image with its error and k-hat, the active units. The run's folder keeps the
+trained model for `lvm_jax.training.load`.
 
-The same command goes on with a run that was stopped, and with more --epochs extends a finished one.
---evaluated and --evidence with its options may change: the trained model is then measured again.
+The same command resumes a stopped run; more --epochs extend a finished one. If --evaluated or the
+options of --evidence change, the trained model is measured again.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from lvm_jax.report import Options, above, at_least, inside
 
 BOUNDS = ("elbo", "iwae", "renyi", "miwae", "ciwae")
-# The bounds whose gradient an estimator has; the first is taken where --bound is not given.
+# The bounds of each estimator; the first is the default of --bound.
 ESTIMATORS: dict[str, tuple[str, ...]] = {
     "reparameterized": BOUNDS,
     "doubly_reparameterized": ("iwae", "elbo", "renyi", "miwae", "ciwae"),
@@ -31,7 +31,7 @@ HIERARCHICAL = ("bottom_up", "ladder")
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Options of the experiment; None stands for the default that fits the other options."""
+    """Options of the experiment; None means the default that fits the other options."""
 
     extendable = (
         "devices", "evaluated", "evidence", "evidence_samples", "evidence_chains",
@@ -44,7 +44,7 @@ class Config(Options):
     split: str | None = None
     """Numbers of images for train/validation/test, as 50000/10000/10000."""
     binarization: Literal["dynamic", "fixed", "threshold", "none"] | None = None
-    """dynamic (bits drawn afresh in every step), fixed (drawn once), threshold (at 1/2) or none."""
+    """dynamic (bits drawn in every step), fixed (drawn once), threshold (at 1/2) or none."""
     likelihood: (
         Literal[
             "bernoulli", "continuous_bernoulli", "gaussian", "gaussian_fixed",
@@ -53,19 +53,19 @@ class Config(Options):
         ]
         | None
     ) = None  # fmt: skip
-    """Of the pixels; None is discretized_logistic for the digits, bernoulli for other images."""
+    """Likelihood of a pixel; None is discretized_logistic for digits, bernoulli for others."""
     levels: Annotated[int, at_least(2)] | None = None
-    """Grey levels of a pixel in a .npy file, for the likelihoods that count them."""
+    """Grey levels of a pixel in a .npy file, for likelihoods of counts."""
     bound: Literal[BOUNDS] | None = None
-    """The objective; renyi takes --alpha, miwae --num-groups, ciwae --elbo-share."""
+    """Objective; renyi uses --alpha, miwae --num-groups, ciwae --elbo-share."""
     estimator: Literal[tuple(ESTIMATORS)] | None = None
-    """Gradient estimator; None is STL for the ELBO, DReG for other bounds where they apply."""
+    """Gradient estimator; None is STL for the ELBO and DReG for other bounds, if possible."""
     num_samples: Annotated[int, at_least(1)] | None = None
     """Draws of z per image and step; None is 1 for pathwise gradients of the ELBO, else 10."""
     alpha: float = 0.5
-    """Of the Renyi bound."""
+    """Order of the Renyi bound."""
     num_groups: Annotated[int, at_least(1)] = 2
-    """Groups of draws, of miwae and piwae."""
+    """Groups of draws in miwae and piwae."""
     elbo_share: float = 0.5
     """Share of the ELBO in ciwae."""
     guide: (
@@ -74,69 +74,69 @@ class Config(Options):
     ) = None
     """Family of q; bottom_up and ladder are for several stochastic layers."""
     rank: Annotated[int, at_least(1)] = 1
-    """Columns of the low-rank factor."""
+    """Rank of the low_rank covariance."""
     flow_layers: Annotated[int, at_least(1)] = 2
     """Layers of a flow."""
     flow_hidden: tuple[Annotated[int, at_least(1)], ...] = (64,)
     """Widths of the networks in a flow."""
     refine_steps: Annotated[int, at_least(0)] = 0
-    """Gradient steps on the ELBO of each image after the amortised start (semi-amortised)."""
+    """Gradient steps on the ELBO of each image from the amortised q (semi-amortised)."""
     refine_rate: Annotated[float, above(0)] = 0.01
-    """Size of these steps."""
+    """Size of the steps of --refine-steps."""
     prior: Literal["standard_normal", "mixture", "vamp"] = "standard_normal"
-    """Of the top layer of z."""
+    """Prior of the top layer of z."""
     components: Annotated[int, at_least(1)] = 20
-    """Of a mixture or a VampPrior."""
+    """Components of a mixture or VampPrior."""
     latent_dims: tuple[Annotated[int, at_least(1)], ...] | None = None
     """Dimensions of z_1, next to x, and of the stochastic layers above it, as 100 50; None is 2, or
     8 2 for a guide of several layers."""
     hidden: tuple[Annotated[int, at_least(1)], ...] = (200, 200)
-    """Widths of the networks between x and z_1, from the side of x."""
+    """Widths of the networks between x and z_1, in the order from x."""
     hidden_above: tuple[Annotated[int, at_least(1)], ...] = (100, 100)
     """Widths of the networks between stochastic layers."""
     channels: tuple[Annotated[int, at_least(1)], ...] = ()
-    """Of convolutions between x and z_1, in place of --hidden, as 16 32; none is an MLP."""
+    """Channels of convolutions between x and z_1, as 16 32; empty is an MLP of --hidden."""
     activation: Literal["tanh", "relu", "elu", "softplus", "gelu", "silu", "identity"] = "relu"
-    """Of the networks."""
+    """Activation of the networks."""
     epochs: Annotated[int, at_least(1)] = 200
-    """Passes over the training images; a finished run is extended to them."""
+    """Passes over the training images; a larger number extends a finished run."""
     batch_size: Annotated[int, at_least(2)] = 50
     """Images in each step."""
     devices: Annotated[int, at_least(1)] = 1
-    """GPUs, or other devices of this process, over which the images of each step are spread."""
+    """Number of GPUs or other devices of this process for each step."""
     learning_rate: Annotated[float, above(0)] = 1e-3
-    """Of Adam."""
+    """Learning rate of Adam."""
     schedule: Literal["cosine", "constant", "burda"] = "cosine"
     """cosine (falls to 0), constant, or burda (the paper's stages)."""
     decay_epochs: Annotated[int, at_least(1)] = 200
-    """Epochs in which cosine falls to 0, and up to which a run can be extended."""
+    """Epochs in which cosine falls to 0; a run can be extended up to them."""
     warm_up: Annotated[int, at_least(0)] = 0
-    """Epochs in which the KL's weight rises from 0 to 1; reparameterised gradients."""
+    """Epochs in which the weight of the KL rises from 0 to 1; reparameterised gradients."""
     free_bits: Annotated[float, at_least(0)] = 0.0
-    """Nats of KL that are free of charge."""
+    """Nats of KL below which there is no penalty (free bits)."""
     free_bits_group: Literal["dimension", "all"] = "dimension"
-    """Whether --free-bits counts for each dimension of z or for all of them together."""
+    """Whether --free-bits applies to each dimension of z or to all together."""
     ema: Annotated[float, inside(0, 1)] | None = None
-    """Decay of a moving average of the parameters, as 0.999; the average is what is used."""
+    """Decay of a moving average of the parameters, as 0.999; the model is the average."""
     patience: Annotated[int, at_least(1)] | None = None
-    """Stop after so many epochs without a better validation bound."""
+    """Epochs without a better validation bound before training stops."""
     clip: Annotated[float, above(0)] | None = None
-    """Largest norm of a gradient."""
+    """Maximum norm of a gradient."""
     evaluated: Annotated[int, at_least(2)] = 1000
-    """Images of each part that are measured, at random; all if there are fewer."""
+    """Random images of each part to measure; all if there are fewer."""
     evidence: Literal["importance", "annealed", "certify"] = "importance"
-    """log p of the test images by draws of the guide, by annealed chains that start there, or by
-    what each image needs for an interval of --evidence-tolerance (certify)."""
+    """Method for log p of the test images: importance sampling from the guide, annealed chains from
+    the guide, or certify, with as many samples as --evidence-tolerance needs."""
     evidence_samples: Annotated[int, at_least(2)] = 5000
     """Draws of importance sampling for each image."""
     evidence_chains: Annotated[int, at_least(2)] = 64
-    """Of annealed, for each image."""
+    """Annealed chains for each image."""
     evidence_temperatures: Annotated[int, at_least(1)] = 64
-    """Of annealed."""
+    """Temperatures of the annealed chains."""
     evidence_tolerance: Annotated[float, above(0)] = 0.1
-    """Half-width of certify's intervals, in nats."""
+    """Half-width of the intervals of certify, in nats."""
     evidence_budget: Annotated[float, above(0)] = 1e6
-    """Evaluations of log p(x, z) that certify may take for an image."""
+    """Maximum evaluations of log p(x, z) of certify for an image."""
 
     def __post_init__(self) -> None:
         """Replace each None by the default that fits the other options."""
@@ -155,14 +155,14 @@ class Config(Options):
             object.__setattr__(self, name, value)
 
     def _least_noisy(self) -> str:
-        # STL and DReG evaluate log q at frozen parameters. An inverse autoregressive flow is inverted
-        # for that, local steps run twice, and a modified objective is not what they estimate.
+        # STL and DReG evaluate log q at fixed parameters. This would invert an inverse autoregressive
+        # flow and run refinement twice, and they do not estimate modified objectives.
         if self.guide == "iaf" or self.refine_steps or self.warm_up or self.free_bits:
             return "reparameterized"
         return "sticking_the_landing" if self.bound == "elbo" else "doubly_reparameterized"
 
     def check(self) -> None:
-        """Refuse options that do not go together; the architecture is checked when it is built."""
+        """Refuse incompatible options; `vae.build` checks the architecture."""
         super().check()
         self._check_objective()
         self._check_modified()

@@ -1,4 +1,4 @@
-"""What is measured of a trained VAE: bounds, log p(x) with its errors, active units, pictures."""
+"""Evaluation of a trained VAE: bounds, log p(x) with its errors, active units, images."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,19 +21,19 @@ from lvm_jax.vae import PARTS, Chosen
 from lvm_jax.weights import weigh
 
 DRAWS = 200  # of z for each image's bound and its terms
-ROWS = 1_000  # draws alive at a time, so that they stay in cache
+ROWS = 1_000  # draws at a time, to fit the cache
 NUM_PILOT = 8  # chains that set the step sizes
 RECONSTRUCTED, DRAWN = 20, 64  # images
-FROM_PRIOR = 20_000  # z, for its histograms
+FROM_PRIOR = 20_000  # draws of z for histograms
 SIDE = 16  # images along each axis of the latent plane
 UNITS, STEPS = 8, 11  # rows and columns of the traversals
-MIDDLE = (0.005, 0.995)  # quantiles of the aggregate posterior that are looked at
+MIDDLE = (0.005, 0.995)  # quantiles of the aggregate posterior that the figures show
 
 
 class Terms(NamedTuple):
-    """Of one image (or leaves [n]), in nats."""
+    """The terms of one image (or leaves [n]), in nats."""
 
-    bound: Estimate  # the objective of training, with as many draws
+    bound: Estimate  # the training objective, with its number of draws
     elbo: Estimate
     reconstruction: Estimate  # E_q[log p(x | z)]
     kl_prior: Estimate  # KL(q(z | x) || p(z))
@@ -61,7 +61,7 @@ class LogP(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Images as rows of pixels, latents as rows with all layers of z one after the other."""
+    """Images as rows of pixels, and latents as rows with all layers of z concatenated."""
 
     reconstructions: np.ndarray  # of the first test images: mean of p(x | z), z from q(z | x)
     means: np.ndarray  # mean of p(x | z), z from the prior
@@ -70,8 +70,8 @@ class Pictures(NamedTuple):
     aggregate: np.ndarray  # [n, K], one draw of q(z | x) for each test image
     prior: np.ndarray  # [FROM_PRIOR, K]
     window: np.ndarray | None  # [2, 2], low and high of the two axes, of a latent plane
-    plane: np.ndarray | None  # [SIDE^2, D], z1 running fastest, z2 from its high end down
-    moved: np.ndarray  # indices of the latents in the traversals, of z_1
+    plane: np.ndarray | None  # [SIDE^2, D]; z1 varies fastest, z2 decreases
+    moved: np.ndarray  # indices of the units of z_1 in the traversals
     traversals: np.ndarray  # [units, STEPS, D]
 
 
@@ -122,12 +122,7 @@ def mean_of(values: np.ndarray, errors: np.ndarray) -> Average:
 
 
 def measure_log_p(
-    key: Key[Array, ""],
-    p: Joint,
-    q: ConditionalDensity,
-    config: Config,
-    x: np.ndarray,
-    method: str,
+    key: Key[Array, ""], p: Joint, q: ConditionalDensity, config: Config, x: np.ndarray, method: str
 ) -> LogP:
     """log p of the rows of x by a method of `config.evidence`."""
     if method == "importance":
@@ -137,7 +132,7 @@ def measure_log_p(
     elif method == "annealed":
         chains, temperatures = config.evidence_chains, config.evidence_temperatures
         plan = annealing.plan(annealing.sigmoid(temperatures), num_pilot=NUM_PILOT, adaptive=True)
-        # moves cannot differentiate the log q of an iaf
+        # The log q of an iaf has no gradient for the moves.
         start, origin = (None, "prior") if config.guide == "iaf" else (q, "guide")
         how = f"{chains} annealed chains each from the {origin} over {temperatures} temperatures"
         found = evidence.evaluate_annealed(key, p, start, x, chains, plan)
@@ -151,7 +146,7 @@ def measure_log_p(
 
 
 def as_numbers(one: LogP) -> dict[str, Any]:
-    """What results.json holds of one method."""
+    """The entry of one method in results.json."""
     return {
         "method": one.method,
         "how": one.how,
@@ -162,7 +157,7 @@ def as_numbers(one: LogP) -> dict[str, Any]:
 
 
 def difference(one: LogP, other: LogP) -> dict[str, float] | None:
-    """log p by `one` minus log p by `other`, over the images where `one` is reliable, if any."""
+    """log p by `one` minus log p by `other` over the images where `one` is reliable, or None."""
     where = np.asarray(one.points.failed) == 0
     if not where.any():
         return None
@@ -176,7 +171,7 @@ def difference(one: LogP, other: LogP) -> dict[str, float] | None:
 
 
 def active_units(key: Key[Array, ""], q: ConditionalDensity, x: np.ndarray) -> ActiveUnits:
-    """Units of z whose posterior mean varies over the rows of x by more than 0.01."""
+    """Units of z whose posterior mean has a variance above 0.01 over the rows of x."""
     return diagnostics.active_units(diagnostics.posterior_means(key, q, x, DRAWS))
 
 
@@ -189,7 +184,7 @@ def units(active: ActiveUnits) -> list[tuple[int, int]]:
 def points_of(
     chosen: Chosen, terms: Terms, log_p: list[LogP], labels: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Arrays [n] of the test images: log p by `config.evidence`, its error and k-hat, the bounds."""
+    """Arrays [n] of the test images: log p by `config.evidence`, its error, k-hat, and bounds."""
     points = {"point": point_ids(chosen.rows["test"]), "index": chosen.places["test"]}
     if labels is not None:
         points["label"] = labels
@@ -202,7 +197,7 @@ def points_of(
 
 
 def take_pictures(key: Key[Array, ""], p: Joint, q: ConditionalDensity, x: np.ndarray) -> Pictures:
-    """Everything that is drawn of the model and of the test images x."""
+    """The images and latents of the figures, from the model and the test images x."""
     key_q, key_means, key_model = jax.random.split(key, 3)
     z = encode(key_q, q, x)
     prior, means, draws = generate(key_model, p)
@@ -230,7 +225,7 @@ def take_pictures(key: Key[Array, ""], p: Joint, q: ConditionalDensity, x: np.nd
 
 
 def flat(z: Latent) -> np.ndarray:
-    """All layers of z side by side, [n, K]."""
+    """All layers of z concatenated, [n, K]."""
     return np.concatenate([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(z)], axis=1)
 
 
@@ -249,7 +244,7 @@ def decode(p: Joint, z: Latent) -> Float[Array, "N D"]:
 
 @jax.jit
 def generate(key: Key[Array, ""], p: Joint) -> tuple[Latent, Array, Array]:
-    """FROM_PRIOR draws of z; of the first DRAWN the mean of p(x | z), and x drawn from it."""
+    """FROM_PRIOR draws of z; for the first DRAWN the mean of p(x | z), and a draw of x."""
     key_z, key_x = jax.random.split(key)
     z = p.prior().sample(seed=key_z, sample_shape=(FROM_PRIOR,))
 
@@ -262,18 +257,14 @@ def generate(key: Key[Array, ""], p: Joint) -> tuple[Latent, Array, Array]:
 
 
 def grid(window: np.ndarray) -> np.ndarray:
-    """SIDE x SIDE points of a window of the plane, as an image has its pixels: top row first."""
+    """SIDE x SIDE points of a window of the plane, in the order of pixels: top row first."""
     first, second = np.linspace(*window, SIDE).T
     mesh = np.meshgrid(first, second[::-1])
     return np.stack([axis.ravel() for axis in mesh], axis=1).astype(np.float32)
 
 
 def traverse(p: Joint, means: Latent, aggregate: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """One number of z_1 at a time moves through the aggregate posterior.
-
-    The others stay at the first image's posterior mean. x depends on the layers above z_1 through
-    it alone, so only z_1 is moved.
-    """
+    """Images for one varying unit of z_1; all others are at the first image's posterior mean."""
     base = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[:1], STEPS, axis=0), means)
     (z_1, *above), structure = jax.tree.flatten(base)
     rows = []

@@ -11,41 +11,22 @@ SHOWN = 8  # marginals of the aggregate posterior
 
 
 def training(result: Result) -> Any:
-    """The bound of every epoch, on the training images and on the validation images."""
-    figure, (ax,) = plotting.new_figure(1, 1, width=8.5, height=4)
-    history, fit = result.fit.history, result.fit
-    epochs = 1 + np.arange(len(history.step))
-    bound = result.config.bound.upper()
-    curves = {f"{bound}, training": history.bound, f"{bound}, validation": history.validation_bound}
-    if not np.allclose(history.objective, history.bound, rtol=1e-6):
-        curves["objective, training"] = history.objective
-    for place, (label, values) in enumerate(curves.items()):
-        seen = np.isfinite(values)
-        marks = {"marker": "o" if seen.sum() <= 40 else None, "markersize": 3.5}
-        style = {"color": plotting.colour(place), "linestyle": "--" if place == 2 else "-"}
-        ax.plot(epochs[seen], values[seen], lw=1.5, label=label, **marks, **style)
-    if fit.best_step is not None:
-        best = int(np.searchsorted(history.step, fit.best_step))
-        ring = {"ls": "", "marker": "o", "ms": 8, "fillstyle": "none", "color": plotting.INK}
-        ax.plot(epochs[best], history.validation_bound[best], label="the model kept", **ring)
-    every = np.concatenate([values[np.isfinite(values)] for values in curves.values()])
-    settled = np.concatenate([values[len(values) // 20 :] for values in curves.values()])
-    low, high = np.nanmin(settled), every.max()  # the first epochs would flatten the rest
-    plotting.whole_numbers(ax)
-    limits = (low - 0.05 * (high - low), high + 0.08 * (high - low))
-    plotting.finish(ax, "", ("epoch", "nats per image"), "lower right", ylim=limits)
-    return figure
+    """The bound after every epoch, for training and validation images."""
+    fit, name = result.fit, result.config.bound.upper()
+    return plotting.learning_curve(
+        fit.history, name=name, best_step=fit.best_step, unit="nats per image"
+    )
 
 
 def sheet(ax: Any, result: Result, pixels: np.ndarray, columns: int, title: str) -> None:
-    """Images [M, D], white at 0, black at the largest value that a pixel can have."""
+    """Images [M, D], white at 0 and black at the largest pixel value."""
     high, shape = result.prepared.pixels.high, result.prepared.architecture.shape
     plotting.tiles(ax, pixels.reshape(-1, *shape), columns, high)
     plotting.caption_axes(ax, title, ("", ""))
 
 
 def reconstructions(result: Result) -> Any:
-    """Test images, and the mean of p(x | z) at a draw of their posterior."""
+    """Test images, and the means of p(x | z) for draws of q(z | x)."""
     made = result.pictures.reconstructions
     figure, (left, right) = plotting.new_figure(2, 1, width=4.8, height=1.3)
     sheet(left, result, result.test[: len(made)], 10, "Test images")
@@ -54,7 +35,7 @@ def reconstructions(result: Result) -> Any:
 
 
 def samples(result: Result) -> Any:
-    """Test images beside images of z drawn from the prior."""
+    """Test images, and images for z drawn from the prior."""
     draws, means = result.pictures.draws, result.pictures.means
     figure, axes = plotting.new_figure(3, 1, width=3.5, height=3.7)
     sheet(axes[0], result, result.test[-len(draws) :], 8, "Test images")
@@ -72,12 +53,12 @@ def frame(ax: Any, low: np.ndarray, high: np.ndarray, title: str) -> None:
 
 
 def latent(result: Result) -> Any:
-    """The plane of z where z has two dimensions in one layer, else one number of z at a time."""
+    """The plane of z if z is one layer of two dimensions, else traversals."""
     return traversals(result) if result.pictures.plane is None else plane(result)
 
 
 def plane(result: Result) -> Any:
-    """The posterior means of test images in the plane of z, and the images of the plane."""
+    """The posterior means of test images in the plane of z, and images for its points."""
     pictures, (low, high) = result.pictures, result.pictures.window
     figure, (left, right) = plotting.new_figure(2, 1, width=5.2, height=5.1)
     plotting.classes(left, pictures.codes, result.points.get("label"))
@@ -89,21 +70,20 @@ def plane(result: Result) -> Any:
 
 
 def traversals(result: Result) -> Any:
-    """One number of z_1 varies in each row."""
+    """Images for one varying unit of z_1 in each row."""
     pictures = result.pictures
     units, steps = pictures.traversals.shape[:2]
     figure, (ax,) = plotting.new_figure(1, 1, width=6.8, height=0.3 + 0.59 * units)
-    flat = pictures.traversals.reshape(units * steps, -1)
-    sheet(ax, result, flat, steps, "One z over the middle 99% of its aggregate posterior")
-    height = result.prepared.architecture.shape[0] + 1
+    high, shape = result.prepared.pixels.high, result.prepared.architecture.shape
     names = [result.names[unit] for unit in pictures.moved]
-    ax.set_yticks([(i + 0.5) * height - 1 for i in range(units)], names, fontsize=9)
-    ax.tick_params(length=0)
+    plotting.named_tiles(ax, pictures.traversals.reshape(units, steps, *shape), names, high)
+    title = "One z over the middle 99% of its aggregate posterior"
+    plotting.caption_axes(ax, title, ("", ""))
     return figure
 
 
 def aggregate(result: Result) -> Any:
-    """The aggregate posterior beside the prior: in the plane, or marginal by marginal."""
+    """The aggregate posterior and the prior, in the plane or as marginals."""
     pictures = result.pictures
     if pictures.plane is not None:
         return aggregate_plane(result)
@@ -123,7 +103,7 @@ def aggregate(result: Result) -> Any:
 
 
 def marginal(ax: Any, result: Result, unit: int) -> None:
-    """One number of z: the aggregate posterior as bars, the prior as a line."""
+    """One unit of z: the aggregate posterior as bars, the prior as a line."""
     posterior, prior = result.pictures.aggregate[:, unit], result.pictures.prior[:, unit]
     edges = np.linspace(*np.quantile(np.concatenate([posterior, prior]), [0.001, 0.999]), 36)
     style = {"color": plotting.colour(0), "alpha": 0.55, "label": "aggregate posterior"}
@@ -133,7 +113,7 @@ def marginal(ax: Any, result: Result, unit: int) -> None:
 
 
 def aggregate_plane(result: Result) -> Any:
-    """Draws of both in the same window of the plane."""
+    """Draws of both in the same window."""
     drawn, prior = result.pictures.aggregate, result.pictures.prior
     figure, axes = plotting.new_figure(2, 1, width=4.6, height=4.4, sharex=True, sharey=True)
     low, high = np.quantile(np.concatenate([drawn, prior]), [0.001, 0.999], axis=0)

@@ -1,4 +1,4 @@
-"""A variational autoencoder from top to bottom: data, model, objective, fit, evaluation."""
+"""A variational autoencoder: data, model, objective, fit, evaluation."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,26 +19,26 @@ from lvm_jax.report import Check, Run, near
 from lvm_jax.training import Fit
 
 SPLITS = {"mnist": "59600/400/10000", "fashion_mnist": "59600/400/10000"}  # with a validation part
-BURDA_STAGES, BURDA_EPS = 8, 1e-4  # the paper's; its code sums gradients over a batch
+BURDA_STAGES, BURDA_EPS = 8, 1e-4  # of the paper, whose code sums gradients over a batch
 
 
 class Prepared(NamedTuple):
-    """All that training needs."""
+    """The inputs of training."""
 
     config: Config
     pixels: vae.Pixels
     architecture: vae.Architecture
     pair: vae.Autoencoder
-    estimate: gradients.Surrogate | None  # this or the objective
+    estimate: gradients.Surrogate | None  # exactly one of estimate and objective
     objective: training.Objective | None
     optimizer: optax.GradientTransformation
-    start: training.Parameters | None  # None: new ones
-    mesh: Mesh | None  # of several devices
+    start: training.Parameters | None  # None: initialised by the pair
+    mesh: Mesh | None  # None for one device
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the run trained and measured."""
+    """The result of the run."""
 
     config: Config
     prepared: Prepared
@@ -57,7 +57,7 @@ class Result:
 
     @property
     def names(self) -> list[str]:
-        """Of the numbers of z: z3, or z1.3 of several layers."""
+        """The names of the units of z: z3, or z1.3 with several layers."""
         sizes = self.config.latent_dims
         layers = [f"z{layer}." for layer in range(1, len(sizes) + 1)] if len(sizes) > 1 else ["z"]
         pairs = zip(layers, sizes, strict=True)
@@ -65,12 +65,12 @@ class Result:
 
     @property
     def variances(self) -> np.ndarray:
-        """Of the posterior means of the test images, [K]."""
+        """The variances of the posterior means over the test images, [K]."""
         return self.pictures.codes.var(axis=0)
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """What results.json holds."""
+        """The content of results.json."""
         pixels, fit = self.prepared.pixels, self.fit
         theta, phi = map(optax.tree.size, fit.params)
         by_method = {one.method: evaluation.as_numbers(one) for one in self.log_p}
@@ -97,7 +97,7 @@ class Result:
 
 
 def load(config: Config) -> Prepared:
-    """Read the data, build the model and the objective; ValueError for what does not fit."""
+    """Read the data, build the model and the objective; ValueError for incompatible options."""
     pixels = load_pixels(config)
     if config.batch_size > len(pixels.train):
         raise ValueError(
@@ -109,7 +109,7 @@ def load(config: Config) -> Prepared:
     for name in ("seen", "validation", "test"):
         likelihoods.check_support(pair.likelihood, getattr(pixels, name), f"{name} images")
     start = None
-    if config.prior == "vamp":  # which begins at rows of the data
+    if config.prior == "vamp":  # its pseudo-inputs start at rows of the data
         key = jax.random.fold_in(jax.random.key(config.seed), 2)
         start = vae.start(key, described, pixels.train)
     per_epoch = len(pixels.train) // config.batch_size
@@ -119,7 +119,7 @@ def load(config: Config) -> Prepared:
 
 
 def measure(config: Config, run: Run, prepared: Prepared) -> Result:
-    """Train, keep the model, and measure it on images that it saw and on others."""
+    """Train, save the model, and measure it on training and held-out images."""
     run.begin(5 if config.evidence == "importance" else 6)
     fit = train(prepared, run.path, run.note)
     for epoch, row in enumerate(zip(*fit.history, strict=True), 1):
@@ -140,7 +140,7 @@ def measure(config: Config, run: Run, prepared: Prepared) -> Result:
         *(reduction(config), max(2, DRAWS // size), size),
     )
     log_p = []
-    for method in dict.fromkeys(("importance", config.evidence)):  # each once
+    for method in dict.fromkeys(("importance", config.evidence)):  # without repetition
         key = jax.random.fold_in(key_evidence, 1) if log_p else key_evidence
         common = (key, fit.p, fit.q, config, test, method)
         log_p.append(run.stage(method, evaluation.measure_log_p, *common))
@@ -165,7 +165,7 @@ def checks(result: Result) -> list[Check]:
         low = -5 * part.kl_prior.monte_carlo_error - rounding
         found.append(Check(f"KL, {part.name}", part.kl_prior.value, low, inf, "at least 0"))
     if replace(result.config, evaluated=1000, evidence_samples=5000) == Config():
-        # Seeds 0, 1 and 2 end at -92.66, -92.96 and -92.11; so may other machines.
+        # Seeds 0, 1 and 2 give -92.66, -92.96 and -92.11; other machines may differ as much.
         found.append(near("log p, test", summary.log_evidence, -92.6, 1.8, "of the default"))
     return found
 
@@ -181,7 +181,7 @@ def load_pixels(config: Config) -> vae.Pixels:
 
 
 def architecture(config: Config, pixels: vae.Pixels) -> vae.Architecture:
-    """What `vae.build` makes the model and the guide of."""
+    """The argument of `vae.build`."""
     flow = {"num_layers": config.flow_layers, "hidden": config.flow_hidden}
     flow["context_dim"] = config.latent_dims[0] if config.latent_dims else 0
     of_guide = {"low_rank": {"rank": config.rank}, "iaf": flow, "coupling": flow}
@@ -230,7 +230,7 @@ def make_objective(
         objective = training.free_bits(config.free_bits, config.free_bits_group)
     elif config.estimator == "piwae":
         estimate = gradients.piwae(config.num_groups)
-    elif len(ESTIMATORS[config.estimator]) > 1:  # made for a bound
+    elif len(ESTIMATORS[config.estimator]) > 1:  # the estimator takes a bound
         estimate = getattr(gradients, config.estimator)(reduction(config))
     else:
         estimate = gradients.ESTIMATORS[config.estimator].estimate
@@ -238,7 +238,7 @@ def make_objective(
 
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam with the schedule, after clipping; the first rates do not depend on `epochs`."""
+    """Adam with the schedule, after clipping; more `epochs` do not change earlier rates."""
     rate = config.learning_rate
     if config.schedule == "burda":
         stages = BURDA_STAGES
@@ -256,7 +256,7 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
 
 
 def make_mesh(devices: int) -> Mesh | None:
-    """The first so many devices of this process; None for one. ValueError if it has fewer."""
+    """A mesh of the first devices of this process; None for one. ValueError if it has fewer."""
     local = jax.local_devices()
     if devices > len(local):
         raise ValueError(
@@ -267,7 +267,7 @@ def make_mesh(devices: int) -> Mesh | None:
 
 
 def train(prepared: Prepared, folder: Path, note: Callable[[str, float], None]) -> Fit:
-    """Fit, or go on with the fit in `folder`/training, and save the model."""
+    """Fit, or resume the fit in `folder`/training, and save the model."""
     config, pixels = prepared.config, prepared.pixels
 
     def show(now: training.Progress) -> None:

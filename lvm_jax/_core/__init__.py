@@ -1,1 +1,1 @@
-"""What no user needs: checks, batching, random keys, moments, and functions that are made alike."""
+"""Internal helpers: validation, batching, random keys, moments, and equality of functions."""

@@ -1,8 +1,8 @@
-"""One function for every data point, as many points at a time as suit the device.
+"""Apply one function to every data point, in batches whose size suits the device.
 
-On a CPU their rows should stay in cache. A GPU or a TPU needs more rows to be busy: on an H200 a
-draw of a VAE of images takes 72 ns in chunks of 1,000 rows, and 18 by 100,000 rows together. It has
-a memory of its own, which may not hold them: `plenty` is for those that know the rows of a point.
+On a CPU the rows of a batch should stay in cache. A GPU or a TPU needs larger batches: on an H200 a
+draw of a VAE of images takes 72 ns in chunks of 1,000 rows, and 18 ns in chunks of 100,000. Large
+batches may exceed its memory; use `plenty` only where the number of rows per point is known.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from lvm_jax import compiling
 from lvm_jax._core import checks
 from lvm_jax.typing import Array, Int
 
-# Chunks that run together on a GPU or a TPU: of a decoder of 784 pixels 0.14 GB where it is an MLP,
-# 2 GB where it is convolutions.
+# Chunks per batch on a GPU or a TPU. A decoder of 784 pixels then uses 0.14 GB as an MLP, and 2 GB
+# with convolutions.
 AT_ONCE = 32
 
 
 def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
-    """How many points of `rows` rows each run together: `chunk_size` rows at most, or one point.
+    """Points per batch, with `rows` rows each: at most `chunk_size` rows, but at least one point.
 
-    A smaller number that divides the points is preferred, down to half as many: points left over
-    are a second program, and take as long to compile as the first.
+    A divisor of `num_points` is preferred, down to half the maximum, because remaining points
+    compile a second program.
 
     Raises ValueError or TypeError for a chunk_size that is not an integer >= 1.
     """
@@ -36,10 +36,9 @@ def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
 
 
 def few_together(chunk_size: int, rows: int, number: int) -> int:
-    """`batch_size` for `number` points in a bucket, whose rows take many steps each.
+    """`batch_size` for `number` points in a bucket, where a row is expensive.
 
-    Of fewer than 16 points the largest power of two at most: rows of the bucket that hold no point
-    would take as long as those that do.
+    Below 16 points it is a power of two, because padded rows take as long as others.
     """
     most = min(max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1), number)
     if most < compiling.SMALLEST:
@@ -48,24 +47,23 @@ def few_together(chunk_size: int, rows: int, number: int) -> int:
 
 
 def plenty(chunk_size: int) -> int:
-    """Rows that run together: `chunk_size` on a CPU, AT_ONCE times as many on a GPU or a TPU."""
+    """Rows per batch: `chunk_size` on a CPU, AT_ONCE * `chunk_size` on a GPU or a TPU."""
     chunk_size = checks.integer(chunk_size, "chunk_size", 1)
     return chunk_size if jax.default_backend() == "cpu" else AT_ONCE * chunk_size
 
 
 def for_each(one: Callable[[Any], Any], points: Any, together: int) -> Any:
-    """`one` of every point, the leaves of `points` being [N, ...]; `together` at a time."""
-    # One point at a time is a plain loop; a batch of one would cost an axis in every product.
+    """Apply `one` to every point, leaves [N, ...], in batches of `together` points."""
+    # A batch of one point would add an axis to every product; use a plain loop instead.
     return jax.lax.map(one, points, batch_size=together if together > 1 else None)
 
 
 def for_first(
     one: Callable[[Any], Any], points: Any, together: int, number: int | Int[Array, ""]
 ) -> Any:
-    """`for_each` of the first `number` points alone, which may be traced; zeros for the others.
+    """`for_each` of the first `number` points only, with zeros for the others.
 
-    For points padded to a bucket: as many rows are computed as `number` fills, rounded up to
-    `together`.
+    `number` may be traced. The computed rows are `number` rounded up to a multiple of `together`.
     """
     size = jax.tree.leaves(points)[0].shape[0]
     together = min(together, size)
@@ -80,7 +78,7 @@ def for_first(
         return every(rows if together > 1 else jax.tree.map(lambda leaf: leaf[0], rows))
 
     def step(index: Array, found: Any) -> Any:
-        start = jnp.minimum(index * together, size - together)  # the last may overlap
+        start = jnp.minimum(index * together, size - together)  # the last batch may overlap
 
         def put(all_: Array, rows: Array) -> Array:
             rows = rows if together > 1 else rows[None]
@@ -99,25 +97,22 @@ def for_first(
 
 
 def num_rows(points: Any) -> int:
-    """N of a pytree of leaves [N, ...]."""
+    """N of a pytree with leaves [N, ...]."""
     return int(jax.tree.leaves(points)[0].shape[0])
 
 
 def rows_of(points: Any, index: Any) -> Any:
-    """Row `index`, or the rows of an array of them, of every leaf."""
+    """Row `index`, or the rows of an index array, of every leaf."""
     return jax.tree.map(lambda leaf: leaf[index], points)
 
 
 def padded(points: Any) -> tuple[Any, int, np.int32]:
-    """Points [N, ...] padded on the host to their bucket, the bucket's size, and N to be traced.
-
-    `compiling.bucket` says which sizes share a program.
-    """
+    """Pad points [N, ...] on the host to `compiling.bucket`(N); return them, that size, and N."""
     number = num_rows(points)
     size = compiling.bucket(number)
     return compiling.pad_rows(points, size), size, np.int32(number)
 
 
 def unpadded(found: Any, number: int | np.int32) -> Any:
-    """The first `number` rows of every leaf; another number compiles nothing."""
+    """The first `number` rows of every leaf, without compilation."""
     return jax.device_put(compiling.first_rows(found, int(number)))

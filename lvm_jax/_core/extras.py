@@ -1,6 +1,6 @@
-"""Optional packages: an import of one that is missing names the extra to install.
+"""Imports of optional packages, with an error that names the extra to install.
 
-Imports the standard library only.
+This module imports only the standard library.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def needed(extra: str) -> Iterator[None]:
-    """Around imports of the packages of `extra`, one of pyproject.toml's optional dependencies.
+    """Context of imports that need `extra`, an optional dependency of pyproject.toml.
 
     Raises ModuleNotFoundError with the command that installs the extra.
     """

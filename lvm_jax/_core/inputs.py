@@ -1,7 +1,4 @@
-"""Checks of p, q and data, at every entry point that takes them.
-
-Shapes come from abstract evaluation, and data are read on the host: a refusal compiles nothing.
-"""
+"""Validation of p, q and data, without compilation: by abstract evaluation and on the host."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -28,9 +25,9 @@ CURES = {
 
 
 def check_problem(p: Any, q: Any, x: Any) -> Any:
-    """x as arrays, after refusing a p, a q or data that do not fit each other.
+    """Return x as arrays; ValueError or TypeError if p, q and x do not match.
 
-    q may be None, for the prior. Raises ValueError or TypeError, see the parts below.
+    q may be None, which means the prior.
     """
     check_bound(p, q)
     x = check_data(p, x)
@@ -40,7 +37,7 @@ def check_problem(p: Any, q: Any, x: Any) -> Any:
 
 
 def one_of(x: Any) -> Any:
-    """One row of x, leaves [N, ...], abstractly, as the device has it."""
+    """Shapes and dtypes of one row of x, leaves [N, ...], as on the device."""
 
     def row(leaf: ArrayLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype))
@@ -49,7 +46,7 @@ def one_of(x: Any) -> Any:
 
 
 def check_bound(p: Any, q: Any) -> None:
-    """Refuse what has no log-joint or gives no q(z | x), and one in the place of the other."""
+    """Raise TypeError unless p has log_joint(x) and q is a function of x."""
     if callable(p) and not _has(p, "log_joint") and _has(q, "log_joint"):
         raise TypeError(
             "p: expected the model, then the guide, got them the other way round; swap p and q"
@@ -70,7 +67,7 @@ def _refuse(name: str, expected: str, value: Any, cure: str) -> None:
 
 
 def check_order(p: Joint, q: Conditional) -> None:
-    """Refuse theta and phi in each other's place, by the shapes that model and guide start with."""
+    """Raise ValueError if theta and phi are swapped, by the shapes of their `init`."""
     given = _outline(p.theta), _outline(q.phi)
     own = _start(p.model.init), _start(q.guide.init)
     if given == own[::-1] and given != own:
@@ -81,11 +78,11 @@ def check_order(p: Joint, q: Conditional) -> None:
 
 
 def check_data(p: Any, x: Any, name: str = "x", minimum: int = 1) -> Any:
-    """x as arrays [N, ...]: N >= minimum points as the model draws them, all on its support.
+    """Return x as arrays [N, ...]; ValueError or TypeError for data that the model cannot generate.
 
-    Takes arrays, memory maps, data frames, sequences, and pytrees of such leaves; reads them in
-    blocks (see `support.check`). Leaves that the model does not generate, and all of a p that
-    cannot say what it draws, have to be finite. Raises ValueError or TypeError.
+    x is an array, memory map, data frame, sequence, or a pytree of such leaves, with at least
+    `minimum` rows of the model's shape and support. Leaves that the model does not generate, and
+    all leaves if p is not a `Joint`, have to be finite. Data are read in blocks.
     """
     rows = check_rows(x, name, minimum)
     seen, point = rows, DataPoint(None, support.REAL)
@@ -103,8 +100,8 @@ def check_data(p: Any, x: Any, name: str = "x", minimum: int = 1) -> Any:
 
 
 def _check_shapes(point: Any, seen: Any, name: str, rows: Any) -> None:
-    """Refuse rows of another structure or shape than the model draws."""
-    expected = jax.tree.map(lambda leaf: list(leaf.shape), point)
+    """Raise ValueError for rows of another structure or shape than the model's draws."""
+    expected = _shapes(point)
     got = jax.tree.map(lambda leaf: list(leaf.shape[1:]), seen)
     if expected == got:
         return
@@ -119,20 +116,20 @@ def _check_shapes(point: Any, seen: Any, name: str, rows: Any) -> None:
                 )
     raise ValueError(
         f"{name}: expected rows of {expected}, as the model draws its data, got rows of {got}; "
-        "name the part that the model generates by its `observed`, and what it is given by `given`"
+        "set the model's `observed` to the part that it generates, and `given` to the other inputs"
     )
 
 
 def is_tree(x: Any) -> bool:
-    """Is x a pytree of arrays, such as a dict, and not an array or a sequence of rows?"""
+    """Whether x is a pytree of arrays, such as a dict, rather than an array or a sequence."""
     named = isinstance(x, Mapping) or hasattr(x, "_fields") or dataclasses.is_dataclass(x)
     return named and not jax.tree_util.all_leaves([x])
 
 
 def check_rows(x: Any, name: str = "x", minimum: int = 1) -> Any:
-    """x as arrays of real numbers [N, ...], N >= minimum; their numbers are not read.
+    """Return x as arrays of real numbers [N, ...], N >= minimum, the same N in every leaf.
 
-    A pytree, such as a dict, has leaves with one N.
+    It does not read the values.
     """
     if not is_tree(x):
         return _check_rows(x, name, minimum)
@@ -142,7 +139,7 @@ def check_rows(x: Any, name: str = "x", minimum: int = 1) -> Any:
     lengths = {name_of(path): len(leaf) for path, leaf in _leaves(rows)}
     if len(set(lengths.values())) > 1:
         raise ValueError(
-            f"{name}: expected leaves with one N, got {lengths}; give each of them a row for every "
+            f"{name}: expected leaves with the same N, got {lengths}; give each leaf one row per "
             "data point"
         )
     if not lengths:
@@ -155,7 +152,7 @@ def _leaves(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def name_of(path: Any) -> str:
-    """A leaf's name from its path: .theta['w'] becomes theta['w']."""
+    """The name of a leaf from its path: .theta['w'] becomes theta['w']."""
     return jax.tree_util.keystr(path).lstrip(".")
 
 
@@ -171,11 +168,11 @@ def _check_rows(x: Any, name: str, minimum: int) -> ArrayLike:
 
 
 def check_simulated(p: Any, q: Any) -> None:
-    """`check_problem` where x is what the model draws itself."""
+    """`check_problem` for data x that the model simulates."""
     check_bound(p, q)
     if not (_has(p, "prior") and _has(p, "sample")):
         raise TypeError(
-            "p: expected one that draws x, with prior() and sample(key), got a "
+            "p: expected a model that draws x, with prior() and sample(key), got a "
             f"{type(p).__name__}; use one of lvm_jax.models"
         )
     if isinstance(p, Joint) and (p.model.given or p.model.observed):
@@ -189,10 +186,9 @@ def check_simulated(p: Any, q: Any) -> None:
 
 
 def check_q(p: Any, q: Any, point: Any, name: str = "q") -> None:
-    """Refuse a q(z | x) that cannot be built for one x, or whose z is not the model's.
+    """Raise ValueError if q(z | x) cannot be built, or its z has another structure than p's.
 
-    `point` has the shape and dtype of x; it and the leaves of p and q may be abstract, as
-    `jax.eval_shape` gives them.
+    `point` has the shape and dtype of one x. It and the leaves of p and q may be abstract.
     """
     try:
         guided = _drawn(_call, "q(x)", q, point)
@@ -216,7 +212,7 @@ def check_q(p: Any, q: Any, point: Any, name: str = "q") -> None:
 
 
 def check_family(p: Any, family: Any, point: Any) -> None:
-    """Refuse what is no family, and a family whose z is not the model's."""
+    """Raise an error for another type than a family, or for a family with another z than p's."""
     if not (_has(family, "init") and _has(family, "build")):
         cure = "guides.mean_field(D), or the family that the guide was made of"
         raise TypeError(f"family: expected a Family, got a {type(family).__name__}; use {cure}")
@@ -225,9 +221,9 @@ def check_family(p: Any, family: Any, point: Any) -> None:
 
 
 def check_theta(p: Joint, x: Any = None, name: str = "x") -> DataPoint:
-    """The observed part of one x as the model draws it; refuses parameters that are not its own.
+    """Return the shape of the observed part of one x; ValueError for parameters of another model.
 
-    x is one data point, abstractly, of a model that is given a part of it.
+    x is one data point, abstract; a model with `given` needs it.
     """
     try:
         return data_point(p, x)
@@ -255,18 +251,18 @@ def _simulated(p: Any) -> Any:
 
 
 def _blame(name: str, part: str, init: Callable, given: Params, error: Exception) -> None:
-    """Raise for parameters of another structure or shape than `init` gives, if they are."""
+    """Raise ValueError if the parameters differ from those of `init` in structure or shape."""
     own, got = _start(init), _outline(given)
     if own is not None and got != own:
         raise ValueError(
             f"{name}: expected parameters as {part}.init makes them, {_short(own)}, got "
-            f"{_short(got)} ({type(error).__name__}: {error}); pass those that belong "
-            f"to this {part}"
+            f"{_short(got)} ({type(error).__name__}: {error}); pass the parameters "
+            f"of this {part}"
         ) from error
 
 
 def _start(init: Callable) -> tuple[Any, Any] | None:
-    """The outline of what `init` makes, or None for one that makes nothing."""
+    """The outline of the parameters of `init`, or None if `init` fails."""
     try:
         return _outline(jax.eval_shape(init, jax.random.key(0)))
     except MISFITS:
@@ -280,14 +276,14 @@ def _outline(tree: Params) -> tuple[Any, list[tuple[int, ...]]]:
 
 
 def _short(outline: tuple[Any, Any], limit: int = 160) -> str:
-    """An outline in words, cut short for a network."""
+    """An outline as text of at most `limit` characters."""
     structure, shapes = outline
     text = str(jax.tree.unflatten(structure, [list(shape) for shape in shapes]))
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _drawn(build: Callable, name: str, *arguments: Any) -> Latent:
-    """One draw of build(*arguments), abstractly."""
+    """Shape and dtype of one draw of build(*arguments)."""
     leaves, structure = jax.tree.flatten(jax.eval_shape(unchanged, arguments))
     return _draw(build, name, structure, tuple(leaves))
 

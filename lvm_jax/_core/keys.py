@@ -1,8 +1,7 @@
-"""The same random bits in half the time on a CPU.
+"""A faster implementation of Threefry on a CPU, with the same draws as `jax.random`.
 
-On a CPU JAX runs Threefry's rounds as a loop over arrays in memory. Unrolled, they are one pass,
-which the compiler fuses with whatever uses the bits. Only the time differs: every draw is that of
-`jax.random` with the same key.
+On a CPU JAX runs the rounds of Threefry as a loop over arrays in memory. Unrolled rounds are one
+pass, which the compiler fuses with the use of the bits; a draw takes half the time.
 """
 
 import math
@@ -22,10 +21,10 @@ Word = UInt[Array, "..."]  # 32 bits each
 
 
 def unrolled(key: Key[Array, ""]) -> Key[Array, ""]:
-    """The key with the same stream, sooner drawn; as it came where that would not be quicker.
+    """An equivalent key with a faster CPU implementation.
 
-    So on another backend than the CPU, for another generator than Threefry, and with JAX's older
-    numbering of the bits (`jax_threefry_partitionable=False`).
+    The key is returned unchanged on other backends, for other generators than Threefry, and with
+    `jax_threefry_partitionable=False`.
     """
     usual = str(jax.random.key_impl(key)) == NAME
     if jax.default_backend() != "cpu" or not usual or not has_prefixes(key):
@@ -34,16 +33,16 @@ def unrolled(key: Key[Array, ""]) -> Key[Array, ""]:
 
 
 def has_prefixes(key: Key[Array, ""]) -> bool:
-    """Whether N draws of 32 bits from the key are the first N of a larger number of draws.
+    """Whether N draws of 32 bits from the key are a prefix of every larger number of draws.
 
-    So for Threefry with JAX's present numbering of the bits, where bit i is a function of i alone.
+    This holds for Threefry with `jax_threefry_partitionable`, where draw i depends on i only.
     """
     counted = bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
     return counted and "threefry2x32" in str(jax.random.key_impl(key))
 
 
 def threefry(key: Word, high: Word, low: Word) -> tuple[Word, Word]:
-    """Threefry-2x32 of 20 rounds; key [2], counters high and low of one shape.
+    """Threefry-2x32 with 20 rounds; key [2], counters high and low of equal shape.
 
     Source: Salmon et al. (2011).
     """
@@ -59,7 +58,7 @@ def threefry(key: Word, high: Word, low: Word) -> tuple[Word, Word]:
 
 
 def _counters(shape: tuple[int, ...]) -> tuple[Word, Word]:
-    """0, 1, 2, ... in row-major order, as two words of 32 bits."""
+    """0, 1, 2, ... in row-major order, as two 32-bit words."""
     size = math.prod(shape)
     if size > 2**32:
         raise ValueError(f"shape: expected at most 2^32 draws from one key, got {shape}")

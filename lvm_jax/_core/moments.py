@@ -1,7 +1,7 @@
-"""Mean and variance that add, so that a stream needs one pass and the memory of one chunk.
+"""Streaming mean and variance: moments of chunks, which are merged.
 
-Chan, Golub and LeVeque's (1983) merge: unlike sum v^2 - (sum v)^2 / n it does not cancel, so the
-variance is never negative and that of equal values is 0 to rounding, however far from 0 they are.
+The merge is that of Chan, Golub and LeVeque (1983). Unlike sum v^2 - (sum v)^2 / n it has no
+cancellation: the variance is never negative, and 0 to rounding for equal values.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from lvm_jax.typing import Array, Bool, Float, Scalar
 
 
 class Moments(NamedTuple):
-    """Of n values, each an array: n, their sum and their squared distance from the mean."""
+    """The number of values, their sum, and their sum of squared deviations from the mean."""
 
     number: Scalar
     total: Array
@@ -20,17 +20,17 @@ class Moments(NamedTuple):
 
     @property
     def mean(self) -> Array:
-        """The sample mean; NaN of no values."""
+        """The sample mean; NaN for no values."""
         return self.total / self.number
 
     @property
     def variance(self) -> Array:
-        """The unbiased sample variance; NaN of fewer than two values."""
+        """The unbiased sample variance; NaN for fewer than two values."""
         return self.squared / jnp.where(self.number > 1, self.number - 1, jnp.nan)
 
 
 def moments(values: Float[Array, "S ..."], keep: Bool[Array, " S"] | None = None) -> Moments:
-    """Moments over the leading axis, of the rows that `keep` marks (all of them by default)."""
+    """Moments over the leading axis, of the rows where `keep` is True (by default all rows)."""
     if keep is None:
         keep = jnp.ones(values.shape[0], bool)
     kept = keep.reshape(-1, *[1] * (values.ndim - 1))
@@ -41,7 +41,7 @@ def moments(values: Float[Array, "S ..."], keep: Bool[Array, " S"] | None = None
 
 
 def merge(left: Moments, right: Moments) -> Moments:
-    """The moments of both sets of values together."""
+    """The moments of the union of two sets of values."""
     number = left.number + right.number
     apart = left.total / jnp.maximum(left.number, 1) - right.total / jnp.maximum(right.number, 1)
     between = apart**2 * (left.number * right.number / jnp.maximum(number, 1))

@@ -1,4 +1,4 @@
-"""p and q as one function of the parameters that are trained."""
+"""p and q as one function of the trained parameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,27 +14,27 @@ from lvm_jax.typing import Array, ConditionalDensity, JointDensity, Key, Params
 
 @runtime_checkable
 class Pair(Protocol):
-    """params -> (p, q), a pure function."""
+    """A pure function params -> (p, q)."""
 
     def __call__(self, params: Any, /) -> tuple[JointDensity, ConditionalDensity]:
         """p and q with their parameters."""
 
 
 class Parameters(NamedTuple):
-    """What the optimiser moves."""
+    """The parameters of a model and a guide."""
 
     theta: Params
     phi: Params
 
 
 class Separate(NamedTuple):
-    """The pair of a model and a guide that share no parameter; params are `Parameters`."""
+    """The pair of a model and a guide without shared parameters; params are `Parameters`."""
 
     model: Model
     guide: Guide
 
     def init(self, key: Key[Array, ""]) -> Parameters:
-        """New parameters."""
+        """Initial parameters."""
         key_theta, key_phi = jax.random.split(checks.key(key))
         return Parameters(self.model.init(key_theta), self.guide.init(key_phi))
 
@@ -48,14 +48,15 @@ class Point(NamedTuple):
 
     p: JointDensity
     make_q: Callable[[Params], Any]  # phi -> q(z | x)
-    phi: Params  # what q depends on; where p depends on it too, p holds it apart
+    phi: Params  # the parameters of q; p has its own copy of shared parameters
     x: Any
 
 
 def point(pair: Pair, params: Params, x: Any) -> Point:
-    """The point of an estimator or an objective. Of a shared tree, phi is all of it.
+    """The `Point` for an estimator or an objective.
 
-    The gradient of a shared tree is the sum of that through p and that through q.
+    If p and q share a parameter tree, phi is the whole tree; its gradient is the sum of the
+    gradients through p and through q.
     """
     p, _ = pair(params)
     if isinstance(pair, Separate):
@@ -64,10 +65,10 @@ def point(pair: Pair, params: Params, x: Any) -> Point:
 
 
 def as_pair(model: Any, guide: Any) -> tuple[Pair, Params | None]:
-    """The pair and its parameters from the second and third argument of `fit`.
+    """The pair and its parameters, from the second and third argument of `fit`.
 
-    They are a model and a guide (the parameters are then None), or a pair and its parameters,
-    which may be None for a pair that is made of a model and a guide.
+    The arguments are a model and a guide (the parameters are then None), or a pair and its
+    parameters, which may be None if the pair has a model and a guide.
     """
     if guide is None and not isinstance(model, Model | Guide):
         made_of(model)
@@ -81,14 +82,14 @@ def as_pair(model: Any, guide: Any) -> tuple[Pair, Params | None]:
 
 
 def made_of(pair: Any) -> Separate:
-    """The model and the guide of a pair, whose `init` give its parameters; TypeError for others."""
+    """The model and the guide of a pair, with `init`; TypeError for a pair without them."""
     if isinstance(pair, Separate):
         return pair
     model, guide = getattr(pair, "model", None), getattr(pair, "guide", None)
     if not (isinstance(model, Model) and isinstance(guide, Guide)):
         raise TypeError(
-            f"params: expected the parameters to start from, of a pair that has no model and guide "
-            f"whose init makes them, got None; pair: {type(pair).__name__}"
+            "params: expected initial parameters for a pair without model and guide, a "
+            f"{type(pair).__name__}, got None"
         )
     return Separate(model, guide)
 
@@ -103,7 +104,7 @@ def _as_parameters(params: Any) -> Parameters:
 
 
 def check_parts(model: Any, guide: Any) -> None:
-    """Refuse what is no model or no guide, and one in the place of the other."""
+    """Raise TypeError unless `model` is a Model and `guide` a Guide."""
     if isinstance(model, Guide) and isinstance(guide, Model):
         raise TypeError(
             "model: expected a Model, then a Guide, got them the other way round; swap model and "
@@ -118,7 +119,7 @@ def check_parts(model: Any, guide: Any) -> None:
 
 
 def bind(pair: Pair, params: Params) -> tuple[Any, Any]:
-    """p and q, abstractly; refuses parameters that are not the pair's, and another value of it."""
+    """Abstract p and q of a pair; raises an error for wrong parameters or a wrong return value."""
     made: list[Any] = []
 
     def build(tree: Params) -> Any:
@@ -134,14 +135,14 @@ def bind(pair: Pair, params: Params) -> tuple[Any, Any]:
             check_two(made[-1])
         raise ValueError(
             f"params: expected the parameters of the pair, which fails on them "
-            f"({type(error).__name__}: {error}); pass those that belong to it"
+            f"({type(error).__name__}: {error}); pass the parameters of this pair"
         ) from error
     check_two(found)
     return found
 
 
 def check_two(value: Any) -> None:
-    """Refuse a value of a pair that is not p and q with their parameters."""
+    """Raise TypeError unless the value of a pair is (p, q) with parameters."""
     if not isinstance(value, tuple) or len(value) != 2:
         size = f" of {len(value)}" if isinstance(value, tuple) else ""
         raise TypeError(

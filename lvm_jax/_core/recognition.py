@@ -1,8 +1,8 @@
-"""Equal functions as one object, so that a program compiled for one serves the others.
+"""Structural equality of functions, so that equal functions share one compiled program.
 
 An optimiser, an estimator, a model or a guide is a tuple of closures, which Python compares by
-identity: `optax.adam(1e-3)` made twice would compile twice. Here they are compared by what they
-are made of.
+identity, so that two calls of `optax.adam(1e-3)` would compile twice. This module compares the code
+and the values of closures instead.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-MOST_KNOWN = 1_024  # objects that are kept to be recognised
+MOST_KNOWN = 1_024  # maximum number of stored objects
 MOST_BYTES = 2**20  # larger arrays are compared by identity
 
 
 class Itself:
-    """A key that equals that of the same object alone; it keeps the object alive."""
+    """A key with identity comparison, which keeps its object alive."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -34,7 +34,7 @@ class Itself:
 
 
 class Known:
-    """The first object of each structure, up to `size` of them, the least recently used dropped."""
+    """The first object of each structure, for the `size` most recently used structures."""
 
     def __init__(self, size: int = MOST_KNOWN) -> None:
         self._size = size
@@ -42,16 +42,16 @@ class Known:
         self._lock = threading.Lock()
 
     def first(self, value: Any) -> Any:
-        """An equal object that was seen before in the same precision, or this one.
+        """The first equal object, or this one; x64 and float32 are separate.
 
-        JAX 0.10 keeps the float32 copy of a NumPy array that a program holds, and hands it out in
-        x64 too.
+        They are separate because JAX 0.10 caches the float32 copy of a NumPy constant of a program
+        and also uses it in x64.
         """
         made = structure(value)
         key = (jax.config.read("jax_enable_x64"), made)
         with self._lock:
             found = self._values.get(key, value)
-            if found is not value and structure(found) != made:  # what it closes over has changed
+            if found is not value and structure(found) != made:  # its closure has changed
                 found = value
             self._values[key] = found
             self._values.move_to_end(key)
@@ -64,9 +64,10 @@ KNOWN = Known()
 
 
 def recognized(value: Any) -> Any:
-    """The first equal object of the process; of a NamedTuple, such as a model, part by part.
+    """The first equal object of the process.
 
-    So a part that is compared by identity, or that changes, leaves the others recognised.
+    The fields of a NamedTuple, such as a model, are replaced separately, so that a field that is
+    compared by identity, or changes, does not affect the others.
     """
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(recognized, value))
@@ -74,7 +75,7 @@ def recognized(value: Any) -> Any:
 
 
 def bindable(functions: Any) -> Any:
-    """`recognized`, found at once for functions that were bound before in this precision."""
+    """`recognized` with a cache for hashable arguments, per precision."""
     return _bindable(jax.config.read("jax_enable_x64"), functions)
 
 
@@ -84,17 +85,16 @@ def _bindable(x64: bool, functions: Any) -> Any:
 
 
 def structure(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> Hashable:
-    """A key that two values share only if they are interchangeable in a compiled program.
+    """A key that is equal only for values that are interchangeable in a compiled program.
 
-    Functions by their code, their globals and, however deep, the values that they close over and
-    their defaults; numbers, strings and arrays up to MOST_BYTES by value; containers, partial
-    functions, bound methods and frozen dataclasses by their parts; another object by its own
-    equality where it can be hashed, else by identity. `seen` holds the values that were met on the
-    way and are not entered again, so that cycles end and shared parts cost nothing.
+    A function is compared by its code, globals, defaults and closure, recursively; numbers, strings
+    and arrays up to MOST_BYTES by value; containers, partial functions, bound methods and frozen
+    dataclasses by their parts; other objects by their own equality if hashable, otherwise by
+    identity. `seen` has the values on the way, which are not entered again.
     """
     seen = {} if seen is None else seen
     if isinstance(value, float):
-        return (type(value), value.hex())  # tells 0.0 from -0.0, and NaN equals itself
+        return (type(value), value.hex())  # 0.0 and -0.0 differ; NaN equals itself
     if value is None or isinstance(value, bool | int | str | bytes):
         return (type(value), value)
     if isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -113,7 +113,7 @@ def structure(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> Has
 
 
 def _parts(value: Any) -> list[Any] | None:
-    """What a value is made of; None for one that is not taken apart."""
+    """The parts of a value; None for an indivisible value."""
     if isinstance(value, types.FunctionType):
         cells = [_contents(cell) for cell in value.__closure__ or ()]
         named = (value.__defaults__, value.__kwdefaults__, value.__dict__)
@@ -150,5 +150,5 @@ def _of_array(value: Any) -> Hashable:
 def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # a name that is not bound
+    except ValueError:  # an unbound name
         return types.CellType

@@ -1,9 +1,9 @@
-"""The pieces of count densities that keep their digits in float32 (Loader 2000).
+"""Saddle-point terms of count densities, accurate in float32 (Loader 2000).
 
-The textbook forms subtract log-gammas that grow as x log x: at a count of 10^6 float32 keeps not
-one digit of the difference. A density is written here as its value at the best parameters for
-the count, which needs only c(x) = log x! - x log x + x (of the size of log x), times a deviance
-that is small where the probability is not.
+The usual formulas subtract log-gammas that grow as x log x; at a count of 10^6 float32 loses all
+digits of the difference. The saddle-point form of a log-density is its maximum over the parameters,
+which needs only c(x) = log x! - x log x + x (of order log x), minus a deviance, which is small
+unless the probability is small.
 """
 
 import math
@@ -17,12 +17,12 @@ from lvm_jax.typing import Array
 
 STIRLING = (1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)  # of x^-9, x^-7, ..., x^-1
 EXPONENTIAL = tuple(1 / math.factorial(k) for k in range(16, 1, -1))  # of t^16, t^15, ..., t^2
-LN2_HIGH = 355 / 512  # nine bits: its multiples by exponents are exact in float32
+LN2_HIGH = 355 / 512  # nine bits, so that its product with an exponent is exact in float32
 LN2_LOW = math.log(2) - LN2_HIGH
 
 
 def log_factorial_rest(x: Array) -> Array:
-    """c(x) = log x! - x log x + x for real x > 0, by Stirling's series from 16 upwards."""
+    """c(x) = log x! - x log x + x for real x > 0, by Stirling's series above 16."""
     large = x > 16
     big, small = jnp.where(large, x, 16), jnp.where(large, 1, x)
     zero = jnp.zeros_like(big)
@@ -32,7 +32,7 @@ def log_factorial_rest(x: Array) -> Array:
 
 
 def exponential_rest(t: Array) -> Array:
-    """e^t - 1 - t, without the cancellation near 0."""
+    """e^t - 1 - t, without cancellation near 0."""
     near = jnp.abs(t) < 0.5
     small, far = jnp.where(near, t, 0), jnp.where(near, 1, t)
     series = reduce(lambda total, term: total * small + term, EXPONENTIAL, jnp.zeros_like(t))
@@ -41,9 +41,9 @@ def exponential_rest(t: Array) -> Array:
 
 @jax.custom_jvp
 def log_excess(log_value: Array, a: Array, b: Array) -> Array:
-    """log_value - log(a / b) for a, b > 0; plain rounding of a large logarithm would swamp it.
+    """log_value - log(a / b) for a, b > 0, without the rounding error of a large logarithm.
 
-    From a - b where a is near b, else from the exponent and the mantissa of a / b.
+    It uses a - b where a is near b, otherwise the exponent and the mantissa of a / b.
     """
     share = (a - b) / b
     near = jnp.abs(share) < 0.5

@@ -1,7 +1,7 @@
-"""The values that data may take, and their check on the host: likelihoods and models carry one.
+"""The support of data, an attribute of likelihoods and models, and its validation on the host.
 
-Inside a compiled step, data off the support show as a bound of -inf or, for a Bernoulli given grey
-levels, not at all.
+In a compiled step data outside the support give a bound of -inf or, for a Bernoulli likelihood of
+grey levels, no visible error.
 """
 
 import math
@@ -13,16 +13,16 @@ import numpy as np
 from lvm_jax._core import checks
 from lvm_jax.typing import ArrayLike
 
-SLACK = 1e-3  # of a step: k / 255 in float32 is off by 2e-5 of one
+SLACK = 1e-3  # tolerance in steps; k / 255 in float32 has an error of 2e-5 steps
 
 
 class Support(NamedTuple):
-    """What one number of x may be: low <= x <= high, in steps of `step` from low (0: any)."""
+    """The valid numbers: low <= x <= high, in steps of `step` from low (0: all numbers)."""
 
     low: float
     high: float
     step: float
-    expected: str  # in words, for an error
+    expected: str  # description for an error
     cure: str
 
 
@@ -44,11 +44,11 @@ MASK = Support(
     *(0.0, 1.0, 1.0, "a mask of 0 and 1"),
     cure="give 1 for an entry that is observed, and 0 for one that is missing",
 )
-Supports = Support | tuple[Any, ...]  # one for all of x, or one for each of its parts
+Supports = Support | tuple[Any, ...]  # one for all of x, or one for each part of x
 
 
 def of_leaves(supports: Supports, x: Any) -> list[tuple[Any, Support]]:
-    """The leaves of x with the support of each."""
+    """The leaves of x, each with its support."""
     if isinstance(supports, Support):
         return [(leaf, supports) for leaf in jax.tree.leaves(x)]
     return [pair for own, part in zip(supports, x, strict=True) for pair in of_leaves(own, part)]
@@ -79,12 +79,10 @@ def grey_levels(num_levels: int) -> Support:
 
 
 def check(support: Support, x: ArrayLike, name: str = "x") -> None:
-    """Refuse an array [...] with NaN, an infinity or a number off the support.
+    """Raise ValueError for an array [...] with NaN, infinity or a number outside the support.
 
-    Reads x in blocks, once where all is well: a memory map of any size costs one pass over its
-    file. A grid of levels is met to a thousandth of its step, whole numbers exactly.
-
-    Raises ValueError naming the first value off the support, how many there are, and the cure.
+    The message has the first such value, their number, and a cure. x is read in blocks, in one pass
+    if it is valid. Levels have a tolerance of a thousandth of a step; integers are exact.
     """
     array = np.asarray(x)[None] if np.ndim(x) == 0 else x
     if all(_holds(support, block) for _, block in checks.blocks(array)):
@@ -106,7 +104,7 @@ def check(support: Support, x: ArrayLike, name: str = "x") -> None:
 def _holds(support: Support, block: np.ndarray) -> bool:
     if block.size == 0:
         return True
-    least, most = block.min(), block.max()  # NaN where one number is NaN
+    least, most = block.min(), block.max()  # NaN if any number is NaN
     inside = support.low <= least and most <= support.high
     finite = bool(np.isfinite(least) and np.isfinite(most))
     return bool(inside and finite) and not (support.step and _between(support, block).any())
@@ -118,6 +116,6 @@ def _off(support: Support, block: np.ndarray) -> np.ndarray:
 
 
 def _between(support: Support, block: np.ndarray) -> np.ndarray:
-    """Which numbers lie between the steps."""
+    """Whether each number is between two steps."""
     places = (block - support.low) / support.step
     return np.abs(places - np.round(places)) > (0.0 if support.step == 1 else SLACK)

@@ -1,4 +1,4 @@
-"""Checks of trees: p and q are pytrees, and two latents are alike."""
+"""Validation of trees: p and q are pytrees, and two latents have equal structure."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ CURES = {"p": "make its class a NamedTuple of its parameters", "q": "use a guide
 
 
 class NoTree(TypeError):
-    """A p or a q that is a function, or an instance of a plain class."""
+    """p or q is a function or an instance of a plain class, and not a pytree."""
 
 
 def check_trees(pair: Any) -> Any:
-    """(p, q) as it is, where neither is a single leaf that is no array."""
+    """Return (p, q); NoTree if either is a function or an unregistered object."""
     for name, value in zip(CURES, pair if isinstance(pair, tuple) else (), strict=False):
         if callable(getattr(value, "log_joint", value)) and jax.tree_util.all_leaves([value]):
             raise NoTree(
@@ -24,9 +24,9 @@ def check_trees(pair: Any) -> Any:
 
 
 def differences(expected: Any, got: Any) -> tuple[str, Any, Any] | None:
-    """Where two latents differ in structure, shape or kind of number: the part, and both there.
+    """The first difference of two latents in structure, shape or kind of number, or None.
 
-    The part is "z", or one such as "z['y']"; None where they are alike.
+    It is the name of the part, "z" or e.g. "z['y']", and the outline of this part in both.
     """
     kinds = [
         jax.tree.map(lambda leaf: f"{jnp.result_type(leaf).kind}{list(jnp.shape(leaf))}", tree)

@@ -1,10 +1,10 @@
-"""Data sets with their names, units and known truth, and the reader of a user's own tables."""
+"""Named data sets with units and known truth, and readers of a user's tables and images."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from lvm_jax._core.nearest import suggestion
 from lvm_jax.data.binarize import BINARIZATIONS, Binarization, binarized
 from lvm_jax.data.curved import CURVED, curved
 from lvm_jax.data.dataset import Dataset, Truth
@@ -23,10 +23,10 @@ NAMED: dict[str, Callable[[], Dataset]] = {
 
 
 def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
-    """A data set by its name, or a table by the path of its file.
+    """Load a data set by its name, or a table by the path of its file.
 
     Names: lecture, old_faithful, digits, and banana, moons, pinwheel (3,000 points of seed 0).
-    A word without a folder or an extension is taken for a name; ValueError suggests the nearest.
+    A word without a folder or an extension is a name; ValueError for an unknown name.
     """
     if name_or_path in NAMED:
         dataset = NAMED[name_or_path]()
@@ -34,8 +34,7 @@ def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
     path = Path(name_or_path)
     if path.suffix or len(path.parts) > 1 or path.exists():
         return load_table(path, columns)
-    near = difflib.get_close_matches(name_or_path, NAMED, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(name_or_path, NAMED)
     raise ValueError(
         f"data: expected {', '.join(NAMED)} or the path of a table, got {name_or_path!r}{hint}"
     )

@@ -1,7 +1,6 @@
-"""Grey levels into bits: drawn afresh at every use, drawn once, or cut at one half.
+"""Binarisation of grey levels: dynamic (new draws at each use), fixed draws, or a threshold.
 
-The three give different data, and so different log-likelihoods: a number is only comparable with
-numbers for the same binarisation.
+The three methods give different data, and log-likelihoods are only comparable for the same method.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from jaxtyping import Float
 
 from lvm_jax.data.images import ImageData
 
-if TYPE_CHECKING:  # reading data needs no jax, and --help is quick without
+if TYPE_CHECKING:  # JAX is not imported here, so that --help is quick
     from lvm_jax.typing import Array, ArrayLike, Key
 
-ROWS = 1_000  # images at a time: 6 MB of uniforms for MNIST
+ROWS = 1_000  # images per block: 6 MB of uniforms for MNIST
 
 
 def dynamic(key: Key[Array, ""], x: Float[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
-    """One draw x~_d ~ Bernoulli(x_d) for every pixel, in the dtype of x.
+    """One draw x~_d ~ Bernoulli(x_d) for each pixel, in the dtype of x.
 
-    For an x of any shape with entries in [0, 1]. Called with a new key at every use of an image, it
-    trains on grey levels as Burda et al. (2016, section 5) do; 0 and 1 stay. Raises ValueError for
-    an x outside [0, 1], where it is not traced.
+    x has any shape and entries in [0, 1]. With a new key at each use of an image this is the
+    dynamic binarisation of Burda et al. (2016, section 5). Raises ValueError for an x outside
+    [0, 1] that is not traced.
     """
     import jax
 
@@ -38,11 +37,11 @@ def dynamic(key: Key[Array, ""], x: Float[ArrayLike, "*shape"]) -> Float[Array, 
 
 
 def fixed(seed: int | Sequence[int], x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    """One draw for every pixel that is the same for a seed on every machine and for ever.
+    """One draw for each pixel that depends only on the seed, not on the machine or NumPy's version.
 
-    Image n gets the uniforms n D .. (n+1) D - 1 of `numpy.random.RandomState(seed)`, a stream that
-    NumPy has frozen: the bits of the first images do not depend on how many follow. Raises
-    ValueError for an x outside [0, 1].
+    Image n uses the uniforms n D .. (n+1) D - 1 of `numpy.random.RandomState(seed)`, whose stream
+    is frozen, so that its bits do not depend on the number of images. Raises ValueError for an x
+    outside [0, 1].
     """
     from lvm_jax._core import support
 
@@ -56,15 +55,15 @@ def fixed(seed: int | Sequence[int], x: Float[np.ndarray, "N D"]) -> Float[np.nd
 
 
 def threshold(x: Float[ArrayLike, "*shape"]) -> Float[ArrayLike, "*shape"]:
-    """1 where x >= 1/2, else 0, in the dtype of x: for bytes, 128 and above."""
+    """1 where x >= 1/2, otherwise 0, in the dtype of x; this is byte values of at least 128."""
     return (x >= 0.5).astype(x.dtype)
 
 
 class Binarization(NamedTuple):
-    """What becomes of the training images and of the others before a run, and at every use.
+    """The binarisation of training images and held-out images before a run, and at each use.
 
-    `train` and `heldout` are (seed, images) -> images, called once; `transform`, to be given to
-    `training.fit`, is (key, one x) -> a fresh x, or None.
+    `train` and `heldout` are (seed, images) -> images, called once. `transform` is (key, one x) ->
+    a new draw of x, an argument of `training.fit`, or None.
     """
 
     train: Callable[[Sequence[int], np.ndarray], np.ndarray]
@@ -81,7 +80,7 @@ def _cut(seed: Sequence[int], x: np.ndarray) -> np.ndarray:
 
 
 BINARIZATIONS = {
-    # the images that measure a model are drawn once even so: evaluations of one run must compare
+    # Held-out images are drawn once, so that the evaluations of a run are comparable.
     "dynamic": Binarization(_keep, fixed, dynamic),
     "fixed": Binarization(fixed, fixed),
     "threshold": Binarization(_cut, _cut),
@@ -90,27 +89,27 @@ BINARIZATIONS = {
 
 
 def binarized(images: ImageData, method: str, seed: int) -> ImageData:
-    """The images as a run with this binarisation holds them; give its `transform` to the training.
+    """Binarise the three parts of an image data set.
 
-    "dynamic": validation and test are drawn once, and train keeps the grey levels, from which
-    BINARIZATIONS["dynamic"].transform draws at every use; "fixed": all are drawn once;
-    "threshold": all are cut at 1/2; "none": all stay. Test bits depend on the seed alone, not on
-    the split, nor on whether the method is "dynamic" or "fixed". Images that are bits already stay
-    as they are under every method.
+    "dynamic": validation and test are drawn once; train keeps its grey levels, and
+    BINARIZATIONS["dynamic"].transform, an argument of `training.fit`, draws at each use.
+    "fixed": all are drawn once. "threshold": all are compared with 1/2. "none": no change. The test
+    bits depend only on the seed: "dynamic" and "fixed" give the same bits, for every split. Images
+    that are bits already do not change.
 
-    Raises ValueError for an unknown method, and TypeError or ValueError for a seed that is no
+    Raises ValueError for an unknown method, and TypeError or ValueError for a seed that is not an
     integer in 0 .. 2^32 - 1.
     """
     from lvm_jax._core import checks
 
-    way = BINARIZATIONS[checks.choice(method, "method", list(BINARIZATIONS))]
+    binarization = BINARIZATIONS[checks.choice(method, "method", list(BINARIZATIONS))]
     checks.integer(seed, "seed", minimum=0)
     if images.fixed_bits or method == "none":
         return images
     return images._replace(
         source=f"{images.source}; binarisation {method}",
-        train=way.train((seed, 0), images.train),
-        validation=way.heldout((seed, 1), images.validation),
-        test=way.heldout((seed, 2), images.test),
-        fixed_bits=way.transform is None,
+        train=binarization.train((seed, 0), images.train),
+        validation=binarization.heldout((seed, 1), images.validation),
+        test=binarization.heldout((seed, 2), images.test),
+        fixed_bits=binarization.transform is None,
     )

@@ -1,4 +1,4 @@
-"""Delimited text (CSV, TSV) into named columns of numbers, or the line at fault."""
+"""Reader of delimited text (CSV, TSV): named columns of numbers."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 
 
 class Columns(NamedTuple):
-    """What a reader hands on: names, an [N, D] array, and what to call row i in a message."""
+    """The result of a reader: names, an [N, D] array, and the name of row i in a message."""
 
     names: tuple[str, ...]
     x: np.ndarray
@@ -21,7 +21,7 @@ class Columns(NamedTuple):
 
 
 class Text(NamedTuple):
-    """The cells of a file before they are numbers: header, rows, and the line of each row."""
+    """The cells of a file as text: header, rows, and the line number of each row."""
 
     names: tuple[str, ...]
     rows: list[list[str]]
@@ -29,12 +29,12 @@ class Text(NamedTuple):
 
 
 def read_csv(path: Path, columns: Sequence[str] | None) -> Columns:
-    """Read the chosen columns; a missing value becomes NaN, which the caller refuses.
+    """Read the chosen columns; a missing value becomes NaN.
 
-    The delimiter is the one of comma, semicolon and tab that the first line has most of. A first
-    line of numbers and missing values only is data; otherwise it is the header. Blank lines are
-    skipped, but for a file of one column, where a blank line between two rows is a missing value,
-    and so is a line "".
+    The delimiter is the most frequent of comma, semicolon and tab on the first line. A first line
+    that has only numbers and missing values is data; otherwise it is the header. Blank lines are
+    skipped, except in a file of one column, where a blank line between two rows, or a line "", is
+    a missing value.
     """
     text = _read_text(path)
     names = text.names
@@ -46,12 +46,12 @@ def read_csv(path: Path, columns: Sequence[str] | None) -> Columns:
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """Names for columns that came without: x1, x2, ..."""
+    """Names for columns without a header: x1, x2, ..."""
     return tuple(f"x{i + 1}" for i in range(count))
 
 
 def check_distinct(path: Path, names: Sequence[str]) -> None:
-    """ValueError for a table with two columns of one name, which no name could choose between."""
+    """Raise ValueError for a table in which two columns have the same name."""
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"path: expected distinct column names, got {repeated[0]!r} twice: {path}")
 
@@ -94,7 +94,7 @@ def _check_width(path: Path, rows: list[list[str]], line: int, delimiter: str) -
         raise ValueError(
             f"path: expected {len(rows[0])} cells on every line, as on the first, got "
             f"{len(rows[-1])} on line {line} of {path} (cells separated by {delimiter!r}). "
-            "Mend or remove that line."
+            "Correct or remove that line."
         )
 
 
@@ -103,7 +103,7 @@ def _column(path: Path, text: Text, index: int) -> np.ndarray:
     if _is_plain("".join(cells)):
         try:
             return np.array(cells, dtype=str).astype(np.float64)
-        except ValueError:  # a missing value or a word: go cell by cell, to say which and where
+        except ValueError:  # a missing value or a word: convert cell by cell, for the message
             pass
     name = text.names[index]
     where = [f"line {line} of {path}" for line in text.lines]
@@ -111,7 +111,7 @@ def _column(path: Path, text: Text, index: int) -> np.ndarray:
 
 
 def _is_plain(text: str) -> bool:
-    """Python's float takes 1_000 and the digits of every script too, which no table has."""
+    """Whether the text has no underscores and no non-ASCII digits, which `float` accepts."""
     return text.isascii() and "_" not in text
 
 

@@ -1,4 +1,4 @@
-"""Curved data sets in the plane whose density is known: banana, moons, pinwheel."""
+"""Curved data sets in the plane with a known density: banana, moons, pinwheel."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -17,7 +17,7 @@ LogDensity = Callable[[Plane], Line]  # in nats
 
 
 class Curved(NamedTuple):
-    """A density in the plane: its description, its sampler and its logarithm."""
+    """A density in the plane: description, sampler and log-density."""
 
     source: str
     sample: Callable[[np.random.Generator, int], Plane]
@@ -41,11 +41,11 @@ def banana(x: Plane) -> Line:
 
 
 MOON_NOISE = 0.1
-MOONS = ((0.0, 0.0, 1.0), (1.0, 0.5, -1.0))  # centre, and the direction in which the arc opens
+MOONS = ((0.0, 0.0, 1.0), (1.0, 0.5, -1.0))  # centre, and the sign of the arc's vertical direction
 
 
 def sample_moons(rng: np.random.Generator, num_points: int) -> Plane:
-    """Two half circles of radius 1, an angle uniform on each, with noise."""
+    """Two half circles of radius 1 with uniform angles, plus Gaussian noise."""
     angle = rng.uniform(0.0, np.pi, num_points)
     arcs = np.array(MOONS)[rng.integers(0, 2, num_points)]
     points = np.stack([arcs[:, 0] + np.cos(angle), arcs[:, 1] + arcs[:, 2] * np.sin(angle)], axis=1)
@@ -53,7 +53,7 @@ def sample_moons(rng: np.random.Generator, num_points: int) -> Plane:
 
 
 def moons(x: Plane) -> Line:
-    """Log-density of the moons: Gauss-Legendre over the angle; 160 nodes give ten digits."""
+    """Log-density of the moons, by Gauss-Legendre over the angle; 160 nodes give ten digits."""
     nodes, weights = np.polynomial.legendre.leggauss(160)
     angle, log_weight = 0.5 * np.pi * (nodes + 1), np.log(weights / 2)
     arcs = []
@@ -68,13 +68,13 @@ ARMS, ARM_RADIUS, ARM_SPREAD, ARM_WIDTH, TWIST = 3, 1.2, 0.4, 0.12, 1.2
 
 
 def rotate(x: Plane, angle: np.ndarray) -> Plane:
-    """Every row turned by its own angle."""
+    """Rotate each row by its own angle."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([cos * x[:, 0] - sin * x[:, 1], sin * x[:, 0] + cos * x[:, 1]], axis=1)
 
 
 def sample_pinwheel(rng: np.random.Generator, num_points: int) -> Plane:
-    """Three long Gaussians around a centre, twisted by an angle that grows with the radius."""
+    """Three elongated Gaussians around the origin, rotated by an angle proportional to radius."""
     straight = np.array([ARM_SPREAD, ARM_WIDTH]) * rng.normal(size=(num_points, 2))
     straight = straight + np.array([ARM_RADIUS, 0.0])
     arm = 2 * np.pi / ARMS * rng.integers(0, ARMS, num_points)
@@ -82,7 +82,7 @@ def sample_pinwheel(rng: np.random.Generator, num_points: int) -> Plane:
 
 
 def pinwheel(x: Plane) -> Line:
-    """Log-density of the pinwheel: a turn by an angle that depends on the radius keeps areas."""
+    """Log-density of the pinwheel; the rotation by a function of the radius preserves area."""
     radius = np.linalg.norm(x, axis=1)
     arms = []
     for arm in 2 * np.pi / ARMS * np.arange(ARMS):
@@ -100,9 +100,9 @@ CURVED = {
 
 
 def curved(name: str, num_points: int, seed: int) -> Dataset:
-    """Points of a set of CURVED, drawn by NumPy's generator of this seed; units are arbitrary.
+    """Draw points of a data set of CURVED with NumPy's generator; units are arbitrary.
 
-    Raises ValueError for another name.
+    Raises ValueError for an unknown name.
     """
     made = CURVED[checks.choice(name, "name", tuple(CURVED))]
     x = made.sample(np.random.default_rng(seed), checks.integer(num_points, "num_points", 1))

@@ -1,17 +1,18 @@
-"""The one type that every data set arrives in: numbers, names, units, and the truth if known."""
+"""The type of a data set: numbers, names, units, and the truth if known."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from lvm_jax._core.nearest import suggestion
+
 
 class Truth(NamedTuple):
-    """The mixture that synthetic data were drawn from."""
+    """The generating mixture of synthetic data."""
 
     weights: Float[np.ndarray, " K"]
     means: Float[np.ndarray, "K D"]
@@ -19,10 +20,10 @@ class Truth(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """N points in D dimensions, with what a figure and a report need to say about them.
+    """N points in D dimensions, with the metadata for figures and reports.
 
     `x` is [N, D]; `columns` and `units` have D entries (a unit may be ""); `labels` [N] are true
-    classes that no fit may see; `truth` is the generating mixture of synthetic data.
+    classes, which fits do not use; `truth` is the generating mixture of synthetic data.
     """
 
     name: str
@@ -35,16 +36,16 @@ class Dataset(NamedTuple):
 
     @property
     def axis_labels(self) -> tuple[str, ...]:
-        """The column names with their units, as they stand on an axis: "waiting [min]"."""
+        """The column names with units, e.g. "waiting [min]"."""
         return tuple(
             f"{c} [{u}]" if u else c for c, u in zip(self.columns, self.units, strict=True)
         )
 
     def select(self, columns: Sequence[str]) -> Dataset:
-        """The same data with these columns only, in this order; ValueError if unknown or none."""
+        """The data with only these columns, in this order; ValueError if unknown or empty."""
         index = column_indices(columns, self.columns, where=f"the data set {self.name}")
         truth = self.truth
-        if truth is not None:  # a marginal of a Gaussian: the same rows and columns of mu and Sigma
+        if truth is not None:  # the marginal of a Gaussian: a subset of mu and Sigma
             covariances = truth.covariances[:, index][:, :, index]
             truth = Truth(truth.weights, truth.means[:, index], covariances)
         return self._replace(
@@ -55,8 +56,8 @@ class Dataset(NamedTuple):
         )
 
     def standardized(self) -> Dataset:
-        """Each column less its mean, over its standard deviation; ValueError for a constant one."""
-        varies = (self.x != self.x[0]).any(axis=0)  # rounding leaves a constant a spread of 1e-17
+        """(x - mean) / standard deviation of each column; ValueError for a constant column."""
+        varies = (self.x != self.x[0]).any(axis=0)  # std() of a constant may be 1e-17
         if not varies.all():
             name = self.columns[int(np.argmin(varies))]
             raise ValueError(
@@ -67,7 +68,7 @@ class Dataset(NamedTuple):
 
 
 def column_indices(chosen: Sequence[str], available: Sequence[str], where: str) -> list[int]:
-    """Where each chosen column stands; ValueError for none, or for one that is not there."""
+    """The index of each chosen column; ValueError for none, an unknown or a repeated one."""
     if isinstance(chosen, str):
         raise TypeError(f"columns: expected a sequence of names, got the string {chosen!r}")
     if len(chosen) == 0:
@@ -77,8 +78,7 @@ def column_indices(chosen: Sequence[str], available: Sequence[str], where: str) 
         )
     for name in chosen:
         if name not in available:
-            near = difflib.get_close_matches(name, available, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = suggestion(name, available) or "."
             listed = shortlist(available)
             raise ValueError(f"columns: {where} has no column {name!r}{hint} It has: {listed}")
     if repeated := sorted({name for name in chosen if list(chosen).count(name) > 1}):
@@ -87,6 +87,6 @@ def column_indices(chosen: Sequence[str], available: Sequence[str], where: str) 
 
 
 def shortlist(names: Sequence[str], limit: int = 12) -> str:
-    """Names for an error message, cut short when there are many."""
+    """Names for an error message, at most `limit` of them."""
     more = f", ... ({len(names)} in all)" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -1,4 +1,4 @@
-"""Real data small enough to travel with the package, and the PCA that shrinks the digits."""
+"""Real data sets in the package, and principal component analysis."""
 
 from importlib import resources
 from typing import NamedTuple
@@ -29,8 +29,7 @@ def old_faithful() -> Dataset:
 def digits() -> Dataset:
     """1,797 handwritten digits of 8x8 pixels, grey levels 0 to 16, with their labels.
 
-    The file holds `levels` [1797, 64] and `labels` [1797] in unsigned bytes: the test part, in the
-    values and the order in which scikit-learn carries it.
+    These are the values and the order of scikit-learn's `load_digits`, the test part of the source.
 
     Source: Alpaydin and Kaynak (1998), "Optical recognition of handwritten digits", UCI machine
     learning repository, doi:10.24432/C50P49, under CC BY 4.0.
@@ -49,7 +48,7 @@ def digits() -> Dataset:
 
 
 class PCA(NamedTuple):
-    """The principal axes of a data set: scores = (x - mean) axes^T, and back again."""
+    """The principal axes of a data set: scores = (x - mean) axes^T."""
 
     mean: Float[np.ndarray, " D"]
     axes: Float[np.ndarray, "dim D"]
@@ -57,20 +56,20 @@ class PCA(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of the total variance that the kept axes carry together, in [0, 1]."""
+        """The share of the total variance along all kept axes, in [0, 1]."""
         return float(self.shares.sum())
 
     def transform(self, x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N dim"]:
-        """The coordinates of x on the kept axes."""
+        """The scores of x on the kept axes."""
         return (x - self.mean) @ self.axes.T
 
     def inverse(self, scores: Float[np.ndarray, "N dim"]) -> Float[np.ndarray, "N D"]:
-        """The point of the kept subspace that has these coordinates."""
+        """The points of the kept subspace with these scores."""
         return scores @ self.axes + self.mean
 
 
 def reduce(dataset: Dataset, dim: int) -> tuple[Dataset, PCA]:
-    """The data in their first `dim` principal components, and the axes that lead back."""
+    """The scores of the data on their first `dim` principal axes, and the PCA."""
     main = pca(dataset.x, dim)
     unit = dataset.units[0] if len(set(dataset.units)) == 1 else ""
     reduced = dataset._replace(
@@ -86,12 +85,11 @@ def reduce(dataset: Dataset, dim: int) -> tuple[Dataset, PCA]:
 
 
 def pca(x: Float[np.ndarray, "N D"], dim: int) -> PCA:
-    """The `dim` principal axes of x by a singular value decomposition of the centred data.
+    """The first `dim` principal axes of x, by a singular value decomposition of the centred data.
 
-    Each axis is signed so that its largest entry is positive: the decomposition leaves the sign
-    free, and a figure should not flip between machines.
+    The largest entry of each axis is positive, so that signs do not differ between machines.
 
-    Raises ValueError for a `dim` beyond the shape of x, or rows that are all equal.
+    Raises ValueError for a `dim` larger than min(N, D), or rows that are all equal.
     """
     limit = min(x.shape)
     if not 1 <= dim <= limit:

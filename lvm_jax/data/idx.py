@@ -1,7 +1,7 @@
-"""Readers of the two formats that MNIST comes in: IDX (bytes) and .amat (bits as text).
+"""Readers of the two formats of MNIST: IDX (bytes) and .amat (bits as text).
 
-Each takes the whole content of a file and its path, and returns unsigned bytes; a file that is cut
-off, damaged or of another kind is refused by its path.
+Each takes the content of a file and its path, and returns unsigned bytes. Raises ValueError with
+the path for a file that is truncated, damaged or of another format.
 """
 
 import gzip
@@ -13,15 +13,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 GZIP_MAGIC = b"\x1f\x8b"
-UNSIGNED_BYTE = 0x08  # the third byte of an IDX file: the type of its numbers
-MOST_AXES = 32  # of an array: NumPy has 64 at most, images have 3
+UNSIGNED_BYTE = 0x08  # type code, the third byte of an IDX file
+MOST_AXES = 32  # maximum number of axes; NumPy allows 64, images have 3
 AGAIN = "Copy or download it again."
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, unzipped if it is zipped, whatever its name says.
+    """The content of a file, decompressed if it is gzip, whatever its name.
 
-    ValueError for a zipped file that is cut off or whose own checksum is wrong.
+    Raises ValueError for a gzip file that is truncated or has a wrong checksum.
     """
     content = path.read_bytes()
     if not content.startswith(GZIP_MAGIC):
@@ -33,10 +33,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_idx(content: bytes, path: Path) -> UInt8[np.ndarray, "..."]:
-    """The array of an IDX file of unsigned bytes: a view of its content, not to be written to.
+    """The array of an IDX file of unsigned bytes, a read-only view of its content.
 
-    The header is 0, 0, the type of the numbers, the number of axes, and then the length of each
-    axis in four bytes, most significant first (LeCun, "The MNIST database", file formats).
+    The header is 0, 0, the type code, the number of axes, and the length of each axis in four
+    big-endian bytes (LeCun, "The MNIST database", file formats).
     """
     if len(content) < 4 or content[:2] != b"\0\0" or content[3] == 0:
         raise ValueError(
@@ -58,20 +58,20 @@ def parse_idx(content: bytes, path: Path) -> UInt8[np.ndarray, "..."]:
     axes = tuple(int(n) for n in np.frombuffer(content, ">u4", count=content[3], offset=4))
     if 0 in axes:
         raise ValueError(f"{path}: expected numbers, got an axis of length 0: {axes}. {AGAIN}")
-    if len(content) - start != math.prod(axes):
+    got, size = len(content) - start, math.prod(axes)
+    if got != size:
         raise ValueError(
-            f"{path}: its header promises {' x '.join(map(str, axes))} = {math.prod(axes)} bytes, "
-            f"got {len(content) - start}: {_cut_off(len(content) - start, math.prod(axes))}. "
-            f"{AGAIN}"
+            f"{path}: expected {' x '.join(map(str, axes))} = {size} bytes by its header, got "
+            f"{got}: {'cut off' if got < size else 'something was added'}. {AGAIN}"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(axes)
 
 
 def parse_amat(content: bytes, path: Path, dim: int) -> UInt8[np.ndarray, "N D"]:
-    """The bits of a .amat file: `dim` digits 0 or 1 on a line, one blank between two.
+    """The bits of a .amat file: `dim` digits 0 or 1 per line, separated by single spaces.
 
-    Every line has 2 dim bytes, so that the text is an array already: the digits stand in its even
-    columns, and nothing has to be parsed number by number.
+    Every line has 2 dim bytes, so that the digits are the even columns of a byte array and the
+    text needs no parser.
     """
     if not content or len(content) % (2 * dim):
         raise ValueError(
@@ -79,7 +79,7 @@ def parse_amat(content: bytes, path: Path, dim: int) -> UInt8[np.ndarray, "N D"]
             f"bytes: cut off, or another format. {AGAIN}"
         )
     text = np.frombuffer(content, np.uint8).reshape(-1, 2 * dim)
-    bits = text[:, ::2] - np.uint8(ord("0"))  # another character wraps round to 2 or more
+    bits = text[:, ::2] - np.uint8(ord("0"))  # every other character gives 2 or more
     gaps = text[:, 1::2]
     wrong = (bits > 1).any(axis=1) | (gaps[:, :-1] != ord(" ")).any(axis=1) | (gaps[:, -1] != 10)
     if wrong.any():
@@ -95,7 +95,7 @@ def parse_amat(content: bytes, path: Path, dim: int) -> UInt8[np.ndarray, "N D"]
 def check_pair(
     images: np.ndarray, labels: np.ndarray, images_path: Path, labels_path: Path
 ) -> None:
-    """Refuse images that are not [N, H, W], and labels that are not one for each of them."""
+    """Raise ValueError unless images are [N, H, W] and labels [N]."""
     if images.ndim != 3:
         raise ValueError(
             f"{images_path}: expected images [N, H, W], got {images.ndim} axes: {images.shape}. "
@@ -106,10 +106,6 @@ def check_pair(
             f"{labels_path}: expected {images.shape[0]} labels, one for each image in "
             f"{images_path}, got shape {labels.shape}. Take both files from the same source."
         )
-
-
-def _cut_off(got: int, promised: int) -> str:
-    return "cut off" if got < promised else "something was added"
 
 
 def _shown(content: bytes) -> str:

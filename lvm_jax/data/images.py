@@ -1,12 +1,11 @@
 """Image data sets by name, or from a user's array, split into train, validation and test.
 
-An image is a row of D = H W numbers in [0, 1], written line by line from the top: grey levels over
+An image is a row of D = H W numbers in [0, 1], line by line from the top: grey levels divided by
 the highest grey level, or bits 0.0 and 1.0.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -14,18 +13,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from lvm_jax._core.nearest import suggestion
 from lvm_jax.data.levels import NAMED_IMAGES
 from lvm_jax.data.tables import check_file, read_npy
 
-Counts = tuple[int, int, int]  # of images for train, validation, test
+Counts = tuple[int, int, int]  # numbers of images for train, validation, test
 LabelParts = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
 
 class ImageData(NamedTuple):
     """Images of one shape (H, W) in three parts; validation and test may have no rows.
 
-    All are float32 in [0, 1]. `fixed_bits`: every pixel is 0.0 or 1.0 once and for all, so that
-    there is nothing left to binarise. Labels, where there are any, are classes that no fit may see.
+    All are float32 in [0, 1]. `fixed_bits`: every pixel is 0.0 or 1.0 and is not binarised again.
+    Labels are classes, which fits do not use, or None.
     """
 
     name: str
@@ -41,24 +41,24 @@ class ImageData(NamedTuple):
 
 
 def load_images(name: str | Path, split: str | None = None) -> ImageData:
-    """The images of a data set by its name, or those of a user's .npy file by its path.
+    """Load images of a data set by its name, or of a user's .npy file by its path.
 
     - "digits": 1,797 images of 8x8, split "1297/200/300"; needs no files and no internet.
     - "mnist", "fashion_mnist": 28x28, split "60000/10000" (train/test, the default), or as
       train/validation/test "59600/400/10000" (as Burda et al., 2016) or "50000/10000/10000".
-    - "binarized_mnist": MNIST with the bits that Larochelle and Murray (2011) drew once for
-      everybody, split "50000/10000/10000" as published (the default) or like "mnist". Its test
-      images are sorted by class, beginning with 980 zeros: take all of them, never the first few.
+    - "binarized_mnist": MNIST with the published bits of Larochelle and Murray (2011), split
+      "50000/10000/10000" as published (the default) or like "mnist". Its test images are sorted by
+      class, starting with 980 zeros: use all of them, never the first few.
 
-    The splits of 28x28 sets are in file order: validation is the end of the 60,000 images that are
-    not for the test. The digits and a user's file are split after one fixed permutation; a file
-    takes any split that adds up to its number of images, by default that of `from_array`.
+    The 28x28 sets are split in file order: validation is the end of the 60,000 training images. The
+    digits and a user's file are split after one fixed permutation. For a file any split is valid
+    that adds up to its number of images; the default is that of `from_array`.
 
-    Files are looked for in $LVM_JAX_DATA/<name>, the user's cache and the system's folder, else
-    downloaded (see `lvm_jax.data.store`); their checksums are verified at every load.
+    Files are read from $LVM_JAX_DATA/<name>, the user's cache or the system's folder, or downloaded
+    (see `lvm_jax.data.store`); checksums are verified at each load.
 
-    Raises ValueError for an unknown name or split and for a file that is not the published one,
-    FileNotFoundError, saying what to put where, for a file that cannot be had.
+    Raises ValueError for an unknown name or split and for a file that is not the published one;
+    FileNotFoundError, with instructions, for a file that is not found and cannot be downloaded.
     """
     if str(name) in NAMED_IMAGES:
         return _load_named(str(name), split)
@@ -78,16 +78,15 @@ def from_array(
     seed: int | None = 0,
     name: str = "array",
 ) -> ImageData:
-    """A user's images [N, H, W], or rows [N, D] of the shape (H, W), split into three parts.
+    """Split a user's images [N, H, W], or rows [N, D] of images (H, W), into three parts.
 
-    Rows without a `shape` are taken for squares if D is a square number, else for one line of D
-    pixels. Unsigned bytes are divided by 255, unless all of them are 0 or 1; booleans become 0.0
-    and 1.0; other numbers must lie in [0, 1] already. `validation` and `test` are numbers of images
-    (default: a tenth of N each, rounded down), taken from the end after a permutation by `seed`;
-    None keeps the order.
+    Without `shape` rows are square images if D is a square number, otherwise one line of D pixels.
+    Unsigned bytes are divided by 255, unless all of them are 0 or 1; booleans become 0.0 and 1.0;
+    other numbers must be in [0, 1]. `validation` and `test` are numbers of images (default: N // 10
+    each), taken from the end after a permutation by `seed`; None keeps the order.
 
-    Raises TypeError or ValueError for images that are not finite real numbers in [0, 1], are not of
-    this shape, or are too few for the parts.
+    Raises TypeError or ValueError for images that are not finite real numbers in [0, 1], that do
+    not match `shape`, or that are too few for the parts.
     """
     rows, shape = _rows(np.asarray(x), shape)
     tenth = len(rows) // 10
@@ -182,7 +181,7 @@ def _rows(
 
 
 def _unit_interval(x: np.ndarray) -> Float[np.ndarray, "N D"]:
-    """Pixels as float32 in [0, 1]; refuse what is neither bytes nor in the interval already."""
+    """Pixels as float32 in [0, 1]; ValueError unless they are bytes or in [0, 1]."""
     from lvm_jax._core import checks
 
     if x.dtype == np.uint8 and x.max() > 1:
@@ -199,6 +198,5 @@ def _unit_interval(x: np.ndarray) -> Float[np.ndarray, "N D"]:
 
 
 def _unknown(name: str, value: str, allowed: list[str], more: str) -> str:
-    near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(value, allowed)
     return f"{name}: expected {', '.join(allowed)}{more}, got {value!r}{hint}"

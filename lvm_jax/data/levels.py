@@ -1,4 +1,4 @@
-"""The named image data sets as their files hold them: whole grey levels, before any split."""
+"""The named image data sets as integer grey levels, before the split."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,14 +10,11 @@ from lvm_jax.data import idx, store
 from lvm_jax.data.embedded import digits
 from lvm_jax.data.published import BINARIZED_MNIST, FASHION_MNIST, MNIST, Collection, PublishedFile
 
-ORDER_SEED = 0  # of the one permutation that the digits are split after
+ORDER_SEED = 0  # of the permutation of the digits
 
 
 class Levels(NamedTuple):
-    """All images of a data set, those for training before those for the test.
-
-    `levels` are 0 .. highest; the images are levels / highest.
-    """
+    """All images of a data set, training before test; `levels` are 0 .. highest."""
 
     source: str
     shape: tuple[int, int]
@@ -27,7 +24,7 @@ class Levels(NamedTuple):
 
 
 class NamedImages(NamedTuple):
-    """How a named data set is read, and its canonical splits, the default one first."""
+    """The reader of a named data set, and its canonical splits, the default first."""
 
     read: Callable[[], Levels]
     splits: tuple[str, ...]
@@ -45,9 +42,9 @@ def read_fashion_mnist() -> Levels:
 
 
 def read_binarized_mnist() -> Levels:
-    """MNIST's images with each pixel drawn once for everybody, without labels.
+    """MNIST with published bits, without labels.
 
-    The order is not MNIST's: the 60,000 are shuffled, and the test images are sorted by class.
+    The order differs from MNIST: the 60,000 are shuffled, and the test images are sorted by class.
     """
     parts = []
     for file in BINARIZED_MNIST.files:
@@ -62,18 +59,17 @@ def read_binarized_mnist() -> Levels:
 def read_digits() -> Levels:
     """1,797 handwritten digits of 8x8 pixels, in one fixed random order.
 
-    The file is in some order (its labels run from 0 to 9 over and over), so that its end is no
-    random sample of it.
+    The order of the file is not random: its labels repeat the sequence 0 to 9.
     """
     data = digits()
-    # RandomState's stream is frozen for good: the split is the same with every version of NumPy
+    # RandomState's stream is frozen, so that the split is the same for all versions of NumPy.
     order = np.random.RandomState(ORDER_SEED).permutation(len(data.x))
     levels = data.x[order].astype(np.uint8)
     return Levels(data.source, (8, 8), levels, 16, np.asarray(data.labels)[order].astype(np.int32))
 
 
 def _read_idx_pairs(collection: Collection, title: str) -> Levels:
-    """Train and test of a data set in four files: images and labels of each."""
+    """Train and test images of a data set, with labels, from four files."""
     files = collection.files
     train, train_labels = _read_pair(collection, files[:2])
     test, test_labels = _read_pair(collection, files[2:])
@@ -86,7 +82,7 @@ def _read_idx_pairs(collection: Collection, title: str) -> Levels:
 def _read_pair(
     collection: Collection, files: tuple[PublishedFile, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and their labels, refused by path for their structure, then for their checksums."""
+    """Images and their labels; ValueError with the path for a wrong structure or checksum."""
     paths = [store.find(collection, file) for file in files]
     contents = [idx.read_bytes(path) for path in paths]
     images, labels = (idx.parse_idx(c, path) for c, path in zip(contents, paths, strict=True))

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 
 class PublishedFile(NamedTuple):
-    """One file of a data set, as its authors publish it.
+    """One published file of a data set.
 
-    `name` is that of the unzipped file. `served` is the checksum of what `url` serves, `content`
-    that of the unzipped file, both as "algorithm:digest": a copy that was zipped again, as Debian's
-    is, has the same content under another `served`.
+    `name` is the name of the decompressed file. `served` is the checksum of the download from
+    `url`, `content` that of the decompressed file, both as "algorithm:digest". A recompressed copy,
+    such as Debian's, has the same `content` and another `served`.
     """
 
     name: str
@@ -19,15 +19,15 @@ class PublishedFile(NamedTuple):
 
 
 class Collection(NamedTuple):
-    """The files of one data set, its folder's name, and where a system may have put it.
+    """The files of one data set, the name of its folder, and the system's folders.
 
-    A `flat` data set is a single table, which lies in the folder of all data sets itself.
+    A `flat` data set is a single table without a folder of its own.
     """
 
     name: str
     files: tuple[PublishedFile, ...]
     system: tuple[Path, ...] = ()
-    package: str = ""  # how to install the files below `system`
+    package: str = ""  # command that installs the files into `system`
     flat: bool = False
 
 
@@ -99,7 +99,7 @@ FASHION_MNIST = Collection(
     package="apt install dataset-fashion-mnist",
 )
 
-# Larochelle and Murray (2011): the bits that every paper on fixed-binarised MNIST reports on.
+# Larochelle and Murray (2011), the standard fixed binarisation of MNIST.
 BINARIZED_MNIST = Collection(
     "binarized_mnist",
     _amat(
@@ -127,7 +127,7 @@ GERMAN_CREDIT = _table(
 )
 
 # `finpines` of R's spatstat, Penttinen, Stoyan and Henttonen (1992), scaled to the unit square by
-# Buchholz, Chopin and Jacob (2021), whose file every later benchmark reads.
+# Buchholz, Chopin and Jacob (2021), whose file later benchmarks use.
 FINNISH_PINES = _table(
     "finnish_pines",
     "pines.csv",

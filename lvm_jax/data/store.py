@@ -1,26 +1,26 @@
-"""Where the files of a published data set are looked for, and how they get there.
+"""Local files of the published data sets, and their download.
 
-First the folder of the data set below $LVM_JAX_DATA, then the one in the user's cache, then where
-the system's packages put it; what is nowhere is downloaded into the cache. A file counts zipped
-(.gz) or not. A `flat` data set has no folder of its own: its file lies in $LVM_JAX_DATA itself.
+The search order is $LVM_JAX_DATA/<name>, the user's cache, and the folders of the system's
+packages; a missing file is downloaded into the cache. A file may be compressed (.gz). The file of a
+`flat` data set is in $LVM_JAX_DATA itself.
 """
 
 import hashlib
 import os
 from pathlib import Path
 
+from lvm_jax.data import idx
 from lvm_jax.data.published import Collection, PublishedFile
 
 VARIABLE = "LVM_JAX_DATA"
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the answer
+TIMEOUT = (10, 60)  # seconds to connect, and between two parts of the response
 
 
 def find(collection: Collection, file: PublishedFile) -> Path:
-    """The path of the file on this machine, downloaded if it is nowhere yet.
+    """The local path of the file, downloaded if it is missing.
 
-    Raises ValueError for a $LVM_JAX_DATA that is no folder, and FileNotFoundError, saying what to
-    put where, for a file that is nowhere and cannot be downloaded. What is found is not checked
-    here: see `check_content`.
+    Raises ValueError if $LVM_JAX_DATA is not a folder, and FileNotFoundError, with instructions, if
+    the file is missing and cannot be downloaded. `check_content` verifies the checksum.
     """
     for folder in folders(collection):
         for path in (folder / f"{file.name}.gz", folder / file.name):
@@ -29,8 +29,17 @@ def find(collection: Collection, file: PublishedFile) -> Path:
     return _download(collection, file)
 
 
+def read_text(collection: Collection) -> str:
+    """The verified text of a data set with one file."""
+    (file,) = collection.files
+    path = find(collection, file)
+    content = idx.read_bytes(path)
+    check_content(content, file, path)
+    return content.decode()
+
+
 def folders(collection: Collection) -> list[Path]:
-    """The folders that a data set may lie in, in the order in which they are looked through."""
+    """The folders to search for a data set, in order."""
     chosen = os.environ.get(VARIABLE)
     if chosen and not Path(chosen).is_dir():
         raise ValueError(
@@ -42,7 +51,7 @@ def folders(collection: Collection) -> list[Path]:
 
 
 def check_content(content: bytes, file: PublishedFile, path: Path) -> None:
-    """Refuse, by its path, a file whose unzipped content is not the published one."""
+    """Raise ValueError for a file whose decompressed content is not the published one."""
     algorithm, expected = file.content.split(":")
     got = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
     if got != expected:
@@ -64,7 +73,7 @@ def _below(collection: Collection) -> str:
 
 
 def _download(collection: Collection, file: PublishedFile) -> Path:
-    """Fetch the file into the cache: under a passing name until its checksum is right."""
+    """Download the file into the cache; pooch renames it after its checksum is verified."""
     import pooch
 
     try:
@@ -75,7 +84,7 @@ def _download(collection: Collection, file: PublishedFile) -> Path:
             path=_cache(collection),
             downloader=pooch.HTTPDownloader(timeout=TIMEOUT, chunk_size=1 << 20),
         )
-    # OSError: the network (requests' errors are OSErrors) or the disk; ValueError: the checksum
+    # OSError: the network (requests' errors are OSErrors) or the disk. ValueError: the checksum.
     except (OSError, ValueError) as error:
         raise FileNotFoundError(_what_to_put_where(collection, file, error)) from error
     return Path(downloaded)

@@ -1,4 +1,4 @@
-"""Synthetic data with known truth."""
+"""Synthetic data with a known generating mixture."""
 
 import numpy as np
 
@@ -6,11 +6,10 @@ from lvm_jax.data.dataset import Dataset, Truth
 
 
 def lecture_clusters() -> Dataset:
-    """Three Gaussian clusters of 500 points each in the plane, as in the lecture's section 0.2.
+    """Three Gaussian clusters of 500 points each in the plane, the example of the documentation.
 
-    A row of the data is x = z C + mu with z ~ N(0, I), so a component has covariance C^T C. The
-    numbers are those of the lecture's listing bit for bit: RandomState(0) is the stream that
-    `np.random.seed(0)` starts. Labels are 0, 1, 2 in the order drawn; the units are arbitrary.
+    A row is x = z C + mu with z ~ N(0, I), so that a component has covariance C^T C. The draws are
+    those of `np.random.seed(0)`. Labels are 0, 1, 2 in the order drawn; units are arbitrary.
     """
     per_cluster = 500
     factors = np.array(
@@ -23,7 +22,7 @@ def lecture_clusters() -> Dataset:
     x3 = 0.7 * random.randn(per_cluster, 2) + means[2]
     return Dataset(
         name="lecture",
-        source="three Gaussian clusters of 500 points each, drawn as in the lecture (seed 0)",
+        source="three Gaussian clusters of 500 points each (seed 0)",
         x=np.vstack([x1, x2, x3]),
         columns=("x1", "x2"),
         units=("arbitrary units", "arbitrary units"),

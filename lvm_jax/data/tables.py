@@ -1,7 +1,6 @@
-"""A user's own table (CSV, TSV, NPY, Parquet), read into a Dataset or refused with the cure.
+"""Reader of a user's table (CSV, TSV, NPY, Parquet) into a Dataset.
 
-One reader per format turns a file into named columns; what can be wrong with the numbers themselves
-is checked once, after the reader.
+One reader per format returns named columns; the numbers are validated once, after the reader.
 """
 
 import difflib
@@ -20,11 +19,11 @@ def load_table(path: str | Path, columns: Sequence[str] | None = None) -> Datase
     """Read a table of numbers, one data point per row, into x [N, D] (float64).
 
     `path` ends in .csv, .tsv, .npy or .parquet. `columns` chooses columns by name and sets their
-    order (default: all); those of an array, or of a CSV without a header, are called x1, x2, ...
-    A header needs one name that is no number: a first line 0,1,2 is the first data point.
+    order (default: all); columns of an array, or of a CSV without a header, are x1, x2, ... A
+    header needs at least one name that is not a number: a first line 0,1,2 is a data point.
 
-    Raises FileNotFoundError for a file that is not there, and ValueError for one that cannot be
-    used, naming the line, row or column at fault. Missing values are refused, never filled in.
+    Raises FileNotFoundError for a missing file, and ValueError, with the line, row or column, for
+    invalid content. Missing values are errors; they are not imputed.
     """
     path = Path(path)
     check_file(path, list(READERS))
@@ -42,7 +41,7 @@ def load_table(path: str | Path, columns: Sequence[str] | None = None) -> Datase
 
 
 def check_file(path: Path, suffixes: Sequence[str]) -> None:
-    """Refuse what is not a file with one of these endings and something in it."""
+    """Raise an error unless the path is a non-empty file with one of these suffixes."""
     if path.is_dir():
         raise ValueError(f"path: expected a file, got a folder: {path}")
     if not path.parent.is_dir():
@@ -77,9 +76,9 @@ def _check_finite(path: Path, table: Columns) -> None:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file of real numbers; ValueError for another or a damaged one."""
+    """The array of a .npy file of real numbers; ValueError for other or damaged files."""
     try:
-        with path.open("rb") as file:  # np.load would open archives and pickles by this name too
+        with path.open("rb") as file:  # np.load would also accept archives and pickles
             array = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
         if "Object arrays" in str(error):
@@ -117,7 +116,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Columns:
         ) from error
     try:
         with ParquetFile(path) as file:
-            # pandas keeps the row numbers of a filtered frame as a column: they are not data
+            # pandas stores the index of a filtered frame as a column, which is not data.
             index_levels = re.compile(r"__index_level_\d+__").fullmatch
             names = tuple(n for n in file.schema_arrow.names if not index_levels(n))
             check_distinct(path, names)
@@ -138,7 +137,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Columns:
 
 
 def _parquet_column(path: Path, name: str, column: Any) -> np.ndarray:
-    """The values of an Arrow column in float64, with NaN for its nulls."""
+    """The values of an Arrow column in float64, with NaN for nulls."""
     kind = str(column.type)
     if not kind.startswith(("int", "uint", "float", "double", "halffloat", "bool")):
         first = column[0].as_py() if len(column) else None

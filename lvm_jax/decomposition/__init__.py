@@ -1,4 +1,4 @@
-"""What the ELBO is made of, what it lacks, and why: of one data point, and of a data set."""
+"""Decompositions of the ELBO and of its gap to log p(x), for one data point and for a data set."""
 
 from lvm_jax.decomposition.account import Account, Budget, Row, account
 from lvm_jax.decomposition.aggregate import Surgery, log_aggregate, surgery

@@ -1,4 +1,4 @@
-"""The whole account of a trained model and guide in one call."""
+"""All decompositions of a trained model and guide in one call."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from lvm_jax.typing import Array, ArrayLike, ConditionalDensity, Float, Generati
 
 
 class Budget(NamedTuple):
-    """How much each part spends."""
+    """The numbers of draws, steps and chains of each part."""
 
     num_samples: int = 1_000  # draws for every ELBO and expectation of one point
     num_steps: int = 1_000  # of local optimisation
@@ -41,15 +41,15 @@ class Budget(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A number of the account: a mean over the data, in nats, with its errors."""
+    """A mean over the data, in nats, with its errors."""
 
     part: str
     quantity: str
-    mean: Average  # sampling_error is NaN where the number is of the whole data set
+    mean: Average  # sampling_error is NaN for a property of the whole data set
 
 
 class Account(NamedTuple):
-    """log p - ELBO, KL to the prior, rate and distortion, and calibration, part by part."""
+    """The parts: log p - ELBO, KL to the prior, active units, rate-distortion, calibration."""
 
     gaps: Gaps
     surgery: Surgery
@@ -59,7 +59,7 @@ class Account(NamedTuple):
     calibration: Calibration
 
     def as_rows(self) -> list[Row]:
-        """The numbers that are means over the data, in the order of a table."""
+        """The means over the data, as rows of a table."""
         found = self.gaps
         rows = [
             _row("gap", f"log p(x) ({found.source})", found.log_evidence),
@@ -86,7 +86,7 @@ class Account(NamedTuple):
 
 
 def default_betas() -> Float[np.ndarray, " T1"]:
-    """0, then 60 betas in equal ratios from 1e-4 to 1, and 15 more to 4, [76]."""
+    """0, then 60 betas in geometric steps from 1e-4 to 1, and 15 more to 4, [76]."""
     low, high = np.geomspace(1e-4, 1.0, 60), np.geomspace(1.0, 4.0, 16)[1:]
     return np.concatenate([[0.0], low, high]).astype(np.float32)
 
@@ -105,10 +105,10 @@ def account(
 ) -> Account:
     """`gaps`, `surgery`, `active_units`, `channel`, `rate_distortion` and `calibrate` together.
 
-    For the points x [N, ...], each part with a key of its own; what each means, costs and assumes
-    stands in its docstring. Without a `log_evidence`, [N], log p is importance sampling from the
-    best local q: give `evidence.evaluate_annealed`'s to publish. `betas` are `default_betas()`
-    unless given. `decomposition.report` makes a page of it, `as_rows` a table.
+    For the points x [N, ...], each part with its own key; see the docstrings of the parts. Without
+    a `log_evidence`, [N], log p comes from importance sampling with the best local q; pass that of
+    `evidence.evaluate_annealed` for publication. `betas` are `default_betas()` by default.
+    `decomposition.report` writes a page, `as_rows` a table.
 
     Raises as its parts.
     """

@@ -1,9 +1,9 @@
-"""The aggregate posterior q(z) = (1/N) sum_n q(z | x_n), and what it says of the KL to the prior.
+"""The aggregate posterior q(z) = (1/N) sum_n q(z | x_n), and the two parts of the KL to the prior.
 
     (1/N) sum_n KL(q(z | x_n) || p(z)) = I_q(n; z) + KL(q(z) || p(z))
 
-The first part is what z knows of the index n of a data point drawn uniformly; the second is the
-mismatch that samples of the prior see, and the one that a better prior would cure.
+The first part is the mutual information of z and the index n of a uniformly drawn data point. The
+second is the mismatch of q(z) and the prior, which a better prior reduces.
 """
 
 import math
@@ -35,19 +35,19 @@ from lvm_jax.typing import (
     Latent,
 )
 
-BLOCK = 100_000  # densities log q(z_r | x_n) held at once
+BLOCK = 100_000  # densities log q(z_r | x_n) in memory at once
 PRIOR_DRAWS = 10_000  # for the moments of a prior that is not Gaussian
 
 
 class Surgery(NamedTuple):
-    """The mean KL to the prior of N points and its two parts, in nats; q(z) beside the prior."""
+    """The mean KL to the prior of N points and its two parts, in nats; moments of q(z), p(z)."""
 
     kl: Estimate  # (1/N) sum_n KL(q(z | x_n) || p(z))
     mutual_information: Estimate  # I_q(n; z), between 0 and log N
     marginal_kl: Estimate  # KL(q(z) || p(z))
-    log_num_points: float  # log N: a mutual information near it is capped by the size of the data
+    log_num_points: float  # log N, the upper limit of the mutual information
     per_dimension: Estimate | None  # mean KL of each coordinate's marginal, [D]; see `surgery`
-    mean: Estimate  # of q(z), leaves as z
+    mean: Estimate  # of q(z), a pytree as z
     variance: Estimate
     prior_mean: Estimate
     prior_variance: Estimate
@@ -56,8 +56,8 @@ class Surgery(NamedTuple):
 def log_aggregate(q: ConditionalDensity, x: Any, z: Latent) -> Float[Array, " R"]:
     """log q(z_r) = log (1/N) sum_n q(z_r | x_n) of draws z, leaves [R, ...], in nats.
 
-    The sum over the N points of x is exact, and streamed: no more than about 100,000 of the N R
-    densities are held at once, or R. q(z | x_n) is made once for every n. Unjitted.
+    The sum over the N points of x is exact and streamed: about 100,000 of the N R densities, or R,
+    are in memory at once. q(z | x_n) is computed once for every n. Unjitted.
     """
     x = jax.tree.map(jnp.asarray, check_rows(x))
     return _log_aggregate(q, x, z, num_rows(x))
@@ -100,18 +100,19 @@ def surgery(
         I_q(n; z)       = (1/N) sum_n E_q(z|x_n)[log q(z | x_n) - log q(z)]
         KL(q(z) || p(z)) = (1/N) sum_n E_q(z|x_n)[log q(z) - log p(z)]
 
-    from S = `num_samples` draws for every point, or for `num_points` of them chosen at random;
-    q(z) is the mixture of all N in either case, so nothing but the draws (and the choice) errs. All
-    three share the draws: their estimates add up. Costs N P S densities for P points, and the
-    guide once for each of the N. A flow prices draws that are not its own by its inverse.
+    Expectations use S = `num_samples` draws for every point, or for `num_points` of them chosen at
+    random. q(z) is the mixture of all N in both cases, so the only errors come from the draws and
+    the choice. All three share the draws: their estimates add up. The cost is N P S densities for P
+    points, and one call of the guide for each of the N. A flow evaluates its density by its
+    inverse.
 
-    I_q is at most log N = `log_num_points`, which says nothing of another sample's size: where it
-    is near, every q(z | x_n) is apart from the others.
+    I_q is at most log N = `log_num_points`. If it is near this limit, the q(z | x_n) do not
+    overlap, and I_q depends on N.
 
     `per_dimension` is the mean over n of KL(q(z_d | x_n) || p(z_d)), [D]: in closed form for
-    Gaussians of any covariance, from the draws where q and prior are independent in each coordinate
-    (bits, labels), None for a flow or a hierarchy, whose marginals have no density at hand. The sum
-    over d is the mean KL if both factorise. `mean` and `variance` are q(z)'s by coordinate.
+    Gaussians of any covariance, from the draws if q and the prior have independent coordinates
+    (bits, labels), None for a flow or a hierarchy, whose marginal densities are not known. The sum
+    over d is the mean KL if both factorise. `mean` and `variance` are those of q(z) by coordinate.
 
     Raises ValueError or TypeError for num_samples < 2, num_points outside 1, ..., N, and an x or a
     guide that does not fit the model.
@@ -163,7 +164,7 @@ def _surgery(
     num_samples: int,
     together: int,
 ) -> Surgery:
-    """`surgery`, x and the places of the chosen points being padded."""
+    """`surgery` with padded x and padded indices of the chosen points."""
     (key_draw, key_prior), prior = keys, p.prior(rows_of(x, 0))
 
     def one(place: Array) -> _Drawn:
@@ -180,7 +181,7 @@ def _surgery(
         measure(drawn.log_q - drawn.log_prior),
         measure(drawn.log_q - log_aggregated),
         measure(log_aggregated - drawn.log_prior),
-        jnp.log(total),  # type: ignore[arg-type] # on the host a float
+        jnp.log(total),  # type: ignore[arg-type] # `surgery` replaces it by a float
         None if drawn.per_dimension is None else measure(drawn.per_dimension),
         mean,
         variance,
@@ -190,18 +191,18 @@ def _surgery(
 
 
 def _draw(key: Key[Array, ""], q: Distribution, prior: Distribution, num_samples: int) -> _Drawn:
-    z, log_q = price_draws(key, q, num_samples)
+    z, log_q = draws_and_log_q(key, q, num_samples)
     return _Drawn(z, log_q, jax.vmap(prior.log_prob)(z), _per_dimension(q, prior, z))
 
 
-def price_draws(key: Key[Array, ""], q: Distribution, num_samples: int) -> tuple[Latent, Array]:
-    """S draws of q, leaves [S, ...], and their log q, [S], as cheaply as q has them."""
+def draws_and_log_q(key: Key[Array, ""], q: Distribution, num_samples: int) -> tuple[Latent, Array]:
+    """S draws of q, leaves [S, ...], and their log q, [S]."""
     z, log_q = weights.sample_and_log_prob(key, q, num_samples)
     return z, jax.vmap(q.log_prob)(z) if log_q is None else log_q
 
 
 def _per_dimension(q: Distribution, prior: Distribution, z: Latent) -> Array | None:
-    """log q(z_d) - log p(z_d) of the draws, [S, D], or its expectation twice, [2, D]; or None."""
+    """log q(z_d) - log p(z_d), [S, D]; for Gaussians its expectation twice, [2, D]; or None."""
     left, right = distributions.gaussian_parts(q), distributions.gaussian_parts(prior)
     if left is not None and right is not None:
         (mean, var), (prior_mean, prior_var) = ((m, (c**2).sum(1)) for m, c in (left, right))
@@ -220,11 +221,11 @@ def of_points(
 ) -> Estimate:
     """The mean over N = `num_points` points from S >= 2 draws for each of P <= N of them.
 
-    P is `chosen` where `values` is padded with other rows.
+    P is `chosen` if `values` is padded.
 
         error^2 = (1 - P/N) Var_p(mean_p) / P + (P/N) mean_p(Var_s) / (P S)
 
-    the two-stage formula for P points drawn without replacement: with P = N only the draws err.
+    the two-stage formula for P points drawn without replacement; for P = N the first term is 0.
 
     Source: Cochran (1977), chapter 10.
     """
@@ -239,7 +240,7 @@ def of_points(
 
 
 def _moments(z: Latent, measure: Callable[[Array], Estimate]) -> tuple[Estimate, Estimate]:
-    """Mean and variance by coordinate, each an Estimate of latent pytrees."""
+    """Mean and variance by coordinate, each an Estimate of pytrees as z."""
     draws = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), z)
     mean = _unzip(jax.tree.map(measure, draws))
     squares = jax.tree.map(

@@ -1,4 +1,4 @@
-"""Simulation-based calibration: is q the posterior of the data that the model makes?"""
+"""Simulation-based calibration: a test of q against the posterior on simulated data."""
 
 from typing import NamedTuple
 
@@ -14,18 +14,18 @@ from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.typing import Array, ConditionalDensity, Float, Generative, Int, Key, Latent
 
-EXPECTED = 5  # counts a bin, below which chi-square has not its distribution
+EXPECTED = 5  # the fewest expected counts a bin for the chi-square approximation
 
 
 class Calibration(NamedTuple):
-    """Ranks of the true z among draws of q, by coordinate; every pytree is as z."""
+    """Ranks of the true z among draws of q, by coordinate; all fields are pytrees as z."""
 
     ranks: Latent  # 0, ..., L, leaves [M, ...]
     counts: Latent  # of the ranks in B equal bins, leaves [B, ...]
     chi_square: Latent  # against equal counts; B - 1 degrees of freedom
-    p_value: Latent  # of calibration, for each coordinate alone
-    mean: Latent  # of (rank + 1/2) / (L + 1): 1/2 if calibrated, above where q is too low
-    spread: Latent  # its variance over that of uniform ranks: > 1 where q is too narrow
+    p_value: Latent  # of calibration, for each coordinate separately
+    mean: Latent  # of (rank + 1/2) / (L + 1): 1/2 if calibrated, larger if q is too low
+    spread: Latent  # its variance over that of uniform ranks: > 1 if q is too narrow
 
 
 def calibrate(
@@ -42,16 +42,15 @@ def calibrate(
 
         z* ~ p(z),  x ~ p(x | z*),  z_l ~ q(z | x):    rank = #{l: z_l < z*}, by coordinate
 
-    uniform on 0, ..., L if q is the posterior. Ties, which a discrete z has, are broken by chance,
-    so that it stays so. Uniform ranks of every coordinate are necessary and not sufficient:
-    q = p(z), which ignores x, has them too, and so has a q with wrong dependences. Look at the
-    ELBO's gap beside it.
+    The rank is uniform on 0, ..., L if q is the posterior. Ties of a discrete z are broken at
+    random. Uniform ranks are necessary but not sufficient: q = p(z), which ignores x, has them too,
+    and so has a q with wrong dependences. Compare the gap of the ELBO.
 
-    `p_value` is Pearson's for B = `num_bins` bins of equal width, each coordinate by itself: of
-    many, some are small by chance. Simulation i draws from fold_in(key, i).
+    `p_value` is Pearson's for B = `num_bins` bins of equal width and one coordinate: of many, some
+    are small by chance. Simulation i uses fold_in(key, i).
 
-    Raises ValueError where L + 1 is not a multiple of B, or M < 5 B (the counts are then too small
-    for the chi-square distribution), and for a guide that does not fit the model.
+    Raises ValueError if L + 1 is not a multiple of B or M < 5 B (too few for the chi-square
+    distribution), and for a guide that does not fit the model.
 
     Source: Talts et al. (2018), theorem 1 and algorithm 1.
     """
@@ -97,7 +96,7 @@ def _calibrate(
 
 
 def _rank(key: Key[Array, ""], truth: Array, draws: Array) -> Int[Array, "..."]:
-    """How many of the draws are below the truth, those that equal it in random order."""
+    """The number of draws below the truth, with ties in random order."""
     below = (draws < truth[None]).sum(0)
     equal = (draws == truth[None]).sum(0)
     return below + jax.random.randint(key, truth.shape, 0, equal + 1)

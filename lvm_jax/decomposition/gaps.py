@@ -1,9 +1,9 @@
-"""Why the ELBO is loose: q's family, or that one function serves every x.
+"""The approximation gap and the amortisation gap of the ELBO.
 
     log p(x) - ELBO(q) = [log p(x) - ELBO(q*)]  +  [ELBO(q*) - ELBO(q)]
                            approximation gap         amortisation gap
 
-with q the guide's and q* the best of a family for that x alone.
+q is the guide's, and q* is the best of a family for one x.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, unpa
 from lvm_jax._core.inputs import check_family, check_problem, one_of
 from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.decomposition.local import NUM_JUDGES, Ascent, fit_local
+from lvm_jax.decomposition.local import NUM_SELECTION, Ascent, fit_local
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -39,21 +39,21 @@ from lvm_jax.typing import (
 
 
 class FamilyGaps(NamedTuple):
-    """The split by one family's q*, leaves [N, ...], in nats."""
+    """The two gaps with the q* of one family, leaves [N, ...], in nats."""
 
     elbo: Estimate  # of q*
     approximation: Estimate  # log p - ELBO(q*)
     amortization: Estimate  # ELBO(q*) - ELBO(q)
-    gain: Estimate  # of the ELBO in the last tenth of the ascent: is q* the best yet?
-    start: Int[Array, " N"]  # where q* came from, see `fit_local`
-    eta: Params  # of q*; `guides.per_point` and `evidence.evaluate` take it
+    gain: Estimate  # of the ELBO in the last tenth of the ascent: near 0 once converged
+    start: Int[Array, " N"]  # the start that led to q*, see `fit_local`
+    eta: Params  # of q*, for `guides.per_point` and `evidence.evaluate`
 
 
 class Gaps(NamedTuple):
-    """log p, the guide's ELBO, their gap and its split by family, leaves [N], in nats."""
+    """log p, the guide's ELBO, their gap, and its parts for each family, leaves [N], in nats."""
 
     log_evidence: Estimate
-    k_hat: Float[Array, " N"]  # of the weights behind log p; NaN where it was given as numbers
+    k_hat: Float[Array, " N"]  # of the weights of log p; NaN if numbers were given
     source: str  # of log p: "given", or "importance"
     elbo: Estimate  # of the guide's q
     inference: Estimate  # log p - ELBO(q), the sum of both gaps
@@ -74,22 +74,21 @@ def gaps(
 ) -> Gaps:
     """Approximation and amortisation gap of every point of x [N, ...], for each of the families.
 
-    q* is `fit_local`'s, with `ascent`. All ELBOs then take S =
-    `num_samples` fresh draws of the same random numbers, so that differences of similar q vary
-    little; neither the ascent nor its choices have seen these draws, and no gap is biased by them.
+    `fit_local` with `ascent` finds q*. All ELBOs use S = `num_samples` draws with the same random
+    numbers, so that differences of similar q have little variance. The draws are independent of the
+    ascent and of its choices, so the gaps have no selection bias.
 
-    `log_evidence` is an Evidence or numbers, of leaves [N]: `evidence.evaluate_annealed` is the
-    reference to publish. Without it, log p comes by importance sampling from the best q at hand
-    (chosen by other draws), with the same S draws: its error is correlated with that of the ELBO,
-    and the gap's error is much smaller than either. It is low by half its variance, and where
-    k_hat > 0.7 it is not to be trusted.
+    `log_evidence` is an Evidence or numbers, leaves [N]; use `evidence.evaluate_annealed` for
+    publication. Without it, log p comes from importance sampling with the best q (chosen by other
+    draws) and the same S draws: its error is correlated with that of the ELBO, and the gap's error
+    is much smaller than either. It is low by half its variance, and not reliable for k_hat > 0.7.
 
-    With a family other than the guide's own, the amortisation gap says how much better its best
-    q is than the guide's; it may then be negative. An ascent that stopped short moves the
-    difference from the second gap to the first: see `gain`.
+    For a family other than the guide's own, the amortisation gap is the difference of its best q
+    and the guide's q; it may be negative. An ascent that has not converged moves its deficit from
+    the second gap to the first: see `gain`.
 
-    No families, {}, leave the inference gap alone: so for a hierarchy, whose z has several parts
-    and none of the `guides` families draws it. A family of your own may.
+    No families, {}, give the inference gap only, such as for a hierarchy, whose z has several parts
+    that no family of `guides` draws.
 
     Raises ValueError for a log_evidence that is not [N], and as `fit_local`.
 
@@ -128,7 +127,7 @@ def gaps(
 
 
 def _given(log_evidence: Evidence | ArrayLike | None, x: Any) -> Estimate | None:
-    """log p as it came, [N] with its errors."""
+    """The given log p, [N], with its errors."""
     if log_evidence is None:
         return None
     if isinstance(log_evidence, Evidence):
@@ -160,14 +159,14 @@ def _weigh(
 ) -> tuple[Estimate, Array, Estimate, Estimate, list[_Split]]:
     def one(point: tuple) -> tuple:
         index, x, etas, given = point
-        key_weigh, key_judge = jax.random.split(jax.random.fold_in(key, index))
+        key_weigh, key_select = jax.random.split(jax.random.fold_in(key, index))
         joint = p.log_joint(x)
         every = [q(x)]
         every += [family.build(eta) for family, eta in zip(families, etas, strict=True)]
         log_w = [weights.log_weights(key_weigh, joint, q, num_samples) for q in every]
         if given is None:
-            judged = [_safe_elbo(key_judge, joint, q) for q in every]
-            log_p, k_hat, influence = _importance(jnp.stack(log_w)[jnp.argmax(jnp.stack(judged))])
+            elbos = [_safe_elbo(key_select, joint, q) for q in every]
+            log_p, k_hat, influence = _importance(jnp.stack(log_w)[jnp.argmax(jnp.stack(elbos))])
         else:
             log_p, k_hat = given, jnp.full_like(given.value, jnp.nan)
             influence = jnp.zeros_like(log_w[0])
@@ -185,14 +184,14 @@ def _weigh(
 
 
 def _safe_elbo(key: Key[Array, ""], joint: weights.LogJoint, q: Distribution) -> Scalar:
-    """The ELBO less 4 errors: of nearly equal q, the one whose weights vary less weighs better."""
-    found = Estimate.of_draws(weights.log_weights(key, joint, q, NUM_JUDGES))
+    """The ELBO minus 4 errors, which prefers the smaller variance among nearly equal q."""
+    found = Estimate.of_draws(weights.log_weights(key, joint, q, NUM_SELECTION))
     safe = found.value - 4 * found.standard_error
     return jnp.where(jnp.isnan(safe), -jnp.inf, safe)
 
 
 def _importance(log_w: Float[Array, " S"]) -> tuple[Estimate, Array, Float[Array, " S"]]:
-    """log p, its k-hat, and what each draw moves it by, times S: w_s / p(x) - 1, to first order."""
+    """log p, its k-hat, and the influence of each draw to first order, w_s / p(x) - 1."""
     found = evidence.from_log_weights(log_w)
     influence = jnp.exp(log_w - found.log_evidence) - 1
     return Estimate(found.log_evidence, found.standard_error), found.k_hat, influence

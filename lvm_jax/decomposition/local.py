@@ -1,4 +1,4 @@
-"""The best q of a family for each point by itself: local optimisation, from several starts."""
+"""The best q of a family for each point: local optimisation from several starts."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,27 +31,27 @@ from lvm_jax.typing import (
 )
 from lvm_jax.weights import LogJoint
 
-NUM_JUDGES = 200  # draws that choose among the starts, and as many that measure the last gain
-NUM_MOMENTS = 200  # draws that give the moments of a q without closed ones
-RATE = 0.05  # of the default optimiser, at its start
-FLOW_RATE = 0.01  # the same of a flow, whose networks a larger one throws about
+NUM_SELECTION = 200  # draws that select a start, and as many that measure the last gain
+NUM_MOMENTS = 200  # draws for the moments of a q without closed forms
+RATE = 0.05  # initial rate of the default optimiser
+FLOW_RATE = 0.01  # the same for a flow, which diverges at a larger rate
 
 
 class Local(NamedTuple):
     """q(z) = family(eta) of every point, leaves [N, ...]."""
 
     eta: Params
-    start: Int[Array, " N"]  # which start it came from: 0 the guide's q, 1 the family's own, ...
+    start: Int[Array, " N"]  # the best start: 0 the guide's q, 1 the family's own, ...
     gain: Estimate  # of the ELBO over the last tenth of the steps, [N]; near 0 once converged
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """How the best q of a family is sought, from `num_starts` starts for each point.
+    """The settings of `fit_local`, with `num_starts` starts for each point.
 
-    Each start takes `num_steps` steps by `num_draws` fresh draws a step. `optimizer` is Adam unless
-    given, its rate falling by a cosine from 0.05, for a flow from 0.01, to 0. `estimate` is a
-    gradient estimator, such as one for a q of discrete z.
+    Each start makes `num_steps` steps with `num_draws` fresh draws a step. The default `optimizer`
+    is Adam with a cosine decay of the rate from 0.05, or 0.01 for a flow, to 0. `estimate` is a
+    gradient estimator, such as one for a discrete z.
     """
 
     num_steps: int = 1_000
@@ -68,7 +68,7 @@ class Ascent:
 
 @lru_cache
 def default_optimizer(num_steps: int, rate: float) -> optax.GradientTransformation:
-    """Adam, its rate falling to 0 by a cosine: the noise of the draws averages out."""
+    """Adam with a cosine decay of the rate to 0, which averages the noise of the draws."""
     return optax.adam(optax.cosine_decay_schedule(rate, num_steps))
 
 
@@ -82,21 +82,19 @@ def fit_local(
     ascent: Ascent = Ascent(),
     chunk_size: int = CHUNK_SIZE,
 ) -> Local:
-    """q*(z | x) of the family for every point of x [N, ...]: ELBO ascent in eta, point by point.
+    """q*(z | x) of the family for every point of x [N, ...], by gradient ascent on its ELBO.
 
-    From several starts: the guide's q as far as the family can express it (its moments), the
-    family's own start, and then the family's own at draws of the prior, for posteriors of several
-    modes. Each step has fresh draws, unlike `guides.refine`,
-    which climbs on one set of them and can fit it. The start with the best ELBO by other draws is
-    kept: whatever is measured later with another key knows nothing of that choice.
+    The starts are the guide's q as far as the family can express it (its moments), the family's
+    initial q, and the family's initial q moved to draws of the prior, for posteriors with several
+    modes. Each step has fresh draws, so that it cannot overfit them, unlike `guides.refine`. The
+    start with the best ELBO by other draws is kept.
 
-    Gradients stick to the landing (for a flow, whose own draws are dear to price again, they are
-    `reparameterized`), so where the family holds the posterior the noise vanishes on arrival.
-    `Ascent` has another estimator and the sizes. Local optima cannot be excluded: the ELBO of q* is
-    at most the best of the family.
+    Gradients are `sticking_the_landing`, whose noise vanishes where q is the posterior; for a flow,
+    whose inverse is expensive, `reparameterized`. `Ascent` sets another estimator and the sizes.
+    Local optima are possible: the ELBO of q* is at most the best of the family.
 
-    Point i draws from fold_in(key, i). Points run together as far as their draws make at most
-    `chunk_size` rows. Compiled once per shape, model, guide, family, optimiser and sizes.
+    Point i uses fold_in(key, i). Points run together up to `chunk_size` draws. Compiled once per
+    shape, model, guide, family, optimiser and sizes.
 
     Raises ValueError or TypeError for sizes < 1, an x, a guide or a family that does not fit the
     model, or a q without the gradients that `estimate` needs.
@@ -156,20 +154,15 @@ def _fit(
 def _log_weights(
     key: Key[Array, ""], joint: LogJoint, family: Family, eta: Params
 ) -> Float[Array, " S"]:
-    return weights.log_weights(key, joint, family.build(eta), NUM_JUDGES)
+    return weights.log_weights(key, joint, family.build(eta), NUM_SELECTION)
 
 
-def _slope(
-    joint: LogJoint,
-    family: Family,
-    etas: Params,
-    ascent: Ascent,
-) -> Any:
+def _slope(joint: LogJoint, family: Family, etas: Params, ascent: Ascent) -> Any:
     """(eta, key) -> the gradient of the negative ELBO."""
     estimate: Any = ascent.estimate
     if estimate is None:
         one = jax.tree.map(lambda leaf: leaf[0], etas)
-        is_flow = distributions.is_flow(family.build(one))  # which would have to invert its draws
+        is_flow = distributions.is_flow(family.build(one))
         estimate = gradients.reparameterized() if is_flow else gradients.sticking_the_landing()
 
     def loss(eta: Params, key: Key[Array, ""]) -> Scalar:
@@ -203,7 +196,7 @@ def _climb(
 def _starts(
     key: Key[Array, ""], family: Family, q: Distribution, prior: Distribution, num_starts: int
 ) -> Params:
-    """The etas to start from, stacked: leaves [R, ...]."""
+    """The initial etas, leaves [R, ...]."""
     key_init, key_q, key_prior = jax.random.split(key, 3)
     etas = [family.init(key) for key in jax.random.split(key_init, num_starts)]
     etas[0] = _express(key_q, etas[0], q)
@@ -215,7 +208,7 @@ def _starts(
 
 
 def _express(key: Key[Array, ""], eta: Any, q: Distribution) -> Params:
-    """The eta that gives q, or has its moments; eta as it came where neither can be said."""
+    """The eta of q, or one with its moments; `eta` unchanged if the family allows neither."""
     if _alike(eta, q):
         return q  # a flow is its own eta
     parts = distributions.gaussian_parts(q)
@@ -238,16 +231,16 @@ def _express(key: Key[Array, ""], eta: Any, q: Distribution) -> Params:
 
 
 def _has_loc(eta: Any, z: Latent) -> bool:
-    """Has eta a location that can be set to z?"""
+    """Whether eta has a location of the shape of z."""
     loc = getattr(eta, "loc", None)
     return isinstance(z, jax.Array) and isinstance(loc, jax.Array) and loc.shape == z.shape
 
 
 def _alike(left: Any, right: Any) -> bool:
-    """Are both pytrees of one structure, with leaves of the same shapes and types?"""
+    """Whether both pytrees have the same structure, shapes and types."""
     structures: list[Any] = [jax.tree.structure(tree) for tree in (left, right)]
     if structures[0] != structures[1]:
-        return False  # such as a q that is no pytree
+        return False
     shapes = [
         [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(tree)]
         for tree in (left, right)

@@ -1,4 +1,4 @@
-"""An account as tables, figures and a page that stands alone. Needs the `experiments` extra."""
+"""An account as tables, figures and one HTML page. Needs the `experiments` extra."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-READ_OFF = (0.01, 0.1, 0.5, 1.0, 2.0)  # betas whose rows stand in the table
+SHOWN = (0.01, 0.1, 0.5, 1.0, 2.0)  # betas in the table
 
 
 def tables(account: Account) -> dict[str, Table]:
@@ -81,10 +81,10 @@ def _names(tree: Any) -> list[str]:
 
 
 def _rate_distortion(account: Account) -> Table:
-    """The guide, and the curve at some betas."""
+    """Rows of the guide, and of the curve at some betas."""
     curve, here = account.curve, account.channel
     betas = np.asarray(curve.betas)
-    kept = sorted({int(np.abs(betas - beta).argmin()) for beta in READ_OFF})
+    kept = sorted({int(np.abs(betas - beta).argmin()) for beta in SHOWN})
     rate, distortion = curve.rate.average(), curve.distortion.average()
     rows: list[tuple[str, ...]] = [
         ("guide", *_cells(here.rate.average()), *_cells(here.distortion.average()), "")
@@ -102,7 +102,7 @@ def _cells(mean: Average) -> tuple[str, str]:
     return f"{float(mean.value):.3f}", f"{float(mean.monte_carlo_error):.3f}"
 
 
-def report(account: Account, title: str = "Where the gap comes from", lead: str = "") -> str:
+def report(account: Account, title: str = "The gap of the ELBO", lead: str = "") -> str:
     """The account as one HTML page that needs no other file."""
     template = Path(__file__).with_name("account.md").read_text(encoding="utf-8")
     gap, log_evidence = account.gaps.inference.average(), account.gaps.log_evidence.average()
@@ -121,15 +121,15 @@ def report(account: Account, title: str = "Where the gap comes from", lead: str 
 
 
 def _warnings(account: Account) -> list[str]:
-    """Which gaps are not to be trusted."""
+    """Sentences on the gaps that cannot be trusted."""
     notes = []
     doubted = int((~(np.asarray(account.gaps.k_hat) <= 0.7)).sum())
     if account.gaps.source == "importance" and doubted:
-        notes.append(f"log p(x) is not to be trusted at {doubted} points: k-hat > 0.7.")
+        notes.append(f"log p(x) is not reliable at {doubted} points: k-hat > 0.7.")
     for name, one in account.gaps.families.items():
         gain = one.gain.average()
         if float(gain.value) > 0.05 * abs(float(one.approximation.average().value)) + 0.01:
-            notes.append(f"{name}: the ascent still gained {float(gain.value):.3f} nats.")
+            notes.append(f"{name}: the end of the ascent gained {float(gain.value):.3f} nats.")
     return notes
 
 
@@ -139,7 +139,7 @@ def _plane(account: Account) -> Figure:
     figure, (ax,) = plotting.new_figure(width=6.4)
     rate, distortion = account.curve.rate.average(), account.curve.distortion.average()
     here = account.channel.rate.average(), account.channel.distortion.average()
-    # Betas near 0 lie far to the right, where a tiny rate already saves much of the distortion.
+    # Betas near 0 have very large distortions and are not drawn.
     shown = np.asarray(rate.value) >= 0.02 * np.asarray(rate.value).max()
     x, y = np.asarray(distortion.value)[shown], np.asarray(rate.value)[shown]
     ax.plot(x, y, color=plotting.colour(0), label="best of all q")
@@ -156,7 +156,7 @@ def _plane(account: Account) -> Figure:
 
 
 def _mark_beta(ax: Axes, account: Account, rate: Any, distortion: Any) -> None:
-    """A mark on the curve at beta = 1, the posterior, if it is there."""
+    """Mark beta = 1, the posterior, on the curve, if it is one of the betas."""
     from lvm_jax import plotting
 
     betas = np.asarray(account.curve.betas)

@@ -1,12 +1,12 @@
-"""Rate and distortion: what a code of x costs, against what it loses, for one data point each.
+"""Rate and distortion of the code z of each data point.
 
     rate R = KL(q(z | x) || p(z)),    distortion D = -E_q[log p(x | z)],    R + D = -ELBO
 
-Of all q the one with the least R + beta D is p_beta(z) = p(z) p(x | z)^beta / Z_beta, for which
+The q with the least R + beta D is p_beta(z) = p(z) p(x | z)^beta / Z_beta, for which
 
     R(beta) = -beta D(beta) - log Z_beta,    dR/dD = -beta
 
-At beta = 1 it is the posterior, and R + D = -log p(x). No guide lies below the curve.
+At beta = 1 it is the posterior, and R + D = -log p(x). No guide is below the curve.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from lvm_jax._core.inputs import check_problem
 from lvm_jax._core.moments import moments
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.decomposition.aggregate import price_draws
+from lvm_jax.decomposition.aggregate import draws_and_log_q
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.typing import (
@@ -66,10 +66,10 @@ def channel(
     *,
     chunk_size: int = CHUNK_SIZE,
 ) -> Channel:
-    """Where the guide stands: R and D of every point of x [N, ...] from S draws, in nats.
+    """R and D of the guide for every point of x [N, ...] from S draws, in nats.
 
-    The rate is exact where the KL to the prior has a closed form. Point i draws from
-    fold_in(key, i). Raises as `evidence.evaluate`. Source: Alemi et al. (2018).
+    The rate is exact if the KL to the prior has a closed form. Point i uses fold_in(key, i).
+    Raises as `evidence.evaluate`. Source: Alemi et al. (2018).
     """
     checks.host("decomposition.channel", "decomposition.decompose", key, p, q, x)
     checks.key(key)
@@ -95,7 +95,7 @@ def _channel(
     def one(point: tuple[Array, Any]) -> Channel:
         index, x = point
         at_x, prior = q(x), p.prior(x)
-        z, log_q = price_draws(jax.random.fold_in(key, index), at_x, num_samples)
+        z, log_q = draws_and_log_q(jax.random.fold_in(key, index), at_x, num_samples)
         losses = -jax.vmap(lambda one: p.log_likelihood(one, x))(z)
         kl = distributions.kl_divergence(at_x, prior)
         log_ratio = log_q - jax.vmap(prior.log_prob)(z)
@@ -121,17 +121,17 @@ def rate_distortion(
         log w_t = sum_{s <= t} (beta_s - beta_{s-1}) log p(x | z_{s-1}),    z_0 ~ p(z)
         log Z_t = log (1/C) sum_c w_tc,    D_t = -sum_c w_tc log p(x | z_tc) / sum_c w_tc
 
-    with z_t moved from z_{t-1} by a kernel that leaves p(z) p(x | z)^beta_t invariant, and
-    R_t = -beta_t D_t - log Z_t. Every beta on the way is a point of the curve, so the temperatures
-    are the result, too: `betas` rise from 0 to whatever is the last of interest, beyond 1 for
-    codes that lose less than the posterior's. Use many more than those to be read off.
+    A kernel that leaves p(z) p(x | z)^beta_t invariant moves z_{t-1} to z_t, and
+    R_t = -beta_t D_t - log Z_t. Each beta gives one point of the curve. `betas` rise from 0 to the
+    last of interest, above 1 for codes with less distortion than the posterior's. Use many more
+    betas than the table needs.
 
     w_t is unbiased for Z_t, so log Z_t is low in expectation and R_t high: with D_t exact, an upper
-    bound of the rate. D_t is a ratio, biased by O(1 / C); see `ess`. Standard errors are over the
-    C chains, to first order. Step sizes come from a pilot of `num_pilot` other chains, as in
+    bound of the rate. D_t is a ratio with bias O(1 / C); see `ess`. Standard errors are over the C
+    chains, to first order. A pilot of `num_pilot` other chains sets the step sizes, as in
     `evidence.annealed`; a discrete z needs `annealing.gibbs` or `flip`, with num_pilot = 0.
 
-    Point i draws from fold_in(key, i). `rate.average()` is the mean over points, beta by beta.
+    Point i uses fold_in(key, i). `rate.average()` is the mean over points for each beta.
 
     Raises ValueError for num_chains < 2, betas that do not rise from 0, or an x that does not fit;
     TypeError for continuous moves on a discrete z.
@@ -207,19 +207,19 @@ def _at_beta(
     num = log_w.shape[0]
     log_z = logsumexp(log_w) - jnp.log(float(num))
     w = jnp.exp(log_w - log_z)  # of mean 1
-    # A weight of 0 excludes its draw, whose log-likelihood may be -inf.
+    # A draw of weight 0 does not count; its log-likelihood may be -inf.
     losses = jnp.where(w > 0, -log_likelihood, 0.0)
     distortion = (w * losses).mean()
-    # To first order a chain moves D by w (d - D) / C and log Z by (w - 1) / C.
-    pull = w * (losses - distortion)
+    # To first order a chain changes D by w (d - D) / C and log Z by (w - 1) / C.
+    influence = w * (losses - distortion)
     zero = beta == 0
     rate = jnp.where(zero, 0.0, -beta * distortion - log_z)
-    moved = jnp.where(zero, 0.0, -beta * pull - (w - 1))
+    of_rate = jnp.where(zero, 0.0, -beta * influence - (w - 1))
     error = lambda values: jnp.sqrt(moments(values).variance / num)  # noqa: E731
     ess = jnp.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w))
     return (
-        Estimate(rate, error(moved)),
-        Estimate(distortion, error(pull)),
+        Estimate(rate, error(of_rate)),
+        Estimate(distortion, error(influence)),
         Estimate(log_z, error(w)),
         ess,
     )

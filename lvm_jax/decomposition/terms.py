@@ -1,10 +1,10 @@
-"""What the ELBO is made of, and what it lacks: log p(x) = ELBO + KL(q || posterior).
+"""The terms of the ELBO and its gap for one data point, in nats: log p(x) = ELBO + KL(q || post.).
 
-    ELBO = E_q[log p(x, z)] + H(q)                       energy and entropy, the lecture's (12)
+    ELBO = E_q[log p(x, z)] + H(q)                       energy and entropy
          = E_q[log p(x | z)] - KL(q || prior)            reconstruction and KL to the prior
 
 `decompose` estimates every term from draws, each with its standard error; `decompose_exactly`
-computes them without any, where q and the log-joint allow it. For one data point, in nats.
+computes them without draws, if q and the log-joint allow it.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from lvm_jax.weights import LogJoint
 
 
 class Decomposition(NamedTuple):
-    """The terms of log p(x) = ELBO + KL(q || posterior) in nats; None where nothing tells."""
+    """The terms of log p(x) = ELBO + KL(q || posterior) in nats; None where unknown."""
 
     elbo: Estimate
     energy: Estimate  # E_q[log p(x, z)]
@@ -43,16 +43,15 @@ def decompose(
     posterior: Distribution | None = None,
     log_evidence: Scalar | Evidence | None = None,
 ) -> Decomposition:
-    """The terms from S draws of q. Entropy and KL to the prior by closed form where known.
+    """The terms from S draws of q, with the closed forms of entropy and KL to the prior if known.
 
-    All terms share the draws. With a `posterior`, ELBO + KL(q || posterior) is log p(x) for every
-    draw, to rounding: the standard error of log p(x) is 0 up to it, and a wrong posterior shows
-    as one that is not. Without, KL = log p(x) - ELBO, where log p(x) is `log_evidence` (a number
-    that is known, or an Evidence with its error), or else importance sampling from these draws,
-    with the errors of the two correlated as they are.
+    All terms share the draws. With a `posterior`, log p(x) is the same for every draw, to rounding;
+    a larger standard error shows a wrong posterior. Without it, KL = log p(x) - ELBO. Then log p(x)
+    is `log_evidence` (a known number, or an Evidence with its error), or importance sampling from
+    these draws, and the error of the KL includes the correlation of the two.
 
-    The ELBO is mean(log w) itself, so that energy + entropy and reconstruction - KL(q || prior)
-    equal it in expectation, and with the terms of one draw where no closed form is used.
+    The ELBO is mean(log w). energy + entropy and reconstruction - KL(q || prior) equal it in
+    expectation, and exactly if no closed form is used.
 
     Raises ValueError for num_samples < 1, a log-joint that does not fit q, or a q, prior,
     posterior or log_evidence of several data points.
@@ -96,7 +95,7 @@ def _gap(
         error = jnp.hypot(known.standard_error, elbo.standard_error)
         return Estimate(known.value - elbo.value, error), known
     value = bounds.iwae(log_w)
-    # Delta method: to first order log p moves by w_s / p(x) - 1, and the ELBO by log w_s, a draw.
+    # Delta method: the influence of draw s is w_s / p(x) - 1 on log p, and log w_s on the ELBO.
     relative = jnp.exp(log_w - value)
     gap = Estimate.of_draws(relative - log_w)._replace(value=value - elbo.value)
     return gap, Estimate.of_draws(relative)._replace(value=value)
@@ -110,12 +109,12 @@ def decompose_exactly(
     posterior: Distribution | None = None,
     log_evidence: Scalar | Evidence | None = None,
 ) -> Decomposition:
-    """The terms without sampling: every expectation under q by enumeration or by cubature.
+    """The terms without sampling: expectations under q by enumeration or cubature.
 
-    A finite q is enumerated. A Gaussian q is integrated over 2 D points, exact where log p(x, z)
-    is quadratic in z, as in a linear-Gaussian model, and NOT elsewhere: calling this function says
-    that it is. KL(q || posterior) is by its closed form, independent of the other terms; without
-    a posterior it is log p(x) - ELBO, and without either both are None.
+    A finite q is enumerated. A Gaussian q is integrated over 2 D points, which is exact ONLY if
+    log p(x, z) is quadratic in z, as in a linear-Gaussian model; this is not checked.
+    KL(q || posterior) is its closed form, independent of the other terms. Without a posterior it is
+    log p(x) - ELBO, and without `log_evidence` too both are None.
 
     Raises TypeError for any other q, ValueError for a z that cannot be enumerated or a log-joint
     or a posterior that does not fit q.
@@ -144,10 +143,10 @@ def decompose_exactly(
 def elbo_energy_entropy(
     key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int
 ) -> Scalar:
-    """ELBO as mean_s log p(x, z_s) + H(q), the entropy by its closed form: the lecture's (12).
+    """The ELBO as mean_s log p(x, z_s) + H(q), with the closed form of the entropy.
 
-    Unbiased; differentiable through the draws where q is reparameterised. Raises TypeError for a
-    q without a closed form of its entropy, ValueError as `weights.log_weights`.
+    Unbiased; differentiable through the draws if q is reparameterised. Raises TypeError for a q
+    without a closed form of its entropy, ValueError as `weights.log_weights`.
     """
     checks.key(key)
     _check_one_point(q)
@@ -163,7 +162,7 @@ def elbo_reconstruction_kl(
     *,
     prior: Distribution,
 ) -> Scalar:
-    """ELBO as mean_s log p(x | z_s) - KL(q || prior), the divergence by its closed form.
+    """The ELBO as mean_s log p(x | z_s) - KL(q || prior), with the closed form of the KL.
 
     log p(x | z) is log p(x, z) - log p(z). Unbiased; differentiable as `elbo_energy_entropy`.
     Raises TypeError for a q and a prior without a closed form, ValueError as `log_weights`.
@@ -189,7 +188,7 @@ def _expect(q: Distribution, function: Callable[[Latent], Scalar]) -> Estimate:
 
 
 def _closed(value: Scalar | None, draws: Float[Array, " S"]) -> Estimate:
-    """The closed form where there is one, else the mean of the draws."""
+    """The closed form if there is one, else the mean of the draws."""
     return Estimate.of_draws(draws) if value is None else Estimate.exact(value)
 
 

@@ -27,7 +27,7 @@ from lvm_jax.distributions.foreign import (
 from lvm_jax.distributions.labels import Categorical, OneHotCategorical
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal, upper_factor
 from lvm_jax.distributions.scalar import Independent, Normal, Uniform
-from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Priced, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, SampleAndLogProb, Scalar
 
 MAX_SUPPORT = 2**22  # values of z that an enumeration may have
 
@@ -106,7 +106,7 @@ def is_discrete(q: Distribution) -> bool:
     return isinstance(inner, Table | Bernoulli | Categorical) or getattr(q, "discrete", False)
 
 
-def has_sample_and_log_prob(q: Distribution) -> TypeGuard[Priced]:
+def has_sample_and_log_prob(q: Distribution) -> TypeGuard[SampleAndLogProb]:
     """Has q a `sample_and_log_prob` that is cheaper, or safer, than its draws and then `log_prob`?
 
     So has a flow, which would have to invert its own draws, and a normal with a full or low-rank

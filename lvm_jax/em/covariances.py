@@ -1,4 +1,4 @@
-"""The four covariance types: what each keeps of x x^T, and how it enters <t(x), eta>."""
+"""The four covariance types: their features of x x^T and their natural parameters."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,18 +21,14 @@ def _inverse_factor(cholesky: Float[Array, "D D"]) -> Float[Array, "D D"]:
     return solve_triangular(cholesky, jnp.eye(cholesky.shape[-1], dtype=cholesky.dtype), lower=True)
 
 
-def _log_det(cholesky: Float[Array, "D D"]) -> Scalar:
-    return jnp.log(jnp.diagonal(cholesky)).sum()
-
-
 class _Matrix:
-    """The one-component pieces of a [D, D] covariance."""
+    """One-component operations of a [D, D] covariance."""
 
     def whiten_one(self, scale: Array, centred: Array) -> Array:
         return centred @ _inverse_factor(scale).T
 
     def log_det_one(self, scale: Array, dim: int) -> Scalar:
-        return _log_det(scale)
+        return jnp.log(jnp.diagonal(scale)).sum()
 
     def precision_one(self, scale: Array, dim: int) -> Array:
         inverse = _inverse_factor(scale)
@@ -68,9 +64,9 @@ class _Matrix:
 
 @lru_cache
 def _rolled_pairs(dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices (i, j) of the features x_i x_{(i+s) mod D}, s = 0..D/2, and where each pair lies.
+    """Indices (i, j) of the features x_i x_{(i+s) mod D}, s = 0..D/2, and each pair's position.
 
-    Rolling gives whole contiguous rows, which vectorise; a triangle's rows have every length.
+    Cyclic shifts give contiguous rows of equal length, which vectorise; rows of a triangle do not.
     """
     shifts = np.arange((dim + 1) // 2)
     i = np.tile(np.arange(dim), len(shifts))
@@ -80,7 +76,7 @@ def _rolled_pairs(dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         i, j = np.concatenate([i, half]), np.concatenate([j, half + dim // 2])
     position = np.zeros((dim, dim), np.int32)
     position[i, j] = position[j, i] = np.arange(len(i))
-    # int32: jax mixes up int64 indices when x64 is switched on and off in one process.
+    # int32, because JAX confuses int64 indices when x64 is switched on and off in one process.
     return i.astype(np.int32), j.astype(np.int32), position
 
 
@@ -91,7 +87,7 @@ class Full(_Matrix, Gaussian):
     covariance_type: ClassVar[str] = "full"
 
     def features(self, x: Float[Array, "n D"]) -> Float[Array, "n F"]:
-        """x and its products with its own cyclic shifts."""
+        """x and its products with its cyclic shifts."""
         dim = x.shape[1]
         twice = jnp.concatenate([x, x], 1)
         products = [x * twice[:, s : s + dim] for s in range((dim + 1) // 2)]
@@ -114,7 +110,7 @@ class Full(_Matrix, Gaussian):
         return jax.vmap(one)(*components[:2])
 
     def num_quadratic(self, num_features: int) -> int:
-        """F = D + D(D+1)/2, solved for D."""
+        """F - D, where F = D + D(D+1)/2 is solved for D."""
         return num_features - int((np.sqrt(9 + 8 * num_features) - 3) / 2 + 0.5)
 
     def second(self, sums: Sums, dim: int) -> Array:
@@ -122,7 +118,7 @@ class Full(_Matrix, Gaussian):
         return sums.features[:, dim:][:, _rolled_pairs(dim)[2]]
 
     def degrees_one(self, n: Scalar, dim: int, prior: Any) -> Scalar:
-        """n, or under a prior the degrees of the joint mode of mean and covariance."""
+        """n; with a prior, the degrees of freedom at the joint mode of mean and covariance."""
         return n if prior is None else prior.degrees + n + dim + 2
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:
@@ -132,7 +128,7 @@ class Full(_Matrix, Gaussian):
 
 @dataclass(frozen=True)
 class Tied(_Matrix, Gaussian):
-    """One [D, D] covariance for all. t(x) = x; x^T P x is common to the components."""
+    """One [D, D] covariance for all components. t(x) = x; -x^T P x / 2 is shared."""
 
     covariance_type: ClassVar[str] = "tied"
     scale_axis: ClassVar[int | None] = None
@@ -159,7 +155,7 @@ class Tied(_Matrix, Gaussian):
         return self.scatter_one(x, weight)
 
     def num_quadratic(self, num_features: int) -> int:
-        """None: the second moments are shared."""
+        """Zero, because the second moments are shared."""
         return 0
 
     def second(self, sums: Sums, dim: int) -> Array:
@@ -167,11 +163,11 @@ class Tied(_Matrix, Gaussian):
         return sums.shared
 
     def pool(self, per_component: Array) -> Array:
-        """Add the components' scatters."""
+        """The sum of the components' scatter matrices."""
         return per_component.sum(0)
 
     def maximize(self, summary: BlockMoments, previous: Gaussians, settings: Settings) -> Gaussians:
-        """Equation (1) for every mean, and one covariance from the pooled scatter."""
+        """Weighted means, and one covariance from the pooled scatter; MAP with a prior."""
         counts, means, scatter, low = summary
         prior, (num_components, dim) = settings.prior, means.shape
         degrees = counts.sum()
@@ -188,7 +184,7 @@ class Tied(_Matrix, Gaussian):
         return Gaussians(means, self.from_covariance(covariance), low)
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Gaussians:
-        """A covariance as wide as the data."""
+        """Means at the centres, and a covariance with the standard deviations of the data."""
         return Gaussians(centres, jnp.diag(spread), jnp.zeros_like(centres))
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:
@@ -266,7 +262,7 @@ class Spherical(Gaussian):
         return d @ d
 
     def degrees_one(self, n: Scalar, dim: int, prior: Any) -> Scalar:
-        """n D, or under a prior the degrees of the joint mode of mean and variance."""
+        """n D; with a prior, the degrees of freedom at the joint mode of mean and variance."""
         return n * dim if prior is None else prior.degrees + (n + 1) * dim + 2
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:

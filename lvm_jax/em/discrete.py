@@ -1,4 +1,4 @@
-"""Families of discrete data: bits and counts, with exact paths for float32."""
+"""Bernoulli and Poisson components, with exact paths for float32."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -11,14 +11,14 @@ from lvm_jax._core import saddlepoint
 from lvm_jax.em.families import ROUNDING_NATS, ExponentialFamily, Settings, Sums, divide, keep_empty
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Params
 
-BLOCK = 128  # terms of a sum that are added before the others
+BLOCK = 128  # terms per block of a sum
 
 
 def blocked_product(x: Float[Array, "n D"], eta: Float[Array, "K D"]) -> Float[Array, "n K"]:
-    """x @ eta.T, added in blocks of BLOCK terms.
+    """x @ eta.T, summed in blocks of BLOCK terms.
 
-    Some processors add the D terms of a product one after another. The rounding error of 8,191
-    terms of one sign was then measured to be five times as large.
+    Some processors add the D terms of a product in sequence, and the rounding error of 8,191
+    terms of one sign is then five times as large.
     """
     rest = -x.shape[1] % BLOCK
     blocks = [
@@ -33,24 +33,24 @@ def blocked_product(x: Float[Array, "n D"], eta: Float[Array, "K D"]) -> Float[A
 class Bernoulli(ExponentialFamily):
     """Independent Bernoulli pixels; components are probabilities [K, D].
 
-    log p(x | k) = sum_d x_d logit(p_kd) + log(1 - p_kd). Probabilities are kept inside
-    [epsilon, 1 - epsilon], which the maximum-likelihood estimate would touch.
+    log p(x | k) = sum_d x_d logit(p_kd) + log(1 - p_kd). Probabilities are clipped to
+    [epsilon, 1 - epsilon], because the maximum-likelihood estimate may be 0 or 1.
     """
 
     epsilon: float = 1e-6
     has_exact_path: ClassVar[bool] = True
 
     def check(self, x: ArrayLike) -> None:
-        """Refuse data outside [0, 1]."""
+        """Raise ValueError for data outside [0, 1]."""
         if x.min() < 0 or x.max() > 1:
             raise ValueError(f"x: expected values in [0, 1], got [{x.min():g}, {x.max():g}]")
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Params:
-        """Centres, moved inside the open interval."""
+        """The centres, clipped to [epsilon, 1 - epsilon]."""
         return jnp.clip(centres, self.epsilon, 1 - self.epsilon)
 
     def natural(self, components: Params) -> tuple[Array, Array]:
-        """Logits, and sum_d log(1 - p_d)."""
+        """eta_k = logit(p_k), offset_k = sum_d log(1 - p_kd)."""
         return jax.vmap(
             lambda p: (jnp.log(p) - jnp.log1p(-p), jnp.log1p(-p).sum()),
         )(components)
@@ -62,10 +62,10 @@ class Bernoulli(ExponentialFamily):
         return keep_empty(summary.counts, clipped, previous)
 
     def is_safe(self, components: Params) -> Bool[Array, ""]:
-        """True where rounding in the sums of logits and of log(1 - p) costs little.
+        """Whether the rounding error of the fast path is within ROUNDING_NATS.
 
-        Its measured root mean square is u times the larger sum, within a factor of 5 for D = 3 to
-        784; u is the unit roundoff.
+        The error's measured root mean square is u times the larger of the sums of logits and of
+        log(1 - p), within a factor of 5 for D = 3 to 784; u is the unit roundoff.
         """
         eta, offset = self.natural(components)
         size = jnp.maximum(jnp.abs(eta).sum(1) / 2, jnp.abs(offset)).max()
@@ -73,7 +73,7 @@ class Bernoulli(ExponentialFamily):
         return size * jnp.finfo(components.dtype).eps / 2 <= limit
 
     def exact_log_prob(self, components: Params, x: Float[Array, "n D"]) -> Array:
-        """sum_d x_d log p_kd + (1 - x_d) log(1 - p_kd): terms of one sign, added block by block."""
+        """sum_d x_d log p_kd + (1 - x_d) log(1 - p_kd), whose terms have one sign, in blocks."""
         ones = blocked_product(x, jnp.log(components))
         return ones + blocked_product(1 - x, jnp.log1p(-components))
 
@@ -93,24 +93,24 @@ class Means(NamedTuple):
 class Poisson(ExponentialFamily):
     """Independent Poisson counts; components are rates [K, D]. h(x) = -sum_d log x_d!.
 
-    Large counts take the exact path, Loader's (2000) saddle-point form, in float32: the terms of
-    <t(x), eta> grow as x log x, and the log-density only as log x.
+    In float32 large counts use the exact path, Loader's (2000) saddle-point form, because the terms
+    of <t(x), eta> grow as x log x and the log-density only as log x.
     """
 
     epsilon: float = 1e-6  # the smallest rate
     has_exact_path: ClassVar[bool] = True
 
     def check(self, x: ArrayLike) -> None:
-        """Refuse negative or fractional counts."""
+        """Raise ValueError for negative or fractional counts."""
         if x.min() < 0 or not (x == np.round(x)).all():
             raise ValueError("x: expected counts 0, 1, 2, ..., got negative or fractional values")
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Params:
-        """Centres, made positive."""
+        """The centres, at least epsilon."""
         return jnp.maximum(centres, self.epsilon)
 
     def natural(self, components: Params) -> tuple[Array, Array]:
-        """Log-rates, and minus the total rate."""
+        """eta_k = log rate_k, offset_k = -sum_d rate_kd."""
         return jax.vmap(lambda rate: (jnp.log(rate), -rate.sum()))(components)
 
     def base(self, components: Params, x: Array) -> Array:
@@ -122,14 +122,14 @@ class Poisson(ExponentialFamily):
         return Means(sums.counts, divide(sums.features, sums.counts))
 
     def summarize_assigned(self, x: Float[Array, "n D"], resp: Float[Array, "n K"]) -> Means:
-        """Counts and means, each mean corrected by the mean of what it leaves."""
+        """Counts and means; each mean is corrected by the mean of its residuals."""
         counts = resp.sum(0)
         means = divide(resp.T @ x, counts)
         rest = jax.lax.map(lambda each: each[1] @ (x - each[0][None]), (means, resp.T))
         return Means(counts, means + divide(rest, counts))
 
     def merge(self, a: Means, b: Means) -> Means:
-        """Means of two blocks together."""
+        """Counts and means of the union of two blocks."""
         counts = a.counts + b.counts
         share = divide(b.counts[:, None], counts)
         return Means(counts, a.means + share * (b.means - a.means))
@@ -139,9 +139,9 @@ class Poisson(ExponentialFamily):
         return keep_empty(summary.counts, jnp.maximum(summary.means, self.epsilon), previous)
 
     def is_safe(self, components: Params) -> Bool[Array, ""]:
-        """True where rounding of x log rate, of the total rate and of log x! costs little.
+        """Whether the rounding error of the fast path is within ROUNDING_NATS.
 
-        Its measured root mean square is u sum_d x_d (1 + |log rate_d|) at x two standard
+        The error's measured root mean square is u sum_d x_d (1 + |log rate_d|) at x two standard
         deviations above the rate, within a factor of 2 for D = 3 to 784; u is the unit roundoff.
         """
         reach = components + 2 * jnp.sqrt(components)
@@ -150,7 +150,7 @@ class Poisson(ExponentialFamily):
         return size * jnp.finfo(components.dtype).eps / 2 <= limit
 
     def exact_log_prob(self, components: Params, x: Float[Array, "n D"]) -> Array:
-        """log p(x | z=k) from the deviance of x and rate, without differences of large terms."""
+        """log p(x | z=k) from the deviance of x and rate, without cancellation."""
         some = x > 0
         counts = jnp.where(some, x, 1)
 

@@ -1,11 +1,11 @@
-"""Component families: one exponential family each, known by t(x), eta and its own M-step.
+"""The interface of a component family: an exponential family given by t(x), eta and an M-step.
 
-A family says, for K components at once,
+For K components at once,
 
     log p(x | z=k) = <t(x), eta_k> + offset_k + h(x)
 
-so that the E-step is one matrix product T(X) @ eta.T and the M-step one product R.T @ T(X) of the
-same features. All per-component work is written for ONE component and vmapped over K.
+so that the E-step is the matrix product T(X) @ eta.T and the M-step the product R.T @ T(X) of the
+same features. Per-component functions take ONE component and are vmapped over K.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Int, Key, Params, Scalar
 
-# What the fast path may lose to rounding, root mean square per point: float32, float64.
+# Largest root mean square rounding error per point of the fast path, for float32 and float64.
 ROUNDING_NATS = {4: 1e-3, 8: 1e-7}
 
 
 class Settings(NamedTuple):
-    """What the M-step needs besides the data; a pytree, so that changing it never recompiles."""
+    """Settings of the M-step; a pytree, so that changed values do not recompile."""
 
     regularization: Any  # added to every variance
     prior: Any = None  # the family's conjugate prior, or None for maximum likelihood
@@ -29,35 +29,35 @@ class Settings(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sufficient statistics of one pass; they add over chunks, files and devices."""
+    """Sufficient statistics of one pass, which add over chunks, files and devices."""
 
     counts: Float[Array, " K"]  # sum_n w_n r_nk
     features: Float[Array, "K F"]  # sum_n w_n r_nk t(x_n)
-    shared: Any  # sum_n w_n times what all components share, or ()
+    shared: Any  # weighted sum of the statistics that all components share, or ()
 
 
 @dataclass(frozen=True)
 class ExponentialFamily:
-    """The interface of a component family, with the defaults that most families keep.
+    """The interface of a component family, with common defaults.
 
-    A new family overrides `features`, `natural`, `maximize`, `sample_one`, `mean_one`,
-    `num_component_parameters` and `check`; see CONTRIBUTING.md. `components` is a pytree of
-    arrays with leading axis K.
+    A new family overrides `natural`, `maximize` and `sample_one`, and where the defaults do not
+    fit `features`, `means`, `num_component_parameters` and `check`; docs/extending/em_family.md has
+    a skeleton. `components` is a pytree of arrays with leading axis K.
     """
 
-    translates: ClassVar[bool] = False  # are the data centred before t(x)?
-    has_exact_path: ClassVar[bool] = False  # is there a slower path that keeps all digits?
+    translates: ClassVar[bool] = False  # whether the data are centred before t(x)
+    has_exact_path: ClassVar[bool] = False  # whether `exact_log_prob` avoids cancellation
     has_prior: ClassVar[bool] = False
 
     def check(self, x: ArrayLike) -> None:
-        """Refuse data outside the support (host-side), with a ValueError."""
+        """Raise ValueError on the host for data outside the support."""
 
     def features(self, x: Float[Array, "n D"]) -> Float[Array, "n F"]:
         """t(x) for a block of rows."""
         return x
 
     def natural(self, components: Params) -> tuple[Float[Array, "K F"], Float[Array, " K"]]:
-        """eta_k and offset_k = -A(eta_k), for all K."""
+        """eta_k and offset_k = -A(eta_k) of all K components."""
         raise TypeError(f"{type(self).__name__} must define natural(components)")
 
     def base(self, components: Params, x: Float[Array, "n D"]) -> Float[Array, " n"]:
@@ -69,16 +69,16 @@ class ExponentialFamily:
         return ()
 
     def summarize(self, sums: Sums) -> Any:
-        """Turn the added statistics into what `maximize` reads."""
+        """The summary for `maximize` from the summed statistics."""
         return sums
 
     def summarize_assigned(self, x: Float[Array, "n D"], resp: Float[Array, "n K"]) -> Any:
-        """`summarize` of a block whose (weighted) responsibilities are given."""
+        """The summary of a block with given (weighted) responsibilities."""
         sums = Sums(resp.sum(0), resp.T @ self.features(x), self.shared(x, resp.sum(1)))
         return self.summarize(sums)
 
     def merge(self, a: Any, b: Any) -> Any:
-        """Add the summaries of two blocks."""
+        """The summary of the union of two blocks."""
         return jax.tree.map(jnp.add, a, b)
 
     def translate(self, components: Params, shift: Float[Array, "*R D"]) -> Params:
@@ -102,16 +102,16 @@ class ExponentialFamily:
         return jnp.zeros(())
 
     def is_safe(self, components: Params) -> Bool[Array, ""]:
-        """Does the matrix-product path keep enough digits for these components?"""
+        """Whether the fast path's rounding error is acceptable for these components."""
         return jnp.array(True)
 
     def exact_log_prob(self, components: Params, x: Float[Array, "n D"]) -> Float[Array, "n K"]:
-        """log p(x | z=k) without cancellation; here the same as the fast path."""
+        """log p(x | z=k) without cancellation; by default the fast path's formula."""
         eta, offset = self.natural(components)
         return self.features(x) @ eta.T + offset[None] + self.base(components, x)[:, None]
 
     def sample_one(self, key: Key[Array, ""], component: Params) -> Float[Array, " D"]:
-        """One draw from one component."""
+        """Draw one point from one component."""
         raise TypeError(f"{type(self).__name__} must define sample_one(key, component)")
 
     def select(self, components: Params, k: Int[Array, "..."]) -> Params:
@@ -119,11 +119,11 @@ class ExponentialFamily:
         return jax.tree.map(lambda leaf: leaf[k], components)
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:
-        """Free parameters of the K components together (weights not counted)."""
+        """Total number of free parameters of the K components, without the weights."""
         return num_components * dim
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Params:
-        """Parameters that stand in for a component before it has seen a point."""
+        """Initial parameters from centres and the standard deviations of the data."""
         return centres
 
     def means(self, components: Params) -> Float[Array, "K D"]:

@@ -1,4 +1,4 @@
-"""Fit a mixture by EM: the entry point, its result, and errors and warnings at the boundary."""
+"""Fit a mixture by EM: the entry point, its result, errors and warnings."""
 
 import warnings
 from collections.abc import Callable
@@ -20,27 +20,27 @@ INSIDE = "the log_evidence of models.gaussian_mixture"
 
 
 class Info(NamedTuple):
-    """What a person wants to read of a fit. Log-likelihoods are nats per unit of weight.
+    """Results of a fit besides the mixture. Log-likelihoods are in nats per unit of weight.
 
-    `trace` is the objective before each M-step: the mean log-likelihood, or under a prior
-    `map_objective`, the mean of log-likelihood plus log-prior density.
+    `trace` is the objective before each M-step: the mean log-likelihood, or with a prior
+    `map_objective`, (log-likelihood + log-prior density) / total weight.
     """
 
     outcome: Outcome
     num_steps: int  # M-steps of the best restart
     log_likelihood: float  # of the returned mixture
-    map_objective: float | None  # of the returned mixture, under a prior
+    map_objective: float | None  # of the returned mixture; None without a prior
     trace: np.ndarray  # [num_steps], best restart
     best_restart: int
     restart_objectives: np.ndarray  # [R], the last in each trace
     restart_outcomes: np.ndarray  # [R] of Outcome
     restart_num_steps: np.ndarray  # [R]
     empty_components: tuple[int, ...]  # components that lost all their points
-    exact_steps: int  # steps that took the slower path that keeps all digits
+    exact_steps: int  # steps that used the slower, exact path
 
 
 class MixtureFit(NamedTuple):
-    """A fitted mixture, and how it came about."""
+    """A fitted mixture and the `Info` of its fit."""
 
     mixture: Mixture
     info: Info
@@ -64,38 +64,35 @@ def fit(
     progress_interval: int = 8,
     throw: bool = True,
 ) -> MixtureFit:
-    """Fit a mixture by EM, from `num_restarts` starts in one program; the best one wins.
+    """Fit a mixture by EM from `num_restarts` starts, and return the best.
 
-    Maximises the mean log-likelihood (1/W) sum_n w_n log p(x_n), or with a prior its MAP
-    counterpart (1/W) (sum_n w_n log p(x_n) + log p(theta)), W = sum_n w_n.
+    Maximises the mean log-likelihood (1/W) sum_n w_n log p(x_n), or with a prior the MAP
+    objective (1/W) (sum_n w_n log p(x_n) + log p(theta)), W = sum_n w_n.
 
     Args:
         key: a typed PRNG key.
         x: data, [N, D]. float64 is kept if x64 is on; otherwise float32.
         num_components: K.
-        family: the covariances of a Gaussian mixture: full, tied, diag or spherical; or another
-            family of components, such as `em.Bernoulli()`.
+        family: the covariance type of a Gaussian mixture (full, tied, diag or spherical), or
+            another family of components, such as `em.Bernoulli()`.
         start: kmeans, k-means++, random or random_from_data.
-        initial: start from this mixture instead (its leaves may carry a leading axis R).
+        initial: a mixture to start from instead; its leaves may have a leading axis R.
         num_restarts: R.
-        max_steps: the most EM steps of a restart.
+        max_steps: maximum number of EM steps of a restart.
         tolerance: stop when the objective changes by less, in nats per unit of weight.
         regularization: added to every variance, in squared units of the data.
         prior: conjugate prior for MAP estimation; see `em.default_prior`.
-        sample_weight: non-negative weights [N]; a weight of 2 is a row that stands twice.
+        sample_weight: non-negative weights [N]; a weight of 2 is equivalent to duplicating the row.
         on_progress: called every `progress_interval` steps with a dict of step, objective (the
-            best so far) and running (restarts not done).
-        throw: raise if no restart ended well, and warn at the step limit or at empty components.
-            With False the outcome is only a value in the result.
-
-    Returns:
-        The mixture and an `Info` of how the fit went.
+            best so far) and running (number of unfinished restarts).
+        throw: raise if every restart failed, and warn at the step limit or at empty components.
+            With False the result's `Info` alone reports the outcome.
 
     Raises:
-        ValueError, TypeError: for bad input, before anything compiles.
+        ValueError, TypeError: for invalid arguments, before compilation.
         FloatingPointError: if every restart degenerated or diverged (with `throw`).
 
-    Source: Dempster, Laird and Rubin (1977); the lecture's equations (1)-(3).
+    Source: Dempster, Laird and Rubin (1977); Bishop (2006), section 9.2.2.
     """
     checks.host("em.fit", INSIDE, key, x, sample_weight)
     prepared = prepare(key, Request(
@@ -123,7 +120,7 @@ def initialize(
     prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
 ) -> Mixture:
-    """The mixtures that `fit` starts from, with a leading restart axis R on every leaf."""
+    """The initial mixtures of `fit`; every leaf has a leading restart axis R."""
     checks.host("em.initialize", INSIDE, key, x, sample_weight)
     problem, origin, num_components = prepare(key, Request(
         x, num_components, family, None, start, num_restarts,
@@ -137,7 +134,7 @@ def initialize(
 
 
 class Request(NamedTuple):
-    """The arguments of `fit` that say what is fitted, as a caller gives them."""
+    """The arguments of `fit` that define the problem, before validation."""
 
     x: ArrayLike
     num_components: int
@@ -152,7 +149,7 @@ class Request(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What the loop needs, and what undoes its padding and centring."""
+    """The loop's input, with the origin and the number of components before padding."""
 
     problem: loop.Problem
     origin: np.ndarray
@@ -160,7 +157,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(key: Key[Array, ""], request: Request) -> Prepared:
-    """Validate on the host, pad, and find the centres that the mixtures start from."""
+    """Validate on the host, pad, and compute the initial centres."""
     checks.key(key)
     x, _, _, initial, start, _, regularization, prior, sample_weight, tolerance = request
     num_components = checks.integer(request.num_components, "num_components", 1)
@@ -180,7 +177,7 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
         given, shift = inputs.check_initial(initial, family, num_components, origin)
         num_restarts = given.log_weights.shape[0]
     size = num_components
-    if prior is None:  # a prior has parameters of each component
+    if prior is None:  # a prior may have one parameter per component, which padding would change
         size = padding.num_components(family, data, num_components, num_restarts)
     rows = rows_per_chunk(family, num_restarts * size, data)
     uniform = initial is None and start == "random"
@@ -199,7 +196,7 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
 
 
 def as_family(value: Any) -> ExponentialFamily:
-    """A family, or the Gaussian one of a covariance type."""
+    """Return a family as it is, or the Gaussian family of a covariance type."""
     if isinstance(value, ExponentialFamily):
         return value
     if not isinstance(value, str):
@@ -243,7 +240,7 @@ def conclude(
 
 
 def report(info: Info, max_steps: int) -> None:
-    """Turn the outcome into an error or a warning."""
+    """Raise FloatingPointError for a failed fit; warn about the step limit and empty components."""
     if info.outcome >= Outcome.DEGENERATE:
         raise FloatingPointError(
             f"every restart failed ({info.outcome.name.lower()} after {info.num_steps} steps): a "

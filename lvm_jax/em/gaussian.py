@@ -1,10 +1,10 @@
 """Gaussian components with full, tied, diagonal and spherical covariances.
 
-The data are centred at an origin before t(x), so that the quadratic form by matrix products
-loses as few digits as it can. `is_safe` estimates what rounding costs; where that is too much
-(tight components far from the origin), the loop takes the exact path. It reads the rows in their
-own coordinates, where x - mean_k is exact for a row near mean_k, keeps each mean as a sum of two
-numbers, and merges scatters that are positive semi-definite by construction.
+The data are centred at an origin before t(x), which reduces the rounding error of the quadratic
+form. `is_safe` estimates this error. Where it is too large (tight components far from the origin)
+the loop uses the exact path: it computes x - mean_k in the data's coordinates, which is exact for
+a row near mean_k, stores each mean as a sum of two numbers, and merges scatters that are positive
+semi-definite by construction.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from lvm_jax.typing import Array, Bool, Float, Int, Key, Scalar
 class Gaussians(NamedTuple):
     """K Gaussians: mean_k = origin + deviations_k + remainder_k, covariance_k = scale_k scale_k^T.
 
-    The remainder holds the digits that rounding of the deviations drops; None stands for zero.
+    The remainder is the rounding error of the deviations; None means zero.
     """
 
     deviations: Float[Array, "K D"]
@@ -34,7 +34,7 @@ class Gaussians(NamedTuple):
 
 
 class BlockMoments(NamedTuple):
-    """The summary of a block: counts, means (+ remainder), scatter about the means (summed)."""
+    """Counts, means (+ remainder) and summed scatter about the means, of one block."""
 
     counts: Float[Array, " K"]
     means: Float[Array, "K D"]
@@ -44,16 +44,16 @@ class BlockMoments(NamedTuple):
 
 @dataclass(frozen=True)
 class Gaussian(ExponentialFamily):
-    """What the four covariance types share. `regularization` is added to every variance."""
+    """The common part of the four covariance types. Each variance gets `regularization` added."""
 
     covariance_type: ClassVar[str]
     translates: ClassVar[bool] = True
     has_exact_path: ClassVar[bool] = True
     has_prior: ClassVar[bool] = True
 
-    # One component, written once per covariance type and vmapped below.
+    # Operations of one component; each covariance type overrides some of them.
     def whiten_one(self, scale: Array, centred: Float[Array, "n D"]) -> Float[Array, "n D"]:
-        """scale^-1 (x - mean), for rows x."""
+        """scale^-1 (x - mean), from centred rows."""
         return centred / jnp.atleast_1d(scale)[None]
 
     def log_det_one(self, scale: Array, dim: int) -> Scalar:
@@ -69,11 +69,11 @@ class Gaussian(ExponentialFamily):
         return jnp.broadcast_to(scale**2, (dim,))
 
     def scatter_one(self, centred: Float[Array, "n D"], weight: Float[Array, " n"]) -> Array:
-        """sum_n w_n (x_n - m)(x_n - m)^T, or the part of it that this type keeps."""
+        """sum_n w_n (x_n - m)(x_n - m)^T, reduced to this covariance type."""
         return weight @ (centred * centred)
 
     def outer_one(self, d: Float[Array, " D"]) -> Array:
-        """d d^T, or the part of it that this type keeps."""
+        """d d^T, reduced to this covariance type."""
         return d * d
 
     scale_axis: ClassVar[int | None] = 0
@@ -87,7 +87,7 @@ class Gaussian(ExponentialFamily):
         return jnp.diag(jnp.broadcast_to(scale**2, (dim,)))
 
     def exact_log_prob(self, components: Gaussians, x: Float[Array, "n D"]) -> Array:
-        """log p(x | z=k), centred at each component."""
+        """log p(x | z=k) from rows centred at each component."""
         dim = x.shape[1]
         mean, scale, low = self.complete(components)
 
@@ -101,13 +101,13 @@ class Gaussian(ExponentialFamily):
         return jax.lax.map(lambda each: one(*each), (mean, low, scale)).T
 
     def complete(self, components: Gaussians) -> Gaussians:
-        """The components with a remainder."""
+        """The components, with a zero remainder where it is None."""
         if components.remainder is not None:
             return components
         return components._replace(remainder=jnp.zeros_like(components.deviations))
 
     def translate(self, components: Gaussians, shift: Float[Array, "*R D"]) -> Gaussians:
-        """The same components about an origin `shift` lower."""
+        """The same components relative to the origin minus `shift`."""
         mean, scale, low = self.complete(components)
         mean, low = move(mean, low, jnp.broadcast_to(shift, mean.shape))
         return Gaussians(mean, scale, low)
@@ -119,25 +119,25 @@ class Gaussian(ExponentialFamily):
         return summary._replace(means=means, remainder=low)
 
     def summarize_assigned(self, x: Float[Array, "n D"], resp: Float[Array, "n K"]) -> BlockMoments:
-        """Counts, means, and scatters about those means: no cancellation."""
+        """Counts, means, and scatters about those means, without cancellation."""
         counts = resp.sum(0)
         means = divide(resp.T @ x, counts)
 
         def one(each: tuple[Array, Array, Array]) -> tuple[Array, Array]:
             mean, resp, count = each
             centred = x - mean[None]
-            low = resp @ centred / jnp.where(count > 0, count, 1)  # what the rounded mean lacks
+            low = resp @ centred / jnp.where(count > 0, count, 1)  # rounding error of the mean
             return self.scatter_one(centred - low[None], resp), low
 
         scatter, low = jax.lax.map(one, (means, resp.T, counts))
         return BlockMoments(counts, means, self.pool(scatter), low)
 
     def pool(self, per_component: Array) -> Array:
-        """Keep the scatters apart; tied covariances add them up."""
+        """The scatters as they are; tied covariances return their sum."""
         return per_component
 
     def merge(self, a: BlockMoments, b: BlockMoments) -> BlockMoments:
-        """Moments of two blocks together (Chan, Golub and LeVeque 1983, eq. 2.1)."""
+        """Moments of the union of two blocks (Chan, Golub and LeVeque 1983, eq. 2.1)."""
         counts = a.counts + b.counts
         share = b.counts / jnp.where(counts > 0, counts, 1)
         high, low = b.means - a.means, b.remainder - a.remainder
@@ -148,7 +148,7 @@ class Gaussian(ExponentialFamily):
         return BlockMoments(counts, means, scatter, low)
 
     def summarize(self, sums: Sums) -> BlockMoments:
-        """Moments from sums of t(x): scatter = sum x x^T - n m m^T, never negative."""
+        """Moments from sums of t(x): scatter = sum x x^T - n m m^T."""
         dim = sums.features.shape[1] - self.num_quadratic(sums.features.shape[1])
         means = divide(sums.features[:, :dim], sums.counts)
         outer = jax.vmap(lambda n, m: n * self.outer_one(m))(sums.counts, means)
@@ -156,19 +156,19 @@ class Gaussian(ExponentialFamily):
         return BlockMoments(sums.counts, means, scatter, jnp.zeros_like(means))
 
     def num_quadratic(self, num_features: int) -> int:
-        """How many of the features are of degree two."""
+        """The number of features of degree two."""
         return num_features // 2
 
     def second(self, sums: Sums, dim: int) -> Array:
-        """sum_n r_nk x x^T, or the part of it that this type keeps."""
+        """sum_n r_nk x x^T, reduced to this covariance type."""
         return sums.features[:, dim:]
 
     def is_safe(self, components: Gaussians) -> Bool[Array, ""]:
-        """True where rounding in <t(x), eta_k> costs little: see ROUNDING_NATS.
+        """Whether the rounding error of <t(x), eta_k> is within ROUNDING_NATS.
 
-        With b_k the root sum of squares of the terms of the quadratic form at two standard
-        deviations from mean_k, the rounding of log p(x | z=k) has a measured root mean square of
-        about u b_k D / 4 nats, u the unit roundoff (within a factor of 3 for D = 2 to 64).
+        The error's measured root mean square is about u b_k D / 4 nats, within a factor of 3 for
+        D = 2 to 64. u is the unit roundoff; b_k is the root sum of squares of the terms of the
+        quadratic form at two standard deviations from mean_k.
         """
         dim = components.deviations.shape[1]
 
@@ -185,11 +185,11 @@ class Gaussian(ExponentialFamily):
 
     # M-step
     def degrees_one(self, n: Scalar, dim: int, prior: Any) -> Scalar:
-        """What the scatter of one component is divided by."""
+        """The divisor of one component's scatter."""
         return n if prior is None else prior.degrees + n + 3
 
     def from_covariance(self, covariance: Array) -> Array:
-        """The scale whose square the covariance is; NaN, as of a Cholesky, where not positive."""
+        """The square root of the variances; NaN where a variance is not positive."""
         return jnp.sqrt(jnp.where(covariance > 0, covariance, jnp.nan))
 
     def regularize(self, covariance: Array, amount: Scalar) -> Array:
@@ -197,7 +197,7 @@ class Gaussian(ExponentialFamily):
         return covariance + amount
 
     def maximize(self, summary: BlockMoments, previous: Gaussians, settings: Settings) -> Gaussians:
-        """The lecture's equations (1) and (2), or their MAP counterparts under a prior."""
+        """Weighted means and covariances (Bishop 2006, 9.24 and 9.25); MAP with a prior."""
         prior, dim = settings.prior, summary.means.shape[1]
 
         def one(n: Scalar, mean: Array, scatter: Array, low: Array) -> Gaussians:
@@ -217,7 +217,7 @@ class Gaussian(ExponentialFamily):
         return keep_empty(summary.counts, new, self.complete(previous))
 
     def log_prior(self, components: Gaussians, prior: priors.NormalInverseWishart) -> Scalar:
-        """log p(means, covariances), in nats, normalised."""
+        """log p(means, covariances) in nats, with its normalising constant."""
         dim = components.deviations.shape[1]
 
         def one(mean: Array, scale: Array, low: Array) -> Scalar:
@@ -232,11 +232,11 @@ class Gaussian(ExponentialFamily):
         return total + tied
 
     def log_prior_scale(self, scale: Array, prior: priors.NormalInverseWishart) -> Scalar:
-        """Log-density of one covariance."""
+        """Log-density of one covariance under the prior."""
         return priors.log_inverse_gamma(scale**2, prior).sum()
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Gaussians:
-        """Components as wide as the data, for centres without points."""
+        """Components at the centres with the standard deviations of the data."""
         scale = jax.vmap(lambda _: self.scale_like(spread))(centres)
         return Gaussians(centres, scale, jnp.zeros_like(centres))
 
@@ -244,18 +244,17 @@ class Gaussian(ExponentialFamily):
         """The scale with these standard deviations."""
         return spread
 
-    # Reading
     def means(self, components: Gaussians) -> Array:
         """Means relative to the origin."""
         return components.deviations
 
     @precision.full
     def covariances(self, components: Gaussians) -> Float[Array, "K D D"]:
-        """Covariances as full matrices, whatever the type."""
+        """Covariances as [D, D] matrices for every covariance type."""
         return self._matrices(components, self.covariance_one)
 
     def cholesky(self, components: Gaussians) -> Float[Array, "K D D"]:
-        """Their lower Cholesky factors, with the digits that a covariance would lose."""
+        """Lower Cholesky factors of the covariances, from the scales without rounding."""
         return self._matrices(components, self.factor_one)
 
     def _matrices(

@@ -1,4 +1,4 @@
-"""Host-side reading of what the user gives: data, starting mixtures, priors and numbers."""
+"""Validation of the arguments of `em` on the host: data, initial mixtures, priors, numbers."""
 
 import warnings
 from typing import Any
@@ -17,7 +17,7 @@ from lvm_jax.typing import ArrayLike
 
 
 def centre(x: ArrayLike, weight: np.ndarray | None, translates: bool) -> np.ndarray:
-    """The (weighted) mean of the rows, computed in float64, in the dtype of the device."""
+    """The (weighted) mean of the rows, computed in float64 and returned in JAX's dtype."""
     host = np.asarray(x)
     if not translates:
         return np.zeros(x.shape[1], jax.dtypes.canonicalize_dtype(host.dtype))
@@ -32,7 +32,7 @@ def check_data(
     sample_weight: ArrayLike | None,
     regularization: float,
 ) -> np.ndarray:
-    """The data on the host; refuses what EM cannot fit, see `checks` for the messages."""
+    """Validate the data of a fit and return them as a NumPy array."""
     x = np.asarray(checks.points(x, "x"))
     if x.shape[0] < num_components:
         raise ValueError(
@@ -50,7 +50,7 @@ def check_data(
 
 
 def check_constant(x: ArrayLike, regularization: float) -> None:
-    """A constant column has no variance of its own: an error without regularization."""
+    """Warn about constant columns; raise ValueError if regularization is 0."""
     constant = np.flatnonzero(np.asarray(x.min(0)) == np.asarray(x.max(0))).tolist()
     if not constant or x.shape[0] == 1:
         return
@@ -71,7 +71,7 @@ def check_constant(x: ArrayLike, regularization: float) -> None:
 def check_initial(
     initial: Mixture, family: ExponentialFamily, num_components: int, origin: np.ndarray
 ) -> tuple[MixtureParameters, np.ndarray]:
-    """Parameters [R, ...] to start from, as NumPy arrays, and their origin less the data's."""
+    """Initial parameters [R, ...] as NumPy arrays, and their origin minus the data's origin."""
     if not isinstance(initial, Mixture):
         raise TypeError(f"initial: expected an em.Mixture, got {type(initial).__name__}")
     if initial.family != family:
@@ -84,7 +84,7 @@ def check_initial(
     parameters = initial.parameters
     if initial.log_weights.ndim == 1:
         parameters = jax.tree.map(lambda leaf: leaf[None], jax.tree.map(np.asarray, parameters))
-    # The origin may carry the restart axis too: [D] or [R, D] against [R, K, D].
+    # The origin may have the restart axis too: [D] or [R, D], for components [R, K, D].
     shift = (np.asarray(initial.origin) - origin)[..., None, :].astype(origin.dtype)
     return jax.tree.map(lambda leaf: np.asarray(leaf, origin.dtype), parameters), shift
 
@@ -98,7 +98,7 @@ def check_controls(
     tolerance: float,
     total_weight: float,
 ) -> Controls:
-    """Validate the numbers and put them on the device."""
+    """Validate the numbers and the prior, and cast them to the data's dtype."""
     dtype = origin.dtype
     scalars: Any = [
         np.asarray(checks.number(tolerance, "tolerance"), dtype),

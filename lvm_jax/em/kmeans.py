@@ -1,4 +1,4 @@
-"""k-means by Lloyd's algorithm from k-means++ seeds, R restarts at a time."""
+"""k-means by Lloyd's algorithm from k-means++ seeds, for R restarts at once."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,11 @@ import numpy as np
 from lvm_jax.em.statistics import Data, chunk, compensated_add, mass, over_chunks
 from lvm_jax.typing import Array, Float, Int, Key
 
-BLOCK = 256  # rows of a block of `draw`
+BLOCK = 256  # rows per block of `draw`
 
 
 class KMeans(NamedTuple):
-    """Centres [R, K, D] (relative to the shift), inertia [R] (sum of squared distances)."""
+    """Centres (relative to the shift), inertia (sum of squared distances), number of steps."""
 
     centres: Float[Array, "R K D"]
     inertia: Float[Array, " R"]
@@ -21,9 +21,9 @@ class KMeans(NamedTuple):
 
 
 def draw(key: Key[Array, ""], mass: Float[Array, " N"], num: int) -> Int[Array, " num"]:
-    """`num` indices with probability proportional to `mass`: a block first, then a row in it.
+    """Draw `num` indices with probability proportional to `mass`: a block, then a row in it.
 
-    Blocks have one length, so that rows of mass 0 at the end do not change the draws.
+    The block length is fixed, so that padding with rows of mass 0 does not change the draws.
     """
     blocks = jnp.pad(mass, (0, -mass.shape[0] % BLOCK)).reshape(-1, BLOCK)
     key_block, key_row = jax.random.split(key)
@@ -46,11 +46,11 @@ def num_trials(num_centres: Any) -> Any:
 def seed(
     key: Key[Array, ""], data: Data, num_centres: int, num_live: Int[Array, ""] | None = None
 ) -> Float[Array, "K D"]:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007): of 2 + log K candidates drawn with
-    probability proportional to the squared distance, keep the one that lowers it most.
+    """Greedy k-means++ seeds (Arthur and Vassilvitskii 2007).
 
-    Of K seeds the first `num_live` are chosen, by as many candidates as they need; the others are
-    the data's first row.
+    Each step draws 2 + floor(log K) candidates with probability proportional to the squared
+    distance and keeps the one with the lowest inertia. With `num_live` only the first `num_live`
+    seeds are chosen; the others are padding and equal the data's first row.
     """
     weight = mass(data)
     live = jnp.asarray(num_centres if num_live is None else num_live)
@@ -76,10 +76,10 @@ def seed(
 def nearest(
     centres: Float[Array, "K D"], x: Float[Array, "n D"], num_live: Int[Array, ""] | None = None
 ) -> tuple[Array, Array]:
-    """One-hot nearest of the first `num_live` centres [n, K], and the squared distance [n].
+    """The nearest of the first `num_live` centres, one-hot [n, K], and the squared distance [n].
 
-    Of equal centres the first is nearest. By argmax, not by comparing each score with the largest:
-    XLA may compute a score twice, with and without a fused multiply-add, and none is equal then.
+    Ties go to the first centre. argmax is used instead of a comparison with the largest score,
+    because XLA may compute a score twice with different rounding, and then no score is equal.
     """
     scores = x @ centres.T - 0.5 * (centres * centres).sum(1)[None]
     if num_live is not None:
@@ -97,11 +97,10 @@ def lloyd(
     tolerance: Float[Array, ""],
     num_live: Int[Array, ""] | None = None,
 ) -> KMeans:
-    """Alternate assignment and means until no restart's centres move.
+    """Alternate assignments and means until the centres of all restarts have converged.
 
-    Stops when the squared movement of the centres of every restart, summed, is at most
-    `tolerance` times the mean variance of the columns, or after `max_steps`. A centre that
-    loses all its points stays where it is.
+    Stops when each restart's squared movement, summed over its centres, is at most `tolerance`
+    (in squared units of the data), or after `max_steps`. A centre without points does not move.
     """
 
     def sweep(centres: Array) -> tuple[Array, Array, Array]:
@@ -115,24 +114,18 @@ def lloyd(
 
             return compensated_add(carry, jax.vmap(one)(centres))
 
-        zero = (
-            jnp.zeros_like(centres[..., 0]),
-            jnp.zeros_like(centres),
-            jnp.zeros_like(centres[:, 0, 0]),
-        )
+        zero = jax.tree.map(jnp.zeros_like, (centres[..., 0], centres, centres[:, 0, 0]))
         return over_chunks(data, rows, body, (zero, zero))[0]
 
     def body(state: tuple) -> tuple:
         centres, _, _, step = state
         counts, sums, inertia = sweep(centres)
-        moved = jnp.where(
-            counts[..., None] > 0, sums / jnp.maximum(counts, 1e-30)[..., None], centres
-        )
+        means = sums / jnp.maximum(counts, 1e-30)[..., None]
+        moved = jnp.where(counts[..., None] > 0, means, centres)
         return moved, inertia, ((moved - centres) ** 2).sum((1, 2)).max(), step + 1
 
-    def unfinished(state: tuple) -> Array:
-        return (state[2] > tolerance) & (state[3] < max_steps)
-
     start = (centres, jnp.zeros_like(centres[:, 0, 0]), jnp.asarray(jnp.inf, centres.dtype), 0)
-    centres, inertia, _, step = jax.lax.while_loop(unfinished, body, start)
-    return KMeans(centres, inertia, jnp.asarray(step))
+    centres, inertia, _, num_steps = jax.lax.while_loop(
+        lambda state: (state[2] > tolerance) & (state[3] < max_steps), body, start
+    )
+    return KMeans(centres, inertia, jnp.asarray(num_steps))

@@ -1,6 +1,7 @@
-"""The EM loop for R restarts at once: compiled, with its outcome as a value."""
+"""The compiled EM loop for R restarts at once; it returns its outcome as a value."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +22,11 @@ from lvm_jax.em.statistics import (
 )
 from lvm_jax.typing import Array, Float, Int, Key
 
-SEGMENT = 128  # steps per call of the compiled loop: the length of its trace
+SEGMENT = 128  # maximum steps per call of the compiled loop, the length of its trace
 
 
 class State(NamedTuple):
-    """The loop's state; the restart axis R leads."""
+    """The loop's state; leaves have a leading restart axis R."""
 
     parameters: MixtureParameters
     objective: Any  # [R]
@@ -36,36 +37,36 @@ class State(NamedTuple):
 
 
 class Conclusion(NamedTuple):
-    """The best restart that ended well, and what its mixture says of the data."""
+    """The best restart and the evaluation of its mixture on the data."""
 
     best: Int[Array, ""]
     parameters: MixtureParameters
     evaluation: Evaluation
     objective: Float[Array, ""]
-    labels: Int[Array, " N"] | None  # the most probable component of each row, where asked for
+    labels: Int[Array, " N"] | None  # the most probable component of each row, with `assign`
 
 
 class Controls(NamedTuple):
-    """Dynamic settings: none of them recompiles the loop."""
+    """Dynamic settings, whose values do not recompile the loop."""
 
     settings: Settings
     tolerance: Float[Array, ""]
     total_weight: Float[Array, ""]
-    num_live: Int[Array, ""]  # components that are no padding
+    num_live: Int[Array, ""]  # number of components without padding
 
 
 class Problem(NamedTuple):
-    """What the loop runs on, validated, padded and on the device."""
+    """The loop's input, validated, padded and on the device."""
 
     family: ExponentialFamily
-    uniform: bool  # does a fresh start have random responsibilities, or nearest centres?
-    rows: int  # of a chunk
+    uniform: bool  # start from random responsibilities (True) or from nearest centres (False)
+    rows: int  # per chunk
     key: Key[Array, ""]
     centres: Float[Array, "R K D"]
     parameters: MixtureParameters
     data: Data
     controls: Controls
-    first_step: np.int32  # -1: the mixtures start from the centres, by an M-step; 0: as given
+    first_step: np.int32  # -1: begin with an M-step from the centres; 0: from `parameters`
 
 
 def objective(
@@ -74,7 +75,7 @@ def objective(
     log_likelihood: Array,
     controls: Controls,
 ) -> Array:
-    """Mean log-likelihood, plus log p(theta) over the total weight where there is a prior."""
+    """(log-likelihood + log p(theta) with a prior) / total weight."""
     settings = controls.settings
     total = log_likelihood
     if settings.prior is not None:
@@ -85,11 +86,10 @@ def objective(
 
 
 def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Array]:
-    """One EM step of every restart: (new parameters, objective before it, exact path taken?).
+    """One EM step of every restart: new parameters, objective before the step, exact path used.
 
-    The fast pass stands if the mixtures before and after it are within its reach; otherwise the
-    exact pass is made from the same parameters. Step -1 is the M-step that makes the start; it
-    takes the exact pass.
+    The fast pass is accepted if `is_safe` holds for the mixtures before and after it; otherwise
+    the exact pass runs from the same parameters. Step -1 is the initial M-step, by the exact pass.
     """
     family, rows, data, controls = problem.family, problem.rows, problem.data, problem.controls
     running = state.outcome == Outcome.RUNNING
@@ -115,24 +115,24 @@ def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Arra
 
     before = ~starting & safe(state.parameters)
     fast = jax.lax.cond(before, fast_step, lambda: (state.parameters, state.objective))
-    stands = before & safe(fast[0])
-    new, log_likelihood = jax.lax.cond(stands, lambda: fast, exact_step)
+    accepted = before & safe(fast[0])
+    new, log_likelihood = jax.lax.cond(accepted, lambda: fast, exact_step)
     value = jax.vmap(lambda p, v: objective(family, p, v, controls))(
         state.parameters, log_likelihood
     )
-    return new, value, ~stands
+    return new, value, ~accepted
 
 
 @over_data(0)
 def translated(
     family: ExponentialFamily, parameters: MixtureParameters, shift: Float[Array, "*R 1 D"]
 ) -> MixtureParameters:
-    """The same R mixtures about an origin `shift` lower."""
+    """The same R mixtures relative to the origin minus `shift`."""
     return parameters._replace(components=family.translate(parameters.components, shift))
 
 
 def begin(problem: Problem, state: State) -> State:
-    """The state with components as wide as the data at the centres, before step -1."""
+    """Before step -1: components at the centres with the data's standard deviations."""
 
     def wide() -> MixtureParameters:
         width = starts.spread(problem.data)
@@ -144,7 +144,7 @@ def begin(problem: Problem, state: State) -> State:
 
 
 def advance(problem: Problem, state: State) -> tuple[State, Float[Array, " R"]]:
-    """The state after one more step, and the objective before it, NaN of a restart that is done."""
+    """The state after one step, and the objective before it (NaN for a finished restart)."""
     new, value, exact = step(problem, state)
     starting, running = state.step < 0, state.outcome == Outcome.RUNNING
     leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(new.components)]
@@ -181,17 +181,17 @@ def segment(
     stop: Int[Array, ""],
     last: Int[Array, ""],
 ) -> tuple[State, Float[Array, "R T"], Conclusion]:
-    """Run every restart until it is done or `stop` steps are made: state, trace, conclusion.
+    """Run all restarts until they finish or reach step `stop`: state, trace, conclusion.
 
-    One program is a whole fit: it makes the start at step -1, and the conclusion when no restart
-    is running or `last` steps are made (before, the conclusion is zeros).
+    One program is a whole fit: it includes the initial M-step (step -1), and the conclusion once
+    no restart is running or step `last` is reached (until then the conclusion is zeros).
     """
     problem = Problem(family, uniform, rows, *rest)
     first = jnp.maximum(state.step, 0)
 
     def body(carry: tuple[State, Array]) -> tuple[State, Array]:
         state, trace = carry
-        place = jnp.where(state.step < 0, SEGMENT, state.step - first)  # SEGMENT: nowhere
+        place = jnp.where(state.step < 0, SEGMENT, state.step - first)  # SEGMENT is dropped
         state, value = advance(problem, state)
         return state, trace.at[:, place].set(value, mode="drop")
 
@@ -202,22 +202,20 @@ def segment(
     state, trace = jax.lax.while_loop(unfinished, body, (begin(problem, state), trace))
     done = ~(state.outcome == Outcome.RUNNING).any() | (state.step >= last)
 
-    def finish() -> Conclusion:
-        return conclude(problem, state, assign)
-
-    def wait() -> Conclusion:
+    def unfinished_conclusion() -> Conclusion:
         chosen = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), state.parameters)
         zero = jnp.zeros((), state.objective.dtype)
         labels = jnp.zeros(problem.data.x.shape[0], jnp.int32) if assign else None
         return Conclusion(jnp.int32(0), chosen, Evaluation(zero, zero, zero), zero, labels)
 
-    return state, trace, jax.lax.cond(done, finish, wait)
+    finish = partial(conclude, problem, state, assign)
+    return state, trace, jax.lax.cond(done, finish, unfinished_conclusion)
 
 
 def conclude(problem: Problem, state: State, assign: bool) -> Conclusion:
-    """The best restart, with the likelihood and objective that its parameters really have.
+    """The best restart, with the likelihood and objective of its final parameters.
 
-    A failed restart (degenerate or diverged) is the best only where every restart failed.
+    A failed restart (degenerate or diverged) is the best only if every restart failed.
     """
     failed = state.outcome >= Outcome.DEGENERATE
     left = jnp.where(failed & ~failed.all(), -jnp.inf, state.objective)
@@ -237,9 +235,9 @@ def run(
     assign: bool = False,
     previous_objective: float = -np.inf,
 ) -> tuple[State, np.ndarray, Conclusion]:
-    """Call the compiled loop until all restarts are done; the trace is whole, [R, steps].
+    """Call the compiled loop until all restarts finish: state, trace [R, steps], conclusion.
 
-    A restart has converged at its first step where its objective is within the tolerance of
+    A restart converges at its first step if its objective is within the tolerance of
     `previous_objective`.
     """
     num_restarts, dtype = problem.centres.shape[0], problem.data.x.dtype

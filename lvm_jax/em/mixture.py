@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 )
 @dataclass(frozen=True)
 class Mixture:
-    """p(x) = sum_k pi_k p(x | z=k); a pytree, with the family as its static part.
+    """p(x) = sum_k pi_k p(x | z=k); a pytree with a static family.
 
-    Arrays may have a leading axis of R mixtures, as the restarts of a fit do.
+    Arrays may have a leading axis of R mixtures, for the restarts of a fit.
 
     Attributes:
         log_weights: log pi, [K], in nats.
         components: the family's parameters, relative to `origin`.
-        origin: [D], what is subtracted from the data first. Component means are kept as
-            differences from it, so that float32 does not lose tight clusters far from zero.
+        origin: [D]. Component means are stored as differences from it, so that float32 can
+            resolve tight clusters far from zero.
         family: the component family (static).
     """
 
@@ -58,7 +58,7 @@ class Mixture:
 
     @property
     def parameters(self) -> MixtureParameters:
-        """Log-weights and components, as the loop sees them."""
+        """Log-weights and components."""
         return MixtureParameters(self.log_weights, self.components)
 
     @property
@@ -70,42 +70,42 @@ class Mixture:
     def means(self) -> Float[Array, "*R K D"]:
         """E[x | z=k], in the data's coordinates."""
         means = self.family.means(self.components)
-        missing = means.ndim - 1 - self.origin.ndim  # a restart axis that the origin lacks
+        missing = means.ndim - 1 - self.origin.ndim  # 1 if only the origin has no restart axis
         return self.origin[(None,) * missing + (..., None, slice(None))] + means
 
     @property
     def covariances(self) -> Float[Array, "*R K D D"]:
-        """Cov[x | z=k] as full matrices, whatever the covariance type (Gaussians only)."""
+        """Cov[x | z=k] as full matrices for every covariance type (Gaussians only)."""
         if not isinstance(self.family, Gaussian):
             raise TypeError(f"covariances: {type(self.family).__name__} components have none")
         return self.family.covariances(self.components)
 
     @property
     def num_parameters(self) -> int:
-        """Free parameters: those of the components, and K - 1 weights."""
+        """Number of free parameters, including K - 1 weights."""
         k, dim = self.log_weights.shape[0], self.origin.shape[0]
         return self.family.num_component_parameters(k, dim) + k - 1
 
     def as_theta(self) -> "GaussianMixture":
-        """theta of `models.gaussian_mixture(K, D)`; TypeError for other than Gaussians."""
+        """theta of `models.gaussian_mixture(K, D)`; TypeError for non-Gaussian components."""
         if not isinstance(self.family, Gaussian):
             raise TypeError(f"as_theta: {type(self.family).__name__} components have none")
-        from lvm_jax.models import GaussianMixture  # a fit needs no models
+        from lvm_jax.models import GaussianMixture  # imported here so that EM loads no models
 
         return GaussianMixture(self.log_weights, self.means, self.family.cholesky(self.components))
 
     @precision.full
     def log_joint(self, x: Float[Array, " D"]) -> Float[Array, " K"]:
-        """log p(x, z=k) of ONE point, in nats; pure: jit, vmap and grad pass through."""
+        """log p(x, z=k) of ONE point, in nats; a pure function for jit, vmap and grad."""
         components = self.family.translate(self.components, self.origin)
         return self.family.exact_log_prob(components, x[None])[0] + self.log_weights
 
     def log_prob(self, x: ArrayLike) -> Float[Array, " N"]:
-        """log p(x_n) in nats, for rows x [N, D]; memory of one chunk and the result."""
+        """log p(x_n) in nats for rows x [N, D], computed in chunks."""
         return self._map(_log_prob, x)
 
     def responsibilities(self, x: ArrayLike) -> Float[Array, "N K"]:
-        """p(z_n=k | x_n), for rows x [N, D]."""
+        """p(z_n=k | x_n) for rows x [N, D]."""
         return self._map(_responsibilities, x)
 
     def assign(self, x: ArrayLike) -> Int[Array, " N"]:
@@ -117,7 +117,7 @@ class Mixture:
         return _evaluate(*self._read(x, sample_weight))
 
     def sample(self, key: Key[Array, ""], num_samples: int) -> tuple[Array, Array]:
-        """Draw z from pi and then x from component z: ([n, D], [n])."""
+        """Draw z from pi, then x from component z; returns (x [n, D], z [n])."""
         checks.key(key)
         num_samples = checks.integer(num_samples, "num_samples", 1)
         drawn = _sample(key, self, bucket(num_samples))
@@ -150,9 +150,9 @@ class Mixture:
 
 
 def read(x: np.ndarray, sample_weight: np.ndarray | None, origin: ArrayLike) -> Data:
-    """Put the data on the device, padded, with what has to be subtracted from each row.
+    """Pad the data and put them on the device, with the shift to subtract from each row.
 
-    float64 data without x64 are centred on the host first, where they still have all digits.
+    float64 data without x64 are centred on the host in float64, before they are rounded.
     """
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     origin = np.asarray(origin)
@@ -165,7 +165,7 @@ def read(x: np.ndarray, sample_weight: np.ndarray | None, origin: ArrayLike) -> 
 
 
 def rows_per_chunk(family: ExponentialFamily, columns: int, data: Data) -> int:
-    """Chunk size for `columns` = R K responsibilities a row."""
+    """Chunk size for `columns` = R K responsibilities per row."""
     num_points, dim = data.x.shape
     floats = padding.num_features(family, dim, data.x.dtype) + dim + 3 * columns
     return chunk_rows(num_points, floats, data.x.dtype.itemsize)
@@ -181,8 +181,8 @@ def gaussian_mixture(
     """A Gaussian mixture from weights [K], means [K, D] and covariances.
 
     Covariances are [K, D, D] (full), [D, D] (tied), [K, D] (diag) or [K] (spherical). The origin
-    defaults to the average of the means. Raises ValueError for weights that are not a
-    distribution, wrong shapes, or covariances that are not positive definite.
+    defaults to the average of the means. Raises ValueError for weights that are negative or do
+    not sum to 1, wrong shapes, or covariances that are not positive definite.
     """
     family = GAUSSIANS[checks.choice(covariance_type, "covariance_type", tuple(GAUSSIANS))]
     mu = checks.points(means, "means")

@@ -1,7 +1,7 @@
-"""Rows and components are padded to few numbers, so that data of many sizes share programs.
+"""Padding of rows and components to a few sizes, so that data of many sizes share programs.
 
 Padded rows copy the last row and have weight 0. Padded components copy the first component and
-have weight 0, log pi = -inf: no point is theirs, and an M-step keeps them as they are.
+have log pi = -inf: their responsibilities are 0, and an M-step does not change them.
 """
 
 from functools import lru_cache
@@ -15,21 +15,21 @@ from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.statistics import Data, MixtureParameters
 from lvm_jax.typing import Params
 
-# Larger data are not padded: their fit takes longer than its compilation, and a copy takes memory.
+# Larger data are not padded: a fit takes longer than its compilation, and a copy takes memory.
 MAX_BYTES = 2**25
-# Products and exponentials of a pass up to which components are padded: some 1 ms on two cores.
+# Components are padded up to this many products and exponentials a pass: about 1 ms on two cores.
 CHEAP = 2_000_000
 FEWEST = 8  # components of the smallest bucket
 
 
 @lru_cache
 def num_features(family: ExponentialFamily, dim: int, dtype: Any) -> int:
-    """F of the family's features in D dimensions."""
+    """F, the number of the family's features in D dimensions."""
     return jax.eval_shape(family.features, jax.ShapeDtypeStruct((1, dim), dtype)).shape[1]
 
 
 def data(x: np.ndarray, weight: np.ndarray | None, origin: np.ndarray) -> Data:
-    """Rows, weights and origin on the device, of a bucket's size where the data are small."""
+    """Rows, weights and origin on the device; small data are padded to a bucket size."""
     rows, size = (x, weight), None
     if x.nbytes <= MAX_BYTES:
         rows, size = pad_rows(rows, bucket(len(x))), np.int32(len(x))
@@ -39,7 +39,7 @@ def data(x: np.ndarray, weight: np.ndarray | None, origin: np.ndarray) -> Data:
 def num_components(
     family: ExponentialFamily, rows: Data, number: int, num_restarts: int = 1
 ) -> int:
-    """What K = `number` components are padded to: 8, 16, 32, ..., where a pass stays cheap."""
+    """The padded number of components, 8, 16, 32, ...; `number` where a pass would cost more."""
     if rows.size is None:
         return number
     n, dim = rows.x.shape
@@ -51,7 +51,7 @@ def num_components(
 
 
 def pad(family: ExponentialFamily, parameters: MixtureParameters, size: int) -> MixtureParameters:
-    """One mixture with `size` components, as NumPy arrays; see the module's text."""
+    """Pad one mixture to `size` components, as NumPy arrays."""
     number = parameters.log_weights.shape[0]
     if number == size:
         return parameters
@@ -62,7 +62,7 @@ def pad(family: ExponentialFamily, parameters: MixtureParameters, size: int) -> 
 
 
 def cut(family: ExponentialFamily, parameters: MixtureParameters, number: int) -> MixtureParameters:
-    """The first `number` components of one mixture, as NumPy arrays; undoes `pad`."""
+    """The first `number` components of one mixture, as NumPy arrays; the inverse of `pad`."""
     log_weights: Any = np.asarray(parameters.log_weights)[:number]
     return MixtureParameters(log_weights, _select(family, parameters.components, np.arange(number)))
 
@@ -70,7 +70,7 @@ def cut(family: ExponentialFamily, parameters: MixtureParameters, number: int) -
 def each(
     function: Any, family: ExponentialFamily, parameters: MixtureParameters, size: int
 ) -> MixtureParameters:
-    """`pad` or `cut` of R mixtures whose leaves carry a leading axis R."""
+    """Apply `pad` or `cut` to R mixtures whose leaves have a leading axis R."""
     num_restarts = parameters.log_weights.shape[0]
     host: MixtureParameters = jax.tree.map(np.asarray, parameters)
     one = [jax.tree.map(lambda leaf, r=r: leaf[r], host) for r in range(num_restarts)]
@@ -82,7 +82,7 @@ def each(
 def blank(
     family: ExponentialFamily, num_restarts: int, number: int, dim: int, dtype: Any
 ) -> MixtureParameters:
-    """Zeros in the place of the parameters that a fresh start makes."""
+    """Parameters of zeros, with the shapes that `family.start` returns."""
     centres = np.zeros((num_restarts, number, dim), dtype)
     start = jax.vmap(family.start, in_axes=(0, None))
     components = jax.eval_shape(start, centres, centres[0, 0])
@@ -91,5 +91,5 @@ def blank(
 
 
 def _select(family: ExponentialFamily, components: Params, index: Any) -> Params:
-    """Components by number, on the host: `family.select` takes an array of numbers as well."""
+    """The components at an array of indices, as NumPy arrays."""
     return family.select(jax.tree.map(np.asarray, components), index)

@@ -1,16 +1,16 @@
-"""Numbers kept as sums of two floats: a rounded one, and the digits that rounding dropped."""
+"""Double-word arithmetic: numbers as sums of a rounded float and its rounding error."""
 
 from lvm_jax.typing import Array
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """a + b rounded, and the rounding error, exactly (Knuth 1969, section 4.2.2, theorem B)."""
+    """a + b rounded, and its exact rounding error (Knuth 1969, section 4.2.2, theorem B)."""
     total = a + b
     share = total - a
     return total, (a - (total - share)) + (b - share)
 
 
 def move(high: Array, low: Array, change: Array) -> tuple[Array, Array]:
-    """The pair high + low, moved by `change`."""
+    """The pair of high + low + change."""
     high, lost = two_sum(high, change)
     return two_sum(high, low + lost)

@@ -17,8 +17,8 @@ LOG_2PI = float(np.log(2 * np.pi))
 class NormalInverseWishart(NamedTuple):
     """mu_k | Sigma_k ~ N(mean, Sigma_k / strength),  Sigma_k ~ IW(degrees, scale).
 
-    `scale` is [D, D] for full and tied covariances. Diagonal covariances take [D]: each variance
-    is inverse-gamma(degrees/2, scale_d/2); spherical ones a scalar, inverse-gamma(degrees/2,
+    `scale` is [D, D] for full and tied covariances; [D] for diagonal ones, with each variance
+    inverse-gamma(degrees/2, scale_d/2); a scalar for spherical ones, inverse-gamma(degrees/2,
     scale/2) (Fraley and Raftery 2007, section 2.1).
     """
 
@@ -29,10 +29,10 @@ class NormalInverseWishart(NamedTuple):
 
 
 class ConjugatePrior(NamedTuple):
-    """The prior of a mixture: Dirichlet(concentration) on the weights, and one on the components.
+    """Prior of a mixture: Dirichlet(concentration) on the weights, and a prior on the components.
 
-    Either part may be None. `concentration` is a number or [K], at least 1, where the mode of the
-    weights exists inside the simplex.
+    Either part may be None. `concentration` is a number or [K], at least 1, so that the mode of
+    the weights exists.
     """
 
     concentration: Any = None
@@ -44,12 +44,12 @@ def default_prior(
 ) -> ConjugatePrior:
     """The weakly informative prior of Fraley and Raftery (2007, section 2.2).
 
-    mean = average of x, strength = 0.01, degrees = D + 2, and scale = cov(x) / K^(2/D): its
-    trace average for a spherical model, its diagonal for a diagonal one. The weights stay flat
-    (concentration 1).
+    mean = average of x, strength = 0.01, degrees = D + 2, and scale = cov(x) / K^(2/D), of which
+    a diagonal model uses the diagonal and a spherical model its average. The prior of the weights
+    is flat (concentration 1).
 
     Raises ValueError or TypeError for an x that is not [N, D] finite numbers with N >= 2,
-    num_components < 1, or another covariance_type than full, tied, diag and spherical.
+    num_components < 1, or a covariance_type other than full, tied, diag and spherical.
     """
     num_components = checks.integer(num_components, "num_components", 1)
     checks.choice(covariance_type, "covariance_type", ("full", "tied", "diag", "spherical"))
@@ -83,7 +83,7 @@ def log_inverse_gamma(variance: ArrayLike, prior: NormalInverseWishart) -> Array
 
 
 def log_dirichlet(log_weights: Float[Array, " K"], concentration: Float[Array, " K"]) -> Scalar:
-    """log Dirichlet(weights; concentration), in nats; 0 * log 0 = 0."""
+    """log Dirichlet(weights; concentration), in nats, with 0 * log 0 = 0."""
     alpha = concentration
     kernel = jnp.where(alpha == 1, 0.0, (alpha - 1) * log_weights).sum()
     return kernel + gammaln(alpha.sum()) - gammaln(alpha).sum()
@@ -92,7 +92,7 @@ def log_dirichlet(log_weights: Float[Array, " K"], concentration: Float[Array, "
 def check(
     prior: ConjugatePrior, num_components: int, dim: int, covariance_type: str | None
 ) -> ConjugatePrior:
-    """Validate a prior on the host and return it with arrays of the right shapes."""
+    """Validate a prior on the host and return it with float64 arrays."""
     if not isinstance(prior, ConjugatePrior):
         raise TypeError(f"prior: expected an em.ConjugatePrior, got {type(prior).__name__}")
     alpha, niw = prior

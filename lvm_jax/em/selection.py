@@ -1,4 +1,4 @@
-"""Choosing the number of components: AIC, BIC, ICL and the entropy of the assignment."""
+"""Selection of the number of components by AIC, BIC or ICL."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from lvm_jax.typing import Array, ArrayLike, Key
 
 
 class Criteria(NamedTuple):
-    """Information criteria; of AIC, BIC and ICL the lower is the better.
+    """Information criteria; lower values of AIC, BIC and ICL are better.
 
     With W = sum_n w_n (N without weights), p free parameters and l = sum_n w_n log p(x_n):
 
@@ -34,13 +34,13 @@ class Criteria(NamedTuple):
 
 
 def criteria(mixture: Mixture, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Criteria:
-    """All criteria of a fitted mixture on x [N, D], in one pass over the data."""
+    """Information criteria of a fitted mixture on x [N, D], in one pass over the data."""
     total = x.shape[0] if sample_weight is None else float(np.sum(np.asarray(sample_weight)))
     return from_evaluation(mixture.evaluate(x, sample_weight), mixture.num_parameters, total)
 
 
 def from_evaluation(evaluation: Evaluation, num_parameters: int, total_weight: float) -> Criteria:
-    """All criteria from what `Mixture.evaluate` found, p and W."""
+    """Information criteria from the result of `Mixture.evaluate`, p and W."""
     log_likelihood, entropy, classification = map(float, evaluation)
     bic = -2 * log_likelihood + num_parameters * math.log(total_weight)
     return Criteria(
@@ -73,13 +73,13 @@ def select(
     sample_weight: ArrayLike | None = None,
     **options: Any,
 ) -> Selection:
-    """`fit` for each number of components, and the one whose aic, bic or icl is lowest.
+    """Fit each number of components, and select the fit with the lowest aic, bic or icl.
 
-    All fits have one key; `options` are those of `fit`. A criterion that is not finite is never
-    the lowest.
+    All fits use the same key; `options` are those of `fit`. A fit whose criterion is not finite
+    is not selected unless all are.
 
-    Raises ValueError or TypeError for an unknown criterion, no or repeated numbers of components,
-    and as `fit`.
+    Raises ValueError or TypeError for an unknown criterion, for empty or repeated numbers of
+    components, and the errors of `fit`.
     """
     checks.host("em.select", INSIDE, key, x, sample_weight)
     checks.key(key)
@@ -95,11 +95,11 @@ def select(
 
 
 def smallest_spread(mixture: Mixture, x: ArrayLike) -> float:
-    """The smallest variance of a component in any direction, as a share of the data's there.
+    """The smallest ratio of a component's variance to the data's variance, over all directions.
 
-    A component that has collapsed onto a few points has one near 0: the likelihood is unbounded
-    there, and the criteria mean nothing. Directions in which x [N, D] does not vary are left out.
-    NaN for a mixture that is not finite, and for data that do not vary. Gaussians only.
+    A value near 0 means that a component has collapsed onto a few points: the likelihood is
+    unbounded there, and the criteria are meaningless. Directions in which x [N, D] does not vary
+    are omitted. NaN for a mixture that is not finite and for constant data. Gaussians only.
     """
     covariances = np.asarray(mixture.covariances, np.float64)
     values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(np.asarray(x, np.float64).T)))

@@ -1,4 +1,4 @@
-"""Where EM starts: k-means, k-means++, random data points, random responsibilities."""
+"""Initialisation of EM: k-means, k-means++, random data points, random responsibilities."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ KMEANS_TOLERANCE = 1e-4
 def maximize(
     family: ExponentialFamily, summary: Any, previous: Any, settings: Settings
 ) -> MixtureParameters:
-    """The M-step of one mixture: the lecture's equations (1)-(3), or their MAP counterparts."""
+    """The M-step of one mixture; the weights are pi_k = N_k / N (Bishop 2006, 9.26) or MAP."""
     counts = family.counts(summary)
     if settings.concentration is not None:
         counts = counts + settings.concentration - 1
@@ -38,10 +38,10 @@ def centres(
     num_restarts: int,
     rows: int,
 ) -> Float[Array, "R K D"]:
-    """Centres of the R starts; without a family, so that all families share one program.
+    """Centres of the R starts; no family is an argument, so that all families share one program.
 
-    kmeans: the centres of Lloyd's algorithm from k-means++ seeds. k-means++ and
-    random_from_data: the seeds, which are different data points.
+    kmeans runs Lloyd's algorithm from k-means++ seeds. k-means++ and random_from_data return
+    their seeds, which are distinct data points.
     """
     choose = _different_rows if name == "random_from_data" else kmeans.seed
     keys = jax.random.split(key, num_restarts)
@@ -53,7 +53,7 @@ def centres(
 
 
 def spread(data: Data) -> Float[Array, " D"]:
-    """The standard deviations of the columns, over the rows that count."""
+    """The standard deviations of the columns, without padded rows."""
     live = (mass(data._replace(weight=None)) > 0)[:, None]
     size = live.sum(dtype=data.x.dtype)
     mean = jnp.where(live, data.x, 0).sum(0) / size
@@ -63,17 +63,17 @@ def spread(data: Data) -> Float[Array, " D"]:
 def assignment(
     key: Key[Array, ""], centres: Float[Array, "R K D"], uniform: bool, num_live: Int[Array, ""]
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """The responsibilities that a start makes its first M-step from, as `assigned_pass` takes them.
+    """The responsibilities of the initial M-step, as the `assign` function of `assigned_pass`.
 
-    Every point goes to the nearest centre, or with `uniform` to all of them, with uniform
-    responsibilities, normalised. Components from `num_live` on get none.
+    Each point is assigned to its nearest centre; with `uniform` its responsibilities are uniform
+    random numbers, normalised. Padded components (from `num_live` on) get 0.
     """
     num_restarts, num_components, _ = centres.shape
     keys = jax.random.split(key, num_restarts)
     live = jnp.arange(num_components) < num_live
 
     def random(x: Array, begin: Array) -> tuple[Array, Array]:
-        def column(key: Array, k: Array) -> Array:  # its own key: the same whatever K is padded to
+        def column(key: Array, k: Array) -> Array:  # one key per component: padding changes nothing
             key = jax.random.fold_in(jax.random.fold_in(key, begin), k)
             return jax.random.uniform(key, x.shape[:1], x.dtype, 1e-3)
 
@@ -94,9 +94,9 @@ def assignment(
 def _different_rows(
     key: Key[Array, ""], data: Data, num: int, num_live: Int[Array, ""] | None = None
 ) -> Float[Array, "K D"]:
-    """`num` rows without replacement, by weight if there is one; ties in value are avoided.
+    """Draw distinct rows without replacement, with probability proportional to their weights.
 
-    The first `num_live` are drawn; the others are the data's first row.
+    With `num_live` only the first `num_live` are drawn; the others equal the data's first row.
     """
 
     def body(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:

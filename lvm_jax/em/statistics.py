@@ -1,10 +1,9 @@
-"""Seam 2: statistics add. One pass over the data, chunk by chunk, for R mixtures at once.
+"""Sufficient statistics: one pass over the data in chunks, for R mixtures at once.
 
     E-step:  log p(x, z=k) = log pi_k + <t(x), eta_k> + offset_k    one product  T(X) @ eta.T
     M-step:  sums_k = sum_n w_n r_nk t(x_n)                         one product  R.T @ T(X)
 
-Both products of a chunk read the same features while they are in cache. Memory is that of one
-chunk and of the statistics, whatever N.
+Both products of a chunk read the same features from cache. Memory does not grow with N.
 """
 
 from collections.abc import Callable
@@ -16,29 +15,29 @@ import jax.numpy as jnp
 from lvm_jax.em.families import ExponentialFamily, Sums
 from lvm_jax.typing import Array, Float, Int, Params, Scalar
 
-# Features and responsibilities of a chunk: measured best of 3 to 48 MB on a CPU, where they should
+# Features and responsibilities of a chunk: the fastest of 3 to 48 MB on a CPU, where they should
 # stay in cache, and of 12, 200 and 1,000 MB on an H200.
 CHUNK_BYTES, ACCELERATOR_BYTES = 12_000_000, 1_000_000_000
 
 
 class MixtureParameters(NamedTuple):
-    """A mixture as the loop sees it; leaves carry a leading restart axis R there."""
+    """Parameters of a mixture; in the loop the leaves have a leading restart axis R."""
 
     log_weights: Float[Array, "*R K"]
     components: Params
 
 
 class Data(NamedTuple):
-    """Rows and their weights; the family sees x - shift, so nothing is copied to centre it."""
+    """Rows and their weights; a pass subtracts the shift per chunk, without a centred copy."""
 
     x: Float[Array, "N D"]
     weight: Float[Array, " N"] | None
     shift: Float[Array, " D"]
-    size: Int[Array, ""] | None = None  # rows that count; the others are padding. None: all
+    size: Int[Array, ""] | None = None  # number of rows without padding; None: all rows
 
 
 class Evaluation(NamedTuple):
-    """What a fitted mixture says of the data, in nats, summed with the weights."""
+    """Weighted sums over the data, in nats."""
 
     log_likelihood: Scalar  # sum_n w_n log p(x_n)
     entropy: Scalar  # -sum_n w_n sum_k r_nk log r_nk
@@ -46,10 +45,10 @@ class Evaluation(NamedTuple):
 
 
 def chunk_rows(num_points: int, floats_per_row: int, itemsize: int) -> int:
-    """Rows per chunk so that the working set is as large as suits the device, at least 128.
+    """Rows per chunk, at least 128, from the working set that suits the device.
 
-    Chunks are of one size and cover the data, so they are made even: else two chunks of data that
-    are just too large for one would take the time of nearly twice the data.
+    Chunks of equal size cover the data. The size is reduced so that the last chunk is nearly full:
+    otherwise data just larger than one chunk would cost nearly two.
     """
     on_cpu = jax.default_backend() == "cpu"
     most = (CHUNK_BYTES if on_cpu else ACCELERATOR_BYTES) // (floats_per_row * itemsize)
@@ -59,7 +58,7 @@ def chunk_rows(num_points: int, floats_per_row: int, itemsize: int) -> int:
 
 
 def compensated_add(carry: tuple[Any, Any], value: Any) -> tuple[Any, Any]:
-    """Kahan's sum of a pytree: thousands of float32 chunks add up without drift."""
+    """Kahan summation of a pytree, so that rounding errors of many float32 chunks do not grow."""
 
     def one(total: Array, lost: Array, term: Array) -> tuple[Array, Array]:
         term = term - lost
@@ -71,7 +70,7 @@ def compensated_add(carry: tuple[Any, Any], value: Any) -> tuple[Any, Any]:
 
 
 def mass(data: Data) -> Float[Array, " N"]:
-    """The weight of every row: 1 without weights, 0 for padding."""
+    """The weight of each row: 1 without weights, 0 for padding."""
     live = jnp.ones(data.x.shape[0], data.x.dtype) if data.weight is None else data.weight
     return live if data.size is None else live * (jnp.arange(live.shape[0]) < data.size)
 
@@ -79,8 +78,8 @@ def mass(data: Data) -> Float[Array, " N"]:
 def chunk(data: Data, index: Int[Array, ""], rows: int) -> tuple[Array, Array, Array]:
     """Rows, weights and first row number of chunk `index`.
 
-    The last chunk starts early to stay inside the data; rows already seen, and padding, get
-    weight 0.
+    The last chunk starts earlier, to stay inside the data. Rows of the previous chunk and padded
+    rows get weight 0.
     """
     whole = data.x.shape[0] <= rows
     first = index * rows
@@ -101,12 +100,12 @@ def chunk(data: Data, index: Int[Array, ""], rows: int) -> tuple[Array, Array, A
 
 
 def unshifted(data: Data) -> Data:
-    """The rows in their own coordinates."""
+    """The data with a zero shift."""
     return data._replace(shift=jnp.zeros_like(data.shift))
 
 
 def over_chunks(data: Data, rows: int, body: Callable[[Array, Any], Any], start: Any) -> Any:
-    """body(index, carry) for every chunk that holds a row that counts; no loop around one chunk."""
+    """Apply body(index, carry) to each chunk that is not all padding; no loop for one chunk."""
     if data.x.shape[0] <= rows:
         return body(jnp.zeros((), jnp.int32), start)
     size = data.x.shape[0] if data.size is None else data.size
@@ -126,11 +125,11 @@ def soften(
 def fast_pass(
     family: ExponentialFamily, parameters: MixtureParameters, data: Data, rows: int
 ) -> tuple[Any, Float[Array, " R"]]:
-    """Summaries and log-likelihoods of R mixtures through the two matrix products.
+    """Summaries and log-likelihoods of R mixtures by the two matrix products.
 
-    More than D features, but not more than 2 D (diagonal and spherical covariances), get a column
-    of ones, by which the products add log pi_k + offset_k and count: a step takes 0.91 of the
-    time. Full and tied covariances lose by it.
+    Diagonal and spherical covariances (D < F <= 2 D) use a column of ones, with which the products
+    add log pi_k + offset_k and compute the counts; a step takes 0.91 of the time. Full and tied
+    covariances would be slower.
     """
     eta, offset = jax.vmap(family.natural)(parameters.components)
     bias = offset + parameters.log_weights
@@ -153,15 +152,9 @@ def fast_pass(
         sums = jax.vmap(one)(eta, bias, parameters.components)
         return compensated_add(carry, (*sums, family.shared(x, weight)))
 
-    zero = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        (
-            () if few else bias,
-            eta,
-            bias[:, 0],
-            jax.eval_shape(family.shared, data.x[:1], data.x[:1, 0]),
-        ),
-    )
+    shared = jax.eval_shape(family.shared, data.x[:1], data.x[:1, 0])
+    shapes = (() if few else bias, eta, bias[:, 0], shared)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = over_chunks(data, rows, body, (zero, zero))
     counts, features, log_likelihood, shared = total
     if few:
@@ -176,10 +169,9 @@ def assigned_pass(
     rows: int,
     assign: Callable[[Array, Array], tuple[Array, Array]],
 ) -> tuple[Any, Float[Array, " R"]]:
-    """Summaries merged without cancellation, given r.
+    """Summaries merged without cancellation, and the weighted sum of the values of `assign`.
 
-    assign(x [n, D], first row) -> responsibilities [R, n, K] and values [R, n]; the weighted sum
-    of the values comes back beside the summaries.
+    assign(x [n, D], first row) -> responsibilities [R, n, K] and values [R, n].
     """
 
     def block(index: Array) -> tuple[Any, Array]:
@@ -208,11 +200,10 @@ def exact_pass(
     rows: int,
     start: tuple[Array, Callable[[Array, Array], tuple[Array, Array]]] | None = None,
 ) -> tuple[Any, Float[Array, " R"]]:
-    """`fast_pass` with every density centred at its component: slower, keeps all digits.
+    """`fast_pass` with each density centred at its component: slower, without cancellation.
 
-    The rows stay in their own coordinates: x - shift would round the digits that x has near zero.
-    With `start`, a flag and an assignment of shifted rows, those responsibilities are taken where
-    the flag is set.
+    The rows are not shifted, because x - shift would round small x. `start` is a flag and an
+    `assign` function of shifted rows, which replaces the posterior where the flag is True.
     """
     log_weights, components = parameters
     components = jax.vmap(lambda c: family.translate(c, data.shift))(components)
@@ -233,8 +224,7 @@ def exact_pass(
         )
 
     summary, log_likelihood = assigned_pass(family, unshifted(data), rows, assign)
-    summary = jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary)
-    return summary, log_likelihood
+    return jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary), log_likelihood
 
 
 def log_joint(
@@ -243,7 +233,7 @@ def log_joint(
     x: Float[Array, "n D"],
     shift: Float[Array, " D"],
 ) -> Array:
-    """log p(x_n, z=k), [n, K], of unshifted rows, by whichever path keeps the digits."""
+    """log p(x_n, z=k), [n, K], of unshifted rows, by the fast path where it is safe."""
 
     def fast() -> Array:
         eta, offset = family.natural(parameters.components)
@@ -290,7 +280,7 @@ def evaluate(
 
 
 def map_rows(function: Callable[[Array], Any], data: Data, rows: int) -> Any:
-    """function(x [n, D]) -> [n, ...] over all rows as they came, one chunk at a time."""
+    """Apply function(x [n, D]) -> [n, ...] to all unshifted rows, one chunk at a time."""
     if data.x.shape[0] <= rows:
         return function(data.x)
     shapes = jax.eval_shape(function, data.x[:rows])

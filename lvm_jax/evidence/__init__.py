@@ -1,4 +1,4 @@
-"""Estimates of log p(x) with an error: from naive Monte Carlo to annealed chains."""
+"""Estimates of log p(x) with errors: importance sampling, annealing, SMC, unbiased estimators."""
 
 from lvm_jax.evidence.annealed import Annealed, annealed, evaluate_annealed
 from lvm_jax.evidence.certified import Certificate, Round, certify

@@ -1,4 +1,4 @@
-"""log p(x) by annealed importance sampling: where q alone is too far from the posterior."""
+"""log p(x) by annealed importance sampling, for a q that is far from the posterior."""
 
 from typing import Any, NamedTuple
 
@@ -28,11 +28,11 @@ from lvm_jax.weights import LogJoint
 
 
 class Annealed(NamedTuple):
-    """The evidence of C chains, and how they travelled."""
+    """The evidence of C chains, with their ends, acceptance and schedule."""
 
     evidence: Evidence  # num_samples is the number of chains
     log_weights: Float[Array, " C"]
-    z: Latent  # where the chains ended, leaves [C, ...]; with the weights, draws of the posterior
+    z: Latent  # the ends of the chains, [C, ...]: with the weights, posterior draws
     acceptance: Float[Array, " T"]  # by temperature, mean over the chains
     schedule: annealing.Schedule
 
@@ -49,23 +49,22 @@ def annealed(
         log (1/C) sum_c w_c,    w_c of `annealing.anneal`
 
     The mean of the weights is unbiased for p(x) with any number of temperatures, so its logarithm
-    is a lower bound in expectation, which more temperatures tighten. q may be the prior, or a
-    guide, which is closer. The plan, `annealing.plan(annealing.sigmoid(100))` for one, has the
+    is a lower bound in expectation. More temperatures tighten it. q may be the prior, or a guide,
+    which is closer. The plan, such as `annealing.plan(annealing.sigmoid(100))`, holds the
     temperatures and the moves; a discrete z needs `annealing.gibbs` or `flip`.
 
-    The standard error is over chains, which are independent; k-hat needs 25 of them, and is inf
-    (not known) below. A log-joint of -inf on part of the space gives weights of zero, which are
-    counted. The evidence is `reliable` where k-hat is at most 0.7, the effective sample size at
-    least 1.3 C^(2/3), the standard deviation of the finite log-weights at most
-    sqrt(log(C^(1/3) / 1.3)) (0.93 for 30 chains, 1.06 for 64, 1.3 for 300) and, of tuned moves,
-    the acceptance at least 0.05 at every temperature.
+    The standard error is that of C independent chains; k-hat is inf (not known) for C < 25. Where
+    the log-joint is -inf the weight is zero. The evidence is `reliable` if all of these hold:
+    k-hat is at most 0.7; the effective sample size is at least 1.3 C^(2/3); the standard deviation
+    of the finite log-weights is at most sqrt(log(C^(1/3) / 1.3)) (0.93 for 30 chains, 1.06 for 64,
+    1.3 for 300); tuned moves have an acceptance of at least 0.05 at every temperature.
 
-    Memory is that of C chains; unjitted: jit around it, or use `evidence.evaluate_annealed`.
+    Memory grows with C. The function is unjitted: jit it, or use `evidence.evaluate_annealed`.
 
     Raises ValueError for num_chains < 1, or a log-joint that does not fit q; TypeError for
     continuous moves on a discrete z.
 
-    Source: Neal (2001); step sizes from a pilot run instead of the chain itself, which would bias.
+    Source: Neal (2001). A pilot run sets the step sizes; tuning on the chain itself would bias.
     """
     checks.key(key)
     checks.integer(num_chains, "num_chains", 1)
@@ -78,11 +77,11 @@ def annealed(
     def one(key: Key[Array, ""], z: Latent) -> annealing.AnnealedChain:
         return annealing.anneal(key, path, z, schedule, transition)
 
-    journeys = jax.vmap(one)(jax.random.split(key_chains, num_chains), z)
-    log_w, accepted = journeys.log_weight, journeys.acceptance.mean(0)
+    chains = jax.vmap(one)(jax.random.split(key_chains, num_chains), z)
+    log_w, accepted = chains.log_weight, chains.acceptance.mean(0)
     tuned = transition.target is not None
     found = check_chains(from_log_weights(log_w), log_w, accepted, tuned)
-    return Annealed(found, log_w, journeys.z, accepted, schedule)
+    return Annealed(found, log_w, chains.z, accepted, schedule)
 
 
 def evaluate_annealed(
@@ -98,14 +97,12 @@ def evaluate_annealed(
 ) -> Annealed:
     """`annealed` for every point of x [N, ...]: an Annealed whose leaves have a leading axis N.
 
-    From q(z | x), or with q=None from the prior. Points run
-    together as far as their chains make at most `chunk_size` rows (on a GPU or a TPU 32 times as
-    many), so memory grows in N by the result alone. Point i draws from fold_in(key, i), or
-    fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer does not depend on
-    the others.
-    Compiled once per shape of a point, model, guide, moves, number of chains and of temperatures,
-    and for few numbers of points (N is padded to `compiling.bucket`); the key, the parameters and
-    the temperatures' values may change.
+    Chains start from q(z | x), or from the prior with q=None. Points run together up to
+    `chunk_size` chains (32 times as many on a GPU or a TPU), so only the result's memory grows with
+    N. Point i uses fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned
+    integers: its result does not depend on the other points. Compiled once per shape of a point,
+    model, guide, moves, numbers of chains and of temperatures, and for few numbers of points (N is
+    padded to `compiling.bucket`); key, parameters and values of the temperatures may change.
 
     Raises as `annealed` and `evaluate` do.
     """

@@ -1,4 +1,4 @@
-"""log p(x) of every point of a data set by importance sampling from a guide, and its summary."""
+"""log p(x) of every point of a data set by importance sampling from a guide, and the mean."""
 
 from typing import Any, NamedTuple
 
@@ -39,19 +39,18 @@ def evaluate(
     """`importance` for every point of x [N, ...] by draws of q(z | x): an Evidence of leaves [N].
 
     Compiled once per shape of a point, `num_samples`, model and guide, and for few numbers of
-    points (N is padded to `compiling.bucket`); the key and the parameters may change.
-    At most `chunk_size` rows (points times samples) are alive at a time, so that they stay in
-    cache; on a GPU or a TPU 32 times as many, of more points, by the same draws: where its memory
-    is short, a smaller `chunk_size` is the cure. Memory grows in neither N nor S, but for the
-    result, and a chunk size below S makes other draws. Point i draws from fold_in(key, i), or
-    fold_in(key, index[i]) with an `index` [N] of unsigned integers: its answer
-    does not depend on the other points. With `q_per_point` the leaves of q are [N, ...], a q for
-    each point, as `guides.per_point` has them.
+    points (N is padded to `compiling.bucket`); the key and the parameters may change. At most
+    `chunk_size` rows (points times samples) are in memory at a time, so that they stay in cache; 32
+    times as many on a GPU or a TPU, of more points, with the same draws. Reduce `chunk_size` if
+    memory is short. Only the result grows with N; a chunk size below S changes the draws. Point i
+    uses fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned integers: its
+    result does not depend on the other points. With `q_per_point` the leaves of q are [N, ...], a q
+    for each point, as in `guides.per_point`.
 
-    Raises ValueError or TypeError for num_samples or chunk_size < 1, x with NaN or infinities, off
-    the model's support or of a shape that the model does not draw, a q whose z is not of the
-    model's shape, p and q or their parameters in each other's place, a q that is not per
-    point, an index of another shape, and under jit, grad or vmap.
+    Raises ValueError or TypeError for num_samples or chunk_size < 1, x with NaN or infinities,
+    outside the model's support or of a shape that differs from the model's draws, a q whose z has
+    another shape than the model's, p and q swapped, a q that is not per point, an index of another
+    shape, and under jit, grad or vmap.
     """
     checks.host("evidence.evaluate", "evidence.importance", key, p, q, x)
     checks.key(key)
@@ -86,7 +85,7 @@ def _evaluate(
     chunk_size: int,
     together: int,
 ) -> Evidence:
-    """`evaluate`, with a q that is common to all points or, where it is None, one for each."""
+    """`evaluate`, with a q that is `common` to all points or, where it is None, one for each."""
 
     def one(point: tuple[Array, Any, Any]) -> Evidence:
         index, x, own = point
@@ -98,7 +97,7 @@ def _evaluate(
 
 
 def _first(q: ConditionalDensity, num_points: int) -> ConditionalDensity:
-    """The q of the first point, abstractly; refuses leaves that are not [N, ...]."""
+    """Shapes of the q of the first point; refuses leaves that are not [N, ...]."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(q)]
     if any(shape[:1] != (num_points,) for shape in shapes):
         raise ValueError(f"q: expected leaves of shape [{num_points}, ...], got {shapes}")
@@ -106,23 +105,23 @@ def _first(q: ConditionalDensity, num_points: int) -> ConditionalDensity:
 
 
 class Summary(NamedTuple):
-    """The evidence of a data set, per data point, with its two errors apart, as in `Average`."""
+    """The mean evidence of a data set per data point, with two errors, as in `Average`."""
 
     log_evidence: Scalar  # the mean over the points, in nats
-    monte_carlo_error: Scalar  # over the draws of z, these points given
-    sampling_error: Scalar  # over the points, another data set being drawn
+    monte_carlo_error: Scalar  # from the draws of z, for these points
+    sampling_error: Scalar  # from the draw of the data set
     worst_k_hat: Scalar
     num_untrusted: Int[Array, ""]  # points that are `likely_low`
     num_points: int
-    failed: Int[Array, ""]  # bits of `Check`: every reason of those points
+    failed: Int[Array, ""]  # bits of `Check`: all reasons of those points
 
     @property
     def reliable(self) -> Bool[Array, ""]:
-        """True where no point is likely low: then mean and errors can be trusted."""
+        """True if no point is `likely_low`: then mean and errors can be trusted."""
         return self.failed == 0
 
     def verdict(self) -> str:
-        """In words: reliable, or how many points are not and the reasons; on the host."""
+        """A sentence: reliable, or the number of unreliable points and the reasons; on the host."""
         if not int(self.num_untrusted):
             return "reliable"
         words = describe(np.asarray(self.failed)).removeprefix("not reliable: ")
@@ -132,10 +131,10 @@ class Summary(NamedTuple):
 def summarize(evidence: Evidence) -> Summary:
     """Mean log p(x) over N points, the leaves [N] of `evaluate`, by `Estimate.average`.
 
-    The sampling error is for a statement about the population, and includes the Monte Carlo
-    error; for a comparison of models on the same points use the Monte Carlo error, or pair the
-    points. NaN where a point is NaN. Where points are `likely_low` the mean and its Monte Carlo
-    error are not reliable: see `verdict`.
+    The sampling error is for a statement about the population, and includes the Monte Carlo error.
+    To compare models on the same points use the Monte Carlo error, or pair the points. The mean is
+    NaN if a point is NaN. If points are `likely_low`, the mean and its Monte Carlo error are not
+    reliable: see `verdict`.
 
     Raises ValueError unless the leaves are [N].
     """

@@ -1,4 +1,4 @@
-"""Importance sampling of log p(x), streamed: memory does not grow with the number of samples."""
+"""Importance sampling of log p(x) in chunks: memory does not grow with the number of samples."""
 
 import math
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from lvm_jax.evidence.result import Evidence, failed_checks
 from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Scalar
 from lvm_jax.weights import LogJoint
 
-CHUNK_SIZE = 1_000  # rows of z that stay in cache: on two CPU cores twice as fast as 25,000
+CHUNK_SIZE = 1_000  # rows of z that fit in the cache; twice as fast as 25,000 on two CPU cores
 
 
 class Running(NamedTuple):
-    """What is kept of the log-weights seen so far."""
+    """Running statistics of the log-weights."""
 
     largest: Scalar
     scaled: Moments  # of w exp(-largest)
@@ -38,19 +38,17 @@ def importance(
 
         log (1/S) sum_s p(x, z_s) / q(z_s),    z_s ~ q
 
-    the lecture's weighted sample average. Exact, with standard error 0, where q is the posterior.
-    Streams chunks of at most `chunk_size` draws, so memory grows only by the sqrt(S) tail of
-    k-hat. `num_samples` and `chunk_size` are static; another value of either compiles again, and
-    another chunk gives other draws. Unjitted: jit around it, or use `evidence.evaluate`.
+    Exact, with standard error 0, if q is the posterior. Streams chunks of at most `chunk_size`
+    draws, so memory grows only by the sqrt(S) largest weights for k-hat. `num_samples` and
+    `chunk_size` are static: another value compiles again, and another `chunk_size` changes the
+    draws. The function is unjitted: jit it, or use `evidence.evaluate`.
 
     Raises ValueError for num_samples or chunk_size < 1, or a log-joint that does not fit q.
     """
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 1)
     num_chunks = math.ceil(num_samples / checks.integer(chunk_size, "chunk_size", 1))
-    size = math.ceil(
-        num_samples / num_chunks
-    )  # chunks of one size, the last masked by < num_chunks
+    size = math.ceil(num_samples / num_chunks)  # equal chunks; the last is masked
 
     # Traced once, for the dtype and for the loop.
     chunk = jax.jit(lambda key: weights.log_weights(key, log_joint, q, size))
@@ -71,9 +69,9 @@ def streamed(
     tail: Int[Array, ""],
     longest: int,
 ) -> Evidence:
-    """`importance` of S = num_chunks CHUNK_SIZE draws by one program for every S: both are traced.
+    """`importance` of S = num_chunks CHUNK_SIZE draws by one program for every S.
 
-    `tail` is `pareto.tail_size(S)`, at most `longest`, the number of weights that memory has.
+    The traced `tail` is `pareto.tail_size(S)`, at most `longest`, the number of weights kept.
     """
     # Traced once, for the dtype and for the loop.
     chunk = jax.jit(lambda key: weights.log_weights(key, log_joint, q, CHUNK_SIZE))
@@ -90,13 +88,13 @@ def streamed(
 def from_first(
     log_w: Float[Array, " S"], used: Bool[Array, " S"], number: Int[Array, ""], tail: Int[Array, ""]
 ) -> Evidence:
-    """`from_log_weights` of the `number` in use; `tail` is `pareto.tail_size(number)`."""
+    """`from_log_weights` of the `number` weights in use; `tail` is `pareto.tail_size(number)`."""
     start = _nothing(pareto.tail_size(log_w.shape[0]), log_w.dtype)
     return _conclude(_add(start, log_w, used), number, tail)
 
 
 def from_log_weights(log_w: Float[Array, " S"]) -> Evidence:
-    """The Evidence of S independent log-weights with E[w] = p(x), however they were drawn.
+    """The Evidence of S independent log-weights with E[w] = p(x), from any proposal.
 
     Raises ValueError for anything but [S], the weights of one data point.
     """
@@ -140,7 +138,7 @@ def _conclude(
     """The estimate and its diagnostics; k-hat of the `tail` largest weights, or of all kept."""
     scaled = running.scaled
     ess = scaled.total**2 / (scaled.total * scaled.mean + scaled.squared)
-    ess = jnp.where(scaled.total == 0, 0.0, ess)  # of zero weights alone
+    ess = jnp.where(scaled.total == 0, 0.0, ess)  # all weights are zero
     largest = running.tail
     if tail is not None:  # weights equal to the threshold do not count
         largest = jnp.where(jnp.arange(largest.size) <= tail, largest, largest[tail])

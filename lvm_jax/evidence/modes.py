@@ -1,4 +1,4 @@
-"""The modes of a posterior that are uphill of given places, and a proposal that covers them."""
+"""A search for modes of the posterior from given points, and a proposal that covers them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,9 +15,9 @@ from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Latent, Params
 from lvm_jax.weights import LogJoint
 
 MOST = 16  # modes of a point
-PATIENCE, NUM_CLIMBS = 32, 96  # climbs in a row that may end at nothing new, and climbs in all
-SHARE, WIDEN = 0.3, 1.2  # of the draws for all modes together, and the width of their normals
-SAME = 1.0  # standard deviations between two ends, by either curvature, below which they are one
+PATIENCE, NUM_CLIMBS = 32, 96  # climbs without a new mode before the search ends; most climbs
+SHARE, WIDEN = 0.3, 1.2  # share of the draws for all modes, and factor on their widths
+SAME = 1.0  # two ends closer than this, in standard deviations by both curvatures, are one mode
 
 
 class Modes(NamedTuple):
@@ -25,17 +25,17 @@ class Modes(NamedTuple):
 
     normals: Laplace  # leaves [K, ...]; a standard normal in an unused slot
     shares: Float[Array, " K"]  # of the draws; they sum to SHARE, or to 0 without a mode
-    num_evaluations: Int[Array, ""]  # of log p(x, z) with its gradient, by all climbs
+    num_evaluations: Int[Array, ""]  # of log p(x, z) and its gradient, in all climbs
 
 
 class _Search(NamedTuple):
-    """The climbs so far."""
+    """The state of the search."""
 
-    z: Latent  # the places [C, ...], those climbed from replaced by higher ends
-    log_p: Float[Array, " C"]  # log p(x, z) there
+    z: Latent  # points [C, ...]; the end of a climb replaces its start if it is higher
+    log_p: Float[Array, " C"]  # log p(x, z) at z
     normals: Laplace  # [K, ...]
     log_masses: Float[Array, " K"]  # of p(x, z) under each, up to a constant; -inf if unused
-    covered: Float[Array, " C"]  # log-density of q and the modes at the places
+    covered: Float[Array, " C"]  # log-density of q and the modes at z
     tried: Bool[Array, " C"]
     num_climbs: Int[Array, ""]
     num_idle: Int[Array, ""]  # climbs to known modes since the last new one
@@ -43,7 +43,7 @@ class _Search(NamedTuple):
 
 
 def cover(q: Distribution, modes: Modes | None) -> Distribution:
-    """q, with a share of the draws from the normals at the modes."""
+    """The mixture of q and the normals at the modes."""
     if modes is None:
         return q
     return Mixed(q, Mixture(_log_share(modes), (), modes.normals, _own), modes.shares.sum())
@@ -54,23 +54,23 @@ def _own(shared: Params, normal: Laplace) -> Laplace:
 
 
 def _log_share(modes: Modes) -> Float[Array, " K"]:
-    """Of the modes among themselves; equal where there is none, as these draws are then unused."""
+    """Log-weights of the modes in their mixture; equal without a mode, when they are unused."""
     none = modes.shares.sum() == 0
     shares = jnp.where(none, 1.0, modes.shares)
     return jnp.log(shares) - jnp.log(shares.sum())
 
 
 def search(log_joint: LogJoint, q: Distribution, z: Latent) -> tuple[Modes, Scalar]:
-    """The distinct modes of log p(x, z) uphill of places z [C, ...], of ONE data point.
+    """Distinct modes of log p(x, z) by gradient ascent from points z [C, ...], of ONE data point.
 
-    Climbs (`guides.laplace`) start one after another, each from the place that has the largest
-    weight p(x, z) / q(z), q being widened by the modes found before, until PATIENCE have led to
-    known modes since the last new one. An end within one standard deviation of a known mode, by
-    both of their curvatures, is that mode. One half of SHARE is the same for all modes, the other
-    half is divided as Laplace's approximation divides the mass of the posterior among them.
+    Climbs (`guides.laplace`) run in sequence. Each starts from the point with the largest weight
+    p(x, z) / q(z), where q includes the modes found so far. The search ends after PATIENCE climbs
+    to known modes since the last new one. An end within one standard deviation of a known mode, by
+    both of their curvatures, is that mode. Half of SHARE is divided equally among the modes, the
+    other half in proportion to their masses by Laplace's approximation.
 
-    Returns the modes, and the largest log-weight that remains, under q and them, at any of the
-    places or the ends of climbs, in nats.
+    Returns the modes, and the largest log-weight, in nats, of the points and the ends of climbs
+    under q with the modes.
     """
     # Traced once, for the shapes and for the loop.
     ascend = jax.jit(lambda start: laplace(log_joint, start, widen=WIDEN))
@@ -93,22 +93,22 @@ def search(log_joint: LogJoint, q: Distribution, z: Latent) -> tuple[Modes, Scal
 def _nothing(
     log_joint: LogJoint, q: Distribution, z: Latent, ascend: Callable[[Latent], Laplace]
 ) -> _Search:
-    """Before the first climb."""
+    """The state before the first climb."""
     log_p, covered = jax.vmap(log_joint)(z), jax.vmap(q.log_prob)(z)
     first = jax.tree.map(lambda leaf: leaf[0], z)
     shapes = jax.eval_shape(ascend, first)
     standard = _usable(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), False)
     normals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (MOST, *leaf.shape)), standard)
-    tried = ~jnp.isfinite(log_p - covered)  # no gradient leads uphill from there
+    tried = ~jnp.isfinite(log_p - covered)  # these have no gradient
     no_masses, zero = jnp.full(MOST, -jnp.inf, log_p.dtype), jnp.int32(0)
     return _Search(z, log_p, normals, no_masses, covered, tried, zero, zero, zero)
 
 
 def _after(log_joint: LogJoint, state: _Search, start: Array, end: Laplace) -> _Search:
-    """The search after one more climb."""
+    """The state after one more climb."""
     known = _known(end, state)
     new = end.found & ~known
-    slot = jnp.isneginf(state.log_masses).argmax()  # the first that is free
+    slot = jnp.isneginf(state.log_masses).argmax()  # the first free slot
     mode, height = _usable(end, new), log_joint(end.mode)
     gain = jnp.log(SHARE / MOST) + jax.vmap(mode.log_prob)(state.z)
 
@@ -131,18 +131,18 @@ def _after(log_joint: LogJoint, state: _Search, start: Array, end: Laplace) -> _
 
 @precision.full
 def _known(end: Laplace, state: _Search) -> Bool[Array, ""]:
-    """Is the end of a climb one of the modes that were found before?"""
+    """Whether the end of a climb is a known mode."""
 
-    def apart(normal: Laplace) -> Scalar:
+    def distance(normal: Laplace) -> Scalar:
         away = ravel_pytree(end.mode)[0] - ravel_pytree(normal.mode)[0]
         by_either = jnp.stack([away @ normal.factor, away @ end.factor])
         return jnp.linalg.norm(by_either, axis=1).max()
 
-    return ((jax.vmap(apart)(state.normals) < SAME) & ~jnp.isneginf(state.log_masses)).any()
+    return ((jax.vmap(distance)(state.normals) < SAME) & ~jnp.isneginf(state.log_masses)).any()
 
 
 def _usable(end: Laplace, new: bool | Bool[Array, ""]) -> Laplace:
-    """The end, or a standard normal for the slot that it does not fill."""
+    """The end of a climb if it is `new`, otherwise a standard normal."""
     factor = jnp.where(new, end.factor, jnp.eye(end.factor.shape[0], dtype=end.factor.dtype))
     mode = jax.tree.map(lambda leaf: jnp.where(new, leaf, 0.0), end.mode)
     return end._replace(mode=mode, factor=factor)

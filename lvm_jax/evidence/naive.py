@@ -1,7 +1,7 @@
-"""Naive Monte Carlo for log p(x): from the prior, and from a uniform, as the lecture tries first.
+"""Naive Monte Carlo for log p(x), from the prior and from a uniform distribution.
 
-Both are importance sampling from a q that knows nothing of x, and both fail as z grows: few draws
-land where p(x, z) is high. `k_hat`, `ess` and `standard_error` show how badly.
+Both are importance sampling from a q that does not depend on x. Both fail in many dimensions of z,
+where few draws have a high p(x, z); `k_hat`, `ess` and `standard_error` show it.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from lvm_jax.weights import LogJoint
 
 
 class _Relative(NamedTuple):
-    """Draws of a distribution whose density is measured against itself: 1 everywhere."""
+    """A distribution with its own draws and a density of 1, relative to itself."""
 
     base: Distribution
 
@@ -39,11 +39,11 @@ def naive(
 
         log (1/S) sum_s p(x | z_s),    z_s ~ p(z)
 
-    `log_likelihood` takes z to log p(x | z). Streams, and raises, as `importance` does.
+    `log_likelihood` maps z to log p(x | z). Streams and raises as `importance`.
     """
     checks.key(key)
     weights.check_log_prob(prior, "prior")
-    # The weights are p(x, z) / p(z) = p(x | z): the prior need not be evaluated to cancel.
+    # The weights are p(x, z) / p(z) = p(x | z): the prior cancels and is not evaluated.
     return importance(key, log_likelihood, _Relative(prior), num_samples, chunk_size=chunk_size)
 
 
@@ -59,13 +59,13 @@ def uniform(
 
         p(x) = |Z| E_z[p(x, z)],    log |Z| + log (1/S) sum_s p(x, z_s),    z_s ~ U(Z)
 
-    |Z| is the number of values of a finite z (L^K of K integers in {0, ..., L - 1}), or the volume
+    |Z| is the number of values of a finite z (L^K for K integers in {0, ..., L - 1}), or the volume
     of a box; mass of p(x, z) outside the box is lost. `space` is any distribution on Z, such as
-    the prior of a discrete z, or `distributions.uniform(low, high)`. Streams as `importance` does.
+    the prior of a discrete z, or `distributions.uniform(low, high)`. Streams as `importance`.
 
     Raises TypeError for a `space` whose volume is not finite (a Gaussian), and as `importance`.
     """
     checks.key(key)
-    # q(z) = 1 / |Z| puts the factor |Z| into the weights.
+    # With q(z) = 1 / |Z| the weights contain the factor |Z|.
     flat = distributions.flatten(space)
     return importance(key, log_joint, flat, num_samples, chunk_size=chunk_size)

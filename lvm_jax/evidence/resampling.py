@@ -1,4 +1,4 @@
-"""Draws of the posterior from weighted draws of q."""
+"""Posterior draws by importance resampling."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from lvm_jax.weights import LogJoint
 
 
 class Resampled(NamedTuple):
-    """Equally weighted draws, of which some repeat, and the weights that chose them."""
+    """M equally weighted draws with repetitions, and the S weights of the draws of q."""
 
     z: Latent  # leaves [M, ...]
-    log_weights: Float[Array, " S"]  # smoothed and normalised, of the draws of q
-    k_hat: Scalar  # above 0.7 the draws are not to be trusted
-    ess: Scalar  # effective number of the S draws
+    log_weights: Float[Array, " S"]  # smoothed and normalised
+    k_hat: Scalar  # above 0.7 the draws cannot be trusted
+    ess: Scalar  # effective sample size of the S draws
 
 
 def resample(
@@ -31,10 +31,9 @@ def resample(
 
         w_s = p(x, z_s) / q(z_s),    z*_m = z_s with probability w~_s / sum_s w~_s
 
-    with w~ the smoothed weights of `diagnostics.psis`; M is S unless `num_draws` is given. They are
-    chosen with replacement by systematic resampling: a draw of weight v appears floor(v M) or
-    ceil(v M) times. As S grows they are draws of the posterior; for one S their bias is of order
-    1 / S, and errors of means over them follow from `ess`, not from M. Unjitted; one data point.
+    with w~ the smoothed weights of `diagnostics.psis`; M = S by default. Systematic resampling
+    repeats a draw of weight v floor(v M) or ceil(v M) times. The bias is of order 1 / S. The errors
+    of means over the draws follow from `ess`, not from M. Unjitted; for one data point.
 
     `arviz.from_dict` takes `jax.tree.map(lambda leaf: leaf[None], found.z)`, one chain.
 

@@ -1,4 +1,4 @@
-"""What an evidence method returns: an estimate of log p(x), its error, and whether both hold."""
+"""The result of an evidence method: an estimate of log p(x), its error, and checks of both."""
 
 from enum import IntFlag
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from lvm_jax._core.moments import moments
 from lvm_jax.evidence import pareto
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Int, Scalar
 
-# Distrust is `not (k_hat <= limit)`, so that NaN and inf are distrusted: of the estimate above 0.7,
-# of its interval above 0.5, where the weights have no variance.
+# The estimate is not trusted above 0.7; its interval not above 0.5, where the weights have no
+# variance. The comparison is `not (k_hat <= limit)`, so that NaN and inf fail.
 TRUSTED_K_HAT, FINITE_VARIANCE = 0.7, 0.5
-SKEWNESS = 2 / 3  # of the mean of the weights, above which Student's interval is too short
-ACCEPTED = 0.05  # acceptance at a temperature, below which its moves are rejected too often
+SKEWNESS = 2 / 3  # of the mean weight; above it Student's interval is too short
+ACCEPTED = 0.05  # the smallest acceptance at a temperature
 
 
 class Check(IntFlag):
@@ -45,17 +45,17 @@ WORDS = {
 
 
 class Evidence(NamedTuple):
-    """log p(x) of one data point (or leaves [N] of N), in nats, and whether it can be trusted.
+    """log p(x) of one data point (or leaves [N] of N), in nats, with diagnostics.
 
-    The mean of the weights is unbiased for p(x), and its logarithm low by about
-    standard_error^2 / 2. NaN and infinite log-weights are counted and kept: with a NaN among them
-    every number is NaN; -inf is a genuine weight of zero, and zero weights alone give -inf.
+    The mean of the weights is unbiased for p(x); its logarithm is too low by about
+    standard_error^2 / 2 in expectation. NaN and infinite log-weights are counted and kept: a NaN
+    makes every number NaN; -inf is a weight of zero, and zero weights only give -inf.
     """
 
     log_evidence: Float[Array, "..."]  # log (1/S) sum_s w_s
     standard_error: Float[Array, "..."]  # of the logarithm: sqrt(Var(w) / S) / mean(w)
     ess: Float[Array, "..."]  # (sum w)^2 / sum w^2; 0 where every weight is zero
-    k_hat: Float[Array, "..."]  # above 0.7 distrust all of the above, above 0.5 the error
+    k_hat: Float[Array, "..."]  # above 0.7 distrust log_evidence, above 0.5 its error
     num_samples: Int[Array, "..."]
     num_nan: Int[Array, "..."]  # log-weights that are NaN
     num_positive_infinite: Int[Array, "..."]
@@ -64,7 +64,7 @@ class Evidence(NamedTuple):
 
     @property
     def likely_low(self) -> Bool[Array, "..."]:
-        """True where a check failed that distrusts log_evidence itself, and not its error alone."""
+        """True where a failed check concerns log_evidence itself, not only its error."""
         return (self.failed & ~int(Check.VARIANCE)) != 0
 
     @property
@@ -73,26 +73,25 @@ class Evidence(NamedTuple):
         return self.failed == 0
 
     def verdict(self) -> str:
-        """In words: reliable, or how many points are not and for which reasons; on the host."""
+        """A sentence: reliable, or the number of unreliable points and the reasons; on the host."""
         return describe(self.failed)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Where log p(x) lies with probability `level`; [-inf, inf] where not `reliable`.
+        """The interval of log p(x) at `level`: `nominal_interval`, [-inf, inf] if not `reliable`.
 
-        Otherwise `nominal_interval`. An estimate that failed a check has no upper limit: the mass
-        that its weights miss may be of any size. By Markov's inequality log_evidence -
-        log(1 / (1 - level)) is a lower limit for any weights with E[w] = p(x). NaN where the
-        estimate is NaN. Computed on the host.
+        An estimate that failed a check has no upper limit, because its weights may miss any mass.
+        log_evidence - log(1 / (1 - level)) is a lower limit for any weights with E[w] = p(x), by
+        Markov's inequality. NaN where the estimate is NaN. Computed on the host.
         """
         low, high = self.nominal_interval(level)
         return opened(low, high, np.asarray(self.failed) != 0)
 
     def nominal_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """log_evidence -+ t standard_error, whether the checks passed or not; on the host.
+        """log_evidence -+ t standard_error, without regard to the checks; on the host.
 
-        t is Student's quantile for `num_samples` - 1 degrees of freedom: it counts on weights whose
-        mean is nearly normal. [-inf, inf] where the standard error is not known (one weight) or
-        every weight is zero; NaN where the estimate is NaN.
+        t is Student's quantile for `num_samples` - 1 degrees of freedom, for weights whose mean is
+        nearly normal. [-inf, inf] where the standard error is not known (one weight) or every
+        weight is zero; NaN where the estimate is NaN.
         """
         from scipy.stats import t
 
@@ -107,7 +106,7 @@ class Evidence(NamedTuple):
 def opened(
     low: np.ndarray | np.floating, high: np.ndarray | np.floating, at: np.ndarray | np.bool_
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The limits, [-inf, inf] where `at` is True; those of an estimate that is NaN stay NaN."""
+    """The limits, [-inf, inf] where `at` is True; NaN limits stay NaN."""
     at = at & ~np.isnan(low)
     return np.where(at, -np.inf, low), np.where(at, np.inf, high)
 
@@ -120,9 +119,8 @@ def failed_checks(
 ) -> Int[Array, ""]:
     """NONFINITE, PARETO, VARIANCE and ESS of S independent weights, as bits.
 
-    PARETO: k-hat is not at most 0.7, and the estimate itself likely too low. VARIANCE: it is above
-    0.5, and the error too small. Below 25 weights, which have no tail to fit, neither is judged.
-    ESS: fewer than `least_ess`.
+    PARETO: k-hat is above 0.7 or NaN, so the estimate is likely too low. VARIANCE: k-hat is above
+    0.5, so the error is likely too small. Both need at least 25 weights. ESS: below `least_ess`.
     """
     has_tail = num_samples >= 5 * pareto.SHORTEST_TAIL
     heavy = ~(k_hat <= TRUSTED_K_HAT)
@@ -141,14 +139,13 @@ def check_chains(
     tuned: bool,
     size: int | Int[Array, ""] | None = None,
 ) -> Evidence:
-    """The Evidence of C annealed chains, with SPREAD and ACCEPTANCE of them in `failed` too.
+    """The Evidence of C annealed chains, with SPREAD and ACCEPTANCE in `failed` too.
 
-    VARIANCE is not judged: k-hat of 30 chains is noisy, 0.5 fails one in six sets whose log-weights
-    spread by half a nat, and SPREAD covers the rest.
-    SPREAD: the standard deviation of the finite log-weights, which unlike ESS does not need the
-    largest weights to be among those drawn, exceeds that of lognormal weights of ESS `least_ess`.
-    ACCEPTANCE: below 0.05 at some temperature, of moves that are tuned (a discrete z that has
-    arrived may well stay where it is). `size` is C where log_w is padded with -inf.
+    SPREAD: the standard deviation of the finite log-weights exceeds that of lognormal weights of
+    ESS `least_ess`; unlike ESS, it does not depend on rare large weights. ACCEPTANCE: below 0.05 at
+    some temperature, for tuned moves only (a discrete z may stay at its mode). VARIANCE is removed:
+    k-hat of 30 chains is noisy, 0.5 would fail one in six sets whose log-weights spread by half a
+    nat, and SPREAD covers the others. `size` is C where log_w is padded with -inf.
     """
     size = log_w.shape[0] if size is None else size
     most = jnp.sqrt(jnp.log(jnp.maximum(size / least_ess(size), 1.0)))
@@ -163,7 +160,7 @@ def least_ess(num_samples: int | Int[Array, ""]) -> float | Scalar:
     """1.3 S^(2/3), the smallest effective sample size of S weights with a reliable interval.
 
     The mean of S lognormal weights of effective sample size E has a skewness of about
-    (S / E)^(3/2) / sqrt(S), which Student's interval takes for 0; it is 2/3 here.
+    (S / E)^(3/2) / sqrt(S), 2/3 at this limit; Student's interval assumes 0.
     """
     return num_samples ** (2 / 3) * SKEWNESS ** (-2 / 3)
 
@@ -175,25 +172,25 @@ def least_samples(share: ArrayLike | float) -> np.ndarray | np.floating:
 
 
 def larger(first: Evidence, second: Evidence) -> Evidence:
-    """Of two estimates of each point, leaves [N], the larger with its error and its checks.
+    """The larger of two estimates of each point, leaves [N], with its error and its checks.
 
-    Both are low in expectation, so that the larger comes nearer to log p. But the larger of two
-    noisy numbers is high by a part of their errors: it is no lower bound in expectation. NaN in the
-    first is replaced by the second.
+    Both are too low in expectation, so the larger is nearer to log p(x). It is not a lower bound in
+    expectation: the larger of two noisy numbers is biased upwards. Where the first is NaN, the
+    result is the second.
     """
     above = first.log_evidence >= second.log_evidence
     return jax.tree.map(lambda one, two: jnp.where(above, one, two), first, second)
 
 
 def union(failed: ArrayLike) -> Int[Array, ""]:
-    """The reasons of every point together."""
+    """The bits of all points combined."""
     bits = jnp.asarray([int(check) for check in Check], jnp.int32)
     found = (jnp.asarray(failed, jnp.int32)[:, None] & bits[None]).max(0)
     return found.sum(dtype=jnp.int32)
 
 
 def describe(failed: ArrayLike) -> str:
-    """The reasons in `failed` in words: of one point, or of [N] with their numbers."""
+    """The reasons in `failed` as a sentence; for points [N], with their numbers."""
     failed = np.asarray(failed).astype(int)
     if not failed.any():
         return "reliable"

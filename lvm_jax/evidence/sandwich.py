@@ -1,6 +1,6 @@
-"""log p(x) between two bounds: chains from q below it, chains back from the posterior above.
+"""Lower and upper bounds of log p(x): chains from q, and reverse chains from the posterior.
 
-On data that the model itself simulated an exact posterior draw is at hand: the z that made x.
+For data simulated from the model, the z that generated x is an exact posterior draw.
 """
 
 from typing import NamedTuple
@@ -32,25 +32,25 @@ from lvm_jax.typing import (
 )
 from lvm_jax.weights import LogJoint
 
-CROSSED = 4.0  # standard errors by which the bounds must not be the wrong way round
+CROSSED = 4.0  # standard errors by which the lower bound may exceed the upper
 
 
 class Sandwich(NamedTuple):
     """Two stochastic bounds of log p(x), of one point or leaves [N] of N."""
 
     lower: Evidence  # C forward chains: E[lower] <= log p(x)
-    upper: Evidence  # C chains back: E[upper] >= log p(x)
+    upper: Evidence  # C reverse chains: E[upper] >= log p(x)
     forward_acceptance: Float[Array, "... T"]
     reverse_acceptance: Float[Array, "... T"]
 
     @property
     def gap(self) -> Float[Array, "..."]:
-        """upper - lower, in nats: in expectation at least the error of either."""
+        """upper - lower, in nats; its expectation bounds the error of both."""
         return self.upper.log_evidence - self.lower.log_evidence
 
     @property
     def failed(self) -> Int[Array, "..."]:
-        """NONFINITE of either side: `interval` holds for weights that fail the other checks."""
+        """NONFINITE of either bound; `interval` is valid if other checks fail."""
         return (self.lower.failed | self.upper.failed) & int(Check.NONFINITE)
 
     @property
@@ -59,15 +59,15 @@ class Sandwich(NamedTuple):
         return self.failed == 0
 
     def verdict(self) -> str:
-        """In words: reliable, or how many points are not and for which reasons; on the host."""
+        """A sentence: reliable, or the number of unreliable points and the reasons; on the host."""
         return describe(self.failed)
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
-        """[lower - b, upper + b], b = log(2 / (1 - level)): holds log p(x) with that probability.
+        """[lower - b, upper + b], b = log(2 / (1 - level)), contains log p(x) with prob. `level`.
 
-        For every number of chains and temperatures, and any weights: exp(lower) is unbiased for
-        p(x), so that P(lower > log p(x) + b) < exp(-b) by Markov's inequality, and so is
-        exp(-upper) for 1 / p(x). Over draws of x, z and the chains together.
+        It is valid for all numbers of chains and temperatures and for any weights, over draws of x,
+        z and the chains. exp(lower) is unbiased for p(x), so P(lower > log p(x) + b) < exp(-b) by
+        Markov's inequality; exp(-upper) is unbiased for 1 / p(x).
         """
         margin = np.log(2 / (1 - checks.level(level)))
         return self.lower.log_evidence - margin, self.upper.log_evidence + margin
@@ -81,14 +81,13 @@ def sandwich(
     num_chains: int,
     plan: annealing.Plan,
 ) -> Sandwich:
-    """A lower and an upper bound of log p(x) from C chains each way, of ONE data point, in nats.
+    """A lower and an upper bound of log p(x) from C chains each, of ONE data point, in nats.
 
         lower = log (1/C) sum_c w_c,    upper = -log (1/C) sum_c 1 / w'_c
 
-    w of `annealing.anneal` from q, w' of `annealing.reverse` from `z`, ONE exact draw of p(z | x)
-    that all C chains share. Both use one schedule: the plan's, or its pilot's, who goes forward.
-    The chains back are dependent through z: the upper bound's own standard error, given z, does
-    not know of another z.
+    w are the weights of `annealing.anneal` from q, w' those of `annealing.reverse` from `z`, ONE
+    exact draw of p(z | x) that all C chains share. Both use one schedule, the plan's or its forward
+    pilot's. The reverse chains share z: the standard error of the upper bound is conditional on z.
 
     Raises ValueError for a z that is not as q draws it, and as `annealed`.
 
@@ -97,19 +96,19 @@ def sandwich(
     checks.key(key)
     checks.integer(num_chains, "num_chains", 1)
     transition = plan.transition
-    key_pilot, key_start, key_forward, key_back = jax.random.split(key, 4)
+    key_pilot, key_start, key_forward, key_reverse = jax.random.split(key, 4)
     start = weights.draw(key_start, q, num_chains)
     _check_draw(z, start)
     path = make_path(log_joint, q, start, transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, start)
-    keys = jax.random.split(key_forward, num_chains), jax.random.split(key_back, num_chains)
+    keys = jax.random.split(key_forward, num_chains), jax.random.split(key_reverse, num_chains)
     forward = jax.vmap(lambda key, z: annealing.anneal(key, path, z, schedule, transition))(
         keys[0], start
     )
-    back = jax.vmap(lambda key: annealing.reverse(key, path, z, schedule, transition))(keys[1])
+    reverse = jax.vmap(lambda key: annealing.reverse(key, path, z, schedule, transition))(keys[1])
     tuned = transition.target is not None
-    accepted = forward.acceptance.mean(0), back.acceptance.mean(0)
-    log_w = forward.log_weight, -back.log_weight
+    accepted = forward.acceptance.mean(0), reverse.acceptance.mean(0)
+    log_w = forward.log_weight, -reverse.log_weight
     lower, inverse = (
         check_chains(from_log_weights(one), one, rate, tuned)
         for one, rate in zip(log_w, accepted, strict=True)
@@ -137,16 +136,15 @@ def bidirectional(
     *,
     chunk_size: int = CHUNK_SIZE // 2,
 ) -> Bidirectional:
-    """Bidirectional Monte Carlo: how far `annealed` is from log p(x), on data of the model itself.
+    """Bidirectional Monte Carlo: the error of `annealed`, measured on data of the model.
 
-    Draws N pairs z ~ p(z), x ~ p(x | z), of which z is an exact draw of p(z | x), and sandwiches
-    log p(x) of each. What `annealed` with the same settings misses on real data cannot be seen
-    there; that the gap is small here certifies the procedure, as far as real data resemble the
-    model's. From q(z | x), or with q=None from the prior. Points run together as in
-    `evaluate_annealed`.
+    Draws N pairs z ~ p(z), x ~ p(x | z), where z is an exact draw of p(z | x), and computes the
+    `sandwich` of each. On real data the error of `annealed` is not observable; a small gap here
+    validates the settings, as far as real data resemble the model's. The forward chains start from
+    q(z | x), or from the prior with q=None. Points run together as in `evaluate_annealed`.
 
-    Raises ValueError if the bounds come out the wrong way round by more than 4 standard errors (the
-    prior and the likelihood then do not draw what they price), and as `sandwich`.
+    Raises ValueError if the mean lower bound exceeds the upper by more than 4 standard errors (then
+    draws of the prior or the likelihood do not follow their log_prob), and as `sandwich`.
 
     Source: Grosse, Ancha and Roy (2016).
     """
@@ -192,7 +190,7 @@ def _means(found: Sandwich) -> list[Estimate]:
 
 
 def _check_order(gap: Scalar, error: Scalar) -> None:
-    """Refuse bounds that have crossed beyond chance."""
+    """Refuse a lower bound that exceeds the upper by more than chance."""
     if gap < -CROSSED * error:
         raise ValueError(
             f"p: expected E[upper] >= E[lower], got a mean gap of {gap:.3f} +- {error:.3f} "

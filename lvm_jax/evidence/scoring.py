@@ -1,4 +1,4 @@
-"""Estimates of log p(x) beside a known truth: how far off they are, how often intervals hold."""
+"""Errors of estimates with a known truth: root mean square error and coverage of intervals."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from lvm_jax.typing import Bool, Float
 
 
 class Share(NamedTuple):
-    """A share of n cases, and its Clopper-Pearson interval."""
+    """A share of n cases with its Clopper-Pearson interval."""
 
     share: float
     low: float
@@ -22,8 +22,8 @@ class Share(NamedTuple):
 def share(holds: Bool[np.ndarray, " n"] | Sequence[bool], level: float = 0.95) -> Share:
     """The share of True, with the exact interval of a binomial probability at `level`.
 
-    With k of n: low and high are the quantiles (1 - level) / 2 of Beta(k, n - k + 1) and
-    (1 + level) / 2 of Beta(k + 1, n - k). Of no cases the share is NaN and the interval [0, 1].
+    For k of n: low and high are the quantiles (1 - level) / 2 of Beta(k, n - k + 1) and
+    (1 + level) / 2 of Beta(k + 1, n - k). For n = 0 the share is NaN and the interval [0, 1].
     Raises ValueError for a level outside (0, 1). Source: Clopper and Pearson (1934).
     """
     from scipy.stats import beta
@@ -40,7 +40,7 @@ def share(holds: Bool[np.ndarray, " n"] | Sequence[bool], level: float = 0.95) -
 def rmse(errors: Float[np.ndarray, " n"]) -> Estimate:
     """The root mean square error of n independent estimates, with its standard error.
 
-    sd(e^2) / (2 RMSE sqrt(n)), the delta method. NaN of one estimate. In the units of the errors.
+    The error is sd(e^2) / (2 RMSE sqrt(n)) by the delta method, NaN for n = 1. Units as `errors`.
     """
     squared = np.asarray(errors, np.float64) ** 2
     found = float(np.sqrt(squared.mean()))

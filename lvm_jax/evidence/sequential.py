@@ -1,4 +1,4 @@
-"""log p(x) by sequential Monte Carlo: annealed particles that are resampled on the way."""
+"""log p(x) by sequential Monte Carlo: annealed particles with resampling."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +21,7 @@ Resample = Callable[[Key[Array, ""], Array, int], Array]
 
 
 class Sequential(NamedTuple):
-    """The evidence of R independent runs of S particles, and how they travelled."""
+    """The evidence of R independent runs of S particles, and their diagnostics."""
 
     evidence: Evidence  # num_samples is the number of runs, each one weight
     log_evidences: Float[Array, " R"]
@@ -54,11 +54,11 @@ def sequential(
 
         Z_r = prod_t sum_s W_s^{t-1} (p(x, z_s) / q(z_s))^(beta_t - beta_{t-1}),   (1/R) sum_r Z_r
 
-    with W the normalised weights, equal again after a resampling. Particles are resampled where
-    their effective sample size falls below `threshold` S (0: never, which is `annealed`; 1:
-    always). Each Z_r is unbiased for p(x) (Del Moral 2004); their spread gives the standard error,
-    which one run cannot, and is `reliable` as that of `annealed`, the runs' Z_r being the weights.
-    The plan is as for `annealed`. Resampling by blackjax: systematic, stratified or multinomial.
+    with W the normalised weights, equal after a resampling. Particles are resampled when their
+    effective sample size is below `threshold` S (0: never, as `annealed`; 1: always). Each Z_r is
+    unbiased for p(x) (Del Moral 2004); their spread gives the standard error. The checks are those
+    of `annealed`, with the Z_r as weights. The plan is as for `annealed`. Resampling by blackjax:
+    systematic, stratified or multinomial.
 
     Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
     resampling, and as `annealed`.
@@ -97,7 +97,7 @@ def run(
     threshold: float,
     resample: Resample,
 ) -> tuple[_Cloud, tuple[Array, Array, Array]]:
-    """One run from particles z [S, ...] of q: its end; ESS, resampled?, acceptance, [T] each."""
+    """One run from particles z [S, ...] of q: its end; ESS, resampled and acceptance, [T] each."""
     size = jax.tree.leaves(z)[0].shape[0]
     betas = schedule.temperatures
 
@@ -106,7 +106,7 @@ def run(
         key_pick, key_move = jax.random.split(jax.random.fold_in(key, index))
         total = cloud.log_w + (beta - before) * jax.vmap(path.log_weight)(cloud.z)
         gain = logsumexp(total)
-        # Where every weight is zero they stay so; normalising would make NaN of them.
+        # Weights that are all zero are not normalised, which would give NaN.
         log_w = total - jnp.where(jnp.isneginf(gain), 0.0, gain)
         ess = jnp.exp(-logsumexp(2 * log_w))
         poor = (ess < threshold * size) | (threshold >= 1)

@@ -15,7 +15,7 @@ LAST_HARMONIC, TAIL_RATIO = 80, 0.9
 
 
 class Telescope(NamedTuple):
-    """One unbiased draw of log p(x), and what it cost."""
+    """One unbiased draw of log p(x), and its cost."""
 
     log_evidence: Float[Array, "..."]
     num_terms: Int[Array, "..."]  # K
@@ -26,7 +26,7 @@ class _State(NamedTuple):
     terms: Int[Array, ""]  # k
     bound: Scalar  # IWAE of the first start + k weights
     value: Scalar  # the telescope up to term k
-    alive: Array  # is K >= k + 1?
+    alive: Array  # K >= k + 1
 
 
 def sumo(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, *, start: int = 1) -> Telescope:
@@ -34,16 +34,15 @@ def sumo(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, *, start: in
 
         L_m + sum_{k=1}^{K} (L_{m+k} - L_{m+k-1}) / P(K >= k),    m = `start`
 
-    L_j is IWAE's bound of the first j weights; P(K >= k) = 1/k to k = 80 and 0.9^(k - 80) / 80
-    beyond (Luo et al. 2020, section 4). K has no cap, for a cap would bias.
+    L_j is IWAE's bound of the first j weights; P(K >= k) = 1/k up to k = 80, then
+    0.9^(k - 80) / 80 (Luo et al. 2020, section 4). A maximum of K would bias.
 
-    Cost: start + 5.1 evaluations on average, with a long tail; one at a time in a while_loop, so
-    draws vmapped together wait for the longest. Variance: a term differs by O(1/k) and is divided
-    by P(K >= k), so the harmonic part adds log 80 of them and the geometric part, in theory,
-    diverges; such draws are rare (K > 150 once in 10^5) but large, and heavy-tailed weights make
-    it worse. Average many draws, watch their spread, raise `start`. -inf where the first m weights
-    are all 0, as L_m is; its expectation is then -inf, too. Not differentiable in reverse mode,
-    being a while_loop.
+    Cost: start + 5.1 evaluations on average, with a long tail, in a while_loop: a vmap over draws
+    takes the time of the longest. Variance: in theory infinite. A difference of order 1/k is
+    divided by P(K >= k), so the harmonic part adds a term of log 80, and the geometric part
+    diverges. Draws with K > 150 are rare (once in 10^5) but large, and heavy-tailed weights make
+    the variance worse. Average many draws, check their spread, and increase `start`. -inf if the
+    first m weights are all 0; the expectation is then -inf. Not differentiable in reverse mode.
 
     Raises ValueError for start < 1, or a log-joint that does not fit q.
     """
@@ -58,8 +57,7 @@ def sumo(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, *, start: in
         log_w = weights.log_weights(key_weight, log_joint, q, 1)[0]
         term = _growth(log_w - state.bound, start + k)
         term = jnp.where(state.bound == -jnp.inf, 0.0, term)  # the telescope stays at L_m
-        # One coin a term draws K exactly; the inverse of its distribution at one float32 uniform
-        # would never go beyond K = 190.
+        # One coin a term draws K exactly; one float32 uniform would limit K to 190.
         alive = jax.random.bernoulli(key_stop, _survival(k + 1) / _survival(k))
         value = state.value + term / _survival(k).astype(term.dtype)
         return _State(k, state.bound + term, value, alive)
@@ -72,8 +70,8 @@ def sumo(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, *, start: in
 def _growth(excess: Scalar, size: Int[Array, ""]) -> Scalar:
     """L_j - L_{j-1}, j = `size`, where log w_j = L_{j-1} + `excess`.
 
-    Of the ratio of the means, for a difference of logarithms would leave rounding that the
-    division by a small P(K >= k) blows up; the other form is for a weight whose ratio overflows.
+    log1p avoids the rounding of a difference of logarithms, which the division by a small P(K >= k)
+    would amplify; the other form is for an excess that overflows.
     """
     near = jnp.log1p(jnp.expm1(jnp.minimum(excess, 30.0)) / size)
     far = excess - jnp.log(size.astype(excess.dtype))

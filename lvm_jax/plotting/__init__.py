@@ -1,4 +1,20 @@
-"""Pieces of figures on axes that are given: captions and scales, traces, images, and mixtures."""
+"""Figures of mixtures, training, latent spaces and evidence, and the pieces that they are made of.
+
+Whole figures, in one call each. They take results of the library, draw on the axis `ax` or, where
+it is None, on a new figure, and return the figure: `figure.savefig("name.png")`.
+
+    mixture             data and the mixture fitted to them, in one, two or more dimensions
+    learning_curve      the bound by epoch, and averages with both errors
+    latent_space        posterior means of the data in a plane of z
+    traversals          images while one number of z moves
+    weight_tail         the largest importance weights, and k-hat
+    evidence_intervals  log p(x) by method, with intervals
+    gap_waterfall       log p(x) - ELBO, split into approximation and amortisation gap
+
+Pieces take the axis first, draw on it and return None: points, ellipses, contours, images, scales,
+captions, legends. Colours are Okabe and Ito's, for colour-blind readers; what differs in colour
+differs in line, mark or name too. docs/plotting.md has a figure of each.
+"""
 
 from lvm_jax.plotting.figures import (
     GREY,
@@ -15,6 +31,7 @@ from lvm_jax.plotting.figures import (
     legend,
     legend_below,
     log_ticks,
+    named_tiles,
     new_figure,
     png,
     signed_log,
@@ -22,15 +39,19 @@ from lvm_jax.plotting.figures import (
     trace,
     whole_numbers,
 )
+from lvm_jax.plotting.inference import (
+    evidence_intervals,
+    gap_waterfall,
+    weight_tail,
+)
+from lvm_jax.plotting.latents import latent_space, traversals
+from lvm_jax.plotting.learning import learning_curve, two_errors
 from lvm_jax.plotting.mixtures import (
-    Plane,
     assignment_entropy,
     check_mixture,
     check_plane,
     classes,
-    clusters,
     confidence_radius,
-    coordinate_plane,
     density,
     density_level,
     ellipse,
@@ -40,8 +61,14 @@ from lvm_jax.plotting.mixtures import (
     gaussian,
     grid,
     histogram,
-    principal_plane,
+    mixture,
     scatter,
+)
+from lvm_jax.plotting.planes import (
+    Plane,
+    Projection,
+    coordinate_plane,
+    principal_plane,
 )
 
 __all__ = [
@@ -52,12 +79,12 @@ __all__ = [
     "PALETTE",
     "STYLES",
     "Plane",
+    "Projection",
     "assignment_entropy",
     "caption_axes",
     "check_mixture",
     "check_plane",
     "classes",
-    "clusters",
     "colour",
     "confidence_radius",
     "coordinate_plane",
@@ -68,14 +95,20 @@ __all__ = [
     "ellipses",
     "entropy_map",
     "entropy_points",
+    "evidence_intervals",
     "finish",
+    "gap_waterfall",
     "gaussian",
     "grid",
     "histogram",
     "image",
+    "latent_space",
+    "learning_curve",
     "legend",
     "legend_below",
     "log_ticks",
+    "mixture",
+    "named_tiles",
     "new_figure",
     "png",
     "principal_plane",
@@ -83,5 +116,8 @@ __all__ = [
     "signed_log",
     "tiles",
     "trace",
+    "traversals",
+    "two_errors",
+    "weight_tail",
     "whole_numbers",
 ]

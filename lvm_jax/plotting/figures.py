@@ -49,6 +49,14 @@ def new_figure(
     return figure, axes
 
 
+def axis_or_new(ax: Axes | None, **size: float) -> tuple[Any, Axes]:
+    """The axis that is given with its figure, or a new figure of this size with one axis."""
+    if ax is not None:
+        return ax.figure, ax
+    figure, (ax,) = new_figure(**size)  # type: ignore[arg-type]
+    return figure, ax
+
+
 def png(figure: Figure, dpi: int = 130) -> bytes:
     """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
@@ -174,3 +182,14 @@ def tiles(
         sheet[top : top + height, left : left + width] = one
     image(ax, sheet, 0, high)
     ax.set_facecolor(gap)
+
+
+def named_tiles(
+    ax: Axes, pixels: Float[np.ndarray, "R C H W"], names: Sequence[str], high: float
+) -> None:
+    """R rows of C grey images with a name beside each row; white at 0 and black at `high`."""
+    rows, columns, height, width = pixels.shape
+    tiles(ax, pixels.reshape(-1, height, width), columns, high)
+    middles = [row * (height + 1) + (height - 1) / 2 for row in range(rows)]
+    ax.set_yticks(middles, names, fontsize=9, parse_math=False)
+    ax.tick_params(length=0)

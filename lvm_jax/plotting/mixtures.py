@@ -1,4 +1,4 @@
-"""Mixtures and their data on an axis that is given: points, ellipses, densities, entropies.
+"""Mixtures and their data: points, ellipses, densities, entropies, and all of it in one call.
 
 Every ellipse and contour states the probability that it holds. An ellipse at Mahalanobis radius r
 holds 1 - exp(-r^2 / 2) of a two-dimensional Gaussian, so one that holds p has r^2 = -2 ln(1 - p):
@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lvm_jax import em
 from lvm_jax._core import checks
-from lvm_jax.data.dataset import Dataset
-from lvm_jax.data.embedded import pca
 from lvm_jax.plotting.figures import (
     GREY,
     INK,
     LABEL_BOX,
     LEVELS,
     STYLES,
+    axis_or_new,
+    caption_axes,
     colour,
     legend,
-    new_figure,
 )
+from lvm_jax.plotting.planes import Projection, column_names, find_plane
 from lvm_jax.typing import ArrayLike, Float, Int, PRNGKeyArray
 
 if TYPE_CHECKING:
@@ -34,41 +34,46 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Plane(NamedTuple):
-    """A plane to look at D-dimensional data in: coordinates (x - origin) axes^T."""
+def mixture(
+    fitted: em.Mixture,
+    x: ArrayLike,
+    *,
+    projection: Projection | None = None,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Data and the Gaussian mixture that was fitted to them; returns the figure.
 
-    axes: Float[np.ndarray, "2 D"]
-    origin: Float[np.ndarray, " D"]
-    labels: tuple[str, str]
+    One dimension: a histogram with the density and its weighted components. Two: each point in the
+    colour of its most probable component, and ellipses that hold 50% and 90% of each component.
+    More: the same in the plane of `projection`, "principal" (the two main principal axes), two
+    columns such as (0, 3), or a `Plane`; the components there are the exact marginals.
 
-    def points(self, x: ArrayLike) -> Float[np.ndarray, "N 2"]:
-        """Where the points x [N, D] lie in the plane."""
-        return (np.asarray(x) - self.origin) @ self.axes.T
+        plotting.mixture(em.fit(key, x, 3).mixture, x)
 
-    def mixture(self, mixture: em.Mixture) -> em.Mixture:
-        """What the mixture is in the plane: N(mu, Sigma) becomes N(A (mu - o), A Sigma A^T)."""
-        covariances = self.axes @ np.asarray(mixture.covariances) @ self.axes.T
-        return em.gaussian_mixture(mixture.weights, self.points(mixture.means), covariances)
+    x: [N, D]. names: of the D columns, with units, as `Dataset.axis_labels` has them; x1 to xD
+    unless given. ax: the axis to draw on; None makes a figure.
 
-
-def coordinate_plane(dataset: Dataset, columns: tuple[int, int] = (0, 1)) -> Plane:
-    """The plane of two columns of the data."""
-    dim = dataset.x.shape[1]
-    if dim < 2:
-        raise ValueError(f"dataset: expected at least 2 columns to draw a plane, got {dim}")
-    first, second = (dataset.axis_labels[j] for j in columns)
-    return Plane(np.eye(dim)[list(columns)], np.zeros(dim), (first, second))
-
-
-def principal_plane(dataset: Dataset) -> Plane:
-    """The plane of the two main principal axes."""
-    main = pca(dataset.x, 2)
-    unit = f" [{dataset.units[0]}]" if len(set(dataset.units)) == 1 and dataset.units[0] else ""
-    first, second = (
-        f"principal axis {i + 1}{unit}, {share:.0%} of the variance"
-        for i, share in enumerate(main.shares)
-    )
-    return Plane(main.axes, main.mean, (first, second))
+    Raises ValueError for an x of another dimension than the mixture, names that are not D, and
+    D > 2 without a `projection`; TypeError for a mixture that is not of Gaussians.
+    """
+    x = np.asarray(checks.points(x, "x"))
+    dim = fitted.origin.shape[-1]
+    if x.shape[1] != dim:
+        raise ValueError(f"x: expected {dim} columns, as the mixture has, got {x.shape[1]}")
+    if dim == 1:
+        (label,) = column_names(names, 1)
+        figure, ax = axis_or_new(ax, width=6.4, height=3.8)
+        histogram(ax, x[:, 0], fitted)
+        caption_axes(ax, "", (label, "density"))
+        return figure
+    plane = find_plane(x, projection, column_names(names, dim))
+    shown = plane.mixture(fitted)
+    figure, ax = axis_or_new(ax, width=6.4, height=5.0)
+    scatter(ax, plane.points(x), np.asarray(fitted.assign(x)))
+    ellipses(ax, shown)
+    caption_axes(ax, "", plane.labels)
+    return figure
 
 
 def confidence_radius(probability: float) -> float:
@@ -118,15 +123,21 @@ def scatter(
     ax.scatter(points[:, 0], points[:, 1], s=size, c=colours, alpha=0.65, linewidths=0)
 
 
-def classes(
-    ax: Axes, points: Float[np.ndarray, "N 2"], labels: Int[np.ndarray, " N"] | None
-) -> None:
-    """Points, each class in its colour with its name at its median; plain ones without labels."""
-    scatter(ax, points, labels)
+def classes(ax: Axes, points: Float[np.ndarray, "N 2"], labels: np.ndarray | None) -> None:
+    """Points, each class in its colour with its name at its median; plain ones without labels.
+
+    A whole number n has colour(n) in every figure; other labels have colours in their order.
+    """
+    if labels is None:
+        scatter(ax, points)
+        return
+    names, place = np.unique(labels, return_inverse=True)
+    shades = names.astype(int) if names.dtype.kind in "iu" else np.arange(len(names))
+    scatter(ax, points, shades[place])
     style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10.5, "weight": "bold"}
-    for label in () if labels is None else np.unique(labels):
-        at, own = np.median(points[labels == label], axis=0), colour(int(label))
-        ax.annotate(str(label), at, color=own, bbox=LABEL_BOX | {"alpha": 0.85}, **style)
+    for index, name in enumerate(names):
+        at, own = np.median(points[place == index], axis=0), colour(int(shades[index]))
+        ax.annotate(str(name), at, color=own, bbox=LABEL_BOX | {"alpha": 0.85}, **style)
 
 
 def check_mixture(mixture: em.Mixture, dim: int) -> None:
@@ -135,7 +146,10 @@ def check_mixture(mixture: em.Mixture, dim: int) -> None:
     if own != dim:
         cure = "plotting.histogram draws one dimension"
         if own > 2:
-            cure = "project it with Plane.mixture, as principal_plane(dataset).mixture(mixture)"
+            cure = (
+                "project it with Plane.mixture, as principal_plane(dataset).mixture(mixture), or "
+                "call plotting.mixture with a projection"
+            )
         elif own == 2:
             cure = "plotting.ellipses and plotting.density draw two"
         raise ValueError(f"mixture: expected dimension {dim}, got {own}; {cure}")
@@ -165,16 +179,6 @@ def ellipses(ax: Axes, mixture: em.Mixture, levels: Sequence[float] = LEVELS) ->
         label = f"holds {level:.0%} of its component"
         ax.plot([], [], style, color=GREY, linewidth=1.6, label=label)
     legend(ax)
-
-
-def clusters(mixture: em.Mixture, x: ArrayLike) -> Figure:
-    """A figure of points [N, 2] by their likeliest component, with the ellipses of a mixture."""
-    check_mixture(mixture, 2)
-    check_plane(x)
-    figure, (ax,) = new_figure()
-    scatter(ax, np.asarray(x), np.asarray(mixture.assign(x)))
-    ellipses(ax, mixture)
-    return figure
 
 
 def grid(ax: Axes, num: int = 160) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -242,6 +246,7 @@ def histogram(ax: Axes, x: Float[np.ndarray, " N"], mixture: em.Mixture) -> None
     total = np.exp(np.asarray(mixture.log_prob(points)))
     parts = np.asarray(mixture.responsibilities(points)) * total[:, None]
     for k, part in enumerate(parts.T):
-        ax.plot(points, part, color=colour(k), linewidth=1.4, label=f"component {k + 1}")
-    ax.plot(points, total, color=INK, linewidth=1.8, label="mixture")
+        style = STYLES[1 + k % 3]
+        ax.plot(points, part, style, color=colour(k), linewidth=1.6, label=f"component {k + 1}")
+    ax.plot(points, total, color=INK, linewidth=3.5, alpha=0.35, label="mixture", zorder=1.5)
     legend(ax)

@@ -1,7 +1,7 @@
-"""Models and densities whose truth is known, for tests, benchmarks and experiments.
+"""Test problems: models and densities with known truth, for tests, benchmarks and experiments.
 
-A `Problem` is a model with a closed-form log p(x) and posterior, and a guide that is off in a
-stated way. A `Target` is a log-density with a known log Z.
+A `Problem` is a model with a closed-form log p(x) and posterior, and a guide that differs from the
+posterior in a stated way. A `Target` is a log-density with a known log Z.
 """
 
 from lvm_jax.problems import expected_bounds, linear_vae, one_bit, second_moment

@@ -1,4 +1,4 @@
-"""A model with a known truth and a guide that is off, and data drawn from it."""
+"""A model with closed forms and an inexact guide, and data drawn from the model."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent, P
 
 
 class Problem(NamedTuple):
-    """A model whose log p(x) and p(z | x) are closed forms, and a q that is not the posterior.
+    """A model with closed forms of log p(x) and p(z | x), and a q that is not the posterior.
 
-    `p.log_evidence(x)` and `p.posterior(x)` are the truth. theta is in
-    float64 on the host: JAX rounds it to float32 unless x64 is on.
+    `p.log_evidence(x)` and `p.posterior(x)` are exact. theta is float64 NumPy; JAX rounds it to
+    float32 unless x64 is on.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Problem(NamedTuple):
 
 
 def host(values: Any) -> Any:
-    """A part of theta: NumPy, in float64."""
+    """`values` as a NumPy array in float64."""
     return np.asarray(values, np.float64)
 
 
 def on_device(theta: Params) -> Params:
-    """theta as JAX arrays in the default precision, so that no part is computed by NumPy."""
+    """theta as JAX arrays in JAX's default precision."""
     return jax.tree.map(jnp.asarray, theta)
 
 
@@ -52,14 +52,14 @@ class Simulated(NamedTuple):
     """N data sets of one point each, drawn from the model."""
 
     x: Array  # [N, D]
-    z: Latent  # the z that made them, which are exact draws of p(z | x); leaves [N, ...]
+    z: Latent  # the generating z, exact draws of p(z | x); leaves [N, ...]
     log_evidence: Float[np.ndarray, " N"]  # log p(x), exact, in nats
 
 
 def simulate(key: Key[Array, ""], problem: Problem, num_points: int) -> Simulated:
-    """N pairs z ~ p(z), x ~ p(x | z), and the exact log p(x) of each in float64.
+    """Draw N pairs z ~ p(z), x ~ p(x | z), and compute the exact log p(x) of each in float64.
 
-    Raises TypeError for a key that is no typed key, ValueError for num_points < 1.
+    Raises TypeError for a key that is not a typed key, ValueError for num_points < 1.
     """
     checks.key(key)
     num_points = checks.integer(num_points, "num_points", 1)
@@ -69,9 +69,9 @@ def simulate(key: Key[Array, ""], problem: Problem, num_points: int) -> Simulate
 
 
 def log_evidence(problem: Problem, x: Float[Array, "N D"]) -> Float[np.ndarray, " N"]:
-    """log p(x_n; theta) of points, computed in float64 from theta as JAX holds it, in nats.
+    """log p(x_n; theta) of each point, in nats, computed in float64 from the theta of `problem.p`.
 
-    With x64 off that is theta rounded to float32: the truth belongs to the model that is run.
+    With x64 off this theta is rounded to float32, so that the result is exact for `problem.p`.
     """
     exact = problem.model.log_evidence
     if exact is None:
@@ -86,9 +86,9 @@ def log_evidence(problem: Problem, x: Float[Array, "N D"]) -> Float[np.ndarray, 
 
 
 def truth(problem: Problem, x: ArrayLike) -> tuple[Any, float]:
-    """p(z | x) with leaves of NumPy, and log p(x) in nats, of one x [D]; both in float64.
+    """p(z | x) with NumPy leaves, and log p(x) in nats, of one x [D]; both in float64.
 
-    Unlike `log_evidence` it takes theta as the problem has it, not rounded to float32. Raises
+    Unlike `log_evidence` this uses theta in float64, without rounding to float32. Raises
     ValueError for a model without closed forms.
     """
     own, evidence = problem.model.posterior, problem.model.log_evidence
@@ -104,9 +104,9 @@ def truth(problem: Problem, x: ArrayLike) -> tuple[Any, float]:
 def changed(model: Model, theta: Params, change: Callable[[Any], Distribution]) -> Guide:
     """The guide q(z | x) = change(p(z | x; theta)), with phi = ().
 
-    `beside`, `widened` and `mean_field` are changes of a Gaussian posterior, `marginals` of a
-    table; partial(widened, widen=2.0) is one too. Raises ValueError for a model without a
-    closed-form posterior.
+    `beside`, `widened` and `mean_field` change a Gaussian posterior, `marginals` a table; set their
+    options by e.g. partial(widened, widen=2.0). Raises ValueError for a model without a closed-form
+    posterior.
     """
     posterior = model.posterior
     if posterior is None:

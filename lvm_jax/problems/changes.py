@@ -1,4 +1,4 @@
-"""Changes of an exact posterior into a q that is off by a stated amount."""
+"""Changes of an exact posterior into a q with a stated error."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ from lvm_jax import distributions, precision
 from lvm_jax.distributions import FullRankNormal, Table
 from lvm_jax.typing import Array, Distribution, Float
 
-WIDEN, SHIFT = 1.2, 0.1  # standard deviations are multiplied by WIDEN, means move by SHIFT of them
-DEFENSIVE = 0.1  # share of the uniform in a factor of `marginals`
+WIDEN, SHIFT = 1.2, 0.1  # factor of the standard deviations; shift of the means, in deviations
+DEFENSIVE = 0.1  # weight of the uniform component in `marginals`
 
 
 def shifted_normal(
@@ -22,9 +22,9 @@ def shifted_normal(
 
 
 def beside(posterior: FullRankNormal, widen: float = WIDEN, shift: float = SHIFT) -> Distribution:
-    """`shifted_normal` with the posterior's means and marginal deviations: no correlations.
+    """`shifted_normal` with the posterior's means and marginal deviations, without correlations.
 
-    The weights have a finite variance for small correlations. It grows exponentially in D.
+    For small correlations the weights have a finite variance, which grows exponentially in D.
     """
     deviation = jnp.sqrt((posterior.cholesky**2).sum(1))
     return shifted_normal(posterior.mean, deviation, widen, shift)
@@ -41,9 +41,9 @@ def widened(
 
 @precision.full
 def mean_field(posterior: FullRankNormal) -> Distribution:
-    """The best diagonal normal by the ELBO: the posterior's mean and its conditional variances.
+    """The diagonal normal with the highest ELBO: the posterior's mean and conditional variances.
 
-    Its log-weights have no variance where 2 V^-1 - diag(V^-1) is not positive definite.
+    The weights have infinite variance unless 2 V^-1 - diag(V^-1) is positive definite.
     """
     inverse = jnp.linalg.inv(posterior.cholesky)
     conditional = (inverse**2).sum(0)  # the diagonal of the precision L^-T L^-1
@@ -51,7 +51,7 @@ def mean_field(posterior: FullRankNormal) -> Distribution:
 
 
 def marginals(posterior: Table, num_values: int, defensive: float = DEFENSIVE) -> Distribution:
-    """Independent z_k with (1 - defensive) p(z_k | x) + defensive / L, of a table of rows [K]."""
+    """Independent z_k with probabilities (1 - defensive) p(z_k | x) + defensive / L."""
     is_value = jax.nn.one_hot(posterior.values, num_values)
     exact = jnp.einsum("m,mkl->kl", jnp.exp(posterior.log_probs), is_value)
     return distributions.categorical(jnp.log((1 - defensive) * exact + defensive / num_values))

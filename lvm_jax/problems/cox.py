@@ -7,14 +7,13 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
-from lvm_jax.data import idx, store
+from lvm_jax.data import store
 from lvm_jax.data.published import FINNISH_PINES
-from lvm_jax.problems.target import Target
+from lvm_jax.problems.target import LOG_2PI, Target
 from lvm_jax.typing import Array, Float, Scalar
 
 SIDE = 40  # cells along an edge
 VARIANCE, LENGTH = 1.91, 40 / 33  # of the kernel; the length in cells
-LOG_2PI = math.log(2 * math.pi)
 
 
 def lgcp() -> Target:
@@ -24,7 +23,7 @@ def lgcp() -> Target:
         K_ij = 1.91 exp(-|i - j| / (40 / 33)),  mu = log 126 - 0.955
 
     |i - j| is the distance of cells on the integer grid. `facts` has "counts", y [1600]. log Z is
-    from annealed importance sampling in float64. The file is read as that of `credit`.
+    an estimate by annealed importance sampling in float64. File and errors are as for `credit`.
     Source: Moller et al. (1998); the constants of Heng et al. (2020).
     """
     counts = bin_counts(_read_points(), SIDE)
@@ -45,7 +44,7 @@ def lgcp() -> Target:
 
 
 def kernel(side: int) -> Float[np.ndarray, "N N"]:
-    """K of all pairs of cells of a side x side grid, row by row."""
+    """K for all pairs of cells of a side x side grid, row by row."""
     axis = np.arange(side, dtype=np.float64)
     cells = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     distance = np.sqrt(((cells[:, None] - cells[None]) ** 2).sum(-1))
@@ -53,9 +52,9 @@ def kernel(side: int) -> Float[np.ndarray, "N N"]:
 
 
 def bin_counts(points: Float[np.ndarray, "N 2"], side: int) -> Float[np.ndarray, " M"]:
-    """The numbers of points of the unit square in each of side x side cells, row by row.
+    """The number of points of the unit square in each of side x side cells, row by row.
 
-    Points on the upper edge count in the last cell.
+    Points on the upper edge belong to the last cell.
     """
     index = np.minimum((points * side).astype(int), side - 1)
     counts = np.zeros((side, side))
@@ -64,10 +63,5 @@ def bin_counts(points: Float[np.ndarray, "N 2"], side: int) -> Float[np.ndarray,
 
 
 def _read_points() -> Float[np.ndarray, "N 2"]:
-    (file,) = FINNISH_PINES.files
-    path = store.find(FINNISH_PINES, file)
-    content = idx.read_bytes(path)
-    store.check_content(content, file, path)
-    return np.loadtxt(
-        content.decode().replace('"', "").splitlines(), delimiter=",", skiprows=1, usecols=(1, 2)
-    )
+    lines = store.read_text(FINNISH_PINES).replace('"', "").splitlines()
+    return np.loadtxt(lines, delimiter=",", skiprows=1, usecols=(1, 2))

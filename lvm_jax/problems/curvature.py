@@ -13,34 +13,34 @@ from lvm_jax.typing import Params, Scalar
 
 
 class Curvature(NamedTuple):
-    """The second-order behaviour of a function at a point, along a unit direction d."""
+    """First and second derivatives of a function at a point, along a unit direction d."""
 
-    slope: float  # the largest entry of the gradient, in any direction
+    slope: float  # largest absolute entry of the gradient
     value: float  # d^T H d
     residual: float  # |H d - (d^T H d) d| / |d^T H d|, 0 for an eigenvector of the Hessian H
 
 
 @partial(jax.jit, static_argnums=0)
-def _gradient_and_turn(
-    function: Callable[..., Scalar], at: Params, way: Params, fixed: tuple[Any, ...]
+def _gradient_and_product(
+    function: Callable[..., Scalar], at: Params, direction: Params, fixed: tuple[Any, ...]
 ) -> tuple[Params, Params]:
-    return jax.jvp(jax.grad(lambda point: function(point, *fixed)), (at,), (way,))
+    return jax.jvp(jax.grad(lambda point: function(point, *fixed)), (at,), (direction,))
 
 
-def along(function: Callable[..., Scalar], at: Params, way: Params, *fixed: Any) -> Curvature:
-    """The curvature of `function(at, *fixed)` in its first argument, along `way`.
+def along(function: Callable[..., Scalar], at: Params, direction: Params, *fixed: Any) -> Curvature:
+    """The curvature of `function(at, *fixed)` in its first argument, along `direction`.
 
-    `at` and `way` are pytrees of one structure; the length of `way` does not matter. The Hessian is
-    only multiplied, never formed. Raises ValueError for a direction of length 0.
+    `at` and `direction` are pytrees of equal structure; the length of `direction` does not matter.
+    Raises ValueError for a direction of length 0.
     """
     with jax.enable_x64(True):
-        at, way, fixed = jax.tree.map(jnp.asarray, (at, way, fixed))
-        parts = (*_gradient_and_turn(function, at, way, fixed), way)
-        steep, turn, unit = (np.asarray(ravel_pytree(part)[0]) for part in parts)
-    length = np.linalg.norm(unit)
+        at, direction, fixed = jax.tree.map(jnp.asarray, (at, direction, fixed))
+        parts = (*_gradient_and_product(function, at, direction, fixed), direction)
+        gradient, product, d = (np.asarray(ravel_pytree(part)[0]) for part in parts)
+    length = np.linalg.norm(d)
     if not length > 0:
-        raise ValueError("way: expected a direction, got the zero vector")
-    value = float(unit @ turn / (unit @ unit))
-    residual = np.linalg.norm(turn - value * unit) / length
+        raise ValueError("direction: expected a nonzero vector, got zeros")
+    value = float(d @ product / (d @ d))
+    residual = np.linalg.norm(product - value * d) / length
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Curvature(float(np.abs(steep).max()), value, float(residual / abs(value)))
+        return Curvature(float(np.abs(gradient).max()), value, float(residual / abs(value)))

@@ -1,12 +1,12 @@
-"""Expectations of bounds on log p(x) without sampling, from the distribution of the log-weights.
+"""Exact expectations of bounds on log p(x) from the distribution of the log-weights.
 
 The logarithm of an average of S independent positive numbers v_s has the expectation (Frullani's
-integral, with phi(u) = E[e^(-u v)] the Laplace transform of one of them)
+integral, with the Laplace transform phi(u) = E[e^(-u v)])
 
     E[log (1/S) sum_s v_s] = integral over u from 0 to infinity of (e^(-S u) - phi(u)^S) / u du
 
-which turns an S-fold expectation into one sum. With v = w it is the IWAE bound, with powers of w
-the Renyi bounds and CUBO. MIWAE and the jackknife are combinations of IWAE at several S.
+which replaces an S-fold expectation by one sum. v = w gives the IWAE bound, powers of w give the
+Renyi bounds and CUBO. MIWAE and the jackknife are combinations of IWAE for several S.
 """
 
 import math
@@ -19,9 +19,9 @@ from scipy.special import logsumexp
 from lvm_jax._core import checks
 from lvm_jax.typing import ArrayLike, Float
 
-STEP = 0.2  # of log u: the integrand is analytic in a strip of pi / 2, so this leaves e^(-49)
-NEGLIGIBLE = 1e-25  # relative probability of a value that no expectation here would miss
-CHUNKS = 64  # of the sum over u, which keep its memory small
+STEP = 0.2  # of log u; the integrand is analytic in a strip of pi / 2, so that the error is e^(-49)
+NEGLIGIBLE = 1e-25  # relative probability below which a value is dropped
+CHUNKS = 64  # of the sum over u, to limit memory
 
 
 class WeightLaw(NamedTuple):
@@ -29,29 +29,29 @@ class WeightLaw(NamedTuple):
 
     log_w: Float[np.ndarray, " M"]
     log_probs: Float[np.ndarray, " M"]
-    is_grid: bool  # nodes of a quadrature, in order, and not all the values that there are
+    is_grid: bool  # whether the values are ordered nodes of a quadrature
 
     def moment(self, order: float) -> float:
-        """log E_q[(w / p)^order]; inf where the terms of a grid are largest at its end."""
+        """log E_q[(w / p)^order]; inf if the largest term of a grid is at one of its ends."""
         terms = self.log_probs + order * self.log_w
         if self.is_grid and int(np.argmax(terms)) in (0, len(terms) - 1):
             return math.inf
         return float(logsumexp(terms))
 
     def central_moment(self, order: int) -> float:
-        """E_q[(w / p - 1)^order]; of order 2 it is Var(w) / p(x)^2."""
+        """E_q[(w / p - 1)^order]; order 2 is Var(w) / p(x)^2."""
         return float(np.exp(self.log_probs) @ np.expm1(self.log_w) ** order)
 
     def mean_log(self, beta: float) -> float:
         """The mean of log w - log p(x) under q^(1 - beta) posterior^beta, in nats.
 
-        beta = 0 is the ELBO less log p(x), beta = 1 the EUBO less log p(x).
+        beta = 0 is ELBO - log p(x), beta = 1 is EUBO - log p(x).
         """
         log_mass = self.log_probs + beta * self.log_w
         return float(np.exp(log_mass - logsumexp(log_mass)) @ self.log_w)
 
     def iwae_coefficients(self) -> tuple[float, float]:
-        """a and b of log p - E[IWAE_S] = a / S + b / S^2 + O(S^-3): delta method, fourth order."""
+        """a and b of log p - E[IWAE_S] = a / S + b / S^2 + O(S^-3), by the delta method."""
         second, third = self.central_moment(2), self.central_moment(3)
         return second / 2, 0.75 * second**2 - third / 3
 
@@ -59,9 +59,9 @@ class WeightLaw(NamedTuple):
 def weight_law(log_w: ArrayLike, log_probs: ArrayLike, is_grid: bool = False) -> WeightLaw:
     """The law of values log w - log p(x), [M], with log-probabilities [M] up to a constant.
 
-    The probabilities are normalised; values of negligible probability are dropped. `is_grid`:
-    the values are the nodes of an equidistant quadrature in rising or falling order of its
-    variable, with the log-density there.
+    The probabilities are normalised; values of negligible probability are dropped. With `is_grid`
+    the values belong to the nodes of an equidistant quadrature, in order, and `log_probs` are
+    log-densities at the nodes.
 
     Raises ValueError for arrays that are not both [M], a value that is not finite, or a NaN.
     """
@@ -78,9 +78,9 @@ def weight_law(log_w: ArrayLike, log_probs: ArrayLike, is_grid: bool = False) ->
 
 
 class LogMean:
-    """E[log (1/S) sum_s (w_s / p)^power] / power, in nats, for any S from one pass over a law.
+    """E[log (1/S) sum_s (w_s / p)^power] / power, in nats, for any S.
 
-    Power 1 is IWAE less log p(x), 1 - alpha the Renyi bound of order alpha, and n CUBO.
+    This is bound - log p(x): power 1 is IWAE, 1 - alpha the Renyi bound of order alpha, n CUBO.
     """
 
     def __init__(self, law: WeightLaw, power: float = 1.0) -> None:
@@ -88,7 +88,7 @@ class LogMean:
         low, high = -values.max() - 50.0, -values.min() + 5.0
         self._power, self._log_u = power, np.arange(low - math.log(1e6), high + STEP, STEP)
         masses = np.exp(np.stack([law.log_probs, law.log_probs + law.log_w], axis=1))
-        # 1 - phi(u) under q and under the posterior, with all digits where it is small
+        # 1 - phi(u) under q and under the posterior, without cancellation.
         self._drop = np.concatenate(
             [
                 -np.expm1(-np.exp(np.minimum(log_u[:, None] + values[None], 700.0))) @ masses
@@ -97,9 +97,9 @@ class LogMean:
         )
 
     def __call__(self, num_samples: int, posterior_draws: int = 0) -> float:
-        """The expectation where `posterior_draws` of the S come from the posterior, not from q.
+        """The expectation with `posterior_draws` of the S draws from the posterior, others from q.
 
-        Raises ValueError for S < 1 or more draws than S.
+        Raises ValueError for S < 1 or posterior_draws > S.
         """
         num_samples = checks.integer(num_samples, "num_samples", 1)
         others = checks.integer(posterior_draws, "posterior_draws", 0)
@@ -117,7 +117,7 @@ class LogMean:
 
 
 def jackknife(log_mean: Callable[[int], float], order: int, num_samples: int) -> float:
-    """The expectation of `bounds.jackknife` less log p(x), in nats: sum_j c_j E[IWAE_{S-j}].
+    """E[`bounds.jackknife`] - log p(x) = sum_j c_j (E[IWAE_{S-j}] - log p(x)), in nats.
 
     `log_mean` is a `LogMean`. Raises ValueError unless 0 <= order < S.
     Source: Nowozin (2018), equation 11.

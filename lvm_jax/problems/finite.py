@@ -18,8 +18,8 @@ from lvm_jax.typing import ArrayLike, Distribution
 def discrete(logits: ArrayLike, coupling: float = 0.5, noise: float = 0.5) -> Problem:
     """z_k in {0, ..., L - 1} with prior logits [K, L], x | z ~ N(W v(z), s^2 I).
 
-    v(l) = l - (L - 1) / 2, W = `mixing`(K, coupling), s = noise. The guide has the posterior's
-    marginals, mixed with a uniform of share 0.1, and none of its correlations.
+    v(l) = l - (L - 1) / 2, W = `mixing`(K, coupling), s = noise. The guide has independent factors:
+    the posterior's marginals, mixed with a uniform of weight 0.1.
 
     Raises ValueError for logits of another shape or with L < 2, or a noise that is not positive.
     """
@@ -49,7 +49,7 @@ def discrete(logits: ArrayLike, coupling: float = 0.5, noise: float = 0.5) -> Pr
 
 
 def gaussian_mixture() -> Problem:
-    """Four Gaussians in the plane, z the component of x; the guide is the prior p(z).
+    """Four Gaussians in the plane; z is the component of x, and the guide is the prior p(z).
 
     Weights 0.4, 0.3, 0.2, 0.1, means (0, 0), (2, 1), (-1, 2), (1, -1.5), covariances s^2 I with
     s = 1, 0.7, 1.4, 0.9.

@@ -23,17 +23,14 @@ class Affine(NamedTuple):
 
 
 def mixing(size: int, coupling: float) -> Float[np.ndarray, "size size"]:
-    """W = I + c * shift: x_i depends on z_i and, by the coupling c, on z_(i+1).
-
-    A problem of a smaller size is the upper left part of a larger one.
-    """
+    """W with W_ii = 1 and W_i,i+1 = coupling, so that x_i depends on z_i and z_(i+1)."""
     return np.eye(size) + coupling * np.eye(size, k=1)
 
 
 def linear_gaussian(dim: int, coupling: float = 0.5, noise: float = 0.5) -> Problem:
     """z ~ N(0, I), x | z ~ N(W z, s^2 I) with W = `mixing`(dim, coupling), s = noise, in D = dim.
 
-    The guide is `beside` the posterior. Raises ValueError for dim < 1 or a noise that is not
+    The guide is `beside` of the posterior. Raises ValueError for dim < 1 or a noise that is not
     positive.
     """
     dim = checks.integer(dim, "dim", 1)
@@ -52,10 +49,10 @@ def correlated(
     """The model in the plane whose posterior has these deviations and this correlation, for any x.
 
     The posterior precision is I + W^T W / s^2, so W = s R with R^T R = V^-1 - I. m = (0.5, -0.3)
-    and b = (-0.4, 1). The guide is the best mean-field normal, `mean_field`, whose ELBO is below
-    log p(x) by -log(1 - correlation^2) / 2.
+    and b = (-0.4, 1). The guide is the optimal mean-field normal, `mean_field`, with
+    log p(x) - ELBO = -log(1 - correlation^2) / 2.
 
-    Raises ValueError for a correlation outside (-1, 1) or a V that is not below the prior's I.
+    Raises ValueError for a correlation outside (-1, 1) or a V whose eigenvalues are not below 1.
     """
     spread = np.array([[1.0, correlation], [correlation, 1.0]])
     covariance = np.outer(deviations, deviations) * spread
@@ -78,11 +75,11 @@ def correlated(
 def rainforth(mean: ArrayLike) -> Problem:
     """z ~ N(mu, I), x | z ~ N(z, I), q(z | x) = N(A x + b, 2/3 I) with A = I/2 and b = mu/2.
 
-    That is the optimal phi: the posterior has the same mean and the variance 1/2. For every x
+    This phi is optimal: the posterior has the same mean, and variance 1/2. For every x
     log p(x) - ELBO = D/2 (1/3 - log 4/3), and Var(w) / p(x)^2 = (16/15)^(D/2) - 1.
 
     `mean` is mu, [D]. Raises ValueError for another shape. Source: Rainforth et al. (2018),
-    section 4, who set D = 20.
+    section 4, with D = 20.
     """
     mu = host(checks.float_array(mean, "mean"))
     checks.finite(mu, "mean")
@@ -103,7 +100,7 @@ def rainforth(mean: ArrayLike) -> Problem:
 
 
 def check_positive(value: float, name: str) -> float:
-    """Refuse a number that is not finite and above 0."""
+    """Return `value` as a float; ValueError unless it is finite and above 0."""
     if not checks.number(value, name) > 0:
         raise ValueError(f"{name}: expected a number > 0, got {value:g}")
     return float(value)

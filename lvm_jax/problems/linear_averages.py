@@ -1,7 +1,7 @@
-"""Averages over data of the terms of a linear VAE, exact, and the ascent of its ELBO.
+"""Exact averages over data of the terms of a linear VAE, and maximisation of its ELBO.
 
-p(x | z) = N(W z + b, s2 I) and q(z | x) = N(V x + a, Sigma): nothing is sampled. `linear_vae` has
-the closed forms of the optimum.
+p(x | z) = N(W z + b, s2 I) and q(z | x) = N(V x + a, Sigma). `linear_vae` has the closed forms of
+the optimum.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from lvm_jax.training import kl_per_dimension
 from lvm_jax.typing import Array, Distribution, Float, Params, Scalar
 
 FAMILIES = {"mean_field": guides.mean_field, "full_rank": guides.full_rank}
-BLOCK = 1024  # rows that are measured together
+BLOCK = 1024  # rows per batch
 TO_THE_END = {"maxcor": 30, "ftol": 0.0, "gtol": 1e-9}  # of L-BFGS, in float64
 
 
@@ -32,9 +32,9 @@ class Averages(NamedTuple):
     """Averages over the data, in nats per point."""
 
     log_evidence: Scalar  # log p(x)
-    elbo: Scalar  # energy + entropy: neither log p nor the posterior enters it
-    kl_posterior: Scalar  # KL(q || p(z | x)) by its closed form: enters nothing else
-    kl_units: Float[Array, " L"]  # KL(q(z_u | x) || p(z_u)), of the marginals of q
+    elbo: Scalar  # energy + entropy, computed without log p and the posterior
+    kl_posterior: Scalar  # KL(q || p(z | x)), computed without the other terms
+    kl_units: Float[Array, " L"]  # KL(q(z_u | x) || p(z_u)) of the marginals of q
     means: Float[Array, "L L"]  # Cov_x(E_q[z]); its diagonal is A_u
 
 
@@ -42,10 +42,10 @@ class Averages(NamedTuple):
 def model_and_guide(
     dim: int, latent_dim: int, family: str = "mean_field", covariance: str = "shared"
 ) -> tuple[Model, Guide]:
-    """The linear VAE: PPCA, and q(z | x) = N(V x + a, Sigma); equal arguments share the objects.
+    """The linear VAE: PPCA, and q(z | x) = N(V x + a, Sigma); cached by its arguments.
 
-    family: "mean_field" or "full_rank". covariance: "shared" has one Sigma for all x, "per_x" one
-    that depends on x. Raises ValueError for another word.
+    family: "mean_field" or "full_rank". covariance: "shared" has one Sigma for all x, "per_x" a
+    Sigma that depends on x. Raises ValueError for another value.
     """
     family = checks.choice(family, "family", list(FAMILIES))
     covariance = checks.choice(covariance, "covariance", ("shared", "per_x"))
@@ -57,9 +57,9 @@ def model_and_guide(
 def averages(
     model: Model, guide: Guide, theta: Params, phi: Params, rows: Float[Array, "N D"]
 ) -> Averages:
-    """Every average over rows [N, D], exact: nothing is sampled. Pure; jit outside.
+    """Exact averages over rows [N, D]; a pure function, not compiled.
 
-    Raises ValueError for a model without closed forms, and a q that is no Gaussian.
+    Raises ValueError for a model without closed forms and for a q that is not Gaussian.
     """
     posterior_of, evidence_of = _closed_forms(model)
 
@@ -98,7 +98,7 @@ def in_double(model: Model, guide: Guide, theta: Params, phi: Params, rows: np.n
 
 
 def at_optimum(theta: LinearGaussian, rows: np.ndarray, family: str = "mean_field") -> Averages:
-    """`averages` in float64, on the host, with the best q of a family (`linear_vae.best_guide`)."""
+    """`averages` in float64, on the host, with the optimal q, `linear_vae.best_guide`."""
     model, guide = model_and_guide(*np.shape(theta.loadings), family)
     return in_double(model, guide, theta, linear_vae.best_guide(theta, family), rows)
 
@@ -121,7 +121,7 @@ def mean_elbo(at: tuple[Array, Amortized], theta: LinearGaussian, rows: Array) -
 def loss_and_slope(
     theta: LinearGaussian, rows: Array, mean_field: bool
 ) -> tuple[Scalar, LinearGaussian]:
-    """Minus the ELBO of the best q for theta, and its gradient."""
+    """Minus the ELBO of the optimal q for theta, and its gradient."""
 
     def loss(theta: LinearGaussian) -> Scalar:
         lost = linear_vae.mean_field_gap(theta) if mean_field else 0.0
@@ -133,15 +133,15 @@ def loss_and_slope(
 def ascend(
     theta: LinearGaussian, rows: np.ndarray, mean_field: bool, learn_noise: bool, max_steps: int
 ) -> tuple[LinearGaussian, int, float]:
-    """Climb the ELBO in theta with q at its best for every theta, by L-BFGS in float64.
+    """Maximise the ELBO of the optimal q over theta, by L-BFGS in float64.
 
-    The ELBO of the best mean-field q is log p less `mean_field_gap`; that of a full-rank q is
-    log p. p(z) stays N(0, I), and s2 unless it is learned. Rows [N, D] may be those of
-    `Spectrum.moment_points`. Gives theta, the number of steps, and the largest entry of the
-    gradient that is left. Raises ValueError for max_steps < 0.
+    The ELBO of the optimal mean-field q is log p - `mean_field_gap`; that of the optimal full-rank
+    q is log p. p(z) = N(0, I) is fixed, and s2 too unless `learn_noise`. Rows [N, D] may be
+    `Spectrum.moment_points`. Returns theta, the number of steps, and the largest absolute entry of
+    the final gradient. Raises ValueError for max_steps < 0.
     """
     max_steps = checks.integer(max_steps, "max_steps", 0)
-    parts_free: tuple[Any, ...] = (0.0, 1.0, 1.0, float(learn_noise))  # p(z) stays N(0, I)
+    parts_free: tuple[Any, ...] = (0.0, 1.0, 1.0, float(learn_noise))  # p(z) = N(0, I) is fixed
     free = LinearGaussian(*parts_free)
     with jax.enable_x64(True):
         theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), theta)

@@ -1,9 +1,9 @@
 """Probabilistic PCA and the linear VAE in closed form, in float64 on the host.
 
 Let lambda_u be the eigenvalues and U the eigenvectors of the sample covariance, and s2 the noise
-variance. The maximum of the likelihood is W = U (Lambda - s2 I)_+^1/2 R for any rotation R (Tipping
-and Bishop 1999). A VAE with a linear decoder and q(z | x) = N(V x + a, Sigma) reaches that maximum
-with its ELBO, and with a mean-field q only for R = I up to signs and order (Lucas et al. 2019).
+variance. The likelihood is maximal at W = U (Lambda - s2 I)_+^1/2 R for any rotation R (Tipping and
+Bishop 1999). The ELBO of a VAE with a linear decoder and q(z | x) = N(V x + a, Sigma) has the same
+maximum; with a mean-field q only for R = I up to signs and order (Lucas et al. 2019).
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Spectrum(NamedTuple):
 
     mean: Float[np.ndarray, " D"]
     values: Float[np.ndarray, " D"]
-    vectors: Float[np.ndarray, "D R"]  # of the R that are not 0, the largest entry of each positive
+    vectors: Float[np.ndarray, "D R"]  # of the R eigenvalues above 0; largest entry positive
 
     def above(self, noise_variance: float) -> int:
         """The number of eigenvalues above s2."""
@@ -33,8 +33,8 @@ class Spectrum(NamedTuple):
     def moment_points(self) -> Float[np.ndarray, "M D"]:
         """M = 2 R points mean +- sqrt(R lambda_i) u_i, with the mean and covariance of the data.
 
-        The average over them of anything quadratic in x is its average over all rows: log p, and
-        the ELBO of a q whose mean is linear in x and whose covariance is not a function of it.
+        For a quadratic function of x the average over these points equals the average over all
+        rows: log p, and the ELBO of a q with a linear mean and a constant covariance.
         """
         rank = self.vectors.shape[1]
         offsets = (self.vectors * np.sqrt(rank * self.values[:rank])).T
@@ -45,8 +45,8 @@ class Spectrum(NamedTuple):
     ) -> LinearGaussian:
         """theta of the stationary point of the likelihood at s2 with R = I.
 
-        It uses the `kept` largest eigenvalues that are above s2; the other units have a column of
-        0. kept = L, the default, is the maximum of the likelihood at this s2.
+        It uses the `kept` largest eigenvalues, if above s2; the columns of the other units are 0.
+        kept = L, the default, is the maximum of the likelihood at this s2.
         """
         width = min(latent_dim if kept is None else kept, self.vectors.shape[1])
         loadings = np.zeros((len(self.mean), latent_dim))
@@ -56,10 +56,9 @@ class Spectrum(NamedTuple):
         return LinearGaussian(*map(host, parts))
 
     def order(self, theta: LinearGaussian) -> Int[np.ndarray, " L"]:
-        """The units of z in the order of the eigenvectors along which they point.
+        """The index of the unit of z that matches each leading eigenvector.
 
-        The best assignment by |u_i^T w_j|: the long columns of W are matched first, and the
-        collapsed ones take what is left.
+        This is the assignment that maximises the sum of |u_i^T w_j|.
         """
         from scipy.optimize import linear_sum_assignment
 
@@ -84,23 +83,23 @@ def noise_variance(theta: LinearGaussian) -> float:
 
 
 def posterior_precision(theta: LinearGaussian) -> Float[Array | np.ndarray, "L L"]:
-    """M = I + W^T W / s2, the inverse of the covariance of p(z | x); NumPy or JAX as theta."""
+    """M = I + W^T W / s2, the precision of p(z | x); NumPy or JAX, as theta."""
     xp = theta.loadings.__array_namespace__()
     inner = theta.loadings.T @ theta.loadings / xp.exp(2 * theta.log_noise)
     return xp.eye(len(inner), dtype=inner.dtype) + inner
 
 
 def mean_field_gap(theta: LinearGaussian) -> Any:
-    """(sum_u log M_uu - log |M|) / 2 >= 0: log p - ELBO of the best mean-field q, for every x.
+    """log p - ELBO of the optimal mean-field q, (sum_u log M_uu - log |M|) / 2, for every x.
 
-    In nats; 0 where W^T W is diagonal (Hadamard's inequality). Differentiable in JAX's arrays.
+    In nats; at least 0, and 0 if W^T W is diagonal. Differentiable for JAX arrays.
     """
     found, xp = posterior_precision(theta), theta.loadings.__array_namespace__()
     return 0.5 * (xp.log(xp.diagonal(found)).sum() - xp.linalg.slogdet(found)[1])
 
 
 def best_guide(theta: LinearGaussian, family: str = "mean_field") -> Amortized:
-    """phi of the best q of a family for `guides.linear(family, D, ("loc",))`, prior N(0, I).
+    """phi of the optimal q of a family for `guides.linear(family, D, ("loc",))`, prior N(0, I).
 
     mean_field: N(M^-1 W^T (x - b) / s2, diag(1 / M_uu)). full_rank: the posterior.
     """
@@ -116,7 +115,7 @@ def best_guide(theta: LinearGaussian, family: str = "mean_field") -> Amortized:
 
 
 def active_variance(values: np.ndarray, noise_variance: float) -> np.ndarray:
-    """A_u = Var_x(E[z_u | x]) = 1 - s2 / lambda_u at the optimum, and 0 where lambda_u <= s2.
+    """A_u = Var_x(E[z_u | x]) = 1 - s2 / lambda_u at the optimum, or 0 if lambda_u <= s2.
 
     E[z_u | x] = (lambda_u - s2)^1/2 / lambda_u u_u^T (x - b), and u_u^T x has variance lambda_u.
     """
@@ -124,19 +123,19 @@ def active_variance(values: np.ndarray, noise_variance: float) -> np.ndarray:
 
 
 def unit_kl(values: np.ndarray, noise_variance: float) -> np.ndarray:
-    """KL(q(z_u | x) || p(z_u)) = log(lambda_u / s2) / 2 at the optimum, averaged over the data.
+    """Mean over the data of KL(q(z_u | x) || p(z_u)) at the optimum, log(lambda_u / s2) / 2.
 
-    The variance of q is s2 / lambda_u and A_u = 1 - s2 / lambda_u, so that in the divergence
-    (d_u + A_u - 1 - log d_u) / 2 all but the logarithm cancels; 0 where lambda_u <= s2.
+    The mean KL is (d_u + A_u - 1 - log d_u) / 2, where q has the variance d_u = s2 / lambda_u and
+    A_u = 1 - d_u. It is 0 if lambda_u <= s2.
     """
     return 0.5 * np.log(np.maximum(values / noise_variance, 1.0))
 
 
 def rotation_gap(first: Any, second: Any, degrees: Any = 45.0) -> Any:
-    """`mean_field_gap` where units of eigenvalues lambda_1, lambda_2 are rotated into each other.
+    """`mean_field_gap` after a rotation of two units of eigenvalues lambda_1 and lambda_2.
 
-    The diagonal entries lambda / s2 of M become a c^2 + b s^2 and a s^2 + b c^2, for the cosine c
-    and the sine s of the angle, and s2 cancels. In nats, elementwise.
+    With a, b the diagonal entries lambda / s2 of M and c, s the cosine and sine of the angle, the
+    diagonal becomes a c^2 + b s^2 and a s^2 + b c^2; s2 cancels. In nats, elementwise.
     """
     cos, sin = np.cos(np.deg2rad(degrees)) ** 2, np.sin(np.deg2rad(degrees)) ** 2
     product = (first * cos + second * sin) * (first * sin + second * cos)
@@ -144,8 +143,9 @@ def rotation_gap(first: Any, second: Any, degrees: Any = 45.0) -> Any:
 
 
 def elbo_hessian(value: float, noise: float) -> Float[np.ndarray, "2 2"]:
-    """Second derivatives of the mean ELBO in (c, v) at 0, of an empty unit: W = c u, V = v u^T.
+    """Hessian of the mean ELBO in (c, v) at 0, for an inactive unit W = c u, V = v u^T.
 
-    u is an eigenvector of the eigenvalue `value`. Along W alone log p has (value - s2) / s2^2.
+    u is the eigenvector of the eigenvalue `value`. For comparison, the second derivative of log p
+    in c is (value - s2) / s2^2.
     """
     return np.array([[-1 / noise, value / noise], [value / noise, -value]])

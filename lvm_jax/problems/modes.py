@@ -1,4 +1,4 @@
-"""Problems whose posterior has two modes, of which the guide covers one."""
+"""Problems whose posterior has two modes and whose guide covers one mode."""
 
 import math
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
 
 class Sensors(NamedTuple):
-    """theta of `two_modes`: x is g_k z plus noise of s_k, with k unobserved."""
+    """theta of `two_modes`: x = g_k z + noise of standard deviation s_k, with k unobserved."""
 
     log_weights: Float[Array, " 2"]
     signs: Float[Array, " 2"]  # g
@@ -24,11 +24,11 @@ class Sensors(NamedTuple):
 
 
 def two_modes(dim: int, scales: tuple[float, float] = (0.3, 1.0)) -> Problem:
-    """z ~ N(0, I), x | z ~ (N(z, s_1^2 I) + N(-z, s_2^2 I)) / 2: a posterior of two normals.
+    """z ~ N(0, I), x | z ~ (N(z, s_1^2 I) + N(-z, s_2^2 I)) / 2; the posterior has two modes.
 
-    Mode k is N(g_k x / (1 + s_k^2), s_k^2 / (1 + s_k^2) I), g = (1, -1), and has the posterior
-    mass of N(x; 0, (1 + s_k^2) I). The guide covers the second mode, as a q that the ELBO trained
-    covers one mode. Raises ValueError for dim < 1.
+    Mode k is N(g_k x / (1 + s_k^2), s_k^2 / (1 + s_k^2) I), g = (1, -1), with a posterior mass
+    proportional to N(x; 0, (1 + s_k^2) I). The guide covers the second mode only, like a q trained
+    by the ELBO. Raises ValueError for dim < 1.
     """
     dim = checks.integer(dim, "dim", 1)
     theta = Sensors(host(np.log([0.5, 0.5])), host([1.0, -1.0]), host(scales))
@@ -75,7 +75,7 @@ def _both_modes(theta: Sensors, x: Float[Array, " D"]) -> priors.Mixture:
 
 
 class NormalsOnLine(NamedTuple):
-    """sum_k pi_k N(m_k, s^2) on the line, z of shape [1]."""
+    """sum_k pi_k N(m_k, s^2) in one dimension; z has shape [1]."""
 
     log_weights: Float[Array, " K"]
     means: Float[Array, " K"]
@@ -105,10 +105,10 @@ class TwoNormals(NamedTuple):
 
 
 def two_normals() -> Problem:
-    """p(z) = (N(-2, 1/4) + N(2, 1/4)) / 2 on the line, x | z ~ N(z, 9/4), x and z of shape [1].
+    """p(z) = (N(-2, 1/4) + N(2, 1/4)) / 2, x | z ~ N(z, 9/4); x and z have shape [1].
 
-    Conjugate mode by mode: the posterior is two normals of variance 9/40. The guide is N(m, 1),
-    m the mean of the right mode: its far tail alone reaches the left one.
+    The posterior is a mixture of two normals of variance 9/40. The guide is N(m, 1), with m the
+    mean of the right mode; only its far tail covers the left mode.
     """
     theta = TwoNormals(host(np.log([0.5, 0.5])), host([-2.0, 2.0]), host(0.5), host(1.5))
 

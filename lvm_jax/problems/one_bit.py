@@ -1,8 +1,8 @@
-"""The toy of discrete gradients: E[(b - t)^2], b ~ Bernoulli(sigmoid(l)), minimised over l.
+"""The test problem of discrete gradients: minimise E[(b - t)^2], b ~ Bernoulli(sigmoid(l)), over l.
 
-Exact mean and variance of one gradient of each estimator at l = 0, where the derivative is
-(1 - 2 t) / 4 and t in (0, 1). The optimum is b = 0 for t < 1/2; near 1/2 the signal vanishes and
-the noise of REINFORCE does not. No units; float64.
+The functions return the exact mean and variance of one gradient of each estimator at l = 0, for t
+in (0, 1). The derivative there is (1 - 2 t) / 4, which vanishes for t near 1/2, where the variance
+of REINFORCE does not. No units; float64.
 
 Source: Tucker et al. (2017, REBAR), section 5; Yin and Zhou (2019, ARM); Dong, Mnih and Tucker
 (2020, DisARM).
@@ -26,17 +26,17 @@ class Gradient(NamedTuple):
 
 
 def exact(t: float) -> Gradient:
-    """The sum over b, and DisARM: sigmoid'(0) (f(1) - f(0)) = (1 - 2 t) / 4, without noise."""
+    """Enumeration of b, and DisARM: sigmoid'(0) (f(1) - f(0)) = (1 - 2 t) / 4, variance 0."""
     return Gradient((1 - 2 * t) / 4, 0.0)
 
 
 def score_function(t: float, baseline: float = 0.0) -> Gradient:
-    """(f(b) - c) (b - 1/2): two values, (f(1) - c) / 2 and -(f(0) - c) / 2, with equal odds."""
+    """(f(b) - c) (b - 1/2), c = baseline: (f(1) - c) / 2 or -(f(0) - c) / 2, equally likely."""
     return Gradient(exact(t).mean, (((1 - t) ** 2 + t**2 - 2 * baseline) / 4) ** 2)
 
 
 def leave_one_out(t: float) -> Gradient:
-    """RLOO of two draws: 0 if they agree, else (f(1) - f(0)) / 2."""
+    """RLOO of two draws: 0 if they are equal, otherwise (f(1) - f(0)) / 2."""
     return Gradient(exact(t).mean, exact(t).mean ** 2)
 
 
@@ -46,12 +46,12 @@ def arm(t: float) -> Gradient:
 
 
 def straight_through(t: float) -> Gradient:
-    """f'(b) / 4 = (b - t) / 2: unbiased at l = 0, for a square is symmetric about it."""
+    """f'(b) / 4 = (b - t) / 2, which is unbiased at l = 0 for a quadratic f."""
     return Gradient(exact(t).mean, 1 / 16)
 
 
 def concrete(t: float, temperature: float) -> Gradient:
-    """f'(s) s (1 - s) / temperature at s = sigmoid(z / temperature), z logistic; by quadrature."""
+    """f'(s) s (1 - s) / temperature, s = sigmoid(z / temperature), z logistic; by quadrature."""
     u = (np.arange(1_000_000) + 0.5) / 1_000_000
     s = expit(np.log(u / (1 - u)) / temperature)
     return _gradient(2 * (s - t) * s * (1 - s) / temperature)
@@ -61,7 +61,7 @@ def controlled(t: float, control: Function, derivative: Function) -> Gradient:
     """(f(b) - c(z')) (b - 1/2) + c'(z) - c'(z') dz'/dl over two uniforms; by quadrature.
 
     z is logistic, b = [z > 0], and z' given b is sign(b - 1/2) log(1 + 2 exp(n)), n logistic,
-    with derivative sigmoid(n + log 2) / 2 in l. `control` is c, `derivative` c', arrays to arrays.
+    with derivative sigmoid(n + log 2) / 2 in l. `control` is c and `derivative` is c', elementwise.
     """
     u = (np.arange(NODES) + 0.5) / NODES
     z, n = np.meshgrid(np.log(u / (1 - u)), np.log(u / (1 - u)), indexing="ij")
@@ -72,7 +72,7 @@ def controlled(t: float, control: Function, derivative: Function) -> Gradient:
 
 
 def rebar(t: float, temperature: float) -> Gradient:
-    """`controlled` by the relaxed square, c(z) = (sigmoid(z / temperature) - t)^2."""
+    """`controlled` with the relaxed objective c(z) = (sigmoid(z / temperature) - t)^2."""
     soft = lambda z: expit(z / temperature)  # noqa: E731
     return controlled(
         t,

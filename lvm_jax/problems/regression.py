@@ -1,4 +1,4 @@
-"""Bayesian logistic regression on published data, the field's two "credit" targets among it."""
+"""Bayesian logistic regression on published data, with both "credit" targets of the literature."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import extras
-from lvm_jax.data import idx, store
+from lvm_jax.data import store
 from lvm_jax.data.published import GERMAN_CREDIT
 from lvm_jax.problems.target import Target
 from lvm_jax.typing import Array, Float, Scalar
@@ -18,12 +18,12 @@ PRIOR_SCALE = 10.0  # w ~ N(0, 10^2)
 def credit() -> Target:
     """German credit (1,000 x 24) by logistic regression, w ~ N(0, 10^2) in 25 dimensions.
 
-    The columns are divided by their standard deviation (not centred), a column of 1s in front is
-    the intercept, y = 1 for a bad risk. In the literature's table this is "Credit" of DBS, CMCD and
-    MCD. log Z is from importance sampling in float64, the ELBOs from a deterministic optimum.
+    The columns are divided by their standard deviations (not centred) and preceded by a column of
+    1s, the intercept; y = 1 for a bad risk. This is "Credit" of the papers DBS, CMCD and MCD. log Z
+    is an estimate by importance sampling in float64; the ELBOs are from deterministic optimisation.
 
     The file is read from $LVM_JAX_DATA, the cache or the UCI repository (`lvm_jax.data.store`).
-    Raises FileNotFoundError where none has it, ValueError for a file that is not the published one.
+    Raises FileNotFoundError if it cannot be found, ValueError if it is not the published file.
     Source: Hofmann (1994), doi:10.24432/C5NC77.
     """
     return Target(
@@ -33,9 +33,9 @@ def credit() -> Target:
 
 
 def credit_likelihood() -> Target:
-    """`credit` without the prior: a flat, improper one. Its log Z is 80.6 nats above.
+    """`credit` without its prior (a flat, improper prior); log Z is 80.6 nats higher.
 
-    In the literature this is "Credit" of SCLD, DDS and PIS. Errors as `credit`.
+    This is "Credit" of the papers SCLD, DDS and PIS. Errors as for `credit`.
     """
     return Target(
         "credit, likelihood only", 25, _log_density(*_read_credit(), None), -504.485, 0.002,
@@ -46,7 +46,7 @@ def credit_likelihood() -> Target:
 def breast_cancer() -> Target:
     """Breast cancer Wisconsin (569 x 30) by logistic regression, w ~ N(0, 10^2) in 31 dimensions.
 
-    Prepared as `credit`; y = 1 for a malignant tumour. Raises ModuleNotFoundError without
+    Columns as in `credit`; y = 1 for a malignant tumour. Raises ModuleNotFoundError without
     scikit-learn, which has the data. Source: Wolberg et al. (1995), doi:10.24432/C5DW2B.
     """
     with extras.needed("sklearn"):
@@ -66,11 +66,7 @@ def design(columns: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D+1"]:
 
 
 def _read_credit() -> tuple[np.ndarray, np.ndarray]:
-    (file,) = GERMAN_CREDIT.files
-    path = store.find(GERMAN_CREDIT, file)
-    content = idx.read_bytes(path)
-    store.check_content(content, file, path)
-    rows = np.loadtxt(content.decode().splitlines())
+    rows = np.loadtxt(store.read_text(GERMAN_CREDIT).splitlines())
     return design(rows[:, :-1]), rows[:, -1] - 1
 
 

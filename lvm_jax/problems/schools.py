@@ -5,12 +5,11 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.problems.target import Target, line
+from lvm_jax.problems.target import LOG_2PI, Target, line
 from lvm_jax.typing import Array, Float, Scalar
 
 EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])  # y
 ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])  # sigma
-LOG_2PI = math.log(2 * math.pi)
 SCALE = 5.0  # of mu's normal and of tau's half-Cauchy
 
 
@@ -19,10 +18,10 @@ def eight_schools(centred: bool = True) -> Target:
 
     z = (mu, log tau, theta_1, ..., theta_8), or with `centred` False (mu, log tau, eta_1, ...,
     eta_8) with theta = mu + tau eta. The density includes the Jacobian tau of the logarithm and
-    every constant, so Z = p(y) in both coordinates.
+    all constants, so that Z = p(y) in both coordinates.
 
-    theta and mu integrate in closed form, tau by quadrature. `facts` has the posterior means
-    "mean_mu" and "mean_tau". Source: Rubin (1981); the priors are posteriordb's.
+    Z integrates theta and mu in closed form, and tau by quadrature. `facts` has the posterior means
+    "mean_mu" and "mean_tau". Source: Rubin (1981); the priors of posteriordb.
     """
 
     def log_density(z: Float[Array, " 10"]) -> Scalar:

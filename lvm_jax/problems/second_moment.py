@@ -1,7 +1,7 @@
 """Exact second moments of importance weights: E_q[w^2] / p(x)^2 = E_q[(p(z | x) / q(z))^2].
 
-The relative variance of the mean of S weights w = p(x, z) / q(z) is (that - 1) / S, and the - 1
-gives the chi-square divergence of p(z | x) from q.
+E_q[w^2] / p(x)^2 - 1 is the chi-square divergence of p(z | x) from q; divided by S it is the
+relative variance of the mean of S weights w = p(x, z) / q(z).
 """
 
 import math
@@ -14,10 +14,10 @@ from lvm_jax.typing import Float
 
 
 def of_normals(posterior: FullRankNormal, q: FullRankNormal) -> float:
-    """log of the integral of p(z | x)^2 / q(z), in nats, in float64; inf where it diverges.
+    """log of the integral of p(z | x)^2 / q(z), in nats, in float64; inf if it diverges.
 
-    The integrand is the exponential of a quadratic with curvature P = 2 V^-1 - C^-1, where V and C
-    are the covariances. The integral is its largest value times (2 pi)^(D/2) |P|^(-1/2), and
+    With covariances V of the posterior and C of q, the integrand is proportional to a normal with
+    precision P = 2 V^-1 - C^-1. The integral is its maximum times (2 pi)^(D/2) |P|^(-1/2), and
     diverges unless P is positive definite.
     """
     inverse, other = (np.linalg.inv(np.asarray(n.cholesky, np.float64)) for n in (posterior, q))
@@ -34,7 +34,7 @@ def of_normals(posterior: FullRankNormal, q: FullRankNormal) -> float:
 def of_tables(posterior: Table, logits: Float[np.ndarray, "K L"]) -> float:
     """log of the sum of p(z | x)^2 / q(z) over z in {0, ..., L - 1}^K, in nats.
 
-    q has independent factors with these logits; the rows of `posterior` are [M, K].
+    q has independent factors with these logits; `posterior` has M values of z, [M, K].
     """
     log_q = logits - logsumexp(logits, axis=1, keepdims=True)
     rows = log_q[np.arange(len(logits))[None], posterior.values].sum(1)

@@ -15,7 +15,7 @@ from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
 
 
 class StudentT(NamedTuple):
-    """The multivariate Student t with scale matrix s^2 I in D dimensions."""
+    """The multivariate Student t distribution with scale matrix s^2 I in D dimensions."""
 
     loc: Float[Array, " D"]
     scale: Scalar  # s; the covariance is s^2 dof / (dof - 2) I
@@ -30,7 +30,7 @@ class StudentT(NamedTuple):
         return constant - log_det - 0.5 * (nu + dim) * jnp.log1p(squared / nu)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        """loc + s epsilon / sqrt(chi^2 / dof), [*sample_shape, D], chi^2 common to coordinates."""
+        """loc + s epsilon / sqrt(chi^2 / dof), [*sample_shape, D]; one chi^2 per draw."""
         key_normal, key_chi = jax.random.split(seed)
         shape = (*sample_shape, self.loc.shape[0])
         chi = 2 * jax.random.gamma(key_chi, 0.5 * self.dof, (*sample_shape, 1), self.loc.dtype)
@@ -39,13 +39,13 @@ class StudentT(NamedTuple):
 
 
 def heavy_tails(dim: int, dof: float = 1.0) -> Problem:
-    """(z, x) jointly Student t with nu = dof, x = z + noise of the same size; every density is a t.
+    """(z, x) is jointly Student t with nu = dof, and x = z + noise of the same scale.
 
         z ~ t_nu(0, I),  x | z ~ t_(nu + D)(z, (nu + |z|^2) / (nu + D) I),  x ~ t_nu(0, 2 I),
         z | x ~ t_(nu + D)(x / 2, (nu + |x|^2 / 2) / (2 (nu + D)) I)
 
-    The guide is Laplace's approximation, widened and shifted. Its log-weights have a mean, and the
-    weights no variance, as for any normal q. theta is nu.
+    The guide is Laplace's approximation, widened and shifted. Its log-weights have a finite mean,
+    and its weights an infinite variance, as for any normal q. theta is nu.
 
     Raises ValueError for dim < 1 or a dof that is not positive.
     """

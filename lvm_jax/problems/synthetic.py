@@ -1,4 +1,4 @@
-"""Targets from a formula: the funnel, many wells, wells in some dimensions, modes, a spike."""
+"""Synthetic targets: funnel, many-well, wells, 40 Gaussians, spike."""
 
 import math
 
@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.problems.target import Target, line
+from lvm_jax.problems.target import LOG_2PI, Target, line
 from lvm_jax.typing import Array, Float, Key, Scalar
 
-LOG_2PI = math.log(2 * math.pi)
 MEANS_SEED = 0  # of the means of `gaussians_40`
 
 
@@ -37,7 +36,7 @@ def funnel(dim: int = 10) -> Target:
 
 
 def many_well(num_wells: int = 16) -> Target:
-    """num_wells independent pairs (a, b): log-density -a^4 + 6 a^2 + a / 2 - b^2 / 2 of each.
+    """Independent pairs (a, b), each with log-density -a^4 + 6 a^2 + a / 2 - b^2 / 2.
 
     z = (a_1, b_1, a_2, b_2, ...), D = 2 num_wells; 2^num_wells modes, at a near -1.7 and 1.75. log
     Z is num_wells times a one-dimensional quadrature. `facts["right_mass"]` is the mass of a > 0 in
@@ -93,9 +92,9 @@ def wells(dim: int = 50, num_wells: int = 5, delta: float = 2.0) -> Target:
 def gaussians_40(dim: int = 50) -> Target:
     """Forty normals N(mu_k, I) of equal weight, mu_k uniform on (-40, 40)^dim; log Z = 0.
 
-    The means come from NumPy's RandomState(0), whose stream is frozen: they are the same with every
-    version of NumPy and JAX, and not those of the papers, which drew them by JAX.
-    `facts["means"]` has them, [40, D]; each mode has the mass 1/40. Raises ValueError for dim < 1.
+    The means, `facts["means"]` [40, D], are draws of NumPy's RandomState(0), whose stream is
+    frozen. They do not depend on the version of NumPy or JAX, and differ from the means of the
+    papers, which are draws of JAX. Each mode has the mass 1/40. Raises ValueError for dim < 1.
     """
     dim = checks.integer(dim, "dim", 1)
     means = np.random.RandomState(MEANS_SEED).uniform(-40.0, 40.0, size=(40, dim))
@@ -114,15 +113,15 @@ def gaussians_40(dim: int = 50) -> Target:
 
 
 def spike(dim: int = 10, log_ratio: float = math.log(9e10)) -> Target:
-    """A uniform prior on [-5, 5]^D with L(z) = exp(-r^2 / 2) + e^log_ratio exp(-r^2 / 0.02).
+    """A uniform prior on [-5, 5]^D times L(z) = exp(-r^2 / 2) + e^log_ratio exp(-r^2 / 0.02).
 
     The second term is a spike of standard deviation 0.1. At D = 10 and the default ratio it has
-    nine tenths of the mass (`facts["spike_mass"]`), in 10^-10 of the volume of the first. The
-    density is -inf outside the box. Raises ValueError for dim < 1. After Skilling (2006).
+    nine tenths of the mass (`facts["spike_mass"]`) in 10^-10 of the volume of the first term. The
+    log-density is -inf outside the box. Raises ValueError for dim < 1. After Skilling (2006).
     """
     dim = checks.integer(dim, "dim", 1)
     log_prior = -dim * math.log(10)
-    inside = math.log(math.erf(5 / math.sqrt(2)))  # of a standard normal; 1 for the spike
+    inside = math.log(math.erf(5 / math.sqrt(2)))  # log mass of N(0, 1) in [-5, 5]
     wide = dim * (0.5 * LOG_2PI + inside)
     narrow = log_ratio + dim * (0.5 * LOG_2PI + math.log(0.1))
     both = float(np.logaddexp(wide, narrow))

@@ -1,11 +1,11 @@
-"""Runs of experiments, and pages: checked options, a run directory, Markdown -> one HTML page.
+"""Runs of experiments and their pages: validated options, run directories, Markdown to HTML.
 
-A name is imported when it is first used, so that an experiment's `--help` waits for no NumPy.
+A name is imported at its first use, so that `--help` of an experiment does not import NumPy.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers take it for true
+TYPE_CHECKING = False  # type checkers assume True
 if TYPE_CHECKING:
     from lvm_jax.report.directory import Directory, plain
     from lvm_jax.report.options import Options, above, at_least, between, inside

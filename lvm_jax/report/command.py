@@ -1,13 +1,12 @@
-"""The command line of a package of experiments: list them, explain, run, sweep and compare.
+"""The command line of a package of experiments: list, help, run, sweep and compare.
 
     python -m experiments NAME ...
 
 for a package `experiments` whose `__main__.py` calls `main("experiments", sys.argv[1:])`. The list
-is read from the files' first lines, and --help from a Config, so that neither waits for jax.
+and --help import no JAX: they read the first lines of the config.py files, and a Config.
 """
 
 import ast
-import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from lvm_jax._core.nearest import suggestion
 from lvm_jax.report.parsing import Runner, parse
 
 USAGE = """usage: python -m {package} NAME [options]            run an experiment
@@ -23,15 +23,15 @@ USAGE = """usage: python -m {package} NAME [options]            run an experimen
        python -m {package} NAME --sweep A=1,2 B=x,y  a grid of runs, and their comparison
        python -m {package} runs [FOLDER]             the runs below a folder, by default runs/
        python -m {package} compare RUN RUN ... [--out FOLDER]
-       python -m {package} --traceback ...           show where an error came from
+       python -m {package} --traceback ...           show the traceback of an error
 """
 
 
 def main(package: str, arguments: Sequence[str]) -> int:
-    """Run a command line; the exit code.
+    """Run a command line and return the exit code.
 
-    0 if all went well, 1 for refused input, a failure or an unexpected number, 2 for a wrong name
-    or option, 130 after Ctrl-C.
+    0 for success, 1 for invalid input, a failure or an unexpected number, 2 for an unknown name or
+    option, 130 after Ctrl-C.
     """
     traceback = "--traceback" in arguments[:1]
     arguments = list(arguments[traceback:])
@@ -56,7 +56,7 @@ def available(package: str) -> dict[str, str]:
     for path in sorted(folder_of(package).glob("*/config.py")):
         try:
             text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        except SyntaxError as error:  # of one experiment: the others are listed and run
+        except SyntaxError as error:  # do not prevent the other experiments
             text = f"broken: line {error.lineno} of {path}: {error.msg}"
         found[path.parent.name] = text.partition("\n")[0]
     return found
@@ -78,35 +78,34 @@ def print_list(package: str, experiments: Mapping[str, str]) -> None:
 
 
 def wrong_name(name: str, names: Iterable[str]) -> int:
-    """Print what was expected, with the nearest name; exit code 2."""
+    """Print the valid names and the nearest one; return exit code 2."""
     names = list(names)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(name.lower(), names)
     sys.stderr.write(f"error: expected one of {', '.join(names)}, got {name!r}{hint}\n")
     return 2
 
 
 def reported(work: Callable[[], int], options: Sequence[str], traceback: bool) -> int:
-    """The exit code of some work, whose errors become one line on standard error."""
+    """Call `work` and return its exit code; print an error as one line on standard error."""
     try:
         return work()
-    except BrokenPipeError:  # the reader of `... | head` has ended
+    except BrokenPipeError:  # the reader has closed the pipe, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if traceback:
             raise
-        sys.stderr.write(f"error: {in_words(error, options)}\n")
+        sys.stderr.write(f"error: {format_error(error, options)}\n")
         return 1
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"\ninterrupted; {str(stop) or 'nothing was written'}\n")
         return 130
 
 
-def in_words(error: Exception, options: Sequence[str]) -> str:
-    """An error in one line, its argument as the option: `path: ...` -> `--data: ...`.
+def format_error(error: Exception, options: Sequence[str]) -> str:
+    """An error message in one line, with the option for the argument: `path: ...` -> `--data: ...`.
 
-    The readers of data call their argument `path` or `name`; the other names are the Config's own.
+    The readers of data name their argument `path` or `name`; other names are fields of the Config.
     """
     message = str(error)
     if isinstance(error, OSError) and error.filename is not None:
@@ -118,7 +117,7 @@ def in_words(error: Exception, options: Sequence[str]) -> str:
 
 
 def run(package: str, name: str, arguments: Sequence[str]) -> int:
-    """Run one experiment, or a sweep of it; 1 if a measured number is not the one to expect."""
+    """Run one experiment, or a sweep of it; return 1 if a number is not in its expected range."""
     if "--sweep" in arguments:
         from lvm_jax.report.sweep import sweep
 
@@ -134,7 +133,7 @@ def run(package: str, name: str, arguments: Sequence[str]) -> int:
 
     compile_cache.enable()
     before = jax.config.read("jax_enable_x64")
-    jax.config.update("jax_enable_x64", runner.x64)  # of all threads
+    jax.config.update("jax_enable_x64", runner.x64)  # for all threads
     try:
         finished = execute(f"{package}.{name}", config, runner.out, runner.overwrite)
     finally:

@@ -2,7 +2,7 @@
 
     python -m experiments compare RUN RUN [RUN ...] [--out FOLDER]
 
-The first run is the reference. The tables are printed, and written as comparison.html and .json.
+The first run is the reference. The command prints the tables and writes comparison.html and .json.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from lvm_jax.report.stored import Stored, read
 
 TEMPLATE = Path(__file__).with_name("compare.md")
 HTML, JSON = "comparison.html", "comparison.json"
-ROWS = 25  # of a table on the terminal
-LISTED = 300  # numbers in the page; comparison.json has all
+ROWS = 25  # maximum rows of a table on the terminal
+LISTED = 300  # maximum numbers in the page; comparison.json has all
 
 
 class Row(NamedTuple):
@@ -37,19 +37,19 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What `compare` finds."""
+    """The result of `compare`."""
 
     runs: list[Stored]
     labels: list[str]
     settings: list[tuple[str, list[Any]]]
-    over_seeds: list[OverSeeds]  # headline numbers of runs that differ in seed alone
+    over_seeds: list[OverSeeds]  # headline numbers of runs that differ only in the seed
     points: list[Row]  # means of points.npz
     numbers: list[Row]  # of results.json, those that differ
     num_equal: int  # numbers of results.json that are equal in all runs
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command `compare`; the exit code."""
+    """Run the command `compare` and return the exit code."""
     parser = argparse.ArgumentParser(prog="compare", description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument("--out", type=Path, help="folder of the page; by default runs/compare-TIME")
@@ -59,9 +59,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def compare(runs: Sequence[Stored]) -> Comparison:
-    """Differences of all runs to the first one.
+    """Compare all runs with the first.
 
-    Raises ValueError for fewer than two runs, a run given twice, or runs of other experiments.
+    Raises ValueError for fewer than two runs, a repeated run, or runs of different experiments.
     """
     runs = list(runs)
     if len(runs) < 2:
@@ -88,9 +88,9 @@ def compare(runs: Sequence[Stored]) -> Comparison:
 
 
 def publish(found: Comparison, out: Path | None) -> Path:
-    """Write comparison.html and comparison.json in a folder, and print the tables; gives the page.
+    """Write comparison.html and comparison.json in a folder, print the tables, return the page.
 
-    Raises FileExistsError if `out` is a run: its files are never changed.
+    Raises FileExistsError if `out` is a run or a file.
     """
     if out is not None and (read_config(out) is not None or out.is_file()):
         raise FileExistsError(
@@ -116,11 +116,11 @@ def publish(found: Comparison, out: Path | None) -> Path:
 
 
 def all_tables(found: Comparison) -> dict[str, Table]:
-    """The tables by title; those without rows are left out."""
+    """The non-empty tables by title."""
     labels, first = found.labels, found.labels[0]
     places = [str(run.path) for run in found.runs]
     started = [run.provenance.get("started", MISSING) for run in found.runs]
-    pair = [f"{labels[1]} − {first}"] if len(labels) == 2 else []  # more would be too wide
+    pair = [f"{labels[1]} − {first}"] if len(labels) == 2 else []  # only two runs fit the width
     tables = {
         "Runs": Table(
             ("run", "folder", "started"),
@@ -148,7 +148,7 @@ def all_tables(found: Comparison) -> dict[str, Table]:
 
 
 def as_text(table: Table, limit: int = ROWS) -> str:
-    """A table in aligned columns."""
+    """A table as text with aligned columns."""
     rows = [tuple(map(str, row)) for row in (table.header, *table.rows[:limit])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -159,7 +159,7 @@ def as_text(table: Table, limit: int = ROWS) -> str:
 
 
 def _labels(runs: Sequence[Stored]) -> list[str]:
-    """The names of the folders if they are short and differ, else letters and then numbers."""
+    """The names of the folders if short and distinct, otherwise letters, then numbers."""
     names = [run.path.resolve().name for run in runs]
     if len(set(names)) == len(names) and max(map(len, names)) <= 12:
         return names
@@ -185,7 +185,7 @@ def _cells(row: Row, num_differences: int) -> tuple[str, ...]:
 
 
 def _lines(row: Row, labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """A line a run: the number, the run, its mean, the difference, and what its error is."""
+    """One line per run: name, run, mean, difference, difference in errors, kind of error."""
     means = [digits(*mean) for mean in row.values]
     rest = [("", "", "")] + [
         (digits(*one.change, "+"), number(one.in_errors, "+.1f"), one.kind)
@@ -197,7 +197,7 @@ def _lines(row: Row, labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _plain(found: Comparison) -> dict[str, Any]:
-    """The comparison for comparison.json."""
+    """The content of comparison.json."""
     tables = {"points": found.points, "numbers": found.numbers}
     rows = {
         kind: {row.name: {"values": row.values, "differences": row.differences} for row in rows}

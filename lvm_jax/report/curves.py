@@ -1,8 +1,8 @@
-"""The curves of runs: the lines of metrics.jsonl as series, drawn over each other.
+"""Curves of several runs in common panels, from the lines of metrics.jsonl.
 
 The first number of a line is the abscissa, the other numbers are ordinates, and its texts name the
-series. Two indices, as in `run.log(noise=0.5, step=3, elbo=-1.0)`, are nested loops: the first
-number stays while the second one rises. The first one then names the series too.
+series. If a line has two indices of nested loops, as `run.log(noise=0.5, step=3, elbo=-1.0)`, the
+first index stays constant while the second increases; it is then part of the series' name.
 """
 
 from collections import Counter
@@ -14,10 +14,10 @@ import numpy as np
 
 from lvm_jax import plotting
 
-PANELS = 24  # curves in the page; the others are in metrics.jsonl
+PANELS = 24  # maximum panels in the page
 Metrics = Sequence[Mapping[str, Any]]
-Abscissa = tuple[str, str]  # the names of a curve's x and y
-Names = dict[str, str]  # what names a series: key, text
+Axes = tuple[str, str]  # the names of a curve's x and y
+Names = dict[str, str]  # the texts that name a series, by key
 
 
 class Curve(NamedTuple):
@@ -34,11 +34,11 @@ class Line(NamedTuple):
     numbers: dict[str, float]
 
 
-def curves(runs: Sequence[Metrics]) -> list[dict[Abscissa, dict[str, Curve]]]:
-    """The curves of each run by the names of their axes, then by series; x rises.
+def curves(runs: Sequence[Metrics]) -> list[dict[Axes, dict[str, Curve]]]:
+    """The curves of each run by their axes, then by series, with increasing x.
 
-    A name that does not vary within any run, but differs between the runs, is left out: the series
-    are the same, measured with other options.
+    A text that is constant within each run but differs between runs is an option of the run, and
+    not part of the series' name.
     """
     lines = [_indexed([_line(one) for one in metrics]) for metrics in runs]
     settings = _settings(lines)
@@ -46,9 +46,9 @@ def curves(runs: Sequence[Metrics]) -> list[dict[Abscissa, dict[str, Curve]]]:
 
 
 def draw(
-    drawn: Sequence[dict[Abscissa, dict[str, Curve]]], labels: Sequence[str]
+    drawn: Sequence[dict[Axes, dict[str, Curve]]], labels: Sequence[str]
 ) -> tuple[bytes | None, int]:
-    """The series that several runs have, one panel each; how many series are left out."""
+    """A PNG with one panel for each series of at least two runs, and the number of other series."""
     panels = Counter((axes, s) for one in drawn for axes, named in one.items() for s in named)
     shown = [panel for panel, num_runs in panels.items() if num_runs > 1][:PANELS]
     if not shown:
@@ -73,14 +73,14 @@ def draw(
 
 
 def _scale(ax: Any) -> None:
-    """A logarithmic x axis for few values over several orders of magnitude."""
+    """Set a logarithmic x axis for few values over several orders of magnitude."""
     x = np.unique(np.concatenate([line.get_xdata() for line in ax.lines]))
     if x[0] > 0 and x[-1] >= 50 * x[0] and len(x) <= 20:
         ax.set_xscale("log")
 
 
 def _line(values: Mapping[str, Any]) -> Line:
-    """The texts and the numbers of a line; those of an inner object have dotted names."""
+    """The texts and the numbers of a line; nested objects have dotted names."""
     flat = {name: value for name, value in _flat(values) if name != "seconds"}
     names = {name: value for name, value in flat.items() if isinstance(value, str)}
     numbers = {name: float(value) for name, value in flat.items() if _is_number(value)}
@@ -100,7 +100,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _indexed(lines: Sequence[Line]) -> list[Line]:
-    """The lines, with the first of two indices among the names instead of the numbers."""
+    """Move the first of two indices from the numbers to the names."""
     series: dict[tuple[Any, ...], list[Line]] = {}
     for line in lines:
         series.setdefault((*line.names.items(), *list(line.numbers)[:2]), []).append(line)
@@ -118,7 +118,7 @@ def _indexed(lines: Sequence[Line]) -> list[Line]:
 
 
 def _has_two_indices(rows: Sequence[Sequence[float]]) -> bool:
-    """Whether the first number stays over several lines of rising second numbers, then changes."""
+    """Whether the first number is mostly constant between lines while the second increases."""
     if len(rows) < 2 or max(map(len, rows)) < 3:
         return False
     stays = [(a, b) for a, b in pairwise(rows) if a[0] == b[0]]
@@ -126,7 +126,7 @@ def _has_two_indices(rows: Sequence[Sequence[float]]) -> bool:
 
 
 def _settings(runs: Sequence[Sequence[Line]]) -> set[str]:
-    """The keys whose one text in each run is not that of another run."""
+    """The keys whose text is constant within each run but differs between runs."""
     texts: list[dict[str, set[str]]] = []
     for lines in runs:
         texts.append({})
@@ -138,8 +138,8 @@ def _settings(runs: Sequence[Sequence[Line]]) -> set[str]:
     return {key for key in alone if any(one[key] != texts[0][key] for one in texts)}
 
 
-def _curves(lines: Sequence[Line], settings: set[str]) -> dict[Abscissa, dict[str, Curve]]:
-    found: dict[Abscissa, dict[str, Curve]] = {}
+def _curves(lines: Sequence[Line], settings: set[str]) -> dict[Axes, dict[str, Curve]]:
+    found: dict[Axes, dict[str, Curve]] = {}
     for line in lines:
         series = ", ".join(text for key, text in line.names.items() if key not in settings)
         (first, x), *others = line.numbers.items() or [("", 0.0)]

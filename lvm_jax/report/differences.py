@@ -1,4 +1,4 @@
-"""Differences between runs, with standard errors: paired where the same points were measured."""
+"""Differences between runs, with standard errors: paired for common points."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,25 +15,25 @@ SAME = 1e-12  # relative: numbers that differ by less are equal
 class Difference(NamedTuple):
     """A number of a run minus that of the first run."""
 
-    change: Estimate  # its standard error is NaN where a run gives none
-    pairs: int  # points that both runs measured; 0: the difference is unpaired
+    change: Estimate  # the standard error is NaN if a run has none
+    pairs: int  # number of common points; 0 for an unpaired difference
 
     @property
     def in_errors(self) -> float:
-        """The difference in units of its standard error; NaN where that is 0 or unknown."""
+        """The difference / its standard error; NaN if the error is 0 or unknown."""
         value, error = self.change
         return value / error if error > 0 else np.nan
 
     @property
     def kind(self) -> str:
-        """Which standard error it is, in words."""
+        """The kind of the standard error, as text."""
         if np.isnan(self.change.standard_error):
             return "no error known"
         return f"paired, {self.pairs} points" if self.pairs else "unpaired"
 
 
 def mean(values: np.ndarray) -> Estimate:
-    """The mean over N points, with the standard error sd / sqrt(N); NaN for that of one point."""
+    """The mean over N points, with the standard error sd / sqrt(N); NaN for one point."""
     values = np.asarray(values, np.float64)
     with np.errstate(all="ignore"):  # infinite values have no mean
         error = values.std(ddof=1) / values.size**0.5 if values.size > 1 else np.nan
@@ -41,7 +41,7 @@ def mean(values: np.ndarray) -> Estimate:
 
 
 def matched(first: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the same points in two runs, by id; the k-th of equal ids goes with the k-th."""
+    """Indices of common points in two runs, by id; the k-th of equal ids matches the k-th."""
     places = {key: place for place, key in enumerate(_occurrences(first))}
     pairs = [(places[key], place) for place, key in enumerate(_occurrences(other)) if key in places]
     left, right = np.array(pairs, int).reshape(-1, 2).T
@@ -49,10 +49,10 @@ def matched(first: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def of_points(first: Stored, other: Stored, name: str) -> Difference:
-    """other - first of the mean of an array of points.npz.
+    """The difference other - first of the means of an array of points.npz.
 
-    Over the pairs d_n = other_n - first_n, where at least two points are in both runs: mean(d) and
-    sd(d) / sqrt(N). Otherwise the difference of the means, with the errors of both,
+    If at least two points are in both runs: mean(d) with the error sd(d) / sqrt(N), over the pairs
+    d_n = other_n - first_n. Otherwise the difference of the means, with the error
     sqrt(e_1^2 + e_2^2).
     """
     ours, theirs = (run.points[name].astype(np.float64) for run in (first, other))
@@ -65,19 +65,19 @@ def of_points(first: Stored, other: Stored, name: str) -> Difference:
 
 
 def shared_points(runs: Sequence[Stored]) -> list[str]:
-    """The numeric arrays that all runs have of their points."""
+    """The names of the numeric arrays of points.npz that all runs have."""
     names = [name for name, array in runs[0].points.items() if array.dtype.kind in "fiub"]
     hidden = {"point", *ERRORS}
     return [name for name in names if name not in hidden and all(name in r.points for r in runs)]
 
 
 def of_numbers(first: Stored, other: Stored, name: str) -> Difference:
-    """other - first of a number of results.json, with the errors that the results have of both."""
+    """The unpaired difference other - first of a number of results.json."""
     return _unpaired(of_run(first, name), of_run(other, name))
 
 
 def of_run(run: Stored, name: str) -> Estimate:
-    """A number of results.json with its error there."""
+    """A number of results.json with its standard error."""
     return Estimate(run.numbers[name], error_of(run.numbers, name))
 
 
@@ -87,11 +87,11 @@ def _unpaired(first: Estimate, other: Estimate) -> Difference:
 
 
 def error_of(numbers: Mapping[str, float], name: str) -> float:
-    """The standard error of a number among its neighbours, or NaN.
+    """The standard error of a number from the other numbers, or NaN.
 
-    That of `a.slope` is `a.slope_error` or `a.slope_standard_error`; that of `a.value`, `a.mean`
-    and `a.log_evidence` is `a.standard_error`, or both of `a.monte_carlo_error` and
-    `a.sampling_error`.
+    For `a.slope` it is `a.slope_standard_error` or `a.slope_error`; for `a.value`, `a.mean` and
+    `a.log_evidence` it is `a.standard_error`, or `a.monte_carlo_error` and `a.sampling_error`
+    combined.
     """
     for ending in ("_standard_error", "_error"):
         if f"{name}{ending}" in numbers:
@@ -105,9 +105,9 @@ def error_of(numbers: Mapping[str, float], name: str) -> float:
 
 
 def shared_numbers(runs: Sequence[Stored]) -> tuple[list[str], int]:
-    """The numbers of results.json that all runs have and that differ; how many are equal.
+    """The names of common numbers of results.json that differ, and the number of equal ones.
 
-    Numbers with a name of their own come before those in lists.
+    Numbers in lists come last.
     """
     names = [
         name
@@ -123,7 +123,7 @@ def shared_numbers(runs: Sequence[Stored]) -> tuple[list[str], int]:
 
 
 def settings(runs: Sequence[Stored]) -> list[tuple[str, list[Any]]]:
-    """What differs in the configurations, then in code, device and libraries: name, values."""
+    """Differences in configuration, then in code, device and libraries: (name, values)."""
     rows = _differing([run.config for run in runs])
     kept = ("git", "device", "python", "matmul_precision", "libraries")
     return rows + _differing([{k: run.provenance.get(k) for k in kept} for run in runs])

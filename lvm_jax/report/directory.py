@@ -1,6 +1,6 @@
-"""The folder of one run: files written whole, metrics, arrays, provenance.
+"""The folder of one run: atomic files, metrics, arrays, provenance.
 
-A file is written under a temporary name and then renamed: no reader sees half of one.
+A file is written under a temporary name and then renamed, so that no reader gets a partial file.
 """
 
 import contextlib
@@ -26,18 +26,18 @@ import numpy as np
 
 CONFIG, RESULTS, METRICS = "config.json", "results.json", "metrics.jsonl"
 SUMMARY, POINTS, PAGE = "summary.json", "points.npz", "report.html"
-WRITING = ".writing-"  # the temporary name of a file begins so
+WRITING = ".writing-"  # prefix of temporary names
 LIBRARIES = ("lvm_jax", "jax", "jaxlib", "numpy", "scipy", "scikit-learn", "matplotlib")
 
 
 class Directory:
-    """The folder `path`, in which a run writes its files."""
+    """The folder `path` of a run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.started = datetime.now(UTC)
         self._clock = time.perf_counter()
-        self._logged: Counter[str] = Counter()  # lines of an earlier process, without seconds
+        self._logged: Counter[str] = Counter()  # lines of earlier processes, without seconds
 
     @property
     def wall_time(self) -> float:
@@ -45,7 +45,7 @@ class Directory:
         return time.perf_counter() - self._clock
 
     def write(self, name: str, content: bytes | str) -> Path:
-        """Write a file whole or not at all; OSError with the cure if the disk refuses."""
+        """Write a file atomically; OSError with a cure if that fails."""
         target = self.path / name
         data = content.encode("utf-8") if isinstance(content, str) else content
         with clear_errors(target):
@@ -76,9 +76,9 @@ class Directory:
         return self.write(name, buffer.getvalue())
 
     def log(self, **metrics: Any) -> None:
-        """Append one line to metrics.jsonl; its first number is the abscissa of a curve: a step.
+        """Append one line to metrics.jsonl; its first number is the abscissa, such as a step.
 
-        A line that an earlier process of the same run wrote is not written again.
+        A line that an earlier process of the same run has written is skipped.
         """
         target = self.path / METRICS
         values = plain(metrics)
@@ -92,7 +92,7 @@ class Directory:
             file.flush()
 
     def keep_metrics(self) -> None:
-        """Read the metrics of an earlier process; drop the line in which it was killed."""
+        """Read the metrics of earlier processes; remove an incomplete last line."""
         target = self.path / METRICS
         if not target.exists():
             return
@@ -126,7 +126,7 @@ class Directory:
 
 
 def command_line() -> str:
-    """The command that started this, as one could type it again."""
+    """The shell command that started this process."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py":
         return f"python -m {program.parent.name} {shlex.join(sys.argv[1:])}"
@@ -134,7 +134,7 @@ def command_line() -> str:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether the tree was changed since, or None outside a git checkout."""
+    """The commit and whether the tree has changes, or None outside a git checkout."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
@@ -143,7 +143,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def plain(value: Any) -> Any:
-    """The value in the types JSON has; what is not finite becomes None."""
+    """The value in JSON's types; numbers that are not finite become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if hasattr(value, "_asdict"):
@@ -179,13 +179,13 @@ def _version(library: str) -> str | None:
 
 @contextlib.contextmanager
 def clear_errors(target: Path) -> Iterator[None]:
-    """Errors of writing `target`, each with its cure."""
+    """Add the path and a cure to an OSError of writing `target`."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         cure = (
-            "free some space and run the command again: it resumes"
+            "free some space and run the command again to resume"
             if full
             else "choose another folder with --out"
         )

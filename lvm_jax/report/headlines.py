@@ -1,4 +1,4 @@
-"""Headline numbers of runs: side by side, and over seeds where runs differ in `seed` alone."""
+"""Headline numbers of several runs, and their mean over seeds."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from lvm_jax.estimate import Estimate
 from lvm_jax.report.page import MISSING, Table, digits, number
 from lvm_jax.report.stored import Stored
 
-# A number; then its standard error, "of" a total, or a unit, which has no digits.
+# A number, then its standard error, "of" a total, or a unit without digits.
 SHOWN = re.compile(
     r"(?P<value>[+−-]?[\d,]*\.?\d+(e[+−-]?\d+)?)( ± [\d.,e+−-]+)?( of [\d,]+)?(?P<unit>[^\d]*)",
     re.IGNORECASE,
@@ -23,29 +23,29 @@ class Headline(NamedTuple):
     """A headline number of several runs."""
 
     name: str
-    texts: list[str | None]  # of each run, as its page shows it
-    remarks: list[str]  # what follows the name there, if that differs: "NOT RELIABLE at 3 images"
+    texts: list[str | None]  # of each run, as in its page
+    remarks: list[str]  # text after the name that differs between runs: "NOT RELIABLE at 3 images"
 
     @property
     def cells(self) -> list[str]:
-        """What a table shows of each run."""
+        """The table cell of each run."""
         pairs = zip(self.texts, self.remarks, strict=True)
         return ["; ".join(filter(None, (text or MISSING, remark))) for text, remark in pairs]
 
 
 class OverSeeds(NamedTuple):
-    """A headline number of runs that differ in `seed` alone."""
+    """A headline number of a group of runs that differ only in `seed`."""
 
     name: str
-    settings: dict[str, Any]  # that differ between the groups of runs
+    settings: dict[str, Any]  # options that differ between groups
     mean: Estimate  # its standard error is sd / sqrt(n)
     sd: float  # over the seeds, with n - 1
     num_seeds: int
-    unit: str  # that the headlines show, as %; empty if they differ
+    unit: str  # such as %; empty if the headlines have different units
 
 
 def headlines(runs: Sequence[Stored]) -> list[Headline]:
-    """The headline numbers of all runs. What follows a semicolon may differ between the runs."""
+    """The headline numbers of all runs; a remark after a semicolon is not part of the name."""
     found: dict[str, list[tuple[str, str] | None]] = {}
     for place, run in enumerate(runs):
         heads = Counter(name.partition("; ")[0] for name in run.headline)
@@ -66,8 +66,8 @@ def _headline(head: str, cells: Sequence[tuple[str, str] | None]) -> Headline:
 
 
 def over_seeds(runs: Sequence[Stored]) -> list[OverSeeds]:
-    """Every headline number of each group of at least two seeds, by number and then by group."""
-    groups: dict[str, dict[int, int]] = {}  # options other than the seed: seed, place of the run
+    """Each headline number over each group of at least two seeds, by number and then by group."""
+    groups: dict[str, dict[int, int]] = {}  # other options -> seed -> index of the run
     for place, run in enumerate(runs):
         others = {name: value for name, value in run.config.items() if name != "seed"}
         groups.setdefault(json.dumps(others, sort_keys=True), {})[run.config["seed"]] = place
@@ -102,9 +102,9 @@ def _over_seeds(
 
 
 def value_and_unit(text: str) -> tuple[float, str] | None:
-    """The number of a headline as the page shows it: "1,234 ± 5" is 1234, "3 of 8" is 3, "52%".
+    """The number and unit of a headline: "1,234 ± 5" gives 1234, "3 of 8" 3, "52%" 52 and "%".
 
-    None for a text that is not one number, as "K = 3".
+    None for a text that is not one number, such as "K = 3".
     """
     found = SHOWN.fullmatch(text.strip())
     if found is None:
@@ -113,7 +113,7 @@ def value_and_unit(text: str) -> tuple[float, str] | None:
 
 
 def seeds_table(rows: Sequence[OverSeeds]) -> Table:
-    """A line a number and group."""
+    """A table with one row per number and group."""
     varied = list(rows[0].settings) if rows else []
     return Table(
         ("number", *varied, "mean ± sd", "error of the mean", "seeds"),

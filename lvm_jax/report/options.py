@@ -1,4 +1,4 @@
-"""Options of an experiment: a frozen dataclass whose annotations hold ranges and choices.
+"""Options of an experiment: a frozen dataclass whose annotations have ranges and choices.
 
     @dataclass(frozen=True)
     class Config(Options):
@@ -7,12 +7,11 @@
         guide: Literal["mean_field", "full_rank"] = "mean_field"
         \"\"\"Family of q.\"\"\"
 
-Imports the standard library only, so that `--help` waits for nothing.
+The module imports no third-party package, so that `--help` is quick.
 """
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import math
 import textwrap
@@ -21,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+from lvm_jax._core.nearest import suggestion
+
 WORDS = {int: "an integer", float: "a finite number", bool: "True or False", str: "a text"}
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an option takes: from `low` to `high`, without the ends that are open."""
+    """The valid numbers of an option, from `low` to `high`, each end closed or open."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -46,43 +47,43 @@ class Range:
 
 
 def at_least(low: float) -> Range:
-    """Numbers that are not below `low`."""
+    """Numbers >= `low`."""
     return Range(low)
 
 
 def above(low: float) -> Range:
-    """Numbers greater than `low`."""
+    """Numbers > `low`."""
     return Range(low, open_low=True)
 
 
 def between(low: float, high: float) -> Range:
-    """Numbers from `low` to `high`, both included."""
+    """Numbers in [low, high]."""
     return Range(low, high)
 
 
 def inside(low: float, high: float) -> Range:
-    """Numbers between `low` and `high`, neither included."""
+    """Numbers in (low, high)."""
     return Range(low, high, open_low=True, open_high=True)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every experiment's Config has; `check` refuses values outside their annotations."""
+    """The base class of every experiment's Config."""
 
-    extendable: ClassVar[tuple[str, ...]] = ()  # a finished run goes on where only these differ
+    extendable: ClassVar[tuple[str, ...]] = ()  # a finished run resumes if only these differ
+    growing: ClassVar[tuple[str, ...]] = ()  # or if these numbers are larger
     x64: ClassVar[bool] = False  # the default of the command line's --x64
-    growing: ClassVar[tuple[str, ...]] = ()  # or these numbers are larger than before
 
     seed: Annotated[int, at_least(0)] = 0
     """Seed of every random number."""
 
     def check(self) -> None:
-        """Raise ValueError naming the option; a Config adds conditions between its options here."""
+        """Raise ValueError for an invalid option; a subclass adds conditions between options."""
         for name, hint in hints(type(self)).items():
             check(name, getattr(self, name), hint)
 
     def check_rising(self, *names: str) -> None:
-        """Raise ValueError naming the first of these tuples that is empty or does not rise."""
+        """Raise ValueError for the first of these tuples that is empty or not increasing."""
         for name in names:
             values = getattr(self, name)
             if not values or list(values) != sorted(set(values)):
@@ -96,7 +97,7 @@ def hints(config: type) -> dict[str, Any]:
 
 
 def check(name: str, value: Any, hint: Any, limits: Range | None = None) -> None:
-    """Raise ValueError unless a value is of the type, the choice and the range of an annotation."""
+    """Raise ValueError unless a value has the type, choice and range of its annotation."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         limits = next((extra for extra in inner[1:] if isinstance(extra, Range)), None)
@@ -123,8 +124,7 @@ def check(name: str, value: Any, hint: Any, limits: Range | None = None) -> None
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value in choices:
         return
-    near = difflib.get_close_matches(str(value), map(str, choices), n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(str(value), map(str, choices))
     raise ValueError(f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}{hint}")
 
 
@@ -139,7 +139,7 @@ def _check_plain(name: str, value: Any, kind: type, limits: Range | None) -> Non
 
 
 def described(config: type) -> dict[str, str]:
-    """The help of each option: the text below its field, and its range."""
+    """The help text of each option: the docstring below its field, and its range."""
     texts: dict[str, str] = {}
     for base in reversed(config.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]

@@ -1,7 +1,7 @@
-"""A Markdown template -> one HTML page that needs nothing else: figures and equations inside it.
+"""Render a Markdown template as one self-contained HTML page with figures and equations.
 
 The template is Jinja over Markdown. `$...$` and `$$...$$` are formulas, which matplotlib typesets.
-Values are text: a name of the data that holds `*` or `<` is shown as it is.
+Values are escaped: a name with `*` or `<` appears as it is.
 """
 
 import base64
@@ -26,12 +26,12 @@ FORMULA = re.compile(
 )
 CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 SPECIAL = re.compile(r"[\\`*_{}\[\]<>|$#&~]")
-ESCAPED = re.compile(r"&#((?!96;)\d+);")  # a backtick would end the code
-MISSING = "–"  # of a number that is not there
+ESCAPED = re.compile(r"&#((?!96;)\d+);")  # except a backtick, which would end the code
+MISSING = "–"  # shown for a missing number
 
 
 class Table(NamedTuple):
-    """Rows of cells, each a text or a number; `marked` rows stand out; `is_text` aligns left."""
+    """Rows of cells, texts or numbers; `marked` rows are highlighted; `is_text` aligns left."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -41,7 +41,7 @@ class Table(NamedTuple):
 
 @contextmanager
 def _named_errors(file: str) -> Iterator[None]:
-    """Around a template: errors with its file and line."""
+    """Convert errors of a template into ValueError with its file and line."""
     from jinja2 import TemplateSyntaxError
 
     try:
@@ -58,12 +58,12 @@ def _named_errors(file: str) -> Iterator[None]:
 
 
 def render(template: str, file: str = "template", **context: Any) -> str:
-    """The HTML text of a Markdown template; see `Page`."""
+    """Render a Markdown template as HTML; see `Page`."""
     return Page().render(template, file, **context)
 
 
-def as_text(value: Any) -> Any:
-    """A value of a template as Markdown that shows it; HTML made by a function stays."""
+def escape_markdown(value: Any) -> Any:
+    """Escape a value of a template for Markdown; HTML from a function is not escaped."""
     from markupsafe import Markup
 
     if hasattr(value, "__html__"):
@@ -72,20 +72,20 @@ def as_text(value: Any) -> Any:
 
 
 class Page:
-    """A page, and the functions that its template calls: facts, figure, table, settings.
+    """A page, and the functions for its template: facts, figure, table, settings.
 
-    `draw` gives the PNG file of a figure that the template names; `headline` collects the facts.
+    `draw` returns the PNG of a named figure; `headline` has the facts of the rendered page.
     """
 
     def __init__(self, draw: Callable[..., bytes] | None = None) -> None:
         self.headline: list[tuple[str, str]] = []
         self._draw = draw
-        self._count = 0  # of figures, which are numbered in the order of the page
+        self._count = 0  # number of figures so far
 
     def render(self, template: str, file: str = "template", **context: Any) -> str:
-        """The HTML text of a Markdown template; its first heading is the title, then a lead.
+        """Render a Markdown template as HTML; its first heading is the title.
 
-        Raises ValueError with the line of `file` that could not be rendered.
+        Raises ValueError with the line of `file` that has an error.
         """
         with extras.needed("report"):
             from jinja2 import Environment, StrictUndefined
@@ -93,7 +93,7 @@ class Page:
             from markupsafe import Markup
 
         environment = Environment(
-            autoescape=True, finalize=as_text, undefined=StrictUndefined, trim_blocks=True,
+            autoescape=True, finalize=escape_markdown, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
         environment.filters.update(FILTERS)
@@ -110,7 +110,7 @@ class Page:
         return Environment(autoescape=True).from_string(frame).render(title=name, body=Markup(body))
 
     def facts(self, rows: Sequence[tuple[str, str]]) -> Any:
-        """The main numbers, as (value, what it is), for the head of the page."""
+        """The main numbers, (value, description), for the top of the page."""
         self.headline += [(str(value), str(name)) for value, name in rows]
         cells = (
             f'<div class="fact"><b>{_escape(value)}</b><span>{_escape(name)}</span></div>'
@@ -140,7 +140,7 @@ class Page:
         marked: Sequence[int] = (),
         is_text: bool = False,
     ) -> Any:
-        """A table: a `Table`, or its header and rows; `marked` rows stand out."""
+        """A table, from a `Table` or its fields."""
         if isinstance(header, Table):
             header, rows, marked, is_text = header
         head = "".join(f"<th>{_escape(cell)}</th>" for cell in header)
@@ -155,7 +155,7 @@ class Page:
         return _block(f'<div class="wide"><table{kind}>{inside}</table></div>')
 
     def settings(self, values: Mapping[str, Any], caption: str = "") -> Any:
-        """A configuration or provenance as a table of two columns; nested names are a.b."""
+        """A configuration or provenance as a table of names and values; nested names are a.b."""
         return self.table((), list(flat(values)), caption, is_text=True)
 
 
@@ -171,7 +171,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any
 
 
 def number(value: Any, form: str = ".3g") -> str:
-    """A number in a format of Python's; a dash for NaN and None."""
+    """A number in Python's format specification; a dash for NaN and None."""
     if value is None or not np.isfinite(value):
         return MISSING if value is None or np.isnan(value) else f"{value:{form}}"
     plain = int(value) if np.asarray(value).dtype.kind in "biu" else float(value)
@@ -184,7 +184,7 @@ def with_error(value: Any, error: Any, form: str = ".3f") -> str:
 
 
 def digits(value: float, error: float, sign: str = "") -> str:
-    """A number with two digits of its error, where there is one."""
+    """A number ± its standard error, with two digits of the error."""
     if not np.isfinite(error):
         return number(value, f"{sign}.6g")
     if error == 0:
@@ -194,7 +194,7 @@ def digits(value: float, error: float, sign: str = "") -> str:
 
 
 def listed(values: Sequence[Any], form: str = "") -> str:
-    """Values in words: 1, 2 and 3."""
+    """Values as an enumeration: 1, 2 and 3."""
     words = [str(value) if isinstance(value, str) else format(value, form) for value in values]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
@@ -203,7 +203,7 @@ FILTERS = {"f": number, "pm": with_error, "listed": listed}
 
 
 def typeset(words: str) -> str:
-    """Markdown with its formulas as images; in code, values of a template as they are."""
+    """Replace formulas in Markdown by images, and unescape values inside code."""
     parts = CODE.split(words)
     parts[::2] = [FORMULA.sub(_formula, part) for part in parts[::2]]
     parts[1::2] = [ESCAPED.sub(lambda found: chr(int(found[1])), part) for part in parts[1::2]]
@@ -221,9 +221,9 @@ def _formula(found: re.Match[str]) -> str:
 
 
 def equation(tex: str, size: float = 15) -> tuple[str, float]:
-    """A formula in the TeX of matplotlib's mathtext: an SVG data URI, and its depth in points.
+    """A formula in matplotlib's mathtext as an SVG data URI, and its depth in points.
 
-    Raises ValueError for TeX that mathtext cannot read.
+    Raises ValueError for TeX that mathtext does not support.
     """
     with extras.needed("report"):
         from matplotlib import rc_context
@@ -239,7 +239,7 @@ def equation(tex: str, size: float = 15) -> tuple[str, float]:
 
 
 def _escape(value: Any) -> str:
-    """Text for HTML inside Markdown: no blank line or formula of it is read as such."""
+    """Escape text for HTML inside Markdown, including line breaks and `$`."""
     if hasattr(value, "__html__"):
         return str(value)
     words = html.escape(number(value) if isinstance(value, float) else str(value))

@@ -1,7 +1,7 @@
-"""The command line of an experiment -> its Config, by tyro; shared by runs and sweeps.
+"""Parse the command line of an experiment into its Config, by tyro; for runs and sweeps.
 
-tyro checks a default of type tuple[...] or X | None by typeguard, whose import takes longer than
-all else. So tuples have a converter of their own, and X | None is passed as Union[X, None].
+tyro checks a default of type tuple[...] or X | None with typeguard, whose import is slow. To avoid
+it, tuples have their own converter, and X | None is passed as Union[X, None].
 """
 
 import types
@@ -16,7 +16,7 @@ from lvm_jax.report.options import WORDS, Options, described, hints
 
 @dataclass(frozen=True)
 class Runner:
-    """What every experiment takes besides its own options."""
+    """The options of every experiment besides its Config."""
 
     out: Path | None = None
     """Folder of the run; by default runs/<name>-<time>. An unfinished run there is resumed."""
@@ -29,9 +29,10 @@ class Runner:
 def parse(
     config: type[Options], program: str, description: str, arguments: Sequence[str]
 ) -> tuple[Options, Runner]:
-    """The options of a command line, whose ranges are not yet checked.
+    """Parse a command line; ranges are not checked.
 
-    Ends the process with exit code 2, and the nearest option, for a wrong one; 0 after --help.
+    Exits the process with code 2, and prints the nearest option, for an unknown option; with 0
+    after --help.
     """
     with extras.needed("experiments"):
         import tyro
@@ -42,7 +43,7 @@ def parse(
         for one in fields(part):
             arg = tyro.conf.arg(help=texts.get(one.name, ""))
             hint: Any = Annotated[_for_tyro(annotations[one.name]), arg]
-            default = getattr(config, one.name, one.default)  # a Config may set that of x64
+            default = getattr(config, one.name, one.default)  # a Config may set x64
             columns.append((one.name, hint, field(default=default)))
     form = make_dataclass("Config", columns, frozen=True)
     given: Any = tyro.cli(form, args=list(arguments), prog=program, description=description)
@@ -54,7 +55,7 @@ def parse(
 
 
 def value_of(hint: Any, text: str) -> Any:
-    """An option's value from its text; ValueError if it cannot be one. A tuple's has spaces."""
+    """An option's value from its text, with spaces in a tuple; ValueError for an invalid text."""
     kind, inner = _plain(hint), get_args(_plain(hint))
     if get_origin(kind) in (Union, types.UnionType):
         value = next(one for one in inner if one is not type(None))
@@ -68,7 +69,7 @@ def value_of(hint: Any, text: str) -> Any:
 
 
 def values_of(hint: Any, words: Sequence[str]) -> tuple[Any, ...]:
-    """A tuple's value from its words; the word None is the empty tuple."""
+    """A tuple from its words; the word None is the empty tuple."""
     if list(words) == ["None"]:
         return ()
     if not words:
@@ -81,7 +82,7 @@ def values_of(hint: Any, words: Sequence[str]) -> tuple[Any, ...]:
 
 
 def as_arguments(name: str, value: Any) -> list[str]:
-    """An option as it is typed: --num-samples 1 4; --hidden None; --x64 or --no-x64."""
+    """An option on the command line: --num-samples 1 4; --hidden None; --x64 or --no-x64."""
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{'' if value else 'no-'}{option}"]
@@ -90,7 +91,7 @@ def as_arguments(name: str, value: Any) -> list[str]:
 
 
 def _for_tyro(hint: Any) -> Any:
-    """An annotation that tyro reads without typeguard."""
+    """An annotation for which tyro does not import typeguard."""
     kind = _plain(hint)
     parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     tuples = [one for one in parts if get_origin(one) is tuple]
@@ -100,7 +101,7 @@ def _for_tyro(hint: Any) -> Any:
 
 
 def _tuple(inner: Any, optional: bool) -> Any:
-    """An annotation of a tuple, or None, with a converter of its own."""
+    """An annotation of a tuple, or None, with its own converter."""
     import tyro
 
     choices = get_args(inner) if get_origin(inner) is Literal else ()
@@ -110,7 +111,7 @@ def _tuple(inner: Any, optional: bool) -> Any:
         return values_of(inner, words) or (None if optional else ())
 
     return Annotated[
-        object,  # of a default of another type tyro would make tuple[...] again
+        object,  # with another type tyro would derive tuple[...] from the default
         tyro.constructors.PrimitiveConstructorSpec(
             nargs="*",
             metavar=f"[{word} [{word} ...]]",
@@ -127,7 +128,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _converter(kind: Any) -> Callable[[str], Any]:
-    """Text -> a value of a plain type or a Literal."""
+    """The function from text to a value of a plain type or a Literal."""
     if get_origin(kind) is Literal:
         by_text = {str(choice): choice for choice in get_args(kind)}
         return lambda text: by_text.get(text, text)

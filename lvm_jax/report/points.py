@@ -1,4 +1,4 @@
-"""Ids of data points, by which the runs of `compare` are paired."""
+"""Ids of data points, which `compare` uses to pair runs."""
 
 from collections import Counter
 from hashlib import blake2b
@@ -9,10 +9,9 @@ from lvm_jax.typing import ArrayLike
 
 
 def point_ids(x: ArrayLike) -> np.ndarray:
-    """A number for each row of x [N, ...]: 64 bits of a hash of its bytes.
+    """A 64-bit hash of the bytes of each row of x [N, ...].
 
-    Equal rows of two arrays have equal ids; the second, third, ... copy of a row within an array
-    has an id of its own.
+    Equal rows of two arrays have equal ids; repeated rows within an array have different ids.
     """
     seen: Counter[bytes] = Counter()
     ids = []

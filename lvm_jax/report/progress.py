@@ -1,4 +1,4 @@
-"""Progress on the terminal: a live bar if standard error is a terminal, else plain lines."""
+"""Progress on standard error: a live bar on a terminal, otherwise plain lines."""
 
 import sys
 import time
@@ -11,52 +11,52 @@ QUIET = 60.0  # seconds between two plain lines about the same stage
 
 
 class Progress:
-    """Stages of a run: `done` ends one, `note` describes the present one.
+    """The stages of a run: `done` ends a stage, `note` describes the current one.
 
-    A run with more stages than announced raises the total with them; one with fewer ends below it.
+    If a run has more stages than announced, the total grows; with fewer it ends below the total.
     """
 
     def __init__(self, show: Callable[["Progress", bool, str], None]) -> None:
-        self.announced = 0  # stages; 0 until it is known
-        self.count = 0
-        self.kept = 0  # of these, stages that an earlier process computed
-        self.fraction = 0.0  # of the present stage
+        self.announced = 0  # number of stages; 0 if unknown
+        self.count = 0  # finished stages
+        self.kept = 0  # finished stages that an earlier process computed
+        self.fraction = 0.0  # of the current stage
         self._start = time.perf_counter()
         self._show = show
 
     def done(self, message: str, kept: bool = False) -> None:
-        """End a stage; `kept` if its result was read from the disk."""
+        """End a stage; `kept` if its result comes from the disk."""
         self.count, self.kept, self.fraction = self.count + 1, self.kept + kept, 0.0
         self._show(self, True, message)
 
     def note(self, message: str, fraction: float = 0.0) -> None:
-        """Describe the present stage, a fraction of which is done; plain lines: once a minute."""
+        """Describe the current stage and its finished fraction; plain lines once a minute."""
         self.fraction = min(max(fraction, 0.0), 1.0)
         self._show(self, False, message)
 
     @property
     def total(self) -> int:
-        """Stages, at least those that have begun; 0 if none were announced."""
+        """The number of stages, at least those that have begun; 0 if none were announced."""
         begun = self.count + (self.fraction > 0)
         return max(self.announced, begun) if self.announced else 0
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self._start
 
     @property
     def left(self) -> str:
-        """The time left if all stages take equally long, in words; empty if it is unknown."""
+        """The remaining time as text, if all stages take equally long; empty if unknown."""
         own = self.total - self.kept  # stages that this process computes
         share = (self.count - self.kept + self.fraction) / own if own > 0 else 0.0
         if not 0 < share < 1 or self.count >= self.announced:
             return ""
-        return f"about {in_words(self.seconds * (1 - share) / share)} left"
+        return f"about {format_seconds(self.seconds * (1 - share) / share)} left"
 
 
-def in_words(seconds: float) -> str:
-    """A time in the unit that suits it: 40 s, 3 min, 2.5 h."""
+def format_seconds(seconds: float) -> str:
+    """A time in a suitable unit: 40 s, 3 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

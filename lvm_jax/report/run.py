@@ -1,7 +1,7 @@
-"""A run of an experiment: its folder, its progress, and its finished stages, kept for a resumption.
+"""A run of an experiment: its folder, its progress, and its finished stages, to resume from.
 
-A folder belongs to one experiment and one configuration. The process that writes there holds a
-lock, which the operating system releases when the process ends, in whatever way.
+A folder belongs to one experiment and one configuration. The process that writes there has a lock,
+which the operating system releases at the end of the process.
 """
 
 import json
@@ -43,16 +43,16 @@ class Run(Directory):
     ) -> None:
         super().__init__(path)
         self.progress = progress
-        self.is_finished = is_finished  # by an earlier process: only its page is written again
+        self.is_finished = is_finished  # by an earlier process; this one only writes the page
         self._named: set[str] = set()
-        self._code, self._values = code, values  # the stages depend on source files and options
+        self._code, self._values = code, values  # a stage depends on source files and options
 
     def begin(self, total: int) -> None:
-        """Announce the number of stages; with more of them the total rises."""
+        """Announce the number of stages."""
         self.progress.announced = total
 
     def note(self, message: str, fraction: float = 0.0) -> None:
-        """Describe the present stage, of which this fraction is done."""
+        """Describe the current stage and its finished fraction."""
         self.progress.note(message, fraction)
 
     def done(self, message: str) -> None:
@@ -60,11 +60,11 @@ class Run(Directory):
         self.progress.done(message)
 
     def stage(self, name: str, compute: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """compute(*args, **kwargs), kept on disk: a run that is resumed or drawn again reads it.
+        """compute(*args, **kwargs), or its stored result if an earlier process has computed it.
 
         The result is a tree of arrays, numbers, texts and data classes; arrays become NumPy's.
-        Raises TypeError if it holds anything else, a function say; ValueError for a damaged file,
-        and for a name that an earlier stage of this run has.
+        Raises TypeError for other types, such as a function; ValueError for a damaged file and for
+        a repeated name.
         """
         if name in self._named:
             raise ValueError(f"name: expected a name that no other stage has, got {name!r} again")
@@ -82,15 +82,15 @@ class Run(Directory):
         return result
 
     def log(self, **metrics: Any) -> None:
-        """Append one line to metrics.jsonl, as `Directory.log`; a finished run has its lines."""
+        """Append one line to metrics.jsonl, as `Directory.log`, unless the run is finished."""
         if not self.is_finished:
             super().log(**metrics)
 
     def resume(self, values: Mapping[str, Any]) -> None:
-        """Make an earlier run in the folder an unfinished one of this configuration.
+        """Prepare the folder for this configuration, with the stages of an earlier run.
 
-        Its stages are dropped if they are of other options. Its stages and metrics are dropped,
-        with a warning, if source files or data have changed.
+        The stages are removed if the options differ. Stages and metrics are removed, with a
+        warning, if source files or data have changed.
         """
         stages = self.path / STAGES
         with clear_errors(self.path):
@@ -101,7 +101,7 @@ class Run(Directory):
             if read_config(self.path) != values and stages.exists():
                 shutil.rmtree(stages)
             elif stages.exists() and not (stages / self._code).exists():
-                sys.stderr.write(f"source files or data have changed: {self.path} starts anew\n")
+                sys.stderr.write(f"source files or data have changed: {self.path} starts again\n")
                 shutil.rmtree(stages)
                 (self.path / METRICS).unlink(missing_ok=True)
         self.write_json(CONFIG, values)
@@ -110,10 +110,10 @@ class Run(Directory):
         self.keep_metrics()
 
     def draw_again(self) -> None:
-        """Begin to draw a finished run again; FileExistsError if its stages are of other code."""
+        """Prepare to draw a finished run again; FileExistsError if its stages are unusable."""
         if not (self.path / STAGES / self._code).exists():
             raise FileExistsError(
-                f"out: {self.path} holds a finished run of these options, but source files or data "
+                f"out: {self.path} has a finished run of these options, but source files or data "
                 f"have changed since, or {STAGES} is gone; {CURE}"
             )
         sys.stderr.write(f"{self.path} is finished: its page is drawn from the stored stages\n")
@@ -130,12 +130,12 @@ def opened(
 ) -> Iterator[Run]:
     """The run of an experiment in the folder `out`, by default runs/<name>-<time>.
 
-    An unfinished run of the same configuration is resumed; so is a finished one if only its
-    `extendable` options differ, or its `growing` ones are smaller. A finished run of the same
-    configuration reads its stages, so that its page can be drawn again. Another run of the same
-    experiment is replaced if `overwrite`. A folder that is no run of this experiment is never
-    changed. The stages depend on the Python files in `source` and on the arrays in `data`. Raises
-    FileExistsError naming `out`, and the process that writes there, if any.
+    An unfinished run of the same configuration is resumed; so is a finished run if only its
+    `extendable` options differ, or if its `growing` options are smaller. A finished run of the same
+    configuration reads its stages, and its page is drawn again. `overwrite` replaces another run of
+    the same experiment. Other folders are never changed. Stages are recomputed if the Python files
+    in `source` or the arrays in `data` change. Raises FileExistsError if `out` has other content,
+    or if another process writes there.
     """
     path = new_folder(name) if out is None else out
     values = _values(name, config)
@@ -161,7 +161,7 @@ def opened(
 
 
 def _values(name: str, config: Options) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
     import jax
 
     x64 = bool(jax.config.read("jax_enable_x64"))
@@ -169,7 +169,7 @@ def _values(name: str, config: Options) -> dict[str, Any]:
 
 
 def new_folder(name: str, number: int = 1) -> Path:
-    """runs/<name>-<time>, with a number if another run took it in the same second."""
+    """Create runs/<name>-<time>, with a number if that folder exists."""
     ending = f"-{number}" if number > 1 else ""
     path = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}{ending}"
     with clear_errors(path):
@@ -181,14 +181,14 @@ def new_folder(name: str, number: int = 1) -> Path:
 
 
 def _entries(path: Path) -> list[Path]:
-    """What lies in a folder, less what a kill may leave of a first file."""
+    """The entries of a folder, without the lock and temporary files."""
     if not path.is_dir():
         return []
     return [one for one in path.iterdir() if not one.name.startswith((WRITING, LOCK))]
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The config.json of a run of ours, or None."""
+    """The config.json of a run, or None."""
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -202,20 +202,20 @@ def _check_owner(path: Path, name: str) -> None:
     earlier = read_config(path)
     if earlier is None and _entries(path):
         raise FileExistsError(
-            f"out: {path} is not empty and not a run (it has no {CONFIG} of one), so nothing is "
-            "written there; choose another --out"
+            f"out: expected an empty folder or a run, got {path}, which has no {CONFIG} of a run; "
+            "choose another --out"
         )
     if earlier is not None and earlier["experiment"] != name:
         raise FileExistsError(
-            f"out: {path} holds a run of {earlier['experiment']}, this one is of {name}; choose "
+            f"out: {path} has a run of {earlier['experiment']}, this one is of {name}; choose "
             "another --out"
         )
 
 
 def check_same(path: Path, values: Mapping[str, Any], config: Options) -> bool:
-    """Whether a run of these values is to do in a folder: False if it is finished.
+    """Whether a folder has no finished run with these values.
 
-    Raises FileExistsError if the folder holds a run with other values.
+    Raises FileExistsError if the folder has a run with other values.
     """
     earlier = read_config(path)
     if earlier is None:
@@ -226,7 +226,7 @@ def check_same(path: Path, values: Mapping[str, Any], config: Options) -> bool:
     if others:
         key = others[0]
         raise FileExistsError(
-            f"out: {path} holds a run with {key} = {earlier.get(key)!r}, this one has "
+            f"out: {path} has a run with {key} = {earlier.get(key)!r}, this one has "
             f"{values[key]!r}; {CURE}"
         )
     return bool(changed) or not (path / SUMMARY).exists()
@@ -254,7 +254,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a process writes in the folder of a run."""
+    """Whether a process has the lock of a run's folder."""
     import fcntl
 
     if not (path / LOCK).exists():
@@ -268,8 +268,8 @@ def in_use(path: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
-    # The folder itself stays: it may be a link or a mount. config.json goes last, so that what an
-    # interrupted clearing leaves is still a run.
+    # The folder may be a link or a mount: remove only its content. Remove config.json last, so that
+    # the folder is still a run after an interruption.
     for entry in sorted(_entries(path), key=lambda entry: entry.name == CONFIG):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -1,9 +1,9 @@
-"""One runner for all experiments: check, measure, save, draw, render, compare with known numbers.
+"""The runner of experiments: validate, measure, save, draw, render, check known numbers.
 
 An experiment is a package with `config.py` (a `Config`, see `options`), `measure.py`
-(`measure(config, run) -> Result`), `figures.py` (functions of a result that give figures) and
-`report.md` (see `page`). Optional in `measure.py`: `load(config)`, which reads the data before
-anything is written and whose value `measure` gets as a third argument; `checks(result)`.
+(`measure(config, run) -> Result`), `figures.py` (functions from a result to a figure) and
+`report.md` (see `page`). Optional in `measure.py`: `load(config)`, which reads data before any file
+is written, and whose value is the third argument of `measure`; `checks(result)`.
 """
 
 import dataclasses
@@ -20,32 +20,32 @@ from lvm_jax.report.run import Run, opened
 from lvm_jax.report.stored import read_results
 
 AGAIN = Path(__file__).with_name("again.md")
-NOT_RESULTS = ("config", "points")  # fields of a Result that have files of their own
+NOT_RESULTS = ("config", "points")  # fields of a Result with their own files
 
 
 class Check(NamedTuple):
-    """A number that a run measured, and the range in which it is expected."""
+    """A measured number and its expected range."""
 
     name: str
     value: float
     low: float
     high: float
-    expected: str  # the known value and where it is from, in words
+    expected: str  # the known value and its source, as text
 
     @property
     def holds(self) -> bool:
-        """Whether the value lies in the range; NaN does not."""
+        """Whether the value is in the range; False for NaN."""
         return bool(self.low <= self.value <= self.high)
 
 
 def near(name: str, value: float, expected: float, tolerance: float, source: str = "") -> Check:
-    """A check that a number is the expected one within a tolerance."""
+    """A check that |value - expected| <= tolerance."""
     words = f"{number(expected, '.6g')} ± {number(tolerance, '.2g')}{source and f', {source}'}"
     return Check(name, float(value), expected - tolerance, expected + tolerance, words)
 
 
 class Finished(NamedTuple):
-    """What a run leaves: its result, the checks of it, and its folder."""
+    """The result of a run, its checks and its folder."""
 
     result: Any
     checks: Sequence[Check]
@@ -58,13 +58,13 @@ def execute(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> Finished:
-    """Run the experiment of a package, as `experiments.vae`, with a configuration.
+    """Run the experiment of a package, such as `experiments.vae`.
 
-    The numbers are on the disk before anything is drawn, so an error in a figure loses no result.
-    A finished run of the same options is drawn again from its stored stages: its page and figures
-    are written, its numbers stay.
-    Raises ValueError naming the option before anything is written, and FileExistsError naming `out`
-    (see `run.opened`).
+    The numbers are written before the figures, so that an error in a figure loses no result. For a
+    finished run of the same options only the page and figures are written, from its stored stages.
+
+    Raises ValueError for an invalid option, before any file is written, and FileExistsError for
+    `out` (see `run.opened`).
     """
     config.check()
     measure = import_module(f"{package}.measure")
@@ -87,7 +87,7 @@ def execute(
 
 
 def numbers(result: Any) -> dict[str, Any]:
-    """What results.json holds: the fields of a result, or what its `numbers` chooses of them."""
+    """The content of results.json: a result's `numbers` if defined, otherwise its fields."""
     if hasattr(result, "numbers"):
         return dict(result.numbers)
     names = [field.name for field in dataclasses.fields(result)]
@@ -95,7 +95,7 @@ def numbers(result: Any) -> dict[str, Any]:
 
 
 def save(run: Run, result: Any) -> dict[str, Any]:
-    """Write results.json and points.npz; gives the provenance."""
+    """Write results.json and points.npz; return the provenance."""
     provenance = run.provenance(result.config.seed)
     run.write_json(RESULTS, {**numbers(result), "provenance": provenance})
     points: Mapping[str, Any] = getattr(result, "points", {})
@@ -105,7 +105,7 @@ def save(run: Run, result: Any) -> dict[str, Any]:
 
 
 def write_page(run: Run, result: Any, template: Path, context: Mapping[str, Any]) -> Page:
-    """Write figures/*.png, those that the template names and no others, and report.html."""
+    """Write report.html and its figures/*.png; remove other figures."""
     from lvm_jax import plotting
 
     drawn = set()

@@ -21,17 +21,17 @@ class Listed(NamedTuple):
     path: Path
     experiment: str
     date: str
-    state: str  # finished, a number differs, running, unfinished, or what is broken
+    state: str  # finished, differs: ..., running, unfinished, or broken: ...
     headline: list[str]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command `runs`; the exit code."""
+    """Run the command `runs` and return the exit code."""
     parser = argparse.ArgumentParser(prog="runs", description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER")
     folder = parser.parse_args(arguments).folder
     if not folder.is_dir():
-        raise ValueError(f"folder: expected one with runs, there is no {folder}")
+        raise ValueError(f"folder: expected a folder of runs, there is no {folder}")
     rows = [listed(path) for path in below(folder)]
     if not rows:
         sys.stdout.write(f"no runs below {folder}\n")
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def listed(path: Path) -> Listed:
-    """What the list has of one run."""
+    """The line of one run."""
     config = read_config(path) or {}
     changed = datetime.fromtimestamp((path / CONFIG).stat().st_mtime, UTC)
     date = changed.isoformat(" ", "minutes")[:16]

@@ -1,4 +1,4 @@
-"""The files of a run's finished stages: what they hold, and what they depend on."""
+"""The files of a run's finished stages: storage, dependencies and validation."""
 
 import dataclasses
 import hashlib
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-DRAWING = {"figures.py", "plotting"}  # files and folders that no stage depends on
+DRAWING = {"figures.py", "plotting"}  # files and folders that stages do not depend on
 NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
 CHECKSUM = hashlib.sha256().digest_size
 BUILTINS = {"complex", "frozenset", "range", "set", "slice"}
 
 
 def as_bytes(name: str, result: Any) -> bytes:
-    """The result of a stage as bytes that `from_file` reads, a checksum first.
+    """The result of a stage as bytes for `from_file`, preceded by a checksum.
 
     Raises TypeError if the result cannot be stored.
     """
@@ -32,7 +32,7 @@ def as_bytes(name: str, result: Any) -> bytes:
 
 
 def on_host(tree: Any) -> Any:
-    """A tree with NumPy arrays; unlike `jax.device_get`, dictionaries keep their order."""
+    """The tree with NumPy arrays; unlike `jax.device_get` it keeps the order of dictionaries."""
     if isinstance(tree, dict):
         return {name: on_host(value) for name, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -45,7 +45,7 @@ def on_host(tree: Any) -> Any:
 
 
 def from_file(file: Path) -> Any:
-    """The result of a stage; ValueError naming the file if it is damaged or of other libraries."""
+    """The result of a stage; ValueError for a damaged file or other library versions."""
     stored = file.read_bytes()
     checksum, content = stored[:CHECKSUM], stored[CHECKSUM:]
     if hashlib.sha256(content).digest() != checksum:
@@ -57,7 +57,7 @@ def from_file(file: Path) -> Any:
 
 
 def sources(experiment: Path | None) -> Iterator[bytes]:
-    """The Python files of the library and of an experiment, less those that only draw."""
+    """The Python files of the library and of an experiment, without `report` and DRAWING."""
     for folder in (Path(__file__).parents[1], experiment):
         for file in sorted(folder.rglob("*.py")) if folder else ():
             if file.parent != Path(__file__).parent and not {file.name, file.parent.name} & DRAWING:
@@ -78,12 +78,12 @@ def contents(tree: Any) -> Iterator[bytes]:
 
 
 def digest(*parts: bytes) -> str:
-    """A text that differs where the parts do."""
+    """A hash of the parts, as text."""
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads arrays and data classes; a file that names a function is refused."""
+    """An unpickler of arrays and data classes; it raises an error for functions."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "numpy" and name in NUMPY:

@@ -1,4 +1,4 @@
-"""Finished runs, read from their folders: configuration, numbers, points and curves."""
+"""Reader of finished runs: configuration, numbers, points and metrics."""
 
 import json
 import math
@@ -22,27 +22,27 @@ class Stored(NamedTuple):
     path: Path
     config: dict[str, Any]
     numbers: dict[str, float]  # of results.json, by dotted name
-    headline: dict[str, str]  # what a number is: the number, as the report shows it
-    checks: list[dict[str, Any]]  # name, and whether it holds
+    headline: dict[str, str]  # name -> number, as in the report
+    checks: list[dict[str, Any]]  # "name" and "holds" of each
     points: dict[str, np.ndarray]  # of points.npz, [N] each
     metrics: list[dict[str, Any]]
     provenance: dict[str, Any]
 
     @property
     def experiment(self) -> str:
-        """Its name."""
+        """The name of the experiment."""
         return str(self.config["experiment"])
 
 
 def read(path: Path) -> Stored:
-    """The finished run in a folder; ValueError naming the folder if there is none."""
+    """Read the finished run in a folder; ValueError if there is none."""
     if not path.is_dir():
         raise ValueError(f"{path}: expected the folder of a run, there is none")
     config = read_config(path)
     if config is None:
         raise ValueError(f"{path}: expected the folder of a run, it has no {CONFIG} of one")
     if not (path / SUMMARY).exists():
-        raise ValueError(f"{path}: expected a finished run; the same command resumes this one")
+        raise ValueError(f"{path}: expected a finished run; run its command again to resume it")
     results, provenance = read_results(path)
     headline, checks = _summary(path)
     return Stored(
@@ -58,7 +58,7 @@ def read(path: Path) -> Stored:
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The numbers of results.json, and their provenance; ValueError naming the file."""
+    """The numbers of results.json and their provenance; ValueError for an invalid file."""
     results = _object(path / RESULTS)
     provenance = results.pop("provenance", None)
     if not isinstance(provenance, dict):
@@ -84,7 +84,7 @@ def numbers_of(values: Any, name: str = "") -> dict[str, float]:
 
 
 def below(folder: Path, depth: int = 3) -> Iterator[Path]:
-    """The folders of runs, finished or not, in a folder and below it; not within runs."""
+    """The folders of all runs, finished or not, in a folder and its subfolders."""
     if read_config(folder) is not None:
         yield folder
     elif depth > 0 and os.access(folder, os.R_OK | os.X_OK):
@@ -94,7 +94,7 @@ def below(folder: Path, depth: int = 3) -> Iterator[Path]:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; ValueError naming the file if it is none."""
+    """Read a JSON object; ValueError for other content."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,12 +1,11 @@
-"""A grid of runs, one process after another, and their comparison.
+"""A grid of runs, each in its own process, and their comparison.
 
     python -m experiments NAME --sweep learning_rate=1e-3,3e-3 seed=0,1,2 --out FOLDER [options]
 
-Every run has a folder below FOLDER. The same command goes on after a kill: finished runs are
-skipped, an unfinished one is resumed. More values may be added.
+Every run has a subfolder of FOLDER. The same command, also with more values, resumes the sweep:
+finished runs are skipped, an unfinished run is resumed.
 """
 
-import difflib
 import itertools
 import re
 import subprocess
@@ -17,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lvm_jax._core.nearest import suggestion
 from lvm_jax.report.compare import compare, publish
 from lvm_jax.report.directory import Directory, plain
 from lvm_jax.report.options import Options, hints
@@ -38,15 +38,15 @@ class Cell(NamedTuple):
 
 
 def sweep(package: str, name: str, arguments: Sequence[str]) -> int:
-    """Run a grid; 1 if a run failed or measured an unexpected number.
+    """Run a grid; return 1 if a run failed or has an unexpected number.
 
-    Every option of every run is checked before the first one starts.
+    The options of all runs are validated before the first run starts.
     """
     config = import_module(f"{package}.{name}.config").Config
     axes, rest = split(arguments)
     for word in rest:
         if word.startswith("--") and word[2:].partition("=")[0].replace("-", "_") in axes:
-            raise ValueError(f"sweep: expected {word} once, got it in --sweep and beside it")
+            raise ValueError(f"sweep: expected {word} once, got it inside and outside --sweep")
     base, runner = parse(config, f"python -m {package} {name}", "", rest)
     if runner.overwrite:
         raise ValueError("overwrite: expected no --overwrite with --sweep; choose another --out")
@@ -65,7 +65,7 @@ def sweep(package: str, name: str, arguments: Sequence[str]) -> int:
 
 
 def split(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The axes of --sweep, name to texts, and the other arguments."""
+    """The axes of --sweep, name -> texts, and the other arguments."""
     start = arguments.index("--sweep") + 1
     words = list(itertools.takewhile(lambda word: not word.startswith("--"), arguments[start:]))
     axes: dict[str, list[str]] = {}
@@ -85,12 +85,11 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def combinations(config: type[Options], axes: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """All combinations of the values; ValueError naming an option that is not there."""
+    """All combinations of the values; ValueError for an unknown option."""
     known = hints(config)
     for option in axes:
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = suggestion(option, known)
             raise ValueError(f"sweep: expected one of {', '.join(known)}, got {option!r}{hint}")
     values = []
     for option, texts in axes.items():
@@ -102,7 +101,7 @@ def combinations(config: type[Options], axes: dict[str, list[str]]) -> list[dict
 
 
 def without_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments less --out."""
+    """The arguments without --out."""
     kept = [word for word in arguments if not word.startswith("--out=")]
     if "--out" in kept:
         place = kept.index("--out")
@@ -113,7 +112,7 @@ def without_out(arguments: Sequence[str]) -> list[str]:
 def cell(
     name: str, base: Options, runner: Runner, out: Path, point: dict[str, Any], rest: list[str]
 ) -> Cell:
-    """The run of one combination; FileExistsError if its folder holds another one."""
+    """The run of one combination; FileExistsError if its folder has another run."""
     words = ",".join(f"{option}={_word(value)}" for option, value in point.items())
     path = out / re.sub(r"[^A-Za-z0-9.,=_-]+", "_", words)[:200]
     config = replace(base, **point)
@@ -128,17 +127,17 @@ def _word(value: Any) -> str:
 
 
 def _claim(out: Path, name: str) -> None:
-    """Mark the folder as that of a sweep; FileExistsError if it is something else."""
+    """Mark the folder as a sweep of this experiment; FileExistsError if it has other content."""
     mark = out / SWEEP
     if out.exists() and not mark.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"out: expected a new folder or that of a sweep, got {out}")
+        raise FileExistsError(f"out: expected a new folder or a sweep, got {out}")
     if mark.exists() and f'"{name}"' not in mark.read_text(encoding="utf-8"):
-        raise FileExistsError(f"out: {out} holds a sweep of another experiment; choose another")
+        raise FileExistsError(f"out: {out} has a sweep of another experiment; choose another --out")
     Directory(out).write_json(SWEEP, {"experiment": name})
 
 
 def run_one(package: str, name: str, one: Cell, out: Path) -> None:
-    """Run one combination in a process of its own."""
+    """Run one combination in a separate process."""
     command = [sys.executable, "-m", package, name, *one.arguments]
     try:
         subprocess.run(command, check=False)
@@ -147,7 +146,7 @@ def run_one(package: str, name: str, one: Cell, out: Path) -> None:
 
 
 def _finish(cells: Sequence[Cell], out: Path) -> int:
-    """Compare the finished runs; 1 if a run is missing or differs from what is expected."""
+    """Compare the finished runs; return 1 if a run failed or has an unexpected number."""
     missing = [one.path for one in cells if check_same(one.path, one.values, one.config)]
     for path in missing:
         sys.stderr.write(f"failed: {path}\n")
@@ -156,5 +155,5 @@ def _finish(cells: Sequence[Cell], out: Path) -> int:
         publish(compare(runs), out)
     wrong = [run.path for run in runs if not all(check["holds"] for check in run.checks)]
     for path in wrong:
-        sys.stderr.write(f"a number differs from what is expected: {path}\n")
+        sys.stderr.write(f"a number is not in its expected range: {path}\n")
     return int(bool(missing or wrong))

@@ -1,4 +1,4 @@
-"""scikit-learn estimators over the models: the interfaces that users' hands know."""
+"""Estimators with scikit-learn's interface: mixtures, PPCA, factor analysis, autoencoders."""
 
 from lvm_jax._core import extras
 

@@ -1,4 +1,4 @@
-"""A mixture as scikit-learn's arrays: those a user gives, checked; and the way to `em.Mixture`."""
+"""Conversion between scikit-learn's arrays of a mixture and `em.Mixture`."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from lvm_jax.em.gaussian import Gaussians
 
 
 class Given(NamedTuple):
-    """Starting parameters, None where the user leaves them to the start."""
+    """The user's initial parameters; None where the user gives none."""
 
     weights: Any
     means: Any
@@ -24,9 +24,9 @@ class Given(NamedTuple):
 def check_given(
     given: Given, num_components: int, covariance_type: str, dim: int, dtype: Any
 ) -> Given:
-    """The starting parameters in `dtype`, with the precisions (in `factors`) factorised.
+    """Validate initial parameters, cast them to `dtype`, and factorise the precisions.
 
-    Raises ValueError with scikit-learn's words for wrong shapes, weights that are no distribution
+    Raises ValueError with scikit-learn's messages for wrong shapes, weights outside the simplex
     and precisions that are not positive definite.
     """
     weights, means, precisions = given
@@ -42,7 +42,7 @@ def check_given(
 
 
 def from_arrays(given: Given, covariance_type: str) -> em.Mixture:
-    """The mixture with these weights, means and precision factors."""
+    """The mixture of given weights, means and precision factors."""
     origin = given.means.mean(0)
     components = Gaussians(given.means - origin, scale_of(given.factors, covariance_type))
     with np.errstate(divide="ignore"):
@@ -52,7 +52,7 @@ def from_arrays(given: Given, covariance_type: str) -> em.Mixture:
 
 
 def override(start: em.Mixture, given: Given, covariance_type: str) -> em.Mixture:
-    """Put what the user gave in the place of what the start found, in every restart."""
+    """Replace the parameters of each restart by those that the user gives."""
     restarts = start.log_weights.shape[0]
     log_weights, (deviations, scale, remainder) = start.log_weights, start.components
 
@@ -79,14 +79,15 @@ def covariances(scale: np.ndarray, covariance_type: str) -> tuple[np.ndarray, ..
 
 
 def scale_of(factors: np.ndarray, covariance_type: str) -> np.ndarray:
-    """The scale whose inverse transpose the precision factors are.
+    """The scale of the covariance, from the factors U of the precision P = U U^T.
 
-    scikit-learn keeps any factor U with P = U U^T; the lower triangle of U^-T U^-1 is wanted.
+    U may be any factor, as in scikit-learn; the result is the Cholesky factor of U^-T U^-1.
     """
     factors = np.asarray(factors)
     if covariance_type in ("diag", "spherical"):
         return 1 / factors
-    upper = np.linalg.qr(np.linalg.inv(factors), mode="r")  # no product that squares the condition
+    # QR, because forming U^-T U^-1 would square the condition number.
+    upper = np.linalg.qr(np.linalg.inv(factors), mode="r")
     lower = np.swapaxes(upper, -1, -2)
     return lower * np.sign(np.diagonal(upper, axis1=-2, axis2=-1))[..., None, :]
 

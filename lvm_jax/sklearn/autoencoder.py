@@ -1,12 +1,10 @@
-"""A fitted autoencoder: everything that `VariationalAutoencoder` does but its fit."""
+"""The methods of a fitted `VariationalAutoencoder`."""
 
 import warnings
 from typing import Any
 
 import jax
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lvm_jax import evidence
@@ -18,20 +16,19 @@ from lvm_jax.evidence.result import describe
 from lvm_jax.likelihoods import Likelihood, check_support
 from lvm_jax.models import Joint
 from lvm_jax.sklearn import vae_programs
-from lvm_jax.sklearn.base import DTYPES
+from lvm_jax.sklearn.base import DTYPES, LatentEstimator, draw_seed
 from lvm_jax.sklearn.vae_programs import Units
 from lvm_jax.training import Parameters
 from lvm_jax.typing import Array, ConditionalDensity, Key, Params
 from lvm_jax.vae import Architecture, build
 
-BY_CHANCE = 0.05  # share of rows that k-hat may distrust without a warning
-LARGEST_SEED = np.iinfo(np.int32).max
+MAX_LOW_SHARE = 0.05  # `score_samples` warns above this share of `likely_low` rows
 
 
-class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """p(x, z; theta_) and q(z | x; phi_), from the attributes that `fit` has set.
+class FittedAutoencoder(LatentEstimator):
+    """p(x, z; theta_) and q(z | x; phi_), from the attributes that `fit` sets.
 
-    A subclass has `n_importance_samples` and `random_state`; theta_, phi_, `mean_` [D],
+    A subclass defines `n_importance_samples`, `random_state`, `theta_`, `phi_`, `mean_` [D],
     `scale_` [D], `seed_` and `_architecture`.
     """
 
@@ -54,7 +51,7 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     @property
     def noise_variance_(self) -> Any:
-        """The noise of a Gaussian likelihood that learns it, in the units of X."""
+        """The learned noise variance of a Gaussian likelihood, in squared units of X."""
         likelihood = self._architecture.likelihood
         if likelihood not in ("gaussian", "gaussian_per_dimension"):
             raise AttributeError(f"a {likelihood} likelihood has no noise_variance_")
@@ -75,7 +72,7 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return Units(self.mean_, self.scale_)
 
     def _keys(self) -> tuple[Key[Array, ""], Key[Array, ""]]:
-        """Of `evidence` and of `transform`."""
+        """The keys of `evidence` and `transform`."""
         key_evidence, key_transform = jax.random.split(jax.random.key(self.seed_))
         return key_evidence, key_transform
 
@@ -90,8 +87,8 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def transform(self, X: Any) -> np.ndarray:
         """E[z | x] under q, [n_samples, n_components].
 
-        Exact for a Gaussian q; for a flow the mean of `n_importance_samples` draws, which are
-        always the same for the same row.
+        Exact for a Gaussian q; for a flow the mean of `n_importance_samples` draws, which depend
+        only on `seed_` and the row.
         """
         u, labels = self._measure(X)
         with jax.enable_x64(self._dtype == np.float64):
@@ -102,17 +99,11 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def inverse_transform(self, X: Any) -> np.ndarray:
         """E[x | z] for rows z of X, [n_samples, n_features].
 
-        The mean of the likelihood: a probability for bits, a rate for counts.
+        This is the mean of the likelihood: a probability for bits, a rate for counts.
 
-        Raises ValueError for another number of columns than n_components.
+        Raises ValueError if the number of columns is not n_components.
         """
-        check_is_fitted(self)
-        z = check_array(X, dtype=DTYPES, input_name="X")
-        if z.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"X: expected {self._n_features_out} columns, one for each component, got "
-                f"{z.shape[1]}"
-            )
+        z = self._check_latents(X)
         with jax.enable_x64(self._dtype == np.float64):
             rows = pad_rows(z.astype(self._dtype, copy=False), bucket(len(z)))
             means = vae_programs.decode(self.p_, rows)
@@ -121,10 +112,10 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def evidence(self, X: Any) -> Evidence:
         """log p(x) of each sample by importance sampling from q, with its error: leaves [N].
 
-        log (1/S) sum_s p(x, z_s) / q(z_s | x), S = `n_importance_samples`, in nats, of x in its own
-        units; its standard error, ess and Pareto k-hat, and whether they can be trusted: `reliable`
-        and `verdict()`. The draws of a row follow from `seed_` and the row's own bits, so that its
-        answer depends on no other row, and equal rows have equal answers and equal errors.
+        log (1/S) sum_s p(x, z_s) / q(z_s | x), S = `n_importance_samples`, in nats, of x in the
+        units of X. The result has the standard error, the ess and Pareto k-hat; `reliable` and
+        `verdict()` say whether to trust them. The draws of a row depend only on `seed_` and the
+        row, so that equal rows have equal estimates and equal errors.
 
         Source: Burda et al. (2016), section 5.1.
         """
@@ -140,15 +131,15 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) of each sample, in nats, as `evidence` estimates it.
 
-        A density for numbers, a probability for bits, levels and counts. Low by about half the
-        squared standard error on average. Warns where more than 5% of the rows are `likely_low`
-        (k-hat not at most 0.7, or too few effective draws; of a good q a few are by chance): their
-        log p(x) is likely to be higher by more than the errors say, and so are means over rows,
-        `score` among them.
+        A log-density for real data, a log-probability for bits, levels and counts. The bias is
+        about minus half the squared standard error. Warns if more than 5% of the rows are
+        `likely_low` (k-hat above 0.7 or NaN, or too few effective draws): their log p(x), and
+        means over rows such as `score`, are likely to be too low by more than their standard
+        errors.
         """
         found = self.evidence(X)
         low = np.asarray(found.likely_low)
-        if low.mean() > BY_CHANCE:
+        if low.mean() > MAX_LOW_SHARE:
             verdict = describe(np.where(low, found.failed, 0))
             warnings.warn(
                 f"score_samples: {verdict}. These estimates from "
@@ -160,28 +151,19 @@ class FittedAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             )
         return np.asarray(found.log_evidence)
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log p(x) per sample, in nats."""
-        return float(self.score_samples(X).mean(dtype=np.float64))
-
     def sample(self, n_samples: int = 1) -> np.ndarray:
         """Draws of x from p(x), the noise of the likelihood included, [n_samples, n_features]."""
         check_is_fitted(self)
         n_samples = checks.integer(n_samples, "n_samples", 1)
-        seed = int(check_random_state(self.random_state).randint(LARGEST_SEED))
+        seed = draw_seed(self.random_state)
         with jax.enable_x64(self._dtype == np.float64):
-            size = bucket(n_samples)  # the first draws are the same
+            size = bucket(n_samples)  # the first draws do not depend on the number
             draws = vae_programs.sample(jax.random.key(seed), self.p_, size)
             return self._units.restore(first_rows(draws, n_samples))
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
 
 def check_data(likelihood: Likelihood, name: str, X: np.ndarray) -> None:
-    """Refuse data off the support of the named likelihood."""
+    """Raise ValueError for data outside the support of the named likelihood."""
     try:
         check_support(likelihood, X, "X")
     except ValueError as error:

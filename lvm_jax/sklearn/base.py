@@ -1,4 +1,4 @@
-"""What the linear-Gaussian estimators share: everything but the fit."""
+"""The common methods of estimators with latent vectors, and of linear-Gaussian ones."""
 
 from abc import ABC, abstractmethod
 from numbers import Integral
@@ -17,6 +17,7 @@ from lvm_jax.models.linear_gaussian import likelihood, log_evidence, posterior, 
 from lvm_jax.typing import Array, Key
 
 DTYPES = [np.float64, np.float32]
+LARGEST_SEED = np.iinfo(np.int32).max
 
 
 @bounded_jit()
@@ -37,13 +38,49 @@ def _sample(key: Key[Array, ""], theta: LinearGaussian, num_samples: int) -> Arr
     return jax.vmap(lambda k, one: likelihood(theta, one).sample(seed=k))(keys, z)
 
 
-class LinearGaussianEstimator(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
-):
-    """z ~ N(0, I), x | z ~ N(W z + mean_, Psi), from the attributes that `fit` has set.
+def draw_seed(random_state: Any) -> int:
+    """A seed from scikit-learn's `random_state`."""
+    return int(check_random_state(random_state).randint(LARGEST_SEED))
 
-    A subclass has `n_components`, `random_state`, `mean_` [D], `components_` [L, D],
-    `noise_variance_` (a number, or [D]) and W, [D, L].
+
+class LatentEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
+    """The common methods of the estimators with a latent vector z."""
+
+    @property
+    @abstractmethod
+    def _n_features_out(self) -> int:
+        """L, the number of latent dimensions."""
+
+    @abstractmethod
+    def score_samples(self, X: Any) -> np.ndarray:
+        """log p(x) of each sample, in nats."""
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log p(x) per sample, in nats."""
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def _check_latents(self, X: Any) -> np.ndarray:
+        """Rows z of X; ValueError unless X has L columns."""
+        check_is_fitted(self)
+        z = check_array(X, dtype=DTYPES, input_name="X")
+        if z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"X: expected {self._n_features_out} columns, one for each component, got "
+                f"{z.shape[1]}"
+            )
+        return z
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class LinearGaussianEstimator(LatentEstimator):
+    """z ~ N(0, I), x | z ~ N(W z + mean_, Psi), from the attributes that `fit` sets.
+
+    A subclass defines `n_components`, `random_state`, `mean_` [D], `components_` [L, D],
+    `noise_variance_` (a number, or [D]) and `_loadings`, W [D, L].
     """
 
     @property
@@ -62,7 +99,7 @@ class LinearGaussianEstimator(
         return LinearGaussian(*(jnp.asarray(field, self.mean_.dtype) for field in fields))
 
     def _read(self, X: Any) -> tuple[np.ndarray, int]:
-        """The data, and L: `n_components`, or as many as leave a dimension for the noise."""
+        """The data and L: `n_components`, or the subclass's default for None."""
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=3, ensure_min_features=2)
         most = min(X.shape[1], X.shape[0] - 1) - 1
         if self.n_components is None:
@@ -85,40 +122,30 @@ class LinearGaussianEstimator(
             return first_rows(function(self._theta(), rows), len(X))
 
     def transform(self, X: Any) -> np.ndarray:
-        """The posterior means E[z | x], [n_samples, n_components]."""
+        """Posterior means E[z | x], [n_samples, n_components]."""
         return self._apply(_posterior_mean, X)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """E[x | z] = W z + mean_ for rows z of X, [n_samples, n_features].
 
-        The mean that the model gives to x, as every decoder here does. Posterior means are shrunk
-        towards 0, so that transforming the result again gives numbers still nearer to 0.
+        This is not the inverse of `transform`: posterior means are shrunk towards 0, and
+        transforming the result again shrinks them further.
         """
-        check_is_fitted(self)
-        Z = check_array(X, dtype=DTYPES, input_name="X")
-        loadings = self._loadings
-        if Z.shape[1] != loadings.shape[1]:
-            raise ValueError(
-                f"X: expected {loadings.shape[1]} columns, one for each component, got {Z.shape[1]}"
-            )
-        return Z.astype(self.mean_.dtype, copy=False) @ loadings.T + self.mean_
+        z = self._check_latents(X).astype(self.mean_.dtype, copy=False)
+        return z @ self._loadings.T + self.mean_
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """log p(x) of each sample, exact, in nats."""
+        """Exact log p(x) of each sample, in nats."""
         return self._apply(_log_evidence, X)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log p(x) per sample, in nats."""
-        return float(self.score_samples(X).mean(dtype=np.float64))
 
     def sample(self, n_samples: int = 1) -> np.ndarray:
         """Draws of x from the fitted model, [n_samples, n_features]."""
         check_is_fitted(self)
         if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples: expected an integer >= 1, got {n_samples!r}")
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        seed = draw_seed(self.random_state)
         with jax.enable_x64(self.mean_.dtype == np.float64):
-            size = bucket(int(n_samples))  # the first draws are the same
+            size = bucket(int(n_samples))  # the first draws do not depend on the number
             draws = _sample(jax.random.key(seed), self._theta(), size)
             return first_rows(draws, int(n_samples))
 
@@ -130,7 +157,7 @@ class LinearGaussianEstimator(
         return loadings @ loadings.T + np.diag(noise)
 
     def get_precision(self) -> np.ndarray:
-        """The inverse of the covariance of x, by Woodbury's identity, computed in float64."""
+        """The inverse of the covariance of x, computed in float64 by Woodbury's identity."""
         check_is_fitted(self)
         noise = np.broadcast_to(self.noise_variance_, self.mean_.shape).astype(np.float64)
         scale = np.sqrt(noise)[:, None]
@@ -138,8 +165,3 @@ class LinearGaussianEstimator(
         top = np.linalg.qr(np.concatenate([white, np.eye(white.shape[1])]))[0][: len(white)]
         precision = (np.eye(len(white)) - top @ top.T) / (scale * scale.T)
         return precision.astype(self.mean_.dtype)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

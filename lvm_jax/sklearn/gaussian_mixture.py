@@ -1,4 +1,4 @@
-"""Mixtures with scikit-learn's parameters, attributes, warnings and errors."""
+"""Gaussian mixtures with scikit-learn's parameters, attributes, warnings and errors."""
 
 import math
 import time
@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -18,6 +17,7 @@ from lvm_jax import em
 from lvm_jax.em import loop
 from lvm_jax.em.fit import Request, conclude, prepare
 from lvm_jax.sklearn import arrays
+from lvm_jax.sklearn.base import DTYPES, draw_seed
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -29,10 +29,10 @@ ILL_DEFINED = (
 class GaussianMixture(DensityMixin, BaseEstimator):
     """Gaussian mixture by EM, with the interface of `sklearn.mixture.GaussianMixture`.
 
-    The parameters and attributes are scikit-learn's and mean the same. Differences: all `n_init`
-    starts run as one compiled program; k-means is lvm_jax's own; `k-means++` and
-    `random_from_data` assign every point to its nearest seed; `fit` takes `sample_weight`; and
-    there is `icl`. Computes in the dtype of X (float32 or float64).
+    The parameters and attributes have scikit-learn's meaning. Differences: one compiled program
+    runs all `n_init` starts; k-means is lvm_jax's; `k-means++` and `random_from_data` assign
+    each point to its nearest seed; `fit` accepts `sample_weight`; and `icl` is available. The
+    computation uses the dtype of X (float32 or float64).
 
     Parameters
     ----------
@@ -45,21 +45,21 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     reg_covar : float, default=1e-6
         Added to every variance.
     max_iter : int, default=100
-        EM steps at most; 0 keeps the starting parameters.
+        Maximum number of EM steps; 0 keeps the initial parameters.
     n_init : int, default=1
-        Starts; the best is kept.
+        Number of starts, of which `fit` keeps the best.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data'}, default='kmeans'
-        How a start is made.
+        Method of initialisation.
     weights_init, means_init, precisions_init : array-like, default=None
-        Given starting parameters, in scikit-learn's shapes.
+        Initial parameters, in scikit-learn's shapes.
     random_state : int, RandomState instance or None, default=None
-        Seeds the starts and `sample`.
+        Seed of the starts and of `sample`.
     warm_start : bool, default=False
-        Start the next `fit` where the last one ended.
+        Start the next `fit` from the parameters of the previous fit.
     verbose : int, default=0
         Print progress.
     verbose_interval : int, default=10
-        Steps between two prints.
+        Steps between two progress lines.
 
     Attributes
     ----------
@@ -68,13 +68,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     converged_ : bool
         Whether the best start converged.
     n_iter_ : int
-        EM steps of the best start.
+        Number of EM steps of the best start.
     lower_bound_ : float
         Mean log-likelihood per sample at the last E-step of the best start.
     lower_bounds_ : list of float
-        The same at every E-step.
+        Mean log-likelihood per sample at each E-step of the best start.
     n_features_in_ : int
-        Number of columns seen in `fit`.
+        Number of columns of X in `fit`.
     """
 
     _parameter_constraints: ClassVar[dict] = {
@@ -128,14 +128,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.verbose_interval = verbose_interval
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit by EM; `sample_weight` [n_samples] counts a row of weight 2 twice."""
+        """Fit by EM; a `sample_weight` [n_samples] of 2 is equivalent to duplicating the row."""
         self.fit_predict(X, y, sample_weight)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, then return the most probable component of each sample."""
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
         if X.shape[0] < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -148,14 +148,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         given = arrays.Given(self.weights_init, self.means_init, self.precisions_init)
         sizes = (self.n_components, self.covariance_type, X.shape[1])
         given = arrays.check_given(given, *sizes, X.dtype)
-        random_state = check_random_state(self.random_state)
-        key_seed = int(random_state.randint(np.iinfo(np.int32).max))
+        seed = draw_seed(self.random_state)
         with jax.enable_x64(X.dtype == np.float64), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "x: column", UserWarning)
-            return self._run(jax.random.key(key_seed), X, given, sample_weight)
+            return self._run(jax.random.key(seed), X, given, sample_weight)
 
     def _initial(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> Any:
-        """The mixture to start from, or None for the start that `em.fit` makes itself."""
+        """The initial mixture, or None for `init_params`."""
         if self._warm():
             return self._current()
         if all(value is not None for value in given):
@@ -163,22 +162,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if all(value is None for value in given):
             return None
         start = em.initialize(
-            key,
-            X,
-            self.n_components,
-            self.covariance_type,
-            start=self.init_params,
-            num_restarts=self.n_init,
-            regularization=self.reg_covar,
-            sample_weight=weight,
-        )
+            key, X, self.n_components, self.covariance_type, start=self.init_params,
+            num_restarts=self.n_init, regularization=self.reg_covar, sample_weight=weight,
+        )  # fmt: skip
         return arrays.override(start, given, self.covariance_type)
 
     def _warm(self) -> bool:
         return self.warm_start and hasattr(self, "converged_")
 
     def _run(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> np.ndarray:
-        """Fit and write the attributes; the most probable component of each sample."""
+        """Fit, set the attributes, and return the most probable component of each sample."""
         began = time.perf_counter()
         prepared = prepare(key, Request(
             X, self.n_components, self.covariance_type, self._initial(key, X, given, weight),
@@ -190,12 +183,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             self._print_step if self.verbose else None,
             self.verbose_interval,
             assign=True,
-            # As scikit-learn: a warm start may converge at its first step.
+            # As in scikit-learn, a warm start may converge at its first step.
             previous_objective=self.lower_bound_ if self._warm() else -np.inf,
         )
         fit = conclude(state, trace, conclusion, prepared)
-        info = fit.info
-        if info.outcome in (em.Outcome.DEGENERATE, em.Outcome.DIVERGED) or not _proper(fit):
+        info, leaves = fit.info, jax.tree.leaves(fit.mixture.components)
+        failed = info.outcome in (em.Outcome.DEGENERATE, em.Outcome.DIVERGED)
+        if failed or not all(np.isfinite(leaf).all() for leaf in leaves):
             advice = " The numerical accuracy can also be improved by passing float64 data."
             raise ValueError(ILL_DEFINED + (advice if X.dtype == np.float32 else ""))
         self.converged_ = info.outcome == em.Outcome.CONVERGED
@@ -207,7 +201,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return np.asarray(conclusion.labels)[: len(X)].astype(np.int64)
 
     def _report(self, seconds: float) -> None:
-        """Print how the fit ended, if verbose, and warn where it did not converge."""
+        """Print the outcome, if verbose, and warn if the fit did not converge."""
         if self.verbose:
             ended = "converged" if self.converged_ else "did not converge"
             print(  # noqa: T201
@@ -229,7 +223,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         print(line)  # noqa: T201
 
     def _set(self, mixture: em.Mixture) -> None:
-        """Write the attributes from the mixture."""
+        """Set the attributes from the mixture."""
         mixture = jax.tree.map(np.asarray, mixture)
         self.weights_ = np.exp(mixture.log_weights)
         self.weights_ /= self.weights_.sum()
@@ -241,7 +235,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self._fitted = (self.weights_, self.means_, self.precisions_cholesky_)
 
     def _current(self) -> em.Mixture:
-        """The fitted mixture, or one rebuilt from attributes that the user has changed."""
+        """The fitted mixture, rebuilt from the attributes if the user has replaced any."""
         current = (self.weights_, self.means_, self.precisions_cholesky_)
         fitted = getattr(self, "_fitted", (None,) * 3)
         if all(now is then for now, then in zip(current, fitted, strict=True)):
@@ -250,7 +244,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _apply(self, method: str, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=DTYPES, reset=False)
         with jax.enable_x64(X.dtype == np.float64 or self.means_.dtype == np.float64):
             mixture = jax.device_put(self._current())
             return np.asarray(getattr(mixture, method)(X.astype(mixture.origin.dtype, copy=False)))
@@ -272,14 +266,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return float(self.score_samples(X).mean(dtype=np.float64))
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Draw (X, y), grouped by component as scikit-learn does."""
+        """Draw (X, y), sorted by component as in scikit-learn."""
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(
                 f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
                 "sample."
             )
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        seed = draw_seed(self.random_state)
         with jax.enable_x64(self.means_.dtype == np.float64):
             mixture = jax.device_put(self._current())
             X, y = map(np.asarray, mixture.sample(jax.random.key(seed), n_samples))
@@ -290,11 +284,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return self._current().num_parameters
 
     def aic(self, X: Any) -> float:
-        """Akaike information criterion on X; the lower the better."""
+        """Akaike information criterion on X; lower is better."""
         return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
 
     def bic(self, X: Any) -> float:
-        """Bayesian information criterion on X; the lower the better."""
+        """Bayesian information criterion on X; lower is better."""
         return -2 * self.score(X) * len(X) + self._n_parameters() * math.log(len(X))
 
     def icl(self, X: Any) -> float:
@@ -302,7 +296,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             assigned = np.log(self.predict_proba(X).max(1)).sum(dtype=np.float64)
         return self.bic(X) - 2 * float(assigned)
-
-
-def _proper(fit: em.MixtureFit) -> bool:
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.mixture.components))

@@ -20,29 +20,29 @@ from lvm_jax.sklearn.rotation import ROTATIONS, canonical, rotate
 class ProbabilisticPCA(LinearGaussianEstimator):
     """Probabilistic PCA, z ~ N(0, I), x | z ~ N(W z + mean_, s^2 I), by maximum likelihood.
 
-    The probabilistic part of `sklearn.decomposition.PCA`: the same likelihoods, covariance and
-    noise, over N - 1 as there. Differences: `transform` gives the posterior means E[z | x], not
-    projections; `n_components` leaves at least one dimension to the noise; `sample` is here; and
-    with fewer samples than features s^2 is the mean over all the n_features - n_components
-    discarded eigenvalues, which maximises the likelihood (PCA leaves out those that are zero).
-    Computes on the host in float64, in closed form, and answers in the dtype of X.
+    Likelihoods, covariance and noise equal those of `sklearn.decomposition.PCA`, with the divisor
+    N - 1. Differences: `transform` returns the posterior means E[z | x], not projections;
+    `n_components` leaves at least one dimension for the noise; `sample` is available; and with
+    fewer samples than features s^2 is the mean of all n_features - n_components discarded
+    eigenvalues, which maximises the likelihood (PCA omits those that are zero). The fit is in
+    closed form, on the host in float64; the results have the dtype of X.
 
     Parameters
     ----------
     n_components : int, default=None
-        L; None means as many as leave one dimension for the noise.
+        L; None means the largest number that leaves one dimension for the noise.
     random_state : int, RandomState instance or None, default=None
-        Seeds `sample`.
+        Seed of `sample`.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
         Principal directions, of length 1; the largest entry of each is positive.
     explained_variance_ : ndarray of shape (n_components,)
-        Variance of the data along them, s^2 included: W = components_.T (explained_variance_ -
-        s^2)^1/2.
+        Variance of the data along the principal directions, including s^2:
+        W = components_.T (explained_variance_ - s^2)^1/2.
     explained_variance_ratio_ : ndarray of shape (n_components,)
-        The same as a share of the total variance.
+        `explained_variance_` as a share of the total variance.
     noise_variance_ : float
         s^2, the mean of the discarded eigenvalues.
     mean_ : ndarray of shape (n_features,)
@@ -73,7 +73,7 @@ class ProbabilisticPCA(LinearGaussianEstimator):
         self.n_samples_ = X.shape[0]
         unbiased = self.n_samples_ / (self.n_samples_ - 1)
         lengths = np.linalg.norm(theta.loadings, axis=0)
-        # Where all directions are alike a column of W is zero, and any direction would do.
+        # A column of W is zero if its eigenvalue equals s^2; its direction is then arbitrary.
         self.components_ = (theta.loadings / np.where(lengths > 0, lengths, 1)).T
         self.noise_variance_ = np.exp(2 * theta.log_noise) * X.dtype.type(unbiased)
         self.explained_variance_ = lengths**2 * X.dtype.type(unbiased) + self.noise_variance_
@@ -92,26 +92,26 @@ class ProbabilisticPCA(LinearGaussianEstimator):
 class FactorAnalysis(LinearGaussianEstimator):
     """Factor analysis, z ~ N(0, I), x | z ~ N(W z + mean_, Psi), Psi diagonal, by EM.
 
-    The parameters and attributes are those of `sklearn.decomposition.FactorAnalysis` and mean the
-    same. Differences: EM of Rubin and Thayer from the PPCA optimum, on standardised columns, so
-    that the units of X do not matter; its steps are cheaper and smaller, and the same `tol` stops
-    it earlier; a noise variance that falls to zero and a constant column are errors, because the
-    likelihood has no maximum there; and there are `inverse_transform` and `sample`. Computes in
-    the dtype of X (float32 or float64).
+    The parameters and attributes have the meaning of `sklearn.decomposition.FactorAnalysis`.
+    Differences: the fit is EM (Rubin and Thayer) from the PPCA optimum on standardised columns, so
+    that the units of X do not matter. Its steps are cheaper and smaller, and the same `tol` stops
+    it earlier. A noise variance that converges to zero and a constant column are errors, because
+    the likelihood has no maximum there. `inverse_transform` and `sample` are available. The
+    computation uses the dtype of X (float32 or float64).
 
     Parameters
     ----------
     n_components : int, default=None
-        L, less than the number of features; None means the Ledermann bound, the most factors that
-        have no more free parameters than a covariance has (at least 1).
+        L, less than the number of features; None means the Ledermann bound, the largest L with no
+        more free parameters than a full covariance (at least 1).
     tol : float, default=1e-2
-        Stop when the log-likelihood of all samples gains less in a step [nats].
+        Stop when a step increases the total log-likelihood by less [nats].
     max_iter : int, default=1000
-        EM steps at most.
+        Maximum number of EM steps.
     rotation : {'varimax', 'quartimax'}, default=None
         Rotate the loadings to simple structure; None makes the posterior covariance diagonal.
     random_state : int, RandomState instance or None, default=None
-        Seeds `sample`.
+        Seed of `sample`.
 
     Attributes
     ----------
@@ -122,9 +122,9 @@ class FactorAnalysis(LinearGaussianEstimator):
     mean_ : ndarray of shape (n_features,)
         Mean of the data.
     loglike_ : list of float
-        Log-likelihood of all samples [nats] after each EM step (of the first 65,536).
+        Total log-likelihood [nats] after each EM step, for the first 65,536 steps.
     n_iter_ : int
-        EM steps made.
+        Number of EM steps.
     n_features_in_ : int
         D of the fit.
 
@@ -178,14 +178,14 @@ class FactorAnalysis(LinearGaussianEstimator):
         return self
 
     def _report(self, outcome: Outcome, X: np.ndarray, noise: np.ndarray) -> None:
-        """Turn the outcome into an error or a warning."""
+        """Raise ValueError for a failed fit; warn at the step limit."""
         if outcome >= Outcome.DEGENERATE:
             smallest = int((noise / X.var(0)).argmin())
             advice = ", or pass float64 data" if X.dtype == np.float32 else ""
             raise ValueError(
                 f"Fitting the factor analysis failed: the noise variance of column {smallest} "
                 "falls to zero (a Heywood case), where the likelihood has no maximum. Lower "
-                "n_components, raise tol, bring more samples, or drop columns that others "
+                "n_components, raise tol, use more samples, or drop columns that others "
                 f"determine{advice}."
             )
         if outcome == Outcome.MAX_STEPS:
@@ -207,11 +207,11 @@ class FactorAnalysis(LinearGaussianEstimator):
 
 
 def _fit(fit: Any, X: np.ndarray, num_components: int, **options: Any) -> Any:
-    """The model's fit; all that it may still refuse is data of too few dimensions."""
+    """The model's fit; after validation its only ValueError is for data of too low a rank."""
     try:
         return fit(X, num_components, **options)
     except ValueError as error:
         raise ValueError(
             f"X: expected samples that span more than n_components = {num_components} dimensions, "
-            "or the likelihood has no bound; lower n_components or bring more distinct samples"
+            "or the likelihood has no bound; lower n_components or use more distinct samples"
         ) from error

@@ -1,4 +1,4 @@
-"""Rotations of factor loadings: W and W R, with R orthogonal, are the same model."""
+"""Rotations of factor loadings: W and W R, with R orthogonal, define the same model."""
 
 import warnings
 
@@ -10,17 +10,17 @@ MAX_SWEEPS = 1_000
 
 
 def canonical(loadings: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """W R, [D, L], with W^T Psi^-1 W diagonal and falling: then cov(z | x) is diagonal too."""
+    """W R, [D, L], with W^T Psi^-1 W, and so cov(z | x), diagonal; in descending order."""
     turn = np.linalg.svd(loadings / np.sqrt(noise)[:, None], full_matrices=False)[2]
     return positive(loadings @ turn.T)
 
 
 def rotate(loadings: np.ndarray, rotation: str) -> np.ndarray:
-    """W R, [D, L], of simple structure; its columns in falling order of their sums of squares.
+    """W R, [D, L], of simple structure; columns in descending order of their sums of squares.
 
     R maximises sum_l [sum_d W_dl^4 - g/D (sum_d W_dl^2)^2], with g = 1 for varimax and 0 for
-    quartimax, by sweeps over all pairs of columns: in a plane the best angle is a closed form, so
-    that the criterion never falls. Warns if MAX_SWEEPS sweeps are not enough.
+    quartimax, by sweeps over all pairs of columns. The best angle of a pair has a closed form, so
+    that the criterion never decreases. Warns if MAX_SWEEPS sweeps do not converge.
 
     Source: Kaiser (1958), The varimax criterion for analytic rotation in factor analysis.
     """
@@ -43,13 +43,13 @@ def rotate(loadings: np.ndarray, rotation: str) -> np.ndarray:
 
 
 def positive(loadings: np.ndarray) -> np.ndarray:
-    """The columns, each with its sign turned so that its largest entry is positive."""
+    """The columns, with signs such that the largest entry of each is positive."""
     largest = loadings[np.abs(loadings).argmax(0), np.arange(loadings.shape[1])]
     return loadings * np.where(largest < 0, -1.0, 1.0)
 
 
 def _turn_pair(loadings: np.ndarray, i: int, j: int, weight: float) -> float:
-    """Turn two columns in place, by the angle that is best in their plane; returns it [rad]."""
+    """Rotate two columns in place by the optimal angle; returns the angle [rad]."""
     x, y = loadings[:, i].copy(), loadings[:, j].copy()
     u, v = x**2 - y**2, 2 * x * y
     sine = 2 * (u @ v) - 2 * weight * u.sum() * v.sum() / len(u)

@@ -10,10 +10,10 @@ UNBIASED = [
 
 
 def choose_estimator(bound: str, estimator: str, guide: str) -> gradients.Surrogate:
-    """The gradient estimator of a name, or for "auto" the one of least variance that is cheap.
+    """The named gradient estimator; for "auto" the cheap one of lowest variance.
 
-    An inverse autoregressive q prices no z but its own draws without inverting itself, which STL
-    and DReG ask of it.
+    STL and DReG evaluate q at given z. An inverse autoregressive flow has to be inverted for that,
+    which is expensive; "auto" then uses the plain reparameterised estimator.
     """
     if estimator == "auto":
         cheap = {"elbo": "reparameterized", "iwae": "reparameterized_iwae"}

@@ -1,4 +1,4 @@
-"""What a fitted variational autoencoder computes: compiled functions, units, and draws of a row."""
+"""Compiled functions of a fitted variational autoencoder, its units, and the keys of its rows."""
 
 import zlib
 from typing import Any, NamedTuple
@@ -12,9 +12,9 @@ from lvm_jax.distributions import gaussian_parts
 from lvm_jax.models import Joint
 from lvm_jax.typing import Array, ConditionalDensity, Distribution, Float, Key, UInt
 
-CHUNK_SIZE = 1_000  # rows alive at a time
+CHUNK_SIZE = 1_000  # rows per batch
 
-# How a Gaussian's data are measured; the others know their units, and keep them.
+# Standardisation of x for each Gaussian likelihood; the other likelihoods use x as it is.
 MEASURED = {
     "gaussian": "together",
     "gaussian_per_dimension": "each",
@@ -24,17 +24,17 @@ MEASURED = {
 
 
 class Units(NamedTuple):
-    """x = mean + scale u, where the model is one of u: log p(x) = log p(u) - sum_d log scale_d."""
+    """x = mean + scale u for a model of u, so that log p(x) = log p(u) - sum_d log scale_d."""
 
     mean: np.ndarray  # [D]
     scale: np.ndarray  # [D]
 
     def measure(self, x: np.ndarray) -> np.ndarray:
-        """x in the model's units."""
+        """u, from x."""
         return (x - self.mean) / self.scale
 
     def restore(self, u: Array) -> np.ndarray:
-        """The way back."""
+        """x, from u."""
         return self.mean + self.scale * np.asarray(u)
 
     @property
@@ -44,18 +44,18 @@ class Units(NamedTuple):
 
 
 def units_of(x: np.ndarray, likelihood: str) -> Units:
-    """The units in which a model of x begins at zero mean and unit variance.
+    """The units in which x has zero mean and unit variance.
 
-    They leave the family of densities as it is: one scale for all columns where they share a noise
-    variance, one for each where they have their own, none where the noise is given. A constant
-    column, or constant data, keeps the scale 1.
+    The units do not change the family of densities: the columns have a common scale if they share
+    a noise variance, their own scales if they have their own, and scale 1 if the noise is fixed.
+    A constant column has scale 1.
     """
     how = MEASURED.get(likelihood)
     if how is None:
         return Units(np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype))
     mean = x.mean(0, dtype=np.float64)
     deviation = x.std(0, dtype=np.float64)
-    deviation[x.min(0) == x.max(0)] = 0  # not what rounding makes of it
+    deviation[x.min(0) == x.max(0)] = 0  # exactly, without rounding error
     if how == "together":
         deviation[:] = np.sqrt(np.mean(deviation**2))
     if how == "from the mean":
@@ -65,10 +65,9 @@ def units_of(x: np.ndarray, likelihood: str) -> Units:
 
 
 def labels(x: np.ndarray) -> np.ndarray:
-    """A number for each row, [N], that is a function of its bits: its stream of random draws.
+    """A hash of each row's bits, [N], to fold into the key of the row's draws.
 
-    So the answer for a row depends neither on its place nor on its company, and equal rows have
-    equal answers.
+    The draws of a row then depend neither on its position nor on the other rows.
     """
     rows = np.ascontiguousarray(x) + 0.0  # -0.0 is 0.0
     return np.fromiter((zlib.crc32(row) for row in rows), np.uint32, len(rows))
@@ -81,7 +80,7 @@ def encode(
     rows: tuple[UInt[Array, " N"], Float[Array, "N D"]],
     num_samples: int,
 ) -> Float[Array, "N L"]:
-    """E_q[z | x] of each labelled row, [N, L]: exact, or of a q without its mean that of draws."""
+    """E_q[z | x] of each labelled row, [N, L]; see `mean_of`."""
 
     def one(pair: tuple[Array, Array]) -> Array:
         return mean_of(jax.random.fold_in(key, pair[0]), q(pair[1]), num_samples)
@@ -90,7 +89,7 @@ def encode(
 
 
 def mean_of(key: Key[Array, ""], q: Distribution, num_samples: int) -> Array:
-    """The mean of q, in closed form for a Gaussian."""
+    """The mean of q: in closed form for a Gaussian, otherwise the mean of `num_samples` draws."""
     gaussian = gaussian_parts(q)
     if gaussian is not None:
         return gaussian[0]
@@ -110,6 +109,6 @@ def decode(p: Joint, z: Float[Array, "N L"]) -> Float[Array, "N D"]:
 
 @bounded_jit(2)
 def sample(key: Key[Array, ""], p: Joint, num_samples: int) -> Float[Array, "S D"]:
-    """Draws of x from p(x), [num_samples, D]; the first of them do not depend on their number."""
+    """Draws of x from p(x), [num_samples, D]; draw i does not depend on `num_samples`."""
     keys = jax.random.split(key, num_samples)
     return for_each(lambda key: p.sample(key).x, keys, batch_size(CHUNK_SIZE, 1, num_samples))

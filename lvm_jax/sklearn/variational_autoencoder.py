@@ -20,8 +20,8 @@ from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.networks import ACTIVATIONS
-from lvm_jax.sklearn.autoencoder import LARGEST_SEED, FittedAutoencoder, check_data
-from lvm_jax.sklearn.base import DTYPES
+from lvm_jax.sklearn.autoencoder import FittedAutoencoder, check_data
+from lvm_jax.sklearn.base import DTYPES, LARGEST_SEED
 from lvm_jax.sklearn.vae_gradients import UNBIASED, choose_estimator
 from lvm_jax.sklearn.vae_programs import Units, units_of
 from lvm_jax.training import Parameters, Progress
@@ -31,91 +31,90 @@ from lvm_jax.vae import Architecture
 class VariationalAutoencoder(FittedAutoencoder):
     """A deep latent Gaussian model, z ~ p(z), x | z ~ likelihood(decoder(z)), by amortised VI.
 
-    Trained by Adam on a lower bound of log p(x), with q(z | x) from an encoder network; both
-    networks are perceptrons. `score_samples` measures log p(x) itself, by importance sampling from
-    q, and `evidence` says how far to trust that.
+    `fit` maximises a lower bound of log p(x) with Adam; q(z | x) is an encoder network, and both
+    networks are perceptrons. `score_samples` estimates log p(x) by importance sampling from q, and
+    `evidence` returns the estimate with its error and diagnostics.
 
-    With a Gaussian likelihood training begins at zero mean and unit variance: the model is one of
-    (x - mean_) / scale_, and every density, bound and variance reported is one of x in its own
-    units. `scale_` is one number where the columns share a noise variance ("gaussian"), and one
-    for each column where they do not ("gaussian_per_dimension", "gaussian_output"), so that the
-    densities which can be reached are those of the likelihood's definition; "gaussian_fixed" is
-    only centred. Other likelihoods take x as it is, and refuse what is off their support.
+    A Gaussian likelihood is a model of (x - mean_) / scale_, whose training data have zero mean and
+    unit variance; all reported densities, bounds and variances are in the units of X. The columns
+    have a common `scale_` if they share a noise variance ("gaussian"), and their own if they do not
+    ("gaussian_per_dimension", "gaussian_output"), so that the family of densities does not change;
+    "gaussian_fixed" is only centred. Other likelihoods use x as it is, and raise ValueError for x
+    outside their support.
 
-    Computes in the dtype of X (float32, which is faster, or float64). A power user has more in
-    `lvm_jax.training.fit`: other optimisers, schedules, checkpoints, several devices and layers.
+    The computation uses the dtype of X (float32, which is faster, or float64). For other
+    optimisers, schedules, checkpoints, several devices or layers use `lvm_jax.training.fit`.
 
     Parameters
     ----------
     n_components : int, default=2
         Dimensions of z.
     hidden_layer_sizes : int or sequence of int, default=(200, 200)
-        Widths of the encoder's hidden layers; the decoder has them in reverse. () is linear.
+        Widths of the encoder's hidden layers, reversed for the decoder. () is linear.
     activation : str, default="tanh"
-        Of the hidden layers: tanh, relu, elu, softplus, gelu, silu or identity.
+        Activation of the hidden layers: tanh, relu, elu, softplus, gelu, silu or identity.
     likelihood : str, default="gaussian"
-        A name of `lvm_jax.likelihoods.LIKELIHOODS`, by what X holds.
+        A name of `lvm_jax.likelihoods.LIKELIHOODS` that suits the data.
     likelihood_params : dict, default=None
-        Its options, as {"num_levels": 17} of "discretized_logistic" and "categorical".
+        Options of the likelihood, e.g. {"num_levels": 17} for "categorical".
     guide : {"mean_field", "full_rank", "low_rank", "iaf", "coupling"}, default="mean_field"
         The family of q(z | x): a Gaussian, or a normalising flow.
     guide_params : dict, default=None
         `rank` (1) of "low_rank"; `num_layers`, `hidden`, `context_dim` of a flow.
     prior : {"standard_normal", "mixture", "vamp"}, default="standard_normal"
-        p(z); the last two are learned.
+        p(z); "mixture" and "vamp" are learned.
     prior_params : dict, default=None
-        `num_components` (10) of the last two.
+        `num_components` (10) of "mixture" and "vamp".
     bound : {"elbo", "iwae"}, default="elbo"
-        What is climbed; "iwae" needs n_gradient_samples > 1 to differ.
+        The objective; "iwae" equals "elbo" for n_gradient_samples = 1.
     estimator : str, default="auto"
-        An unbiased pathwise estimator of the bound's gradient, named as in
+        An unbiased pathwise estimator of the bound's gradient, a name of
         `lvm_jax.gradients.ESTIMATORS`. "auto" is "sticking_the_landing" or
-        "doubly_reparameterized", and for "iaf", which would have to be inverted for those,
+        "doubly_reparameterized"; for "iaf", which those would have to invert, it is
         "reparameterized" or "reparameterized_iwae".
     n_gradient_samples : int, default=1
-        Draws of z for each row and step.
+        Draws of z per row and step.
     learning_rate : float, default=1e-3
-        Of Adam.
+        Learning rate of Adam.
     batch_size : int, default=100
-        Rows a step; all of them where there are fewer.
+        Rows per step, at most the number of training rows.
     max_iter : int, default=200
-        Epochs; at most so many with early stopping.
+        Number of epochs; with early stopping the maximum.
     early_stopping : bool, default=False
-        Hold rows out, stop when their bound gains nothing more, and keep the best parameters.
-        Otherwise training makes all its epochs.
+        Hold out rows, stop when their bound no longer improves, and keep the best parameters.
     validation_fraction : float, default=0.1
-        Of the rows, held out for early stopping.
+        Fraction of the rows to hold out for early stopping.
     n_iter_no_change : int, default=10
-        Epochs without a new best bound, after which early stopping ends.
+        Epochs without a new best bound after which early stopping ends the training.
     n_importance_samples : int, default=1000
-        Draws of z for each row in `score_samples`, and in `transform` with a flow.
+        Draws of z per row in `score_samples`, and in `transform` with a flow.
     warm_start : bool, default=False
-        Start the next `fit` at the parameters and units of the last one.
+        Start the next `fit` from the parameters and units of the previous fit.
     verbose : int, default=0
         Print the bound about once a second.
     random_state : int, RandomState instance or None, default=None
-        Seeds `fit`, and through it `transform` and `score_samples`; and `sample`.
+        Seed of `fit`, which also sets `seed_`, and of `sample`.
 
     Attributes
     ----------
     p_, q_ : models.Joint, guides.Conditional
-        p(x, z; theta_) and q(z | x; phi_) as `lvm_jax` has them, in the model's units.
+        p(x, z; theta_) and q(z | x; phi_), with x in the model's units.
     theta_, phi_ : pytrees of ndarray
-        Their parameters, of x in the model's units.
+        Parameters of p_ and q_.
     mean_, scale_ : ndarray of shape (n_features,)
-        Those units; 0 and 1 unless the likelihood is Gaussian.
+        The model's units are (x - mean_) / scale_; 0 and 1 unless the likelihood is Gaussian.
     noise_variance_ : float or ndarray of shape (n_features,)
-        The noise of "gaussian" and "gaussian_per_dimension", in the units of X.
+        Noise variance of "gaussian" and "gaussian_per_dimension", in squared units of X.
     bound_curve_ : ndarray of shape (n_iter_,)
-        The bound of the training rows in each epoch, nats per row.
+        The bound on the training rows in each epoch, in nats per row.
     validation_bound_curve_ : ndarray of shape (n_iter_,) or None
-        That of the rows held out, after each epoch.
+        The bound on the held-out rows after each epoch, in nats per row.
     n_iter_ : int
-        Epochs made.
+        Number of epochs.
     converged_ : bool
         Whether early stopping ended the training.
     seed_ : int
-        Seeds the draws of `transform` and `score_samples`.
+        Seed of the draws of `transform` and `score_samples`.
     n_features_in_ : int
         D of the fit.
 
@@ -200,10 +199,10 @@ class VariationalAutoencoder(FittedAutoencoder):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Climb the bound.
+        """Maximise the bound.
 
-        Raises ValueError for data off the likelihood's support and options that do not fit, and
-        FloatingPointError, naming the step and the parameters, where training diverges.
+        Raises ValueError for data outside the likelihood's support and for invalid options, and
+        FloatingPointError, with the step and the parameters, if training diverges.
         """
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
         architecture = self._describe(X.shape[1])
@@ -255,7 +254,7 @@ class VariationalAutoencoder(FittedAutoencoder):
     def _start(
         self, key: Any, architecture: Architecture, rows: np.ndarray
     ) -> tuple[Units, Parameters]:
-        """Units and parameters to begin with."""
+        """The initial units and parameters."""
         if not (self.warm_start and hasattr(self, "theta_")):
             units = units_of(rows, self.likelihood)
             return units, vae.start(key, architecture, units.measure(rows))
@@ -275,7 +274,7 @@ class VariationalAutoencoder(FittedAutoencoder):
         return show
 
     def _write(self, fit: training.Fit, units: Units) -> None:
-        """The attributes, in the units of X where they are bounds."""
+        """Set the attributes, with bounds in the units of X."""
         self.theta_, self.phi_ = jax.tree.map(np.asarray, fit.params)
         self.mean_, self.scale_ = units
         self.bound_curve_ = fit.history.bound - units.log_volume

@@ -2,7 +2,7 @@
 
 from lvm_jax._core.pairs import Pair, Parameters, Point, Separate, point
 from lvm_jax.training.ascent import ascend
-from lvm_jax.training.checkpoint import CheckpointError, CheckpointWarning
+from lvm_jax.training.checkpoint import CheckpointError
 from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.fit import fit
 from lvm_jax.training.hierarchy import global_latents
@@ -23,6 +23,7 @@ from lvm_jax.training.result import Fit
 from lvm_jax.training.saved import Saved, load
 from lvm_jax.training.schedules import burda_epochs, burda_stages
 from lvm_jax.training.starts import Starts, fit_starts
+from lvm_jax.training.store import CheckpointWarning
 
 __all__ = [
     "CheckpointError",

@@ -1,4 +1,4 @@
-"""A function maximised by an Optax optimiser in one compiled loop, for small problems."""
+"""Gradient ascent on a function by an Optax optimiser, in one compiled loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +19,8 @@ def ascend(
 ) -> Params:
     """The parameters after `num_steps` steps up the gradient of objective(step, parameters).
 
-    step counts from 0: fold it into a key for an objective with noise. Parameters of any pytree.
-    `fit` is for data sets, checkpoints and early stopping. Raises ValueError for num_steps < 0.
+    step counts from 0: fold it into a key for an objective with noise. Parameters are any pytree.
+    See `fit` for data sets, checkpoints and early stopping. Raises ValueError for num_steps < 0.
     """
     num_steps = checks.integer(num_steps, "num_steps", 0)
 

@@ -1,7 +1,7 @@
-"""Where a step's rows come from: all of them on the device, or batches from the host.
+"""Data sources for the training loop: all rows on the device, or batches from the host.
 
-Both orders are the same permutation of the rows, made from the epoch's number, and the last
-N mod B rows of it are dropped: they come at other places in other epochs.
+Both use the same permutation of the rows, which depends on the epoch, and drop its last N mod B
+rows.
 """
 
 from collections.abc import Iterator
@@ -16,23 +16,16 @@ from lvm_jax._core.batching import num_rows, rows_of
 from lvm_jax.compiling import bucket
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import host_order, padded_rows
-from lvm_jax.training.step import (
-    Keys,
-    Program,
-    Run,
-    State,
-    advance,
-    advance_fed,
-)
+from lvm_jax.training.step import Keys, Program, Run, State, advance, advance_fed
 from lvm_jax.typing import ArrayLike
 
-DEVICE_BYTES = 2**30  # data of more bytes are fed from the host unless told otherwise
-CHUNK_BYTES = 2**24  # of the batches that go to the device together
+DEVICE_BYTES = 2**30  # larger data stay on the host by default
+CHUNK_BYTES = 2**24  # the most bytes of a chunk of batches
 
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """Runs steps from the state's own on."""
+    """A source of minibatches, which runs the steps on them."""
 
     steps_per_epoch: int
 
@@ -79,8 +72,8 @@ class DeviceBatches:
 class HostBatches:
     """Batches from rows on the host (in memory or a memory map), read ahead by Grain.
 
-    Several batches travel together, as one chunk. Grain reads chunks and not rows: a Python call
-    for every row would cost more than the step. x is this process's rows alone.
+    Grain reads chunks of several batches: a Python call for every row would cost more than the
+    step. x holds the rows of this process only.
     """
 
     def __init__(self, program: Program, keys: Keys, x: Any, worst: float, num_epochs: int) -> None:
@@ -131,8 +124,7 @@ class HostBatches:
 class Chunks:
     """A random-access source of chunks of batches, [T, B, ...], for Grain.
 
-    A chunk never crosses the end of an epoch; the last one of an epoch is filled up with rows of
-    zeros, which no step reaches.
+    A chunk belongs to one epoch; rows of zeros, which no step uses, fill the last of an epoch.
     """
 
     def __init__(self, x: Any, key: Any, program: Program, num_epochs: int) -> None:
@@ -177,8 +169,8 @@ class Chunks:
 
 
 def read_ahead(chunks: Chunks, first: int) -> Iterator[Any]:
-    """The chunks from number `first` on, in order, made in another thread while a step runs."""
-    import grain  # only a run that is fed from the host pays for this import
+    """The chunks from number `first` on, in order, made in another thread."""
+    import grain  # slow to import, and needed for data on the host only
 
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     return iter(grain.MapDataset.source(chunks)[first:].to_iter_dataset(options))
@@ -190,6 +182,6 @@ def bytes_of_row(leaf: ArrayLike) -> int:
 
 
 def float_type(x: ArrayLike) -> Any:
-    """The type that rows have on the device: float64 only if given so and x64 is on."""
+    """The type of rows on the device: float64 for float64 rows if x64 is on, else float32."""
     given = x.dtype if x.dtype.kind == "f" else np.float64
     return jax.dtypes.canonicalize_dtype(given)

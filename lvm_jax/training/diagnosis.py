@@ -1,7 +1,6 @@
-"""Where a run broke: the step, and which parameters or gradients are not finite.
+"""Diagnosis of a diverged run: the step, and the parameters or gradients that are not finite.
 
-Nothing is looked for while all goes well. A broken call is run again from where it began, which
-gives the same bits, to the step before the first bad one.
+A diverged call is repeated from its start, with the same bits, to find the first bad step.
 """
 
 from typing import NamedTuple
@@ -15,18 +14,18 @@ from lvm_jax.training.batches import BatchSource
 from lvm_jax.training.step import Keys, Program, Run, State, batch_terms, descend
 from lvm_jax.typing import Array, Params
 
-MOST_NAMES = 4  # leaves that a message names
+MOST_NAMES = 4  # leaves named in a message
 
 
 class Failure(NamedTuple):
-    """What broke, and the state before it."""
+    """The first bad step, and the state before it."""
 
-    step: int  # the step that broke, counted from 0
+    step: int  # the bad step, counted from 0
     bound: float
     leaves: tuple[str, ...]  # e.g. "gradient of theta.decoder"
     state: State  # before that step: its parameters are finite
-    largest: str = ""  # where all are finite: which gradient is the largest
-    validation_bound: float | None = None  # where it broke, after the step
+    largest: str = ""  # the largest gradient, where all are finite
+    validation_bound: float | None = None  # where it is not finite, after the step
 
     def __str__(self) -> str:
         named = ", ".join(self.leaves[:MOST_NAMES])
@@ -40,9 +39,9 @@ class Failure(NamedTuple):
 
 def diagnose(program: Program, keys: Keys, batches: BatchSource, start: State, run: Run) -> Failure:
     """The first bad step of an unhealthy run that began at `start`."""
-    first, last = int(start.step), int(run.state.step) - 1  # the last step made is bad if no other
+    first, last = int(start.step), int(run.state.step) - 1  # one of these steps is bad
     good = start
-    while first < last:  # the first step that leaves a parameter which is not finite, by halves
+    while first < last:  # bisection
         middle = (first + last) // 2
         probe = batches.advance(start, middle + 1)
         if bool(probe.healthy):

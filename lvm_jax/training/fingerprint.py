@@ -1,4 +1,4 @@
-"""What a run must be resumed with: the same data, shapes and options, compared by name."""
+"""The fingerprint of a run: its data, shapes and options, which a resumed run must share."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from lvm_jax._core.inputs import name_of
 from lvm_jax.training.step import Program, State
 from lvm_jax.typing import Array, ArrayLike, Key
 
-HASHED_BYTES = 2**28  # larger data are judged by rows spread over them
+HASHED_BYTES = 2**28  # the checksum of larger data uses evenly spaced rows
 
 
 def fingerprint(
@@ -28,12 +28,12 @@ def fingerprint(
     validation: Any,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Names to JSON values. num_epochs is no part of it: a run may be resumed to go on longer.
+    """Names to JSON values. num_epochs is left out: a run may be resumed with more epochs.
 
-    A function is known by its name and what it closes over (a learning rate, a bound), however
-    deep, not by its text; an object that is neither callable nor a dataclass by its type alone.
+    Functions are compared by name and by what they close over (a learning rate, a bound),
+    recursively, not by their code; an object that is neither callable nor a dataclass, by type.
     """
-    skipped = ("mesh",)  # another number of devices gives the same numbers, to rounding
+    skipped = ("mesh",)  # the number of devices changes the numbers by rounding only
     named = program._asdict().items()
     return {
         "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
@@ -53,7 +53,7 @@ def fingerprint(
 
 
 def together(mesh: Mesh | None, mark: Any) -> list[str]:
-    """The marks of what each process holds, in the order of the processes; the same in each."""
+    """Hashes of `mark` on every process, in the order of the processes."""
     own = hashlib.sha256(json.dumps(mark).encode()).digest()
     rows = parallel.from_every_process(mesh, np.frombuffer(own, np.uint8))
     return [row.tobytes().hex() for row in rows]
@@ -70,13 +70,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
-    """A value as JSON; arrays by shape and checksum, functions by name and what they hold.
+    """A value as JSON; arrays by shape and checksum, functions by name and what they close over.
 
-    `within`: the identities of the values that this one is a part of; one of them is not entered
-    again.
+    `within`: the identities of the values that contain this one, to end circular references.
     """
     if isinstance(value, float) and value != value:
-        return "nan"  # which equals itself
+        return "nan"  # unlike NaN, it equals itself
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -109,7 +108,7 @@ def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
 
 
 def _held(value: Any, inner: Callable[[Any], Any]) -> Any:
-    """An object by its type and attributes, but for those that its class computes and keeps."""
+    """An object by its type and attributes, without cached properties."""
     names = list(getattr(value, "__dict__", {}))
     if dataclasses.is_dataclass(value):
         names += [field.name for field in dataclasses.fields(value)]
@@ -126,7 +125,7 @@ def _name(value: types.FunctionType | type) -> str:
 
 
 def checksum(array: ArrayLike) -> str:
-    """The first 16 digits of SHA-256 over the array, or over rows spread through a large one."""
+    """The first 16 digits of SHA-256 of the array, or of evenly spaced rows of a large one."""
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     rows = array if array.ndim else np.asarray(array)[None]
@@ -147,7 +146,7 @@ def shape_of(leaf: Any) -> str:
 def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # a name that is bound later
+    except ValueError:  # the variable is not assigned yet
         return None
 
 

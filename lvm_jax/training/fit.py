@@ -12,17 +12,15 @@ from jax.sharding import Mesh
 
 from lvm_jax import parallel
 from lvm_jax._core import checks
-from lvm_jax._core.pairs import Pair, as_pair
-from lvm_jax._core.recognition import recognized
-from lvm_jax.gradients.base import Estimator, Surrogate, find_estimate
+from lvm_jax._core.pairs import Pair
+from lvm_jax.gradients.base import Estimator, Surrogate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
 from lvm_jax.training.batches import DEVICE_BYTES, BatchSource, DeviceBatches, HostBatches
-from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.fingerprint import fingerprint, together
-from lvm_jax.training.given import check_data, check_program
+from lvm_jax.training.given import check_data, prepare
 from lvm_jax.training.log import TrainingLog
-from lvm_jax.training.objective import Objective, check_objective
+from lvm_jax.training.objective import Objective
 from lvm_jax.training.options import (
     Checkpoints,
     Placement,
@@ -35,6 +33,7 @@ from lvm_jax.training.result import Fit, report, result
 from lvm_jax.training.rows import validation_rows
 from lvm_jax.training.session import FIRST, RunPlan, Session
 from lvm_jax.training.step import Keys, Program, Transform, initialize
+from lvm_jax.training.store import Store
 from lvm_jax.typing import Array, Key, Params
 
 HOST = "an estimator of lvm_jax.gradients with jax.grad and an optimiser of Optax"
@@ -61,72 +60,68 @@ def fit(
     on_progress: Callable[[Progress], None] | None = None,
     throw: bool = True,
 ) -> Fit:
-    """Climb a bound on sum_n log p(x_n; theta) in theta and phi by stochastic gradients.
+    """Maximise a bound on sum_n log p(x_n; theta) in theta and phi by stochastic gradients.
 
-        fit(key, model, guide, x, ...)    new parameters, of each its own
+        fit(key, model, guide, x, ...)    new parameters of the model and of the guide
         fit(key, pair, params, x, ...)    pair(params) = (p, q), from the given parameters
 
     A pair is a pure function; p and q may share parameters. `Separate(model, guide)` is the pair of
     a model and a guide.
 
-    Each step takes the next `batch_size` rows of the epoch's permutation, from fold_in(key, epoch);
-    the last N mod batch_size rows of the permutation are dropped, other rows in every epoch. The
-    gradient is the mean of `jax.grad(estimate)` over the rows, negated for the optimiser. The
-    steps run in one compiled loop, on rows that lie on the device or are fed from the host: both
-    give the same numbers.
+    Each step takes the next `batch_size` rows of the epoch's permutation, from fold_in(key, epoch).
+    An epoch drops the last N mod batch_size rows of its permutation. The gradient is the mean of
+    `jax.grad(estimate)` over the rows, negated for the optimiser. The steps run in one compiled
+    loop. Rows on the device and rows from the host give the same numbers.
 
-    A call compiles one program for the steps and one for the validation, and another call uses
-    them again: with another key, schedule length, directory, N (rows are padded to few sizes;
-    no number depends on it) and with functions that are equal. Functions are equal if their code,
-    and the values that they close over, are: `optax.adam(1e-3)` made twice, or a model from the
-    same factory with the same arguments. Not recognised are objects that Python itself does not
-    compare by value (`optax.MultiSteps`, instances of your own classes), functions that `jax.jit`
-    or `lru_cache` has wrapped, and arrays of more than 1 MiB in a closure: keep such an object and
-    pass the same one to each call.
+    A call compiles one program for the steps and one for the validation. Later calls reuse them
+    with another key, schedule length, directory or N (rows are padded to few sizes, which changes
+    no result) and with equal functions. Functions are equal if their code and the values that they
+    close over are equal: `optax.adam(1e-3)` made twice, or a model from the same factory with the
+    same arguments. Compared by identity are objects that Python does not compare by value
+    (`optax.MultiSteps`, instances of your own classes), functions wrapped by `jax.jit` or
+    `lru_cache`, and arrays of more than 1 MiB in a closure: pass the same object to each call.
 
-    With `checkpoints` the run can be killed at any moment: the same call goes on from its newest
-    checkpoint and ends with the same bits. What it needs lies in directory/checkpoints, what a
-    person reads in directory/metrics.jsonl (a line for each epoch), and events for TensorBoard in
-    directory/tensorboard if tensorboardX or PyTorch is installed. Ctrl-C saves first.
+    A run with `checkpoints` can be killed at any moment: the same call resumes from the newest
+    checkpoint and ends with the same bits. The directory holds checkpoints/, metrics.jsonl (a line
+    for each epoch), and tensorboard/ if tensorboardX or PyTorch is installed. Ctrl-C saves first.
 
     Args:
         key: a typed PRNG key.
         model: p(x, z; theta), or a pair.
-        guide: q(z | x; phi), amortised or shared; of a pair the parameters to start from, any
-            pytree, or None for new ones of a pair that has a model and a guide (`vae.build`).
-        x: data, [N, ...]; on several processes, this process's rows alone, as many on each.
+        guide: q(z | x; phi), amortised or shared. For a pair, its initial parameters (any pytree),
+            or None for new ones of a pair that has a model and a guide (`vae.build`).
+        x: data, [N, ...]. Each of several processes passes its own rows, an equal number on each.
             float64 is kept if x64 is on; otherwise float32.
         estimate: a gradient estimator, such as `gradients.sticking_the_landing()`, or its name or
             row in `gradients.ESTIMATORS`.
-        objective: instead of it, a modified objective (`annealed`, `free_bits`); the true bound is
-            reported beside it.
+        objective: a modified objective (`kl_warmup`, `free_bits`) in place of `estimate`; the true
+            bound is reported too.
         num_samples: draws of z for each data point and step.
-        optimizer: any of Optax; a schedule, clipping and other transformations go into it. Its
-            params are `Parameters(theta, phi)`. Value, gradient and function of the minibatch's
-            loss go to those that ask (a plateau). `schedule_free` answers with its averages.
+        optimizer: an Optax optimiser, with its schedule, clipping and other transformations. Its
+            params are `Parameters(theta, phi)`. It receives value, gradient and function of the
+            minibatch's loss. For `schedule_free` the result holds the averages.
         batch_size: rows a step, over all processes and devices.
         num_epochs: passes over the data. A finished run can be called again with more.
-        transform: (key, x) -> x, a fresh version of one data point whenever it is used, such as a
-            dynamic binarisation. Validation uses it with noise that is always the same.
+        transform: (key, x) -> x, a new random version of one data point at each use, such as a
+            dynamic binarisation. Every validation uses the same noise.
         ema: decay in (0, 1) of a moving average of the parameters.
-        worst_bound: a bound below it counts as diverged, as one that is not finite does.
+        worst_bound: a bound below it counts as divergence, as a bound that is not finite does.
         validation: held-out data, [M, ...], or `Validation(x, every, patience)`.
         checkpoints: the directory of the run, or `Checkpoints(directory, save_every, ...)`.
-        placement: `Placement(mesh, on_device, steps_per_call)`. Of several processes the first
-            one writes the checkpoints and all read them, from a directory that they share; Ctrl-C
-            in one of them stops all.
+        placement: `Placement(mesh, on_device, steps_per_call)`. The first of several processes
+            writes the checkpoints and all read them, from a shared directory; Ctrl-C in one of
+            them stops all.
         on_progress: called with a `Progress` after every compiled call.
-        throw: raise when the run diverged or was interrupted. With False the outcome is only a
-            value in the result.
+        throw: raise if the run diverges or is interrupted; False returns the outcome only.
 
     Returns:
         A `Fit`.
 
     Raises:
-        ValueError, TypeError: for bad input, before anything compiles (data off the model's
-            support among it), and a directory whose run had other settings.
-        FloatingPointError: where a bound, the validation's too, or a parameter stops being finite;
-            it names the step, the parameters, and the last good checkpoint.
+        ValueError, TypeError: for invalid arguments and data outside the model's support, before
+            compilation, and for a directory whose run had other settings.
+        FloatingPointError: if a bound, the validation bound or a parameter is not finite; it names
+            the step, the parameters, and the last good checkpoint.
         CheckpointError (an OSError): if a checkpoint cannot be written, or none can be read.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
 
@@ -136,15 +131,11 @@ def fit(
     held = None if validation is None else validation.x
     checks.host("training.fit", HOST, key, x, held, guide)
     checks.key(key)
-    pair, start = as_pair(model, guide)
     mesh = placement.mesh
-    program = Program(
-        pair, find_estimate(estimate), check_objective(objective), num_samples, optimizer,
-        *(batch_size, transform, ema, mesh),
-    )  # fmt: skip
-    check_program(program)
-    program = recognized(program)
-    x = check_data(program, start, x, "x", parallel.rows_per_process(mesh, batch_size))
+    program, start, x = prepare(
+        *(model, guide, x, estimate, objective),
+        *(num_samples, optimizer, batch_size, transform, ema, mesh),
+    )
     if held is not None:
         held = check_data(program, start, held, "validation")
     key_values = Keys(*jax.random.split(key, len(Keys._fields)))
@@ -165,7 +156,7 @@ def fit(
         options = {"config": checkpoints.config, "patience": plan.patience}
         options["validate_every"] = plan.validate_every
         marks = fingerprint(program, key, state, x, held, options)
-        if spread:  # each has rows of its own
+        if spread:  # each process has its own rows
             marks["x"] = together(mesh, marks["x"])
         facts = {"fingerprint": json.loads(json.dumps(marks))}
     rows = None if held is None else validation_rows(held, batch_size, mesh)
@@ -178,7 +169,7 @@ def fit(
 
 
 def conclude(session: Session, directory: str | Path | None, throw: bool) -> Fit:
-    """Run a session from its newest checkpoint to its end, and turn the end into a result."""
+    """Run a session from its newest checkpoint to its end, and return the result."""
     try:
         session.resume()
         if directory is not None and parallel.writes(session.program.mesh):
@@ -202,7 +193,7 @@ def make_batches(
     worst_bound: float,
     num_epochs: int,
 ) -> BatchSource:
-    """The rows on the device, or from the host where they are many, mapped or spread."""
+    """The data source: the device, or the host for large data, memory maps or many processes."""
     spread = parallel.num_processes(program.mesh) > 1
     if on_device is None:
         leaves = jax.tree.leaves(x)
@@ -214,7 +205,7 @@ def make_batches(
         )
     if on_device:
         return DeviceBatches(program, keys, x, worst_bound)
-    # A memory map stays one.
+    # np.asarray would turn a memory map into an array.
     rows = jax.tree.map(lambda leaf: leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf), x)
     return HostBatches(program, keys, rows, worst_bound, num_epochs)
 

@@ -1,4 +1,4 @@
-"""What `fit` is given, checked on the host: program and data; nothing compiles."""
+"""Checks of the arguments of `fit` and `fit_many` on the host, before compilation."""
 
 from typing import Any
 
@@ -8,16 +8,34 @@ import numpy as np
 from lvm_jax import parallel
 from lvm_jax._core import checks, inputs, support
 from lvm_jax._core.batching import num_rows
-from lvm_jax._core.pairs import bind, made_of
+from lvm_jax._core.pairs import as_pair, bind, made_of
+from lvm_jax._core.recognition import recognized
+from lvm_jax.gradients.base import find_estimate
 from lvm_jax.models.base import Joint
+from lvm_jax.training.objective import check_objective
 from lvm_jax.training.step import Program, Transform
 from lvm_jax.typing import ArrayLike, Params
 
-TRIED = 4  # rows whose transforms are made, to see whether they are data of the model
+TRIED = 4  # rows that are transformed, to check the support of the result
+
+
+def prepare(
+    model: Any, guide: Any, x: Any, estimate: Any, objective: Any, *rest: Any
+) -> tuple[Program, Params | None, Any]:
+    """The program, the initial parameters (None for new ones) and the rows, all checked.
+
+    `rest` are the fields of `Program` from num_samples on.
+    """
+    pair, start = as_pair(model, guide)
+    program = Program(pair, find_estimate(estimate), check_objective(objective), *rest)
+    check_program(program)
+    program = recognized(program)
+    minimum = parallel.rows_per_process(program.mesh, program.batch_size)
+    return program, start, check_data(program, start, x, "x", minimum)
 
 
 def check_program(program: Program) -> None:
-    """Refuse what no step could be made of."""
+    """Refuse a program with a missing, unsuitable or out-of-range field."""
     if (program.estimate is None) == (program.objective is None):
         raise ValueError("estimate: expected an estimator or an objective, exactly one of the two")
     checks.integer(program.num_samples, "num_samples", 1)
@@ -32,9 +50,9 @@ def check_program(program: Program) -> None:
 
 
 def check_data(program: Program, params: Params | None, x: Any, name: str, minimum: int = 1) -> Any:
-    """The rows as floats [N, ...], a memory map as it is; refuses those that are not the model's.
+    """The rows as floats [N, ...], a memory map unchanged; refuses rows outside the support.
 
-    With a transform all rows must be finite, and some of them must become data of the model.
+    With a transform all rows must be finite, and `TRIED` transformed rows are checked.
     """
     if params is None:
         params = jax.eval_shape(made_of(program.pair).init, jax.random.key(0))
@@ -56,7 +74,7 @@ def check_data(program: Program, params: Params | None, x: Any, name: str, minim
 
 
 def check_transform(p: Any, transform: Transform, rows: Any, name: str) -> Any:
-    """One transformed row, abstractly; refuses a transform that does not make data of the model."""
+    """Shapes of a transformed row; refuses a transform whose rows are not data of the model."""
 
     def as_float(leaf: ArrayLike) -> Any:
         return jax.dtypes.canonicalize_dtype(leaf.dtype if leaf.dtype.kind == "f" else np.float64)

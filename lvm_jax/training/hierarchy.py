@@ -34,12 +34,12 @@ def global_latents(
         L_x(beta) <= log p(x | beta),   estimated by `local` from S draws of z ~ q(z | x, beta)
 
     Its mean over the rows of a minibatch estimates 1 / N times a bound on log p(X): the local terms
-    are weighed by N / B, B the batch size. Prior and q are `Successive`s of beta and z under
-    the same names; or neither is, and all of z is beta: then L_x = log p(x | beta), and the S
-    draws are of beta. q(beta) is reparameterised and must not depend on x. Each row has a draw of
-    beta of its own, so the noise of beta falls with the batch size as that of z does. The score of
-    q(beta), whose mean is zero, is left out. Unbiased in theta and phi for the bound where `local`
-    is so for L_x. The reported bound is the objective; N times its mean bounds log p(X).
+    have weight N / B, B the batch size. Prior and q are `Successive`s of beta and z under the same
+    names. If neither is, all of z is beta: then L_x = log p(x | beta), and the S draws are of beta.
+    q(beta) is reparameterised and must not depend on x. Each row draws its own beta, so the noise
+    of beta falls with the batch size, as that of z does. The gradient omits the score of q(beta),
+    whose mean is zero. It is unbiased in theta and phi for the bound if `local` is unbiased for
+    L_x. The reported bound is the objective; N times its mean bounds log p(X).
 
     Raises ValueError for num_points < 1, and TypeError for a q(beta) that is not reparameterised
     or latents of p and q that differ. Source: Hoffman et al. 2013, section 2.2; Kingma and Welling
@@ -54,7 +54,7 @@ def global_latents(
         key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]
     ) -> Terms:
         p, x = factors(point.p), point.x
-        p.log_joint(x)  # which checks x
+        p.log_joint(x)  # checks x
         prior: Any = p.prior(x)
         parted = are_parted(prior, point.make_q(point.phi))
         draws = 1 if parted else num_samples
@@ -83,13 +83,13 @@ def global_terms(
         return q.first if parted else q
 
     q = make_q("global_latents", "reparameterized", q_of, point.phi, num_samples)
-    beta, price = sample_and_log_prob(key, q, num_samples)
+    beta, log_q = sample_and_log_prob(key, q, num_samples)
     still, log_p = q_of(jax.lax.stop_gradient(point.phi)), (prior.first if parted else prior)
 
-    def one(beta: Latent, price: Scalar | None) -> Scalar:
-        return log_p.log_prob(beta) - log_prob(still, beta, price)
+    def one(beta: Latent, log_q: Scalar | None) -> Scalar:
+        return log_p.log_prob(beta) - log_prob(still, beta, log_q)
 
-    return beta, jax.vmap(one)(beta, price)
+    return beta, jax.vmap(one)(beta, log_q)
 
 
 def local_bound(
@@ -101,13 +101,13 @@ def local_bound(
     beta: Latent,
     num_samples: int,
 ) -> Scalar:
-    """The estimate of a bound on log p(x | beta)."""
+    """An estimate of a bound on log p(x | beta)."""
 
     def log_joint(z: Latent) -> Scalar:
         likelihood = p.log_likelihood(prior.join(beta, z), point.x)
         return prior.second(beta).log_prob(z) + likelihood
 
-    # beta is a parameter of q(z | x, beta) too: its gradient is the estimator's.
+    # beta is a parameter of q(z | x, beta) too, so the estimator computes its gradient.
     def q_of(both: tuple[Params, Latent]) -> Distribution:
         q: Any = point.make_q(both[0])
         return q.second(both[1])
@@ -117,15 +117,15 @@ def local_bound(
 
 
 def are_parted(prior: Any, q: Any) -> bool:
-    """Do a prior and a q split z in two? Refuses a pair that does not split it alike."""
+    """Whether prior and q split z in two parts; TypeError if their parts differ."""
     names = [v.names if has_parts(v) else None for v in (prior, q)]
     if names[0] != names[1]:
-        say = [
+        kinds = [
             f"one of parts {list(name)}" if name else "one without parts (no Successive)"
             for name in names
         ]
         raise TypeError(
-            f"q: expected a distribution split as the prior is, {say[0]}, got {say[1]}; build both "
-            "by distributions.Successive(first, second, names)"
+            f"q: expected a distribution split as the prior is, {kinds[0]}, got {kinds[1]}; "
+            "build both by distributions.Successive(first, second, names)"
         )
     return names[1] is not None

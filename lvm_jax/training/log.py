@@ -1,4 +1,4 @@
-"""The host's account of a run: its epochs, the best parameters, and both as arrays."""
+"""The training log on the host: the epochs, the best parameters, and both as arrays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ class History(NamedTuple):
 
     step: np.ndarray  # steps made at its end
     bound: np.ndarray  # the true bound, averaged over the epoch's steps
-    objective: np.ndarray  # what was climbed: the same unless an `objective` was given
+    objective: np.ndarray  # the maximised function: the bound unless an `objective` was given
     validation_bound: np.ndarray  # at its end, NaN where it was not measured
-    seconds: np.ndarray  # since the run began, pauses between resumed parts left out
+    seconds: np.ndarray  # since the run began, without pauses before it was resumed
 
 
 @dataclass
 class TrainingLog:
-    """The account; everything in it goes into a checkpoint."""
+    """The log of a run; a checkpoint saves all of it."""
 
     steps_per_epoch: int
     rows: list[tuple[float, ...]] = field(default_factory=list)  # as History, an epoch each
@@ -37,7 +37,7 @@ class TrainingLog:
     stale: int = 0  # validations since the best one
 
     def add(self, step: int, trace: Terms, seconds: float) -> int:
-        """Enter the steps of a call, which began at `step`; returns how many epochs it ended."""
+        """Add the steps of a call that began at `step`; return the number of finished epochs."""
         before = len(self.rows)
         for bound, objective in zip(trace.bound, trace.objective, strict=True):
             step += 1
@@ -50,7 +50,7 @@ class TrainingLog:
         return len(self.rows) - before
 
     def validate(self, step: int, bound: float, parameters: Params) -> None:
-        """Enter the validation bound of the epoch that has just ended."""
+        """Add the validation bound of the last finished epoch."""
         last = self.rows[-1]
         self.rows[-1] = (*last[:3], bound, last[4])
         self.stale += 1
@@ -63,7 +63,7 @@ class TrainingLog:
         return History(table[:, 0].astype(np.int64), *table[:, 1:].T)
 
     def save(self) -> tuple[Arrays, dict[str, Any]]:
-        """Arrays and JSON values from which `load` makes the log again."""
+        """The log as arrays and JSON values, for `load`."""
         arrays = {f"history.{name}": v for name, v in self.history()._asdict().items()}
         arrays["open.bound"] = np.array(self.open_bound, np.float64)
         arrays["open.objective"] = np.array(self.open_objective, np.float64)
@@ -73,7 +73,7 @@ class TrainingLog:
         return arrays, {"best_bound": bound, "best_step": self.best_step, "stale": self.stale}
 
     def load(self, arrays: Arrays, facts: dict[str, Any], like: Params) -> None:
-        """Become the log that `save` wrote."""
+        """Replace the content by what `save` returned."""
         columns = [arrays[f"history.{name}"] for name in History._fields]
         self.rows = [tuple(row) for row in np.stack(columns, 1).tolist()]
         self.open_bound = arrays["open.bound"].tolist()
@@ -89,7 +89,7 @@ def to_arrays(prefix: str, tree: Any) -> Arrays:
 
 
 def from_arrays(prefix: str, like: Any, arrays: Arrays) -> Any:
-    """The pytree with the structure of `like` that `to_arrays` took apart.
+    """The pytree with the structure of `like`, from the arrays of `to_arrays`.
 
     Raises ValueError naming the leaves that are missing, left over, or of another shape or type.
     """
@@ -99,7 +99,7 @@ def from_arrays(prefix: str, like: Any, arrays: Arrays) -> Any:
 
 
 def check_leaves(prefix: str, like: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves of `like` by name; ValueError where `arrays`, or their shapes, are not those."""
+    """The leaves of `like` by name; ValueError where names, shapes or types of `arrays` differ."""
     names = {f"{prefix}.{name}": leaf for name, leaf in flatten(like).items()}
     found = {name for name in arrays if name.startswith(f"{prefix}.")}
     if names.keys() != found:

@@ -1,4 +1,4 @@
-"""The same training from several keys at once, as one compiled program."""
+"""Training from several keys in one compiled program."""
 
 from typing import Any, NamedTuple
 
@@ -7,17 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lvm_jax import parallel
 from lvm_jax._core import checks
 from lvm_jax._core.batching import num_rows
-from lvm_jax._core.pairs import Pair, as_pair
-from lvm_jax._core.recognition import recognized
+from lvm_jax._core.pairs import Pair
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.gradients.base import Estimator, Surrogate, find_estimate
+from lvm_jax.gradients.base import Estimator, Surrogate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
-from lvm_jax.training.given import check_data, check_program
-from lvm_jax.training.objective import Objective, check_objective
+from lvm_jax.training.given import prepare
+from lvm_jax.training.objective import Objective
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import Rows, padded_rows
 from lvm_jax.training.step import Keys, Program, State, Transform, advance, eval_params, initialize
@@ -50,10 +48,10 @@ def fit_many(
 ) -> Fits:
     """`fit` of every key in `keys` [R], all in one program on one device.
 
-    Run r is `fit(keys[r], model, guide, x, ...)` to rounding: it has the parameters that its key
-    gives (of a pair with parameters, those for all r), its own order of the rows, and its own
-    noise. For small models, whose steps leave a device idle: there R runs take little longer than
-    one. Nothing is saved, validated or stopped early; the data lie on the device.
+    Run r equals `fit(keys[r], model, guide, x, ...)` to rounding: its key gives its initial
+    parameters (those of a pair with parameters are the same for all r), its order of the rows and
+    its noise. For small models, whose steps leave a device idle, R runs take little longer than
+    one. There are no checkpoints, no validation and no early stopping; the data are on the device.
 
         fits = fit_many(jax.random.split(key, 8), model, guide, x, ...)
         jax.vmap(lambda p: p.log_evidence(x[0]))(fits.p)                    # [8]
@@ -68,14 +66,10 @@ def fit_many(
             f"{getattr(keys, 'shape', type(keys).__name__)}"
         )
     checks.key(keys[0], "keys")
-    pair, start = as_pair(model, guide)
-    program = Program(
-        pair, find_estimate(estimate), check_objective(objective), num_samples, optimizer,
-        *(batch_size, transform, None, None),
-    )  # fmt: skip
-    check_program(program)
-    program = recognized(program)
-    x = check_data(program, start, x, "x", parallel.rows_per_process(None, batch_size))
+    program, start, x = prepare(
+        *(model, guide, x, estimate, objective),
+        *(num_samples, optimizer, batch_size, transform, None, None),
+    )
     streams = Keys(*jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 5))(keys), 1, 0))
     rows = padded_rows(keys[0], x)
     per_epoch = num_rows(x) // batch_size
@@ -88,7 +82,7 @@ def fit_many(
         _check_health(healthy, state)
         trace.append(jax.tree.map(lambda leaf, n=stop - first: np.asarray(leaf)[:, :n], terms))
     params = jax.vmap(eval_params)(state)
-    p, q = jax.vmap(lambda one: pair(one))(params)
+    p, q = jax.vmap(lambda one: program.pair(one))(params)
     size = (keys.shape[0], num_epochs, per_epoch)
     bound, climbed = (
         np.concatenate([getattr(part, name) for part in trace], 1).reshape(size).mean(2)

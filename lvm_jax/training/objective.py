@@ -1,8 +1,7 @@
-"""What a step climbs for one data point, and the true bound that is reported beside it.
+"""Modified objectives of one data point (KL warm-up, free bits), with the true bound.
 
-A KL warm-up or a free-bits floor is another objective than the bound. It is written here as one,
-from log p(x | z), log p(z) and log q(z | x), and each step reports the bound too, from the same
-draws.
+An objective is a function of log p(x | z), log p(z) and log q(z | x). Each step reports the true
+bound too, from the same draws.
 """
 
 from collections.abc import Callable
@@ -23,10 +22,10 @@ Schedule = Callable[[Int[Array, ""]], Scalar]  # the step's number -> a number, 
 
 
 class Terms(NamedTuple):
-    """Of one data point, in nats, both to be maximised."""
+    """Objective and bound of one data point, in nats, both to be maximised."""
 
-    objective: Scalar  # its gradient is climbed
-    bound: Scalar  # a bound on log p(x) under its true name; only its value is read
+    objective: Scalar  # the steps follow its gradient
+    bound: Scalar  # a bound on log p(x), reported without a gradient
 
 
 # (key, point, num_samples, step) -> Terms
@@ -50,7 +49,7 @@ def parts(p: Generative, q: Distribution, x: Any, z: Latent) -> Parts:
 
     Raises ValueError if x is not one data point of the model, or log q(z) not one number.
     """
-    p.log_joint(x)  # which checks x
+    p.log_joint(x)  # checks x
     check_log_prob(q)
     prior = p.prior(x)
     return Parts(
@@ -63,10 +62,11 @@ def parts(p: Generative, q: Distribution, x: Any, z: Latent) -> Parts:
 def kl_warmup(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo) -> Objective:
     """KL warm-up: the bound of log p(x | z) + beta (log p(z) - log q(z | x)), beta = kl_weight.
 
-    For the ELBO that is E_q[log p(x | z)] - beta KL(q || p(z)); for another bound the same weights
-    are tempered inside it. `kl_weight` is a number (beta-VAE) or an Optax schedule of the step, as
-    `optax.linear_schedule(0.0, 1.0, 10_000)`. Reparameterised gradients. The reported bound is
-    `bound` at beta = 1. For beta < 1 the objective is no bound on log p(x): it lies above the ELBO.
+    For the ELBO the objective is E_q[log p(x | z)] - beta KL(q || p(z)); another bound is applied
+    to the tempered weights. `kl_weight` is a number (beta-VAE) or an Optax schedule of the step,
+    such as `optax.linear_schedule(0.0, 1.0, 10_000)`. Gradients are reparameterised. The reported
+    bound is `bound` at beta = 1. For beta < 1 the objective lies above the ELBO and is no bound on
+    log p(x).
 
     Raises ValueError for a negative weight and TypeError for a q that is not reparameterised.
     Source: Bowman et al. 2016, section 3.1; Sonderby et al. 2016, section 2.3; Higgins et al. 2017.
@@ -85,7 +85,7 @@ def kl_warmup(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo
 
 
 def check_objective(value: Any, name: str = "objective") -> Objective | None:
-    """Refuse what is not an objective, such as an estimator or a function that makes one."""
+    """Refuse a value that is not an objective, such as an estimator or a factory."""
     if value is None or checks.takes(value, "key", "point", "num_samples", "step"):
         return value
     got, cure = f"a {type(value).__name__}", "use one of training, such as training.free_bits(0.1)"
@@ -104,15 +104,14 @@ def check_objective(value: Any, name: str = "objective") -> Objective | None:
 def free_bits(minimum: float, group: Literal["dimension", "all"] = "dimension") -> Objective:
     """Free bits: E_q[log p(x | z)] - sum_j max(minimum, KL_j), KL_j averaged over the minibatch.
 
-    `minimum` is in nats a group, and no group is pressed below it. The groups are the dimensions
-    of z, where q and the prior are products of Normals, so that KL_j has its closed form; or `all`
-    of z as one group, for any reparameterised q and any prior: its KL is the closed form of
-    `distributions.kl_divergence`, or where there is none log q(z_s) - log p(z_s) averaged over the
-    draws. The reported bound is the ELBO, E_q[log p(x | z)] - KL, from the same draws; the
-    objective lies below it.
+    `minimum` is in nats a group: a KL_j below it has no gradient. The groups are the dimensions of
+    z, where q and the prior are products of Normals, so that KL_j has a closed form; or `all` of z
+    as one group, for any reparameterised q and any prior. The KL of `all` is the closed form of
+    `distributions.kl_divergence`, or else the average of log q(z_s) - log p(z_s). The reported
+    bound is the ELBO, E_q[log p(x | z)] - KL, from the same draws. The objective lies below it.
 
-    Raises ValueError for a negative minimum, and TypeError when q or the prior has no dimensions
-    to be taken apart. Source: Kingma et al. 2016, equation 15.
+    Raises ValueError for a negative minimum, and TypeError if q or the prior is not a product of
+    Normals with group "dimension". Source: Kingma et al. 2016, equation 15.
     """
     minimum = checks.number(minimum, "minimum")
     checks.choice(group, "group", ("dimension", "all"))
@@ -156,14 +155,14 @@ def kl_per_dimension(q: Distribution, prior: Distribution) -> Float[Array, " K"]
 def sample_parts(
     name: str, key: Key[Array, ""], point: Point, num_samples: int
 ) -> tuple[Distribution, Parts]:
-    """q(z | x; phi), which must be reparameterised, and the parts of the log-weights of draws."""
+    """q(z | x; phi), which must be reparameterised, and the parts of the log-weights of S draws."""
     p, x = factors(point.p), point.x
     q = make_q(name, "reparameterized", point.make_q, point.phi, num_samples)
     return q, parts(p, q, x, draw(key, q, num_samples))
 
 
 def factors(p: Any) -> Generative:
-    """p; TypeError for one without a prior and a likelihood to take apart."""
+    """p; TypeError if it has no prior and likelihood."""
     if not isinstance(p, Generative):
         raise TypeError(
             "p: expected one with prior() and likelihood(z), whose KL is weighted, got a "

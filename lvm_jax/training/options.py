@@ -16,9 +16,9 @@ SEGMENT = 4096  # the most steps of one compiled call: the length of its trace
 class Validation:
     """Held-out data, whose bound chooses the parameters.
 
-    The bound is measured every `every` epochs and after the last, always with the same noise; on
-    several processes `x` are the same rows. The run stops after `patience` validations without a
-    new best, or never where it is None.
+    The bound is measured every `every` epochs and after the last, always with the same noise.
+    Several processes must pass the same `x`. The run stops after `patience` validations without a
+    new best; None disables early stopping.
     """
 
     x: Any  # [M, ...], an array or a data frame
@@ -35,11 +35,10 @@ class Validation:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The directory of a run that can be killed and goes on.
+    """The directory of a run that can be killed and resumed.
 
-    A checkpoint is saved every `save_every` seconds, with 0 after every compiled call, and the last
-    `keep` stay. `config` are JSON values that a resumed run must have too: what `fit` itself cannot
-    see.
+    A checkpoint is saved every `save_every` seconds (0: after every compiled call); the last `keep`
+    are kept. `config` are further JSON values that a resumed run must share.
     """
 
     directory: str | Path
@@ -54,12 +53,11 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the rows and the steps are.
+    """The placement of the rows, and the length of the compiled calls.
 
-    `mesh`, such as `parallel.data_mesh()`, spreads each batch over its devices. `on_device` says
-    whether the rows lie on the device; None decides by their size (1 GiB), and feeds memory maps
-    from the host. `steps_per_call` are the most steps between two returns to the host, which calls
-    make about every second anyway.
+    `mesh`, such as `parallel.data_mesh()`, spreads each batch over its devices. `on_device` puts
+    all rows on the device; None does so up to 1 GiB, except for memory maps. `steps_per_call` is
+    the maximum of steps in one compiled call; a call takes about a second.
     """
 
     mesh: Mesh | None = None
@@ -71,10 +69,10 @@ class Placement:
 
 
 def as_validation(value: Any) -> Validation | None:
-    """The options of `validation=`, which may be the data alone."""
+    """The argument `validation`, options or data, as options."""
     return value if value is None or isinstance(value, Validation) else Validation(value)
 
 
 def as_checkpoints(value: Any) -> Checkpoints | None:
-    """The options of `checkpoints=`, which may be the directory alone."""
+    """The argument `checkpoints`, options or a directory, as options."""
     return Checkpoints(value) if isinstance(value, str | Path) else value

@@ -1,4 +1,4 @@
-"""What a run says of itself: a callback, metrics.jsonl, TensorBoard; and how a signal stops it."""
+"""Progress of a run (callback, metrics.jsonl, TensorBoard), and the handler of Ctrl-C."""
 
 import importlib
 import importlib.util
@@ -17,16 +17,16 @@ METRICS = "metrics.jsonl"
 
 
 class Progress(NamedTuple):
-    """Where a run stands. Bounds are nats per data point."""
+    """The progress of a run. Bounds are nats per data point."""
 
     step: int  # steps made
     num_steps: int
     epoch: int  # epochs finished
     bound: float  # the true bound, averaged over the steps since the last call
-    objective: float  # what is climbed: the same unless an `objective` is given
+    objective: float  # the maximised function: the bound unless an `objective` is given
     validation_bound: float | None  # the last one
-    samples_per_second: float  # rows per second since the run began, compiling left out
-    seconds_left: float  # NaN until there is a speed
+    samples_per_second: float  # rows per second since the run began, without compilation
+    seconds_left: float  # NaN before the speed is measured
 
 
 class Meter:
@@ -37,7 +37,7 @@ class Meter:
         self._since: float | None = None
 
     def add(self, rows: int) -> None:
-        """Count the rows of a call that has just ended."""
+        """Count the rows of the last call."""
         if self._since is None:
             self._since = time.perf_counter()
         else:
@@ -51,10 +51,10 @@ class Meter:
 
 
 class Journal:
-    """metrics.jsonl, one line an epoch, and TensorBoard events where a writer is installed."""
+    """metrics.jsonl with one line an epoch, and TensorBoard events if a writer is installed."""
 
     def __init__(self, directory: Path, step: int) -> None:
-        """Open the journal of a run that has made `step` steps: later lines are taken back."""
+        """Open the journal of a run that has made `step` steps, and delete later lines."""
         self._path = directory / METRICS
         with clear_errors(self._path):
             directory.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ class Journal:
         self._events = events(directory / "tensorboard", step)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one epoch: its numbers must hold `step`. What is not finite becomes null."""
+        """Append one epoch, whose numbers include `step`. A number that is not finite is null."""
         plain = {k: None if v is None or not math.isfinite(v) else v for k, v in line.items()}
         with clear_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain) + "\n")
@@ -78,9 +78,9 @@ class Journal:
 
 
 def rewind(path: Path, step: int) -> None:
-    """Keep the lines of a metrics file up to `step`: a resumed run writes the others again.
+    """Delete the lines of a metrics file after `step`: a resumed run writes them again.
 
-    A line that was cut by a kill is dropped too.
+    A line that a kill has truncated is deleted too.
     """
     if not path.exists():
         return
@@ -100,7 +100,7 @@ def rewind(path: Path, step: int) -> None:
 
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
-    """Say what to do when the disk refuses."""
+    """Add the path and a cure to the message of an OSError."""
     try:
         yield
     except OSError as error:
@@ -112,40 +112,40 @@ def clear_errors(path: Path) -> Iterator[None]:
 def events(folder: Path, step: int) -> Any:
     """A TensorBoard writer by tensorboardX or PyTorch, or None where neither is installed.
 
-    Events after `step`, of a run that was resumed from there, are taken back.
+    Events after `step` are deleted: a resumed run writes them again.
     """
     for name in ("tensorboardX", "torch.utils.tensorboard"):
         if importlib.util.find_spec(name.partition(".")[0]) is None:
             continue
         try:
             module = importlib.import_module(name)
-        except ImportError:  # PyTorch is there, and TensorBoard is not
+        except ImportError:  # PyTorch is installed without TensorBoard
             continue
         return module.SummaryWriter(str(folder), purge_step=step + 1)
     return None
 
 
 class Interrupt:
-    """Whether the user asked to stop."""
+    """Whether the user pressed Ctrl-C."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextmanager
 def interruptible(active: bool) -> Iterator[Interrupt]:
-    """Catch the first SIGINT, so that the loop can save and stop; a second one is Python's own."""
+    """Catch the first SIGINT, so that the loop saves and stops; the second raises as usual."""
     flag = Interrupt()
     if not active or threading.current_thread() is not threading.main_thread():
         yield flag  # only the main thread may set a handler
         return
     before = signal.getsignal(signal.SIGINT)
 
-    def ask(number: int, frame: Any) -> None:
-        flag.asked = True
+    def handle(number: int, frame: Any) -> None:
+        flag.requested = True
         signal.signal(signal.SIGINT, before)
 
-    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, handle)
     try:
         yield flag
     finally:

@@ -1,4 +1,4 @@
-"""What a run of `fit` ends with: the trained model, or an error that a caller must not miss."""
+"""The result of `fit`: the trained model, or an error."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +15,15 @@ from lvm_jax.typing import Params
 
 
 class Fit(NamedTuple):
-    """A trained model, and how the training went.
+    """A trained model, and the history of its training.
 
-    The parameters are those of the best validation (moving averages if `ema` is given), or without
-    validation those of the last step.
+    The parameters are those of the best validation (moving averages if `ema` is given), or those of
+    the last step without validation.
     """
 
     p: Any  # p(x, z), with its parameters: a `models.Joint` unless the pair has its own
     q: Any  # q(z | x): a `guides.Conditional` unless the pair has its own
-    params: Params  # what was trained: of a model and a guide `Parameters(theta, phi)`
+    params: Params  # the trained parameters: `Parameters(theta, phi)` for a model and a guide
     ema: Params | None  # moving averages at the last step, without their bias to zero
     outcome: Outcome  # MAX_STEPS: all epochs; CONVERGED: patience ran out; INTERRUPTED; DIVERGED
     step: int  # steps made
@@ -33,14 +33,14 @@ class Fit(NamedTuple):
     pair: Pair  # params -> (p, q)
 
     def save(self, directory: str | Path, config: Mapping[str, Any] | None = None) -> Path:
-        """Write the parameters and what describes the pair, for `training.load`.
+        """Write the parameters and the configuration of the pair, for `training.load`.
 
-        `config` is plain JSON: all that `build` of `load` needs to make the pair. None is the
-        architecture of a pair that has one, as `vae.build` makes it. An earlier model in the
-        directory is replaced, whole or not at all. Returns the folder, directory/model.
+        `config` is plain JSON: all that `build` of `load` needs to make the pair. None stands for
+        the architecture of a pair of `vae.build`. An earlier model in the directory is replaced
+        atomically. Returns the folder, directory/model.
 
         Raises TypeError for a config that is not JSON, or None for a pair without an architecture;
-        CheckpointError if the disk refuses.
+        CheckpointError if the folder cannot be written.
         """
         if config is None:
             config = architecture_of(self.pair)
@@ -48,7 +48,7 @@ class Fit(NamedTuple):
 
 
 def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
-    """The parameters to use, and the account."""
+    """The `Fit` of a session."""
     log, program = session.log, session.program
     chosen = eval_params(session.state) if log.best is None else log.best
     p, q = program.pair(chosen)
@@ -69,7 +69,7 @@ def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
 def report(
     session: Session, outcome: Outcome, failure: Failure | None, directory: str | Path | None
 ) -> None:
-    """Raise what a caller must not overlook."""
+    """Raise FloatingPointError after divergence, KeyboardInterrupt after an interrupt."""
     if failure is not None:
         where = "no checkpoints were kept" if session.store is None else session.store.last_good()
         raise FloatingPointError(
@@ -78,5 +78,5 @@ def report(
         )
     if outcome == Outcome.INTERRUPTED:
         raise KeyboardInterrupt(
-            f"stopped at step {session.step} and saved in {directory}; the same call goes on"
+            f"stopped at step {session.step} and saved in {directory}; the same call resumes it"
         )

@@ -1,4 +1,4 @@
-"""Rows of data on the device, padded to few sizes, and the order in which an epoch takes them."""
+"""Rows of data on the device, padded to few sizes, and their order in an epoch."""
 
 from typing import Any, NamedTuple
 
@@ -20,15 +20,15 @@ HeldOut = tuple[Any, Count]  # padded rows, leaves [P, ...], and how many are da
 
 
 class Rows(NamedTuple):
-    """Data on the device, padded so that N is no part of a program's shapes."""
+    """Data on the device, padded so that programs do not depend on N."""
 
-    values: Any  # leaves [P, ...], P >= N; no step takes the rows after the N-th
+    values: Any  # leaves [P, ...], P >= N; the steps use the first N rows only
     number: Count  # N
-    sorts: Count  # of a permutation of N rows
+    sorts: Count  # sorts in a permutation of N rows
 
 
 def padded_rows(key: Key[Array, ""], x: Any, mesh: Mesh | None = None) -> Rows:
-    """x [N, ...] in a bucket, on the device or on every device of the mesh."""
+    """x [N, ...] padded to its bucket, on the device or on every device of the mesh."""
     number = num_rows(x)
     size = padded_size(key, number)
     values = jax.tree.map(jnp.asarray, x if size == number else pad_rows(x, size))
@@ -36,24 +36,23 @@ def padded_rows(key: Key[Array, ""], x: Any, mesh: Mesh | None = None) -> Rows:
 
 
 def padded_size(key: Key[Array, ""], num_rows: int) -> int:
-    """The bucket of N, where N random numbers of the key are the first of more: so for Threefry.
-
-    With another generator it is N, which then is part of the shapes.
+    """The padded size: a bucket for Threefry, whose first N of P > N random numbers do not depend
+    on P; N for other generators.
     """
     return bucket(num_rows) if has_prefixes(key) else num_rows
 
 
 def num_sorts(num_rows: int) -> np.int32:
-    """Sorts by 32 random bits after which ties are improbable, as `jax.random.permutation` has."""
+    """The number of sorts by 32 random bits that makes ties improbable (`random.permutation`)."""
     return np.int32(np.ceil(3 * np.log(num_rows) / np.log(MOST_BITS)))
 
 
 def padded_order(
     key: Key[Array, ""], epoch: Array | int, size: int, number: Count, sorts: Count
 ) -> Int[Array, " P"]:
-    """The order of the N = `number` rows in an epoch, and then the places from N to `size`.
+    """The order of the N = `number` rows in an epoch, then the indices from N to `size`.
 
-    `jax.random.permutation(jax.random.fold_in(key, epoch), N)`, to the bit.
+    The first N equal `jax.random.permutation(jax.random.fold_in(key, epoch), N)`.
     """
     place = jnp.arange(size, dtype=jnp.int32)
 
@@ -79,7 +78,7 @@ def host_order(key: Key[Array, ""], epoch: int, num_rows: int) -> np.ndarray:
 
 
 def validation_rows(x: Any, batch_size: int, mesh: Mesh | None) -> HeldOut:
-    """x [M, ...] with copies of its last row after it, to a multiple of the batch size; and M."""
+    """x [M, ...], padded with its last row to a multiple of the batch size; and M."""
     number = num_rows(x)
     size = -(-bucket(number) // batch_size) * batch_size
     rows = parallel.replicate(mesh, jax.tree.map(jnp.asarray, pad_rows(x, size)))

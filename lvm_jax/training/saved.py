@@ -1,4 +1,4 @@
-"""A trained model on disk: its parameters, and a description from which the caller builds it."""
+"""A trained model on disk: its parameters, and a configuration from which the caller builds it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,17 +19,17 @@ FOLDER = "model"
 
 @runtime_checkable
 class Initialised(Pair, Protocol):
-    """A pair that makes its own parameters, such as `Separate(model, guide)`."""
+    """A pair that initialises its parameters, such as `Separate(model, guide)`."""
 
     def init(self, key: Key[Array, ""]) -> Params:
         """New parameters."""
 
 
-Build = Callable[[dict[str, Any]], Initialised]  # the description -> its pair
+Build = Callable[[dict[str, Any]], Initialised]  # the configuration -> its pair
 
 
 class Saved(NamedTuple):
-    """What `load` finds."""
+    """A model from disk."""
 
     p: Any  # p(x, z), with its parameters
     q: Any  # q(z | x)
@@ -50,7 +50,7 @@ def architecture_of(pair: Pair) -> dict[str, Any]:
 
 
 def write_model(directory: str | Path, config: Mapping[str, Any], params: Params) -> Path:
-    """Write parameters and their description to directory/model; see `Fit.save`."""
+    """Write parameters and configuration to directory/model; see `Fit.save`."""
     try:
         description = json.loads(json.dumps(dict(config), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -61,16 +61,16 @@ def write_model(directory: str | Path, config: Mapping[str, Any], params: Params
 
 
 def load(directory: str | Path, build: Build | None = None) -> Saved:
-    """The model that `Fit.save` wrote, which needs neither the data nor the run that trained it.
+    """The model that `Fit.save` wrote; the training data and the run are not needed.
 
-    `build(config)` gives the pair, `Separate(model, guide)` or another with an `init`; None builds
-    the architecture that was saved with a pair of `vae.build`. What the pair initialises to is
-    compared, leaf for leaf, with what was saved. Loading executes no code from the folder, and
-    allocates no array of another size than `build` gives: a folder from another person is safe to
-    load if `build` is safe for any JSON.
+    `build(config)` returns the pair, `Separate(model, guide)` or another with an `init`; None
+    builds the saved architecture of a pair of `vae.build`. The shapes of the pair's parameters must
+    equal the saved ones. Loading executes no code from the folder, and allocates only arrays of the
+    sizes that `build` gives: a folder from another person is safe to load if `build` is safe for
+    any JSON.
 
-    Raises CheckpointError if there is no model, a file of it is damaged, missing or not in the
-    manifest, ValueError if `build` makes another model than was saved, or None is given where no
+    Raises CheckpointError if there is no model, or a file is damaged, missing or not in the
+    manifest; ValueError if the saved model differs from that of `build`, or `build` is None and no
     architecture was saved.
     """
     path = checkpoint.kept(Path(directory) / FOLDER)

@@ -1,4 +1,4 @@
-"""Learning rates over steps, beside those of Optax."""
+"""Learning-rate schedules that Optax does not have."""
 
 import jax.numpy as jnp
 
@@ -10,9 +10,9 @@ from lvm_jax.typing import Array, Int, Scalar
 def burda_stages(num_stages: int, steps_per_epoch: int, learning_rate: float = 1e-3) -> Schedule:
     """The staged schedule: for i = 0, 1, ..., 3^i epochs at learning_rate * 10^(-i / 7).
 
-    Eight stages are 3,280 epochs (`burda_epochs`). After the last stage its rate stays. To be given
-    to an optimiser, as `optax.adam(burda_stages(8, 3_000), eps=1e-4 / 20)`: the paper's eps of 1e-4
-    is for gradients that its code sums over a batch of 20, and those of `fit` are means.
+    Eight stages have 3,280 epochs (`burda_epochs`). The rate is constant after the last stage. Use:
+    `optax.adam(burda_stages(8, 3_000), eps=1e-4 / 20)`. The paper's eps of 1e-4 is for gradients
+    that its code sums over a batch of 20; those of `fit` are means.
 
     Raises ValueError for num_stages or steps_per_epoch < 1, or a negative rate.
     Source: Burda et al. 2016, section 5.

@@ -1,4 +1,4 @@
-"""One run: its state, its account, and the loop of compiled calls around them."""
+"""One training run: its state, its log, and the loop over compiled calls."""
 
 import time
 from collections.abc import Callable
@@ -11,30 +11,23 @@ import numpy as np
 from lvm_jax import parallel
 from lvm_jax._core.outcome import Outcome
 from lvm_jax.training.batches import BatchSource
-from lvm_jax.training.checkpoint import Store
 from lvm_jax.training.diagnosis import Failure, diagnose
 from lvm_jax.training.fingerprint import differences
 from lvm_jax.training.log import TrainingLog, from_arrays, to_arrays
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
 from lvm_jax.training.rows import HeldOut
-from lvm_jax.training.step import (
-    Keys,
-    Program,
-    State,
-    averaged,
-    eval_params,
-    validate,
-)
+from lvm_jax.training.step import Keys, Program, State, averaged, eval_params, validate
+from lvm_jax.training.store import Store
 from lvm_jax.typing import Params
 
 SHORT, LONG = 1.0, 4.0  # seconds that a compiled call should take: signals and saves wait for it
-FIRST = 16  # steps of the first call, when nothing is known of their speed
+FIRST = 16  # steps of the first call, before their speed is measured
 
 
 @dataclass
 class RunPlan:
-    """How long a run goes on, and how often the host looks at it."""
+    """The length of a run, and the intervals of validation, checkpoints and reports."""
 
     num_steps: int
     validate_every: int  # epochs
@@ -57,14 +50,14 @@ class Session:
     validation: HeldOut | None
     store: Store | None
     journal: Journal | None
-    facts: dict[str, Any]  # what every checkpoint says of the run
+    facts: dict[str, Any]  # stored in every checkpoint: the fingerprint of the run
     length: int  # steps of the next call
     before: float = 0.0  # seconds of the run before it was resumed
     began: float = field(default_factory=time.perf_counter)
     saved: float = field(default_factory=time.perf_counter)
-    is_first: bool = True  # the first call compiles, and tells nothing of the speed
+    is_first: bool = True  # the first call compiles, so its time is not used
     meter: Meter = field(default_factory=Meter)
-    saved_log: Any = None  # of a checkpoint, where it is not the log as it stands
+    saved_log: Any = None  # the log to save, where it differs from `log`
 
     @property
     def step(self) -> int:
@@ -73,11 +66,11 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Of training, over all parts of a resumed run."""
+        """Seconds of training, over all parts of a resumed run."""
         return self.before + time.perf_counter() - self.began
 
     def run(self, interrupt: Interrupt) -> tuple[Outcome, Failure | None]:
-        """Steps until the run is over, one way or another."""
+        """Run until the last step, early stopping, an interrupt or a failure."""
         while (outcome := self.verdict(interrupt)) == Outcome.RUNNING:
             failure = self.call()
             if failure is not None:
@@ -88,18 +81,18 @@ class Session:
         return outcome, None
 
     def verdict(self, interrupt: Interrupt) -> Outcome:
-        """Whether to stop here."""
+        """The outcome if the run stops here, RUNNING otherwise."""
         if self.plan.patience is not None and self.log.stale >= self.plan.patience:
             return Outcome.CONVERGED
         if self.step >= self.plan.num_steps:
             return Outcome.MAX_STEPS
-        asked = interrupt.asked
-        if self.store is not None:  # one process that stopped alone would leave the others waiting
-            asked = parallel.from_every_process(self.program.mesh, asked).any()
-        return Outcome.INTERRUPTED if asked else Outcome.RUNNING
+        requested = interrupt.requested
+        if self.store is not None:  # all processes must stop together
+            requested = parallel.from_every_process(self.program.mesh, requested).any()
+        return Outcome.INTERRUPTED if requested else Outcome.RUNNING
 
     def call(self) -> Failure | None:
-        """One compiled call, and everything that follows from it on the host."""
+        """Make one compiled call, then update the log, the validation and the reports."""
         if self.store is not None:
             self.store.check()
         start, first, clock = self.state, self.step, time.perf_counter()
@@ -123,7 +116,7 @@ class Session:
         return failure
 
     def stop(self, step: int) -> int:
-        """Where the call from `step` on must end."""
+        """The last step of the call that begins at `step`."""
         ends = [self.plan.num_steps, self.batches.furthest(step), step + self.length]
         if self.validation is not None:
             every = self.batches.steps_per_epoch * self.plan.validate_every
@@ -139,9 +132,10 @@ class Session:
         return self.is_regular(step) or step == self.plan.num_steps
 
     def adapt(self, made: int, seconds: float) -> None:
-        """Let calls take a second or so, soon: each makes its epoch's permutation anew.
+        """Adapt the length of the calls, so that each takes about a second.
 
-        Their length changes no number. Several processes keep theirs: clocks differ.
+        A call computes its epoch's permutation again, so short calls are slow. The length changes
+        no result. It is constant with several processes, whose clocks differ.
         """
         if parallel.num_processes(self.program.mesh) > 1:
             return
@@ -155,15 +149,15 @@ class Session:
             self.length = max(self.length // 2, 1)
 
     def evaluated(self) -> Params:
-        """The parameters that validation looks at: the moving average where there is one."""
+        """The parameters to validate: the moving average where there is one."""
         average = averaged(self.program, self.state)
         return eval_params(self.state) if average is None else average
 
     def validate(self) -> Failure | None:
-        """Measure the validation bound, and keep the best parameters; a Failure if it is no number.
+        """Measure the validation bound and keep the best parameters; a Failure if it is not finite.
 
-        A validation that is made only because the run ends is no part of a checkpoint: a run that
-        goes on longer must not know of it.
+        A validation at the end of a run, between two regular ones, is not saved: a longer run does
+        not make it.
         """
         if not self.is_regular(self.step):
             self.saved_log = self.log.save()
@@ -178,7 +172,7 @@ class Session:
         return Failure(self.step - 1, row[1], (), self.state, validation_bound=bound)
 
     def write_epochs(self, ended: int) -> None:
-        """One line for each epoch that has ended."""
+        """Write one line for each of the last `ended` epochs."""
         if self.journal is None or not ended:
             return
         history, speed = self.log.history(), self.meter.speed()
@@ -191,7 +185,7 @@ class Session:
             self.journal.write({"epoch": row + 1, **line, "samples_per_second": speed})
 
     def report(self, bound: float, objective: float) -> Progress:
-        """Where the run stands."""
+        """The progress of the run."""
         values = [row[3] for row in self.log.rows if row[3] == row[3]]
         speed = self.meter.speed()
         return Progress(
@@ -206,7 +200,7 @@ class Session:
         )
 
     def save(self) -> None:
-        """Begin to write a checkpoint; nothing without a directory."""
+        """Begin to write a checkpoint; do nothing without a directory."""
         if self.store is None:
             return
         arrays, account = self.saved_log or self.log.save()
@@ -216,9 +210,9 @@ class Session:
         self.saved = time.perf_counter()
 
     def resume(self) -> None:
-        """Go on from the newest good checkpoint, if there is one.
+        """Load the newest good checkpoint, if there is one.
 
-        Raises ValueError, naming what differs, if it belongs to another run.
+        Raises ValueError naming the settings that differ if it belongs to another run.
         """
         found = self.store.latest() if self.store is not None else None
         if found is None:
@@ -228,7 +222,7 @@ class Session:
         if changed:
             raise ValueError(
                 f"checkpoints: {path} is of a run with other settings ({'; '.join(changed)}); "
-                "choose another directory, or go on with those settings"
+                "choose another directory, or use those settings"
             )
         state = from_arrays("state", self.state, arrays)
         self.state = parallel.replicate(self.program.mesh, state)
@@ -239,7 +233,7 @@ class Session:
             self.validate()
 
     def close(self) -> None:
-        """Stop what works beside the loop."""
+        """Stop the threads that read and write, and close the journal."""
         self.batches.close()
         if self.journal is not None:
             self.journal.close()

@@ -1,6 +1,6 @@
-"""Training from several random starts in one program, of which the best is kept.
+"""Training from several random starts in one program; the best start is returned.
 
-For small models: all data and all starts stay on the device, and nothing is saved on the way.
+For small models: all data and all starts stay on the device, and there are no checkpoints.
 """
 
 from collections.abc import Callable
@@ -23,18 +23,18 @@ Watch = Callable[[Key[Array, ""], Joint, Conditional], Any]  # (key, p, q) -> nu
 
 
 class Starts(NamedTuple):
-    """The start whose training bound ended highest, with its T records on the way."""
+    """The start with the highest final training bound, and its T records."""
 
     p: Joint
     q: Conditional
     step: np.ndarray  # [T]
     bound: np.ndarray  # [T], mean over the minibatches since the last record, nats per point
-    watched: np.ndarray  # [T, W], what `watch` gave
+    watched: np.ndarray  # [T, W], the values of `watch`
     last_bounds: np.ndarray  # [R], the last record's bound of every start
 
 
 class _Steps(NamedTuple):
-    """What the steps need."""
+    """The settings of the steps."""
 
     estimate: Surrogate
     num_samples: int
@@ -60,12 +60,12 @@ def fit_starts(
     watch: Watch = lambda key, p, q: (),
     on_record: Callable[[int, np.ndarray], None] = lambda step, watched: None,
 ) -> Starts:
-    """Maximise the mean bound of x [N, D] from `num_starts` starts; keep the best at the end.
+    """Maximise the mean bound of x [N, D] from `num_starts` starts; return the best one.
 
-    Every step draws `batch_size` rows with replacement. All starts share rows and noise, so that
-    they differ in their initial parameters only. `watch` is measured at each of `num_records`
-    evenly spaced records, with one key for all; `on_record(step, watched)` is called at each with
-    the numbers of the start that is best so far. A start whose bound is NaN is not kept.
+    Every step draws `batch_size` rows with replacement. All starts share rows and noise: they
+    differ in their initial parameters only. `watch` is evaluated at `num_records` evenly spaced
+    steps, with one key for all; `on_record(step, watched)` receives the values of the start that is
+    best at that step. A start whose bound is NaN is never the best.
 
     Raises ValueError naming the argument: for counts below 1, and num_steps that num_records does
     not divide. Raises FloatingPointError where the bounds of all starts are NaN.
@@ -79,14 +79,14 @@ def fit_starts(
     rows, length = jnp.asarray(checks.points(x, "x", 1)), num_steps // num_records
     steps = _Steps(estimate, num_samples, optimizer, batch_size, num_starts, length)
     pair = Separate(model, guide)
-    look = jax.jit(jax.vmap(lambda key, params: watch(key, *pair(params)), (None, 0)))
+    evaluate = jax.jit(jax.vmap(lambda key, params: watch(key, *pair(params)), (None, 0)))
     advance = jax.jit(partial(_run_steps, pair, steps))
     key_theta, key_phi, key_steps, key_watch = jax.random.split(key, 4)
     keys = jax.random.split(key_theta, num_starts), jax.random.split(key_phi, num_starts)
     state, records = jax.jit(partial(_start, pair, optimizer))(*keys), []
     for index in range(num_records):
         state, bound = advance(key_steps, state, rows, jnp.int32(index * length))
-        records.append(np.stack([bound, *look(key_watch, state[0])]))  # [1 + W, R]
+        records.append(np.stack([bound, *evaluate(key_watch, state[0])]))  # [1 + W, R]
         if np.isnan(records[-1][0]).all():
             at = (index + 1) * length
             raise FloatingPointError(
@@ -105,7 +105,7 @@ def _start(
     keys_theta: Key[Array, " R"],
     keys_phi: Key[Array, " R"],
 ) -> Any:
-    """Parameters and optimiser of every start, by one program."""
+    """Initial parameters and optimiser state of every start."""
     params = Parameters(jax.vmap(pair.model.init)(keys_theta), jax.vmap(pair.guide.init)(keys_phi))
     return params, jax.vmap(optimizer.init)(params)
 
@@ -118,7 +118,7 @@ def _run_steps(
     x: Array,
     first: Array,
 ) -> tuple[Any, Float[Array, " R"]]:
-    """The steps between two records: the new state, and the mean bound of every start."""
+    """Run the steps between two records; return the new state and the mean bound of each start."""
 
     def one(key: Array, x: Array, parameters: Parameters) -> Scalar:
         now = point(pair, parameters, x)

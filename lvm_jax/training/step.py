@@ -1,7 +1,7 @@
-"""One optimiser step, and the compiled loop of steps that never leaves the device.
+"""One optimiser step, and the compiled loop of steps on the device.
 
 Every random number comes from fold_in(key, step) or fold_in(key, epoch), and a compiled call may
-stop at any step: how a run is cut into calls, interrupted or resumed changes no bit of it.
+stop at any step. So the lengths of the calls, interrupts and resuming change no bit of a run.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,15 @@ from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import HeldOut, Rows, padded_order
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Params, Scalar
 
-BLOCKS = (256, 16, 1)  # steps between two looks at the health, on an accelerator
+BLOCKS = (256, 16, 1)  # steps between two checks of the health, on an accelerator
 Transform = Callable[[Key[Array, ""], Any], Any]  # one data point -> a fresh one
 
 
 class Program(NamedTuple):
-    """What a step compiles to; a second fit with an equal one does not compile again."""
+    """The static arguments of a step; a fit with an equal Program compiles nothing."""
 
     pair: Pair
-    estimate: Surrogate | None  # exactly one of these two
+    estimate: Surrogate | None  # exactly one of estimate and objective
     objective: Objective | None
     num_samples: int
     optimizer: optax.GradientTransformation
@@ -53,7 +53,7 @@ class Keys(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the next step needs of the one before."""
+    """The state that a step updates."""
 
     parameters: Params
     optimizer: Any
@@ -62,22 +62,22 @@ class State(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Where a compiled call stopped. Rows of the trace beyond the steps made are not used."""
+    """The result of a compiled call. Rows of the trace beyond the steps made are not used."""
 
     state: State
     trace: Terms  # [SEGMENT], minibatch means
     first: Int[Array, ""]  # the step of the trace's first row
-    healthy: Bool[Array, ""]  # False: the last step's bound, or a parameter after it, is not
+    healthy: Bool[Array, ""]  # the last bound is at least the worst, and all is finite
 
 
 @bounded_jit(2)
 def fresh(key_theta: Key[Array, ""], key_phi: Key[Array, ""], pair: Separate) -> Parameters:
-    """New parameters, by one program: eagerly, each shape of a network would compile several."""
+    """New parameters, compiled as one program; eager calls would compile several per shape."""
     return Parameters(pair.model.init(key_theta), pair.guide.init(key_phi))
 
 
 def initialize(program: Program, keys: Keys, initial: Params | None) -> State:
-    """The state before the first step; without `initial`, from new parameters."""
+    """The state before the first step; new parameters where `initial` is None."""
     if initial is None:
         initial = fresh(keys.theta, keys.phi, made_of(program.pair))
     # A Python number or a weakly typed array would change its type in the first step.
@@ -92,7 +92,7 @@ def update(program: Program, key: Key[Array, ""], state: State, batch: Any) -> t
 
     def loss(parameters: Params) -> tuple[Scalar, Terms]:
         terms = jax.tree.map(jnp.mean, batch_terms(program, keys, parameters, batch, state.step))
-        return -terms.objective, terms  # negated here, and nowhere else
+        return -terms.objective, terms  # the only negation
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.parameters)
     updates, optimizer = descend(
@@ -114,8 +114,8 @@ def descend(
 ) -> tuple[Params, Any]:
     """The optimiser's updates and its new state.
 
-    The loss of this minibatch and its function, the noise being held, go to those that ask for
-    them, such as `optax.contrib.reduce_on_plateau` and `optax.lbfgs`.
+    `optax.contrib.reduce_on_plateau` and `optax.lbfgs` use the minibatch's loss and its function,
+    which has fixed noise.
     """
     return optax.with_extra_args_support(optimizer).update(
         gradient, state.optimizer, state.parameters, value=value, grad=gradient, value_fn=value_fn
@@ -154,7 +154,7 @@ def point_terms(
 @bounded_jit(0)
 def advance(program: Program, keys: Keys, state: State, x: Rows, stop: Array, worst: Array) -> Run:
     """Run to step `stop`, or to the first unhealthy one, with all rows on the device."""
-    length = x.number // program.batch_size  # the rest of the rows waits for another epoch
+    length = x.number // program.batch_size  # an epoch drops the remaining rows
 
     def epoch(run: Run) -> Run:
         number = run.state.step // length
@@ -179,7 +179,7 @@ def advance_fed(
     stop: Array,
     worst: Array,
 ) -> Run:
-    """The same on batches from the host, the first of which belongs to step `start`."""
+    """As `advance`, on batches from the host, the first of which belongs to step `start`."""
 
     def take(step: Int[Array, ""]) -> Any:
         return jax.tree.map(
@@ -190,12 +190,12 @@ def advance_fed(
 
 
 def begin(state: State) -> Run:
-    """A call that has made no step yet."""
+    """The state of a call before its first step."""
     return Run(state, Terms(jnp.zeros(SEGMENT), jnp.zeros(SEGMENT)), state.step, jnp.bool_(True))
 
 
 def unfinished(stop: Array) -> Callable[[Run], Bool[Array, ""]]:
-    """The condition of the loops: healthy, and before step `stop`."""
+    """The condition of the loop: healthy, and before step `stop`."""
     return lambda run: run.healthy & (run.state.step < stop)
 
 
@@ -207,10 +207,10 @@ def run_steps(
     stop: Array,
     worst: Array,
 ) -> Run:
-    """Steps on the batches take(step), in blocks, until `stop` or one whose bound is not good.
+    """Run steps on the batches take(step) until `stop`, or to the first unhealthy block.
 
-    A bound is good that is finite and not below `worst`. The health of a block is looked at when it
-    ends; `diagnose` finds the step. Blocks change no number.
+    A step is healthy if its bound is finite and at least `worst`. The health is checked at the end
+    of a block; `diagnose` finds the step. The blocks change no result.
     """
 
     def body(run: Run) -> Run:
@@ -221,38 +221,34 @@ def run_steps(
         return Run(state, trace, run.first, run.healthy & finite & (terms.bound >= worst))
 
     for size in blocks():
-        room = lambda run, size=size: run.healthy & (run.state.step + size <= stop)  # noqa: E731
+        fits = lambda run, size=size: run.healthy & (run.state.step + size <= stop)  # noqa: E731
         block = lambda run, size=size: jax.lax.fori_loop(0, size, lambda _, r: body(r), run)  # noqa: E731
-        run = jax.lax.while_loop(room, block, run)
+        run = jax.lax.while_loop(fits, block, run)
     return run
 
 
 def blocks() -> tuple[int, ...]:
-    """The lengths of loops without a condition on the device; the last is 1.
+    """The numbers of steps between two checks of the loop's condition; the last is 1.
 
-    An accelerator waits for the host wherever a loop asks whether to go on, so there most steps run
-    in blocks of a fixed number. Each length compiles the step once more, and a CPU gains nothing.
+    An accelerator waits for the host at each check. Each length compiles the step once more; a CPU
+    would gain nothing.
     """
     return (1,) if jax.default_backend() == "cpu" else BLOCKS
 
 
 def finish(run: Run) -> Run:
-    """Look at the parameters once a call: in every step it would cost a pass over them."""
+    """Check the parameters once a call: a check in every step would cost a pass over them."""
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(run.state.parameters)]
     return run._replace(healthy=jnp.stack([run.healthy, *finite]).all())
 
 
 @bounded_jit(0)
 def validate(
-    program: Program,
-    keys: Keys,
-    parameters: Params,
-    rows: HeldOut,
-    step: Array,
+    program: Program, keys: Keys, parameters: Params, rows: HeldOut, step: Array
 ) -> Scalar:
-    """The mean bound over x [M, ...], `batch_size` rows at a time; row i has a noise of its own.
+    """The mean bound over x [M, ...], `batch_size` rows at a time; each row has its own noise.
 
-    `rows` as `validation_rows` makes them. Copies fill the last batch, and have no weight.
+    `rows` come from `validation_rows`. The copies that fill the last batch have weight 0.
     """
     x, number = rows
     size = program.batch_size
@@ -279,25 +275,25 @@ def averaged(program: Program, state: State) -> Params | None:
 
 @bounded_jit(0)
 def _unbiased(decay: float, average: optax.EmaState) -> Params:
-    """Compiled, because JAX compiles a power anew for each value of a count that is not traced."""
+    """Compiled: eager JAX would compile the power again for each value of the count."""
     correction = 1 - decay**average.count
     return jax.tree.map(lambda v: v / correction.astype(v.dtype), average.ema)
 
 
 def eval_params(state: State) -> Params:
-    """The parameters to evaluate: those that are moved; of a schedule-free optimiser the averages.
+    """The parameters to evaluate: the averages, for a schedule-free optimiser.
 
-    `optax.contrib.schedule_free` moves the point y at which gradients are taken; what it has found
-    is the average x of its iterates (Defazio et al., The Road Less Scheduled, 2024).
+    `optax.contrib.schedule_free` updates the point y at which gradients are taken; its result is
+    the average x of its iterates (Defazio et al., The Road Less Scheduled, 2024).
     """
     whole: Any = jax.tree.structure(state.parameters)
     parts = jax.tree.leaves(state.optimizer, is_leaf=is_schedule_free)
     for part in filter(is_schedule_free, parts):
-        if jax.tree.structure(part.z) == whole:  # and not of some parameters alone
+        if jax.tree.structure(part.z) == whole:  # not of a subset of the parameters
             return schedule_free_eval_params(part, state.parameters)
     return state.parameters
 
 
 def is_schedule_free(part: Any) -> bool:
-    """Whether this part of an optimiser's state is a schedule-free one's."""
+    """Whether this part of an optimiser's state is that of a schedule-free optimiser."""
     return isinstance(part, ScheduleFreeState)

@@ -25,13 +25,13 @@ FAMILIES: dict[str, Callable[[int], Family]] = {
     "flow": lambda dim: guides.flow_family("coupling", dim, 4, (32,)),
 }
 INSIDE = "training.ascend, then evidence.importance"
-CHUNK = 1_000  # draws that are weighted together
+CHUNK = 1_000  # draws in one evaluation of the weights
 LEARNING_RATES = {"mean_field": 0.05, "full_rank": 0.05}  # of Adam at the first step
-SMALLER = 0.01  # of a flow, which diverges at a larger one, and of a family of one's own
+SMALLER = 0.01  # of a flow, which diverges at a larger rate, and of a user's family
 
 
 class VariationalFit(NamedTuple):
-    """q, and what importance sampling from it says of q and of log Z."""
+    """q, and the estimates of its ELBO and of log Z by importance sampling from q."""
 
     q: Unflattened
     elbo: Estimate  # E_q[log p(z) - log q(z)], nats
@@ -46,13 +46,13 @@ class VariationalFit(NamedTuple):
 
     @property
     def ess(self) -> Scalar:
-        """The effective number of the draws that log Z was measured with."""
+        """The effective sample size of the draws of log Z."""
         return self.log_evidence.ess
 
     def resample(self, key: Key[Array, ""], num_draws: int) -> Resampled:
         """`num_draws` posterior draws by `evidence.resample`, from as many draws of q as log Z.
 
-        `z` of the result is a pytree as the start, leaves [num_draws, ...].
+        `z` of the result has the structure of the start, leaves [num_draws, ...].
         """
         checks.key(key)
         num_draws = checks.integer(num_draws, "num_draws", 1)
@@ -76,26 +76,26 @@ def fit(
 
         ELBO = E_q[log_density(z) - log q(z)] <= log Z,    Z the integral of exp(log_density)
 
-    z is a pytree of real numbers as `start`; q begins at N(start, I). Z is the evidence p(x) where
-    log_density is log p(x, z) with every constant, in unconstrained coordinates (with the Jacobian
-    of a transformation). ELBO, log Z and its diagnostics are measured by new draws after the fit.
+    z is a pytree of real numbers with the structure of `start`; q begins at N(start, I). Z is the
+    evidence p(x) where log_density is log p(x, z) with every constant, in unconstrained coordinates
+    (with the Jacobian of a transformation). New draws after the fit measure ELBO and log Z.
 
     Args:
         key: a typed PRNG key.
-        log_density: one z, a pytree as `start`, to one number in nats.
-        start: where q begins: an array or a pytree of arrays of real numbers.
-        family: a name of `vi.FAMILIES`, or a `guides` Family of D numbers, all those of `start`.
+        log_density: a function of one z to one number in nats.
+        start: the initial mean of q, an array or a pytree of arrays of real numbers.
+        family: a name of `vi.FAMILIES`, or a `guides` Family of D numbers, the size of `start`.
         estimate: a gradient estimator, its row or its name in `gradients.ESTIMATORS`, of the ELBO
             or of IWAE (doubly_reparameterized), whose q is wider, with lighter tails of p / q.
         num_samples: draws of z in each step.
-        optimizer: any of Optax; None is Adam whose learning rate falls to 0 along a cosine, from
-            0.05 for mean_field and full_rank, and from 0.01 for other families.
+        optimizer: an Optax optimiser; None is Adam with a cosine decay of the learning rate to 0,
+            from 0.05 for mean_field and full_rank, and from 0.01 for other families.
         num_steps: steps of the optimiser.
         num_draws: draws for the ELBO and log Z, rounded up to a multiple of 1,000.
 
-    Raises ValueError or TypeError naming the argument for a log_density that does not take `start`
+    Raises ValueError or TypeError naming the argument for a log_density that does not map `start`
     to one number, a start with integers or numbers that are not finite, an unknown family or one of
-    another dimension, and under jit, grad or vmap; FloatingPointError if q does not stay finite.
+    another dimension, and under jit, grad or vmap; FloatingPointError if q is not finite.
 
     Source: Kucukelbir et al. (2017), ADVI; Yao et al. (2018) for k-hat.
     """
@@ -152,7 +152,7 @@ def _resample(
 
 
 def _check_start(start: Latent) -> Latent:
-    """The start as arrays; refuses what is not a pytree of finite real numbers."""
+    """The start as arrays; refuses all but a pytree of finite real numbers."""
     leaves = jax.tree_util.tree_leaves_with_path(start)
     if not leaves:
         raise ValueError(f"start: expected at least one array of numbers, got {start!r}")
@@ -169,7 +169,7 @@ def _check_start(start: Latent) -> Latent:
 
 
 def _check_log_density(log_density: Callable[[Latent], Scalar], start: Latent) -> None:
-    """Refuse what does not take the start to one number."""
+    """Refuse a function that does not map the start to one number."""
     shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", start)
     expected = f"log_density: expected a function of one z, {shapes}, to one real number"
     if not callable(log_density):

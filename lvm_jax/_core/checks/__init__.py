@@ -1,7 +1,7 @@
-"""Host-side validation: refuse bad input before anything compiles.
+"""Validation of arguments on the host, before compilation.
 
-Every function raises a ValueError or TypeError that names the argument, says what was expected
-and what came, and how to cure it.
+Each function raises a ValueError or TypeError with the argument's name, the expectation, the actual
+value and a cure.
 """
 
 from lvm_jax._core.checks.arguments import (

@@ -1,15 +1,16 @@
-"""Checks of single arguments: keys, numbers, names, distributions, and traced values."""
+"""Validation of single arguments: keys, numbers, names, distributions, and traced values."""
 
 import inspect
 from collections.abc import Sequence
-from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 import jax
 import numpy as np
 
-# What makes a distribution of an object that is often given in its place.
+from lvm_jax._core.nearest import suggestion
+
+# Expressions that return a distribution, for types that are often passed by mistake.
 MAKES_A_DISTRIBUTION = {
     "Guide": "guide.posterior(phi, x)",
     "Family": "family.build(eta), or guides.shared(family) for a guide",
@@ -20,7 +21,7 @@ MAKES_A_DISTRIBUTION = {
 
 
 def key(value: object, name: str = "key") -> jax.Array:
-    """Return `value` if it is one typed PRNG key, as `jax.random.key(seed)` makes it."""
+    """Return `value` if it is one typed PRNG key, such as `jax.random.key(seed)`."""
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         if value.shape == ():
             return value
@@ -36,17 +37,17 @@ def key(value: object, name: str = "key") -> jax.Array:
 
 
 def host(function: str, inside: str, *arguments: object) -> None:
-    """Refuse traced arguments of a function that works on the host; `inside` is what jit takes."""
+    """Raise TypeError for traced arguments of a host function; `inside` names its alternative."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
         raise TypeError(
             f"{function}: expected concrete arguments, got traced ones; it is a host function, "
-            "which checks its data and compiles its own programs: call it outside jax.jit, "
+            "which validates data and compiles its own programs: call it outside jax.jit, "
             f"jax.grad and jax.vmap, or use {inside} inside"
         )
 
 
 def distribution(value: Any, name: str = "q") -> Any:
-    """Return `value` if it has `sample(seed=, sample_shape=)` and `log_prob`, as ours have."""
+    """Return `value` if it has `sample(seed=, sample_shape=)` and `log_prob`."""
     kind = type(value).__name__
     cure = MAKES_A_DISTRIBUTION.get(kind)
     if cure is not None:
@@ -67,7 +68,7 @@ def distribution(value: Any, name: str = "q") -> Any:
 
 
 def takes(function: object, *arguments: str) -> bool:
-    """Can `function` be called with so many positional arguments?"""
+    """Whether `function` accepts this number of positional arguments."""
     if not callable(function):
         return False
     try:
@@ -115,6 +116,5 @@ def choice(value: object, name: str, allowed: Sequence[str]) -> str:
     """Return `value` if it is one of `allowed`; otherwise suggest the nearest."""
     if value in allowed:
         return str(value)
-    near = get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = suggestion(str(value), allowed, cutoff=0.6)
     raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}{hint}")

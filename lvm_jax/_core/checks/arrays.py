@@ -1,4 +1,4 @@
-"""Checks of arrays. Large ones are read in blocks, on the host: a check compiles nothing."""
+"""Validation of arrays on the host, without compilation; large arrays are read in blocks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 from lvm_jax.typing import ArrayLike
 
-BLOCK = 2**20  # numbers of an array that a check reads at a time
+BLOCK = 2**20  # numbers per block
 
 
 def float_array(value: object, name: str) -> ArrayLike:
@@ -20,7 +20,7 @@ def float_array(value: object, name: str) -> ArrayLike:
 
 
 def real_array(value: object, name: str) -> ArrayLike:
-    """Return `value`, a sequence or a data frame too, as an array of real numbers."""
+    """Return `value` (an array, a sequence or a data frame) as an array of real numbers."""
     array = value if isinstance(value, np.ndarray | jax.Array) else _read(value, name)
     if array.dtype == object or array.dtype.kind in "USOM":
         raise TypeError(
@@ -33,7 +33,7 @@ def real_array(value: object, name: str) -> ArrayLike:
 
 
 def _read(value: Any, name: str) -> np.ndarray:
-    """An array of a sequence or of a data frame, whose nullable columns have NaN for what lacks."""
+    """The array of a sequence or a data frame, with NaN for missing values."""
     if not (hasattr(value, "columns") and hasattr(value, "to_numpy")):
         return np.asarray(value)
     array = value.to_numpy()
@@ -50,9 +50,9 @@ def _read(value: Any, name: str) -> np.ndarray:
 
 
 def blocks(array: ArrayLike) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows of an array on the host, some at a time, and the number of the first of them.
+    """Blocks of rows of an array on the host, each with the index of its first row.
 
-    A memory map is read in blocks, and an array on another device comes to the host once.
+    A memory map is read block by block; a JAX array is copied to the host once.
     """
     rows = np.asarray(array) if isinstance(array, jax.Array) else array
     together = max(1, BLOCK // max(1, rows[:1].size))
@@ -61,7 +61,7 @@ def blocks(array: ArrayLike) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def finite(array: ArrayLike, name: str) -> None:
-    """Refuse NaN and infinity, saying how many there are and where the first one is."""
+    """Raise ValueError for NaN and infinity, with their numbers and the first position."""
     if array.dtype.kind in "iub" or array.size == 0:
         return
     if array.ndim == 0:
@@ -83,7 +83,7 @@ def finite(array: ArrayLike, name: str) -> None:
 
 
 def _is_finite(block: np.ndarray) -> bool:
-    # A finite sum proves every entry finite without an array of booleans; it may overflow.
+    # A finite sum implies finite entries, without an array of booleans. The sum may overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(block.sum()) or np.isfinite(block).all())
 
@@ -95,7 +95,7 @@ def position(start: int, bad: np.ndarray) -> tuple[int, ...]:
 
 
 def place(index: tuple[int, ...]) -> str:
-    """An index in words."""
+    """An index as text."""
     return f"row {index[0]}, column {index[1]}" if len(index) == 2 else f"index {index}"
 
 
@@ -114,7 +114,7 @@ def points(value: object, name: str = "x", minimum: int = 1) -> ArrayLike:
 
 
 def distinct_rows(array: ArrayLike, wanted: int, name: str = "x") -> None:
-    """Refuse data with fewer than `wanted` distinct rows (each component needs one of its own)."""
+    """Raise ValueError for fewer than `wanted` distinct rows, one for each component."""
     found: set[bytes] = set()
     size = max(64, 2 * wanted)
     for start in range(0, array.shape[0], size):
@@ -146,13 +146,13 @@ def weights(value: object, num_points: int, name: str = "sample_weight") -> np.n
 
 
 def shape(array: ArrayLike, expected: tuple[int, ...], name: str) -> None:
-    """Refuse an array whose shape is not `expected`."""
+    """Raise ValueError unless the array has the shape `expected`."""
     if array.shape != expected:
         raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
 
 
 def one_point(log_w: Any, name: str = "log_w") -> None:
-    """Refuse log-weights of another shape than [S], S >= 1. Reads shapes only: works under jit."""
+    """Raise ValueError unless log-weights have the shape [S], S >= 1; works under jit."""
     shape = np.shape(log_w)
     if len(shape) != 1 or shape[0] < 1:
         raise ValueError(
@@ -162,7 +162,7 @@ def one_point(log_w: Any, name: str = "log_w") -> None:
 
 
 def one_value(value: Any, expected: tuple[int, ...], like: str) -> None:
-    """Refuse an argument `value` of a log_prob that is not one z or one data point."""
+    """Raise ValueError unless the argument `value` of a log_prob has the shape `expected`."""
     if np.shape(value) != expected:
         raise ValueError(
             f"value: expected shape {expected}, as the {like}, got {np.shape(value)}; map over "
@@ -171,7 +171,7 @@ def one_value(value: Any, expected: tuple[int, ...], like: str) -> None:
 
 
 def symmetric_positive_definite(array: np.ndarray, name: str) -> None:
-    """Refuse matrices [..., D, D] that are not symmetric positive definite."""
+    """Raise ValueError unless matrices [..., D, D] are symmetric positive definite."""
     asymmetry = np.abs(array - np.swapaxes(array, -1, -2)).max()
     if asymmetry > 1e-5 * np.abs(array).max():
         raise ValueError(f"{name}: expected symmetric matrices, got |A - A.T| up to {asymmetry:g}")
