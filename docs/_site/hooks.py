@@ -19,6 +19,7 @@ OUTSIDE = {
 }
 INSIDE = {page: source for source, page in OUTSIDE.items()}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
+NUMBER = re.compile(r"\\tag\{(\w+)\}")
 NAMED = re.compile(r"<mi>[a-z]{2,}</mi>(?=<m(?:i|n|sub|sup|frac|row)>)")  # log p, not log(p)
 AXIS = re.compile(r"&#39; (?=[\w*.]+&#39;)")
 EMPTY = re.compile(r'–\s*<div class="doc-md-description">\s*</div>')
@@ -85,7 +86,10 @@ def as_mathml(match: re.Match[str]) -> str:
     """The element of one formula."""
     tag, bracket, latex = match.groups()
     display = "block" if bracket == "[" else "inline"
-    math = convert(unescape(latex).strip(), display=display)
+    number = NUMBER.search(latex)
+    math = convert(unescape(NUMBER.sub("", latex)).strip(), display=display)
     math = math.replace("<mi>;</mi>", '<mo separator="true">;</mo>')
+    math = math.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # distributed as
     math = NAMED.sub(r'\g<0><mspace width="0.17em"/>', math)
-    return f'<{tag} class="arithmatex">{math}</{tag}>'
+    right = f'<span class="number">({number[1]})</span>' if number else ""
+    return f'<{tag} class="arithmatex">{math}{right}</{tag}>'
