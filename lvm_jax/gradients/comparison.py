@@ -1,4 +1,4 @@
-"""All gradient estimators that take a q, on one data point: bias, variance and time, as a table."""
+"""A table of bias, variance and time of all gradient estimators that support a given q."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ from lvm_jax.gradients.table import EstimatorRow, EstimatorTable
 from lvm_jax.typing import Array, Key, Params
 from lvm_jax.weights import LogJoint
 
-BLOCKS = 20  # of independent gradients, whose spread gives the standard errors
-TOGETHER = 100  # gradients that run together
+BLOCKS = 20  # of independent gradients, for standard errors
+BATCH = 100  # gradients computed in parallel
 Gradient = Callable[[Key[Array, ""], Params], Array]
 INSIDE = "jax.grad of one of gradients.ESTIMATORS"
 
@@ -38,17 +38,17 @@ def compare(
 ) -> EstimatorTable:
     """Bias, variance and time of gradient estimators for phi of one q = guide(phi), at one x.
 
-    Arguments as of an estimator. The rows are all of `ESTIMATORS` for `bound` that take this q, or
-    `estimators`: names, or estimators by a name of one's own. Each makes `num_draws` gradients in
-    20 blocks, see `accuracy`; its time is the median over the blocks, compilation excluded, of
-    gradients that one program makes together.
+    The first arguments are those of an estimator. The rows are all `ESTIMATORS` for `bound` that
+    support this q, or `estimators`: a sequence of names, or a dictionary of estimators. Each
+    estimator runs `num_draws` times in 20 blocks, see `accuracy`. Its time is the median over
+    blocks, per gradient of a parallel batch, without compilation.
 
-    The exact gradient is `exact`, a pytree as phi, or for a finite q a sum over all values of z (of
-    S draws where the bound is not the ELBO), unless it has more than 2^18 terms.
+    The exact gradient is `exact`, a pytree like phi. For a finite q it is computed by a sum over
+    all values of z (of S draws if the bound is not the ELBO) of at most 2^18 terms.
 
     Raises ValueError or TypeError for an unknown bound or estimator, an estimator of another bound,
-    no estimator that fits, an `exact` of another structure or of length 0, num_draws < 60, what an
-    estimator of `estimators` refuses, and under jit, grad or vmap.
+    no suitable estimator, an `exact` of wrong structure or of length 0, num_draws < 60, errors of
+    `estimators`, and under jit, grad or vmap.
     """
     checks.host("gradients.compare", INSIDE, key, phi, exact)
     checks.key(key)
@@ -75,7 +75,7 @@ def compare(
 
 
 def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
-    """The rows of ESTIMATORS for the bound that take q."""
+    """The rows of ESTIMATORS for the bound that support q."""
     kinds: set[str] = set()
 
     def trace(phi: Params) -> None:
@@ -88,12 +88,12 @@ def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
         if row.bound == bound and row.latent in kinds
     }
     if not found:
-        raise ValueError(f"bound: expected one that an estimator of this q has, got {bound!r}")
+        raise ValueError(f"bound: expected one with an estimator for this q, got {bound!r}")
     return found
 
 
 def _named(estimators: Mapping[str, Any] | Sequence[str], bound: str) -> dict[str, Surrogate]:
-    """The estimators by name; refuses names and rows of another bound."""
+    """The estimators by name; ValueError for estimators of another bound."""
     if isinstance(estimators, str) or not isinstance(estimators, Mapping | Sequence):
         raise TypeError(
             "estimators: expected a sequence of names, or a dictionary of estimators by name, got "
@@ -132,7 +132,7 @@ def _measure(
 
     def block(key: Key[Array, ""], phi: Params) -> tuple[Array, Array]:
         keys = jax.random.split(key, repeats)
-        draws = jax.lax.map(lambda key: gradient(key, phi), keys, batch_size=TOGETHER)
+        draws = jax.lax.map(lambda key: gradient(key, phi), keys, batch_size=BATCH)
         return draws.mean(0), draws.var(0, ddof=1).sum()
 
     compiled = jax.jit(block).lower(key, phi).compile()
