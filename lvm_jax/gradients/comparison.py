@@ -88,7 +88,7 @@ def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
         if row.bound == bound and row.latent in kinds
     }
     if not found:
-        raise ValueError(f"bound: expected one with an estimator for this q, got {bound!r}")
+        raise ValueError(f"bound: expected one that an estimator of this q has, got {bound!r}")
     return found
 
 
