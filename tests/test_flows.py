@@ -255,7 +255,7 @@ def test_sizes_are_refused():
         ("kind: expected one of iaf, coupling, got 'ia'", ("ia", 2, 1, (4,))),
         ("dim: expected an integer >= 2, got 1", ("coupling", 1, 1, (4,))),
         ("num_layers: expected an integer >= 1, got 0", ("iaf", 2, 0, (4,))),
-        ("hidden: expected at least one width", ("iaf", 2, 1, ())),
+        ("hidden: expected a sequence of 1 or more sizes", ("iaf", 2, 1, ())),
         ("hidden: expected an integer >= 1, got 0", ("iaf", 2, 1, (4, 0))),
         ("context_dim: expected an integer >= 0, got -1", ("iaf", 2, 1, (4,), -1)),
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lvm_jax import weights
 from lvm_jax.annealing.path import STEEPNESS, Path
 from lvm_jax.annealing.transitions import Transition
-from lvm_jax.annealing.tuning import MOST, Schedule, pilot, place, spread
+from lvm_jax.annealing.tuning import MOST, Schedule, equalize, pilot, spread
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Scalar
 
 Number = Int[Array, ""]
@@ -37,7 +37,7 @@ def tuned(
     own = _sigmoid(jnp.round(visited) / number)
     steps, _, deviation = pilot(key_moves, path, z, own, transition, scale, few)
     even = jnp.minimum(jnp.arange(capacity + 1, dtype=dtype) / number, 1.0)
-    temperatures = place(own, deviation, even)
+    temperatures = equalize(own, deviation, even)
     steps = jnp.exp(jnp.interp(temperatures[1:], own[1:], jnp.log(steps)))
     return Schedule(temperatures, steps, scale)
 

@@ -107,7 +107,7 @@ def tune(
     steps, accepted, deviation = pilot(key_moves, path, z, own, transition, scale)
     if adaptive:
         even = jnp.linspace(0.0, 1.0, temperatures.shape[0], dtype=temperatures.dtype)
-        temperatures = place(own, deviation, even)
+        temperatures = equalize(own, deviation, even)
     steps = jnp.exp(jnp.interp(temperatures[1:], own[1:], jnp.log(steps)))
     return Tuned(Schedule(temperatures, steps, scale), own, accepted, deviation)
 
@@ -138,7 +138,7 @@ def pilot(
     last = NUM_WARM + (temperatures.shape[0] - 1 if number is None else number)
 
     def step(index: Array, now: tuple[_State, Array]) -> tuple[_State, Array]:
-        state, seen = now
+        state, measured = now
         before, beta = betas[index], betas[index + 1]
         log_w = jax.vmap(path.log_weight)(state.z)
         step_size, deviation = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
@@ -151,15 +151,16 @@ def pilot(
         # No gain during warm-up, also for infinite log_w.
         gain = jnp.where(beta > before, (beta - before) * log_w, 0.0)
         state = _State(z, state.log_w + gain, state.log_step + GAIN * excess)
-        return state, seen.at[:, index].set(jnp.stack([step_size, accepted.mean(), deviation]))
+        row = jnp.stack([step_size, accepted.mean(), deviation])
+        return state, measured.at[:, index].set(row)
 
-    first = jnp.log(jnp.asarray(transition.step_size, temperatures.dtype))
-    start = _State(z, jnp.zeros(num_chains, temperatures.dtype), first)
-    nothing = jnp.zeros((3, betas.shape[0] - 1), temperatures.dtype)
-    seen = jax.lax.fori_loop(0, last, step, (start, nothing))[1]
-    steps, accepted, deviation = seen[:, NUM_WARM:]
+    first = jnp.log(jnp.asarray(transition.step_size, betas.dtype))
+    start = _State(z, jnp.zeros(num_chains, betas.dtype), first)
+    empty = jnp.zeros((3, betas.shape[0] - 1), betas.dtype)
+    measured = jax.lax.fori_loop(0, last, step, (start, empty))[1]
+    steps, accepted, deviation = measured[:, NUM_WARM:]
     ran = jnp.arange(steps.shape[0]) < last - NUM_WARM
-    return jnp.where(ran, steps, seen[0, last - 1]), accepted, deviation
+    return jnp.where(ran, steps, measured[0, last - 1]), accepted, deviation
 
 
 @precision.full
@@ -172,7 +173,7 @@ def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
     return jnp.sqrt(p @ (values - p @ values) ** 2)
 
 
-def place(
+def equalize(
     temperatures: Float[Array, " P1"], deviation: Float[Array, " P"], even: Float[Array, " T1"]
 ) -> Float[Array, " T1"]:
     """Temperatures at the fractions `even` of the integral of the deviation."""

@@ -52,14 +52,11 @@ def unadjusted_log_weights(
     weights.check_log_joint(log_joint, z)
     path = Path(q.log_prob, log_joint)
     # float64 temperatures would change the dtype of a float32 chain.
-    temperatures = temperatures.astype(path.dtype(z))
-    steps = jnp.asarray(step_size, temperatures.dtype)
-    steps = jnp.broadcast_to(steps, (temperatures.shape[0] - 1,))
-
-    def one(key: Key[Array, ""], z: Latent) -> Scalar:
-        return _chain(key, path, z, temperatures[1:], steps, refreshment)
-
-    return jax.vmap(one)(jax.random.split(key_chains, num_samples), z)
+    betas = temperatures.astype(path.dtype(z))[1:]
+    steps = jnp.broadcast_to(jnp.asarray(step_size, betas.dtype), betas.shape)
+    return jax.vmap(lambda key, z: _chain(key, path, z, betas, steps, refreshment))(
+        jax.random.split(key_chains, num_samples), z
+    )
 
 
 def check_refreshment(refreshment: float) -> None:

@@ -78,8 +78,7 @@ class Table(NamedTuple):
 
     def entropy(self) -> Scalar:
         """-sum_m p_m log p_m, in nats."""
-        p = jnp.exp(self.log_probs)
-        return -jnp.where(p > 0, p * self.log_probs, 0.0).sum()
+        return -_sum(self.log_probs, self.log_probs)
 
 
 def is_reparameterized(q: Distribution) -> bool:
@@ -175,15 +174,21 @@ def _log_probs(q: Distribution, values: Latent) -> Float[Array, " M"]:
     return q.log_probs if isinstance(q, Table) else _log_probs_at(q, values)
 
 
+def _sum(log_q: Float[Array, " M"], values: Float[Array, " M"]) -> Scalar:
+    """sum q values, where values of probability 0 contribute 0."""
+    mass = jnp.exp(log_q)
+    return jnp.where(mass > 0, mass * values, 0.0).sum()
+
+
 def _log_probs_at(q: Distribution, values: Latent) -> Float[Array, " M"]:
     """log q of M values, [M]; ValueError for a q with batched parameters."""
-    found = jax.vmap(q.log_prob)(values)
-    if found.ndim != 1:
+    log_q = jax.vmap(q.log_prob)(values)
+    if log_q.ndim != 1:
         raise ValueError(
-            f"q: expected one log-density for one z, got shape {found.shape[1:]}; map over data "
+            f"q: expected one log-density for one z, got shape {log_q.shape[1:]}; map over data "
             "points with jax.vmap"
         )
-    return found
+    return log_q
 
 
 def digits(base: int, length: int) -> np.ndarray:
@@ -194,7 +199,7 @@ def digits(base: int, length: int) -> np.ndarray:
             "fewer latent variables, or an estimator or evidence method that samples"
         )
     rows = np.arange(base**length)
-    return np.stack([rows // base**place % base for place in reversed(range(length))], axis=1)
+    return np.stack([rows // base**power % base for power in reversed(range(length))], axis=1)
 
 
 @precision.full
@@ -233,8 +238,7 @@ def kl_divergence(q: Distribution, p: Distribution) -> Scalar | None:
     values = support(q)
     if values is not None:
         log_q, log_p = _log_probs(q, values), _log_probs_at(p, values)
-        mass = jnp.exp(log_q)
-        return jnp.where(mass > 0, mass * (log_q - log_p), 0.0).sum()
+        return _sum(log_q, log_q - log_p)
     return None
 
 
@@ -252,8 +256,7 @@ def expectation(q: Distribution, function: Callable[[Latent], Scalar]) -> Scalar
     values = support(q)
     if values is None:
         return None
-    mass, found = jnp.exp(_log_probs(q, values)), jax.vmap(function)(values)
-    return jnp.where(mass > 0, mass * found, 0.0).sum()
+    return _sum(_log_probs(q, values), jax.vmap(function)(values))
 
 
 def cubature(q: Distribution, function: Callable[[Latent], Scalar]) -> Scalar:

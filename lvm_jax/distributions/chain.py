@@ -71,7 +71,7 @@ class Chain:
     first: Distribution
     params: tuple[Params, ...]  # of the steps, in the order of drawing
     steps: tuple[Step, ...] = field(repr=False)
-    downward: bool  # is z_L drawn first?
+    downward: bool  # whether z_L is drawn first
 
     @property
     def reparameterized(self) -> bool:
@@ -133,11 +133,11 @@ def check_layers(layers: Sequence[Layer], minimum: int) -> tuple[Layer, ...]:
     layers = tuple(layers)
     if len(layers) < minimum:
         raise ValueError(f"layers: expected at least {minimum}, got {len(layers)}")
-    for place, layer in enumerate(layers):
-        dim = checks.integer(layer.dim, f"layers[{place}].dim", 1)
+    for index, layer in enumerate(layers):
+        dim = checks.integer(layer.dim, f"layers[{index}].dim", 1)
         if layer.network.num_outputs != 2 * dim:
             raise ValueError(
-                f"layers[{place}]: expected a network of {2 * dim} outputs, mean and scale of "
+                f"layers[{index}]: expected a network of {2 * dim} outputs, mean and scale of "
                 f"{dim} dimensions, got {layer.network.num_outputs}"
             )
     return layers

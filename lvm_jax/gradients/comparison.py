@@ -55,23 +55,34 @@ def compare(
     checks.integer(num_samples, "num_samples", 1)
     repeats = checks.integer(num_draws, "num_draws", 3 * BLOCKS) // BLOCKS
     checks.choice(bound, "bound", sorted({row.bound for row in ESTIMATORS.values()}))
-    given = None if estimators is None else _named(estimators, bound)
-    chosen, left_out = {}, {}
-    for name, estimate in (_fitting(guide, phi, bound) if given is None else given).items():
-        gradient = _gradient(estimate, log_joint, guide, num_samples)
-        try:
-            jax.eval_shape(gradient, key, phi)
-            chosen[name] = gradient
-        except ValueError as error:
-            if given is not None or not str(error).startswith(("num_samples:", "z:")):
-                raise
-            left_out[name] = str(error)
+    found = _fitting(guide, phi, bound) if estimators is None else _named(estimators, bound)
+    gradients = {n: _gradient(e, log_joint, guide, num_samples) for n, e in found.items()}
+    left_out = _failing(gradients, key, phi, strict=estimators is not None)
     if exact is None:
         flat = enumerate_gradient(log_joint, guide, phi, num_samples, bound)
     else:
         flat = flat_like(exact, phi)
-    rows = {name: _measure(key, gradient, phi, repeats, flat) for name, gradient in chosen.items()}
+    rows = {
+        name: _measure(key, gradient, phi, repeats, flat)
+        for name, gradient in gradients.items()
+        if name not in left_out
+    }
     return EstimatorTable(bound, num_samples, flat, rows, left_out)
+
+
+def _failing(
+    gradients: dict[str, Gradient], key: Key[Array, ""], phi: Params, strict: bool
+) -> dict[str, str]:
+    """The errors of gradients that need more draws or fewer values of z; raised if `strict`."""
+    errors = {}
+    for name, gradient in gradients.items():
+        try:
+            jax.eval_shape(gradient, key, phi)
+        except ValueError as error:
+            if strict or not str(error).startswith(("num_samples:", "z:")):
+                raise
+            errors[name] = str(error)
+    return errors
 
 
 def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
@@ -136,16 +147,16 @@ def _measure(
         return draws.mean(0), draws.var(0, ddof=1).sum()
 
     compiled = jax.jit(block).lower(key, phi).compile()
-    found, seconds = [], []
-    for own in jax.random.split(key, BLOCKS):
+    moments, seconds = [], []
+    for block_key in jax.random.split(key, BLOCKS):
         start = time.perf_counter()
-        found.append(jax.block_until_ready(compiled(own, phi)))
+        moments.append(jax.block_until_ready(compiled(block_key, phi)))
         seconds.append((time.perf_counter() - start) / repeats)
-    means, variances = (np.array(part, np.float64) for part in zip(*found, strict=True))
+    means, variances = (np.array(part, np.float64) for part in zip(*moments, strict=True))
     each = float(np.median(seconds))
     if exact is None:
         spread = float(variances.std(ddof=1) / np.sqrt(BLOCKS))
         variance = Estimate(float(variances.mean()), spread)
         return EstimatorRow(Estimate(np.nan, np.nan), np.nan, False, variance, each)
-    seen = accuracy(means, variances, exact)
-    return EstimatorRow(seen.bias, seen.limit, seen.is_seen, seen.variance, each)
+    found = accuracy(means, variances, exact)
+    return EstimatorRow(found.bias, found.limit, found.is_seen, found.variance, each)

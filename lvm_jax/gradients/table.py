@@ -42,9 +42,9 @@ class EstimatorTable(NamedTuple):
     def __str__(self) -> str:
         """The table, with one line per estimator and times in microseconds."""
         unit = "nats^2" if self.exact is None else "|exact|^2"
-        found = "not known" if self.exact is None else f"{np.linalg.norm(self.exact):.3g} nats"
+        length = "unknown" if self.exact is None else f"{np.linalg.norm(self.exact):.3g} nats"
         lines = [
-            f"{self.bound}, {self.num_samples} draws of z; |exact gradient| {found}",
+            f"{self.bound}, {self.num_samples} draws of z; |exact gradient| {length}",
             f"{'estimator':34}{'bias / |exact|':>20}{f'variance / {unit}':>24}{'us':>10}",
         ]
         for name, row in self.rows.items():
@@ -52,5 +52,5 @@ class EstimatorTable(NamedTuple):
             lines.append(f"{name:34}{row.bias_text:>20}{spread:>24}{1e6 * row.seconds:10.2f}")
         lines += [f"{name}: left out, {reason}" for name, reason in self.left_out.items()]
         if self.exact is None:
-            lines.append("bias: NaN, as no exact gradient is known; give exact=")
+            lines.append("bias: NaN, because the exact gradient is unknown; give exact=")
         return "\n".join(lines)

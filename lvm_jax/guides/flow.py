@@ -1,7 +1,6 @@
 """Normalising flows as a family of q and as an amortised guide."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,8 @@ from lvm_jax._core import checks
 from lvm_jax.distributions.flows import LAYERS, Flow
 from lvm_jax.guides.amortized import amortized
 from lvm_jax.guides.base import Family, Guide
+from lvm_jax.networks.base import Network, widths
 from lvm_jax.typing import Array, Key
-
-if TYPE_CHECKING:
-    from lvm_jax.networks import Network
 
 OF_X = ("loc", "log_scale", "context")  # the fields of eta that depend on x in an amortised flow
 
@@ -34,12 +31,12 @@ def flow_family(
     checks.choice(kind, "kind", tuple(LAYERS))
     dim = checks.integer(dim, "dim", 2 if kind == "coupling" else 1)
     num_layers = checks.integer(num_layers, "num_layers", 1)
-    widths = _widths(hidden)
+    hidden = widths(hidden, "hidden", 1)
     context_dim = checks.integer(context_dim, "context_dim", 0)
 
     def init(key: Key[Array, ""]) -> Flow:
         checks.key(key)
-        layers = jax.vmap(lambda key: LAYERS[kind](key, dim, widths, context_dim))
+        layers = jax.vmap(lambda key: LAYERS[kind](key, dim, hidden, context_dim))
         context = jnp.zeros(context_dim) if context_dim else None
         keys = jax.random.split(key, num_layers)
         return Flow(jnp.zeros(dim), jnp.zeros(dim), context, layers(keys))
@@ -47,7 +44,7 @@ def flow_family(
     return Family(init, build=lambda eta: eta)
 
 
-def flow(kind: str, dim: int, num_layers: int, hidden: Sequence[int], network: "Network") -> Guide:
+def flow(kind: str, dim: int, num_layers: int, hidden: Sequence[int], network: Network) -> Guide:
     """q(z | x), a flow whose loc, log_scale and context h(x) come from a network of x.
 
     `network` has 2 `dim` + C outputs; the last C >= 0 are the context. All x share the layers. See
@@ -67,9 +64,3 @@ def flow(kind: str, dim: int, num_layers: int, hidden: Sequence[int], network: "
         )
     family = flow_family(kind, dim, num_layers, hidden, context_dim)
     return amortized(family, network.init, network.apply, OF_X if context_dim else OF_X[:2])
-
-
-def _widths(hidden: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(hidden, Sequence) or isinstance(hidden, str) or not hidden:
-        raise ValueError(f"hidden: expected at least one width, such as (64,), got {hidden!r}")
-    return tuple(checks.integer(width, "hidden", 1) for width in hidden)

@@ -8,7 +8,7 @@ and wake-sleep estimators, which stop only phi, are invalid. Share them in the o
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,8 @@ from lvm_jax._core import checks
 from lvm_jax.distributions import normal
 from lvm_jax.distributions.chain import Chain, Gaussian, Layer, Step, check_layers, init_each
 from lvm_jax.guides.base import Guide
-from lvm_jax.networks import Activation, find_activation, mlp
+from lvm_jax.networks import Activation, Network, find_activation, mlp
 from lvm_jax.typing import Array, Distribution, Key, Params
-
-if TYPE_CHECKING:
-    from lvm_jax.networks import Network
 
 
 def bottom_up(layers: Sequence[Layer]) -> Guide:
@@ -59,7 +56,7 @@ class Ladder(NamedTuple):
 
 
 def ladder(
-    upward: Sequence["Network"],
+    upward: Sequence[Network],
     top_dim: int,
     layers: Sequence[Layer],
     activation: Activation = "tanh",

@@ -10,10 +10,10 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
 from lvm_jax._core import checks
+from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.guides.newton import maximize
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Latent, Scalar
 
-LOG_2PI = 1.8378770664093453
 NEAR = 0.01  # tolerance of `found`, in standard deviations
 
 

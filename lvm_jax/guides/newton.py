@@ -55,7 +55,6 @@ def maximize(log_density: Callable[[Array], Scalar], start: Float[Array, " D"]) 
     the quadratic's prediction, and multiplied by 8 if it is below 1/4. Steps without a gain are
     rejected. The search ends within sqrt(eps) standard deviations of the quadratic's maximum, when
     a step is below rounding, and after MAX_STEPS.
-
     Source: Marquardt (1963); Dauphin et al. (2014), equation 9, for |l|.
     """
     near = jnp.finfo(start.dtype).eps ** 0.5

@@ -102,7 +102,7 @@ def refine(
 
 def refined(
     family: Family,
-    place: Callable[[Family], Guide],
+    make_guide: Callable[[Family], Guide],
     objective: PointObjective,
     optimizer: optax.GradientTransformation,
     num_steps: int,
@@ -111,8 +111,8 @@ def refined(
 ) -> Refined:
     """q(z | x) = family(eta_T), after T steps of `refine` from eta_0.
 
-    `place` maps a family to a guide, which computes eta_0 from x. The steps increase the ELBO of p,
-    so q depends on the parameters of p. Train both as a pair:
+    `make_guide` maps a family to a guide, which computes eta_0 from x. The steps increase the ELBO
+    of p, so q depends on the parameters of p. Train both as a pair:
 
         semi = refined(mean_field(2), lambda f: amortized(f, network.init, network.apply),
                        sampled_elbo(key, 10), optax.sgd(0.1), num_steps=5)
@@ -130,10 +130,10 @@ def refined(
     learn the update itself.
     """
     num_steps = checks.integer(num_steps, "num_steps", 0)
-    place_of_eta = place(Family(family.init, build=lambda eta: eta))
+    start_guide = make_guide(Family(family.init, build=lambda eta: eta))
 
     def posterior(p: JointDensity, phi: Params, x: Any) -> Distribution:
-        start = place_of_eta.posterior(phi, x)
+        start = start_guide.posterior(phi, x)
         if through:
             moved = refine(p.log_joint(x), family, start, objective, optimizer, num_steps)
             return family.build(moved)
@@ -143,4 +143,4 @@ def refined(
         shift = jax.tree.map(lambda new, old: new - old, moved, stopped_start)
         return family.build(jax.tree.map(jnp.add, start, shift))
 
-    return Refined(place_of_eta.init, posterior)
+    return Refined(start_guide.init, posterior)

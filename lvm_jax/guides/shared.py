@@ -4,7 +4,7 @@ import jax
 
 from lvm_jax._core import checks
 from lvm_jax.guides.base import Conditional, Family, Guide
-from lvm_jax.models.base import Joint, known
+from lvm_jax.models.base import Joint, require
 from lvm_jax.typing import Array, Distribution, Key, Params
 
 
@@ -61,4 +61,4 @@ def exact(p: Joint) -> Conditional:
 
     Raises ValueError if the model has no exact posterior.
     """
-    return Guide(p.model.init, known(p.model.posterior, "posterior"))(p.theta)
+    return Guide(p.model.init, require(p.model.posterior, "posterior"))(p.theta)

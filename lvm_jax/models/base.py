@@ -140,11 +140,11 @@ class Joint:
 
     def posterior(self, x: Any) -> Distribution:
         """The closed-form p(z | x); ValueError if the model has none."""
-        return known(self.model.posterior, "posterior")(self.theta, x)
+        return require(self.model.posterior, "posterior")(self.theta, x)
 
     def log_evidence(self, x: Any) -> Scalar:
         """The closed-form log p(x) in nats; ValueError if the model has none."""
-        return known(self.model.log_evidence, "log_evidence")(self.theta, x)
+        return require(self.model.log_evidence, "log_evidence")(self.theta, x)
 
 
 def part(x: Any, name: str) -> Any:
@@ -157,7 +157,7 @@ def part(x: Any, name: str) -> Any:
     raise ValueError(f"x: expected data points with a part {name!r}, got {got}")
 
 
-def known(function: Callable | None, name: str) -> Callable:
+def require(function: Callable | None, name: str) -> Callable:
     """The closed form of a model; ValueError if it is None."""
     if function is None:
         raise ValueError(

@@ -79,11 +79,6 @@ def _discrete(
     init: Init,
 ) -> Model:
     """The model with prior family(logits); `encode` converts digits to z."""
-    num_terms = num_values ** shape[0]
-    # A chunk enumerates as many of the last digits as fit, so that all chunks have one size.
-    num_fast = min(shape[0], max(1, int(math.log(CHUNK, num_values) + 1e-9)))
-    num_slow = shape[0] - num_fast
-
     model = Model(
         init=lambda key: Discrete(jnp.zeros(shape), init(key)),
         prior=lambda theta: family(theta.logits),
@@ -91,26 +86,33 @@ def _discrete(
     )
 
     def log_evidence(theta: Discrete, x: Any) -> Scalar:
-        if num_terms > MAX_TERMS:
-            raise ValueError(
-                f"log_evidence: expected at most {MAX_TERMS:,} values of z to sum over, got "
-                f"{num_values}^{shape[0]}; use a bound or an estimate from samples"
-            )
         joint = model(theta).log_joint(x)
-        fast = jnp.asarray(distributions.digits(num_values, num_fast), jnp.int32)
-        places = num_values ** jnp.arange(num_slow, dtype=jnp.int32)[::-1]
-
-        def terms(chunk: Int[Array, ""]) -> Float[Array, " M"]:
-            slow = jnp.broadcast_to(chunk // places % num_values, (fast.shape[0], num_slow))
-            rows = jnp.concatenate([slow, fast], axis=1)
-            return jax.vmap(lambda digits: joint(encode(theta.logits, digits)))(rows)
-
-        return log_sum(terms, num_values**num_slow)
+        return _log_sum(lambda digits: joint(encode(theta.logits, digits)), shape[0], num_values)
 
     def posterior(theta: Discrete, x: Any) -> Table:
         values = distributions.support(model.prior(theta))
         joint = model(theta).log_joint(x)
-        batch = min(CHUNK, num_terms)
+        batch = min(CHUNK, num_values ** shape[0])
         return Table(jax.nn.log_softmax(jax.lax.map(joint, values, batch_size=batch)), values)
 
     return model._replace(posterior=posterior, log_evidence=log_evidence)
+
+
+def _log_sum(joint: Callable[[Array], Scalar], num_variables: int, num_values: int) -> Scalar:
+    """log sum of exp(joint(digits)) over all digits [K], streamed."""
+    if num_values**num_variables > MAX_TERMS:
+        raise ValueError(
+            f"log_evidence: expected at most {MAX_TERMS:,} values of z to sum over, got "
+            f"{num_values}^{num_variables}; use a bound or an estimate from samples"
+        )
+    # A chunk enumerates as many of the last digits as fit, so that all chunks have one size.
+    num_fast = min(num_variables, max(1, int(math.log(CHUNK, num_values) + 1e-9)))
+    num_slow = num_variables - num_fast
+    fast = jnp.asarray(distributions.digits(num_values, num_fast), jnp.int32)
+    powers = num_values ** jnp.arange(num_slow, dtype=jnp.int32)[::-1]
+
+    def terms(chunk: Int[Array, ""]) -> Float[Array, " M"]:
+        slow = jnp.broadcast_to(chunk // powers % num_values, (fast.shape[0], num_slow))
+        return jax.vmap(joint)(jnp.concatenate([slow, fast], axis=1))
+
+    return log_sum(terms, num_values**num_slow)

@@ -28,29 +28,25 @@ def plate(model: Model, num_points: int) -> Model:
     given = None if model.given is None else jax.vmap(model.given)
     numbers = jnp.arange(num_points)
 
+    def of_row(theta: Params, c: Any) -> Any:
+        return model.prior(theta, *c)
+
     def prior(theta: Params, *c: Any) -> Distribution:
-        one = model.prior(theta, *jax.tree.map(lambda leaf: leaf[0], c))
+        one = of_row(theta, jax.tree.map(lambda leaf: leaf[0], c))
         if not has_parts(one):
             return one
 
         def second(beta: Latent) -> Rows:
-            def make(row: Any) -> Distribution:
-                whole: Any = model.prior(theta, *row[1])
-                return whole.second(beta)
-
-            return Rows(make, (numbers, c))
+            return Rows(lambda row: of_row(theta, row[1]).second(beta), (numbers, c))
 
         return one._replace(second=second)
 
     def likelihood(theta: Params, z: Latent, *c: Any) -> Distribution:
-        one = model.prior(theta, *jax.tree.map(lambda leaf: leaf[0], c))
+        one = of_row(theta, jax.tree.map(lambda leaf: leaf[0], c))
         if not has_parts(one):
             return Rows(lambda row: model.likelihood(theta, z, *row[1]), (numbers, c))
         beta, local = (z[name] for name in one.names)
-
-        def make(row: Any) -> Distribution:
-            return model.likelihood(theta, one.join(beta, row[2]), *row[1])
-
+        make = lambda row: model.likelihood(theta, one.join(beta, row[2]), *row[1])  # noqa: E731
         return Rows(make, (numbers, c, local))
 
     return Model(

@@ -82,5 +82,8 @@ def linear(num_inputs: int, num_outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
 def widths(value: Sequence[int], name: str, minimum: int) -> tuple[int, ...]:
     """The sizes as a tuple; ValueError for fewer than `minimum` or for sizes < 1."""
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) < minimum:
-        raise ValueError(f"{name}: expected at least {minimum} sizes, as (200, 200), got {value!r}")
+        raise ValueError(
+            f"{name}: expected a sequence of {minimum} or more sizes, such as (200, 200), got "
+            f"{value!r}"
+        )
     return tuple(checks.integer(width, name, 1) for width in value)

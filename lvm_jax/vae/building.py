@@ -67,7 +67,9 @@ def build(architecture: Architecture) -> Autoencoder:
     check(a)
     likelihood = _make(a, "likelihood", LIKELIHOODS, a.dim)
     encode = _encoder(a, encoder_view(a, likelihood))
-    guide = _hierarchical(a, encode) if a.guide in HIERARCHICAL else _place(a, encode, family(a))
+    guide = (
+        _hierarchical(a, encode) if a.guide in HIERARCHICAL else _amortized(a, encode, family(a))
+    )
     decoder, layers = _decoder(a, likelihood), _downward(a)
     model = deep_latent_gaussian(_prior(a), decoder, likelihood, layers)
     refined = _refined(a, encode) if a.refine_steps else None
@@ -155,7 +157,7 @@ def _downward(a: Architecture) -> list[Layer]:
     ]
 
 
-def _place(a: Architecture, encode: Encode, of_q: Family) -> Guide:
+def _amortized(a: Architecture, encode: Encode, of_q: Family) -> Guide:
     """The family, amortised by a network of x; all x share the layers of a flow."""
     names = OF_X if a.guide in ("iaf", "coupling") else None
     network = encode(a.hidden[0], guides.num_outputs(of_q, names))
@@ -167,7 +169,7 @@ def _refined(a: Architecture, encode: Encode) -> Refined:
         objective = guides.sampled_elbo(jax.random.key(REFINE_SEED), REFINE_DRAWS)
     step = optax.sgd(a.refine_rate)
     return guides.refined(
-        family(a), lambda of_q: _place(a, encode, of_q), objective, step, a.refine_steps
+        family(a), lambda of_q: _amortized(a, encode, of_q), objective, step, a.refine_steps
     )
 
 

@@ -28,7 +28,7 @@ class Chosen(NamedTuple):
 class Pixels(NamedTuple):
     """Images in the units of a likelihood, with pixels between 0 and `high`."""
 
-    images: data.ImageData  # in [0, 1], binarised if `binarization` is static
+    images: data.ImageData  # in [0, 1], as `data.binarized` returns them
     binarization: str
     levels: int  # number of possible values of a pixel
     high: float

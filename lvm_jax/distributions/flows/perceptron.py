@@ -18,7 +18,7 @@ class Perceptron(NamedTuple):
 
     weights: tuple[Float[Array, "outputs inputs"], ...]
     biases: tuple[Float[Array, " outputs"], ...]
-    context: Float[Array, "hidden C"] | None  # what h adds to the first hidden layer
+    context: Float[Array, "hidden C"] | None  # weights of h in the first hidden layer
 
     @precision.full_by_default
     def given(self, context: Context) -> Callable[[Array], Array]:
