@@ -102,7 +102,7 @@ def check_log_prob(q: Distribution, name: str = "q") -> None:
 
     checks.distribution(q, name)
     cure = (
-        "map over data points with jax.vmap, and gather the dimensions of z with "
+        "map over data points with jax.vmap, and combine the dimensions of z with "
         "distributions.Independent"
     )
     try:

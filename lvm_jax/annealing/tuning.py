@@ -5,6 +5,7 @@ biased. Here separate pilot chains with other random numbers choose a schedule, 
 fixed.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -138,29 +139,27 @@ def pilot(
     last = NUM_WARM + (temperatures.shape[0] - 1 if number is None else number)
 
     def step(index: Array, now: tuple[_State, Array]) -> tuple[_State, Array]:
-        state, measured = now
+        state, table = now
         before, beta = betas[index], betas[index + 1]
         log_w = jax.vmap(path.log_weight)(state.z)
         step_size, deviation = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
-        z, accepted = jax.vmap(
-            lambda key, z: transition.move(
-                key, lambda one: path.log_density(beta, one), z, scale, step_size
-            )
-        )(jax.random.split(jax.random.fold_in(key, index), num_chains), state.z)
+        density = partial(path.log_density, beta)
+        move = lambda key, z: transition.move(key, density, z, scale, step_size)  # noqa: E731
+        keys = jax.random.split(jax.random.fold_in(key, index), num_chains)
+        z, accepted = jax.vmap(move)(keys, state.z)
         excess = 0.0 if transition.target is None else accepted.mean() - transition.target
         # No gain during warm-up, also for infinite log_w.
         gain = jnp.where(beta > before, (beta - before) * log_w, 0.0)
         state = _State(z, state.log_w + gain, state.log_step + GAIN * excess)
-        row = jnp.stack([step_size, accepted.mean(), deviation])
-        return state, measured.at[:, index].set(row)
+        return state, table.at[:, index].set(jnp.stack([step_size, accepted.mean(), deviation]))
 
     first = jnp.log(jnp.asarray(transition.step_size, betas.dtype))
     start = _State(z, jnp.zeros(num_chains, betas.dtype), first)
     empty = jnp.zeros((3, betas.shape[0] - 1), betas.dtype)
-    measured = jax.lax.fori_loop(0, last, step, (start, empty))[1]
-    steps, accepted, deviation = measured[:, NUM_WARM:]
+    table = jax.lax.fori_loop(0, last, step, (start, empty))[1]
+    steps, accepted, deviation = table[:, NUM_WARM:]
     ran = jnp.arange(steps.shape[0]) < last - NUM_WARM
-    return jnp.where(ran, steps, measured[0, last - 1]), accepted, deviation
+    return jnp.where(ran, steps, table[0, last - 1]), accepted, deviation
 
 
 @precision.full

@@ -196,7 +196,7 @@ def digits(base: int, length: int) -> np.ndarray:
     if length * math.log2(base) > math.log2(MAX_SUPPORT):
         raise ValueError(
             f"z: expected at most {MAX_SUPPORT:,} values to enumerate, got {base}^{length}; use "
-            "fewer latent variables, or an estimator or evidence method that samples"
+            "fewer latent variables, or an estimator or evidence method with samples"
         )
     rows = np.arange(base**length)
     return np.stack([rows // base**power % base for power in reversed(range(length))], axis=1)

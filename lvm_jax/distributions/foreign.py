@@ -115,8 +115,8 @@ def adapted(make: Callable[..., Any], *params: Any) -> Adapted:
     for name, value in _captured(make):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
             raise TypeError(
-                f"make: expected a function whose arrays come in by params, got one that closes "
-                f"over {name}, a traced array that would be kept; call adapted(make, {name})"
+                f"make: expected a function that takes its arrays as params, got one that closes "
+                f"over {name}, a traced array; call adapted(make, {name})"
             )
     q = Adapted(bindable(make), params)
     _check_made(q.build())
@@ -128,13 +128,13 @@ def _check_made(made: Any) -> None:
     if not all(callable(getattr(made, name, None)) for name in ("sample", "log_prob")):
         raise TypeError(
             f"make: expected a function that returns a distribution with sample and log_prob, got "
-            f"one that returns {kind}; give distrax's, NumPyro's or TFP's"
+            f"one that returns {kind}; return a distribution of distrax, NumPyro or TFP"
         )
     batch = tuple(getattr(made, "batch_shape", ()))
     if batch:
         raise ValueError(
             f"make: expected a distribution of one z, got {kind} with a batch of shape {batch}; "
-            "gather its dimensions by NumPyro's .to_event(), or distrax's or TFP's Independent"
+            "use NumPyro's .to_event(), or distrax's or TFP's Independent"
         )
 
 

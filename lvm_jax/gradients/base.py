@@ -61,7 +61,7 @@ def find_estimate(value: Any, name: str = "estimate") -> Surrogate | None:
             "of the functions of lvm_jax.gradients returns"
         )
     called = checks.signature(value)
-    cure = "an objective goes into objective="
+    cure = "pass an objective as objective="
     if not checks.takes(value, "key", "point", "num_samples", "step"):
         cure = f"call {value.__name__}(...), which makes the estimator"
     raise TypeError(f"{expected}{called}; {cure}")

@@ -121,7 +121,7 @@ def padded(make: Callable[[int], Likelihood], max_length: int) -> Likelihood:
 
 
 def supports(likelihood: Likelihood, by_length: bool, dim: int) -> Supports:
-    """The supports of x and of the mask or length."""
+    """The supports of x and of the mask or the length."""
     return likelihood.support, up_to(dim) if by_length else MASK
 
 

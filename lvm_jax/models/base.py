@@ -109,8 +109,8 @@ class Joint:
             return ()
         if x is None:
             raise ValueError(
-                "x: expected a data point with what the model is given, got None; p(z | c) and "
-                "p(x | z, c) need it: p.prior(x), p.likelihood(z, x), p.sample(key, x)"
+                "x: expected a data point with what the model is given, got None; call p.prior(x), "
+                "p.likelihood(z, x) or p.sample(key, x)"
             )
         return (self.model.given(x),)
 

@@ -28,21 +28,20 @@ def plate(model: Model, num_points: int) -> Model:
     given = None if model.given is None else jax.vmap(model.given)
     numbers = jnp.arange(num_points)
 
-    def of_row(theta: Params, c: Any) -> Any:
-        return model.prior(theta, *c)
+    of_row: Any = model.prior
 
     def prior(theta: Params, *c: Any) -> Distribution:
-        one = of_row(theta, jax.tree.map(lambda leaf: leaf[0], c))
+        one = of_row(theta, *jax.tree.map(lambda leaf: leaf[0], c))
         if not has_parts(one):
             return one
 
         def second(beta: Latent) -> Rows:
-            return Rows(lambda row: of_row(theta, row[1]).second(beta), (numbers, c))
+            return Rows(lambda row: of_row(theta, *row[1]).second(beta), (numbers, c))
 
         return one._replace(second=second)
 
     def likelihood(theta: Params, z: Latent, *c: Any) -> Distribution:
-        one = of_row(theta, jax.tree.map(lambda leaf: leaf[0], c))
+        one = of_row(theta, *jax.tree.map(lambda leaf: leaf[0], c))
         if not has_parts(one):
             return Rows(lambda row: model.likelihood(theta, z, *row[1]), (numbers, c))
         beta, local = (z[name] for name in one.names)

@@ -103,19 +103,18 @@ def check(a: Architecture) -> None:
             f"(latent_dims), got {a.guide!r}"
         )
     if a.prior == "vamp" and (several or a.refine_steps):
-        why = "several stochastic layers" if several else "refine_steps: it is a mixture of q"
+        why = "several stochastic layers" if several else "refine_steps > 0"
         raise ValueError(f"prior: expected standard_normal or mixture with {why}, got 'vamp'")
     if checks.integer(a.refine_steps, "refine_steps", 0) and a.guide not in GAUSSIANS:
         raise ValueError(
-            f"refine_steps: expected 0 for guide {a.guide!r}; local steps work for "
+            f"refine_steps: expected 0 for guide {a.guide!r}, got {a.refine_steps}; refine one of "
             f"{', '.join(GAUSSIANS)}"
         )
     if a.guide == "ladder" and not all(a.hidden):
         raise ValueError("hidden: expected at least one width in every network of a ladder")
     if a.biases == "log_odds" and a.likelihood not in ("bernoulli", "continuous_bernoulli"):
         raise ValueError(
-            f"biases: expected data or zero with a {a.likelihood} likelihood, whose outputs are no "
-            "log-odds, got 'log_odds'"
+            f"biases: expected data or zero with a {a.likelihood} likelihood, got 'log_odds'"
         )
 
 
@@ -134,6 +133,6 @@ def _check_sizes(a: Architecture) -> None:
             f"latent_dims, as {((200, 200),) * len(a.latent_dims)}, got {a.hidden}"
         )
     if a.channels and len(a.shape) == 1:
-        raise ValueError(f"channels: expected () for x of shape {a.shape}, which is no image")
+        raise ValueError(f"channels: expected () for x of shape {a.shape}, got {a.channels}")
     if a.encoder_scale is not None and not checks.number(a.encoder_scale, "encoder_scale") > 0:
         raise ValueError(f"encoder_scale: expected a number > 0, got {a.encoder_scale}")

@@ -68,13 +68,7 @@ def load_pixels(
     """
     likelihood = checks.choice(likelihood, "likelihood", list(LIKELIHOODS))
     raw = data.load_images(name, split)
-    for part in PARTS[1:]:
-        number = len(getattr(raw, part))
-        if number < 2:
-            raise ValueError(
-                f"split: expected at least 2 images for {part}, got {number}; give "
-                "train/validation/test"
-            )
+    _check_parts(raw)
     bits = likelihood == "bernoulli" and not raw.fixed_bits
     method = binarization or ("dynamic" if bits else "none")
     images = data.binarized(raw, method, seed)
@@ -92,6 +86,17 @@ def load_pixels(
     )
     method = "none" if raw.fixed_bits else method
     return Pixels(images, method, levels, high, train, seen, validation, test, transform)
+
+
+def _check_parts(images: data.ImageData) -> None:
+    """Raise ValueError for fewer than 2 images for validation or test."""
+    for part in PARTS[1:]:
+        number = len(getattr(images, part))
+        if number < 2:
+            raise ValueError(
+                f"split: expected at least 2 images for {part}, got {number}; give "
+                "train/validation/test"
+            )
 
 
 def _bytes(images: data.ImageData, likelihood: str) -> int:
