@@ -134,7 +134,6 @@ def pilot(
     size and a deviation of 0.
     """
     num_chains = jax.tree.leaves(z)[0].shape[0]
-    # Warm-up moves at beta = 0 improve the initial step size.
     betas = jnp.concatenate([jnp.zeros(NUM_WARM, temperatures.dtype), temperatures])
     last = NUM_WARM + (temperatures.shape[0] - 1 if number is None else number)
 
