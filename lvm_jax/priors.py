@@ -1,4 +1,4 @@
-"""Priors p(z) of a latent z: standard normal, a learned mixture, the VampPrior."""
+"""Priors p(z): standard normal, learned mixture, VampPrior."""
 
 import math
 from collections.abc import Callable
@@ -25,12 +25,12 @@ from lvm_jax.typing import (
     Scalar,
 )
 
-SPREAD = 0.5  # of a component of a fresh mixture, whose whole has unit variance
-JITTER = 0.01  # of fresh pseudo-inputs about their data, in standard deviations of the data
+SPREAD = 0.5  # initial standard deviation of mixture components
+JITTER = 0.01  # initial noise of pseudo-inputs, in standard deviations of the data
 
 
 class Prior(NamedTuple):
-    """p(z). `build` makes it afresh from its parameters, so that these may be transformed."""
+    """p(z). `build` rebuilds it on each call, so transformations need only its parameters."""
 
     init: Callable[[Key[Array, ""]], Params]
     build: Callable[[Params], Distribution]
@@ -60,19 +60,18 @@ class Vamp(NamedTuple):
 class Mixture:
     """p(z) = sum_k pi_k component(shared, parts_k)(z), with parts_k row k of every leaf of `parts`.
 
-    A pytree whose leaves are its arrays, the function being static: components are built anew
-    whenever they are used, so it is safe under every transformation whatever distribution they
-    are. `shared` is what all components depend on, () if nothing.
+    A pytree of arrays with a static function. Components are rebuilt on each call, so the mixture
+    is safe under every transformation.
     """
 
-    log_weights: Params  # log pi, normalised, [*B, K]; B where it is vmapped
-    shared: Params
+    log_weights: Params  # log pi, normalised, [*B, K] with vmapped axes B
+    shared: Params  # parameters of all components, or ()
     parts: Params  # leaves [K, ...]
     component: Callable[[Params, Params], Distribution] = field(repr=False)
 
     @property
     def reparameterized(self) -> bool:
-        """No: which component a draw comes from has no derivative in the parameters."""
+        """False: the choice of the component has no derivative."""
         return False
 
     def log_prob(self, value: Latent) -> Scalar:
@@ -87,7 +86,7 @@ class Mixture:
         return jax.nn.logsumexp(self.log_weights + log_p)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
-        """A component for each draw, then z from it; leaves [*sample_shape, ...]."""
+        """Draws, each from a random component; leaves [*sample_shape, ...]."""
         key_label, key_z = jax.random.split(seed)
         count = math.prod(sample_shape)
         labels = jax.random.categorical(key_label, self.log_weights, shape=(count,))
@@ -110,11 +109,10 @@ def standard_normal(dim: int) -> Prior:
 
 
 def mixture(dim: int, num_components: int) -> Prior:
-    """z ~ sum_k pi_k N(loc_k, diag(exp(log_scale_k))^2), all of it learned.
+    """z ~ sum_k pi_k N(loc_k, diag(exp(log_scale_k))^2), with learned parameters.
 
-    It starts with equal weights, standard deviations of 1/2 and means drawn from N(0, 3/4 I): on
-    average N(0, I), where guides start, with every component at a place of its own. Equal
-    components would have equal gradients, and stay equal for ever.
+    Initial weights are equal, standard deviations 1/2, and means from N(0, 3/4 I), which gives
+    N(0, I) on average. Means must differ, because equal components have equal gradients.
 
     Raises ValueError for dim or num_components < 1.
     """
@@ -142,20 +140,19 @@ def _diagonal_normal(shared: Params, part: tuple[Array, Array]) -> Distribution:
 def mixture_of(
     q: ConditionalDensity, inputs: Float[Array, "K ..."], logits: Float[Array, " K"] | None = None
 ) -> Mixture:
-    """p(z) = sum_k pi_k q(z | u_k), of the K `inputs` u_k, with pi = softmax(logits), or equal pi.
+    """p(z) = sum_k pi_k q(z | u_k) with K `inputs` u_k and pi = softmax(logits), equal by default.
 
-    With learned inputs this is the VampPrior: the optimal prior of a VAE is the aggregate
-    posterior, the mean of q(z | x_n) over the data, and this is its best summary by K inputs. p and
-    q then share the parameters of q, so that both are built by one function of all parameters:
+    With learned inputs this is the VampPrior, which approximates the optimal prior of a VAE: the
+    aggregate posterior, the mean of q(z | x_n) over the data. p then depends on the parameters of
+    q, so one function builds both:
 
         def pair(params):
             q = guide(params.phi)
             vamp = params.theta.prior
             return model(params.theta, mixture_of(q, vamp.pseudo_inputs, vamp.logits)), q
 
-    where `model` has `priors.vamp` for its prior. One density costs K densities of q at a z that it
-    did not draw: an inverse autoregressive q has to be inverted for each, a coupling flow or a
-    Gaussian has not.
+    where the prior of `model` is `priors.vamp`. One density costs K densities of q. An inverse
+    autoregressive q inverts the flow for each, which is slow.
 
     Source: Tomczak and Welling (2018), section 3, whose pi_k are equal.
     """
@@ -171,11 +168,11 @@ def _component(q: ConditionalDensity, x: Array) -> Distribution:
 def vamp(num_components: int, start: ArrayLike) -> Prior:
     """The parameters of a VampPrior, `Vamp`: pseudo-inputs and weights for `mixture_of`.
 
-    `start` is data rows [N, D], N >= K: the pseudo-inputs begin at K rows drawn without
-    replacement, plus noise of a hundredth of the data's standard deviation, so that two equal
-    rows give no two equal components. They are not held to the range of the data.
+    The pseudo-inputs start at K random rows of `start` [N, D], N >= K, plus noise of 1% of the
+    data's standard deviation, so that components differ. They may leave the range of the data.
 
-    Raises ValueError for a `start` without K distinct rows, and in `build`: the prior needs q.
+    Raises ValueError for a `start` without K distinct rows. `build` always raises ValueError,
+    because the prior needs q: use `mixture_of`.
     """
     num_components = checks.integer(num_components, "num_components", 1)
     rows = np.asarray(checks.points(start, "start", num_components))
@@ -192,8 +189,8 @@ def vamp(num_components: int, start: ArrayLike) -> Prior:
 
     def build(params: Vamp) -> Mixture:
         raise ValueError(
-            "prior: expected the VampPrior built from q, got its parameters alone; bind the model "
-            "by model(theta, priors.mixture_of(q, theta.prior.pseudo_inputs, theta.prior.logits))"
+            "prior: expected the VampPrior built from q, got only its parameters; call "
+            "model(theta, priors.mixture_of(q, theta.prior.pseudo_inputs, theta.prior.logits))"
         )
 
     return Prior(init, build)

@@ -1,9 +1,8 @@
-"""Seam 1: log-weights. Every bound reduces them, every diagnostic reads them.
+"""Importance log-weights, the input of all bounds and diagnostics.
 
     log w_s = log p(x, z_s) - log q(z_s),    z_s ~ q,    for ONE data point x
 
-so that E_q[w] = p(x). Map over data points outside: the mean over S is then inside the logarithm
-and the mean over N outside, whatever the batch.
+so E_q[w] = p(x). Map over data points with jax.vmap.
 """
 
 from collections.abc import Callable
@@ -20,7 +19,7 @@ LogJoint = Callable[[Latent], Scalar]  # z -> log p(x, z), of one data point, in
 
 
 class Weighted(NamedTuple):
-    """S draws of q with their log-weights."""
+    """S draws from q with their log-weights."""
 
     z: Latent  # leaves [S, ...]
     log_weights: Float[Array, " S"]
@@ -31,17 +30,17 @@ def log_weights(
 ) -> Float[Array, " S"]:
     """log w_s = log p(x, z_s) - log q(z_s) of `num_samples` draws z_s from q, [S], in nats.
 
-    Differentiable in what `log_joint` closes over, in the parameters of q, and, where q is
-    reparameterised, through the draws. NaN and infinite values are kept.
+    Differentiable in values that `log_joint` closes over, in the parameters of q and, if q is
+    reparameterised, through the draws. NaN and infinite values are propagated.
 
-    Raises ValueError for num_samples < 1, a log-joint or a log q(z) that is not a scalar, or a z
-    that does not fit the log-joint; TypeError for a key that is not typed.
+    Raises ValueError for num_samples < 1, a log-joint or a log q(z) that is not a scalar, or a
+    log-joint that fails for draws from q; TypeError for a key that is not typed.
     """
     return weigh(key, log_joint, q, num_samples).log_weights
 
 
 def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int) -> Weighted:
-    """`log_weights`, with the draws that they belong to; raises as it does."""
+    """`log_weights` with the draws; raises the same errors."""
     checks.key(key)
     check_log_prob(q)
     z, log_q = sample_and_log_prob(key, q, num_samples)
@@ -52,10 +51,10 @@ def weigh(key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples
 
 
 def draw(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
-    """`num_samples` draws from q, stacked along a leading axis S on every leaf.
+    """`num_samples` draws from q, leaves [S, ...].
 
-    Raises ValueError for num_samples < 1, TypeError for a key that is not typed or a q that is no
-    distribution.
+    Raises ValueError for num_samples < 1, and TypeError for a key that is not typed or a q that is
+    no distribution.
     """
     checks.key(key)
     checks.integer(num_samples, "num_samples", 1)
@@ -65,7 +64,7 @@ def draw(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
 def sample_and_log_prob(
     key: Key[Array, ""], q: Distribution, num_samples: int
 ) -> tuple[Latent, Float[Array, " S"] | None]:
-    """`draw`, and log q of the draws by their own noise, or None where q has no such price."""
+    """`draw`, and log q of the draws by `q.sample_and_log_prob`, or None without this method."""
     checks.key(key)
     if not has_sample_and_log_prob(q):
         return draw(key, q, num_samples), None
@@ -74,14 +73,14 @@ def sample_and_log_prob(
 
 
 def check_log_joint(log_joint: LogJoint, z: Latent) -> None:
-    """Refuse a log-joint that does not take one z [of q's shape] to one number."""
+    """Raise ValueError for a log-joint that does not map one z, of S draws, to one number."""
     one = _one(z)
     shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", one)
     try:
         value = jax.eval_shape(log_joint, one)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"log_joint: expected to take a z as q draws it, {shapes}, but it fails on one: {error}"
+            f"log_joint: expected to take a z drawn from q, {shapes}, but it fails: {error}"
         ) from error
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
@@ -91,23 +90,23 @@ def check_log_joint(log_joint: LogJoint, z: Latent) -> None:
 
 
 def check_log_prob(q: Distribution, name: str = "q") -> None:
-    """Refuse a q whose log-density of one draw is not one number: one with a batch of parameters.
+    """Raise ValueError for a q with batched parameters, whose log q of one draw is no scalar.
 
-    Shapes only: nothing is computed.
+    It evaluates shapes only.
     """
 
-    def price(key: Key[Array, ""]) -> Scalar | float:
+    def log_q(key: Key[Array, ""]) -> Scalar | float:
         if has_sample_and_log_prob(q):
             return q.sample_and_log_prob(seed=key, sample_shape=())[1]
         return q.log_prob(q.sample(seed=key))
 
     checks.distribution(q, name)
     cure = (
-        "map over data points with jax.vmap, and gather the dimensions of z with "
+        "map over data points with jax.vmap, and combine the dimensions of z with "
         "distributions.Independent"
     )
     try:
-        value = jax.eval_shape(price, jax.random.key(0))
+        value = jax.eval_shape(log_q, jax.random.key(0))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name}: expected one log-density for one z, but log_prob fails on a draw ({error}); "
@@ -120,5 +119,5 @@ def check_log_prob(q: Distribution, name: str = "q") -> None:
 
 
 def _one(z: Latent) -> Latent:
-    """The shape and dtype of one of S draws."""
+    """Shapes and dtypes of one of S draws."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), z)

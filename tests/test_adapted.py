@@ -268,7 +268,7 @@ def test_what_cannot_be_adapted_is_refused():
         numpyro.Normal(0.0, 1.0),
     )
     refused(TypeError, r"make: .* of the 3 params given .* got <lambda>\(a\)", lambda a: a, 1, 2, 3)
-    refused(TypeError, "make: .* got one that returns builtins.int; give", lambda a: 3, LOC)
+    refused(TypeError, "make: .* got one that returns builtins.int; return", lambda a: 3, LOC)
     words = r"make: expected a distribution of one z, got numpyro.Normal with a batch of shape \(3,\); .*to_event"
     refused(ValueError, words, numpyro.Normal, LOC, SCALE)
     refused(ValueError, "parameters: no such scale", bad, LOC)

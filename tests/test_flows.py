@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from model_cases import grid, quick_jit
 
 from lvm_jax import bounds, evidence, gradients, guides
-from lvm_jax.distributions.flows.autoregressive import autoregressive_masks, settle
+from lvm_jax.distributions.flows.autoregressive import autoregressive_masks, fixed_point
 from lvm_jax.networks import mlp
 from lvm_jax.weights import draw, log_weights, weigh
 
@@ -177,11 +177,13 @@ def test_the_inverse_is_exact_where_every_pass_settles_one_coordinate(x64):
     """z_d = y_d + 1.5 z_{d-1} in 30 dimensions: no pass fewer would do."""
     with jax.enable_x64(x64):
         y = jnp.linspace(1.0, -0.5, 30)
-        found = settle(lambda z: y + 1.5 * jnp.concatenate([jnp.zeros(1), z[:-1]]), y)
+        found = fixed_point(lambda z: y + 1.5 * jnp.concatenate([jnp.zeros(1), z[:-1]]), y)
         assert found.dtype == (jnp.float64 if x64 else jnp.float32)
         want = np.linalg.solve(np.eye(30) - 1.5 * np.eye(30, k=-1), np.asarray(y, float))
         np.testing.assert_allclose(found, want, rtol=1e-12 if x64 else 1e-5)
-        assert np.isnan(settle(lambda z: z.at[0].set(jnp.nan), y)[0])  # ends, and hides nothing
+        assert np.isnan(
+            fixed_point(lambda z: z.at[0].set(jnp.nan), y)[0]
+        )  # ends, and hides nothing
 
 
 @kinds
@@ -253,7 +255,7 @@ def test_sizes_are_refused():
         ("kind: expected one of iaf, coupling, got 'ia'", ("ia", 2, 1, (4,))),
         ("dim: expected an integer >= 2, got 1", ("coupling", 1, 1, (4,))),
         ("num_layers: expected an integer >= 1, got 0", ("iaf", 2, 0, (4,))),
-        ("hidden: expected at least one width", ("iaf", 2, 1, ())),
+        ("hidden: expected a sequence of 1 or more sizes", ("iaf", 2, 1, ())),
         ("hidden: expected an integer >= 1, got 0", ("iaf", 2, 1, (4, 0))),
         ("context_dim: expected an integer >= 0, got -1", ("iaf", 2, 1, (4,), -1)),
     )

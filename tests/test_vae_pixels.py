@@ -43,9 +43,9 @@ def test_chosen_rows_are_those_at_their_places_and_a_smaller_choice_is_a_part():
     pixels = vae.load_pixels("digits", likelihood="gaussian")
     few, many = (pixels.choose(most, 5) for most in (10, 10_000))
     for name in vae.PARTS:
-        np.testing.assert_array_equal(few.rows[name], getattr(pixels, name)[few.places[name]])
-        np.testing.assert_array_equal(few.places[name], many.places[name][:10])
-        np.testing.assert_array_equal(np.sort(many.places[name]), np.arange(many.out_of[name]))
+        np.testing.assert_array_equal(few.rows[name], getattr(pixels, name)[few.indices[name]])
+        np.testing.assert_array_equal(few.indices[name], many.indices[name][:10])
+        np.testing.assert_array_equal(np.sort(many.indices[name]), np.arange(many.out_of[name]))
 
 
 def test_wrong_words_are_refused():

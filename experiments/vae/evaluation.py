@@ -184,8 +184,8 @@ def units(active: ActiveUnits) -> list[tuple[int, int]]:
 def points_of(
     chosen: Chosen, terms: Terms, log_p: list[LogP], labels: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Arrays [n] of the test images: log p by `config.evidence`, its error, k-hat, and bounds."""
-    points = {"point": point_ids(chosen.rows["test"]), "index": chosen.places["test"]}
+    """Arrays [n] of the test images: log p by `config.evidence`, its error and k-hat, the bounds."""
+    points = {"point": point_ids(chosen.rows["test"]), "index": chosen.indices["test"]}
     if labels is not None:
         points["label"] = labels
     for prefix, one in zip(("", "importance_"), log_p[::-1], strict=False):

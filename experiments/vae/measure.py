@@ -132,7 +132,7 @@ def measure(config: Config, run: Run, prepared: Prepared) -> Result:
     chosen = prepared.pixels.choose(config.evaluated, config.seed)
     test, every = chosen.rows["test"], np.concatenate([chosen.rows[name] for name in vae.PARTS])
     labels = prepared.pixels.images.test_labels
-    labels = None if labels is None else labels[chosen.places["test"]]
+    labels = None if labels is None else labels[chosen.indices["test"]]
 
     size = config.num_samples
     terms = run.stage(

@@ -12,7 +12,15 @@ from lvm_jax._core import checks, support
 from lvm_jax._core.trees import check_trees, differences
 from lvm_jax.guides.base import Conditional
 from lvm_jax.guides.shared import shared
-from lvm_jax.models.base import KEPT, MISFITS, DataPoint, Joint, data_point, lacking, unchanged
+from lvm_jax.models.base import (
+    CACHED,
+    STRUCTURE_ERRORS,
+    DataPoint,
+    Joint,
+    context_error,
+    data_point,
+    unchanged,
+)
 from lvm_jax.typing import ArrayLike, Latent, Params
 
 CURES = {
@@ -192,7 +200,7 @@ def check_q(p: Any, q: Any, point: Any, name: str = "q") -> None:
     """
     try:
         guided = _drawn(_call, "q(x)", q, point)
-    except MISFITS as error:
+    except STRUCTURE_ERRORS as error:
         if isinstance(q, Conditional):
             _blame("phi", "guide", q.guide.init, q.phi, error)
         raise ValueError(
@@ -227,11 +235,11 @@ def check_theta(p: Joint, x: Any = None, name: str = "x") -> DataPoint:
     """
     try:
         return data_point(p, x)
-    except MISFITS as error:
+    except STRUCTURE_ERRORS as error:
         _blame("theta", "model", p.model.init, p.theta, error)
         if p.model.given is None:
             raise
-        raise lacking(x, error, name) from error
+        raise context_error(x, error, name) from error
 
 
 def _shapes(point: Any) -> Any:
@@ -265,7 +273,7 @@ def _start(init: Callable) -> tuple[Any, Any] | None:
     """The outline of the parameters of `init`, or None if `init` fails."""
     try:
         return _outline(jax.eval_shape(init, jax.random.key(0)))
-    except MISFITS:
+    except STRUCTURE_ERRORS:
         return None
 
 
@@ -288,7 +296,7 @@ def _drawn(build: Callable, name: str, *arguments: Any) -> Latent:
     return _draw(build, name, structure, tuple(leaves))
 
 
-@lru_cache(maxsize=2 * KEPT)
+@lru_cache(maxsize=2 * CACHED)
 def _draw(build: Callable, name: str, structure: Any, leaves: tuple[Any, ...]) -> Latent:
     def draw(key: Any, *arguments: Any) -> Latent:
         return checks.distribution(build(*arguments), name).sample(seed=key)

@@ -130,7 +130,7 @@ def bind(pair: Pair, params: Params) -> tuple[Any, Any]:
         found = jax.eval_shape(build, params)
     except NoTree:
         raise
-    except inputs.MISFITS as error:
+    except inputs.STRUCTURE_ERRORS as error:
         if made:  # the value is wrong, not the parameters
             check_two(made[-1])
         raise ValueError(

@@ -1,9 +1,9 @@
-"""From an easy density to a hard one by steps: the path, its schedules, and what moves on it.
+"""Annealed importance sampling: paths of densities, schedules of temperatures, Markov transitions.
 
     log f_beta(z) = (1 - beta) log q(z) + beta log p(x, z),    0 <= beta <= 1,    of ONE data point
 
-A `plan` says how chains travel: `evidence.annealed`, `sequential` and `sandwich` weigh them;
-`unadjusted_log_weights` is the same by a differentiable dynamics, for a bound to train with.
+A `plan` has the temperatures and transitions for `evidence.annealed`, `sequential` and `sandwich`.
+`unadjusted_log_weights` uses differentiable dynamics instead, for bounds to train with.
 """
 
 from lvm_jax.annealing.chains import AnnealedChain, Trail, anneal, reverse, trail

@@ -1,4 +1,4 @@
-"""One chain along the path, forwards from q or backwards from the posterior, and its weight."""
+"""One annealed chain with its weight, forward from q or backward from the posterior."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from lvm_jax.typing import Array, Float, Key, Latent, Scalar
 
 
 class AnnealedChain(NamedTuple):
-    """Where one chain ended, and what it weighs."""
+    """The end of one chain, its log-weight and its acceptance probabilities."""
 
     z: Latent
     log_weight: Scalar
@@ -21,7 +21,7 @@ class AnnealedChain(NamedTuple):
 
 
 class Trail(NamedTuple):
-    """What one chain had at each of its temperatures, beta_0 = 0 among them."""
+    """The log-weights of one chain at each temperature, including beta_0 = 0."""
 
     z: Latent  # at the end
     log_weights: Float[Array, " T1"]  # log w_t, log w_0 = 0
@@ -32,13 +32,12 @@ class Trail(NamedTuple):
 def anneal(
     key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
 ) -> AnnealedChain:
-    """From z_0 ~ q to beta = 1, by a weight and a move at every temperature.
+    """A chain from z_0 ~ q to beta = 1, with a weight and a move at every temperature.
 
         log w = sum_t (beta_t - beta_{t-1}) (log p(x, z_{t-1}) - log q(z_{t-1}))
 
-    with z_t ~ K_t(z_{t-1}) and K_t invariant for f_{beta_t}: E[w] = p(x), whatever the moves.
-    With T = 1 it is one draw of importance sampling. The last z is a draw of the posterior in the
-    sense of w.
+    with z_t ~ K_t(z_{t-1}), where K_t leaves f_{beta_t} invariant. E[w] = p(x) for any such moves.
+    T = 1 is importance sampling. With its weight w, the last z is a draw from the posterior.
 
     Source: Neal (2001).
     """
@@ -50,13 +49,13 @@ def anneal(
 def trail(
     key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
 ) -> Trail:
-    """`anneal` with all that it passed: log w_t is the weight of z_t as a draw of f_{beta_t}."""
+    """`anneal` with all log-weights; w_t is the weight of z_t as a draw from f_{beta_t}."""
     checks.key(key)
 
     def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple, tuple]:
         z, log_w = state
         index, before, beta, step_size = now
-        # Weight and move price the same z in one iteration, so that the compiler does it once.
+        # Weight and move evaluate the density at the same z, which XLA merges in one iteration.
         ratio = path.log_weight(z)
         log_w = log_w + (beta - before) * ratio
         z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
@@ -77,13 +76,12 @@ def trail(
 def reverse(
     key: Key[Array, ""], path: Path, z: Latent, schedule: Schedule, transition: Transition
 ) -> AnnealedChain:
-    """From z_T ~ p(z | x) back to beta = 0: the journey of `anneal` run in the other direction.
+    """A chain from z_T ~ p(z | x) back to beta = 0: `anneal` in the reverse direction.
 
         log w = sum_t (beta_t - beta_{t-1}) (log p(x, z_{t-1}) - log q(z_{t-1}))
 
-    with z_{t-1} ~ K_t(z_t). E[1 / w] = 1 / p(x) if z_T is an exact draw, so that
-    E[log w] >= log p(x). It needs reversible moves, as ours are. `acceptance` is in the order of
-    the temperatures, as that of `anneal`.
+    with z_{t-1} ~ K_t(z_t), which must be reversible. If z_T is an exact draw, E[1 / w] = 1 / p(x),
+    so E[log w] >= log p(x). `acceptance` is ordered by increasing temperature, as in `anneal`.
 
     Source: Grosse, Ghahramani and Adams (2015).
     """
@@ -91,7 +89,7 @@ def reverse(
 
     def step(z: Latent, now: tuple) -> tuple[Latent, tuple[Scalar, Scalar]]:
         index, beta, step_size = now
-        ratio = path.log_weight(z)  # beside the move, as in `trail`
+        ratio = path.log_weight(z)  # before the move, to be merged with it as in `trail`
         z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
         return z, (ratio, accepted)
 

@@ -1,7 +1,7 @@
-"""What chains cost for one data point, in evaluations of the joint density or its gradient.
+"""The cost of chains for one data point, in evaluations of the joint density or its gradient.
 
-A weight costs 1. A move costs `move_cost`: L + 1 for `hmc(L)`, the number of values of all
-variables for `gibbs`. A density that a weight and the next move share counts twice.
+A weight costs 1. A move costs `move_cost`: L + 1 for `hmc(L)`, and num_values for one update of
+`gibbs`. An evaluation that a weight and the next move share counts twice.
 """
 
 from lvm_jax._core import checks
@@ -10,9 +10,9 @@ from lvm_jax.annealing.tuning import MOST, NUM_WARM
 
 
 def pilot_cost(num_temperatures: int, move_cost: int, num_pilot: int = PILOT) -> int:
-    """C (10 + min(T, 100)) (1 + move_cost) evaluations, of C = `num_pilot` pilot chains.
+    """The cost of C = `num_pilot` pilot chains, C (10 + min(T, 100)) (1 + move_cost) evaluations.
 
-    A weight and a move at each temperature, of at most 100, and at 10 steps of warm-up.
+    Each chain makes 10 warm-up steps and one step at each of at most 100 temperatures.
     Raises ValueError or TypeError for an argument that is not an integer >= 0.
     """
     chains, steps = _integers(num_pilot=num_pilot, num_temperatures=num_temperatures)
@@ -21,10 +21,10 @@ def pilot_cost(num_temperatures: int, move_cost: int, num_pilot: int = PILOT) ->
 
 
 def chain_cost(num_chains: int, num_temperatures: int, move_cost: int) -> int:
-    """C (1 + T (1 + move_cost)) evaluations, of C annealed chains in one direction.
+    """The cost of C annealed chains in one direction, C (1 + T (1 + move_cost)) evaluations.
 
-    A weight and a move at each temperature, and one weight more; particles of `sequential` do
-    without the latter, which is C less. The pilot is not included. Errors as `pilot_cost`.
+    Each chain takes a weight and a move at each temperature and a final weight. `sequential` does
+    not need the final weights and costs C less. The pilot is not included. Errors as `pilot_cost`.
     """
     chains, steps = _integers(num_chains=num_chains, num_temperatures=num_temperatures)
     (move,) = _integers(move_cost=move_cost)
@@ -32,11 +32,11 @@ def chain_cost(num_chains: int, num_temperatures: int, move_cost: int) -> int:
 
 
 def affordable_temperatures(budget: int, num_chains: int, move_cost: int) -> int:
-    """The largest T for which C chains and their pilot of 8 cost `budget` at most; 0 for none.
+    """The largest T for which C chains with 8 pilot chains cost at most `budget`, or 0.
 
         pilot_cost(T, move_cost) + chain_cost(C, T, move_cost) <= budget
 
-    Raises ValueError or TypeError for an argument that is not an integer >= 0, or no chain.
+    Raises ValueError or TypeError for an argument that is not an integer >= 0 (num_chains >= 1).
     """
     (left,) = _integers(budget=budget)
     checks.integer(num_chains, "num_chains", 1)

@@ -1,6 +1,6 @@
-"""Annealing whose number of temperatures is traced: one program for any number.
+"""Annealing with a traced number of temperatures: one compiled program for any number.
 
-Arrays have a capacity of M temperatures, of which the first T are used; loops run T times.
+Arrays have capacity for M temperatures; loops use the first T.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lvm_jax import weights
 from lvm_jax.annealing.path import STEEPNESS, Path
 from lvm_jax.annealing.transitions import Transition
-from lvm_jax.annealing.tuning import MOST, Schedule, pilot, place, spread
+from lvm_jax.annealing.tuning import MOST, Schedule, equalize, pilot, spread
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Scalar
 
 Number = Int[Array, ""]
@@ -24,9 +24,9 @@ def tuned(
     transition: Transition,
     num_chains: int,
 ) -> Schedule:
-    """`annealing.tune` of T = `number` sigmoid temperatures, placed anew: the same schedule.
+    """The schedule of `annealing.tune` with `adaptive`, for T = `number` sigmoid temperatures.
 
-    Temperatures are [M + 1] and step sizes [M], M the capacity; those beyond T are at beta = 1.
+    Temperatures are [M + 1] and step sizes [M], M = `capacity`; temperatures beyond T are 1.
     """
     key_scale, key_start, key_moves = jax.random.split(key, 3)
     scale = spread(key_scale, q)
@@ -37,14 +37,14 @@ def tuned(
     own = _sigmoid(jnp.round(visited) / number)
     steps, _, deviation = pilot(key_moves, path, z, own, transition, scale, few)
     even = jnp.minimum(jnp.arange(capacity + 1, dtype=dtype) / number, 1.0)
-    temperatures = place(own, deviation, even)
+    temperatures = equalize(own, deviation, even)
     steps = jnp.exp(jnp.interp(temperatures[1:], own[1:], jnp.log(steps)))
     return Schedule(temperatures, steps, scale)
 
 
 def _sigmoid(parts: Float[Array, " P"]) -> Float[Array, " P"]:
-    """The temperatures of `annealing.sigmoid` at parts of the way, 1 beyond the end."""
-    raw, ends = (jax.nn.sigmoid(STEEPNESS * (2 * at - 1)) for at in (parts, jnp.arange(2.0)))
+    """The temperatures of `annealing.sigmoid` at t / T = `parts`, and 1 for parts > 1."""
+    raw, ends = (jax.nn.sigmoid(STEEPNESS * (2 * part - 1)) for part in (parts, jnp.arange(2.0)))
     betas = (raw - ends[0]) / (ends[1] - ends[0])
     return jnp.where(parts >= 1, 1.0, jnp.where(parts <= 0, 0.0, betas)).astype(parts.dtype)
 
@@ -59,7 +59,7 @@ def anneal(
 ) -> tuple[Latent, Float[Array, " C"], Float[Array, " M"]]:
     """`annealing.anneal` of C chains z [C, ...] over the first T = `number` temperatures.
 
-    Returns their ends, their log-weights and the mean acceptance at each temperature.
+    Returns the final z, the log-weights and the mean acceptance at each temperature.
     """
     betas = schedule.temperatures
 
@@ -67,12 +67,12 @@ def anneal(
         before, beta = betas[index], betas[index + 1]
 
         def one(key: Key[Array, ""], z: Latent) -> tuple[Scalar, Latent, Scalar]:
-            # Weight and move price the same z in one iteration: the compiler does it once.
+            # Weight and move evaluate the density at the same z, which XLA merges.
             ratio = path.log_weight(z)
-            density = lambda at: path.log_density(beta, at)  # noqa: E731
-            own = jax.random.fold_in(key, index)
+            density = lambda z: path.log_density(beta, z)  # noqa: E731
+            step_key = jax.random.fold_in(key, index)
             size = schedule.step_sizes[index]
-            return ratio, *transition.move(own, density, z, schedule.scale, size)
+            return ratio, *transition.move(step_key, density, z, schedule.scale, size)
 
         z, log_w, acceptance = state
         ratio, z, accepted = jax.vmap(one)(keys, z)

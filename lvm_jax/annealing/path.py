@@ -1,4 +1,4 @@
-"""The geometric path between q and the joint density, and the temperatures on it."""
+"""The geometric path between q and the joint density, and schedules of temperatures."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ STEEPNESS = 4.0  # of the sigmoid schedule, in Grosse et al. (2015)
 
 
 class Path(NamedTuple):
-    """log f_beta = log q + beta (log p - log q), unnormalised, from q to the joint density."""
+    """log f_beta = log q + beta (log p - log q), unnormalised: q at 0, the joint density at 1."""
 
     log_q: LogJoint  # z -> log q(z), normalised
     log_joint: LogJoint  # z -> log p(x, z)
@@ -25,20 +25,20 @@ class Path(NamedTuple):
         return self.log_joint(z) - self.log_q(z)
 
     def log_density(self, beta: Scalar, z: Latent) -> Scalar:
-        """log f_beta(z), in nats; NaN, which no move accepts, where q and p are both zero."""
+        """log f_beta(z), in nats; NaN, which all moves reject, if q and p are both 0."""
         log_q = self.log_q(z)
         return log_q + beta * (self.log_joint(z) - log_q)
 
     def dtype(self, z: Latent) -> jnp.dtype:
-        """The dtype of the log-weights of draws z [C, ...], which temperatures must share."""
+        """The dtype of the log-weights of draws z [C, ...], to be used for temperatures."""
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), z)
         return jax.eval_shape(self.log_weight, one).dtype
 
 
 def make_path(log_joint: LogJoint, q: Distribution, z: Latent, continuous: bool) -> Path:
-    """The path from q, after refusing a log-joint, a q or a z (draws, [C, ...]) that do not fit.
+    """The path from q, after validation of the log-joint, q and its draws z [C, ...].
 
-    `continuous` says that the moves need a real-valued z.
+    With `continuous`, the moves need a real-valued z. Raises ValueError or TypeError.
     """
     weights.check_log_joint(log_joint, z)
     weights.check_log_prob(q)
@@ -56,9 +56,9 @@ def linear(num_temperatures: int) -> Float[Array, " T1"]:
 
 
 def sigmoid(num_temperatures: int, steepness: float = STEEPNESS) -> Float[Array, " T1"]:
-    """Temperatures by a sigmoid of steepness (2 t / T - 1), stretched to 0 and 1, [T + 1].
+    """Temperatures by a sigmoid of steepness (2 t / T - 1), rescaled to [0, 1], [T + 1].
 
-    Temperatures crowd at both ends, where the densities change fastest.
+    They are dense near 0 and 1, where the densities change fastest.
 
     Source: Grosse, Ghahramani and Adams (2015), with steepness 4.
     """
@@ -71,9 +71,9 @@ def sigmoid(num_temperatures: int, steepness: float = STEEPNESS) -> Float[Array,
 
 
 def check_temperatures(temperatures: ArrayLike) -> Float[Array, " T1"]:
-    """Return [T + 1] temperatures that rise from 0 to 1, or say what is wrong with them.
+    """Return [T + 1] temperatures; ValueError unless they rise from 0 to 1.
 
-    Traced ones pass unseen, but for their shape.
+    For traced temperatures only the shape is checked.
     """
     shape = jnp.shape(temperatures)
     if len(shape) != 1 or shape[0] < 2:

@@ -1,4 +1,4 @@
-"""How chains travel from q to the posterior: what every annealed method is told in one value."""
+"""The settings of annealed chains: temperatures, transitions and tuning in one value."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from lvm_jax.annealing.transitions import Transition, hmc
 from lvm_jax.annealing.tuning import Schedule, schedule, tune
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent
 
-PILOT = 8  # chains
+PILOT = 8  # default number of pilot chains
 
 
 @partial(
@@ -21,9 +21,9 @@ PILOT = 8  # chains
 )
 @dataclass(frozen=True)
 class Plan:
-    """Temperatures, moves, and where the step sizes come from. Made by `plan` or `fixed`.
+    """Temperatures, moves, and the source of the step sizes; made by `plan` or `fixed`.
 
-    A pytree of its arrays: their values may change without a compilation.
+    A pytree of arrays: new values do not recompile.
     """
 
     temperatures: Float[Array, "*N T1"]
@@ -33,13 +33,13 @@ class Plan:
     schedule: Schedule | None = None
 
     def prepare(self, key: Key[Array, ""], path: Path, q: Distribution, z: Latent) -> Schedule:
-        """The schedule of ONE data point, in the dtype of its log-weights; z are draws of q."""
+        """The schedule for ONE data point, in the dtype of its log-weights; z are draws from q."""
         found = self._tuned(key, path, q, z) if self.schedule is None else self.schedule
         dtype = path.dtype(z)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), found)
 
     def _tuned(self, key: Key[Array, ""], path: Path, q: Distribution, z: Latent) -> Schedule:
-        """By pilot chains, or without them the transition's own step size."""
+        """The schedule from pilot chains, or without them from the transition's step size."""
         if self.num_pilot == 0:
             one = jax.tree.map(lambda leaf: leaf[0], z)
             return schedule(self.temperatures, self.transition, one)
@@ -57,16 +57,15 @@ def plan(
     num_pilot: int | None = None,
     adaptive: bool = False,
 ) -> Plan:
-    """A plan of T temperatures, [T + 1] from 0 to 1, and of moves, `hmc()` unless given.
+    """A plan with T temperatures, [T + 1] from 0 to 1, and moves (default `hmc()`).
 
-    The step sizes of moves that have a target come from a pilot run of `num_pilot` other chains (8
-    unless given), which costs as much as so many chains more of at most 100 temperatures; with
-    `adaptive` it also places the temperatures anew. With num_pilot = 0 the transition's own step
-    size is used throughout, in z's own units: so for the moves of a discrete z, which have none,
-    by default.
+    A pilot run of `num_pilot` other chains (default 8) over at most 100 temperatures tunes the step
+    sizes of moves with a target acceptance; with `adaptive` it also chooses the temperatures. With
+    num_pilot = 0 all moves use the step size of the transition, in the units of z. This is the
+    default for moves without a target, such as those of a discrete z.
 
     Raises ValueError for temperatures that do not rise from 0 to 1, num_pilot of 1 or below 0, or
-    an `adaptive` without a pilot.
+    `adaptive` without a pilot.
     """
     transition = hmc() if transition is None else transition
     if num_pilot is None:
@@ -78,7 +77,7 @@ def plan(
 
 
 def fixed(schedule: Schedule, transition: Transition | None = None) -> Plan:
-    """A plan without a pilot: a schedule that `tune` found or you made; `hmc()` unless given."""
+    """A plan with a given schedule, such as one from `tune`, and moves (default `hmc()`)."""
     check_temperatures(schedule.temperatures)
     return Plan(
         schedule.temperatures, hmc() if transition is None else transition, 0, False, schedule

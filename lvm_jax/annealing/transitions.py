@@ -1,7 +1,7 @@
-"""Reversible moves that leave a density invariant, for one chain; by blackjax's kernels.
+"""Reversible Markov transitions that leave a density invariant, for one chain.
 
-Every move works in units of `scale`, q's standard deviation of each coordinate, so that one step
-size serves all coordinates; it is then of the order of 1.
+Step sizes are in units of `scale`, q's standard deviation of each coordinate, so one step size of
+order 1 suits all coordinates.
 """
 
 from collections.abc import Callable
@@ -22,26 +22,25 @@ Move = Callable[[Key[Array, ""], LogJoint, Latent, Latent, Scalar], tuple[Latent
 
 
 class Transition(NamedTuple):
-    """A reversible Markov kernel, whatever the density that it is given.
+    """A Markov kernel, reversible for any given density.
 
-    `step_size` is where tuning starts, in units of `scale`, and `target` the acceptance that it
-    aims at; without a target there is nothing to tune.
+    `step_size` is the initial step size of tuning, in units of `scale`. `target` is the acceptance
+    probability to tune for; None means no tuning.
     """
 
     move: Move
     step_size: float = 1.0
     target: float | None = None
-    continuous: bool = True  # does it need real-valued z?
+    continuous: bool = True  # whether z must be real-valued
 
 
 @lru_cache
 def hmc(num_leapfrogs: int = 10, jitter: float = 0.2) -> Transition:
-    """Hamiltonian Monte Carlo with a Metropolis test, of `num_leapfrogs` steps.
+    """Hamiltonian Monte Carlo with `num_leapfrogs` leapfrog steps and a Metropolis test.
 
-    The step size of each move is drawn uniformly within `jitter` of its share about the given one,
-    so that no period of the density resonates with the trajectory. Costs one gradient a leapfrog
-    step, and one more. Tuned to accept 0.65 (Beskos et al. 2013). The same arguments give the
-    same object, so that nothing compiles again.
+    Each move draws its step size uniformly from step_size (1 +- jitter), to avoid resonance with
+    periodic trajectories. A move costs `num_leapfrogs` + 1 gradients. The target acceptance is 0.65
+    (Beskos et al. 2013). Equal arguments return the same object, which avoids recompilation.
 
     Raises ValueError for num_leapfrogs < 1 or a jitter outside [0, 1).
     """
@@ -61,10 +60,10 @@ def hmc(num_leapfrogs: int = 10, jitter: float = 0.2) -> Transition:
 
 @lru_cache
 def mala() -> Transition:
-    """The Metropolis-adjusted Langevin algorithm; its `step_size` is blackjax's, a variance / 2.
+    """The Metropolis-adjusted Langevin algorithm; as in BlackJAX, `step_size` is a variance / 2.
 
-    It is HMC with one leapfrog step of sqrt(2 step_size), which needs no jitter. Tuned to accept
-    0.574 (Roberts and Rosenthal 1998). Two gradients a move.
+    It equals HMC with one leapfrog step of size sqrt(2 step_size). The target acceptance is 0.574
+    (Roberts and Rosenthal 1998). A move costs two gradients.
     """
 
     def move(
@@ -79,8 +78,8 @@ def mala() -> Transition:
 def random_walk(num_updates: int = 1) -> Transition:
     """`num_updates` Metropolis steps with normal proposals of `step_size` standard deviations.
 
-    Tuned to accept 0.234 (Roberts, Gelman and Gilks 1997). One density a step, no gradients.
-    Raises ValueError for num_updates < 1.
+    The target acceptance is 0.234 (Roberts, Gelman and Gilks 1997). A step costs one density and no
+    gradient. Raises ValueError for num_updates < 1.
     """
     num_updates = checks.integer(num_updates, "num_updates", 1)
 
@@ -88,18 +87,20 @@ def random_walk(num_updates: int = 1) -> Transition:
         key: Key[Array, ""], log_density: LogJoint, z: Latent, scale: Latent, step_size: Scalar
     ) -> tuple[Latent, Scalar]:
         def propose(key: Key[Array, ""], z: Latent) -> Latent:
-            leaves, structure = jax.tree.flatten(z)
-            keys = jax.random.split(key, len(leaves))
-            noise = [
-                jax.random.normal(key, leaf.shape, leaf.dtype)
-                for key, leaf in zip(keys, leaves, strict=True)
-            ]
-            walk = jax.tree.unflatten(structure, noise)
-            return jax.tree.map(lambda at, by, unit: at + step_size * unit * by, z, walk, scale)
+            noise = normal_like(key, z)
+            return jax.tree.map(lambda z, e, unit: z + step_size * unit * e, z, noise, scale)
 
         return metropolis(key, log_density, z, propose, num_updates)
 
     return Transition(move, step_size=1.0, target=0.234)
+
+
+def normal_like(key: Key[Array, ""], z: Latent) -> Latent:
+    """Standard normal noise with the structure, shapes and dtypes of z."""
+    leaves, structure = jax.tree.flatten(z)
+    keys = jax.random.split(key, len(leaves))
+    noise = [jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, noise)
 
 
 def metropolis(
@@ -109,29 +110,28 @@ def metropolis(
     propose: Callable[[Key[Array, ""], Latent], Latent],
     num_updates: int,
 ) -> tuple[Latent, Scalar]:
-    """`num_updates` steps of symmetric proposals, accepted with min(1, f(z') / f(z)).
+    """`num_updates` steps with symmetric proposals, accepted with probability min(1, f(z') / f(z)).
 
-    Returns the last z and the mean acceptance probability. A density that is NaN at the proposal
-    rejects it.
+    Returns the last z and the mean acceptance probability. Proposals with density NaN are rejected.
     """
 
     def step(
         state: tuple[Latent, Scalar, Scalar], index: Array
     ) -> tuple[tuple[Latent, Scalar, Scalar], None]:
-        z, here, accepted = state
+        z, log_f, total = state
         key_propose, key_test = jax.random.split(jax.random.fold_in(key, index))
-        other = propose(key_propose, z)
-        there = log_density(other)
-        ratio = jnp.where(jnp.isnan(there - here), -jnp.inf, there - here)
-        chance = jnp.exp(jnp.minimum(ratio, 0.0))
-        take = jax.random.uniform(key_test, (), chance.dtype) < chance
-        z = jax.tree.map(lambda old, new: jnp.where(take, new, old), z, other)
-        return (z, jnp.where(take, there, here), accepted + chance), None
+        proposal = propose(key_propose, z)
+        proposed_log_f = log_density(proposal)
+        ratio = jnp.where(jnp.isnan(proposed_log_f - log_f), -jnp.inf, proposed_log_f - log_f)
+        probability = jnp.exp(jnp.minimum(ratio, 0.0))
+        accept = jax.random.uniform(key_test, (), probability.dtype) < probability
+        z = jax.tree.map(lambda old, new: jnp.where(accept, new, old), z, proposal)
+        return (z, jnp.where(accept, proposed_log_f, log_f), total + probability), None
 
-    here = log_density(z)
-    start = (z, here, jnp.zeros_like(here))
-    (z, _, accepted), _ = jax.lax.scan(step, start, jnp.arange(num_updates))
-    return z, accepted / num_updates
+    log_f = log_density(z)
+    start = (z, log_f, jnp.zeros_like(log_f))
+    (z, _, total), _ = jax.lax.scan(step, start, jnp.arange(num_updates))
+    return z, total / num_updates
 
 
 def _hamiltonian(
@@ -142,15 +142,15 @@ def _hamiltonian(
     step_size: Scalar,
     num_leapfrogs: int,
 ) -> tuple[Latent, Scalar]:
-    """One HMC move with masses 1 / scale^2: the move of z / scale with masses of 1.
+    """One HMC move with masses 1 / scale^2, equivalent to a move of z / scale with unit masses.
 
-    z itself is not rescaled, so that whoever prices it at the same place pays once.
+    Not rescaling z allows XLA to share density evaluations at z with the caller.
     """
     from blackjax.mcmc import hmc as kernels
 
     inverse_mass = ravel_pytree(scale)[0].astype(step_size.dtype) ** 2
     state = kernels.init(z, log_density)
-    # The kinetic energy is a product of its own, and the Metropolis test is to be exact.
+    # Full precision of the matrix products in the kinetic energy makes the Metropolis test exact.
     step = precision.full(kernels.build_kernel())
     state, info = step(
         key, state, precision.as_set(log_density), step_size, inverse_mass, num_leapfrogs

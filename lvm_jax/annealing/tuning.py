@@ -1,10 +1,11 @@
-"""Step sizes and temperatures from a pilot run, so that the run itself stays unbiased.
+"""Step sizes and temperatures from a pilot run.
 
-A kernel that adapts to the chain it moves no longer leaves the density invariant, and the weights
-lose their expectation. Here everything is chosen by other chains, with other random numbers, and
-then stands.
+A kernel that adapts to its own chain does not leave the density invariant, and the weights are
+biased. Here separate pilot chains with other random numbers choose a schedule, which then stays
+fixed.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,14 +19,14 @@ from lvm_jax.annealing.transitions import Transition
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
-NUM_SPREAD = 100  # draws of q from which its standard deviations are taken
-GAIN = 1.0  # of the log step size, per unit of acceptance missed
-NUM_WARM = 10  # moves at beta = 0 before the pilot sets off
-MOST = 100  # temperatures of a pilot: step sizes change smoothly, and it costs as the run does
+NUM_SPREAD = 100  # draws of q, to estimate its standard deviations
+GAIN = 1.0  # change of the log step size per unit of acceptance - target
+NUM_WARM = 10  # warm-up moves of the pilot at beta = 0
+MOST = 100  # maximum number of pilot temperatures
 
 
 class Schedule(NamedTuple):
-    """The temperatures, and the step size of the move made at each but the first."""
+    """The temperatures, and the step size of the move at each but the first."""
 
     temperatures: Float[Array, " T1"]  # 0 = beta_0 < ... < beta_T = 1
     step_sizes: Float[Array, " T"]  # at beta_1, ..., beta_T; in units of `scale`
@@ -33,7 +34,7 @@ class Schedule(NamedTuple):
 
 
 class Tuned(NamedTuple):
-    """A schedule, and what the pilot saw."""
+    """A schedule, with measurements of the pilot run."""
 
     schedule: Schedule
     temperatures: Float[Array, " P1"]  # the pilot's own
@@ -44,7 +45,7 @@ class Tuned(NamedTuple):
 def schedule(
     temperatures: ArrayLike, transition: Transition, like: Latent, step_size: float | None = None
 ) -> Schedule:
-    """The same step size everywhere (the transition's, if None), and scales of 1 as `like` z."""
+    """A schedule with one step size (default: the transition's) and scales of 1, like z."""
     temperatures = check_temperatures(temperatures)
     chosen = transition.step_size if step_size is None else checks.number(step_size, "step_size")
     steps = jnp.full(temperatures.shape[0] - 1, chosen, temperatures.dtype)
@@ -53,7 +54,7 @@ def schedule(
 
 
 def spread(key: Key[Array, ""], q: Distribution) -> Latent:
-    """Standard deviations of q's coordinates from 100 draws, as z; 1 where it does not vary."""
+    """Standard deviations of z under q from 100 draws, and 1 for constant coordinates."""
     checks.key(key)
     z = weights.draw(key, q, NUM_SPREAD)
 
@@ -65,7 +66,7 @@ def spread(key: Key[Array, ""], q: Distribution) -> Latent:
 
 
 class _State(NamedTuple):
-    z: Latent  # of all pilot chains
+    z: Latent  # leaves [C, ...]
     log_w: Float[Array, " C"]
     log_step: Scalar
 
@@ -80,18 +81,18 @@ def tune(
     *,
     adaptive: bool = False,
 ) -> Tuned:
-    """A `Schedule` from a pilot run of `num_chains` chains, of ONE data point.
+    """A `Schedule` from a pilot run of `num_chains` chains, for ONE data point.
 
-    The step size moves after every temperature by log e <- log e + acceptance - target, the
-    acceptance being the chains' mean, after ten moves on q itself. Of more than 100 temperatures
-    the pilot visits 100, and the logarithms are interpolated. With `adaptive` the T temperatures
-    are placed anew so that the conditional effective sample size (Zhou, Johansen and Aston 2016)
-    is the same at every step, to second order in it:
+    After ten moves at beta = 0 and after every temperature the step size e is updated by
+    log e <- log e + acceptance - target, with the mean acceptance of the chains. For more than 100
+    temperatures the pilot visits 100, and log e is interpolated. With `adaptive` the T temperatures
+    are moved such that the conditional effective sample size (Zhou, Johansen and Aston 2016) is the
+    same at every step, to second order in Delta beta:
 
         CESS / S = 1 / (1 + (Delta beta)^2 Var_beta(log p(x, z) - log q(z)) + ...)
 
-    which holds for steps at equal distances of int sd_beta(log p - log q) d beta. `key` must not be
-    that of the run that follows: the pilot's draws choose, the run's draws are weighed.
+    This holds for equidistant values of int sd_beta(log p - log q) d beta. Use another `key` for
+    the run that follows.
 
     Raises ValueError for num_chains < 2 or temperatures that do not rise from 0 to 1.
     """
@@ -103,17 +104,17 @@ def tune(
     z = weights.draw(key_start, q, num_chains)
     path = make_path(log_joint, q, z, transition.continuous)
     temperatures = temperatures.astype(path.dtype(z))
-    own = _few(temperatures)
+    own = _thin(temperatures)
     steps, accepted, deviation = pilot(key_moves, path, z, own, transition, scale)
     if adaptive:
         even = jnp.linspace(0.0, 1.0, temperatures.shape[0], dtype=temperatures.dtype)
-        temperatures = place(own, deviation, even)
+        temperatures = equalize(own, deviation, even)
     steps = jnp.exp(jnp.interp(temperatures[1:], own[1:], jnp.log(steps)))
     return Tuned(Schedule(temperatures, steps, scale), own, accepted, deviation)
 
 
-def _few(temperatures: Float[Array, " T1"]) -> Float[Array, " P1"]:
-    """At most MOST + 1 of them, the first and the last among them."""
+def _thin(temperatures: Float[Array, " T1"]) -> Float[Array, " P1"]:
+    """At most MOST + 1 of the temperatures, including the first and the last."""
     last = temperatures.shape[0] - 1
     return temperatures[np.linspace(0, last, min(last, MOST) + 1).round().astype(int)]
 
@@ -127,44 +128,42 @@ def pilot(
     scale: Latent,
     number: int | Int[Array, ""] | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Step size, acceptance and deviation at every temperature, [T] each, of chains z [C, ...].
+    """Step size, acceptance and deviation of chains z [C, ...] at every temperature, [T] each.
 
-    Of the first `number` temperatures but the first, if given, which may be traced; the others have
-    the last step size and a deviation of 0.
+    `number` limits the temperatures and may be traced; temperatures beyond it have the last step
+    size and a deviation of 0.
     """
     num_chains = jax.tree.leaves(z)[0].shape[0]
-    # The transition's own step size is only a guess: moves on q itself make a better one.
     betas = jnp.concatenate([jnp.zeros(NUM_WARM, temperatures.dtype), temperatures])
     last = NUM_WARM + (temperatures.shape[0] - 1 if number is None else number)
 
     def step(index: Array, now: tuple[_State, Array]) -> tuple[_State, Array]:
-        state, seen = now
+        state, table = now
         before, beta = betas[index], betas[index + 1]
         log_w = jax.vmap(path.log_weight)(state.z)
         step_size, deviation = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
-        z, accepted = jax.vmap(
-            lambda key, z: transition.move(
-                key, lambda one: path.log_density(beta, one), z, scale, step_size
-            )
-        )(jax.random.split(jax.random.fold_in(key, index), num_chains), state.z)
-        missed = 0.0 if transition.target is None else accepted.mean() - transition.target
-        # On q itself nothing is gained, not even where log_w is infinite.
+        density = partial(path.log_density, beta)
+        move = lambda key, z: transition.move(key, density, z, scale, step_size)  # noqa: E731
+        keys = jax.random.split(jax.random.fold_in(key, index), num_chains)
+        z, accepted = jax.vmap(move)(keys, state.z)
+        excess = 0.0 if transition.target is None else accepted.mean() - transition.target
+        # No gain during warm-up, also for infinite log_w.
         gain = jnp.where(beta > before, (beta - before) * log_w, 0.0)
-        state = _State(z, state.log_w + gain, state.log_step + GAIN * missed)
-        return state, seen.at[:, index].set(jnp.stack([step_size, accepted.mean(), deviation]))
+        state = _State(z, state.log_w + gain, state.log_step + GAIN * excess)
+        return state, table.at[:, index].set(jnp.stack([step_size, accepted.mean(), deviation]))
 
-    first = jnp.log(jnp.asarray(transition.step_size, temperatures.dtype))
-    start = _State(z, jnp.zeros(num_chains, temperatures.dtype), first)
-    nothing = jnp.zeros((3, betas.shape[0] - 1), temperatures.dtype)
-    seen = jax.lax.fori_loop(0, last, step, (start, nothing))[1]
-    steps, accepted, deviation = seen[:, NUM_WARM:]
+    first = jnp.log(jnp.asarray(transition.step_size, betas.dtype))
+    start = _State(z, jnp.zeros(num_chains, betas.dtype), first)
+    empty = jnp.zeros((3, betas.shape[0] - 1), betas.dtype)
+    table = jax.lax.fori_loop(0, last, step, (start, empty))[1]
+    steps, accepted, deviation = table[:, NUM_WARM:]
     ran = jnp.arange(steps.shape[0]) < last - NUM_WARM
-    return jnp.where(ran, steps, seen[0, last - 1]), accepted, deviation
+    return jnp.where(ran, steps, table[0, last - 1]), accepted, deviation
 
 
 @precision.full
 def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
-    """Standard deviation of the finite `values` under normalised weights."""
+    """Weighted standard deviation of the finite `values`."""
     good = jnp.isfinite(values) & jnp.isfinite(log_w)
     values, log_w = jnp.where(good, values, 0.0), jnp.where(good, log_w, -jnp.inf)
     w = jnp.where(good, jnp.exp(log_w - log_w.max()), 0.0)
@@ -172,12 +171,12 @@ def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
     return jnp.sqrt(p @ (values - p @ values) ** 2)
 
 
-def place(
+def equalize(
     temperatures: Float[Array, " P1"], deviation: Float[Array, " P"], even: Float[Array, " T1"]
 ) -> Float[Array, " T1"]:
-    """Temperatures at the parts `even`, from 0 to 1, of the integral of the deviation."""
+    """Temperatures at the fractions `even` of the integral of the deviation."""
     most = deviation.max()
-    # A floor keeps the map invertible where the pilot saw nothing vary, and the steps bounded.
+    # A minimum keeps the map invertible for deviations of 0, and bounds the steps.
     shares = jnp.maximum(deviation / most, 0.01)
     lengths = jnp.diff(temperatures) * jnp.where(most > jnp.finfo(most.dtype).tiny, shares, 1.0)
     distance = jnp.concatenate([jnp.zeros(1, lengths.dtype), jnp.cumsum(lengths)])

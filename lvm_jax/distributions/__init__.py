@@ -1,7 +1,8 @@
-"""Distributions of z and of x: scalar families, normals, discrete ones, chains and flows.
+"""Distributions of z and of x: scalar families, normals, discrete families, chains and flows.
 
-A distribution has `sample(seed=key, sample_shape=())` and `log_prob`. Those here are pytrees of
-arrays, safe under every transformation; `adapted` makes such of distrax's, NumPyro's and TFP's.
+A distribution has `sample(seed=key, sample_shape=())` and `log_prob`. These distributions are
+pytrees of arrays, safe under every JAX transformation. `adapted` wraps those of distrax, NumPyro
+and TensorFlow Probability (TFP).
 """
 
 from lvm_jax.distributions.base import (

@@ -1,7 +1,6 @@
-"""Products of scalar families, tables, and what is known of a distribution in closed form.
+"""Products of scalar families, tables, and closed forms: support, entropy, KL, expectations.
 
-A question about the type of a distribution is asked of `foreign.native(q)`, which reads those of
-distrax, NumPyro and TFP as ours.
+Type checks read `foreign.native(q)`, which converts distributions of distrax, NumPyro and TFP.
 """
 
 import math
@@ -29,7 +28,7 @@ from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal, upper_f
 from lvm_jax.distributions.scalar import Independent, Normal, Uniform
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, SampleAndLogProb, Scalar
 
-MAX_SUPPORT = 2**22  # values of z that an enumeration may have
+MAX_SUPPORT = 2**22  # the most values of z to enumerate
 
 
 def normal(loc: Float[Array, " D"], scale: Float[Array, " D"]) -> Distribution:
@@ -48,21 +47,21 @@ def categorical(logits: Float[Array, "K L"]) -> Distribution:
 
 
 def one_hot(logits: Float[Array, "K L"]) -> Distribution:
-    """K independent one-hot rows of L floats: `categorical`, for densities that may relax it."""
+    """K independent one-hot rows of L floats: `categorical` for relaxable densities."""
     return Independent(OneHotCategorical(logits=logits, dtype=logits.dtype), 1)
 
 
 class Table(NamedTuple):
     """A distribution over the M rows of `values` (a pytree, leading axis M) with `log_probs`.
 
-    The exact posterior of an enumerable model, dependences and all.
+    It represents the exact posterior of an enumerable model, with all dependences.
     """
 
     log_probs: Float[Array, " M"]
     values: Latent
 
     def log_prob(self, value: Latent) -> Scalar:
-        """log q(z); -inf off the table."""
+        """log q(z); -inf for a z that is not in the table."""
         for rows, one in zip(jax.tree.leaves(self.values), jax.tree.leaves(value), strict=True):
             checks.one_value(one, rows.shape[1:], "rows of the table")
         same = [
@@ -73,21 +72,19 @@ class Table(NamedTuple):
         return jax.nn.logsumexp(jnp.where(match, self.log_probs, -jnp.inf))
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
-        """Rows drawn with their probability."""
+        """Rows, drawn with their probabilities."""
         rows = jax.random.categorical(seed, self.log_probs, shape=sample_shape)
         return jax.tree.map(lambda leaf: leaf[rows], self.values)
 
     def entropy(self) -> Scalar:
         """-sum_m p_m log p_m, in nats."""
-        p = jnp.exp(self.log_probs)
-        return -jnp.where(p > 0, p * self.log_probs, 0.0).sum()
+        return -_sum(self.log_probs, self.log_probs)
 
 
 def is_reparameterized(q: Distribution) -> bool:
-    """Does a sample of q carry gradients to its parameters? Read from its type, on the host.
+    """Whether draws of q carry gradients to its parameters, read from its type on the host.
 
-    A distribution whose samples are floats without such gradients says so by an attribute
-    `reparameterized`, False.
+    A distribution with float draws but without gradients sets `reparameterized = False`.
     """
     inner = innermost(native(q))
     if isinstance(inner, Table | Bernoulli | OneHotCategorical):
@@ -99,25 +96,23 @@ def is_reparameterized(q: Distribution) -> bool:
 
 
 def is_discrete(q: Distribution) -> bool:
-    """Does q draw labels, bits, one-hot rows or rows of a table? Read from its type, or from a
-    `discrete` of its own.
-    """
+    """Whether q draws labels, bits, one-hot rows or table rows, by its type or by `q.discrete`."""
     inner = innermost(native(q))
     return isinstance(inner, Table | Bernoulli | Categorical) or getattr(q, "discrete", False)
 
 
 def has_sample_and_log_prob(q: Distribution) -> TypeGuard[SampleAndLogProb]:
-    """Has q a `sample_and_log_prob` that is cheaper, or safer, than its draws and then `log_prob`?
+    """Whether `q.sample_and_log_prob` is cheaper or more accurate than `sample`, then `log_prob`.
 
-    So has a flow, which would have to invert its own draws, and a normal with a full or low-rank
-    covariance, which would have to solve for its noise. distrax's have the method too, but at no
-    gain, and draws priced at their own noise differ from `log_prob` in the last digits.
+    True for flows, whose `log_prob` inverts each draw, and for normals with a full or low-rank
+    covariance, whose `log_prob` solves for the noise. False for distrax, where the method saves
+    nothing and differs from `log_prob` in the last digits.
     """
     return hasattr(q, "sample_and_log_prob") and package(q) is None
 
 
 def support(q: Distribution) -> Latent | None:
-    """Every value of z, stacked along a leading axis [M, ...], or None if q is not finite.
+    """All values of z, stacked along a leading axis [M, ...], or None if q is not finite.
 
     Raises ValueError for more than MAX_SUPPORT values.
     """
@@ -138,10 +133,7 @@ def support(q: Distribution) -> Latent | None:
 
 
 def data_support(p: Distribution) -> Supports:
-    """The values that a number of x ~ p may have, read from p's type or its own `support`.
-
-    Real numbers where neither tells.
-    """
+    """The possible values of each entry of x ~ p, by p's type or `p.support`; else real numbers."""
     inner = innermost(native(p))
     if isinstance(inner, OneHotCategorical):
         return BITS
@@ -152,9 +144,9 @@ def data_support(p: Distribution) -> Supports:
 
 
 def flatten(space: Distribution) -> Distribution:
-    """The uniform distribution on the support of a finite distribution, or of a uniform one.
+    """The uniform distribution on the support of a finite or uniform distribution.
 
-    Raises TypeError where the support has no finite size.
+    Raises TypeError for a support without a finite size.
     """
     space = native(space)
     if isinstance(space, Table):
@@ -178,19 +170,25 @@ def flatten(space: Distribution) -> Distribution:
 
 
 def _log_probs(q: Distribution, values: Latent) -> Float[Array, " M"]:
-    """log q of every value of its support, [M]."""
+    """log q of each value of the support, [M]."""
     return q.log_probs if isinstance(q, Table) else _log_probs_at(q, values)
 
 
+def _sum(log_q: Float[Array, " M"], values: Float[Array, " M"]) -> Scalar:
+    """sum q values, where values of probability 0 contribute 0."""
+    mass = jnp.exp(log_q)
+    return jnp.where(mass > 0, mass * values, 0.0).sum()
+
+
 def _log_probs_at(q: Distribution, values: Latent) -> Float[Array, " M"]:
-    """log q of M values, [M]; refuses a q with a batch of parameters."""
-    found = jax.vmap(q.log_prob)(values)
-    if found.ndim != 1:
+    """log q of M values, [M]; ValueError for a q with batched parameters."""
+    log_q = jax.vmap(q.log_prob)(values)
+    if log_q.ndim != 1:
         raise ValueError(
-            f"q: expected one log-density for one z, got shape {found.shape[1:]}; map over data "
+            f"q: expected one log-density for one z, got shape {log_q.shape[1:]}; map over data "
             "points with jax.vmap"
         )
-    return found
+    return log_q
 
 
 def digits(base: int, length: int) -> np.ndarray:
@@ -198,15 +196,15 @@ def digits(base: int, length: int) -> np.ndarray:
     if length * math.log2(base) > math.log2(MAX_SUPPORT):
         raise ValueError(
             f"z: expected at most {MAX_SUPPORT:,} values to enumerate, got {base}^{length}; use "
-            "fewer latent variables, or an estimator or evidence method that samples"
+            "fewer latent variables, or an estimator or evidence method with samples"
         )
     rows = np.arange(base**length)
-    return np.stack([rows // base**place % base for place in reversed(range(length))], axis=1)
+    return np.stack([rows // base**power % base for power in reversed(range(length))], axis=1)
 
 
 @precision.full
 def gaussian_parts(q: Distribution) -> tuple[Array, Array] | None:
-    """Mean [D] and lower Cholesky factor [D, D] of a Gaussian of any kind, or None."""
+    """Mean [D] and lower Cholesky factor [D, D] of any Gaussian; None for other distributions."""
     if isinstance(q, FullRankNormal):
         return q.mean, q.cholesky
     if isinstance(q, LowRankNormal):
@@ -218,14 +216,14 @@ def gaussian_parts(q: Distribution) -> tuple[Array, Array] | None:
 
 
 def independent_normals(q: Distribution) -> Normal | None:
-    """The D normals of which q is the product, whoever made it, or None."""
+    """The D independent normals whose product is q, from any supported package, or None."""
     q = native(q)
     inner = q.distribution if isinstance(q, Independent) else None
     return inner if isinstance(inner, Normal) and len(inner.batch_shape) == 1 else None
 
 
 def entropy(q: Any) -> Scalar | None:
-    """H(q) in nats by its closed form, or None where there is none."""
+    """The closed-form entropy H(q) in nats, or None."""
     try:
         return q.entropy()
     except (AttributeError, NotImplementedError):
@@ -233,15 +231,14 @@ def entropy(q: Any) -> Scalar | None:
 
 
 def kl_divergence(q: Distribution, p: Distribution) -> Scalar | None:
-    """KL(q || p) in nats by its closed form (Gaussians, finite q, equal families), or None."""
+    """The closed-form KL(q || p) in nats (two Gaussians, or a finite q), or None."""
     left, right = gaussian_parts(q), gaussian_parts(p)
     if left is not None and right is not None:
         return _gaussian_kl(left, right)
     values = support(q)
     if values is not None:
         log_q, log_p = _log_probs(q, values), _log_probs_at(p, values)
-        mass = jnp.exp(log_q)
-        return jnp.where(mass > 0, mass * (log_q - log_p), 0.0).sum()
+        return _sum(log_q, log_q - log_p)
     return None
 
 
@@ -255,19 +252,20 @@ def _gaussian_kl(q: tuple[Array, Array], p: tuple[Array, Array]) -> Scalar:
 
 
 def expectation(q: Distribution, function: Callable[[Latent], Scalar]) -> Scalar | None:
-    """E_q[f(z)] by enumeration of a finite q, or None for any other."""
+    """E_q[f(z)] by enumeration of a finite q; None for any other q."""
     values = support(q)
     if values is None:
         return None
-    mass, found = jnp.exp(_log_probs(q, values)), jax.vmap(function)(values)
-    return jnp.where(mass > 0, mass * found, 0.0).sum()
+    return _sum(_log_probs(q, values), jax.vmap(function)(values))
 
 
 def cubature(q: Distribution, function: Callable[[Latent], Scalar]) -> Scalar:
     """E_q[f(z)] of a Gaussian q from the 2 D points m +- sqrt(D) L e_i.
 
-    Exact where f is a polynomial of degree at most 3 (McNamee and Stenger 1967), as the log-joint
-    of a linear-Gaussian model is; elsewhere an approximation. Raises TypeError for other q.
+    Exact for polynomials f of degree at most 3, such as the log-joint of a linear-Gaussian model;
+    an approximation otherwise. Raises TypeError for other q.
+
+    Source: McNamee and Stenger (1967).
     """
     parts = gaussian_parts(q)
     if parts is None:

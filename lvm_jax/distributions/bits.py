@@ -1,7 +1,7 @@
-"""Independent bits, and their log-probability at the speed of the network that gives the logits.
+"""Independent bits, with a fast log-probability.
 
-The pixels of a binary image would otherwise cost as much as the last layer of its decoder: one
-logarithm serves 16 of them, by the product of 16 factors 1 + exp(-|l|), each in (1, 2].
+The log-probability takes one logarithm for 16 bits, of the product of 16 factors 1 + exp(-|l|),
+each in (1, 2]. One logarithm for each bit would cost as much as the last layer of the decoder.
 """
 
 from functools import partial
@@ -16,18 +16,18 @@ from lvm_jax._core import checks, keys
 from lvm_jax._core.support import BITS, Support
 from lvm_jax.typing import Array, Float, Key, Scalar
 
-FEW = 64  # bits up to which softplus is as good
-TOGETHER = 16  # factors of a product: 2^16 is far from overflow
+FEW = 64  # below this number of bits, softplus is as fast
+GROUP = 16  # factors in one product, whose maximum 2^16 does not overflow
 
 
 class Bernoulli(NamedTuple):
-    """K independent bits, as floats 0.0 and 1.0 so that a density may relax them."""
+    """K independent bits, as floats 0.0 and 1.0 for relaxable densities."""
 
     logits: Float[Array, " K"]
 
     @property
     def support(self) -> Support:
-        """0 and 1; a density may be asked between them, data may not lie there."""
+        """0 and 1: data must be bits, although `log_prob` also accepts values between them."""
         return BITS
 
     def log_prob(self, value: Float[Array, " K"]) -> Scalar:
@@ -52,10 +52,9 @@ class Bernoulli(NamedTuple):
 
 @jax.custom_jvp
 def _log_prob(value: Float[Array, " K"], logits: Float[Array, " K"]) -> Scalar:
-    """sum_k z_k l_k - log(1 + exp(l_k)), in nats, to K / 2 units of roundoff, in one pass.
+    """sum_k z_k l_k - log(1 + exp(l_k)), in nats, to K / 2 units of roundoff, in one reduction.
 
-    Several reductions would each read the logits, and make XLA write them out, biases added,
-    instead of adding the biases on the way.
+    With several reductions, XLA stores the logits in memory instead of fusing their computation.
     """
     if logits.shape[0] < FEW:
         return _log_prob_by_sums(value, logits)
@@ -73,8 +72,8 @@ def _log_prob(value: Float[Array, " K"], logits: Float[Array, " K"]) -> Scalar:
 @partial(_log_prob.defjvp, symbolic_zeros=True)
 @precision.full
 def _log_prob_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
-    # A derivative keeps the logits: they are written out anyway, and a training step is a quarter
-    # quicker by sums apart, also of the slope. A z that is data must cost nothing.
+    # The derivative stores the logits in any case, so separate sums make a training step faster.
+    # A z without a tangent, such as data, adds no cost.
     value, logits = primals
     in_value, in_logits = tangents
     change = jnp.zeros((), jnp.result_type(*primals))
@@ -106,6 +105,6 @@ def _sum_softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
 
 
 def _rows(values: Float[Array, " K"], filling: float) -> Float[Array, "16 M"]:
-    """K numbers as 16 rows of as many, filled up with a value that changes nothing."""
-    padding = (0, -values.shape[0] % TOGETHER)
-    return jnp.pad(values, padding, constant_values=filling).reshape(TOGETHER, -1)
+    """K numbers as 16 rows, padded with the neutral element of the reduction."""
+    padding = (0, -values.shape[0] % GROUP)
+    return jnp.pad(values, padding, constant_values=filling).reshape(GROUP, -1)

@@ -1,10 +1,10 @@
 """A chain of Gaussians as one distribution over a tuple z = (z_1, ..., z_L).
 
-Priors draw it from the top (z_L first), bottom-up guides from below (z_1 first); both are
+Priors draw from the top (z_L first) and bottom-up guides from below (z_1 first). Both have
 
     log p(z) = log p(first) + sum_i log N(z_i; m_i(previous), diag(s_i(previous))^2)
 
-with m_i and s_i any function with parameters, in deep models a network.
+where m_i and s_i are functions with parameters, usually networks.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,19 +20,19 @@ from lvm_jax._core.keys import unrolled
 from lvm_jax.distributions.base import is_reparameterized, normal
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
-if TYPE_CHECKING:  # a density needs none of flax
+if TYPE_CHECKING:  # avoids the import of flax
     from lvm_jax.networks import Network
 
 LOG_SCALE_BOUND = 8.0
 
 Gaussian = tuple[Float[Array, " K"], Float[Array, " K"]]  # loc and scale
-Step = Callable[[Params, Array], Gaussian]  # (parameters, the z before) -> this z's Gaussian
+Step = Callable[[Params, Array], Gaussian]  # (parameters, previous z) -> Gaussian of this z
 
 
 class Layer(NamedTuple):
-    """A Gaussian in `dim` dimensions given an input: the network makes 2 dim numbers of it.
+    """A conditional Gaussian in `dim` dimensions, given by a network with 2 dim outputs.
 
-    The first half is the mean, the second becomes standard deviations by `positive_scale`.
+    The first half is the mean. `positive_scale` maps the second half to standard deviations.
     """
 
     network: "Network"
@@ -45,13 +45,12 @@ class Layer(NamedTuple):
 
 
 def positive_scale(free: Float[Array, "*K"]) -> Float[Array, "*K"]:
-    """exp(8 tanh(u / 8)): a standard deviation from a free number, between 3e-4 and 3e3.
+    """exp(8 tanh(u / 8)): a standard deviation between 3e-4 and 3e3 from an unconstrained u.
 
-    Near 0 it is exp(u), so u is a log standard deviation, u = 0 gives 1, and scales and precisions
-    are treated alike (a softplus reaches large scales linearly and small ones exponentially). The
-    bound is for float32: a bare exp overflows at u = 88, its square at 44, and a scale of 0 makes
-    log q infinite; here every variance and precision is below 1e7, at which (z - m) / s
-    of a z near 1 keeps three digits.
+    Near 0 it is exp(u), so u is a log standard deviation, and scales and precisions are treated
+    symmetrically. The bounds keep float32 finite: exp(u)^2 overflows at u = 44, and a scale of 0
+    makes log q infinite. Here every variance and precision is below 1e7, where (z - m) / s of a z
+    near 1 has three correct digits.
     """
     return jnp.exp(LOG_SCALE_BOUND * jnp.tanh(free / LOG_SCALE_BOUND))
 
@@ -63,26 +62,26 @@ def positive_scale(free: Float[Array, "*K"]) -> Float[Array, "*K"]:
 )
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """The first z to be drawn from `first`, then one z by each of the `steps` from the one before.
+    """The first z is drawn from `first`; each of the `steps` then gives a z from the previous one.
 
-    A pytree whose leaves are its arrays, the functions being static: it is rebuilt from (stopped,
-    mapped) parameters, so it is safe under every transformation. Reparameterised if `first` is.
+    A pytree of arrays with static functions, safe under every transformation. Reparameterised if
+    `first` is.
     """
 
     first: Distribution
     params: tuple[Params, ...]  # of the steps, in the order of drawing
     steps: tuple[Step, ...] = field(repr=False)
-    downward: bool  # is z_L drawn first?
+    downward: bool  # whether z_L is drawn first
 
     @property
     def reparameterized(self) -> bool:
-        """Do draws carry gradients to the parameters? Those of the steps do."""
+        """Whether draws carry gradients to the parameters. The steps always do."""
         return is_reparameterized(self.first)
 
     def log_prob(self, value: tuple[Array, ...]) -> Scalar:
         """Joint log-density of one z = (z_1, ..., z_L), in nats.
 
-        Raises ValueError for a z of another number of parts.
+        Raises ValueError for a z with another number of parts.
         """
         if not isinstance(value, tuple) or len(value) != len(self.steps) + 1:
             got = f"{len(value)} parts" if isinstance(value, tuple) else type(value).__name__
@@ -100,7 +99,7 @@ class Chain:
         key, *keys = jax.random.split(seed, len(self.steps) + 1)
         z = [self.first.sample(seed=key, sample_shape=sample_shape)]
         for key, step, params in zip(keys, self.steps, self.params, strict=True):
-            # All draws are the rows of one matrix product.
+            # One matrix product for all draws.
             rows = z[-1].reshape(-1, z[-1].shape[-1])
             loc, scale = jax.vmap(partial(_broadcast, step, params))(rows)
             here = loc + scale * jax.random.normal(unrolled(key), loc.shape, loc.dtype)
@@ -108,10 +107,10 @@ class Chain:
         return self._turn(tuple(z))
 
     def mean_given(self, z: tuple[Array, ...], first: Array) -> tuple[Array, ...]:
-        """The means of the conditionals of draws z, leaves [S, K_l], after that of the first part.
+        """Average conditional means of draws z with leaves [S, K_l]; `first` is the first part's.
 
-        Rao-Blackwell: they vary less than the draws, and agree for a unit that ignores what comes
-        before it.
+        Rao-Blackwellised: they vary less than the draws, and not at all for a unit that does not
+        depend on the previous layer.
         """
         means = [first]
         for step, params, before in zip(self.steps, self.params, self._turn(z), strict=False):
@@ -119,33 +118,33 @@ class Chain:
         return self._turn(tuple(means))
 
     def _turn(self, z: tuple[Array, ...]) -> tuple[Array, ...]:
-        """From the order of the layers to that of drawing, or back."""
+        """Convert between the order of the layers and the order of drawing."""
         return z[::-1] if self.downward else z
 
 
 def _broadcast(step: Step, params: Params, before: Array) -> Gaussian:
-    """One step; a scalar scale is that of every dimension."""
+    """One step, with a scalar scale broadcast to all dimensions."""
     loc, scale = step(params, before)
     return loc, jnp.broadcast_to(scale, loc.shape)
 
 
 def check_layers(layers: Sequence[Layer], minimum: int) -> tuple[Layer, ...]:
-    """Return at least `minimum` layers as a tuple, or say which does not fit its network."""
+    """Return the layers as a tuple; ValueError for too few or for a wrong number of outputs."""
     layers = tuple(layers)
     if len(layers) < minimum:
         raise ValueError(f"layers: expected at least {minimum}, got {len(layers)}")
-    for place, layer in enumerate(layers):
-        dim = checks.integer(layer.dim, f"layers[{place}].dim", 1)
+    for index, layer in enumerate(layers):
+        dim = checks.integer(layer.dim, f"layers[{index}].dim", 1)
         if layer.network.num_outputs != 2 * dim:
             raise ValueError(
-                f"layers[{place}]: expected a network of {2 * dim} outputs, mean and scale of "
+                f"layers[{index}]: expected a network of {2 * dim} outputs, mean and scale of "
                 f"{dim} dimensions, got {layer.network.num_outputs}"
             )
     return layers
 
 
 def init_each(key: Key[Array, ""], networks: "Sequence[Network]") -> tuple[Params, ...]:
-    """Parameters of every network, each from a key of its own."""
+    """Initial parameters of every network, with one key each."""
     checks.key(key)
     keys = jax.random.split(key, len(networks))
     return tuple(network.init(key) for network, key in zip(networks, keys, strict=True))

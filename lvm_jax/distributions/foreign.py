@@ -1,8 +1,8 @@
-"""Distributions of distrax, NumPyro and TensorFlow Probability, none of which is imported here.
+"""Adapters for distributions of distrax, NumPyro and TFP, without importing these packages.
 
-Such an object may keep OLD parameters when JAX rebuilds it from other leaves: distrax builds a
-multivariate normal on a bijector that holds bound methods. `adapted` holds the parameters alone,
-and builds the object at each use.
+Such an object may keep its OLD parameters when JAX rebuilds it from new leaves: distrax's
+multivariate normals have a bijector with bound methods. `adapted` stores only the parameters and
+builds the distribution on each call.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ BERNOULLI = {"Bernoulli", "BernoulliProbs", "BernoulliLogits"}
 
 
 def _broadcasting(method: Callable) -> Callable:
-    """The other packages broadcast arrays of different ranks, which a user may have forbidden."""
+    """Allow rank promotion inside the method: the other packages need it, users may forbid it."""
 
     @wraps(method)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -41,24 +41,24 @@ def _broadcasting(method: Callable) -> Callable:
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["make"])
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """make(*params), built anew at each use: a pytree whose leaves are the parameters."""
+    """The distribution make(*params), rebuilt on each call: a pytree of the parameters."""
 
     make: Callable[..., Any] = field(repr=False)
     params: tuple[Any, ...]
 
     @_broadcasting
     def build(self) -> Any:
-        """The distribution of the other package; it must not cross a transformation."""
+        """The distribution of the other package; do not pass it through a JAX transformation."""
         return self.make(*self.params)
 
     @property
     def reparameterized(self) -> bool:
-        """Do draws carry gradients to the parameters? What the package says of it."""
+        """Whether draws carry gradients to the parameters, as declared by the package."""
         return carries_gradients(self.build())
 
     @property
     def discrete(self) -> bool:
-        """Are draws whole numbers, or is the distribution discrete by its own account?"""
+        """Whether draws are integers, or the package declares the distribution discrete."""
         if "DiscreteDistributionMixin" in foreign_names(innermost(self.build())):
             return True
         draw = jax.eval_shape(lambda key: self.sample(seed=key), jax.random.key(0))
@@ -66,7 +66,7 @@ class Adapted:
 
     @property
     def support(self) -> Support:
-        """The values that a number of a draw may have: bits where it is known so."""
+        """The possible values of each entry of a draw: bits for a Bernoulli, else real numbers."""
         return bits_or_real(self.build())
 
     @_broadcasting
@@ -80,30 +80,30 @@ class Adapted:
         draw = self.build().sample
         if "seed" in signature(draw).parameters:
             return draw(seed=seed, sample_shape=sample_shape)
-        return draw(seed, sample_shape)  # NumPyro's
+        return draw(seed, sample_shape)  # NumPyro
 
     @_broadcasting
     def mean(self) -> Array:
-        """The mean; AttributeError or NotImplementedError where the package has none."""
+        """The mean; AttributeError or NotImplementedError if the package has no closed form."""
         found = self.build().mean
         return found() if callable(found) else found
 
     @_broadcasting
     def entropy(self) -> Array:
-        """In nats; AttributeError or NotImplementedError where it is not known."""
+        """The entropy in nats; AttributeError or NotImplementedError without a closed form."""
         return native(self).entropy()
 
 
 def adapted(make: Callable[..., Any], *params: Any) -> Adapted:
-    """make(*params), a distribution of distrax, NumPyro or TFP, for every method of this library.
+    """Wrap make(*params), a distribution of distrax, NumPyro or TFP, for use with this library.
 
-    `params` are pytrees of arrays: gradients, `jax.vmap` and `stop_gradient` act on them, and the
-    distribution is built from them at each use. Anything that varies must come in by them.
+    `params` are pytrees of arrays. Gradients, `jax.vmap` and `stop_gradient` act on them, and the
+    distribution is rebuilt from them on each call. Pass all varying arrays as `params`.
 
         q = adapted(lambda loc, scale: numpyro.distributions.Normal(loc, scale).to_event(1), m, s)
 
-    Raises TypeError for a `make` that is no such function, or that closes over a traced array;
-    ValueError for a distribution with a batch of parameters.
+    Raises TypeError if `make` is not such a function or closes over a traced array, and ValueError
+    for a distribution with batched parameters.
     """
     made = hasattr(make, "log_prob") and not isinstance(make, type)
     if made or not checks.takes(make, *map(str, range(len(params)))):
@@ -115,8 +115,8 @@ def adapted(make: Callable[..., Any], *params: Any) -> Adapted:
     for name, value in _captured(make):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
             raise TypeError(
-                f"make: expected a function whose arrays come in by params, got one that closes "
-                f"over {name}, a traced array that would be kept; call adapted(make, {name})"
+                f"make: expected a function that takes its arrays as params, got one that closes "
+                f"over {name}, a traced array; call adapted(make, {name})"
             )
     q = Adapted(bindable(make), params)
     _check_made(q.build())
@@ -128,18 +128,18 @@ def _check_made(made: Any) -> None:
     if not all(callable(getattr(made, name, None)) for name in ("sample", "log_prob")):
         raise TypeError(
             f"make: expected a function that returns a distribution with sample and log_prob, got "
-            f"one that returns {kind}; give distrax's, NumPyro's or TFP's"
+            f"one that returns {kind}; return a distribution of distrax, NumPyro or TFP"
         )
     batch = tuple(getattr(made, "batch_shape", ()))
     if batch:
         raise ValueError(
             f"make: expected a distribution of one z, got {kind} with a batch of shape {batch}; "
-            "gather its dimensions by NumPyro's .to_event(), or distrax's or TFP's Independent"
+            "use NumPyro's .to_event(), or distrax's or TFP's Independent"
         )
 
 
 def _captured(make: Any, seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """What a function holds beside its arguments, by name, however deep."""
+    """The names and values that a function holds in closures, defaults and partials."""
     seen = set() if seen is None else seen
     if id(make) in seen:
         return
@@ -150,7 +150,7 @@ def _captured(make: Any, seen: set[int] | None = None) -> Iterator[tuple[str, An
     if isinstance(make, FunctionType):
         held = {"a default": (make.__defaults__, make.__kwdefaults__)}
         for name, cell in zip(make.__code__.co_freevars, make.__closure__ or (), strict=True):
-            with suppress(ValueError):  # a name that is not bound
+            with suppress(ValueError):  # an unbound name
                 held[name] = cell.cell_contents
     for name, value in held.items():
         yield name, value
@@ -160,41 +160,38 @@ def _captured(make: Any, seen: set[int] | None = None) -> Iterator[tuple[str, An
 
 
 def package(q: Any) -> str | None:
-    """The package that a class of q comes from, one of PACKAGES, or None."""
+    """The package of PACKAGES that defines the class of q or one of its bases, or None."""
     roots = {cls.__module__.partition(".")[0] for cls in type(q).__mro__}
     return next((name for name in PACKAGES if name in roots), None)
 
 
 def foreign_names(q: Any) -> list[str]:
-    """The names of the classes of q that come from PACKAGES, the most special first."""
+    """The names of q's class and base classes from PACKAGES, in method resolution order."""
     roots = [(cls.__module__.partition(".")[0], cls.__name__) for cls in type(q).__mro__]
     return [name for root, name in roots if root in PACKAGES]
 
 
 def carries_gradients(q: Any) -> bool:
-    """Are draws of q reparameterised, as far as its package says so?"""
+    """Whether draws of q are reparameterised, as declared by its package."""
     if package(q) == "numpyro":
         return bool(q.has_rsample)
     return "NOT" not in repr(getattr(q, "reparameterization_type", ""))
 
 
 def bits_or_real(q: Any) -> Support:
-    """BITS for a Bernoulli of another package, REAL for all else."""
+    """BITS for a Bernoulli of another package, REAL otherwise."""
     return BITS if BERNOULLI & set(foreign_names(innermost(q))) else REAL
 
 
 def innermost(q: Any) -> Any:
-    """What an Independent of any package repeats; q where it is none."""
+    """The distribution inside one or several Independents of any package; otherwise q."""
     while "Independent" in foreign_names(q) or isinstance(q, Independent):
         q = q.base_dist if package(q) == "numpyro" else q.distribution
     return q
 
 
 def native(q: Distribution) -> Any:
-    """q as one of our families of numbers or labels, where it is one of another package; else q.
-
-    For reading a type and parameters, so that each question about a type has one answer.
-    """
+    """Convert q to the equivalent family of this library, for type checks; q if there is none."""
     if isinstance(q, Adapted):
         return native(q.build())
     if isinstance(q, Independent):

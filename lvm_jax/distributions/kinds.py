@@ -1,4 +1,4 @@
-"""What a distribution is, read from its type: the one place that asks for types."""
+"""The kind of a distribution, read from its type; all type checks of callers are here."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeGuard
@@ -19,7 +19,7 @@ LatentKind = Literal["any", "reparameterized", "finite", "relaxable", "bernoulli
 
 
 def latent_kinds(q: Distribution) -> set[LatentKind]:
-    """Every kind of latent variable that q is, read from its type."""
+    """All kinds of latent variable that q belongs to, read from its type."""
     kinds: set[LatentKind] = {"any"}
     if is_reparameterized(q):
         kinds.add("reparameterized")
@@ -34,14 +34,14 @@ def latent_kinds(q: Distribution) -> set[LatentKind]:
 
 
 def is_one_hot(q: Distribution) -> bool:
-    """Is q independent one-hot rows, as `one_hot` makes them?"""
+    """Whether q is a product of independent one-hot rows, as made by `one_hot`."""
     rows = native(q)
     is_rows = isinstance(rows, Independent) and isinstance(rows.distribution, OneHotCategorical)
     return is_rows and not isinstance(q, Adapted)
 
 
 def type_name(q: Distribution) -> str:
-    """The type of q, and of what it repeats."""
+    """The name of the type of q, with the type inside an Independent."""
     q = native(q)
     if isinstance(q, Independent):
         return f"Independent({type(q.distribution).__name__})"
@@ -49,12 +49,12 @@ def type_name(q: Distribution) -> str:
 
 
 def is_flow(q: Distribution) -> bool:
-    """Is q a flow, whose density of a z that it did not draw needs the inverse?"""
+    """Whether q is a flow, whose `log_prob` inverts the flow."""
     return isinstance(q, Flow)
 
 
 def factors(q: Distribution) -> Callable[[Array], Array] | None:
-    """z -> log q(z_d), [D], or None where q is not known to factorise."""
+    """The function z -> log q(z_d), [D], or None if q has no known factors."""
     q = native(q)
     if isinstance(q, Independent):
         return q.distribution.log_prob
@@ -64,7 +64,7 @@ def factors(q: Distribution) -> Callable[[Array], Array] | None:
 
 
 def has_parts(q: Distribution) -> TypeGuard[Successive]:
-    """Is q a `Successive`, whose z has two named parts?"""
+    """Whether q is a `Successive`, whose z has two named parts."""
     return isinstance(q, Successive)
 
 
@@ -87,7 +87,7 @@ def finite_part(q: Distribution) -> Any:
 def mean_of_draws(
     key: Key[Array, ""], q: Distribution, num_samples: int, first: Callable
 ) -> Latent:
-    """E_q[z] by draws; of a chain by its conditional means, from the `first` one."""
+    """E_q[z] from draws; for a chain from conditional means, the first part's by `first`."""
     z = q.sample(seed=key, sample_shape=(num_samples,))
     if isinstance(q, Chain):
         return q.mean_given(z, first(key, q.first, num_samples))

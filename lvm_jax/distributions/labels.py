@@ -1,4 +1,4 @@
-"""Distributions of one label, as a whole number or as a one-hot row; see `scalar`."""
+"""Distributions of one label, as an integer or as a one-hot row."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from lvm_jax.typing import Array, Float, Key
 class Categorical(Family):
     """A label in {0, ..., L - 1}, of type `dtype`, for each element of a batch.
 
-    `logits` or `probs` [*B, L]; the log-probabilities are kept. A draw of a distribution with a
-    NaN, or a negative probability, is -1.
+    `logits` or `probs` are [*B, L]; only the log-probabilities are stored. Draws are -1 where a
+    probability is NaN or negative.
     """
 
     static = ("dtype",)
@@ -48,7 +48,7 @@ class Categorical(Family):
         return jax.nn.softmax(self.logits, axis=-1)
 
     def _labels(self, seed: Key[Array, ""], sample_shape: tuple[int, ...]) -> tuple[Array, Array]:
-        """Labels [*sample_shape, *B], and whether the probabilities of each are some, [*B]."""
+        """Labels [*sample_shape, *B], and whether their probabilities are valid, [*B]."""
         shape = (*sample_shape, *self.batch_shape)
         labels = jax.random.categorical(seed, self.logits, axis=-1, shape=shape)
         return labels, (jnp.isfinite(self.probs) & (self.probs >= 0)).all(-1)
@@ -59,7 +59,7 @@ class Categorical(Family):
         return jnp.where(jnp.broadcast_to(valid, labels.shape), labels.astype(self.dtype), -1)
 
     def log_prob(self, value: Array) -> Float[Array, "*B"]:
-        """Log-probability of each label, in nats; -inf for one that does not exist."""
+        """Log-probability of each label, in nats; -inf outside {0, ..., L - 1}."""
         row = jax.nn.one_hot(value, self.num_categories, dtype=self.logits.dtype)
         off = (value < 0) | (value > self.num_categories - 1)
         return jnp.where(off, -jnp.inf, _product(self.logits, row).sum(-1))
@@ -72,7 +72,7 @@ class Categorical(Family):
 
 
 class OneHotCategorical(Categorical):
-    """A one-hot row of L numbers in place of a label; `log_prob` is linear in it."""
+    """A one-hot row of L numbers instead of a label; `log_prob` is linear in the row."""
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """Rows, [*sample_shape, *B, L]."""
@@ -87,7 +87,7 @@ class OneHotCategorical(Categorical):
 
 @jax.custom_jvp
 def _product(logits: Array, value: Array) -> Array:
-    """logits * value, 0 where the value is 0 though a logit be infinite; slopes as of a product."""
+    """logits * value, but 0 where the value is 0 and the logit infinite; product derivatives."""
     dtype = jnp.result_type(logits, value)
     return jnp.where(value == 0, jnp.zeros((), dtype), logits * value)
 

@@ -1,9 +1,8 @@
 """Multivariate normals as NamedTuples of plain arrays, safe under every transformation.
 
-Each prices its own draws (`sample_and_log_prob`) from the noise that made them. `log_prob` has to
-recover the noise from z, which is rounded: where the normal is narrower, in some direction, than z
-resolves there, it finds noise that was never drawn, and the bound of such a q would rise above
-log p without limit.
+`sample_and_log_prob` evaluates log q from the noise of each draw. `log_prob` recovers the noise
+from z. If q is narrower in some direction than the rounding of z, this noise is wrong, and bounds
+on log p computed from `log_prob` are too high.
 """
 
 import math
@@ -24,8 +23,8 @@ LOG_2PI = math.log(2 * math.pi)
 def upper_factor(rows: Float[Array, "M R"]) -> tuple[Array, Array]:
     """Q [M, R] with orthonormal columns and upper R [R, R] of positive diagonal, Q R = `rows`.
 
-    R^T is the Cholesky factor of rows^T rows, without the digits that forming this product loses:
-    it squares the condition number.
+    R^T is the Cholesky factor of rows^T rows. QR is more accurate than forming this product, which
+    squares the condition number.
     """
     q, r = jnp.linalg.qr(rows)
     sign = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
@@ -44,13 +43,13 @@ def capacitance(white: Float[Array, "D R"]) -> tuple[Array, Array, Array]:
 
 
 class LogCholesky(NamedTuple):
-    """Free numbers for a lower triangle with a positive diagonal (Pinheiro and Bates 1996)."""
+    """An unconstrained lower triangle with a positive diagonal (Pinheiro and Bates 1996)."""
 
     log_diagonal: Float[Array, " D"]
     lower: Float[Array, " D*(D-1)/2"]  # below the diagonal, row by row
 
     def factor(self) -> Float[Array, "D D"]:
-        """L, so that L L^T is positive definite wherever the numbers move."""
+        """L [D, D]; L L^T is positive definite for all parameter values."""
         below = np.tril_indices(self.log_diagonal.shape[0], -1)
         return jnp.diag(jnp.exp(self.log_diagonal)).at[below].set(self.lower)
 
@@ -77,7 +76,7 @@ class FullRankNormal(NamedTuple):
     def sample_and_log_prob(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, Array]:
-        """Draws [*sample_shape, D], and log N(epsilon; 0, I) - log |L| of each, without a solve."""
+        """Draws [*sample_shape, D], and log N(epsilon; 0, I) - log |L| of each draw."""
         shape = (*sample_shape, self.mean.shape[0])
         noise = jax.random.normal(keys.unrolled(seed), shape, self.mean.dtype)
         log_det = jnp.log(jnp.diagonal(self.cholesky)).sum()
@@ -109,8 +108,8 @@ class LowRankNormal(NamedTuple):
         top, bottom, log_det = self._capacitance()
         white = (value - self.mean) / self.scale
         common = top.T @ white
-        # What [white; 0] leaves off the columns of Q, a sum of squares: the textbook difference
-        # loses all digits where F F^T dwarfs scale^2.
+        # The residual of [white; 0] after projection on the columns of Q, as a sum of squares:
+        # Woodbury's difference loses all digits where F F^T is much larger than scale^2.
         own, rest = white - top @ common, bottom @ common
         return -0.5 * (own @ own + rest @ rest + value.size * LOG_2PI) - log_det
 
@@ -122,10 +121,10 @@ class LowRankNormal(NamedTuple):
     def sample_and_log_prob(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, Array]:
-        """Draws [*sample_shape, D], and log q of each from its own noise (e, e').
+        """Draws [*sample_shape, D], and log q of each from its noise (e, e').
 
-        With S = diag(scale) and [S^-1 F; I] = Q R the quadratic form of z - mean is the square of
-        what [e'; -e] leaves off the columns of Q.
+        With S = diag(scale) and [S^-1 F; I] = Q R, the quadratic form of z - mean is the squared
+        residual of [e'; -e] after projection on the columns of Q.
         """
         key_factor, key_scale = jax.random.split(keys.unrolled(seed))
         dim, rank = self.factor.shape

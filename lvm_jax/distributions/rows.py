@@ -1,4 +1,4 @@
-"""Independent rows, each with a distribution of its own: the local latents of a data set."""
+"""Independent rows with one distribution each, for the local latents of a data set."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ from lvm_jax.typing import Array, Distribution, Key, Latent, Scalar
 
 
 class Rows(NamedTuple):
-    """The distribution of values [N, ...] with row n ~ make(row n of `rows`), independently.
+    """The distribution of values [N, ...] with independent rows, row n ~ make(row n of `rows`).
 
-    Build it anew for each use, as any distribution: `make` carries its parameters with it.
+    Rebuild it on each call: the closure `make` holds parameters.
     """
 
     make: Callable[[Any], Distribution]
@@ -21,22 +21,22 @@ class Rows(NamedTuple):
 
     @property
     def one(self) -> Distribution:
-        """The distribution of the first row, whose type is that of all."""
+        """The distribution of the first row; all rows have the same type."""
         return self.make(jax.tree.map(lambda leaf: leaf[0], self.rows))
 
     @property
     def reparameterized(self) -> bool:
-        """Does each row carry gradients?"""
+        """Whether draws carry gradients to the parameters."""
         return is_reparameterized(self.one)
 
     @property
     def discrete(self) -> bool:
-        """Is each row discrete?"""
+        """Whether the rows are discrete."""
         return is_discrete(self.one)
 
     @property
     def support(self) -> Supports:
-        """The values that a number of a row may have."""
+        """The possible values of each entry of a row."""
         return data_support(self.one)
 
     def log_prob(self, value: Latent) -> Scalar:

@@ -1,7 +1,7 @@
 """Distributions of one number, and products of distributions.
 
-Each is a pytree of its arrays, so that it crosses every transformation with its own parameters.
-Values and draws are bit for bit those of distrax's families of the same names.
+Each is a pytree of arrays. Densities and draws equal those of distrax's families of the same names
+bit for bit.
 """
 
 import math
@@ -17,10 +17,10 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class Family:
-    """A pytree of the attributes of an object; those in `static` are no leaves.
+    """Base class that registers an object as a pytree of its attributes, except those in `static`.
 
-    It is rebuilt without `__init__`, whose conversions need arrays: transformations put shapes,
-    axes and masks in their place.
+    Unflattening does not call `__init__`, because JAX also unflattens with leaves that are no
+    arrays, such as shapes, axes and masks.
     """
 
     static: ClassVar[tuple[str, ...]] = ()
@@ -147,9 +147,9 @@ class Uniform(Family):
 
 
 class Independent(Family):
-    """One value of the last axes of a batch, whose elements are independent.
+    """The product over the last axes of a batch of independent distributions.
 
-    `distribution` may be of distrax too. By default the first axis is left a batch.
+    `distribution` may come from distrax. By default all axes but the first are reinterpreted.
     """
 
     static = ("reinterpreted_batch_ndims",)
@@ -169,7 +169,7 @@ class Independent(Family):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """The axes that are left."""
+        """The remaining axes of the batch."""
         shape = tuple(self.distribution.batch_shape)
         return shape[: len(shape) - self.reinterpreted_batch_ndims]
 
@@ -202,7 +202,7 @@ class Independent(Family):
 
 
 def _floats(value: Any) -> Array:
-    """An array of floats; one that is stays as it is."""
+    """The value as an array of floats; integers are converted."""
     array = jnp.asarray(value)
     if jnp.issubdtype(array.dtype, jnp.floating):
         return array

@@ -10,11 +10,11 @@ from lvm_jax.typing import Array, Distribution, Key, Latent, Scalar
 
 
 class Successive(NamedTuple):
-    """The distribution of {name: y, other: z}, y ~ first, z | y ~ second(y).
+    """The distribution of {names[0]: y, names[1]: z} with y ~ first and z | y ~ second(y).
 
-    A prior, or a q(y | x) q(z | x, y), whose parts may be of different kinds: with a finite first
-    part, such as `Categorical`, `gradients.enumerated` sums over y. Build it anew for
-    each use, as any distribution: `second` is a function, and carries its parameters with it.
+    It serves as a prior or as q(y | x) q(z | x, y). The parts may be of different kinds: for a
+    finite first part, such as `Categorical`, `gradients.enumerated` sums over y. Rebuild it on
+    each call: the closure `second` holds parameters.
     """
 
     first: Distribution
@@ -23,24 +23,26 @@ class Successive(NamedTuple):
 
     @property
     def reparameterized(self) -> bool:
-        """Do both parts carry gradients?"""
-        y = jax.eval_shape(lambda key: self.first.sample(seed=key), jax.random.key(0))
-        if not is_reparameterized(self.first):
-            return False
-        found: list[bool] = []
-        jax.eval_shape(lambda y: found.append(is_reparameterized(self.second(y))), y)
-        return found[0]
+        """Whether draws of both parts carry gradients to the parameters."""
+        return self._both(is_reparameterized)
 
     @property
     def discrete(self) -> bool:
-        """Are both parts discrete?"""
-        y = jax.eval_shape(lambda key: self.first.sample(seed=key), jax.random.key(0))
-        found: list[bool] = []
-        jax.eval_shape(lambda y: found.append(is_discrete(self.second(y))), y)
-        return is_discrete(self.first) and found[0]
+        """Whether both parts are discrete."""
+        return self._both(is_discrete)
+
+    def _both(self, test: Callable[[Distribution], bool]) -> bool:
+        """Whether both parts pass a test of their type."""
+        found = [test(self.first)]
+
+        def trace(key: Key[Array, ""]) -> None:
+            found.append(test(self.second(self.first.sample(seed=key))))
+
+        jax.eval_shape(trace, jax.random.key(0))
+        return all(found)
 
     def join(self, y: Latent, z: Latent) -> dict[str, Latent]:
-        """A value from its parts."""
+        """The value z of the whole distribution from its two parts."""
         return dict(zip(self.names, (y, z), strict=True))
 
     def log_prob(self, value: dict[str, Latent]) -> Scalar:

@@ -1,4 +1,4 @@
-"""A distribution of vectors as one of pytrees."""
+"""A distribution of pytrees from a distribution of vectors."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 )
 @dataclass(frozen=True, eq=False)
 class Unflattened:
-    """The distribution of a pytree z whose flat vector, less an origin, is drawn from `flat`."""
+    """The distribution of a pytree z: its flattened vector minus `origin` is drawn from `flat`."""
 
     flat: Distribution  # [D]
     origin: Float[Array, " D"]
@@ -29,18 +29,18 @@ class Unflattened:
 
     @classmethod
     def around(cls, flat: Distribution, start: Latent) -> "Unflattened":
-        """Of trees like `start`, which is the origin."""
+        """The distribution of pytrees like `start`, with `start` as the origin."""
         leaves, structure = jax.tree.flatten(start)
         origin = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
         return cls(flat, origin, structure, tuple(jnp.shape(leaf) for leaf in leaves))
 
     @property
     def reparameterized(self) -> bool:
-        """Do draws carry gradients to the parameters?"""
+        """Whether draws carry gradients to the parameters."""
         return is_reparameterized(self.flat)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
-        """Draws, the leaves [*sample_shape, ...]."""
+        """Draws, leaves [*sample_shape, ...]."""
         return self._unflatten(self.flat.sample(seed=seed, sample_shape=sample_shape))
 
     def log_prob(self, value: Latent) -> Scalar:
@@ -51,7 +51,7 @@ class Unflattened:
     def sample_and_log_prob(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Latent, Array]:
-        """Draws, and log q of each."""
+        """Draws, leaves [*sample_shape, ...], and log q of each."""
         if has_sample_and_log_prob(self.flat):
             flat, log_q = self.flat.sample_and_log_prob(seed=seed, sample_shape=sample_shape)
         else:

@@ -1,19 +1,20 @@
 """Gradient estimators: one signature, `(key, log_joint, guide, phi, num_samples) -> surrogate`.
 
-For ONE data point, with guide: phi -> q. The surrogate's VALUE is the estimate of the bound, in
-nats and to be maximised; its `jax.grad` is the estimator's gradient, for phi and for the theta
-that log_joint closes over, both at once:
+For ONE data point, with guide: phi -> q. The surrogate's VALUE is an estimate of the bound, in
+nats, to be maximised. Its `jax.grad` is the gradient estimate, for phi and for the theta that
+log_joint closes over:
 
     estimate = gradients.doubly_reparameterized(bounds.iwae)
     value, (grad_theta, grad_phi) = jax.value_and_grad(
         lambda theta, phi: estimate(key, model(theta).log_joint(x), guide, phi, 10), argnums=(0, 1)
     )(theta, phi)
 
-Map over data points and their keys outside. A surrogate is for first derivatives only. Options go
-to the functions below, which return estimators; `ESTIMATORS` lists them with their promises.
+Map over data points and their keys with jax.vmap. A surrogate gives first derivatives only. The
+functions below take options and return estimators; `ESTIMATORS` lists estimators with their bounds
+and biases.
 
-Every estimator raises ValueError for too few num_samples or a log-joint that does not take q's z
-to one number, and TypeError for a q that it cannot take, naming those that could.
+Every estimator raises ValueError for too few num_samples or a log-joint that does not map q's z to
+one number, and TypeError for an unsupported q, naming the estimators that support it.
 """
 
 from lvm_jax import bounds
@@ -45,7 +46,7 @@ from lvm_jax.gradients.wake_sleep import (
     sleep,
 )
 
-# name: estimator, bound, unbiased in theta, unbiased in phi, the q that it takes
+# name: estimator, bound, unbiased in theta, unbiased in phi, required kind of q
 ESTIMATORS.update(
     reparameterized=Estimator(reparameterized(), "elbo", True, True, "reparameterized"),
     reparameterized_iwae=Estimator(

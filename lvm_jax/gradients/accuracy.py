@@ -7,20 +7,20 @@ import numpy as np
 from lvm_jax.estimate import Estimate
 from lvm_jax.typing import Float
 
-ROUNDING = 1e-3  # of the exact gradient: the rounding of float32, and no bias of interest
+ROUNDING = 1e-3  # of the exact gradient; smaller biases may be float32 rounding
 
 
 class Accuracy(NamedTuple):
-    """Against the exact gradient, in units of its length (variance: of its square)."""
+    """Bias and variance, in units of the exact gradient's length (variance: its square)."""
 
-    bias: Estimate  # length of the mean's error, its noise taken off; 0 if that leaves nothing
-    z: float  # squared bias in its own standard errors: no bias is seen below 3
-    limit: float  # the bias is below this, two standard errors up
+    bias: Estimate  # length of the mean error, corrected for noise; 0 if the noise is larger
+    z: float  # squared bias in standard errors; below 3 no bias is detected
+    limit: float  # upper limit of the bias, two standard errors above the estimate
     variance: Estimate  # summed over the coordinates
 
     @property
     def is_seen(self) -> bool:
-        """Is the bias beyond its noise and beyond the rounding of float32?"""
+        """Whether the bias exceeds its noise and the rounding of float32."""
         return self.z > 3 and self.bias.value > ROUNDING
 
 
@@ -31,10 +31,10 @@ def accuracy(
 ) -> Accuracy:
     """Bias and variance from B independent blocks of gradients with P coordinates.
 
-        bias^2 = average over i != j of <e_i, e_j>,    e_i = mean of block i less the exact gradient
+        bias^2 = average over i != j of <e_i, e_j>,    e_i = mean of block i - exact gradient
 
-    The noise of the means is not in it, for those of different blocks are independent. Standard
-    error by delete-one jackknife. `variances` are those within each block, summed over coordinates.
+    Products of different, independent blocks contain no noise variance. The standard error is by
+    delete-one jackknife. `variances` are within blocks, summed over the coordinates.
 
     Raises ValueError for fewer than 3 blocks, or an exact gradient of length 0.
     """
@@ -42,7 +42,7 @@ def accuracy(
     if num < 3:
         raise ValueError(f"means: expected at least 3 blocks, got {num}")
     if not scale > 0:
-        raise ValueError("exact: expected a gradient that is not 0, the unit of every number")
+        raise ValueError("exact: expected a gradient that is not 0, the unit of bias and variance")
     errors, variances = (means - exact) / scale, variances / scale**2
 
     def squared(errors: np.ndarray) -> float:
@@ -50,8 +50,8 @@ def accuracy(
         return float(((errors.sum(0) ** 2).sum() - (errors**2).sum()) / (n * (n - 1)))
 
     value = squared(errors)
-    left = np.array([squared(np.delete(errors, i, axis=0)) for i in range(num)])
-    error = float(np.sqrt((num - 1) * left.var()))
+    without_one = np.array([squared(np.delete(errors, i, axis=0)) for i in range(num)])
+    error = float(np.sqrt((num - 1) * without_one.var()))
     bias = float(np.sqrt(max(value, 0.0)))
     return Accuracy(
         bias=Estimate(bias, error / (2 * bias) if bias > 0 else 0.0),

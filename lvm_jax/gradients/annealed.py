@@ -1,7 +1,7 @@
-"""Pathwise gradients of a bound on annealed chains: they close a gap that the family of q leaves.
+"""Pathwise gradients of bounds of annealed chains, which reduce the gap of a restricted q.
 
-The log-weights are those of `annealing.unadjusted_log_weights`, whose every step is differentiable:
-a few leapfrog steps from q towards the posterior, for the ELBO of the whole journey.
+The log-weights come from `annealing.unadjusted_log_weights`: a few differentiable leapfrog steps
+from q towards the posterior.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from lvm_jax.weights import LogJoint
 NUM_TEMPERATURES = 4
 
 # phi -> temperatures [T + 1] and step size, a number or [T]
-Travel = Callable[[Params], tuple[ArrayLike, ArrayLike | float]]
+MakeSchedule = Callable[[Params], tuple[ArrayLike, ArrayLike | float]]
 
 
 class Dynamics(NamedTuple):
-    """Temperatures and step sizes of T steps; every field is free to move."""
+    """Temperatures and step sizes of T steps, in unconstrained parameters."""
 
     log_increments: Float[Array, " T"]  # of the temperatures, up to a constant
     log_step_sizes: Float[Array, " T"]
@@ -39,12 +39,12 @@ class Dynamics(NamedTuple):
 
     @property
     def step_sizes(self) -> Float[Array, " T"]:
-        """In z's own units."""
+        """Step sizes in the units of z."""
         return jnp.exp(self.log_step_sizes)
 
 
 class Annealable(NamedTuple):
-    """phi of `annealable`: that of a guide, and how chains travel from its q."""
+    """phi of `annealable`: the phi of a guide, and the dynamics of chains from its q."""
 
     q: Params
     dynamics: Dynamics
@@ -57,22 +57,21 @@ def annealed(
     step_size: ArrayLike | float = 0.1,
     refreshment: float = 0.1,
 ) -> Surrogate:
-    """The bound of S annealed chains from q, differentiated as it stands. Any bound.
+    """The bound of S annealed chains from q, by automatic differentiation. Any bound.
 
         B(log w),    log w_s = log p(x, z_T) - log q(z_0) + sum_t log N(u_t) - log N(v_{t-1})
 
-    with E[w] = p(x) for any step size: see `annealing.unadjusted_log_weights` for the chains,
-    `temperatures` (4 equal steps unless given), `step_size` (a number or [T], in z's own units) and
-    `refreshment`. A bound from below stays one. Steps of size 0 give the bound of q alone; longer
-    ones usually raise it where T >= 2, until they are too long for the density, and it falls fast.
-    Where chains end is nearer to the posterior than where they start, so q need not be it: it
-    learns to start them.
+    E[w] = p(x) for any step size, so lower bounds remain lower bounds. See
+    `annealing.unadjusted_log_weights` for the chains and `refreshment`. `temperatures` are 4 equal
+    steps by default; `step_size` is a number or [T], in the units of z. Step size 0 gives the bound
+    of q. Larger steps usually raise the bound if T >= 2; too large steps make it much lower. q is
+    trained as the start of the chains and need not approximate the posterior.
 
-    Unbiased in theta and in phi for the bound of the CHAINS' weights, wherever it is
-    differentiable. Costs T gradients of log_joint forward, their derivatives back, and the memory
-    of T steps. Needs a reparameterised q whose log_prob can be differentiated at any z, which an
-    inverse-autoregressive flow's cannot; z may be a pytree. Temperatures and step size may be
-    traced; `annealed_learned` learns them.
+    Unbiased in theta and phi for the bound of the CHAINS' weights, where it is differentiable.
+    Costs T gradients of log_joint, their derivatives, and the memory of T steps. Needs a
+    reparameterised q whose log_prob is differentiable at any z, unlike inverse autoregressive
+    flows; z may be a pytree. Temperatures and step size may be traced; `annealed_learned` learns
+    them.
 
     Raises ValueError for temperatures that do not rise from 0 to 1, a step size that is not
     positive or of another shape, or a refreshment outside (0, 1].
@@ -85,24 +84,24 @@ def annealed(
     positive(step_size, "step_size")
     check_step_size(step_size, num_temperatures)
 
-    def travel(phi: Params) -> tuple[ArrayLike, ArrayLike | float]:
+    def make_schedule(phi: Params) -> tuple[ArrayLike, ArrayLike | float]:
         given = annealing.linear(num_temperatures) if temperatures is None else temperatures
         return given, step_size
 
-    return _of_chains("annealed", bound, travel, refreshment)
+    return _of_chains("annealed", bound, make_schedule, refreshment)
 
 
 def annealed_learned(
     bound: bounds.Reduction = bounds.elbo, *, refreshment: float = 0.1
 ) -> Surrogate:
-    """`annealed` with temperatures and step sizes from phi, which learns them beside q's.
+    """`annealed` with learned temperatures and step sizes, which are part of phi.
 
-    phi is an `Annealable`, of a guide made by `annealable`. Unbiased in it, too. Raises TypeError
-    for another phi, and ValueError as `annealed`.
+    phi is an `Annealable`, of a guide made by `annealable`. Unbiased in all its fields. Raises
+    TypeError for another phi, and ValueError as `annealed`.
     Source: Zhang et al. 2021; Geffner and Domke 2021.
     """
 
-    def travel(phi: Params) -> tuple[ArrayLike, ArrayLike | float]:
+    def make_schedule(phi: Params) -> tuple[ArrayLike, ArrayLike | float]:
         if not isinstance(phi, Annealable):
             raise TypeError(
                 "phi: expected an Annealable, as gradients.annealable makes guides with it, got "
@@ -110,16 +109,16 @@ def annealed_learned(
             )
         return phi.dynamics.temperatures, phi.dynamics.step_sizes
 
-    return _of_chains("annealed_learned", bound, travel, refreshment)
+    return _of_chains("annealed_learned", bound, make_schedule, refreshment)
 
 
 def annealable(
     guide: Guide, num_temperatures: int = NUM_TEMPERATURES, *, step_size: float = 0.1
 ) -> Guide:
-    """The same q(z | x), of a phi that also says how chains travel from it: an `Annealable`.
+    """The same q(z | x), with the dynamics of annealed chains in phi, an `Annealable`.
 
-    They start with equal steps of the temperature and one step size, the same for every x. What
-    does not anneal, such as `evidence.evaluate`, sees q alone.
+    Initial temperatures are equidistant and step sizes equal; all x share them. Functions without
+    annealing, such as `evidence.evaluate`, use only q.
 
     Raises ValueError for num_temperatures < 1 or a step size that is not positive.
     """
@@ -136,14 +135,16 @@ def annealable(
     return Guide(init, posterior)
 
 
-def _of_chains(name: str, bound: bounds.Reduction, travel: Travel, refreshment: float) -> Surrogate:
+def _of_chains(
+    name: str, bound: bounds.Reduction, make_schedule: MakeSchedule, refreshment: float
+) -> Surrogate:
     check_refreshment(refreshment)
 
     def estimate(
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
         checks.key(key)
-        temperatures, step_size = travel(phi)
+        temperatures, step_size = make_schedule(phi)
         q = make_q(name, "reparameterized", guide, phi, num_samples)
         log_w = annealing.unadjusted_log_weights(
             key, log_joint, q, num_samples,

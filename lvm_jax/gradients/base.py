@@ -1,4 +1,4 @@
-"""What an estimator is, the table of them, and the refusal of a q that an estimator cannot take."""
+"""The type of an estimator, the table of estimators, and the validation of q."""
 
 import math
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from lvm_jax.distributions.kinds import LatentKind, latent_kinds, type_name
 from lvm_jax.typing import Array, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_prob
 
-MakeQ = Callable[[Params], Any]  # phi -> q of one data point, whose kind `make_q` asks for
-# (key, log_joint, guide, phi, num_samples) -> a scalar whose jax.grad is the estimate.
+MakeQ = Callable[[Params], Any]  # phi -> q of one data point
+# (key, log_joint, guide, phi, num_samples) -> a scalar whose jax.grad is the estimate
 Surrogate = Callable[[Key[Array, ""], LogJoint, MakeQ, Params, int], Scalar]
 
 
 class Estimator(NamedTuple):
-    """An estimator with what it promises; unbiased means: for the gradient of `bound`."""
+    """An estimator with its bound, whether it is unbiased for the bound's gradient, and its q."""
 
     estimate: Surrogate
-    bound: str  # its name in bounds.BOUNDS; after "annealed_", of the log-weights of chains
+    bound: str  # a name in bounds.BOUNDS; with the prefix "annealed_" for weights of chains
     unbiased_theta: bool
     unbiased_phi: bool
-    latent: LatentKind  # the q that it takes
+    latent: LatentKind  # the required kind of q
 
 
-ESTIMATORS: dict[str, Estimator] = {}  # the rows stand in gradients/__init__.py
+ESTIMATORS: dict[str, Estimator] = {}  # filled in gradients/__init__.py
 
 NEEDS: dict[LatentKind, str] = {
     "any": "any q",
@@ -41,10 +41,10 @@ NEEDS: dict[LatentKind, str] = {
 
 
 def find_estimate(value: Any, name: str = "estimate") -> Surrogate | None:
-    """An estimator, its row or its name in ESTIMATORS, as the estimator; None stays None.
+    """The estimator given as a function, as a row or a name of ESTIMATORS, or None.
 
-    Raises ValueError for another name, and TypeError for what is not an estimator, such as a
-    function that makes one.
+    Raises ValueError for an unknown name, and TypeError for other values, such as a function that
+    returns an estimator.
     """
     if value is None:
         return None
@@ -61,7 +61,7 @@ def find_estimate(value: Any, name: str = "estimate") -> Surrogate | None:
             "of the functions of lvm_jax.gradients returns"
         )
     called = checks.signature(value)
-    cure = "an objective goes into objective="
+    cure = "pass an objective as objective="
     if not checks.takes(value, "key", "point", "num_samples", "step"):
         cure = f"call {value.__name__}(...), which makes the estimator"
     raise TypeError(f"{expected}{called}; {cure}")
@@ -75,10 +75,10 @@ def make_q(
     num_samples: int,
     minimum: int = 1,
 ) -> Any:
-    """q = guide(phi), after refusing what the named estimator cannot take.
+    """q = guide(phi), validated for the named estimator.
 
-    Raises ValueError for num_samples < `minimum` or a q of several data points, and TypeError for
-    another kind of q than `latent`, naming the estimators that would work.
+    Raises ValueError for num_samples < `minimum` or a q of several data points, and TypeError for a
+    q that is not of the kind `latent`, naming the estimators that support it.
     """
     checks.integer(num_samples, "num_samples", minimum)
     q = checks.distribution(guide(phi))
@@ -95,10 +95,10 @@ def make_q(
 
 @jax.custom_jvp
 def through(coefficients: Float[Array, "..."], carrier: Float[Array, "..."]) -> Scalar:
-    """A scalar of value 0 whose gradient is sum coefficients * grad carrier.
+    """A scalar with value 0 and gradient sum coefficients * grad carrier.
 
-    The one trick of every surrogate: coefficients that are numbers times something that carries
-    parameters. The value is 0 also where a coefficient is infinite, as of a draw of weight 0.
+    Every surrogate uses it to add a gradient term. The coefficients are treated as constants. The
+    value is 0 even for infinite coefficients, which occur for draws of weight 0.
     """
     return jnp.zeros((), jnp.result_type(coefficients, carrier))
 
@@ -109,6 +109,6 @@ def _through_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Array]) -> t
 
 
 def positive(value: object, name: str) -> None:
-    """Refuse a Python number that is not positive and finite; traced numbers pass unseen."""
+    """Raise ValueError for a number that is not positive and finite; arrays are not checked."""
     if isinstance(value, Real | np.number) and not (float(value) > 0 and math.isfinite(value)):
         raise ValueError(f"{name}: expected a finite number > 0, got {value}")

@@ -1,4 +1,4 @@
-"""All gradient estimators that take a q, on one data point: bias, variance and time, as a table."""
+"""A table of bias, variance and time of all gradient estimators that support a given q."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +18,8 @@ from lvm_jax.gradients.table import EstimatorRow, EstimatorTable
 from lvm_jax.typing import Array, Key, Params
 from lvm_jax.weights import LogJoint
 
-BLOCKS = 20  # of independent gradients, whose spread gives the standard errors
-TOGETHER = 100  # gradients that run together
+BLOCKS = 20  # of independent gradients, for standard errors
+BATCH = 100  # gradients computed in parallel
 Gradient = Callable[[Key[Array, ""], Params], Array]
 INSIDE = "jax.grad of one of gradients.ESTIMATORS"
 
@@ -38,44 +38,55 @@ def compare(
 ) -> EstimatorTable:
     """Bias, variance and time of gradient estimators for phi of one q = guide(phi), at one x.
 
-    Arguments as of an estimator. The rows are all of `ESTIMATORS` for `bound` that take this q, or
-    `estimators`: names, or estimators by a name of one's own. Each makes `num_draws` gradients in
-    20 blocks, see `accuracy`; its time is the median over the blocks, compilation excluded, of
-    gradients that one program makes together.
+    The first arguments are those of an estimator. The rows are all `ESTIMATORS` for `bound` that
+    support this q, or `estimators`: a sequence of names, or a dictionary of estimators. Each
+    estimator runs `num_draws` times in 20 blocks, see `accuracy`. Its time is the median over
+    blocks, per gradient of a parallel batch, without compilation.
 
-    The exact gradient is `exact`, a pytree as phi, or for a finite q a sum over all values of z (of
-    S draws where the bound is not the ELBO), unless it has more than 2^18 terms.
+    The exact gradient is `exact`, a pytree like phi. For a finite q it is computed by a sum over
+    all values of z (of S draws if the bound is not the ELBO) of at most 2^18 terms.
 
     Raises ValueError or TypeError for an unknown bound or estimator, an estimator of another bound,
-    no estimator that fits, an `exact` of another structure or of length 0, num_draws < 60, what an
-    estimator of `estimators` refuses, and under jit, grad or vmap.
+    no suitable estimator, an `exact` of wrong structure or of length 0, num_draws < 60, errors of
+    `estimators`, and under jit, grad or vmap.
     """
     checks.host("gradients.compare", INSIDE, key, phi, exact)
     checks.key(key)
     checks.integer(num_samples, "num_samples", 1)
     repeats = checks.integer(num_draws, "num_draws", 3 * BLOCKS) // BLOCKS
     checks.choice(bound, "bound", sorted({row.bound for row in ESTIMATORS.values()}))
-    given = None if estimators is None else _named(estimators, bound)
-    chosen, left_out = {}, {}
-    for name, estimate in (_fitting(guide, phi, bound) if given is None else given).items():
-        gradient = _gradient(estimate, log_joint, guide, num_samples)
-        try:
-            jax.eval_shape(gradient, key, phi)
-            chosen[name] = gradient
-        except ValueError as error:
-            if given is not None or not str(error).startswith(("num_samples:", "z:")):
-                raise
-            left_out[name] = str(error)
+    found = _fitting(guide, phi, bound) if estimators is None else _named(estimators, bound)
+    gradients = {n: _gradient(e, log_joint, guide, num_samples) for n, e in found.items()}
+    left_out = _failing(gradients, key, phi, strict=estimators is not None)
     if exact is None:
         flat = enumerate_gradient(log_joint, guide, phi, num_samples, bound)
     else:
         flat = flat_like(exact, phi)
-    rows = {name: _measure(key, gradient, phi, repeats, flat) for name, gradient in chosen.items()}
+    rows = {
+        name: _measure(key, gradient, phi, repeats, flat)
+        for name, gradient in gradients.items()
+        if name not in left_out
+    }
     return EstimatorTable(bound, num_samples, flat, rows, left_out)
 
 
+def _failing(
+    gradients: dict[str, Gradient], key: Key[Array, ""], phi: Params, strict: bool
+) -> dict[str, str]:
+    """The errors of gradients that need more draws or fewer values of z; raised if `strict`."""
+    errors = {}
+    for name, gradient in gradients.items():
+        try:
+            jax.eval_shape(gradient, key, phi)
+        except ValueError as error:
+            if strict or not str(error).startswith(("num_samples:", "z:")):
+                raise
+            errors[name] = str(error)
+    return errors
+
+
 def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
-    """The rows of ESTIMATORS for the bound that take q."""
+    """The rows of ESTIMATORS for the bound that support q."""
     kinds: set[str] = set()
 
     def trace(phi: Params) -> None:
@@ -93,7 +104,7 @@ def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
 
 
 def _named(estimators: Mapping[str, Any] | Sequence[str], bound: str) -> dict[str, Surrogate]:
-    """The estimators by name; refuses names and rows of another bound."""
+    """The estimators by name; ValueError for estimators of another bound."""
     if isinstance(estimators, str) or not isinstance(estimators, Mapping | Sequence):
         raise TypeError(
             "estimators: expected a sequence of names, or a dictionary of estimators by name, got "
@@ -132,20 +143,20 @@ def _measure(
 
     def block(key: Key[Array, ""], phi: Params) -> tuple[Array, Array]:
         keys = jax.random.split(key, repeats)
-        draws = jax.lax.map(lambda key: gradient(key, phi), keys, batch_size=TOGETHER)
+        draws = jax.lax.map(lambda key: gradient(key, phi), keys, batch_size=BATCH)
         return draws.mean(0), draws.var(0, ddof=1).sum()
 
     compiled = jax.jit(block).lower(key, phi).compile()
-    found, seconds = [], []
-    for own in jax.random.split(key, BLOCKS):
+    moments, seconds = [], []
+    for block_key in jax.random.split(key, BLOCKS):
         start = time.perf_counter()
-        found.append(jax.block_until_ready(compiled(own, phi)))
+        moments.append(jax.block_until_ready(compiled(block_key, phi)))
         seconds.append((time.perf_counter() - start) / repeats)
-    means, variances = (np.array(part, np.float64) for part in zip(*found, strict=True))
+    means, variances = (np.array(part, np.float64) for part in zip(*moments, strict=True))
     each = float(np.median(seconds))
     if exact is None:
         spread = float(variances.std(ddof=1) / np.sqrt(BLOCKS))
         variance = Estimate(float(variances.mean()), spread)
         return EstimatorRow(Estimate(np.nan, np.nan), np.nan, False, variance, each)
-    seen = accuracy(means, variances, exact)
-    return EstimatorRow(seen.bias, seen.limit, seen.is_seen, seen.variance, each)
+    found = accuracy(means, variances, exact)
+    return EstimatorRow(found.bias, found.limit, found.is_seen, found.variance, each)

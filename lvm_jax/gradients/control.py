@@ -1,4 +1,4 @@
-"""REBAR and RELAX: the score function with a control variate differentiated through noise."""
+"""REBAR and RELAX: score-function estimators with a reparameterised control variate."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
 
 LogWeight = Callable[[Array], Scalar]  # (soft or hard) b -> log p(x, b) - log q(b)
-# (log_weight, soften, z) -> nats, at noisy logits z; soften is sigmoid or softmax.
+# (log_weight, soften, z) -> nats, at noisy logits z; soften is sigmoid or softmax
 Control = Callable[[LogWeight, Callable[[Array], Array], Array], Scalar]
 
 
@@ -23,36 +23,36 @@ def rebar_control(temperature: float | Scalar = 0.5, scale: float | Scalar = 1.0
 
 
 def relax(control: Control) -> Surrogate:
-    """RELAX: with z = logits + noise, b = H(z), and z' drawn anew given b,
+    """RELAX: with z = logits + noise, b = H(z), and z' drawn from z given b,
 
         logits:  (f(b) - c(z')) grad log q(b) + grad c(z) - grad c(z'),   f(b) = log p - log q
         theta:   mean of dlog p(x, b)/dtheta
 
-    averaged over num_samples = S. Unbiased in theta and phi for the ELBO whatever the control
-    c(log_weight, soften, z), which may close over traced parameters: adapt them by the gradient of
-    `variance_objective`. log_joint need accept soft values only if the control asks for them.
-    Needs Bernoulli or one-hot rows. Source: Grathwohl et al. 2018, section 3.2.
+    averaged over num_samples = S. Unbiased in theta and phi for the ELBO, for any control
+    c(log_weight, soften, z). The control may close over traced parameters; optimise them with
+    `variance_objective`. log_joint must accept soft values only if the control uses them. Needs
+    Bernoulli or one-hot rows. Source: Grathwohl et al. 2018, section 3.2.
     """
     return _controlled("relax", control)
 
 
 def rebar(temperature: float | Scalar = 0.5, scale: float | Scalar = 1.0) -> Surrogate:
-    """REBAR: `relax` with c(z) = scale * f(soften(z / temperature)), the relaxed f itself.
+    """REBAR: `relax` with the relaxed f as the control, c(z) = scale * f(soften(z / temperature)).
 
-    Unbiased in theta and phi for the ELBO at every temperature and scale, both of which may be
-    traced; scale = 0 is REINFORCE. log_joint must accept soft values. Needs Bernoulli or one-hot
-    rows. Source: Tucker et al. 2017, section 3.
+    Unbiased in theta and phi for the ELBO at every temperature and scale, which may be traced.
+    scale = 0 is REINFORCE. log_joint must accept soft values. Needs Bernoulli or one-hot rows.
+    Source: Tucker et al. 2017, section 3.
     """
     return _controlled("rebar", rebar_control(temperature, scale))
 
 
 def variance_objective(control: Control) -> Surrogate:
-    """|phi-gradient of `relax(control)`|^2: minimise it in what the control closes over.
+    """|phi-gradient of `relax(control)`|^2, to be minimised in the parameters of the control.
 
-    The mean of the gradient does not depend on the control, so the gradient of this square is an
-    unbiased one of the summed variance (Tucker et al. 2017, section 3.2; Grathwohl et al. 2018,
-    section 3.1). Needs Bernoulli or one-hot rows. Same signature as an estimator, but no bound: its
-    gradient in theta and phi is of no use.
+    The expected phi-gradient does not depend on the control, so the gradient of this square is an
+    unbiased estimate of the gradient of the total variance (Tucker et al. 2017, section 3.2;
+    Grathwohl et al. 2018, section 3.1). Needs Bernoulli or one-hot rows. It has the signature of an
+    estimator, but it is no bound: do not use its gradient in theta or phi.
     """
 
     def objective(
@@ -82,7 +82,7 @@ def _controlled(name: str, control: Control) -> Surrogate:
 def _relax_slopes(
     key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int, control: Control
 ) -> tuple[Float[Array, " S"], Float[Array, "S ..."]]:
-    """Per draw: log w, which carries theta, and the gradient for the logits (or rows of them)."""
+    """For each draw: log w, which carries theta, and the gradient for the logits."""
     logits, family = relaxation(q)
     logits = jax.lax.stop_gradient(logits)
     noise = family.noise(key, (num_samples, 2, *logits.shape), logits.dtype)
@@ -106,7 +106,7 @@ def _relax_slope(
     family: Relaxation,
     control: Control,
 ) -> Array:
-    """The gradient for the logits from one draw, at log_weight's fixed parameters."""
+    """The gradient for the logits from one draw."""
     b = family.harden(logits + noise[0])
 
     def controls(logits: Array) -> tuple[Scalar, Scalar]:
@@ -115,5 +115,5 @@ def _relax_slope(
         return free - tied, tied
 
     path, tied = jax.grad(controls, has_aux=True)(logits)
-    rest = jnp.where(value == tied, 0.0, value - tied)  # both are -inf where the density is 0
+    rest = jnp.where(value == tied, 0.0, value - tied)  # both are -inf for density 0
     return rest * jax.grad(family.log_prob)(logits, b) + path

@@ -1,4 +1,4 @@
-"""The ELBO with every value of a finite z, or of a finite part of it, summed out."""
+"""The ELBO by a sum over all values of a finite z, or of a finite part of z."""
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,16 @@ from lvm_jax.weights import LogJoint, check_log_joint
 
 
 def enumerated(inner: Surrogate | Estimator | str = "reparameterized") -> Surrogate:
-    """The ELBO with the sum over all of a finite z, or over the finite part y of z = (y, z).
+    """The ELBO by a sum over all values of a finite z, or of the finite part y of z = (y, z).
 
-        sum_z q(z) (log p(x, z) - log q(z)),    of a finite q, such as Bernoulli or a Table
-        sum_y q(y) (ELBO_y - log q(y)),         of a `Successive` q(y) q(z | y) with a finite y
+        sum_z q(z) (log p(x, z) - log q(z)),    for a finite q, such as Bernoulli or Table
+        sum_y q(y) (ELBO_y - log q(y)),         for a `Successive` q(y) q(z | y) with a finite y
 
-    A finite q has the exact ELBO and its exact gradients: no variance; key, num_samples and `inner`
-    are not used. In the second, ELBO_y = E_q(z | y)[log p(x, y, z) - log q(z | y)] is the estimate
-    of `inner` by S draws of z, each y with a key of its own: unbiased in theta and phi where
-    `inner` is so for the ELBO, and exact in q(y) given those draws. Costs one evaluation, or one
-    inner estimate, for each value (`distributions.support` raises ValueError for too many).
+    For a finite q, the ELBO and its gradients are exact; key, num_samples and `inner` are unused.
+    For a `Successive`, `inner` estimates ELBO_y = E_q(z | y)[log p(x, y, z) - log q(z | y)] from S
+    draws of z for each y. The result is unbiased in theta and phi if `inner` is unbiased for the
+    ELBO. Costs one evaluation, or one inner estimate, for each value (`distributions.support`
+    raises ValueError for too many).
 
     Source: Ranganath et al. 2014, section 3.1; Kingma et al. 2014, equation 7.
     """
@@ -65,6 +65,6 @@ def _of_parts(
 
 
 def _expected(values: Array, log_q: Array) -> Scalar:
-    """sum q (value - log q), where a value without mass counts as 0 and has no slope."""
+    """sum q (value - log q), where values of probability 0 contribute 0 and no gradient."""
     mass = jnp.exp(log_q)
     return (mass * jnp.where(mass > 0, values - log_q, 0.0)).sum()

@@ -1,4 +1,4 @@
-"""The exact gradient of a bound for phi: given, or by a sum over all values of a finite z."""
+"""The exact gradient of a bound for phi, by a sum over all values of a finite z."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ MAX_TERMS = 2**18  # of the sum
 
 
 def flat_like(exact: Params, phi: Params) -> Float[np.ndarray, " P"]:
-    """A given gradient as a flat vector; refuses another structure than that of phi, and 0."""
+    """A gradient as a flat vector; ValueError for a structure unlike phi's, or length 0."""
     shapes = [jax.tree.map(jnp.shape, tree) for tree in (phi, exact)]
     if shapes[0] != shapes[1]:
         raise ValueError(
@@ -29,7 +29,7 @@ def flat_like(exact: Params, phi: Params) -> Float[np.ndarray, " P"]:
 def enumerate_gradient(
     log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int, bound: str
 ) -> Float[np.ndarray, " P"] | None:
-    """The exact gradient, by a sum over the S-tuples of values of z; None where it is not known."""
+    """The exact gradient by a sum over S-tuples of values of z; None if this is not possible."""
     size = 1 if bound == "elbo" else num_samples
 
     def expected(phi: Params) -> Array:

@@ -17,7 +17,7 @@ from lvm_jax.weights import LogJoint, check_log_joint
 
 
 class Relaxation(NamedTuple):
-    """A discrete family as the hardened version of noisy logits z."""
+    """A discrete family as a hard function b = H(z) of noisy logits z."""
 
     noise: Callable[..., Array]  # (key, shape, dtype), added to the logits
     harden: Callable[[Array], Array]  # z -> b
@@ -28,13 +28,13 @@ class Relaxation(NamedTuple):
 
 
 def _bits_given(logits: Array, noise: Array, b: Array) -> Array:
-    """Logistic z given its sign (Tucker et al. 2017, appendix), without logs of uniforms."""
+    """Logistic z given its sign (Tucker et al. 2017, appendix), from logistic noise."""
     sign = 2 * b - 1
     return sign * jax.nn.softplus(noise + jax.nn.softplus(sign * logits))
 
 
 def _rows_given(logits: Array, noise: Array, b: Array) -> Array:
-    """Gumbel z given its largest entry: the top is a Gumbel, the others are cut off below it."""
+    """Gumbel z given its largest entry: a Gumbel maximum, and truncated Gumbels below it."""
     top = jax.nn.logsumexp(logits, -1, keepdims=True) + (b * noise).sum(-1, keepdims=True)
     top = jnp.broadcast_to(top, b.shape)
     return jnp.where(b > 0.5, top, -jnp.logaddexp(-(logits + noise), -top))
@@ -64,15 +64,15 @@ def relaxation(q: Any) -> tuple[Array, Relaxation]:
 
 
 def concrete(temperature: float | Scalar = 0.5) -> Surrogate:
-    """Binary concrete, or Gumbel-softmax: the ELBO with the draws inside log p relaxed.
+    """Binary concrete, or Gumbel-softmax: the ELBO with relaxed draws in log p.
 
         (1/S) sum_s log p(x, S(z_s / temperature)) + H(q),   z_s = logits + noise
 
-    H(q) is the exact entropy of the discrete q; only log p sees soft values. Value and both
-    gradients are those of THIS objective: biased for the ELBO in theta and phi, with a bias that
-    vanishes, and a variance that grows, as temperature -> 0. The temperature may be traced. Needs
-    Bernoulli or one-hot rows. Source: Maddison et al. 2017, equation 10, and Jang et al. 2017,
-    equation 2, for the draws. Maddison's objective, equation 13, relaxes the densities too.
+    H(q) is the exact entropy of the discrete q. Value and gradients are those of THIS objective:
+    they are biased for the ELBO in theta and phi. As temperature -> 0 the bias vanishes and the
+    variance grows. The temperature may be traced. Needs Bernoulli or one-hot rows. Source: Maddison
+    et al. 2017, equation 10, and Jang et al. 2017, equation 2, for the draws. Equation 13 of
+    Maddison et al. also relaxes the density of q.
     """
     positive(temperature, "temperature")
 
@@ -83,14 +83,14 @@ def concrete(temperature: float | Scalar = 0.5) -> Surrogate:
 
 
 def straight_through(temperature: float | Scalar | None = None) -> Surrogate:
-    """Hard draws forward, soft ones backward: db/dlogits is taken from a smooth stand-in.
+    """Hard draws in the forward pass, derivatives db/dlogits of a smooth replacement.
 
         (1/S) sum_s log p(x, b_s) + H(q),
         db_s/dphi := dE[b]/dphi (no temperature), or dS(z_s / temperature)/dphi (ST Gumbel-softmax)
 
-    Value and theta are unbiased for the ELBO. phi is BIASED unless log p is linear in b (no
-    temperature); it stays biased as temperature -> 0. The temperature may be traced. Needs
-    Bernoulli or one-hot rows. Source: Bengio et al. 2013; Jang et al. 2017, section 2.2.
+    Value and theta are unbiased for the ELBO. phi is BIASED, also as temperature -> 0, unless log p
+    is linear in b (no temperature). The temperature may be traced. Needs Bernoulli or one-hot rows.
+    Source: Bengio et al. 2013; Jang et al. 2017, section 2.2.
     """
     positive(temperature, "temperature")
 

@@ -1,13 +1,13 @@
-"""Score-function estimators: any q, any z; the draws carry no gradient, log q(z_s) does.
+"""Score-function estimators for any q and z: gradients flow through log q(z_s), not the draws.
 
-All of them subtract from the bound what it would have been with the s-th log-weight replaced by
-something that does not depend on z_s, so that z_s is credited with its own share only:
+The coefficient of the score of draw s is the change of the bound if the s-th log-weight is replaced
+by a number r_s that does not depend on z_s:
 
     signal_s = B(log w) - B(log w with log w_s replaced by r_s)
 
-Draws with p(x, z) = 0 have weights of 0. The value is then the bound's, -inf where that is. IWAE is
--inf only where all weights are 0, and the gradients are those of its finite part, E[L; L > -inf].
-The ELBO is -inf beside any weight of 0; its gradient in phi does not exist, and is infinite or NaN.
+Draws with p(x, z) = 0 have weights of 0. The value remains that of the bound. IWAE is -inf only if
+all weights are 0, and the gradients are those of its finite part, E[L; L > -inf]. The ELBO is -inf
+if any weight is 0; its gradient in phi does not exist, and the result is infinite or NaN.
 """
 
 import math
@@ -26,17 +26,17 @@ from lvm_jax.weights import LogJoint, check_log_joint, draw
 def score_function(
     bound: bounds.Reduction = bounds.elbo, baseline: float | Scalar = 0.0
 ) -> Surrogate:
-    """REINFORCE for any bound, with one constant baseline b in the place of a log-weight.
+    """REINFORCE for any bound, with a constant baseline b as the replacement r_s.
 
         phi:    sum_s (h_s(log w) - h_s(log w with log w_s = b)) grad_phi log q(z_s)
                 h_s = B - B_s,   B_s = dB/dlog w_s
         theta:  sum_s B_s dlog p(x, z_s)/dtheta
 
-    B weighs the draws, and -B_s is what log q inside log w_s adds. For the ELBO the coefficient is
-    (log w_s - b) / S. Unbiased in theta and phi for every b that does not depend on these draws; b
-    may be traced, so that the caller can carry a `moving_average`. S^2 logarithms where the bound
-    takes S, none for the ELBO. Any q; z may be a pytree. Source: Williams 1992, theorem 1; Mnih
-    and Gregor 2014.
+    The term -B_s is the derivative through log q in log w_s. For the ELBO the coefficient is
+    (log w_s - b) / S. Unbiased in theta and phi for every b that does not depend on these draws. b
+    may be traced, such as a `moving_average` of earlier steps. Costs S evaluations of the bound,
+    except for the ELBO. Any q; z may be a pytree. Source: Williams 1992, theorem 1; Mnih and Gregor
+    2014.
     """
 
     def estimate(
@@ -53,9 +53,9 @@ def score_function(
 def credit(
     bound: bounds.Reduction, log_w: Float[Array, " S"], baseline: float | Scalar
 ) -> Float[Array, " S"]:
-    """The coefficients of grad log q(z_s) in `score_function`, as numbers, [S]."""
+    """The coefficients of grad log q(z_s) in `score_function`, without gradients, [S]."""
     log_w = jax.lax.stop_gradient(log_w)
-    if bound is bounds.elbo:  # the difference of two sums would be NaN beside a weight of 0
+    if bound is bounds.elbo:  # a difference of two sums would be NaN for a weight of 0
         return (log_w - baseline) / log_w.size
     value, slope = jax.value_and_grad(bound)(log_w)
     values, slopes = jax.vmap(jax.value_and_grad(bound))(
@@ -69,13 +69,13 @@ def moving_average(
 ) -> float | Scalar:
     """decay * previous + (1 - decay) * value: the next baseline of `score_function`, in nats.
 
-    Feed it the value of the bound of the steps BEFORE: a baseline made of its own draws is biased.
+    `value` must be the bound of EARLIER steps: a baseline that depends on the draws causes a bias.
     """
     return decay * previous + (1 - decay) * jax.lax.stop_gradient(value)
 
 
 def leave_one_out() -> Surrogate:
-    """RLOO: REINFORCE for the ELBO, each draw's baseline the mean of the S - 1 others.
+    """RLOO: REINFORCE for the ELBO; the baseline of a draw is the mean of the S - 1 others.
 
         phi:    1/(S - 1) sum_s (log w_s - mean log w) grad_phi log q(z_s)
         theta:  (1/S) sum_s dlog p(x, z_s)/dtheta
@@ -96,7 +96,7 @@ def leave_one_out() -> Surrogate:
 
 
 def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Surrogate:
-    """VIMCO: REINFORCE for IWAE, each weight's replacement the mean of the S - 1 other weights.
+    """VIMCO: REINFORCE for IWAE; the replacement r_s is a mean of the S - 1 other weights.
 
         phi:    sum_s (L(log w) - L(log w with log w_s = r_s) - v_s) grad_phi log q(z_s)
                 L = IWAE,   v = w / sum w,
@@ -104,8 +104,8 @@ def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Surrogate:
         theta:  sum_s v_s dlog p(x, z_s)/dtheta
 
     Unbiased in theta and phi for IWAE. Needs num_samples >= 2. Any q; z may be a pytree. The
-    geometric mean of weights with a 0 among them is 0; weights that are all 0 replace nothing: L
-    without z_s is then taken as 0. Source: Mnih and Rezende 2016.
+    geometric mean is 0 if any of the weights is 0. If all other weights are 0, L without z_s is
+    replaced by 0. Source: Mnih and Rezende 2016.
     """
     checks.choice(mean, "mean", ("geometric", "arithmetic"))
 
@@ -130,7 +130,7 @@ def vimco(mean: Literal["geometric", "arithmetic"] = "geometric") -> Surrogate:
 def score_weights(
     key: Key[Array, ""], log_joint: LogJoint, q: Distribution, num_samples: int
 ) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
-    """log w_s, which carry theta only, and log q(z_s), which carry phi only, at fixed draws."""
+    """log w_s with gradients in theta only, and log q(z_s) with gradients in phi only."""
     z = jax.lax.stop_gradient(draw(key, q, num_samples))
     check_log_joint(log_joint, z)
     log_q = jax.vmap(q.log_prob)(z)
@@ -138,12 +138,12 @@ def score_weights(
 
 
 def _finite_part(value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """0 for the -inf of weights that are all 0, whose score has no finite credit to carry."""
+    """The value, with 0 for -inf, which would give an infinite coefficient of the score."""
     return jnp.where(value == -jnp.inf, 0.0, value)
 
 
 def mean_of_others(log_w: Float[Array, " S"]) -> Float[Array, " S"]:
-    """mean_{j != s} log w_j for every s; -inf where another weight is 0, whatever w_s is."""
+    """mean_{j != s} log w_j for every s; -inf if another weight is 0."""
     zero = log_w == -jnp.inf
     finite = jnp.where(zero, 0.0, log_w)
     mean = (finite.sum() - finite) / (log_w.size - 1)
@@ -151,6 +151,6 @@ def mean_of_others(log_w: Float[Array, " S"]) -> Float[Array, " S"]:
 
 
 def replaced(log_w: Float[Array, " S"], replacement: Float[Array, " S"]) -> Float[Array, "S S"]:
-    """Row s is log_w with its s-th entry replaced, as numbers."""
+    """A matrix whose row s is log_w with its s-th entry replaced, without gradients."""
     rows = jnp.where(jnp.eye(log_w.size, dtype=bool), replacement[:, None], log_w[None])
     return jax.lax.stop_gradient(rows)

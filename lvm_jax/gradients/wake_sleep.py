@@ -1,4 +1,4 @@
-"""The wake-sleep family: theta climbs a bound, phi descends the forward KL(p(z | x) || q)."""
+"""Wake-sleep estimators: theta maximises a bound, phi minimises KL(p(z | x) || q)."""
 
 import jax
 
@@ -17,9 +17,9 @@ def reweighted_wake_sleep() -> Surrogate:
         phi:    sum_s v_s grad_phi log q(z_s)
         theta:  sum_s v_s dlog p(x, z_s)/dtheta
 
-    The value is IWAE, and theta is unbiased for it. phi is no gradient of IWAE: it climbs
-    -KL(p(z | x) || q), self-normalised, with a bias of O(1/S). Any q; z may be a pytree.
-    Source: Bornschein and Bengio 2015, section 2.
+    The value is IWAE, and theta is unbiased for it. phi receives the gradient of
+    -KL(p(z | x) || q), self-normalised, with a bias of O(1/S); it is no gradient of IWAE. Any q; z
+    may be a pytree. Source: Bornschein and Bengio 2015, section 2.
     """
 
     def estimate(
@@ -39,8 +39,9 @@ def doubly_reparameterized_wake_sleep() -> Surrogate:
         phi:    sum_s (v_s - v_s^2) dlog w_s/dz_s dz_s/dphi,   parameters of log q stopped
         theta:  sum_s v_s dlog p(x, z_s)/dtheta
 
-    The mean of phi is that of `reweighted_wake_sleep` exactly, S by S; 0 where q is the posterior.
-    Needs a reparameterised q; z may be a pytree. Source: Tucker et al. 2019, section 4.1.
+    The expected gradient in phi equals that of `reweighted_wake_sleep` for every S; it is 0 if q is
+    the posterior. Needs a reparameterised q; z may be a pytree. Source: Tucker et al. 2019,
+    section 4.1.
     """
 
     def estimate(
@@ -51,7 +52,7 @@ def doubly_reparameterized_wake_sleep() -> Surrogate:
         q = make_q(name, "reparameterized", guide, phi, num_samples)
         paths = follow(key, log_joint, guide, q, phi, num_samples)
         _, second = derivatives(bounds.iwae, paths.log_weights)
-        return bounds.iwae(paths.log_weights) + through(second, paths.travel)
+        return bounds.iwae(paths.log_weights) + through(second, paths.carriers)
 
     return estimate
 
@@ -59,9 +60,9 @@ def doubly_reparameterized_wake_sleep() -> Surrogate:
 def sleep(key: Key[Array, ""], p: Generative, q: ConditionalDensity, num_samples: int) -> Scalar:
     """The sleep phase: E_{p(x, z; theta)}[log q(z | x; phi)] from draws of the model.
 
-    To be maximised in phi: its gradient is an unbiased one of -E_{p(x)} KL(p(z | x) || q), the
-    forward KL averaged over the model's own data, not over yours. It carries nothing to theta.
-    Takes p and q (not one data point's log_joint), since it draws x itself. Any z and any q.
+    Maximise it in phi: its gradient is an unbiased estimate of the gradient of
+    -E_{p(x)} KL(p(z | x) || q), averaged over data simulated from the model. It has no gradient in
+    theta. It takes p and q instead of log_joint, because it simulates x. Any z and any q.
 
     Raises ValueError for num_samples < 1.
 
@@ -71,8 +72,8 @@ def sleep(key: Key[Array, ""], p: Generative, q: ConditionalDensity, num_samples
     checks.integer(num_samples, "num_samples", 1)
     p = jax.lax.stop_gradient(p)
 
-    def dream(key: Key[Array, ""]) -> Scalar:
+    def one(key: Key[Array, ""]) -> Scalar:
         z, x = p.sample(key)
         return q(x).log_prob(z)
 
-    return jax.vmap(dream)(jax.random.split(key, num_samples)).mean()
+    return jax.vmap(one)(jax.random.split(key, num_samples)).mean()

@@ -1,4 +1,4 @@
-"""Guides q(z | x; phi) as pure functions: a family of q, and where its parameters come from."""
+"""Guides q(z | x; phi) as pure functions: a family of q, and a map from x to its parameters."""
 
 from lvm_jax.guides.amortized import Amortized, amortized, linear, num_outputs
 from lvm_jax.guides.base import Conditional, Family, Guide

@@ -1,4 +1,4 @@
-"""Amortised guides: one function of x gives the parameters of every q(z | x)."""
+"""Amortised guides: a function of x gives the parameters of q(z | x)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from lvm_jax.typing import Array, Float, Key, Params
 
 
 class Amortized(NamedTuple):
-    """phi: eta(x) = offset + network(x), in the fields that are amortised."""
+    """phi: eta(x) = offset + network(x), for the amortised fields of eta."""
 
-    offset: Params  # an eta of the family
+    offset: Params  # eta, the parameters of the family
     network: Params
 
 
@@ -28,13 +28,13 @@ def amortized(
 ) -> Guide:
     """q(z | x) = family(offset + g(x)), with g any network.
 
-    `init(key)` gives the parameters of g, and `apply(parameters, x)` takes one x to
-    P = `num_outputs(family, fields)` numbers, the fields of eta one after the other. The offset
-    starts at the family's own start and is learned, so the last layer of g needs no bias.
-    `fields` names the fields of eta that depend on x, ("loc",) for one; the others are shared
-    by all x. None means all of them.
+    `init(key)` gives the parameters of g. `apply(parameters, x)` maps one x to
+    P = `num_outputs(family, fields)` numbers, the concatenated fields of eta. The offset is
+    learned and starts at the initial eta of the family, so the last layer of g needs no bias.
+    `fields` names the fields of eta that depend on x, such as ("loc",); all x share the others.
+    None means all fields.
 
-    Raises ValueError for unknown fields, and when `posterior` finds another number of outputs.
+    Raises ValueError for unknown fields, and on use for a wrong number of outputs.
     """
     fields = _check_fields(family, fields)
     num = num_outputs(family, fields)
@@ -45,7 +45,7 @@ def amortized(
         return Amortized(family.init(key_family), init(key_network))
 
     @precision.full_by_default
-    def posterior(phi: Amortized, x: Any) -> Any:  # what the family builds
+    def posterior(phi: Amortized, x: Any) -> Any:
         flat, unravel = ravel_pytree(_select(phi.offset, fields))
         moved = apply(phi.network, x)
         if jnp.shape(moved) != (num,):
@@ -77,7 +77,7 @@ def linear(family: Family, x_dim: int, fields: Sequence[str] | None = None) -> G
 
 
 def num_outputs(family: Family, fields: Sequence[str] | None = None) -> int:
-    """How many numbers the (named fields of the) family's eta hold for one x."""
+    """The number of parameters in eta of the family, or in the named fields of eta."""
     eta = jax.eval_shape(family.init, jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(_select(eta, _check_fields(family, fields))))
 

@@ -1,4 +1,4 @@
-"""A guide q(z | x; phi) as pure functions, for one data point, and the same with its parameters."""
+"""A guide q(z | x; phi) as pure functions for one data point, and with bound parameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from lvm_jax.typing import Array, Distribution, Key, Params
 
 
 class Guide(NamedTuple):
-    """q(z | x; phi). `posterior` builds q afresh from phi, so that phi alone may be transformed."""
+    """q(z | x; phi). `posterior` rebuilds q on each call, so transformations need only phi."""
 
     init: Callable[[Key[Array, ""]], Params]  # phi
     posterior: Callable[[Params, Any], Distribution]  # q(z | x; phi)
@@ -27,22 +27,21 @@ class Guide(NamedTuple):
 class Conditional:
     """q(z | x): a guide with its parameters, `guide(phi)`; q(x) is the distribution of z.
 
-    A pytree whose leaves are those of phi; the functions are static. Two guides that are made
-    alike share compiled programs.
+    A pytree with the leaves of phi and static functions. Equal guides share compiled programs.
     """
 
     guide: Guide = field(repr=False)
     phi: Params
 
     def __call__(self, x: Any) -> Distribution:
-        """q(z | x) of one data point, built anew from phi."""
+        """q(z | x) of one data point, rebuilt from phi."""
         return self.guide.posterior(self.phi, x)
 
 
 class Family(NamedTuple):
     """A family of distributions, as a function of unconstrained parameters eta.
 
-    A guide says where eta comes from: phi itself, or a function of x with parameters phi.
+    In a guide, eta is phi itself or a function of x with parameters phi.
     """
 
     init: Callable[[Key[Array, ""]], Params]  # eta

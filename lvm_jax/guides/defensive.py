@@ -1,4 +1,4 @@
-"""A guide that draws from the prior now and then, so that no weight is unbounded."""
+"""Defensive guides: mixtures of a guide and the prior, with bounded importance weights."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from lvm_jax.typing import (
 
 
 class Mixed(NamedTuple):
-    """(1 - share) q + share p, of two distributions of the same z."""
+    """The mixture (1 - share) q + share p of two distributions of z."""
 
     q: Distribution
     p: Distribution
@@ -29,12 +29,12 @@ class Mixed(NamedTuple):
 
     @property
     def reparameterized(self) -> bool:
-        """Which of the two a draw came from has no gradient."""
+        """False: the choice between q and p has no gradient."""
         return False
 
     @property
     def discrete(self) -> bool:
-        """Are both of a discrete z?"""
+        """Whether both distributions are discrete."""
         return distributions.is_discrete(self.q) and distributions.is_discrete(self.p)
 
     def log_prob(self, value: Latent) -> Scalar:
@@ -45,7 +45,7 @@ class Mixed(NamedTuple):
         )
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
-        """Each draw from p with probability `share`, else from q."""
+        """Draws, each from p with probability `share`, otherwise from q."""
         key_pick, key_q, key_p = jax.random.split(seed, 3)
         pick = jax.random.bernoulli(key_pick, self.share, sample_shape)
         from_q = self.q.sample(seed=key_q, sample_shape=sample_shape)
@@ -74,10 +74,10 @@ class Defensive:
 def defensive(p: Generative, q: ConditionalDensity, share: float = 0.1) -> Defensive:
     """(1 - share) q(z | x) + share p(z), for importance sampling.
 
-    The weight p(x, z) / q(z) is then at most p(x | z) / share: of finite variance wherever the
-    likelihood is bounded, however narrow q is, and a mode that q misses is met as often as the
-    prior meets it. E[w^2] is at most 1 / (1 - share) times that of q alone; weights of an exact q
-    are no longer all equal. Not reparameterised.
+    The importance weight is at most p(x | z) / share, so its variance is finite if the likelihood
+    is bounded, however narrow q is. Draws from the prior reach modes that q misses. E[w^2] is at
+    most 1 / (1 - share) times that of q alone. The weights vary even if q is the exact posterior.
+    Not reparameterised.
 
     Raises ValueError for a share outside (0, 1).
 

@@ -1,7 +1,7 @@
-"""Families of q, from unconstrained parameters; each starts at N(0, I) or at the uniform.
+"""Families of q with unconstrained parameters; each starts at N(0, I) or at the uniform.
 
-All raise ValueError or TypeError for sizes that are not integers of at least 1 (2 values of a
-label, 2 dimensions of `low_rank`).
+All raise ValueError or TypeError for sizes that are not integers >= 1 (>= 2 for `num_values` and
+for `dim` of `low_rank`).
 """
 
 from collections.abc import Sequence
@@ -89,10 +89,10 @@ def full_rank(dim: int) -> Family:
 
 
 def low_rank(dim: int, rank: int) -> Family:
-    """N(loc, F F^T + diag(scale^2)) in `dim` dimensions, F of `rank` < `dim` columns.
+    """N(loc, F F^T + diag(scale^2)) in `dim` dimensions, where F has `rank` < `dim` columns.
 
-    F starts at random, small: at F = 0 its gradient vanishes. Raises ValueError for a rank that is
-    not less than `dim`.
+    F starts with small random entries, because its gradient vanishes at F = 0. Raises ValueError
+    for rank >= `dim`.
     """
     dim = checks.integer(dim, "dim", 2)
     rank = checks.integer(rank, "rank", 1)
@@ -111,7 +111,7 @@ def low_rank(dim: int, rank: int) -> Family:
 
 
 def label(num_values: int) -> Family:
-    """One integer in {0, ..., L - 1}, as the z of a mixture."""
+    """One integer in {0, ..., L - 1}, such as the z of a mixture."""
     num_values = checks.integer(num_values, "num_values", 2)
     return Family(
         init=lambda key: Logits(jnp.zeros(num_values)),

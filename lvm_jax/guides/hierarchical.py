@@ -1,15 +1,14 @@
-"""Guides for z = (z_1, ..., z_L), z_1 next to x: drawn from below, or from the top like the model.
+"""Guides for z = (z_1, ..., z_L), z_1 next to x: drawn bottom-up, or top-down like the model.
 
-Both have networks and parameters of their own. A ladder may well use the model's top-down layers
-(theta.layers has the structure of phi.layers), but then theta would be in q too: stopping phi would
-no longer stop q, and STL, DReG and every wake-sleep estimator would change their meaning in
-silence. To tie them, say so in the objective, where theta's gradient then flows through q as well:
+Their networks and parameters are separate from the model's. A ladder can share the model's top-down
+layers, since theta.layers has the structure of phi.layers. q then depends on theta, and STL, DReG
+and wake-sleep estimators, which stop only phi, are invalid. Share them in the objective:
 
     guide.posterior(phi._replace(layers=theta.layers), x)
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +17,19 @@ from lvm_jax._core import checks
 from lvm_jax.distributions import normal
 from lvm_jax.distributions.chain import Chain, Gaussian, Layer, Step, check_layers, init_each
 from lvm_jax.guides.base import Guide
-from lvm_jax.networks import Activation, find_activation, mlp
+from lvm_jax.networks import Activation, Network, find_activation, mlp
 from lvm_jax.typing import Array, Distribution, Key, Params
-
-if TYPE_CHECKING:
-    from lvm_jax.networks import Network
 
 
 def bottom_up(layers: Sequence[Layer]) -> Guide:
     """q(z | x) = q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_(L-1)), each factor a diagonal Gaussian.
 
-    `layers[0]` makes the mean and scale of z_1 from x, `layers[l]` those of z_(l+1) from z_l.
-    phi is the tuple of their parameters. In the true posterior too, z_2 depends on x only through
-    z_1; what the family lacks is the Gaussian shape and the correlations within a layer.
+    `layers[0]` maps x to the mean and scale of z_1; `layers[l]` maps z_l to those of z_(l+1).
+    phi is the tuple of their parameters. As in the true posterior, z_2 depends on x only through
+    z_1. The approximation is the Gaussian shape, without correlations within a layer.
 
-    Raises ValueError for fewer than two layers (for one, `amortized` with `mean_field`) or a
-    network of another number of outputs than mean and scale need.
+    Raises ValueError for fewer than two layers (for one, use `amortized` with `mean_field`) or a
+    network with a wrong number of outputs.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 2.
     """
@@ -52,33 +48,33 @@ def bottom_up(layers: Sequence[Layer]) -> Guide:
 
 
 class Ladder(NamedTuple):
-    """phi of `ladder`, every tuple from the data upwards."""
+    """phi of `ladder`; each tuple is ordered from the data upwards."""
 
     upward: tuple[Params, ...]  # x -> d_1 -> ... -> d_L
-    heads: tuple[Params, ...]  # d_l -> the Gaussian that x gives for z_l
-    layers: tuple[Params, ...]  # z_(l+1) -> the Gaussian that the layer above gives for z_l
+    heads: tuple[Params, ...]  # d_l -> N(a_l, b_l^2)
+    layers: tuple[Params, ...]  # z_(l+1) -> N(m_l, s_l^2)
 
 
 def ladder(
-    upward: Sequence["Network"],
+    upward: Sequence[Network],
     top_dim: int,
     layers: Sequence[Layer],
     activation: Activation = "tanh",
 ) -> Guide:
-    """q(z | x) = q(z_L | x) q(z_(L-1) | z_L, x) ... q(z_1 | z_2, x), drawn from the top.
+    """q(z | x) = q(z_L | x) q(z_(L-1) | z_L, x) ... q(z_1 | z_2, x), drawn top-down.
 
-    A deterministic way up, d_l = h(upward_l(d_(l-1))) with d_0 = x, gives each z_l a Gaussian
-    N(a_l, b_l^2) by a linear layer on d_l. z_L has this one; below, it is multiplied with the
-    N(m_l, s_l^2) that `layers[l - 1]` makes of z_(l+1), precisions adding:
+    A deterministic upward pass d_l = h(upward_l(d_(l-1))), d_0 = x, gives a Gaussian
+    N(a_l, b_l^2) of each z_l, by a linear layer on d_l. q(z_L | x) is this Gaussian. For l < L, q
+    is its normalised product with N(m_l, s_l^2), which `layers[l - 1]` computes from z_(l+1):
 
         scale^-2 = b_l^-2 + s_l^-2,    loc = scale^2 (b_l^-2 a_l + s_l^-2 m_l)
 
-    the exact posterior where N(a_l, b_l^2) is the likelihood of z_l and `layers` are the model's.
-    The networks of `upward`, one for each of the L layers of z, map features to features; `layers`
-    is as in `deep_latent_gaussian`, with parameters of the guide's own, and `top_dim` the
-    dimension of z_L. h = `activation`, a name of networks.ACTIVATIONS or any function.
+    This is the exact posterior if N(a_l, b_l^2) is the likelihood of z_l and `layers` are the
+    model's. `upward` has one network for each of the L layers of z. `layers` is as in
+    `deep_latent_gaussian`, with separate parameters. `top_dim` is the dimension of z_L.
+    h = `activation` is a name of networks.ACTIVATIONS or any function.
 
-    Raises ValueError for numbers of networks that do not fit each other.
+    Raises ValueError if the numbers of networks in `upward` and `layers` do not match.
 
     Source: Sonderby et al. (2016).
     """
@@ -107,23 +103,23 @@ def ladder(
         )
 
     def posterior(phi: Ladder, x: Array) -> Distribution:
-        features, seen = x, []  # N(a_l, b_l^2) of every layer, from the data upwards
+        features, from_x = x, []  # N(a_l, b_l^2) of every layer, from the data upwards
         for network, head, up, across in zip(upward, heads, phi.upward, phi.heads, strict=True):
             features = act(network.apply(up, features))
-            seen.append(head.gaussian(across, features))
-        top = seen.pop()
-        params = tuple(zip(phi.layers, seen, strict=True))
+            from_x.append(head.gaussian(across, features))
+        top = from_x.pop()
+        params = tuple(zip(phi.layers, from_x, strict=True))
         return Chain(normal(*top), params[::-1], steps, downward=True)
 
     return Guide(init, posterior)
 
 
 def _multiplied(layer: Layer) -> Step:
-    """The layer's Gaussian times another one, which comes with its parameters."""
+    """The normalised product of the layer's Gaussian and one that is among the parameters."""
 
     def step(params: tuple[Params, Gaussian], above: Array) -> Gaussian:
         (loc_x, scale_x), (loc, scale) = params[1], layer.gaussian(params[0], above)
-        # As a correction of the mean: the weighted sum loses digits far from the origin.
+        # A correction of the mean; a weighted sum of means loses digits far from the origin.
         total = scale**2 + scale_x**2
         return loc + scale**2 / total * (loc_x - loc), scale * scale_x / jnp.sqrt(total)
 

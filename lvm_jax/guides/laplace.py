@@ -1,4 +1,4 @@
-"""Laplace's approximation: the normal that agrees with log p(x, z) to second order at its mode."""
+"""Laplace's approximation: a normal that matches log p(x, z) to second order at a mode."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,24 +10,24 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
 from lvm_jax._core import checks
+from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.guides.newton import maximize
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Latent, Scalar
 
-LOG_2PI = 1.8378770664093453
-NEAR = 0.01  # standard deviations between a mode and the maximum of the quadratic around it
+NEAR = 0.01  # tolerance of `found`, in standard deviations
 
 
 class Laplace(NamedTuple):
-    """N(mode, (C C^T)^-1), of a z of any structure whose parts together have D numbers."""
+    """N(mode, (C C^T)^-1) of a pytree z with D numbers in total."""
 
     mode: Latent
     factor: Float[Array, "D D"]  # C, lower; NaN where the curvature is not positive definite
-    num_evaluations: Int[Array, ""]  # of log p(x, z) with its gradient, that finding it took
-    distance: Scalar  # to the maximum of the quadratic at the mode, in its standard deviations
+    num_evaluations: Int[Array, ""]  # of log p(x, z) with its gradient
+    distance: Scalar  # to the maximum of the quadratic at the mode, in standard deviations
 
     @property
     def found(self) -> Bool[Array, ""]:
-        """Is the mode a maximum, to NEAR standard deviations, whose curvature makes a normal?"""
+        """Whether the mode is a maximum, to NEAR standard deviations, with a proper normal."""
         proper = jnp.isfinite(self.factor).all() & (jnp.diagonal(self.factor) > 0).all()
         return proper & jnp.isfinite(ravel_pytree(self.mode)[0]).all() & (self.distance < NEAR)
 
@@ -50,18 +50,17 @@ class Laplace(NamedTuple):
 
 @precision.full
 def laplace(log_joint: Callable[[Latent], Scalar], start: Latent, *, widen: float = 1.0) -> Laplace:
-    """The normal at the mode of log p(x, z) that is uphill of `start`, of ONE data point.
+    """The normal at the mode of log p(x, z) that is found uphill from `start`, of ONE data point.
 
         z* = argmax_z log p(x, z),    q(z) = N(z*, widen^2 H^-1),    H = -d^2 log p(x, z*) / dz dz^T
 
-    `start` is a z of floats. The mode is found by damped Newton steps with the exact H, scaled by
-    its diagonal, 100 at most (`guides.newton`); each costs D + 1 evaluations. log p(x, z*) is never
-    below log p(x, start), but for rounding. Where H is not positive definite (a saddle, a density
-    without curvature) `factor` is NaN. `found` is false there, and where z* is more than 0.01
-    standard deviations from the maximum of the quadratic around it: neither is repaired. A widen
-    above 1 makes tails for importance sampling. Unjitted: jit and vmap are yours.
+    `start` is a z of floats. The search takes at most 100 damped Newton steps with the exact H,
+    scaled by its diagonal; each step costs D + 1 evaluations. log p(x, z*) >= log p(x, start) up to
+    rounding. `factor` is NaN where H is not positive definite, such as at a saddle. `found` is
+    False there, and where z* is more than 0.01 standard deviations from the maximum of the local
+    quadratic. `widen` > 1 gives wider tails for importance sampling. Call it under jit and vmap.
 
-    Raises ValueError for a widen that is not positive, TypeError for a start that is not of floats.
+    Raises ValueError for widen <= 0, and TypeError for a start that is not of floats.
 
     Source: Laplace (1774); Tierney and Kadane (1986).
     """
@@ -74,6 +73,6 @@ def laplace(log_joint: Callable[[Latent], Scalar], start: Latent, *, widen: floa
 
     top = maximize(lambda u: log_joint(unravel(u)), flat)
     scale = jnp.sqrt(jnp.abs(jnp.diagonal(top.curvature)))
-    scaled = top.curvature / jnp.outer(scale, scale)  # columns of any units have one size
+    scaled = top.curvature / jnp.outer(scale, scale)  # independent of the units of z
     factor = scale[:, None] * jnp.linalg.cholesky(scaled) / widen
     return Laplace(unravel(top.u), factor, top.num_steps * (flat.size + 1), top.distance)

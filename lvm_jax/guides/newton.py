@@ -1,4 +1,4 @@
-"""Newton's method with exact second derivatives, for a mode of a density on R^D, D moderate."""
+"""Newton's method with exact second derivatives, for a mode of a density on R^D."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,102 +8,101 @@ import jax.numpy as jnp
 
 from lvm_jax.typing import Array, Bool, Float, Int, Scalar
 
-MOST_STEPS = 100
-LEAST_DAMPING = 1e-2  # the first that is tried, of eigenvalues of the scaled curvature
-ROUNDING = 32  # units of the value within which a difference of two values is rounding
+MAX_STEPS = 100
+MIN_DAMPING = 1e-2  # the first positive damping, in units of the scaled curvature
+ROUNDING = 32  # differences of values below this many eps count as rounding
 
 
-class _Place(NamedTuple):
-    """A point, and the density there to second order."""
+class _Point(NamedTuple):
+    """A point with value, gradient and curvature of the log-density."""
 
     u: Float[Array, " D"]
     value: Scalar
-    slope: Float[Array, " D"]  # gradient
+    gradient: Float[Array, " D"]
     curvature: Float[Array, "D D"]  # minus the Hessian
 
 
 class _Step(NamedTuple):
-    """A step from a place, and what the quadratic there says of it."""
+    """A step, with its predictions by the local quadratic."""
 
     change: Float[Array, " D"]
-    gain: Scalar  # of the value
-    distance: Scalar  # to the quadratic's maximum, in its standard deviations; inf without one
+    gain: Scalar  # predicted increase of the value
+    distance: Scalar  # to the quadratic's maximum, in standard deviations; inf without one
 
 
-class Top(NamedTuple):
-    """Where a search ended."""
+class Maximum(NamedTuple):
+    """The result of a search."""
 
     u: Float[Array, " D"]
     curvature: Float[Array, "D D"]  # minus the Hessian
-    distance: Scalar  # to the maximum of the quadratic at u, in its standard deviations
-    num_steps: Int[Array, ""]  # places whose value, gradient and Hessian were computed
+    distance: Scalar  # to the maximum of the quadratic at u, in standard deviations
+    num_steps: Int[Array, ""]  # evaluations of value, gradient and Hessian
 
 
 class _Search(NamedTuple):
-    place: _Place  # the best so far
-    step: _Step  # from there, to be tried
+    best: _Point
+    step: _Step  # the next step to try, from `best`
     damping: Scalar
     num_steps: Int[Array, ""]
 
 
-def maximize(log_density: Callable[[Array], Scalar], start: Float[Array, " D"]) -> Top:
-    """The maximum of `log_density` that is uphill of `start`; `start` where nothing is higher.
+def maximize(log_density: Callable[[Array], Scalar], start: Float[Array, " D"]) -> Maximum:
+    """The maximum of `log_density` uphill from `start`.
 
-    In coordinates that are scaled to a curvature A of diagonal +-1, A = Q diag(l) Q^T, the step is
-    Q (|l| + damping)^-1 Q^T gradient: Newton's where A is positive definite and the damping small,
-    and uphill across saddles. The damping falls by 8 after a step whose gain was at least three
-    quarters of the quadratic's, and rises by 8 below one quarter. A step that gains nothing is not
-    taken. The search ends when the quadratic's maximum is nearer than sqrt(eps) standard
-    deviations, when a step is lost in rounding, and after MOST_STEPS.
-
+    With coordinates scaled such that the curvature A = Q diag(l) Q^T has diagonal +-1, the step is
+    Q (|l| + damping)^-1 Q^T gradient. It equals Newton's step for a positive definite A and zero
+    damping, and goes uphill at saddles. The damping is divided by 8 if the gain is at least 3/4 of
+    the quadratic's prediction, and multiplied by 8 if it is below 1/4. Steps without a gain are
+    rejected. The search ends within sqrt(eps) standard deviations of the quadratic's maximum, when
+    a step is below rounding, and after MAX_STEPS.
     Source: Marquardt (1963); Dauphin et al. (2014), equation 9, for |l|.
     """
     near = jnp.finfo(start.dtype).eps ** 0.5
 
-    def slope(u: Array) -> tuple[Array, tuple[Array, Array]]:
-        value, slope = jax.value_and_grad(log_density)(u)
-        return slope, (value, slope)
+    def derivatives(u: Array) -> tuple[Array, tuple[Array, Array]]:
+        value, gradient = jax.value_and_grad(log_density)(u)
+        return gradient, (value, gradient)
 
-    def more(state: _Search) -> Bool[Array, ""]:
-        moves = (state.place.u + state.step.change != state.place.u).any()
-        late = (state.step.distance < near) | ~moves | (state.num_steps >= MOST_STEPS)
+    def unfinished(state: _Search) -> Bool[Array, ""]:
+        moves = (state.best.u + state.step.change != state.best.u).any()
+        late = (state.step.distance < near) | ~moves | (state.num_steps >= MAX_STEPS)
         return (state.num_steps == 0) | ~late
 
     def body(state: _Search) -> _Search:
-        u = state.place.u + state.step.change
-        hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(u)
-        trial = _Place(u, value, gradient, -hessian)
-        share = _gain(state.place, trial) / state.step.gain
-        take = share > 1e-3  # not where it is NaN
-        place = jax.tree.map(lambda a, b: jnp.where(take, a, b), trial, state.place)
-        harder = jnp.maximum(8 * state.damping, LEAST_DAMPING)
-        damping = jnp.where(share > 0.25, state.damping, harder)
-        damping = jnp.where(share > 0.75, state.damping / 8, damping)
-        return _Search(place, _step(place, damping), damping, state.num_steps + 1)
+        u = state.best.u + state.step.change
+        hessian, (value, gradient) = jax.jacfwd(derivatives, has_aux=True)(u)
+        trial = _Point(u, value, gradient, -hessian)
+        ratio = _gain(state.best, trial) / state.step.gain
+        accept = ratio > 1e-3  # False for NaN
+        best = jax.tree.map(lambda a, b: jnp.where(accept, a, b), trial, state.best)
+        larger = jnp.maximum(8 * state.damping, MIN_DAMPING)
+        damping = jnp.where(ratio > 0.25, state.damping, larger)
+        damping = jnp.where(ratio > 0.75, state.damping / 8, damping)
+        return _Search(best, _step(best, damping), damping, state.num_steps + 1)
 
-    nowhere = jnp.asarray(-jnp.inf, start.dtype)
-    place = _Place(start, nowhere, jnp.zeros_like(start), jnp.zeros((start.size,) * 2, start.dtype))
-    first = _Step(jnp.zeros_like(start), jnp.ones_like(nowhere), -nowhere)
-    state = _Search(place, first, jnp.zeros_like(nowhere), jnp.int32(0))
-    end = jax.lax.while_loop(more, body, state)
-    return Top(end.place.u, end.place.curvature, end.step.distance, end.num_steps)
+    lowest = jnp.asarray(-jnp.inf, start.dtype)
+    point = _Point(start, lowest, jnp.zeros_like(start), jnp.zeros((start.size,) * 2, start.dtype))
+    first = _Step(jnp.zeros_like(start), jnp.ones_like(lowest), -lowest)
+    state = _Search(point, first, jnp.zeros_like(lowest), jnp.int32(0))
+    end = jax.lax.while_loop(unfinished, body, state)
+    return Maximum(end.best.u, end.best.curvature, end.step.distance, end.num_steps)
 
 
-def _gain(old: _Place, new: _Place) -> Scalar:
-    """new.value - old.value, from the gradients where rounding of the values would hide it."""
+def _gain(old: _Point, new: _Point) -> Scalar:
+    """new.value - old.value, by the gradients if it is within rounding of the values."""
     gain = new.value - old.value
-    by_slope = 0.5 * (old.slope + new.slope) @ (new.u - old.u)
+    by_gradient = 0.5 * (old.gradient + new.gradient) @ (new.u - old.u)
     hidden = jnp.abs(gain) <= ROUNDING * jnp.finfo(gain.dtype).eps * jnp.abs(new.value)
-    proper = jnp.isfinite(new.value) & jnp.isfinite(new.slope).all()
+    proper = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all()
     proper = proper & jnp.isfinite(new.curvature).all()
-    return jnp.where(proper, jnp.where(hidden, by_slope, gain), jnp.nan)
+    return jnp.where(proper, jnp.where(hidden, by_gradient, gain), jnp.nan)
 
 
-def _step(place: _Place, damping: Scalar) -> _Step:
-    size = jnp.abs(jnp.diagonal(place.curvature))
+def _step(point: _Point, damping: Scalar) -> _Step:
+    size = jnp.abs(jnp.diagonal(point.curvature))
     scale = jnp.sqrt(jnp.where(size > 0, size, 1))
-    values, axes = jnp.linalg.eigh(place.curvature / jnp.outer(scale, scale))
-    slope = axes.T @ (place.slope / scale)
+    values, axes = jnp.linalg.eigh(point.curvature / jnp.outer(scale, scale))
+    slope = axes.T @ (point.gradient / scale)
     along = slope / (jnp.abs(values) + damping)
     gain = slope @ along - 0.5 * (values * along**2).sum()
     distance = jnp.sqrt((slope**2 / values).sum())

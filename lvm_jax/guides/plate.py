@@ -1,4 +1,4 @@
-"""The guide of a whole data set, whose latents are global, or global and local."""
+"""The guide of a whole data set with global, or global and local, latent variables."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from lvm_jax.typing import Distribution, Latent, Params
 def plate(guide: Guide) -> Guide:
     """q(beta, Z | X) = q(beta) prod_n q(z_n | x_n, beta), for `models.plate`.
 
-    `guide` is that of one row: a `Successive` of q(beta) and q(z | x, beta), or q(beta) alone.
-    q(beta) must not depend on x; it is read from the first row.
+    `guide` is the guide of one row: a `Successive` of q(beta) and q(z | x, beta), or q(beta) alone.
+    q(beta) must not depend on x; it is taken from the first row.
     """
 
     def posterior(phi: Params, x: Any) -> Distribution:

@@ -1,4 +1,4 @@
-"""Semi-amortised guides: from the amortised start, a few local steps on the ELBO of one point."""
+"""Semi-amortised guides: an amortised q, then a few gradient steps on the ELBO of one x."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ PointObjective = Callable[[LogJoint, Distribution], Scalar]  # of one data point
 class Refined(NamedTuple):
     """A guide whose q depends on p too; `refined(p, phi)` is q(z | x) with its parameters."""
 
-    init: Callable[[Key[Array, ""]], Params]  # phi, of where the steps start
+    init: Callable[[Key[Array, ""]], Params]  # phi, the parameters of the initial q
     posterior: Callable[[JointDensity, Params, Any], Distribution]  # q(z | x) of p and phi
 
     def __call__(self, p: JointDensity, phi: Params) -> "RefinedConditional":
-        """q(z | x), whose steps climb the ELBO of this p."""
+        """q(z | x), refined on the ELBO of this p."""
         return RefinedConditional(bindable(self), p, phi)
 
 
@@ -40,16 +40,15 @@ class RefinedConditional:
     phi: Params
 
     def __call__(self, x: Any) -> Distribution:
-        """q(z | x) of one data point: the local steps are made here."""
+        """q(z | x) of one data point; this call runs the local steps."""
         return self.guide.posterior(self.p, self.phi, x)
 
 
 def sampled_elbo(key: Key[Array, ""], num_samples: int) -> PointObjective:
-    """The ELBO from draws of ONE fixed key, the same in every step: smooth in eta, for any q.
+    """The ELBO from `num_samples` draws of a fixed key: a deterministic function of eta, for any q.
 
-    Keep the key for this alone. Draws of the refined q from another key then weigh without bias;
-    the ELBO at this key's draws is the one that was climbed, and too high. Few draws are fitted
-    themselves, and the refined q is then no better for others.
+    Use the key for nothing else. The ELBO at its draws is biased upwards after refinement, while
+    draws from another key give unbiased weights. With few samples the steps overfit the draws.
 
     Raises ValueError for num_samples < 1 and TypeError for a key that is not typed.
     """
@@ -59,13 +58,12 @@ def sampled_elbo(key: Key[Array, ""], num_samples: int) -> PointObjective:
 
 
 def cubature_elbo(log_joint: LogJoint, q: Any) -> Scalar:
-    """The ELBO of a Gaussian q without draws, E_q[log p(x, z)] by `distributions.cubature`.
+    """The ELBO of a Gaussian q without draws, with E_q[log p(x, z)] by `distributions.cubature`.
 
-    Exact for a log-joint that is quadratic in z; elsewhere an approximation, and no bound. Raises
+    Exact for a log-joint that is quadratic in z; otherwise an approximation, not a bound. Raises
     TypeError for other q.
     """
-    energy = distributions.cubature(q, log_joint)  # refuses a q that is not Gaussian
-    return energy + q.entropy()
+    return distributions.cubature(q, log_joint) + q.entropy()
 
 
 def refine(
@@ -80,13 +78,13 @@ def refine(
 
         eta_{t+1} = eta_t + update(grad_eta objective(log_joint, family(eta_t)))
 
-    `optax.sgd(rate)` is plain gradient ascent, eta_t + rate * gradient (the sign is turned here).
-    The objective has to be differentiable in eta: with `sampled_elbo`, a reparameterised q. Nothing
-    keeps a step that is too long from making q worse, and NaN stays NaN. Differentiable in eta and
-    in what log_joint closes over, through all steps, at a memory of `num_steps` gradients;
-    `optax.adam` then needs an `eps_root` > 0, for its square root has no slope at 0.
+    `optax.sgd(rate)` is gradient ascent, eta_t + rate * gradient. The objective must be
+    differentiable in eta: `sampled_elbo` needs a reparameterised q. There is no line search, so
+    long steps can make q worse; NaN is propagated. The result is differentiable in eta and in
+    values that log_joint closes over, with the memory of `num_steps` gradients. `optax.adam` then
+    needs `eps_root` > 0, because its square root has no derivative at 0.
 
-    As local optimisation of a per-point q, it measures the amortisation gap.
+    The improvement of the ELBO of one data point measures its amortisation gap.
     Raises ValueError for num_steps < 0. Source: Kim et al. 2018, algorithm 2.
     """
     num_steps = checks.integer(num_steps, "num_steps", 0)
@@ -104,17 +102,17 @@ def refine(
 
 def refined(
     family: Family,
-    place: Callable[[Family], Guide],
+    make_guide: Callable[[Family], Guide],
     objective: PointObjective,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     *,
     through: bool = True,
 ) -> Refined:
-    """q(z | x) = family(eta_T), T steps of `refine` from eta_0 = what `place` gives for x.
+    """q(z | x) = family(eta_T), after T steps of `refine` from eta_0.
 
-    `place` takes a family to a guide, and says where eta_0 comes from. The steps climb the ELBO of
-    p, so that q shares p's parameters, and both are trained as a pair:
+    `make_guide` maps a family to a guide, which computes eta_0 from x. The steps increase the ELBO
+    of p, so q depends on the parameters of p. Train both as a pair:
 
         semi = refined(mean_field(2), lambda f: amortized(f, network.init, network.apply),
                        sampled_elbo(key, 10), optax.sgd(0.1), num_steps=5)
@@ -123,26 +121,26 @@ def refined(
             p = model(params.theta)
             return p, semi(p, params.phi)
 
-    `through` says how the parameters learn. True: derivatives of all T steps, in phi and in theta
-    (Kim et al. 2018). False: the steps count as a constant shift of eta_0, so phi gets the gradient
-    at eta_T and theta none through q: first order, T times cheaper in memory. In training every
-    step makes the local steps of each data point; `sticking_the_landing` and
-    `doubly_reparameterized` make them twice, for q and for q at frozen parameters.
+    `through=True` differentiates all T steps in phi and theta (Kim et al. 2018). `through=False`
+    treats the steps as a constant shift of eta_0: phi receives the gradient at eta_T, theta none
+    through q, and memory use is T times smaller. `sticking_the_landing` and
+    `doubly_reparameterized` run the steps twice, for q and for q at stopped parameters.
 
     Raises ValueError for num_steps < 0. Source: Kim et al. 2018, algorithm 2; Marino et al. 2018
     learn the update itself.
     """
     num_steps = checks.integer(num_steps, "num_steps", 0)
-    place_of_eta = place(Family(family.init, build=lambda eta: eta))
+    start_guide = make_guide(Family(family.init, build=lambda eta: eta))
 
     def posterior(p: JointDensity, phi: Params, x: Any) -> Distribution:
-        start = place_of_eta.posterior(phi, x)
+        start = start_guide.posterior(phi, x)
         if through:
             moved = refine(p.log_joint(x), family, start, objective, optimizer, num_steps)
             return family.build(moved)
-        frozen, still = jax.lax.stop_gradient((start, p))
-        moved = refine(still.log_joint(x), family, frozen, objective, optimizer, num_steps)
-        shift = jax.tree.map(lambda new, old: new - old, moved, frozen)
+        stopped_start, stopped_p = jax.lax.stop_gradient((start, p))
+        log_joint = stopped_p.log_joint(x)
+        moved = refine(log_joint, family, stopped_start, objective, optimizer, num_steps)
+        shift = jax.tree.map(lambda new, old: new - old, moved, stopped_start)
         return family.build(jax.tree.map(jnp.add, start, shift))
 
-    return Refined(place_of_eta.init, posterior)
+    return Refined(start_guide.init, posterior)

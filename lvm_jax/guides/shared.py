@@ -1,22 +1,22 @@
-"""Guides that do not look at x, and the exact one."""
+"""Guides without amortisation (shared, per-point, fixed), and the exact posterior."""
 
 import jax
 
 from lvm_jax._core import checks
 from lvm_jax.guides.base import Conditional, Family, Guide
-from lvm_jax.models.base import Joint, known
+from lvm_jax.models.base import Joint, require
 from lvm_jax.typing import Array, Distribution, Key, Params
 
 
 def shared(family: Family) -> Guide:
-    """One q for every x: phi is eta."""
+    """The same q for every x: phi is eta."""
     return Guide(init=family.init, posterior=lambda phi, x: family.build(phi))
 
 
 def per_point(family: Family, num_points: int) -> Guide:
-    """A q for each of N data points, without amortisation: phi is eta with a leading axis N.
+    """One q for each of N data points, without amortisation: phi is eta with a leading axis N.
 
-    Take the phi of ONE point to q, mapping over phi and x together:
+    Map over phi and x together:
 
         phi = guide.init(key)                                      # leaves [N, ...]
 
@@ -25,8 +25,8 @@ def per_point(family: Family, num_points: int) -> Guide:
 
         jax.vmap(elbo)(jax.random.split(key, N), phi, x)           # [N]
 
-    `evidence.evaluate(key, p, guide(phi), x, num_samples, q_per_point=True)` does so too;
-    for a minibatch take its rows, `jax.tree.map(lambda leaf: leaf[index], phi)`.
+    `evidence.evaluate(key, p, guide(phi), x, num_samples, q_per_point=True)` does the same. For a
+    minibatch use the rows `jax.tree.map(lambda leaf: leaf[index], phi)`.
 
     Raises ValueError for num_points < 1.
     """
@@ -40,10 +40,10 @@ def per_point(family: Family, num_points: int) -> Guide:
 
 
 def fixed(distribution: Distribution) -> Guide:
-    """A q that never changes, such as a prior or a uniform: phi is ().
+    """A constant q, such as a prior or a uniform: phi is ().
 
-    Raises ValueError if the distribution holds traced values: they would carry gradients although
-    they are no part of phi, and an estimator that stops phi would not stop them.
+    Raises ValueError for traced parameters: they carry gradients that estimators cannot stop,
+    because they are not part of phi.
     """
     checks.distribution(distribution, "distribution")
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(distribution)):
@@ -55,11 +55,10 @@ def fixed(distribution: Distribution) -> Guide:
 
 
 def exact(p: Joint) -> Conditional:
-    """q(z | x) = p(z | x) of a model that has its posterior in closed form; phi is p's theta.
+    """q(z | x) = p(z | x), the closed-form posterior of a model; phi is the model's theta.
 
-    The gap to log p(x) is zero, and gradients in theta flow through q as well as through the
-    joint.
+    The ELBO equals log p(x). Gradients in theta flow through q and through the joint density.
 
     Raises ValueError if the model has no exact posterior.
     """
-    return Guide(p.model.init, known(p.model.posterior, "posterior"))(p.theta)
+    return Guide(p.model.init, require(p.model.posterior, "posterior"))(p.theta)

@@ -1,4 +1,4 @@
-"""Likelihoods p(x | outputs) of one data point, by what the data are.
+"""Likelihoods p(x | outputs) of one data point, by the type of data.
 
     bits                    bernoulli
     numbers in [0, 1]       continuous_bernoulli
@@ -8,10 +8,10 @@
     counts                  poisson, negative_binomial
     missing entries         masked(one of these); padded(one of these) for sequences
 
-Log-probabilities are in nats per data point, summed over its D dimensions: a density with respect
-to length for numbers, a probability for bits, levels and counts, so values of the two kinds do not
-compare. `LIKELIHOODS` has them by name, each a function of D (and of more, where it has options);
-all raise ValueError or TypeError for a D that is not an integer >= 1.
+Log-likelihoods are in nats per data point, summed over its D dimensions. Real numbers have
+densities; bits, levels and counts have probabilities. Do not compare values of the two kinds.
+`LIKELIHOODS` maps names to functions of D (and options). All raise ValueError or TypeError for a D
+that is not an integer >= 1.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A likelihood as pure functions of a network's outputs, and the data that it can take."""
+"""A likelihood as pure functions of a network's outputs, and the support of its data."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,25 +13,25 @@ from lvm_jax.typing import Array, Distribution, Float, Key, Params
 class Likelihood(NamedTuple):
     """p(x | outputs) of ONE data point x [D], with `outputs` from a decoder.
 
-    Where one dimension of x takes several parameters, `outputs` has all the first ones first. What
-    `build` returns has `log_prob(x)`, `sample(seed=key, sample_shape=())` and `mean()` [D].
-    `build` raises ValueError for outputs of another shape: a broadcast would give a wrong
-    density in silence.
+    If a dimension of x has several parameters, `outputs` has the first parameter of all dimensions,
+    then the second. `build` returns a distribution with `log_prob(x)`,
+    `sample(seed=key, sample_shape=())` and `mean()` [D]. It raises ValueError for outputs of a
+    wrong shape, because broadcasting would give a wrong density.
     """
 
     num_outputs: int
-    init: Callable[[Key[Array, ""]], Params]  # its own parameters, () if none
+    init: Callable[[Key[Array, ""]], Params]  # learned parameters of the likelihood, () if none
     build: Callable[[Params, Float[Array, " P"]], Distribution]
     support: Supports = REAL
 
 
 def no_parameters(key: Key[Array, ""]) -> Params:
-    """The `init` of a likelihood that learns nothing beside the decoder."""
+    """The `init` of a likelihood without learned parameters."""
     return ()
 
 
 def split_outputs(outputs: Float[Array, " P"], parts: int, dim: int) -> Float[Array, "parts D"]:
-    """`outputs` by parameter, [parts, D]; refuses another shape than [parts D]."""
+    """`outputs` by parameter, [parts, D]; ValueError for a shape other than [parts D]."""
     if jnp.shape(outputs) != (parts * dim,):
         raise ValueError(
             f"outputs: expected shape ({parts * dim},), {parts} for each of {dim} dimensions, got "
@@ -41,14 +41,13 @@ def split_outputs(outputs: Float[Array, " P"], parts: int, dim: int) -> Float[Ar
 
 
 def check_support(likelihood: Likelihood, x: Any, name: str = "x") -> None:
-    """Refuse data, [D] or [N, D], that have probability or density zero under `likelihood`.
+    """Check that data, [D] or [N, D], lie in the support of `likelihood`.
 
-    Of a likelihood with parts, such as `masked`, x is the tuple of them. The check of
-    `models.Model.support`, which `training.fit`, `evidence.evaluate` and the other entry points
-    make; see `support.check`.
+    For a likelihood with parts, such as `masked`, x is a tuple of the parts. `training.fit`,
+    `evidence.evaluate` and the other entry points make the same check by `models.Model.support`.
 
-    Raises ValueError naming the first value off the support, how many there are, and the cure;
-    TypeError for data that are not numbers.
+    Raises ValueError with the first value outside the support, the number of such values and a
+    remedy; TypeError for data that are not numbers.
     """
     own = likelihood.support
     parts = ((own, x),) if isinstance(own, Support) else zip(own, x, strict=True)

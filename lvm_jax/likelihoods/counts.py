@@ -1,4 +1,4 @@
-"""Likelihoods of counts, stable in float32 at any size of count: see `saddlepoint`."""
+"""Likelihoods of counts, accurate in float32 for counts of any size (saddlepoint formulas)."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from lvm_jax.distributions.chain import positive_scale
 from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 
-MAX_RATE = 2.0**30  # of draws, which JAX makes with 32-bit integers
+MAX_RATE = 2.0**30  # for sampling: JAX draws Poisson counts as 32-bit integers
 
 
 def poisson(dim: int) -> Likelihood:
@@ -27,12 +27,12 @@ def poisson(dim: int) -> Likelihood:
 def negative_binomial(dim: int, total_count: str = "learned") -> Likelihood:
     """D independent counts, `NegativeBinomial`: Poisson counts whose rate is Gamma-distributed.
 
-    `total_count` says where n comes from, always as exp(8 tanh(u / 8)): "learned", one u_d per
-    dimension, starting at 0 (the outputs [D] are the logits), or "output", from the network
-    (outputs [2 D] are the logits, then u). Since n <= 3e3, counts with means near 3e3 and beyond
-    cannot come as close to Poisson as their data may want: use `poisson` for those.
+    n = exp(8 tanh(u / 8)). With `total_count` = "learned", u [D] is a learned parameter that starts
+    at 0, and the outputs [D] are the logits. With "output", u comes from the network, and the
+    outputs [2 D] are the logits, then u. Because n <= 3e3, counts with means of 3e3 or more are
+    overdispersed; use `poisson` if they are not.
 
-    Raises ValueError for another `total_count`.
+    Raises ValueError for an unknown `total_count`.
     """
     dim = checks.integer(dim, "dim", 1)
     learned = checks.choice(total_count, "total_count", ("learned", "output")) == "learned"
@@ -53,7 +53,7 @@ class Poisson(NamedTuple):
 
     @property
     def reparameterized(self) -> bool:
-        """No: a count has no derivative."""
+        """False: counts have no derivative."""
         return False
 
     @property
@@ -62,7 +62,7 @@ class Poisson(NamedTuple):
         return COUNTS
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
-        """sum_d x_d o_d - exp(o_d) - log x_d!, in nats: a probability; -inf off the counts."""
+        """sum_d x_d o_d - exp(o_d) - log x_d!, in nats: a probability; -inf if x is no count."""
         checks.one_value(value, self.log_rate.shape, "log-rates")
         x = jnp.where(value > 0, value, 1)
         excess = saddlepoint.log_excess(self.log_rate, x, jnp.ones_like(x))
@@ -71,7 +71,7 @@ class Poisson(NamedTuple):
         return jnp.where(_is_count(value), log_p, -jnp.inf).sum()
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        """Counts, [*sample_shape, D]; NaN where the rate is beyond 2^30."""
+        """Counts, [*sample_shape, D]; NaN where the rate is above 2^30."""
         log_rate = jnp.broadcast_to(self.log_rate, (*sample_shape, *self.log_rate.shape))
         return _draw(seed, log_rate)
 
@@ -91,7 +91,7 @@ class NegativeBinomial(NamedTuple):
 
     @property
     def reparameterized(self) -> bool:
-        """No: a count has no derivative."""
+        """False: counts have no derivative."""
         return False
 
     @property
@@ -100,7 +100,7 @@ class NegativeBinomial(NamedTuple):
         return COUNTS
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
-        """sum_d log p(x_d), in nats: a probability; -inf off the counts."""
+        """sum_d log p(x_d), in nats: a probability; -inf if x is no count."""
         checks.one_value(value, self.logits.shape, "logits")
         x, n = jnp.where(value > 0, value, 1), self.total_count
         both = n + x
@@ -111,11 +111,11 @@ class NegativeBinomial(NamedTuple):
         return jnp.where(_is_count(value), log_p, -jnp.inf).sum()
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        """Counts, [*sample_shape, D]; NaN where the rate drawn is beyond 2^30."""
+        """Counts, [*sample_shape, D]; NaN where the drawn rate is above 2^30."""
         key_rate, key_count = jax.random.split(seed)
         shape = (*sample_shape, *self.logits.shape)
         n, logits = (jnp.broadcast_to(v, shape) for v in (self.total_count, self.logits))
-        # A small n draws rates that are 0 in float32, but not their logarithms.
+        # Log-rates, because rates of a small n underflow to 0 in float32.
         return _draw(key_count, jax.random.loggamma(key_rate, n, dtype=n.dtype) + logits)
 
     def mean(self) -> Float[Array, " D"]:
@@ -140,10 +140,10 @@ def _binomial_deviance(
 ) -> Float[Array, " D"]:
     """x log(q'/q) + n log(p'/p) with q = sigmoid(l), p = 1 - q, and q' = x / (n + x), p' = 1 - q'.
 
-    In the excess d = l - log(x/n) of the logit it is (n + x) log(1 + q' (e^d - 1)) - x d, and the
-    same with x and n, q' and p', d and -d exchanged. With the lesser of x and n in the lead it is
-    at least half of the first of two terms that are of second order in d. Where e^d would
-    overflow, 1 - q' is as good as 1.
+    With d = l - log(x/n) it equals (n + x) log(1 + q' (e^d - 1)) - x d. This also holds with x and
+    n, q' and p', d and -d exchanged. `lead` is the smaller of x and n: the result is then a
+    difference of two terms of second order in d, and at least half of the first. For large d, where
+    e^d would overflow, 1 - q' is replaced by 1.
     """
     excess = saddlepoint.log_excess(logits, x, n)
     lead = jnp.minimum(x, n)
@@ -161,8 +161,8 @@ def _binomial_deviance(
 def _binomial_deviance_jvp(
     primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
-    # q' is at the optimum, so its own dependence on x and n drops out; differentiated term by
-    # term, it would leave differences of numbers that are 1/n times larger.
+    # The deviance is stationary in q', so derivatives of q' in x and n vanish. Automatic
+    # differentiation would subtract numbers that are 1/n times larger.
     logits, x, n = primals
     in_logits = n * jax.nn.sigmoid(logits) - x * jax.nn.sigmoid(-logits)
     in_x = jnp.log(x / (n + x)) + jax.nn.softplus(-logits)

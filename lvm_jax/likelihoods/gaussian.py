@@ -1,9 +1,9 @@
-"""Gaussian likelihoods, by where the variance comes from.
+"""Gaussian likelihoods with fixed, learned or network-given variances.
 
-A learned standard deviation is s = exp(8 tanh(u / 8)) of a free number u, `chain.positive_scale`.
-Its floor of 3e-4 matters: a dimension that never changes (the border of an image), or one data
-point that the decoder meets exactly, would let the likelihood grow without bound as s -> 0
-(Mattei and Frellsen 2018). Give data in units in which 3e-4 is fine, as [0, 1] or unit variance.
+A learned standard deviation is s = exp(8 tanh(u / 8)) of an unconstrained number u. Its minimum of
+3e-4 bounds the likelihood: with s -> 0 it is unbounded for a constant dimension, such as the border
+of an image, or for a perfectly reconstructed data point (Mattei and Frellsen 2018). Scale data to
+[0, 1] or unit variance, where 3e-4 is small.
 """
 
 import jax.numpy as jnp
@@ -16,19 +16,19 @@ from lvm_jax.typing import Array, Distribution, Float, Params
 
 
 def gaussian(dim: int) -> Likelihood:
-    """x ~ N(outputs, s^2 I) with ONE learned standard deviation s, its u a scalar starting at 0.
+    """x ~ N(outputs, s^2 I) with ONE learned standard deviation s; its scalar u starts at 0.
 
-    At its optimum s^2 is the mean squared error of a pixel, so the balance of reconstruction and
-    KL is learned and not set (Rybkin et al. 2021). Log-density in nats per data point.
+    The optimal s^2 is the mean squared error per dimension, so the weight between reconstruction
+    and KL is learned (Rybkin et al. 2021). Log-density in nats per data point.
     """
     return _learned(dim, ())
 
 
 def gaussian_per_dimension(dim: int) -> Likelihood:
-    """x ~ N(outputs, diag(s)^2) with a learned s_d per dimension, u [D] starting at 0.
+    """x ~ N(outputs, diag(s)^2) with a learned s_d per dimension; u [D] starts at 0.
 
-    With a linear decoder this is factor analysis, as `gaussian` is probabilistic PCA. Log-density
-    in nats per data point.
+    With a linear decoder the model is factor analysis; with `gaussian` it is probabilistic PCA.
+    Log-density in nats per data point.
     """
     return _learned(dim, (checks.integer(dim, "dim", 1),))
 
@@ -36,8 +36,9 @@ def gaussian_per_dimension(dim: int) -> Likelihood:
 def gaussian_fixed(dim: int, scale: float = 0.1) -> Likelihood:
     """x ~ N(outputs, scale^2 I), `scale` a fixed standard deviation in the units of x.
 
-    The 0.1 is meant for data in [0, 1]. A smaller scale weighs reconstruction more and the KL less,
-    like a beta < 1; bounds at two scales are not of one model. Log-density in nats per data point.
+    The default of 0.1 is for data in [0, 1]. A smaller scale gives less weight to the KL, like
+    beta < 1. Bounds for two scales belong to two models and are not comparable. Log-density in
+    nats per data point.
 
     Raises ValueError for a scale that is not positive.
     """
@@ -56,8 +57,7 @@ def gaussian_fixed(dim: int, scale: float = 0.1) -> Likelihood:
 def gaussian_output(dim: int) -> Likelihood:
     """x ~ N(m, diag(s)^2) with both from the network: outputs [2 D] are m, then u.
 
-    The variances are then functions of z, the lecture's Sigma_theta(z). Log-density in nats per
-    data point.
+    The variances are functions of z. Log-density in nats per data point.
     """
     dim = checks.integer(dim, "dim", 1)
 

@@ -1,4 +1,4 @@
-"""Likelihoods of grey levels: ordered (a discretised logistic) or free (a categorical)."""
+"""Likelihoods of grey levels: a discretised logistic (ordered) or a categorical (unordered)."""
 
 from typing import NamedTuple
 
@@ -17,10 +17,10 @@ from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 def discretized_logistic(dim: int, num_levels: int = 256) -> Likelihood:
     """Levels k / (L - 1), k < L, of [0, 1], `DiscretizedLogistic`; outputs [2 D] are loc, then u.
 
-    The scale is exp(8 tanh(u / 8)), 1 at u = 0 and never below 3e-4; 256 levels are 4e-3 apart.
-    Bytes divided by 255 have 256 levels, the 8 x 8 digits divided by 16 have 17.
+    The scale is exp(8 tanh(u / 8)), which is 1 at u = 0 and at least 3e-4. Bytes divided by 255
+    have 256 levels; scikit-learn's 8 x 8 digits divided by 16 have 17 levels.
 
-    Raises ValueError for less than 2 levels.
+    Raises ValueError for fewer than 2 levels.
     """
     dim = checks.integer(dim, "dim", 1)
     num_levels = checks.integer(num_levels, "num_levels", 2)
@@ -34,12 +34,12 @@ def discretized_logistic(dim: int, num_levels: int = 256) -> Likelihood:
 
 
 def categorical(dim: int, num_levels: int = 256) -> Likelihood:
-    """Levels in {0, ..., L - 1} with a free probability each, `CategoricalLevels`.
+    """Levels in {0, ..., L - 1} with one logit each, `CategoricalLevels`.
 
-    Outputs [L D] are the logits of level 0 for every dimension, then those of level 1, and so on:
-    no order among levels is assumed, at the price of a wide last layer.
+    Outputs [L D] are the logits of level 0 for all dimensions, then those of level 1, and so on.
+    Levels are unordered, and the last layer is L times as wide.
 
-    Raises ValueError for less than 2 levels.
+    Raises ValueError for fewer than 2 levels.
     """
     dim = checks.integer(dim, "dim", 1)
     num_levels = checks.integer(num_levels, "num_levels", 2)
@@ -51,11 +51,11 @@ def categorical(dim: int, num_levels: int = 256) -> Likelihood:
 
 
 class DiscretizedLogistic(NamedTuple):
-    """D independent levels: a logistic variable rounded to the nearest of L equidistant ones.
+    """D independent levels: a logistic variable rounded to the nearest of L equidistant levels.
 
-    p(x) = sigmoid((x + h - loc) / s) - sigmoid((x - h - loc) / s), h half a step; the lowest level
-    takes all below it too and the highest all above, so the masses sum to one. The mass of an x
-    between the levels is that of the interval x +- h.
+    p(x) = sigmoid((x + h - loc) / s) - sigmoid((x - h - loc) / s), where h is half a step. The
+    interval of the lowest level extends to -infinity and that of the highest to infinity, so
+    probabilities sum to one. An x between levels has the probability of the interval x +- h.
 
     Source: Salimans et al. (2017), equation 2 with one component; Kingma et al. (2016), appendix
     C.5, without the ends.
@@ -67,7 +67,7 @@ class DiscretizedLogistic(NamedTuple):
 
     @property
     def reparameterized(self) -> bool:
-        """No: a rounded number has no derivative."""
+        """False: a rounded number has no derivative."""
         return False
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
@@ -77,8 +77,8 @@ class DiscretizedLogistic(NamedTuple):
 
             log(sigmoid(u) - sigmoid(l)) = log sigmoid(u) + log sigmoid(-l) + log(1 - exp(l - u))
 
-        where u - l is a step over the scale, known without a difference. So there are no digits
-        to lose, and the tails need neither a floor nor the density in place of the mass.
+        where u - l is computed exactly as step / scale. The formula has no cancellation, so the
+        tails need neither a minimum probability nor a density approximation.
         """
         checks.one_value(value, self.loc.shape, "loc")
         step = self.levels[1] - self.levels[0]
@@ -97,11 +97,11 @@ class DiscretizedLogistic(NamedTuple):
         noise = jax.random.logistic(seed, shape, self.loc.dtype)
         loc, scale = (jnp.broadcast_to(v, shape) for v in (self.loc, self.scale))
         lowest, highest, last = self.levels[0], self.levels[-1], self.levels.shape[0] - 1
-        places = (loc + scale * noise - lowest) * last / (highest - lowest)
-        return lowest + jnp.clip(jnp.round(places), 0, last) * (highest - lowest) / last
+        position = (loc + scale * noise - lowest) * last / (highest - lowest)
+        return lowest + jnp.clip(jnp.round(position), 0, last) * (highest - lowest) / last
 
     def mean(self) -> Float[Array, " D"]:
-        """E[x_d] = lowest level + step * sum over edges e of P(x_d > e), within the levels."""
+        """E[x_d] = lowest level + step * sum over edges e between levels of P(x_d > e)."""
         edges = (self.levels[1:] + self.levels[:-1]) / 2
         beyond = jax.nn.sigmoid((self.loc[None] - edges[:, None]) / self.scale[None])
         return self.levels[0] + (self.levels[1] - self.levels[0]) * beyond.sum(0)
@@ -114,7 +114,7 @@ class CategoricalLevels(NamedTuple):
 
     @property
     def reparameterized(self) -> bool:
-        """No: a level has no derivative."""
+        """False: levels have no derivative."""
         return False
 
     @property
@@ -123,7 +123,7 @@ class CategoricalLevels(NamedTuple):
         return whole_numbers(self.logits.shape[0])
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
-        """sum_d l_{x_d, d} - log sum_k exp(l_kd), in nats: a probability; -inf off the levels."""
+        """sum_d l_{x_d, d} - log sum_k exp(l_kd), in nats: a probability; -inf if no level."""
         checks.one_value(value, self.logits.shape[1:], "logits of one level")
         chosen = value[None] == self._levels()[:, None]
         logits = jnp.where(chosen, self.logits, 0).sum(0)

@@ -1,4 +1,4 @@
-"""A likelihood of missing entries or padded sequences: the product over what is observed."""
+"""Likelihoods for missing entries or padded sequences: products over the observed entries."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,15 +21,15 @@ from lvm_jax.typing import Array, Float, Key, Params, Scalar
 )
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """The product of p(x_d) over the entries d that are observed.
+    """The product of p(x_d) over the observed entries d.
 
-    A value is the pair (x, mask), or (x, length): the entries d < length. Entries that are not
-    observed are not read, but have to be on the support, such as 0.
+    A value is (x, mask), or (x, length), where entries d < length are observed. Other entries are
+    ignored, but must lie in the support; use 0.
     """
 
     likelihood: Likelihood = field(repr=False)  # of all D entries
     single: Likelihood = field(repr=False)  # of one entry
-    by_length: bool  # is a value (x, length)?
+    by_length: bool  # values are (x, length)
     params: Params
     outputs: Any  # [P D]
 
@@ -40,25 +40,25 @@ class Masked:
 
     @property
     def support(self) -> Supports:
-        """Of x, and of the mask or the length."""
+        """The supports of x and of the mask or length."""
         return supports(self.likelihood, self.by_length, *self._dim)
 
     def log_prob(self, value: tuple[Float[Array, " D"], Array]) -> Scalar:
-        """sum_d log p(x_d) over what is observed, in nats."""
+        """sum_d log p(x_d) over the observed entries, in nats."""
         x, mask = value
         checks.one_value(x, self._dim, "dimensions of the likelihood")
         if self.by_length:
             checks.one_value(mask, (), "length of one sequence")
             mask = jnp.arange(*self._dim) < mask
         checks.one_value(mask, self._dim, "dimensions of the likelihood")
-        x = jnp.where(mask > 0, x, 0.0)  # on every support; another number could make NaN
+        x = jnp.where(mask > 0, x, 0.0)  # 0 is in every support; other numbers could give NaN
         each = jax.vmap(self._one, in_axes=(self._axes(), 1, 0))(self.params, self._split(), x)
         return jnp.where(mask > 0, each, 0.0).sum()
 
     def sample(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Array, Array]:
-        """Draws of all entries, and masks of ones or lengths of D."""
+        """Draws of all entries, with masks of ones or lengths D."""
         x = self.whole.sample(seed=seed, sample_shape=sample_shape)
         if self.by_length:
             return x, jnp.full(sample_shape, *self._dim)
@@ -76,7 +76,7 @@ class Masked:
         return split_outputs(self.outputs, self.single.num_outputs, *self._dim)
 
     def _axes(self) -> Any:
-        """0 for the parameters that each entry has of its own, None for those that all share."""
+        """vmap axes of the parameters: 0 if each entry has its own, None if all share one."""
         key = jax.random.key(0)
         whole, single = (jax.eval_shape(part.init, key) for part in (self.likelihood, self.single))
         return jax.tree.map(lambda a, b: None if a.shape == b.shape else 0, whole, single)
@@ -88,18 +88,17 @@ class Masked:
 
 
 def masked(make: Callable[[int], Likelihood], dim: int) -> Likelihood:
-    """The likelihood `make(dim)` of the entries that are observed; a value is the pair (x, mask).
+    """The likelihood `make(dim)` of the observed entries; a value is (x, mask).
 
         log p(x_observed | outputs) = sum_d mask_d log p(x_d | outputs)
 
-    as for entries that are missing at random; x and mask are [D]. `make` is one of
-    `likelihoods.LIKELIHOODS`, whose dimensions are independent, or a partial of one with its
-    options. A model names both parts of data points {"x": [D], "mask": [D]}:
+    It assumes entries missing at random. x and mask are [D]. `make` is one of
+    `likelihoods.LIKELIHOODS`, or a partial with its options. A model names both parts of data
+    points {"x": [D], "mask": [D]}:
 
         deep_latent_gaussian(prior, decoder, masked(gaussian, D), observed=("x", "mask"))
 
-    The bound of S importance weights is then MIWAE. For entries that are observed up to a length,
-    as of sequences, see `padded`.
+    IWAE with this likelihood is MIWAE. For padded sequences use `padded`.
 
     Raises as `make`. Source: Mattei and Frellsen (2019), equations 3 and 6.
     """
@@ -111,8 +110,8 @@ def padded(make: Callable[[int], Likelihood], max_length: int) -> Likelihood:
 
         log p(x | outputs) = sum_{t < length} log p(x_t | outputs)
 
-    x is [max_length], padded by any number on the support, such as 0; length is an integer. See
-    `masked` for the rest. A model names both parts of data points {"x": [T], "length": []}:
+    x is [max_length], padded by any number in the support, such as 0; length is an integer. See
+    `masked`. A model names both parts of data points {"x": [T], "length": []}:
 
         Model(init, prior, likelihood, observed=("x", "length"))
 
@@ -122,7 +121,7 @@ def padded(make: Callable[[int], Likelihood], max_length: int) -> Likelihood:
 
 
 def supports(likelihood: Likelihood, by_length: bool, dim: int) -> Supports:
-    """Of x, and of the mask or the length of a value."""
+    """The supports of x and of the mask or the length."""
     return likelihood.support, up_to(dim) if by_length else MASK
 
 

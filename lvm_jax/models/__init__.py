@@ -1,4 +1,4 @@
-"""Models p(x, z; theta) as pure functions."""
+"""Latent-variable models p(x, z; theta) as pure functions."""
 
 from lvm_jax.models.base import Draw, Joint, Model
 from lvm_jax.models.categorical import Discrete, bernoulli, categorical

@@ -1,4 +1,4 @@
-"""A latent-variable model p(x, z; theta) as pure functions, and the same with its parameters."""
+"""A latent-variable model p(x, z; theta) as pure functions, and with bound parameters."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,22 +15,22 @@ from lvm_jax._core.trees import differences
 from lvm_jax.distributions import data_support
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
 
-KEPT = 32  # models whose shapes are kept
-# What building a distribution of parameters or of an x that do not fit raises.
-MISFITS = (TypeError, ValueError, AttributeError, KeyError, IndexError)
+CACHED = 32  # models whose shapes are cached
+# Errors of functions of a model for parameters, x or z of wrong structure or shape.
+STRUCTURE_ERRORS = (TypeError, ValueError, AttributeError, KeyError, IndexError)
 
 
 class Model(NamedTuple):
-    """p(x, z; theta) = p(z; theta) p(x | z; theta), with what is known beside it.
+    """p(x, z; theta) = p(z; theta) p(x | z; theta), with optional closed forms.
 
-    `support` are the values that a number of x may have; None reads them from the type of
-    p(x | z): bits, counts and labels of the distributions here and in distrax, and for any other
-    type real numbers; a tuple has one for each observed part. Entry points refuse data off it.
+    `support` is the set of possible values of each entry of x, or a tuple with one set for each
+    observed part. None reads it from the type of p(x | z): bits, counts, labels or real numbers.
+    Entry points raise ValueError for data outside the support.
 
-    A data point may be any pytree. `observed` names the part of it that the model generates, such
-    as "image", or several parts, ("x", "mask"), which `log_prob` takes as a tuple; None is all of
-    it. With `given`, a function from a data point to what the model is conditioned on, this is
-    p(x, z | c): prior and likelihood then take c = given(x) as their last argument.
+    A data point may be any pytree. `observed` names the part that the model generates, such as
+    "image", or several parts, ("x", "mask"), which `log_prob` takes as a tuple. None means the
+    whole data point. With `given`, a function from a data point to the context c, the model is
+    p(x, z | c): prior and likelihood take c = given(x) as their last argument.
     """
 
     init: Callable[[Key[Array, ""]], Params]  # theta
@@ -43,22 +43,22 @@ class Model(NamedTuple):
     given: Callable[[Any], Any] | None = None
 
     def __call__(self, theta: Params, prior: Distribution | None = None) -> "Joint":
-        """p(x, z) with these parameters; `prior`, where given, takes the place of the model's.
+        """p(x, z) with these parameters; `prior` replaces the model's own prior.
 
-        It must be safe to pass through transformations, as `priors.mixture_of` is.
+        `prior` must be safe under transformations, as `priors.mixture_of` is.
         """
         return Joint(bindable(self), theta, prior)
 
 
 class DataPoint(NamedTuple):
-    """What one draw of the observed part is like."""
+    """Shapes, dtypes and support of one draw of the observed part."""
 
-    x: Any  # leaves of shape and dtype
+    x: Any  # leaves are jax.ShapeDtypeStruct
     support: Supports
 
 
 class Draw(NamedTuple):
-    """One draw of p(z) p(x | z); given x, z is an exact draw of the posterior."""
+    """One draw of p(z) p(x | z); given x, z is an exact draw from the posterior."""
 
     z: Latent
     x: Any
@@ -71,8 +71,7 @@ class Draw(NamedTuple):
 class Joint:
     """p(x, z) = p(z) p(x | z): a model with its parameters, `model(theta)`.
 
-    A pytree whose leaves are those of theta; the functions are static. Two models that are made
-    alike share compiled programs.
+    A pytree with the leaves of theta and static functions. Equal models share compiled programs.
     """
 
     model: Model = field(repr=False)
@@ -80,23 +79,23 @@ class Joint:
     own_prior: Distribution | None = None
 
     def prior(self, x: Any = None) -> Distribution:
-        """p(z), or p(z | c) of a data point x, built anew from theta."""
+        """p(z), or p(z | c) for a data point x, rebuilt from theta."""
         if self.own_prior is not None:
             return self.own_prior
         return self.model.prior(self.theta, *self._given(x))
 
     def likelihood(self, z: Latent, x: Any = None) -> Distribution:
-        """p(x | z) of the observed part for one z, or p(x | z, c) of a data point x."""
+        """p(x | z) of the observed part for one z, or p(x | z, c) for a data point x."""
         return self.model.likelihood(self.theta, z, *self._given(x))
 
     def log_likelihood(self, z: Latent, x: Any) -> Scalar:
-        """log p(x | z), or log p(x | z, c), of one data point, in nats."""
+        """log p(x | z) or log p(x | z, c) of one data point, in nats."""
         return self.likelihood(z, x).log_prob(self.observed(x))
 
     def observed(self, x: Any) -> Any:
         """The part of a data point, or of rows, that the model generates.
 
-        Raises ValueError for an x without it.
+        Raises ValueError if x has no such part.
         """
         names = self.model.observed
         if names is None:
@@ -110,46 +109,46 @@ class Joint:
             return ()
         if x is None:
             raise ValueError(
-                "x: expected a data point with what the model is given, got None; p(z | c) and "
-                "p(x | z, c) need it: p.prior(x), p.likelihood(z, x), p.sample(key, x)"
+                "x: expected a data point with what the model is given, got None; call p.prior(x), "
+                "p.likelihood(z, x) or p.sample(key, x)"
             )
         return (self.model.given(x),)
 
     def log_joint(self, x: Any) -> Callable[[Latent], Scalar]:
         """The function z -> log p(x, z) of one data point, in nats.
 
-        Raises ValueError if x has not the shape of one draw from the likelihood: a broadcast would
-        give a wrong density in silence. An x that is off the model's support is refused where it
-        is not traced. The function raises ValueError for a z that the prior does not draw.
+        Raises ValueError if x does not have the shape of one draw from the likelihood (broadcasting
+        would give a wrong density), or if a concrete x lies outside the support. The returned
+        function raises ValueError for a z with another structure than draws of the prior.
         """
         check_point(self, x)
 
         def density(z: Latent) -> Scalar:
             try:
                 return self.prior(x).log_prob(z) + self.log_likelihood(z, x)
-            except MISFITS as error:
-                _blame_z(self.prior(x), z, error)
+            except STRUCTURE_ERRORS as error:
+                _check_z(self.prior(x), z, error)
                 raise
 
         return precision.full_by_default(density)
 
     def sample(self, key: Key[Array, ""], x: Any = None) -> Draw:
-        """z ~ p(z), x ~ p(x | z): the observed part; of a model with `given`, for that of x."""
+        """Draw z ~ p(z) and the observed part x ~ p(x | z), given the context of x if any."""
         key_z, key_x = jax.random.split(checks.key(key))
         z = self.prior(x).sample(seed=key_z)
         return Draw(z, self.likelihood(z, x).sample(seed=key_x))
 
     def posterior(self, x: Any) -> Distribution:
-        """p(z | x), where the model has it in closed form; ValueError where not."""
-        return known(self.model.posterior, "posterior")(self.theta, x)
+        """The closed-form p(z | x); ValueError if the model has none."""
+        return require(self.model.posterior, "posterior")(self.theta, x)
 
     def log_evidence(self, x: Any) -> Scalar:
-        """log p(x) in nats, where the model has it in closed form; ValueError where not."""
-        return known(self.model.log_evidence, "log_evidence")(self.theta, x)
+        """The closed-form log p(x) in nats; ValueError if the model has none."""
+        return require(self.model.log_evidence, "log_evidence")(self.theta, x)
 
 
 def part(x: Any, name: str) -> Any:
-    """A part of a data point by its key or its field; ValueError for one without it."""
+    """The part of a data point with this key or field; ValueError if there is none."""
     if isinstance(x, Mapping) and name in x:
         return x[name]
     if not isinstance(x, Mapping) and hasattr(x, name):
@@ -158,22 +157,21 @@ def part(x: Any, name: str) -> Any:
     raise ValueError(f"x: expected data points with a part {name!r}, got {got}")
 
 
-def known(function: Callable | None, name: str) -> Callable:
-    """A closed form of a model; ValueError for a model without it."""
+def require(function: Callable | None, name: str) -> Callable:
+    """The closed form of a model; ValueError if it is None."""
     if function is None:
         raise ValueError(
-            f"model: expected one with an exact {name}, got {name}=None; lvm_jax.evidence measures "
-            "log p(x), a guide approximates the posterior"
+            f"model: expected one with an exact {name}, got {name}=None; use lvm_jax.evidence to "
+            "estimate log p(x), or a guide to approximate the posterior"
         )
     return function
 
 
 def data_point(p: Joint, x: Any = None) -> DataPoint:
-    """The observed part of one x as the model draws it. Shapes and types only.
+    """Shapes, dtypes and support of the observed part of one draw of x.
 
-    `x` is one data point, of which only the shapes are read; a model without `given` needs none.
-
-    The last few models are kept: a second call with parameters of the same shapes costs no trace.
+    `x` is one data point, of which only the shapes are read; required for a model with `given`.
+    Results are cached, so that calls with parameters of the same shapes need one trace.
     """
     point = x if p.model.given is not None else None
     leaves, structure = jax.tree.flatten(jax.eval_shape(unchanged, (p, point)))
@@ -181,11 +179,11 @@ def data_point(p: Joint, x: Any = None) -> DataPoint:
 
 
 def unchanged(tree: Params) -> Params:
-    """The parameters as they are; `jax.eval_shape` of it gives their shapes and types."""
+    """The identity; `jax.eval_shape(unchanged, tree)` gives the shapes and dtypes of a pytree."""
     return tree
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=CACHED)
 def _data_point(structure: Any, leaves: tuple[Any, ...]) -> DataPoint:
     found: list[Supports] = []
 
@@ -201,38 +199,38 @@ def _data_point(structure: Any, leaves: tuple[Any, ...]) -> DataPoint:
 
 
 def check_point(p: Joint, x: Any) -> None:
-    """Refuse an x that is not ONE data point of the model."""
+    """Raise ValueError for an x that is not ONE data point of the model."""
     try:
-        expected, seen = data_point(p, x), p.observed(x)
-    except MISFITS as error:
+        expected, observed = data_point(p, x), p.observed(x)
+    except STRUCTURE_ERRORS as error:
         if p.model.given is None:
             raise
-        raise lacking(x, error) from error
+        raise context_error(x, error) from error
     shapes = [
-        jax.tree.map(lambda leaf: tuple(jax.numpy.shape(leaf)), v) for v in (expected.x, seen)
+        jax.tree.map(lambda leaf: tuple(jax.numpy.shape(leaf)), v) for v in (expected.x, observed)
     ]
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"x: expected one data point of shape {shapes[0]}, got {shapes[1]}; map over rows with "
             "jax.vmap"
         )
-    for leaf, own in support.of_leaves(expected.support, seen):
+    for leaf, own in support.of_leaves(expected.support, observed):
         if own != support.REAL and not isinstance(leaf, jax.core.Tracer):
             support.check(own, leaf)
 
 
-def lacking(x: Any, error: Exception, name: str = "x") -> ValueError:
-    """The refusal of a data point on which `given`, or what takes its context, fails."""
+def context_error(x: Any, error: Exception, name: str = "x") -> ValueError:
+    """The error for a data point for which `given`, or a function of its context, fails."""
     shapes = jax.tree.map(lambda leaf: list(jax.numpy.shape(leaf)), x)
     return ValueError(
-        f"{name}: expected data points with what the model is given, but `given` or what takes it "
-        f"fails on one of {shapes} ({type(error).__name__}: {error}); give every part that `given` "
-        "reads, of the size that the model was made for"
+        f"{name}: expected data points with what the model is given, but `given` or a function of "
+        f"its result fails for shapes {shapes} ({type(error).__name__}: {error}); pass every part "
+        "that `given` reads, with the shapes that the model expects"
     )
 
 
-def _blame_z(prior: Distribution, z: Latent, error: Exception) -> None:
-    """Raise for a z that the prior does not draw, naming the part; nothing for another error."""
+def _check_z(prior: Distribution, z: Latent, error: Exception) -> None:
+    """Raise ValueError, naming the part, if z differs in structure from draws of the prior."""
     drawn = jax.eval_shape(lambda key: prior.sample(seed=key), jax.random.key(0))
     found = differences(drawn, z)
     if found is not None:

@@ -1,4 +1,4 @@
-"""Discrete latent variables with any likelihood: exact by enumeration, streamed."""
+"""Discrete latent variables with any likelihood; exact results by streamed enumeration."""
 
 import math
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from lvm_jax.models.streaming import log_sum
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Params, Scalar
 
 CHUNK = 2**12  # terms in memory at once
-MAX_TERMS = 2**30  # of a log-evidence: half a minute or more for one data point
+MAX_TERMS = 2**30  # of log p(x), about a minute for one data point
 
 Likelihood = Callable[[Params, Latent], Distribution]
 Init = Callable[[Key[Array, ""]], Params]
 
 
 class Discrete(NamedTuple):
-    """theta: the logits of the prior, and whatever the likelihood takes."""
+    """theta: the logits of the prior, and the parameters of the likelihood."""
 
     logits: Float[Array, "K L"] | Float[Array, " K"]
     likelihood: Params
@@ -33,15 +33,13 @@ def categorical(
 ) -> Model:
     """The model z_k ~ Categorical(logits_k), k < K, x | z ~ likelihood(parameters, z).
 
-    z is [K] integers in {0, ..., L - 1}, or with `one_hot` [K, L] floats, which a likelihood that
-    is smooth in z allows to relax. `init` draws the parameters of the likelihood; the prior
-    starts uniform.
+    z is [K] integers in {0, ..., L - 1}, or with `one_hot` [K, L] floats, which can be relaxed if
+    the likelihood is smooth in z. `init` draws the parameters of the likelihood. The prior starts
+    uniform.
 
-    log p(x) is a sum of L^K terms, streamed, so that time is its limit and not memory; beyond
-    MAX_TERMS it raises ValueError. The posterior is a `Table`, which has to fit in memory; beyond
-    `distributions.MAX_SUPPORT` values it raises ValueError. The rest works at any size.
-
-    Source: the lecture's section 0.3, z in {1, ..., L}^K.
+    log p(x) is a streamed sum of L^K terms and raises ValueError for more than MAX_TERMS. The
+    posterior is a `Table` in memory and raises ValueError for more than
+    `distributions.MAX_SUPPORT` values. Other methods have no limit.
     """
     num_variables = checks.integer(num_variables, "num_variables", 1)
     num_values = checks.integer(num_values, "num_values", 2)
@@ -52,7 +50,7 @@ def categorical(
 
 
 def bernoulli(num_variables: int, likelihood: Likelihood, init: Init) -> Model:
-    """The model z_k ~ Bernoulli(sigmoid(logits_k)), z in {0.0, 1.0}^K; else as `categorical`.
+    """The model z_k ~ Bernoulli(sigmoid(logits_k)), z in {0.0, 1.0}^K, k < K; see `categorical`.
 
     Raises ValueError for num_variables < 1, and as `categorical`.
     """
@@ -80,12 +78,7 @@ def _discrete(
     likelihood: Likelihood,
     init: Init,
 ) -> Model:
-    """The model whose prior is family(logits); `encode` makes a z of its digits."""
-    num_terms = num_values ** shape[0]
-    # As many of the last digits as a chunk can count through: chunks are then all of one size.
-    num_fast = min(shape[0], max(1, int(math.log(CHUNK, num_values) + 1e-9)))
-    num_slow = shape[0] - num_fast
-
+    """The model with prior family(logits); `encode` converts digits to z."""
     model = Model(
         init=lambda key: Discrete(jnp.zeros(shape), init(key)),
         prior=lambda theta: family(theta.logits),
@@ -93,26 +86,33 @@ def _discrete(
     )
 
     def log_evidence(theta: Discrete, x: Any) -> Scalar:
-        if num_terms > MAX_TERMS:
-            raise ValueError(
-                f"log_evidence: expected at most {MAX_TERMS:,} values of z to sum over, got "
-                f"{num_values}^{shape[0]}; bound or estimate it from samples"
-            )
         joint = model(theta).log_joint(x)
-        fast = jnp.asarray(distributions.digits(num_values, num_fast), jnp.int32)
-        places = num_values ** jnp.arange(num_slow, dtype=jnp.int32)[::-1]
-
-        def terms(chunk: Int[Array, ""]) -> Float[Array, " M"]:
-            slow = jnp.broadcast_to(chunk // places % num_values, (fast.shape[0], num_slow))
-            rows = jnp.concatenate([slow, fast], axis=1)
-            return jax.vmap(lambda digits: joint(encode(theta.logits, digits)))(rows)
-
-        return log_sum(terms, num_values**num_slow)
+        return _log_sum(lambda digits: joint(encode(theta.logits, digits)), shape[0], num_values)
 
     def posterior(theta: Discrete, x: Any) -> Table:
         values = distributions.support(model.prior(theta))
         joint = model(theta).log_joint(x)
-        batch = min(CHUNK, num_terms)
+        batch = min(CHUNK, num_values ** shape[0])
         return Table(jax.nn.log_softmax(jax.lax.map(joint, values, batch_size=batch)), values)
 
     return model._replace(posterior=posterior, log_evidence=log_evidence)
+
+
+def _log_sum(joint: Callable[[Array], Scalar], num_variables: int, num_values: int) -> Scalar:
+    """log sum of exp(joint(digits)) over all digits [K], streamed."""
+    if num_values**num_variables > MAX_TERMS:
+        raise ValueError(
+            f"log_evidence: expected at most {MAX_TERMS:,} values of z to sum over, got "
+            f"{num_values}^{num_variables}; use a bound or an estimate from samples"
+        )
+    # A chunk enumerates as many of the last digits as fit, so that all chunks have one size.
+    num_fast = min(num_variables, max(1, int(math.log(CHUNK, num_values) + 1e-9)))
+    num_slow = num_variables - num_fast
+    fast = jnp.asarray(distributions.digits(num_values, num_fast), jnp.int32)
+    powers = num_values ** jnp.arange(num_slow, dtype=jnp.int32)[::-1]
+
+    def terms(chunk: Int[Array, ""]) -> Float[Array, " M"]:
+        slow = jnp.broadcast_to(chunk // powers % num_values, (fast.shape[0], num_slow))
+        return jax.vmap(joint)(jnp.concatenate([slow, fast], axis=1))
+
+    return log_sum(terms, num_values**num_slow)

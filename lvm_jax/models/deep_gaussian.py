@@ -1,4 +1,4 @@
-"""The infinite mixture of Gaussians: mean and variances are functions of a continuous z."""
+"""Infinite mixtures of Gaussians: means and variances are functions of a continuous z."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ from lvm_jax.models.streaming import log_sum
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 
 Activation = Callable[[Array], Array]
-RADIUS = 10.0  # standard deviations of the prior that the quadrature covers
-MAX_LATENT_DIM = 3  # of a quadrature
+RADIUS = 10.0  # half-width of the quadrature, in standard deviations of the prior
+MAX_LATENT_DIM = 3  # for quadrature
 
 
 class DeepGaussian(NamedTuple):
-    """theta of the lecture's one layer."""
+    """theta of the model with one layer."""
 
     mean_weight: Float[Array, "D K"]  # A
     mean_bias: Float[Array, " D"]  # b
@@ -32,7 +32,7 @@ class TwoLayerGaussian(NamedTuple):
 
     weight: Float[Array, "H K"]  # B
     bias: Float[Array, " H"]  # c
-    layer: DeepGaussian  # of u in place of z
+    layer: DeepGaussian  # maps the hidden layer u to x
 
 
 def identity(u: Array) -> Array:
@@ -41,7 +41,7 @@ def identity(u: Array) -> Array:
 
 
 def soft_clip(u: Array) -> Array:
-    """6 tanh(u / 6): u where it is small, and never beyond +-6."""
+    """6 tanh(u / 6): close to u for small u, and bounded by +-6."""
     return 6.0 * jnp.tanh(u / 6.0)
 
 
@@ -58,14 +58,12 @@ def deep_gaussian(
 ) -> Model:
     """The model z ~ N(0, I_K), x | z ~ N(h(A z + b), diag(exp(h'(C z + d)))), in D dimensions.
 
-    h = `mean_activation` is the identity unless given, because the mean must reach the data: a
-    bounded h such as tanh bends the plane of the means into clusters, but wants data scaled to
-    its range. h' = `log_variance_activation` keeps standard deviations between 0.05 and 20, for
-    data of unit scale: unbounded, a variance may vanish on one data point and the likelihood has no
-    maximum. log p(x) has no closed form; for small K see `log_evidence_quadrature`.
+    h = `mean_activation` is the identity by default. A bounded h such as tanh needs data scaled to
+    its range. h' = `log_variance_activation` keeps standard deviations between 0.05 and 20 by
+    default, for data of unit scale: with unbounded variances the likelihood has no maximum.
+    log p(x) has no closed form; for small K see `log_evidence_quadrature`.
 
     Raises ValueError or TypeError for dimensions that are not integers >= 1.
-    Source: the lecture's equations (4) and (5).
     """
     latent_dim = checks.integer(latent_dim, "latent_dim", 1)
     dim = checks.integer(dim, "dim", 1)
@@ -93,9 +91,9 @@ def deep_gaussian(
 def two_layer_gaussian(latent_dim: int, dim: int, width: int) -> Model:
     """z ~ N(0, I_K), x | z ~ N(A u + b, diag(exp(6 tanh((C u + d) / 6)))), u = tanh(B z + c).
 
-    u has `width` numbers, so the means bend and fold, unlike those of `deep_gaussian`. For data of
-    unit scale: `init` starts with standard deviations of x given z of about 0.14. With noise as
-    wide as the data x carries no information on z, and the ELBO has a maximum where q ignores x.
+    The hidden layer u has `width` units, so the means form a curved surface, unlike those of
+    `deep_gaussian`. Scale data to unit variance: `init` gives standard deviations of x given z of
+    about 0.14. Wider initial noise can lead to a local maximum of the ELBO where q ignores x.
 
     Raises ValueError or TypeError for dimensions that are not integers >= 1.
     """
@@ -119,11 +117,10 @@ def two_layer_gaussian(latent_dim: int, dim: int, width: int) -> Model:
 def log_evidence_quadrature(p: Joint, x: Any, num_nodes: int = 200) -> Scalar:
     """log p(x) of one data point by the trapezoidal rule over z in [-10, 10]^K, in nats.
 
-    For models with z ~ N(0, I_K), K <= 3, and a likelihood that is smooth in z: the rule then
-    converges faster than any power of `num_nodes`, its number of nodes an axis. A posterior that
-    is Gaussian along an axis with standard deviation s is off by about exp(-2 (pi s / h)^2),
-    h = 20 / (num_nodes - 1), so s >= h is enough for eight digits; doubling `num_nodes` measures
-    the rest. Gauss-Hermite nodes, spread over +-sqrt(4 num_nodes), resolve less for their number.
+    For z ~ N(0, I_K), K <= 3, and a likelihood that is smooth in z. `num_nodes` is the number of
+    nodes per axis; the error decreases faster than any power of it. For a Gaussian posterior with
+    standard deviation s along an axis the relative error is about exp(-2 (pi s / h)^2) with
+    h = 20 / (num_nodes - 1), so s >= h gives eight digits. Doubling `num_nodes` measures the error.
 
     Raises ValueError for a z that is discrete or not [K] with K <= 3.
 
@@ -135,8 +132,8 @@ def log_evidence_quadrature(p: Joint, x: Any, num_nodes: int = 200) -> Scalar:
     small = getattr(z, "ndim", None) == 1 and z.size <= MAX_LATENT_DIM
     if not (small and is_reparameterized(prior)):
         raise ValueError(
-            f"p: expected z of K <= {MAX_LATENT_DIM} real numbers, as a vector, "
-            f"got {z}; estimate log p(x) from samples"
+            f"p: expected z of K <= {MAX_LATENT_DIM} real numbers, as a vector, got {z}; use "
+            "lvm_jax.evidence to estimate log p(x)"
         )
     nodes = jnp.linspace(-RADIUS, RADIUS, num_nodes, dtype=z.dtype)
     rest = jnp.meshgrid(*[nodes] * (z.size - 1), indexing="ij")

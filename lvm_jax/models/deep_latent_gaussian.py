@@ -1,4 +1,4 @@
-"""Deep latent Gaussian models: networks between one or several Gaussian layers and the data."""
+"""Deep latent Gaussian models: one or several Gaussian layers, networks, and a likelihood."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +11,7 @@ from lvm_jax.distributions.chain import Chain, Layer, check_layers, init_each
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Params
 
-if TYPE_CHECKING:  # a VampPrior is made of a guide, and guides import the models
+if TYPE_CHECKING:  # priors import guides, and guides import models
     from lvm_jax.likelihoods import Likelihood
     from lvm_jax.networks import Network
     from lvm_jax.priors import Prior
@@ -20,12 +20,12 @@ __all__ = ["DeepLatentGaussian", "Layer", "deep_latent_gaussian"]
 
 
 class DeepLatentGaussian(NamedTuple):
-    """theta: every part's own parameters."""
+    """theta: the parameters of each part."""
 
     prior: Params  # of p(z_L)
     layers: tuple[Params, ...]  # of p(z_1 | z_2), ..., p(z_(L-1) | z_L)
     decoder: Params
-    likelihood: Params  # what the likelihood learns beside the decoder, as a noise variance
+    likelihood: Params  # such as a noise variance
 
 
 def deep_latent_gaussian(
@@ -39,20 +39,20 @@ def deep_latent_gaussian(
 ) -> Model:
     """z_L ~ prior, z_l | z_(l+1) ~ N(m_l, diag(s_l)^2), x | z_1 ~ likelihood(decoder(z_1)).
 
-    `layers[l - 1]` makes m_l and s_l of z_(l+1), so `layers` runs from the data upwards and L is
-    one more than its length. z is an array [K] where L = 1, and the tuple (z_1, ..., z_L) of arrays
-    [K_l], z_1 next to x, where L > 1; `prior` is that of z_L. With a standard normal and L = 1 this
-    is the VAE. log p(x) has no closed form: `evidence.evaluate` measures it.
+    `layers[l - 1]` maps z_(l+1) to m_l and s_l, so `layers` is ordered from the data upwards and
+    has length L - 1. For L = 1, z is an array [K]; for L > 1, z is a tuple (z_1, ..., z_L) of
+    arrays [K_l], with z_1 next to x. `prior` is the prior of z_L. A standard normal with L = 1 is
+    the VAE. log p(x) has no closed form; `evidence.evaluate` estimates it.
 
-    Data points that are pytrees: `observed` names the part that is generated, as in `Model`. With
-    `given`, a function from a data point to a vector c [C], this is p(x, z | c), and the decoder
-    takes [z_1, c], of K_1 + C numbers.
+    If data points are pytrees, `observed` names the generated part, as in `Model`. With `given`,
+    a function from a data point to a context c [C], the model is p(x, z | c), and the input of the
+    decoder is [z_1, c], of size K_1 + C.
 
         deep_latent_gaussian(prior, decoder, bernoulli(784), observed="image",
                              given=lambda row: jax.nn.one_hot(row["label"], 10))
 
-    Raises ValueError if the decoder or a layer has another number of outputs than is needed; a
-    network raises when it meets a z of another size than its input.
+    Raises ValueError if the decoder or a layer has a wrong number of outputs. A network with a
+    wrong number of inputs raises ValueError when it is applied.
 
     Source: Kingma and Welling (2014); Rezende et al. (2014); Burda et al. (2016), equation 1.
     """

@@ -1,4 +1,4 @@
-"""Factor analysis: maximum likelihood by EM, compiled, with its outcome as a value."""
+"""Factor analysis: maximum likelihood by compiled EM."""
 
 import math
 import warnings
@@ -18,27 +18,27 @@ from lvm_jax.models.linear_gaussian import LinearGaussian
 from lvm_jax.models.ppca import principal, read
 from lvm_jax.typing import Array, ArrayLike, Float, Int, Scalar
 
-TRACED = 1 << 16  # steps that a trace can hold: one length for every step limit, so one program
+TRACED = 1 << 16  # length of the trace, the same for every step limit, so that programs are shared
 
 
 class FactorInfo(NamedTuple):
-    """How the fit went."""
+    """Diagnostics of the fit."""
 
     outcome: Outcome
     num_steps: int
     log_likelihood: float  # mean over the points, in nats
-    trace: np.ndarray  # the same after every step, of the first TRACED
+    trace: np.ndarray  # log_likelihood after each of the first TRACED steps
 
 
 class FactorAnalysis(NamedTuple):
-    """theta of `linear_gaussian(latent_dim, D, "diagonal")`, and how it came about."""
+    """theta of `linear_gaussian(latent_dim, D, "diagonal")`, with diagnostics of the fit."""
 
     theta: LinearGaussian
     info: FactorInfo
 
 
 class Expectation(NamedTuple):
-    """Moments of z under the posterior, and the log-likelihood that they were computed with."""
+    """Posterior moments of z, and the log-likelihood at the same parameters."""
 
     means: Float[Array, "M L"]
     covariance: Float[Array, "L L"]
@@ -66,20 +66,21 @@ def factor_analysis(
 ) -> FactorAnalysis:
     """Maximise the likelihood of x ~ N(b, W W^T + Psi), Psi diagonal, by EM from the PPCA optimum.
 
-    Works on standardised columns, so that the units of x do not matter. A step costs
+    Columns are standardised, so the fit does not depend on the units of x. A step costs
     O(min(N, D) D L). W is unique up to a rotation.
 
     Args:
         x: data, [N, D]. float64 is kept if x64 is on; otherwise float32.
         latent_dim: L, at least 1 and less than D.
-        max_steps: the most EM steps. It and `tolerance` may change without a new compilation.
-        tolerance: stop when the mean log-likelihood gains less, in nats per point.
-        throw: raise if EM failed, and warn at the step limit. With False the outcome is only a
-            value in the result.
+        max_steps: maximum number of EM steps. New values of `max_steps` and `tolerance` do not
+            recompile.
+        tolerance: EM stops when the mean log-likelihood increases by less, in nats per point.
+        throw: raise an error if EM fails, and warn at the step limit. With False, the outcome is
+            only reported in `info`.
 
     Raises:
         ValueError, TypeError: for bad data, constant columns or L >= D.
-        FloatingPointError: if a noise variance falls to zero (a Heywood case), with `throw`.
+        FloatingPointError: if `throw` and a noise variance falls to zero (a Heywood case).
 
     Source: Rubin and Thayer (1982).
     """
@@ -109,7 +110,7 @@ def factor_analysis(
 
 
 def check_columns(data: np.ndarray) -> None:
-    """A constant column has no variance to explain: its likelihood has no bound."""
+    """Raise ValueError for constant columns, whose likelihood is unbounded."""
     constant = np.flatnonzero(data.min(0) == data.max(0)).tolist()
     if constant:
         named = f"{constant[:10]}{'...' if len(constant) > 10 else ''}"
@@ -124,7 +125,7 @@ def expect(rows: Array, loadings: Array, noise: Array) -> Expectation:
     top, bottom, upper = capacitance(white_loadings)
     along = white_rows @ top
     inverse = solve_triangular(upper, jnp.eye(len(upper), dtype=upper.dtype))
-    # tr(Sigma^-1 A^T A) as a sum of squares, which cannot cancel.
+    # tr(Sigma^-1 A^T A) as a sum of squares, without cancellation.
     quadratic = ((white_rows - along @ top.T) ** 2).sum() + ((along @ bottom.T) ** 2).sum()
     log_det = jnp.log(scale).sum() + jnp.log(jnp.diagonal(upper)).sum()
     value = -0.5 * (quadratic + scale.size * math.log(2 * math.pi)) - log_det
@@ -133,7 +134,7 @@ def expect(rows: Array, loadings: Array, noise: Array) -> Expectation:
 
 @precision.full
 def maximize(rows: Array, expectation: Expectation) -> tuple[Array, Array]:
-    """The M-step: W and the diagonal of Psi, again a sum of squares and so never negative."""
+    """The M-step: W and the diagonal of Psi, a sum of squares that is never negative."""
     means, covariance, _ = expectation
     loadings = jnp.linalg.solve(means.T @ means + covariance, means.T @ rows).T
     residual = ((rows - means @ loadings.T) ** 2).sum(0)
@@ -144,7 +145,7 @@ def maximize(rows: Array, expectation: Expectation) -> tuple[Array, Array]:
 def run(
     rows: Array, loadings: Array, noise: Array, tolerance: Scalar, max_steps: Int[Array, ""]
 ) -> State:
-    """EM until the gain is below the tolerance; a failed step keeps the parameters before it."""
+    """EM until the gain is below the tolerance; a failed step keeps the previous parameters."""
 
     def body(state: State) -> State:
         fresh = maximize(rows, state.expectation)
@@ -152,7 +153,7 @@ def run(
         value = expectation.log_likelihood
         gain = value - state.expectation.log_likelihood
         outcome = jnp.where(gain < tolerance, Outcome.CONVERGED, Outcome.RUNNING)
-        # Noise below eps of a column's variance: the covariance is singular in this precision.
+        # For noise below eps times a column's variance the covariance is numerically singular.
         proper = (fresh[1] > jnp.finfo(noise.dtype).eps).all()
         outcome = jnp.where(proper, outcome, Outcome.DEGENERATE)
         outcome = jnp.where(jnp.isfinite(value), outcome, Outcome.DIVERGED).astype(jnp.int32)
@@ -175,12 +176,12 @@ def run(
 
 
 def report(info: FactorInfo, noise: Array, max_steps: int) -> None:
-    """Turn the outcome into an error or a warning."""
+    """Raise an error or warn, according to the outcome."""
     if info.outcome >= Outcome.DEGENERATE:
         raise FloatingPointError(
             f"EM failed ({info.outcome.name.lower()} after {info.num_steps} steps): the noise of "
             f"column {int(jnp.argmin(noise))} falls to zero (a Heywood case); lower latent_dim, "
-            "bring more rows, or drop columns that others determine"
+            "add rows, or drop columns that others determine"
         )
     if info.outcome == Outcome.MAX_STEPS and max_steps > 0:
         warnings.warn(

@@ -1,4 +1,4 @@
-"""The Gaussian mixture as a latent-variable model with discrete z: everything is exact."""
+"""The Gaussian mixture as a latent-variable model with discrete z and exact inference."""
 
 from typing import NamedTuple
 
@@ -22,9 +22,9 @@ class GaussianMixture(NamedTuple):
 def gaussian_mixture(num_components: int, dim: int) -> Model:
     """The model z ~ Categorical(pi), x | z=k ~ N(mu_k, L_k L_k^T), z in {0, ..., K - 1}.
 
-    The posterior (the responsibilities) and log p(x) come from enumerating z. `init` draws the
-    means from N(0, I) and gives equal weights and unit covariances; `Mixture.as_theta`
-    turns what `em.fit` returns into theta. Raises ValueError for num_components or dim < 1.
+    The posterior (the responsibilities) and log p(x) are exact, by enumeration of z. `init` draws
+    means from N(0, I), with equal weights and unit covariances. `Mixture.as_theta` converts the
+    result of `em.fit` to theta. Raises ValueError for num_components or dim < 1.
     """
     num_components = checks.integer(num_components, "num_components", 1)
     dim = checks.integer(dim, "dim", 1)

@@ -1,4 +1,4 @@
-"""The linear-Gaussian model: PPCA, factor analysis and full noise, all of it exact."""
+"""The linear-Gaussian model with exact inference: PPCA, factor analysis and full noise."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ NOISES = ("isotropic", "diagonal", "full")
 
 
 class LinearGaussian(NamedTuple):
-    """theta: every field is free to move."""
+    """theta, in unconstrained parameters."""
 
     prior_mean: Float[Array, " L"]  # m
     loadings: Float[Array, "D L"]  # W
@@ -29,11 +29,11 @@ def linear_gaussian(latent_dim: int, dim: int, noise: str = "isotropic") -> Mode
     """The model z ~ N(m, I_L), x | z ~ N(W z + b, Psi), in D dimensions.
 
     `noise` is isotropic (Psi = s^2 I: probabilistic PCA), diagonal (factor analysis) or full.
-    Posterior and log p(x) are closed forms by Woodbury's identity: one evaluation costs
-    O(D L^2 + L^3), and O(D^2 L) with full noise. `init` draws W from N(0, 1/L) with unit noise;
-    `ppca` and `factor_analysis` find the maximum likelihood.
+    The posterior and log p(x) have closed forms by Woodbury's identity. One evaluation costs
+    O(D L^2 + L^3), or O(D^2 L) with full noise. `init` draws W from N(0, 1/L) with unit noise.
+    `ppca` and `factor_analysis` give maximum-likelihood parameters.
 
-    Raises ValueError for a dimension < 1 or another `noise`.
+    Raises ValueError for a dimension < 1 or an unknown `noise`.
     Source: Tipping and Bishop (1999), equations 2-6; Bishop (2006), section 12.2.
     """
     latent_dim = checks.integer(latent_dim, "latent_dim", 1)
@@ -69,9 +69,9 @@ def likelihood(theta: LinearGaussian, z: Float[Array, " L"]) -> Distribution:
 def posterior(theta: LinearGaussian, x: Float[Array, " D"]) -> FullRankNormal:
     """N(m + V W^T Psi^-1 (x - b - W m), V), with V^-1 = I + W^T Psi^-1 W."""
     loadings, residual, _ = whiten(theta, x)
-    # With the columns turned round, [W; I] = Q R gives V^-1 = U U^T with an upper U, R^T turned
-    # back, so that U^-T is lower and V's own Cholesky factor. Neither V nor V^-1 is formed, and no
-    # digit of a small variance is lost. The mean solves [W; I] z = [r; 0] by least squares.
+    # With reversed columns, [W; I] = Q R gives V^-1 = U U^T, where the upper U is R^T in reversed
+    # order, so U^-T is the Cholesky factor of V. Not forming V or V^-1 keeps the accuracy of small
+    # variances. The mean solves [W; I] z = [r; 0] by least squares.
     top, _, upper = capacitance(loadings[:, ::-1])
     inverse = solve_triangular(upper, jnp.eye(len(upper), dtype=upper.dtype))
     shift = (inverse @ (top.T @ residual))[::-1]
@@ -87,7 +87,7 @@ def log_evidence(theta: LinearGaussian, x: Float[Array, " D"]) -> Scalar:
 
 @precision.full
 def whiten(theta: LinearGaussian, x: Float[Array, " D"]) -> tuple[Array, Array, Scalar]:
-    """S^-1 W, S^-1 (x - b - W m) and log |S|, where S S^T = Psi: the same model with unit noise."""
+    """S^-1 W, S^-1 (x - b - W m) and log |S|, where S S^T = Psi: the model with unit noise."""
     residual = x - theta.offset - theta.loadings @ theta.prior_mean
     if isinstance(theta.log_noise, LogCholesky):
         columns = jnp.concatenate([theta.loadings, residual[:, None]], axis=1)

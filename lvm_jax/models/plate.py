@@ -1,4 +1,4 @@
-"""The joint density of a whole data set, whose latents are global, or global and local."""
+"""The joint density of a whole data set with global, or global and local, latent variables."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from lvm_jax.typing import Distribution, Latent, Params
 def plate(model: Model, num_points: int) -> Model:
     """p(X, beta, Z) = p(beta) prod_n p(z_n | beta) p(x_n | z_n, beta): all rows are ONE data point.
 
-    `model` is that of one row. Its prior is a `Successive` of p(beta) and p(z | beta), or p(beta)
-    alone for a model without local latents. A data point of the result is X, leaves [N, ...], and
-    z = {"beta": ..., "z": leaves [N, ...]} under the names of the `Successive`. Every method of
-    `evidence` and `annealing` then measures log p(X):
+    `model` is the model of one row. Its prior is a `Successive` of p(beta) and p(z | beta), or
+    p(beta) alone without local latents. A data point of the result is X, leaves [N, ...], and
+    z = {"beta": ..., "z": leaves [N, ...]} with the names of the `Successive`. All methods of
+    `evidence` and `annealing` then estimate log p(X):
 
         P, Q = models.plate(model, N)(theta), guides.plate(guide)(phi)
         evidence.evaluate(key, P, Q, X[None], num_samples)
@@ -28,29 +28,24 @@ def plate(model: Model, num_points: int) -> Model:
     given = None if model.given is None else jax.vmap(model.given)
     numbers = jnp.arange(num_points)
 
+    of_row: Any = model.prior
+
     def prior(theta: Params, *c: Any) -> Distribution:
-        one = model.prior(theta, *jax.tree.map(lambda leaf: leaf[0], c))
+        one = of_row(theta, *jax.tree.map(lambda leaf: leaf[0], c))
         if not has_parts(one):
             return one
 
         def second(beta: Latent) -> Rows:
-            def make(row: Any) -> Distribution:
-                whole: Any = model.prior(theta, *row[1])
-                return whole.second(beta)
-
-            return Rows(make, (numbers, c))
+            return Rows(lambda row: of_row(theta, *row[1]).second(beta), (numbers, c))
 
         return one._replace(second=second)
 
     def likelihood(theta: Params, z: Latent, *c: Any) -> Distribution:
-        one = model.prior(theta, *jax.tree.map(lambda leaf: leaf[0], c))
+        one = of_row(theta, *jax.tree.map(lambda leaf: leaf[0], c))
         if not has_parts(one):
             return Rows(lambda row: model.likelihood(theta, z, *row[1]), (numbers, c))
         beta, local = (z[name] for name in one.names)
-
-        def make(row: Any) -> Distribution:
-            return model.likelihood(theta, one.join(beta, row[2]), *row[1])
-
+        make = lambda row: model.likelihood(theta, one.join(beta, row[2]), *row[1])  # noqa: E731
         return Rows(make, (numbers, c, local))
 
     return Model(

@@ -1,4 +1,4 @@
-"""Probabilistic principal components: maximum likelihood in closed form."""
+"""Probabilistic PCA: maximum likelihood in closed form."""
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,17 @@ def ppca(x: ArrayLike, latent_dim: int) -> LinearGaussian:
     """The maximum-likelihood theta of `linear_gaussian(latent_dim, D, "isotropic")`.
 
     W = U (Lambda - s^2 I)^1/2 with the leading eigenvectors U and eigenvalues Lambda of the
-    sample covariance (over N), and s^2 the mean of the discarded ones. W is unique up to a
-    rotation; here its columns are orthogonal and the largest entry of each is positive.
-    Computed on the host in float64, O(N D min(N, D)).
+    sample covariance (divided by N). s^2 is the mean of the discarded eigenvalues. W is unique up
+    to a rotation; here its columns are orthogonal and the largest entry of each is positive.
+    The computation is on the host in float64 and costs O(N D min(N, D)).
 
     Args:
         x: data, [N, D]. float64 is kept if x64 is on; otherwise float32.
         latent_dim: L, at least 1 and less than D.
 
     Raises:
-        ValueError: for bad data, L >= D, or data within L dimensions, where s^2 = 0 and the
-            likelihood has no bound.
+        ValueError: for bad data, L >= D, or data that span only L dimensions, where s^2 = 0 and
+            the likelihood is unbounded.
 
     Source: Tipping and Bishop (1999), equations 7-8, with R = I.
     """
@@ -36,7 +36,7 @@ def ppca(x: ArrayLike, latent_dim: int) -> LinearGaussian:
 
 
 def read(x: ArrayLike, latent_dim: int) -> tuple[np.ndarray, np.dtype]:
-    """The rows in float64 on the host, and the dtype that the device will use."""
+    """The rows in float64 on the host, and the dtype of the result."""
     latent_dim = checks.integer(latent_dim, "latent_dim", 1)
     x = checks.points(x, "x", latent_dim + 2)
     if latent_dim >= x.shape[1]:
@@ -56,7 +56,7 @@ def principal(centred: np.ndarray, latent_dim: int) -> tuple[np.ndarray, float]:
     if not noise > np.finfo(np.float64).eps * gram.shape[0] * values[0]:
         raise ValueError(
             f"x: expected rows that span more than latent_dim = {latent_dim} dimensions, or the "
-            "likelihood has no bound; lower latent_dim or bring more distinct rows"
+            "likelihood is unbounded; lower latent_dim or add distinct rows"
         )
     directions = vectors[:, :latent_dim]
     if wide:

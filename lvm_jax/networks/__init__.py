@@ -1,13 +1,12 @@
 """Neural networks as two pure functions: `init(key)` -> parameters, `apply(parameters, x)`.
 
-flax.nnx builds them and stays inside: the parameters are nested dictionaries of arrays with names
-for keys ({"hidden_0": {"kernel": [in, out], "bias": [out]}, ..., "output": ...}), which jax.tree,
-optax, orbax and jax.vmap take as they are. A network is split from its module once, when it is
-made; `apply` merges while JAX traces, so a compiled program holds the products and nothing else.
+The networks are flax.nnx modules internally. Parameters are nested dictionaries of arrays
+({"hidden_0": {"kernel": [in, out], "bias": [out]}, ..., "output": ...}), which jax.tree, optax,
+orbax and jax.vmap accept.
 
 All kernels start Glorot-uniform, U(-a, a) with a = sqrt(6 / (fan_in + fan_out)), and all biases at
-0, as in the code of Burda et al. (2016). `apply` computes in the dtype of the parameters, which is
-JAX's default float when `init` makes them: an x of another dtype is cast, also a 0/1 or a count.
+0, as in the code of Burda et al. (2016). `init` gives parameters of JAX's default float type.
+`apply` computes in the dtype of the parameters and casts x to it.
 """
 
 from lvm_jax.networks.base import ACTIVATIONS, Activation, Network, find_activation

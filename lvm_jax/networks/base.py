@@ -1,4 +1,4 @@
-"""What a network is, and the two pure functions of a flax.nnx module."""
+"""The type of a network, and networks from flax.nnx modules."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,11 +20,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "identity": lambda u: u,
 }
-Activation = str | Callable[[Array], Array]  # a name of ACTIVATIONS, or any function
+Activation = str | Callable[[Array], Array]  # a name in ACTIVATIONS, or any function
 
 
 class Network(NamedTuple):
-    """A function of ONE input with parameters: map over rows outside, with jax.vmap."""
+    """A parametric function of ONE input; map over rows with jax.vmap."""
 
     num_outputs: int
     init: Callable[[Key[Array, ""]], Params]
@@ -32,15 +32,18 @@ class Network(NamedTuple):
 
 
 def find_activation(value: Any, name: str = "activation") -> Callable[[Array], Array]:
-    """A function, or that of a name in ACTIVATIONS; ValueError for another name."""
+    """The activation function: `value` itself or the one of this name in ACTIVATIONS.
+
+    Raises ValueError for an unknown name.
+    """
     return value if callable(value) else ACTIVATIONS[checks.choice(value, name, [*ACTIVATIONS])]
 
 
 def of_module(
     build: Callable[[nnx.Rngs], nnx.Module], num_inputs: int | tuple[int, ...], num_outputs: int
 ) -> Network:
-    """The two pure functions of a module that takes [num_inputs] to [num_outputs]."""
-    shape = (num_inputs,) if isinstance(num_inputs, int) else num_inputs
+    """The network of a module that maps [num_inputs] to [num_outputs]."""
+    shape = input_shape(num_inputs)
     graph, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
 
     def init(key: Key[Array, ""]) -> Params:
@@ -54,8 +57,13 @@ def of_module(
     return Network(num_outputs, init, apply)
 
 
+def input_shape(num_inputs: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one input, from a size or a shape."""
+    return (num_inputs,) if isinstance(num_inputs, int) else tuple(num_inputs)
+
+
 def check_input(x: Array, shape: tuple[int, ...], params: Params) -> Array:
-    """x in the dtype of the parameters; ValueError for another shape."""
+    """x cast to the dtype of the parameters; ValueError for a wrong shape."""
     if jnp.shape(x) != shape:
         raise ValueError(
             f"x: expected one input of shape {shape}, got {jnp.shape(x)}; map over rows with "
@@ -65,14 +73,17 @@ def check_input(x: Array, shape: tuple[int, ...], params: Params) -> Array:
 
 
 def linear(num_inputs: int, num_outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A layer whose kernel starts Glorot-uniform, in JAX's default float."""
+    """A linear layer with a Glorot-uniform kernel of JAX's default float type."""
     glorot = nnx.initializers.glorot_uniform()
     dtype = jnp.result_type(float)
     return nnx.Linear(num_inputs, num_outputs, kernel_init=glorot, param_dtype=dtype, rngs=rngs)
 
 
 def widths(value: Sequence[int], name: str, minimum: int) -> tuple[int, ...]:
-    """At least `minimum` sizes of at least 1."""
+    """The sizes as a tuple; ValueError for fewer than `minimum` or for sizes < 1."""
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) < minimum:
-        raise ValueError(f"{name}: expected at least {minimum} sizes, as (200, 200), got {value!r}")
+        raise ValueError(
+            f"{name}: expected a sequence of {minimum} or more sizes, such as (200, 200), got "
+            f"{value!r}"
+        )
     return tuple(checks.integer(width, name, 1) for width in value)

@@ -1,4 +1,4 @@
-"""Convolutions of images, and the way back."""
+"""Convolutional encoders and decoders of images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ def conv_encoder(
     channels: Sequence[int] = (16, 32),
     activation: Activation = "relu",
 ) -> Network:
-    """Convolutions of an H x W image given flat, x [H W] in rows, then one linear layer.
+    """Convolutions of a flattened H x W image x [H W], then one linear layer.
 
-    Each entry of `channels` is a 3 x 3 convolution of stride 2 with so many channels, zero-padded,
-    and the activation: it takes h x w to ceil(h/2) x ceil(w/2), so 28 -> 14 -> 7 and 9 -> 5 -> 3.
+    Each entry of `channels` is the number of channels of a zero-padded 3 x 3 convolution with
+    stride 2, followed by the activation. It maps h x w to ceil(h/2) x ceil(w/2).
 
     Raises ValueError or TypeError for sizes < 1, no channels and an unknown activation; `apply`
-    raises ValueError for an x of another shape.
+    raises ValueError for an x of a wrong shape.
     """
     channels = widths(channels, "channels", 1)
     sizes = _halvings(shape, channels)
@@ -46,15 +46,15 @@ def conv_decoder(
     channels: Sequence[int] = (32, 16),
     activation: Activation = "relu",
 ) -> Network:
-    """The way back: z [num_inputs] -> [outputs_per_pixel H W], all first parameters first.
+    """The decoder z [num_inputs] -> [P H W] that mirrors `conv_encoder`, P = `outputs_per_pixel`.
 
-    One linear layer makes a small image of channels[0] channels; then each stage doubles it by
-    repeating pixels, cuts it to the size that `conv_encoder` had there (so every H and W is met
-    exactly) and convolves 3 x 3. Repeating first, unlike a strided transposed convolution,
-    leaves no checkerboard. The P numbers of a pixel lie H W apart: `outputs.reshape(P, H, W)`.
+    One linear layer gives a small image with channels[0] channels. Each stage doubles the image by
+    repeating pixels, crops it to the size of the mirrored encoder stage, and applies a 3 x 3
+    convolution. Repetition avoids the checkerboard pattern of strided transposed convolutions.
+    Outputs are ordered by parameter: use `outputs.reshape(P, H, W)`.
 
     Raises ValueError or TypeError for sizes < 1, no channels and an unknown activation; `apply`
-    raises ValueError for a z of another shape.
+    raises ValueError for a z of a wrong shape.
 
     Source: Odena, Dumoulin and Olah (2016), for the repetition.
     """
@@ -128,10 +128,10 @@ def _conv(before: int, after: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
 
 
 def _halvings(shape: tuple[int, int], channels: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """H x W, and what each convolution of stride 2 leaves of it."""
-    sides = widths(shape, "shape", 2)
-    if len(sides) != 2:
+    """The image sizes before and after each convolution of stride 2."""
+    sizes = widths(shape, "shape", 2)
+    if len(sizes) != 2:
         raise ValueError(f"shape: expected (height, width) of the images, got {shape!r}")
-    height, width = sides
+    height, width = sizes
     steps = range(len(channels) + 1)
     return tuple((-(-height // 2**step), -(-width // 2**step)) for step in steps)

@@ -20,16 +20,15 @@ def mlp(
     layer_norm: bool = False,
     residual: bool = False,
 ) -> Network:
-    """W_n h(... h(W_0 x + b_0) ...) + b_n of an x [num_inputs]: linear where `hidden` is empty.
+    """W_n h(... h(W_0 x + b_0) ...) + b_n of an x [num_inputs]; linear if `hidden` is empty.
 
-    `hidden` gives the widths of the layers between, `activation` the h after each of them: a name
-    of `ACTIVATIONS` or any function. With `layer_norm` h takes the normalised W u + b, with learned
-    scale and shift (Ba et al. 2016); with `residual` a hidden layer whose input has its width is
-    u + h(W u + b) (He et al. 2016). Under jax.vmap over rows each layer is one matrix product
-    [rows, in] @ [in, out].
+    `hidden` gives the widths of the hidden layers. h = `activation` is a name in `ACTIVATIONS` or
+    any function. With `layer_norm`, W u + b is normalised before h, with learned scale and shift
+    (Ba et al. 2016). With `residual`, a hidden layer with as many inputs as outputs is
+    u + h(W u + b) (He et al. 2016).
 
     Raises ValueError or TypeError for widths < 1 and an unknown activation; `apply` raises
-    ValueError for an x of another shape.
+    ValueError for an x of a wrong shape.
     """
     sizes = (
         checks.integer(num_inputs, "num_inputs", 1),
@@ -53,18 +52,18 @@ class _Dense(nnx.Module):
     ) -> None:
         self.activation, self.residual = activation, residual
         self.norms = tuple(f"norm_{i}" for i in range(len(sizes) - 2)) if layer_norm else ()
-        for name, width in zip(self.norms, sizes[1:-1], strict=True) if layer_norm else ():
+        for name, width in zip(self.norms, sizes[1:], strict=False):
             setattr(self, name, nnx.LayerNorm(width, param_dtype=jnp.result_type(float), rngs=rngs))
         self.hidden = tuple(f"hidden_{i}" for i in range(len(sizes) - 2))
-        self.last = "output"
-        for name, (wide, narrow) in zip((*self.hidden, self.last), pairwise(sizes), strict=True):
-            setattr(self, name, linear(wide, narrow, rngs))
+        for name, (before, after) in zip(self.hidden, pairwise(sizes[:-1]), strict=True):
+            setattr(self, name, linear(before, after, rngs))
+        self.output = linear(sizes[-2], sizes[-1], rngs)
 
     def __call__(self, x: Array) -> Array:
-        for place, name in enumerate(self.hidden):
+        for index, name in enumerate(self.hidden):
             u = getattr(self, name)(x)
             if self.norms:
-                u = getattr(self, self.norms[place])(u)
+                u = getattr(self, self.norms[index])(u)
             u = self.activation(u)
             x = x + u if self.residual and u.shape == x.shape else u
-        return getattr(self, self.last)(x)
+        return self.output(x)

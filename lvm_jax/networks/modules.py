@@ -1,4 +1,4 @@
-"""Modules of flax that a user brings, as networks."""
+"""Networks from user-defined flax modules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +9,20 @@ from flax import nnx
 
 from lvm_jax import precision
 from lvm_jax._core import checks
-from lvm_jax.networks.base import Network, check_input, of_module
+from lvm_jax.networks.base import Network, check_input, input_shape, of_module
 from lvm_jax.typing import Array, Float, Key, Params
 
 
 def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], num_inputs: int | tuple[int, ...]) -> Network:
-    """A `flax.nnx` module of one's own, `build(rngs)`, as a network.
+    """A network from a user-defined `flax.nnx` module, `build(rngs)`.
 
-    The module takes ONE input, [num_inputs] or of the shape `num_inputs`, and gives one vector.
-    All of its variables are parameters: a module with other state, such as batch statistics, is
-    refused, since a function of one data point has none.
+    The module maps ONE input, [num_inputs] or of the shape `num_inputs`, to one vector. All its
+    variables must be parameters.
 
-    Raises ValueError for such a module, or one whose output is no vector.
+    Raises ValueError for a module with other state, such as batch statistics, or with an output
+    that is no vector.
     """
-    shape = (num_inputs,) if isinstance(num_inputs, int) else tuple(num_inputs)
+    shape = input_shape(num_inputs)
     module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
     others = [type(leaf).__name__ for _, leaf in nnx.to_flat_state(nnx.state(module))]
     foreign = sorted({name for name in others if name != "Param"})
@@ -39,13 +39,13 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], num_inputs: int | tuple[in
 
 
 def from_linen(module: Any, num_inputs: int | tuple[int, ...]) -> Network:
-    """A `flax.linen` module of one's own as a network of ONE input; see `from_nnx`.
+    """A network from a user-defined `flax.linen` module; see `from_nnx`.
 
-    The parameters are module.init(key, x)["params"]; other collections are refused.
+    The parameters are module.init(key, x)["params"].
 
-    Raises ValueError as `from_nnx`.
+    Raises ValueError as `from_nnx`, and for other collections than "params".
     """
-    shape = (num_inputs,) if isinstance(num_inputs, int) else tuple(num_inputs)
+    shape = input_shape(num_inputs)
     one = jnp.zeros(shape)
     variables = jax.eval_shape(module.init, jax.random.key(0), one)
     if set(variables) != {"params"}:
@@ -66,11 +66,11 @@ def from_linen(module: Any, num_inputs: int | tuple[int, ...]) -> Network:
 
 
 def _outputs(run: Callable[[Any], Any], shape: tuple[int, ...], name: str) -> int:
-    """P of a module whose output for one input is a vector [P]."""
+    """The size P of the module's output [P]; ValueError for an output that is no vector."""
     found = run(jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
     if len(getattr(found, "shape", ())) != 1:
         raise ValueError(
-            f"{name}: expected a module that takes one input of shape {shape} to a vector, got "
+            f"{name}: expected a module that maps one input of shape {shape} to a vector, got "
             f"{getattr(found, 'shape', found)}"
         )
     return int(found.shape[0])

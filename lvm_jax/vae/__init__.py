@@ -1,12 +1,12 @@
-"""Variational autoencoders: from an architecture, a plain value, to p and q.
+"""Variational autoencoders: p and q from a description of their architecture.
 
     architecture = Architecture(shape=(28, 28), latent_dims=(10,), hidden=((200, 200),))
     pixels = load_pixels("digits", likelihood="bernoulli")  # images in the likelihood's units
-    pair = build(architecture)                # equal architectures have the same
-    params = start(key, architecture, x)      # fresh, with biases set for the data
+    pair = build(architecture)                # cached: equal architectures share one pair
+    params = start(key, architecture, x)      # initial parameters, with biases set for the data
     fit = training.fit(key, pair, params, x, ...)
 
-An architecture is JSON, so that a saved model can be built again without the code that trained it:
+An architecture converts to JSON, so `training.load` can rebuild a saved model:
 
     fit.save(folder)
     p, q, params, config = training.load(folder)

@@ -22,30 +22,30 @@ from lvm_jax.priors import Prior
 from lvm_jax.typing import Array, ConditionalDensity, Key
 from lvm_jax.vae.architecture import HIERARCHICAL, Architecture, check
 
-REFINE_DRAWS, REFINE_SEED = 8, 0  # local steps always use these same draws
+REFINE_DRAWS, REFINE_SEED = 8, 0  # of the fixed draws of local steps
 
-Table = Mapping[str, Callable[..., Any]]  # the parts of a kind by name, functions of a dimension
+Table = Mapping[str, Callable[..., Any]]  # factories by name, functions of a dimension
 Encode = Callable[[Sequence[int], int], Network]  # widths, number of outputs -> a network of x
 
 
 class Autoencoder(NamedTuple):
-    """What an architecture is built into: a pair, `autoencoder(params)` = (p, q).
+    """The pair of an architecture: `autoencoder(params)` is (p, q).
 
     params are `training.Parameters(theta, phi)`.
     """
 
     model: Model
     guide: Guide  # amortised
-    refined: Refined | None  # `guide` followed by local steps
+    refined: Refined | None  # `guide` with local steps
     likelihood: Likelihood
     architecture: Architecture
 
     def init(self, key: Key[Array, ""]) -> Parameters:
-        """New parameters; `start` sets biases for the data too."""
+        """Initial parameters; `start` also sets biases for the data."""
         return Separate(self.model, self.guide).init(key)
 
     def __call__(self, params: Parameters, /) -> tuple[Joint, ConditionalDensity]:
-        """p and q with their parameters; a VampPrior is built from the guide."""
+        """p and q with their parameters; a VampPrior uses the guide."""
         theta, phi = params
         q, prior = self.guide(phi), None
         if isinstance(theta.prior, priors.Vamp):
@@ -56,18 +56,20 @@ class Autoencoder(NamedTuple):
 
 @lru_cache(maxsize=128)
 def build(architecture: Architecture) -> Autoencoder:
-    """The functions of an architecture: the same objects for an equal one, so they compile once.
+    """The pair of an architecture, cached: equal architectures share compiled programs.
 
-    A VampPrior is complete but for its first pseudo-inputs, which `start` takes from the data.
+    `start` sets the initial pseudo-inputs of a VampPrior from the data.
 
-    Raises ValueError or TypeError naming the field, for parts that do not go together, and for
-    sizes and options that a part cannot have.
+    Raises ValueError or TypeError, naming the field, for incompatible fields, invalid sizes and
+    invalid options.
     """
     a = architecture
     check(a)
     likelihood = _make(a, "likelihood", LIKELIHOODS, a.dim)
     encode = _encoder(a, encoder_view(a, likelihood))
-    guide = _hierarchical(a, encode) if a.guide in HIERARCHICAL else _place(a, encode, family(a))
+    guide = (
+        _hierarchical(a, encode) if a.guide in HIERARCHICAL else _amortized(a, encode, family(a))
+    )
     decoder, layers = _decoder(a, likelihood), _downward(a)
     model = deep_latent_gaussian(_prior(a), decoder, likelihood, layers)
     refined = _refined(a, encode) if a.refine_steps else None
@@ -77,22 +79,22 @@ def build(architecture: Architecture) -> Autoencoder:
 def build_saved(config: Mapping[str, Any]) -> Autoencoder:
     """The pair of a saved architecture, for `training.load`.
 
-    Raises ValueError for a description that is not `dataclasses.asdict` of an Architecture.
+    Raises ValueError for a config that is not `dataclasses.asdict` of an Architecture.
     """
     known = {field.name for field in fields(Architecture)}
     if not {"shape"} <= config.keys() <= known:
         raise ValueError(
             "config: expected the fields of a vae.Architecture, got "
-            f"{', '.join(sorted(config.keys() - known)) or 'no shape'}; the model was saved "
-            "with another description, and needs the `build` of that one"
+            f"{', '.join(sorted(config.keys() - known)) or 'no shape'}; give the `build` function "
+            "that belongs to the config of this saved model"
         )
     return build(Architecture(**config))
 
 
 def family(architecture: Architecture) -> Family:
-    """The family of q(z | x), for one layer of z; a flow has its context among its parameters.
+    """The family of q(z | x) with one layer of z; the parameters of a flow include its context.
 
-    Raises ValueError for a guide of several layers, and for options that the family cannot have.
+    Raises ValueError for a guide with several layers, and for invalid options.
     """
     a = architecture
     if a.guide in HIERARCHICAL:
@@ -101,7 +103,7 @@ def family(architecture: Architecture) -> Family:
 
 
 def encoder_view(a: Architecture, likelihood: Likelihood) -> Callable[[Array], Array]:
-    """What the encoder sees of x, as `Architecture.encoder_scale` says."""
+    """The function from x to the encoder's input; see `Architecture.encoder_scale`."""
     scale, (low, high, step, *_) = a.encoder_scale, cast(Support, likelihood.support)
     if scale is not None:
         return lambda x: x / scale
@@ -111,7 +113,7 @@ def encoder_view(a: Architecture, likelihood: Likelihood) -> Callable[[Array], A
 
 
 def _make(a: Architecture, kind: str, table: Table, dim: int) -> Any:
-    """The part table[name](dim, **options); what it refuses is named."""
+    """The part table[name](dim, **options); errors name the field and its value."""
     name, options = getattr(a, kind), dict(getattr(a, f"{kind}_options"))
     taken = list(inspect.signature(table[name]).parameters)[1:]
     unknown = [option for option in options if option not in taken]
@@ -147,7 +149,7 @@ def _decoder(a: Architecture, likelihood: Likelihood) -> Network:
 
 
 def _downward(a: Architecture) -> list[Layer]:
-    """z_(l+1) -> the Gaussian of z_l, from the data upwards."""
+    """The layers z_(l+1) -> Gaussian of z_l, from the data upwards."""
     rows = zip(a.latent_dims[:-1], a.latent_dims[1:], a.hidden[1:], strict=True)
     return [
         Layer(networks.mlp(above, hidden, 2 * below, a.activation), below)
@@ -155,19 +157,19 @@ def _downward(a: Architecture) -> list[Layer]:
     ]
 
 
-def _place(a: Architecture, encode: Encode, of_q: Family) -> Guide:
-    """The family with a network of x; the layers of a flow are shared by all x."""
+def _amortized(a: Architecture, encode: Encode, of_q: Family) -> Guide:
+    """The family, amortised by a network of x; all x share the layers of a flow."""
     names = OF_X if a.guide in ("iaf", "coupling") else None
     network = encode(a.hidden[0], guides.num_outputs(of_q, names))
     return guides.amortized(of_q, network.init, network.apply, names)
 
 
 def _refined(a: Architecture, encode: Encode) -> Refined:
-    with jax.ensure_compile_time_eval():  # `build` is cached: under a trace the key would leak
+    with jax.ensure_compile_time_eval():  # `build` is cached, so a traced key would leak
         objective = guides.sampled_elbo(jax.random.key(REFINE_SEED), REFINE_DRAWS)
     step = optax.sgd(a.refine_rate)
     return guides.refined(
-        family(a), lambda of_q: _place(a, encode, of_q), objective, step, a.refine_steps
+        family(a), lambda of_q: _amortized(a, encode, of_q), objective, step, a.refine_steps
     )
 
 
@@ -179,7 +181,7 @@ def _hierarchical(a: Architecture, encode: Encode) -> Guide:
         for below, dim, _, hidden in rows:
             layers.append(Layer(networks.mlp(below, hidden, 2 * dim, a.activation), dim))
         return guides.bottom_up(layers)
-    upward = [encode(first[:-1], first[-1])]  # the last width is that of the features
+    upward = [encode(first[:-1], first[-1])]  # the last width is the number of features
     for _, _, before, hidden in rows:
         upward.append(networks.mlp(before[-1], hidden[:-1], hidden[-1], a.activation))
     return guides.ladder(upward, a.latent_dims[-1], _downward(a), a.activation)
@@ -187,7 +189,7 @@ def _hierarchical(a: Architecture, encode: Encode) -> Guide:
 
 def _prior(a: Architecture) -> Prior:
     def vamp(dim: int, num_components: int = 10) -> Prior:
-        # Any distinct rows give the functions; `start` takes rows of the data.
+        # `start` replaces these distinct rows by rows of the data.
         rows = np.arange(num_components, dtype=float)[:, None] * np.ones(a.dim)
         return priors.vamp(num_components, rows)
 

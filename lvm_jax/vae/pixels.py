@@ -1,4 +1,4 @@
-"""Images in the units of a likelihood: binarised, and as whole numbers where it counts levels."""
+"""Images in the units of a likelihood: in [0, 1], binarised, or as integer levels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,38 +13,38 @@ from lvm_jax.typing import Array, Float, Int, Key
 
 PARTS = ("train", "validation", "test")
 LEVELS = {"digits": 17, "mnist": 256, "fashion_mnist": 256}  # grey levels of a pixel
-COUNTS = ("categorical", "poisson", "negative_binomial")  # pixels are 0, 1, ..., levels - 1
-WITH_LEVELS = ("discretized_logistic", "categorical")  # likelihoods with an option num_levels
+COUNTS = ("categorical", "poisson", "negative_binomial")  # likelihoods of 0, 1, ..., levels - 1
+WITH_LEVELS = ("discretized_logistic", "categorical")  # likelihoods with the option num_levels
 
 
 class Chosen(NamedTuple):
-    """Some images of each part, by the name of the part."""
+    """A random subset of the images of each part, by the name of the part."""
 
     rows: dict[str, Float[np.ndarray, "n D"]]
-    places: dict[str, Int[np.ndarray, " n"]]  # in the part
-    out_of: dict[str, int]
+    indices: dict[str, Int[np.ndarray, " n"]]  # of the rows in the part
+    out_of: dict[str, int]  # size of the part
 
 
 class Pixels(NamedTuple):
-    """Images in the units of a likelihood: every pixel lies between 0 and `high`."""
+    """Images in the units of a likelihood, with pixels between 0 and `high`."""
 
-    images: data.ImageData  # in [0, 1], with the bits of `binarization`
+    images: data.ImageData  # in [0, 1], as `data.binarized` returns them
     binarization: str
-    levels: int  # values that a pixel can have
+    levels: int  # number of possible values of a pixel
     high: float
-    train: Float[np.ndarray, "N D"]  # grey where bits are drawn afresh in every step
-    seen: Float[np.ndarray, "N D"]  # the same with bits drawn once
+    train: Float[np.ndarray, "N D"]  # grey if every training step draws new bits
+    seen: Float[np.ndarray, "N D"]  # `train` with bits drawn once
     validation: Float[np.ndarray, "M D"]
     test: Float[np.ndarray, "T D"]
     transform: Callable[[Key[Array, ""], Array], Array] | None  # for `training.fit`
 
     def choose(self, most: int, seed: int) -> Chosen:
-        """At most so many images of each part, at random: a part may be sorted by class."""
+        """At most `most` random images of each part."""
         found = Chosen({}, {}, {})
         for number, name in enumerate(PARTS):
             x = self.seen if name == "train" else getattr(self, name)
             chosen = np.random.default_rng([seed, number]).permutation(len(x))[:most]
-            found.rows[name], found.places[name], found.out_of[name] = x[chosen], chosen, len(x)
+            found.rows[name], found.indices[name], found.out_of[name] = x[chosen], chosen, len(x)
         return found
 
 
@@ -59,22 +59,16 @@ def load_pixels(
 ) -> Pixels:
     """The images of `data.load_images(name, split)` in the units of a likelihood.
 
-    binarization: a key of `data.BINARIZATIONS`; None is "dynamic" for grey levels under a bernoulli
-    and "none" otherwise. levels: grey levels of a pixel in a file, for the likelihoods that count
-    them; None is the published number, or 256 for a file whose pixels are multiples of 1/255.
+    binarization: a key of `data.BINARIZATIONS`. None is "dynamic" for grey levels with a bernoulli
+    likelihood and "none" otherwise. levels: the number of grey levels, for likelihoods that need
+    it. None is the published number, or 256 for a file whose pixels are multiples of 1/255.
 
-    Raises ValueError naming the argument: for a likelihood or binarisation of no such name, fewer
-    than 2 images for validation or test, and levels that are needed and not known.
+    Raises ValueError, naming the argument, for an unknown likelihood or binarisation, fewer than 2
+    images for validation or test, and unknown levels that the likelihood needs.
     """
     likelihood = checks.choice(likelihood, "likelihood", list(LIKELIHOODS))
     raw = data.load_images(name, split)
-    for part in PARTS[1:]:
-        number = len(getattr(raw, part))
-        if number < 2:
-            raise ValueError(
-                f"split: expected at least 2 images for {part}, got {number}; give "
-                "train/validation/test"
-            )
+    _check_parts(raw)
     bits = likelihood == "bernoulli" and not raw.fixed_bits
     method = binarization or ("dynamic" if bits else "none")
     images = data.binarized(raw, method, seed)
@@ -94,13 +88,24 @@ def load_pixels(
     return Pixels(images, method, levels, high, train, seen, validation, test, transform)
 
 
+def _check_parts(images: data.ImageData) -> None:
+    """Raise ValueError for fewer than 2 images for validation or test."""
+    for part in PARTS[1:]:
+        number = len(getattr(images, part))
+        if number < 2:
+            raise ValueError(
+                f"split: expected at least 2 images for {part}, got {number}; give "
+                "train/validation/test"
+            )
+
+
 def _bytes(images: data.ImageData, likelihood: str) -> int:
-    """256, the levels of a byte; ValueError if they are counted and the pixels are no bytes."""
-    on_bytes = images.train * np.float32(255)
-    counted = likelihood in (*COUNTS, *WITH_LEVELS)
-    if counted and np.abs(on_bytes - np.round(on_bytes)).max() > 1e-3:
+    """256; ValueError if the likelihood needs the levels and the pixels are not bytes / 255."""
+    as_bytes = images.train * np.float32(255)
+    needed = likelihood in (*COUNTS, *WITH_LEVELS)
+    if needed and np.abs(as_bytes - np.round(as_bytes)).max() > 1e-3:
         raise ValueError(
-            f"levels: expected the number of grey levels of {images.name}, which is not on the "
-            f"grid of bytes; the likelihood {likelihood} counts them"
+            f"levels: expected the number of grey levels of {images.name} for the likelihood "
+            f"{likelihood}, got None and pixels that are not multiples of 1/255"
         )
     return 256

@@ -1,4 +1,4 @@
-"""Fresh parameters of an architecture, with biases set for the data."""
+"""Initial parameters of an architecture, with biases set for the data."""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ from lvm_jax.vae.building import build, encoder_view
 
 
 def start(key: Key[Array, ""], architecture: Architecture, x: ArrayLike) -> Parameters:
-    """Fresh parameters: Glorot's kernels, biases as `Architecture.biases`, from rows x [N, D].
+    """Initial parameters: Glorot kernels, and biases from rows x [N, D]; see `Architecture.biases`.
 
-    With "data" the decoder's outputs are where x | z has about the mean of the data, whatever z: a
-    rate far from it would begin with a gradient as large as the data. Half a bit, half a count or
-    one level a row more keeps logarithms finite. Gaussian outputs start at 0: give such a model
-    data of mean 0 and variance 1. The outputs of a convolution start at the mean over pixels, and
-    its encoder's biases at 0. The pseudo-inputs of a VampPrior start at rows of x.
+    With biases "data" the initial mean of x | z is about the mean of the data, because initial
+    rates far from the data give very large gradients. Additional half counts (of bits and counts)
+    and 1 / L counts (of L levels) keep logarithms finite. Gaussian outputs start at 0: standardise
+    the data. With convolutions, the outputs start at the mean over pixels and the encoder's biases
+    at 0. The pseudo-inputs of a VampPrior start at rows of x.
 
-    Raises ValueError for an x of another width, or with too few distinct rows for a VampPrior.
+    Raises ValueError for an x of a wrong width, or with too few distinct rows for a VampPrior.
     """
     key_theta, key_phi, key_prior = jax.random.split(checks.key(key), 3)
     a, parts = architecture, build(architecture)
@@ -50,7 +50,7 @@ def start(key: Key[Array, ""], architecture: Architecture, x: ArrayLike) -> Para
 
 
 def decoder_bias(a: Architecture, x: np.ndarray) -> np.ndarray:
-    """The first bias of the decoder's last layer: [P], or [P / D] of a convolution."""
+    """The initial bias of the decoder's last layer: [P], or [P / D] of a convolution."""
     num_outputs = build(a).likelihood.num_outputs
     if a.channels:
         x, num_outputs = x.reshape(-1, 1), num_outputs // a.dim
@@ -62,7 +62,7 @@ def decoder_bias(a: Architecture, x: np.ndarray) -> np.ndarray:
 
 
 def _first_outputs(likelihood: str, x: np.ndarray, per_column: int) -> np.ndarray:
-    """Those outputs, all first parameters first, that are not to start at 0."""
+    """The leading outputs that do not start at 0, ordered by parameter."""
     total, size = x.sum(0, dtype=np.float64) + 0.5, len(x) + 1  # keeps logarithms finite
     if likelihood in ("bernoulli", "continuous_bernoulli"):
         return np.log(total / (size - total))
@@ -70,7 +70,7 @@ def _first_outputs(likelihood: str, x: np.ndarray, per_column: int) -> np.ndarra
         return np.log(total / size)
     if likelihood == "discretized_logistic":
         deviation = np.maximum(x.std(0, dtype=np.float64), 0.01)  # of levels in [0, 1]
-        log_scale = np.log(deviation * np.sqrt(3) / np.pi)  # a logistic's
+        log_scale = np.log(deviation * np.sqrt(3) / np.pi)  # of a logistic with this deviation
         free = LOG_SCALE_BOUND * np.arctanh(log_scale / LOG_SCALE_BOUND)
         return np.concatenate([x.mean(0, dtype=np.float64), free])
     if likelihood == "categorical":
@@ -86,7 +86,7 @@ def _network_of_x(a: Architecture, phi: Any) -> dict[str, Any]:
 
 
 def _centring_bias(a: Architecture, x: np.ndarray, kernel: Array) -> Array:
-    """-W mean(view(x)): the layer is at 0 for the mean of what the encoder sees."""
+    """-W mean(view(x)): the layer's output is 0 for the mean input of the encoder."""
     view = encoder_view(a, build(a).likelihood)
     padded = jnp.asarray(pad_rows(x, bucket(len(x))))
     mean = first_rows(view(padded), len(x)).mean(0)

@@ -1,4 +1,4 @@
-"""Normalising flows, densities that are as flexible as their networks."""
+"""Normalising flows: flexible densities from invertible networks."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ from lvm_jax.distributions.flows.coupling import Coupling, coupling
 from lvm_jax.distributions.flows.flow import Flow, Layer
 from lvm_jax.typing import Array, Key
 
-# kind: (key, dim, hidden, context_dim) -> a layer at the identity
+# kind: (key, dim, hidden, context_dim) -> a layer that starts as the identity
 LAYERS: dict[str, Callable[[Key[Array, ""], int, Sequence[int], int], Layer]] = {
     "iaf": autoregressive,
     "coupling": coupling,

@@ -1,4 +1,4 @@
-"""Inverse-autoregressive layers, and the inverse of a triangular map."""
+"""Inverse autoregressive layers, and the inverse of a triangular map."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,21 +12,21 @@ from lvm_jax._core import checks
 from lvm_jax.distributions.flows.perceptron import Context, Perceptron, perceptron
 from lvm_jax.typing import Array, Float, Key, Scalar
 
-GATE = 1.0  # the gate's pre-activation at the start (Kingma et al. 2016: "+1 or +2")
+GATE = 1.0  # initial pre-activation of the gate (Kingma et al. 2016: "+1 or +2")
 LOG_GATE = -math.log1p(math.exp(-GATE))
 
 Affine = Callable[[Array], tuple[Array, Array]]  # z [D] -> log-scales a [D] and shifts t [D]
 
 
 class Autoregressive(NamedTuple):
-    """An inverse-autoregressive layer: a_d and t_d are functions of z_1, ..., z_{d-1} and h.
+    """An inverse autoregressive layer: a_d and t_d are functions of z_1, ..., z_{d-1} and h.
 
         y = (s / s_0) z + (1 - s) m,    s = sigmoid(GATE + r),    (r, m) a masked network of (z, h)
 
-    The gated form, with the start's gate s_0 = sigmoid(GATE) divided out so that it starts at the
-    identity; its powers would only rescale the base. `forward` is one pass. `inverse` takes at most
-    D, each of which settles at least one more coordinate, and stops when a pass changes nothing
-    beyond rounding; so do the linear systems of its derivative, that of the implicit function.
+    The initial gate s_0 = sigmoid(GATE) is divided out, so that the layer starts as the identity.
+    `forward` takes one pass. `inverse` takes at most D passes and stops when the change is within
+    rounding. Its derivative solves the linear systems of the implicit function theorem in the same
+    way.
 
     Source: Kingma et al. 2016, equations 12 to 14; the masks, Germain et al. 2015, section 4.
     """
@@ -59,15 +59,15 @@ class Autoregressive(NamedTuple):
         return z, affine(z)[0].sum()
 
     @staticmethod
-    def turn(z: Float[Array, " D"], times: int) -> Float[Array, " D"]:
-        """What stands between two layers: the coordinates in reverse, `times` over."""
+    def permute(z: Float[Array, " D"], times: int) -> Float[Array, " D"]:
+        """Reverse the coordinates `times` times: the permutation between two layers."""
         return z[::-1] if times % 2 else z
 
 
 def autoregressive(
     key: Key[Array, ""], dim: int, hidden: Sequence[int], context_dim: int
 ) -> Autoregressive:
-    """An inverse-autoregressive layer at the identity."""
+    """An inverse autoregressive layer that starts as the identity."""
     checks.key(key)
     return Autoregressive(perceptron(key, dim, hidden, 2 * dim, context_dim))
 
@@ -75,8 +75,8 @@ def autoregressive(
 def autoregressive_masks(dim: int, hidden: Sequence[int], has_context: bool) -> list[np.ndarray]:
     """The masks of MADE, one for each weight [outputs, inputs] of a network z -> (r, m).
 
-    A hidden unit of degree k sees z_1, ..., z_k, and output d sees units of degrees below d. Units
-    of degree 0 see the context alone, and are left out where there is none.
+    A hidden unit of degree k depends on z_1, ..., z_k, and output d on units of degrees below d.
+    Units of degree 0 depend on the context only, and are omitted without a context.
     """
     inputs = np.arange(1, dim + 1)
     masks, before = [], inputs
@@ -97,23 +97,23 @@ def solve_triangular_affine(affine: Affine, y: Float[Array, " D"]) -> Float[Arra
         return (y - shift) * jnp.exp(-log_scale)
 
     def solve(matrix: Callable[[Array], Array], right: Array) -> Array:
-        return settle(lambda v: right + (v - matrix(v)), right)
+        return fixed_point(lambda v: right + (v - matrix(v)), right)
 
-    # The Jacobian of z - improve(z), and its transpose, are I - N with N strictly triangular: the
-    # linear systems of both modes of differentiation settle as the root itself does.
+    # The Jacobian of z - improve(z) and its transpose are I - N with N strictly triangular, so
+    # `fixed_point` also solves the linear systems of both modes of differentiation.
     return jax.lax.custom_root(
         lambda z: z - improve(z),
         y,
-        lambda _, start: settle(improve, start),
+        lambda _, start: fixed_point(improve, start),
         lambda jacobian, tangent: jax.lax.custom_linear_solve(jacobian, tangent, solve, solve),
     )
 
 
-def settle(improve: Callable[[Array], Array], start: Float[Array, " D"]) -> Float[Array, " D"]:
-    """The fixed point of a map whose Jacobian is strictly triangular, by at most D passes.
+def fixed_point(improve: Callable[[Array], Array], start: Float[Array, " D"]) -> Float[Array, " D"]:
+    """The fixed point of a map with a strictly triangular Jacobian, in at most D passes.
 
-    Each pass settles one more coordinate for good; most maps settle much sooner, and the loop ends
-    when a pass moves nothing by more than rounding (Song et al. 2021).
+    Each pass makes at least one more coordinate exact. The loop ends when the change is within
+    rounding, usually much sooner (Song et al. 2021).
     """
     tolerance = 2 * jnp.finfo(start.dtype).eps
 
@@ -123,7 +123,7 @@ def settle(improve: Callable[[Array], Array], start: Float[Array, " D"]) -> Floa
         moved = jnp.abs(new - value).max() > tolerance * jnp.abs(new).max()
         return new, moved, passes + 1
 
-    def unsettled(state: tuple[Array, Array, Array]) -> Array:
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
         return state[1] & (state[2] < start.size)
 
-    return jax.lax.while_loop(unsettled, step, (start, jnp.array(True), jnp.array(0)))[0]
+    return jax.lax.while_loop(unfinished, step, (start, jnp.array(True), jnp.array(0)))[0]

@@ -1,11 +1,11 @@
-"""Normalising flows: a diagonal Gaussian bent by a chain of invertible layers, for ONE point.
+"""Normalising flows: a diagonal Gaussian transformed by invertible layers, for ONE data point.
 
     z = loc + exp(log_scale) * f_L(... f_1(epsilon)),    epsilon ~ N(0, I)
     log q(z) = log N(epsilon; 0, I) - log |det dz/depsilon|
 
-Every layer is affine in what it moves, y_d = z_d exp(a_d) + t_d, with a and t networks of
-coordinates that it has not moved, and of a context h. loc and log_scale come last, so that the
-networks see numbers of unit size however narrow q is. A new flow is the identity: q starts as
+Each layer is affine in the coordinates that it transforms, y_d = z_d exp(a_d) + t_d. a and t are
+networks of other coordinates and of a context h. loc and log_scale come last, so that the inputs
+of the networks have unit scale however narrow q is. A new flow is the identity: q starts as
 N(loc, diag(exp(log_scale))^2).
 """
 
@@ -32,16 +32,15 @@ class Layer(Protocol):
         """z, and log |det dy/dz|."""
 
     @staticmethod
-    def turn(z: Float[Array, " D"], times: int) -> Float[Array, " D"]:
-        """The permutation that stands between two layers, `times` over; backwards below 0."""
+    def permute(z: Float[Array, " D"], times: int) -> Float[Array, " D"]:
+        """Apply the permutation between two layers `times` times; its inverse for times < 0."""
 
 
 class Flow(NamedTuple):
     """q(z) of the formulas above; a pytree of arrays, safe under every transformation.
 
-    `sample_and_log_prob` prices its own draws in one pass, whatever the layer. `log_prob` of a z
-    from elsewhere inverts the flow, which for D-dimensional `Autoregressive` layers takes up to D
-    passes each. No closed form of the entropy.
+    `sample_and_log_prob` takes one pass. `log_prob` inverts the flow, which takes up to D passes
+    for each `Autoregressive` layer. The entropy has no closed form.
     """
 
     loc: Float[Array, " D"]
@@ -52,23 +51,23 @@ class Flow(NamedTuple):
     def forward(self, noise: Float[Array, " D"]) -> tuple[Array, Scalar]:
         """epsilon -> z [D], and log |det dz/depsilon|."""
 
-        def bend(value: Array, layer: Layer) -> tuple[Array, Scalar]:
+        def step(value: Array, layer: Layer) -> tuple[Array, Scalar]:
             value, log_det = layer.forward(value, self.context)
-            return layer.turn(value, 1), log_det
+            return layer.permute(value, 1), log_det
 
-        value, log_dets = jax.lax.scan(bend, noise, self.layers)
-        value = self.layers.turn(value, -log_dets.size)
+        value, log_dets = jax.lax.scan(step, noise, self.layers)
+        value = self.layers.permute(value, -log_dets.size)
         return self.loc + jnp.exp(self.log_scale) * value, log_dets.sum() + self.log_scale.sum()
 
     def inverse(self, z: Float[Array, " D"]) -> tuple[Array, Scalar]:
         """z -> epsilon [D], and log |det dz/depsilon|."""
 
-        def unbend(value: Array, layer: Layer) -> tuple[Array, Scalar]:
-            return layer.inverse(layer.turn(value, -1), self.context)
+        def step(value: Array, layer: Layer) -> tuple[Array, Scalar]:
+            return layer.inverse(layer.permute(value, -1), self.context)
 
         num_layers = jax.tree.leaves(self.layers)[0].shape[0]
-        value = self.layers.turn((z - self.loc) * jnp.exp(-self.log_scale), num_layers)
-        value, log_dets = jax.lax.scan(unbend, value, self.layers, reverse=True)
+        value = self.layers.permute((z - self.loc) * jnp.exp(-self.log_scale), num_layers)
+        value, log_dets = jax.lax.scan(step, value, self.layers, reverse=True)
         return value, log_dets.sum() + self.log_scale.sum()
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
@@ -77,7 +76,7 @@ class Flow(NamedTuple):
         return _log_normal(noise) - log_det
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draws, [*sample_shape, D]; gradients flow through them."""
+        """Reparameterised draws, [*sample_shape, D]."""
         return self.sample_and_log_prob(seed=seed, sample_shape=sample_shape)[0]
 
     def sample_and_log_prob(

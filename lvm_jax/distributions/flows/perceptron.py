@@ -1,4 +1,4 @@
-"""The network of a layer of a flow, conditioned on a context."""
+"""The network of a flow layer, conditioned on a context."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ Context = Float[Array, " C"] | None
 
 
 class Perceptron(NamedTuple):
-    """A network of z and a context h, tanh in its hidden layers; its outputs start at zero."""
+    """A network of z and a context h with tanh hidden layers; its outputs start at 0."""
 
     weights: tuple[Float[Array, "outputs inputs"], ...]
     biases: tuple[Float[Array, " outputs"], ...]
-    context: Float[Array, "hidden C"] | None  # what h adds to the first hidden layer
+    context: Float[Array, "hidden C"] | None  # weights of h in the first hidden layer
 
     @precision.full_by_default
     def given(self, context: Context) -> Callable[[Array], Array]:
-        """The function z -> outputs at one h, whose share is computed once."""
+        """The function z -> outputs for one h, whose contribution is computed once."""
         first, *others = self.biases
         if self.context is not None:
             first = first + self.context @ jnp.asarray(context)
@@ -40,14 +40,14 @@ class Perceptron(NamedTuple):
 def perceptron(
     key: Key[Array, ""], num_inputs: int, hidden: Sequence[int], num_outputs: int, context_dim: int
 ) -> Perceptron:
-    """Hidden weights from N(0, 1 / inputs); the last layer is zero, which makes the identity."""
+    """Hidden weights from N(0, 1 / inputs); the last layer is 0, so the flow is the identity."""
     sizes = (num_inputs, *hidden)
     *keys, key_context = jax.random.split(key, len(sizes))
     weights = [
         jax.random.normal(key, (after, before)) / math.sqrt(before)
         for key, before, after in zip(keys, sizes[:-1], sizes[1:], strict=True)
     ]
-    context = None  # an array of no numbers could not be saved by Orbax
+    context = None  # Orbax cannot save an empty array
     if context_dim:
         context = jax.random.normal(key_context, (hidden[0], context_dim)) / math.sqrt(context_dim)
     return Perceptron(
