@@ -24,10 +24,12 @@ def gradients_of(estimate, log_joint, guide, num_samples=4):
     return run
 
 
-def on_bed(estimate, bed, num_samples=4):
-    """The same for a bed, as a compiled function of the key."""
-    run = gradients_of(estimate, lambda theta: bed.log_joint(theta, bed.x), bed.guide, num_samples)
-    return jit(lambda key: run(bed.theta, bed.phi, key))
+def on_problem(estimate, problem, num_samples=4):
+    """The same for a problem, as a compiled function of the key."""
+    run = gradients_of(
+        estimate, lambda theta: problem.log_joint(theta, problem.x), problem.guide, num_samples
+    )
+    return jit(lambda key: run(problem.theta, problem.phi, key))
 
 
 def every_key(estimate, log_joint, guide, phi, num_keys, num_samples):

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import beds
-import chain_bed
+import chain_problem
 import deep_cases
+import exact_problems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +59,7 @@ def full() -> Case:
 
 def linear_networks() -> Case:
     """A deep model of one layer with a linear decoder: probabilistic PCA, and its exact answers."""
-    bed, model = isotropic(), deep_cases.one_layer(1, 2)
+    problem, model = isotropic(), deep_cases.one_layer(1, 2)
 
     def as_linear(theta):
         output = theta.decoder["output"]
@@ -71,10 +71,10 @@ def linear_networks() -> Case:
         )
 
     model = model._replace(
-        posterior=lambda theta, x: bed.model.posterior(as_linear(theta), x),
-        log_evidence=lambda theta, x: bed.model.log_evidence(as_linear(theta), x),
+        posterior=lambda theta, x: problem.model.posterior(as_linear(theta), x),
+        log_evidence=lambda theta, x: problem.model.log_evidence(as_linear(theta), x),
     )
-    _, weight, bias, log_noise = bed.theta
+    _, weight, bias, log_noise = problem.theta
     theta = models.DeepLatentGaussian(
         (), (), deep_cases.linear(weight, bias), 8 * jnp.arctanh(log_noise / 8)
     )
@@ -83,13 +83,13 @@ def linear_networks() -> Case:
 
 
 def chain() -> Case:
-    """Two linear layers, z = (z_1, z_2): a deep model with the exact answers of `chain_bed`."""
-    bed, layer = chain_bed.chain(), deep_cases.constant_scale(1, 1)
+    """Two linear layers, z = (z_1, z_2): a deep model with the exact answers of `chain_problem`."""
+    problem, layer = chain_problem.chain(), deep_cases.constant_scale(1, 1)
     model = models.deep_latent_gaussian(
         priors.standard_normal(1), networks.mlp(1, (), 2), likelihoods.gaussian(2), [layer]
     )
 
-    def as_bed(theta):
+    def as_problem(theta):
         (up,), output = theta.layers, theta.decoder["output"]
         return {
             "slope": up["weight"][0], "offset": up["bias"],
@@ -99,17 +99,17 @@ def chain() -> Case:
         }  # fmt: skip
 
     model = model._replace(
-        posterior=lambda theta, x: bed.posterior(as_bed(theta), x),
-        log_evidence=lambda theta, x: bed.log_evidence(as_bed(theta), x),
+        posterior=lambda theta, x: problem.posterior(as_problem(theta), x),
+        log_evidence=lambda theta, x: problem.log_evidence(as_problem(theta), x),
     )
-    own = bed.theta
+    own = problem.theta
     up = {"weight": own["slope"][None], "bias": own["offset"]}
     up["free"] = 8 * jnp.arctanh(own["log_scale"] / 8)
     decoder = deep_cases.linear(own["weight"][:, None], own["bias"])
     noise = 8 * jnp.arctanh(own["log_noise"] / 8)
     theta = models.DeepLatentGaussian((), (up,), decoder, noise)
     z = grid(9.0, 0.25, 2)
-    return bed_case(bed, model, theta, (z[:, :1], z[:, 1:]), 0.0625)
+    return problem_case(problem, model, theta, (z[:, :1], z[:, 1:]), 0.0625)
 
 
 def gaussian(theta, noise: str, psi, step: float) -> Case:
@@ -127,50 +127,54 @@ def gaussian(theta, noise: str, psi, step: float) -> Case:
     return Case(model, theta, x, grid(9.0, step, m.size), step**m.size, reference)
 
 
-def bed_case(bed, model, theta, z, cell=1.0, encode=lambda z: z) -> Case:
+def problem_case(problem, model, theta, z, cell=1.0, encode=lambda z: z) -> Case:
     def reference(x):
-        return lambda z: bed.log_joint(bed.theta, x)(encode(z))
+        return lambda z: problem.log_joint(problem.theta, x)(encode(z))
 
-    return Case(model, theta, jnp.stack([bed.x, bed.other_x]), z, cell, reference)
+    return Case(model, theta, jnp.stack([problem.x, problem.other_x]), z, cell, reference)
 
 
 def diagonal() -> Case:
-    bed = beds.linear_gaussian()
-    theta = models.LinearGaussian(*(bed.theta[k] for k in ("mean", "weight", "bias", "log_noise")))
-    return bed_case(bed, models.linear_gaussian(2, 3, "diagonal"), theta, grid(9.0, 0.2, 2), 0.04)
+    problem = exact_problems.linear_gaussian()
+    theta = models.LinearGaussian(
+        *(problem.theta[k] for k in ("mean", "weight", "bias", "log_noise"))
+    )
+    return problem_case(
+        problem, models.linear_gaussian(2, 3, "diagonal"), theta, grid(9.0, 0.2, 2), 0.04
+    )
 
 
 def mixture() -> Case:
-    bed = beds.mixture()
-    scale = jnp.exp(bed.theta["log_scale"])
+    problem = exact_problems.mixture()
+    scale = jnp.exp(problem.theta["log_scale"])
     theta = models.GaussianMixture(
-        bed.theta["logits"] - jax.nn.logsumexp(bed.theta["logits"]),
-        bed.theta["means"],
+        problem.theta["logits"] - jax.nn.logsumexp(problem.theta["logits"]),
+        problem.theta["means"],
         scale[:, None, None] * jnp.eye(2)[None],
     )
-    return bed_case(bed, models.gaussian_mixture(3, 2), theta, jnp.arange(3))
+    return problem_case(problem, models.gaussian_mixture(3, 2), theta, jnp.arange(3))
 
 
 def bits() -> Case:
-    bed = beds.bits()
+    problem = exact_problems.bits()
 
     def likelihood(parameters, z):
         mean = parameters["weight"] @ z + parameters["bias"]
         return distributions.normal(mean, jnp.full(2, jnp.exp(parameters["log_noise"])))
 
-    parameters = {k: bed.theta[k] for k in ("weight", "bias", "log_noise")}
+    parameters = {k: problem.theta[k] for k in ("weight", "bias", "log_noise")}
     model = models.bernoulli(3, likelihood, lambda key: parameters)
-    theta = models.Discrete(bed.theta["logits"], parameters)
+    theta = models.Discrete(problem.theta["logits"], parameters)
     z = np.stack(np.meshgrid(*[[0.0, 1.0]] * 3, indexing="ij"), -1).reshape(8, 3)
-    return bed_case(bed, model, theta, jnp.asarray(z, float))
+    return problem_case(problem, model, theta, jnp.asarray(z, float))
 
 
 def one_hot() -> Case:
-    bed, z = beds.one_hot(), np.eye(3)[[[i, j] for i in range(3) for j in range(3)]]
-    parameters = {k: bed.theta[k] for k in ("table", "log_noise")}
+    problem, z = exact_problems.one_hot(), np.eye(3)[[[i, j] for i in range(3) for j in range(3)]]
+    parameters = {k: problem.theta[k] for k in ("table", "log_noise")}
     model = models.categorical(2, 3, look_up, lambda key: parameters, one_hot=True)
-    theta = models.Discrete(bed.theta["logits"], parameters)
-    return bed_case(bed, model, theta, jnp.asarray(z, float))
+    theta = models.Discrete(problem.theta["logits"], parameters)
+    return problem_case(problem, model, theta, jnp.asarray(z, float))
 
 
 def look_up(parameters, z):
@@ -180,7 +184,7 @@ def look_up(parameters, z):
 
 
 def integers() -> Case:
-    bed, one_hot_case = beds.one_hot(), one_hot()
+    problem, one_hot_case = exact_problems.one_hot(), one_hot()
     parameters = one_hot_case.theta.likelihood
 
     def encode(z):
@@ -191,7 +195,7 @@ def integers() -> Case:
 
     model = models.categorical(2, 3, likelihood, lambda key: parameters)
     z = jnp.array([[i, j] for i in range(3) for j in range(3)])
-    return bed_case(bed, model, one_hot_case.theta, z, encode=encode)
+    return problem_case(problem, model, one_hot_case.theta, z, encode=encode)
 
 
 CASES = {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beds import BEDS
+from exact_problems import PROBLEMS
 from model_cases import quick_jit
 
 from lvm_jax import annealing, distributions, evidence
@@ -15,7 +15,7 @@ from lvm_jax.models import Model
 
 CHAINS, REPEATS = 6_000, 77.46  # and the square root
 
-# bed: moves that its z can make. MALA is HMC of one step, and has a test of its own below; a value
+# problem: moves that its z can make. MALA is HMC of one step, and has a test of its own below; a value
 # in [0, K), bits and one-hot rows each have one move here, and each move has two of the three.
 MOVES = {
     "linear_gaussian": {
@@ -26,7 +26,7 @@ MOVES = {
     "bits": {"flip": annealing.flip(2, 2)},
     "one_hot": {"gibbs": annealing.gibbs(3, 3, True), "flip": annealing.flip(3, 2, True)},
 }
-ROWS = [(bed, move) for bed, moves in MOVES.items() for move in moves]
+ROWS = [(problem, move) for problem, moves in MOVES.items() for move in moves]
 NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
 
 
@@ -39,10 +39,10 @@ class Travelled(NamedTuple):
 
 
 def travel(name):
-    """log p, the variance of q's own log-weights, and {move: Travelled} of a bed."""
-    bed = BEDS[name]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
-    posterior = bed.posterior(bed.theta, bed.x)
+    """log p, the variance of q's own log-weights, and {move: Travelled} of a problem."""
+    problem = PROBLEMS[name]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
+    posterior = problem.posterior(problem.theta, problem.x)
 
     def both(key, move):
         forward_key, z_key, back_key = jax.random.split(key, 3)
@@ -65,7 +65,7 @@ def travel(name):
         z = q.sample(seed=jax.random.key(2), sample_shape=(2_000,))
         plain = jax.vmap(lambda one: joint(one) - q.log_prob(one))(z)
         return (
-            bed.log_evidence(bed.theta, bed.x),
+            problem.log_evidence(problem.theta, problem.x),
             plain.var(),
             {move: both(k, MOVES[name][move]) for k, move in zip(keys, MOVES[name], strict=True)},
         )
@@ -78,9 +78,9 @@ def found():
     return {name: travel(name) for name in MOVES}
 
 
-@pytest.mark.parametrize("bed, move", ROWS)
-def test_both_directions_are_unbiased(found, bed, move):
-    log_p, _, travelled = found[bed]
+@pytest.mark.parametrize("problem, move", ROWS)
+def test_both_directions_are_unbiased(found, problem, move):
+    log_p, _, travelled = found[problem]
     forward, acceptance, back = travelled[move]
     for draws in (np.exp(forward - log_p), np.exp(log_p - back)):
         error = draws.std() / REPEATS
@@ -94,7 +94,7 @@ def test_both_directions_are_unbiased(found, bed, move):
 
 
 def test_annealing_helps(found):
-    # The same q without annealing: the spread of its log-weights is wider on every bed.
+    # The same q without annealing: the spread of its log-weights is wider on every problem.
     for name, (_, plain, travelled) in found.items():
         for forward, *_ in travelled.values():
             assert np.var(forward) < 0.9 * plain, name
@@ -106,8 +106,11 @@ CONTINUOUS = MOVES["linear_gaussian"] | {"mala": annealing.mala()}
 @pytest.mark.parametrize("move", CONTINUOUS)
 def test_moves_leave_the_posterior_invariant(move):
     # Ten moves at beta = 1 from exact draws: mean and second moments stay within 5 errors.
-    bed = BEDS["linear_gaussian"]()
-    joint, posterior = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+    problem = PROBLEMS["linear_gaussian"]()
+    joint, posterior = (
+        problem.log_joint(problem.theta, problem.x),
+        problem.posterior(problem.theta, problem.x),
+    )
     transition = CONTINUOUS[move]
 
     @quick_jit
@@ -134,12 +137,15 @@ def test_moves_leave_the_posterior_invariant(move):
 
 
 def test_exact_at_the_posterior():
-    bed = BEDS["linear_gaussian"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+    problem = PROBLEMS["linear_gaussian"]()
+    joint, q = (
+        problem.log_joint(problem.theta, problem.x),
+        problem.posterior(problem.theta, problem.x),
+    )
     plan = annealing.plan(annealing.linear(3), num_pilot=0)
     run = quick_jit(lambda key: evidence.annealed(key, joint, q, 30, plan))
     result = run(jax.random.key(0))
-    truth = bed.log_evidence(bed.theta, bed.x)
+    truth = problem.log_evidence(problem.theta, problem.x)
     np.testing.assert_allclose(result.log_weights, np.full(30, truth), rtol=3e-6)
     assert result.evidence.num_samples == 30
     assert result.evidence.standard_error < 1e-6
@@ -218,20 +224,24 @@ def test_a_step_size_that_rejects_everything_shows():
     np.testing.assert_array_equal(run(jax.random.key(0)), np.zeros(3))
 
 
-def unadjusted(bed, phi, theta, step_size, key, num_samples):
+def unadjusted(problem, phi, theta, step_size, key, num_samples):
     return annealing.unadjusted_log_weights(
-        key, bed.log_joint(theta, bed.x), bed.guide(phi), num_samples,
+        key, problem.log_joint(theta, problem.x), problem.guide(phi), num_samples,
         temperatures=annealing.linear(8), step_size=step_size, refreshment=0.3,
     )  # fmt: skip
 
 
 def test_unadjusted_chains_are_unbiased():
-    bed = BEDS["linear_gaussian"]()
+    problem = PROBLEMS["linear_gaussian"]()
 
     @quick_jit
     def run(key):
-        log_w = unadjusted(bed, bed.phi, bed.theta, jnp.asarray(0.2), key, CHAINS)
-        return log_w, bed.log_evidence(bed.theta, bed.x), bed.elbo(bed.theta, bed.phi, bed.x)
+        log_w = unadjusted(problem, problem.phi, problem.theta, jnp.asarray(0.2), key, CHAINS)
+        return (
+            log_w,
+            problem.log_evidence(problem.theta, problem.x),
+            problem.elbo(problem.theta, problem.phi, problem.x),
+        )
 
     draws, log_p, elbo = jax.device_get(run(jax.random.key(4)))
     assert draws.dtype == np.float32
@@ -242,14 +252,14 @@ def test_unadjusted_chains_are_unbiased():
 
 def test_unadjusted_chains_are_differentiable(x64):
     # Central differences along a direction of everything that can be learned.
-    bed = BEDS["linear_gaussian"]()
-    point = jax.device_get((bed.phi, bed.theta, jnp.asarray(0.2)))
+    problem = PROBLEMS["linear_gaussian"]()
+    point = jax.device_get((problem.phi, problem.theta, jnp.asarray(0.2)))
     way = jax.tree.map(lambda leaf: np.cos(np.arange(leaf.size)).reshape(leaf.shape), point)
 
     @quick_jit
     @jax.value_and_grad
     def total(args):
-        return unadjusted(bed, *args, jax.random.key(5), 3).mean()
+        return unadjusted(problem, *args, jax.random.key(5), 3).mean()
 
     value, slope = total(point)
     assert value.dtype == np.float64

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beds import BEDS
+from exact_problems import PROBLEMS
 from model_cases import quick_jit
 
 from lvm_jax import annealing, distributions, evidence
@@ -27,8 +27,8 @@ def test_refused_temperatures(temperatures, message):
 
 
 def test_refusals():
-    bed = BEDS["bits"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    problem = PROBLEMS["bits"]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
     plan = annealing.plan(annealing.linear(3))
     with pytest.raises(TypeError, match=r"expected annealing\.gibbs or annealing\.flip"):
         evidence.annealed(jax.random.key(0), joint, q, 3, plan)

@@ -35,7 +35,10 @@ def test_a_gpu_takes_more_rows_together(monkeypatch):
 
 
 def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypatch):
-    bed, x = model_cases.full(), np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    problem, x = (
+        model_cases.full(),
+        np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32),
+    )
     guide, seen, found = guides.shared(guides.mean_field(2)), [], []
 
     def watch(one, points, together, number):
@@ -47,11 +50,13 @@ def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypa
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         jax.clear_caches()
-        where = jax.random.key(1), bed.model(bed.theta), guide(phi), x
+        where = jax.random.key(1), problem.model(problem.theta), guide(phi), x
         found.append(dataset.evaluate(*where, 50, chunk_size=20).log_evidence)
     assert seen == [1, AT_ONCE]
     np.testing.assert_allclose(*found, rtol=1e-5)
-    assert np.std(found[0] - jax.vmap(bed.model.log_evidence, (None, 0))(bed.theta, x)) > 0.01
+    assert (
+        np.std(found[0] - jax.vmap(problem.model.log_evidence, (None, 0))(problem.theta, x)) > 0.01
+    )
 
 
 def test_no_rows_are_refused():

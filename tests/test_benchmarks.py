@@ -30,6 +30,6 @@ def test_annealed_chains_are_near_the_exact_evidence():
     """The estimates of this budget spread by a third of a nat; 512 temperatures miss by 1.5."""
     case = {"model": "linear-Gaussian", "points": 4, "chains": 16, "temperatures": 2_048}
     case |= {"leapfrogs": 10, "seed": 0}
-    bed = evidence_models.make(case)
-    found = evidence_contestants.PROGRAMS["annealed, HMC"](case, bed)(jax.random.key(0))
-    assert np.abs(np.asarray(found) - np.asarray(evidence_models.exact(bed))).max() < 1.0
+    problem = evidence_models.make(case)
+    found = evidence_contestants.PROGRAMS["annealed, HMC"](case, problem)(jax.random.key(0))
+    assert np.abs(np.asarray(found) - np.asarray(evidence_models.exact(problem))).max() < 1.0

@@ -1,4 +1,4 @@
-"""One table for every bound: BOUNDS x exact test beds. A new bound is a row of REFERENCE."""
+"""One table for every bound: BOUNDS x exact test exact_problems. A new bound is a row of REFERENCE."""
 
 import functools
 import itertools
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beds import BEDS
+from exact_problems import PROBLEMS
 from model_cases import quick_jit
 from scipy.special import logsumexp, softmax
 from scipy.stats import binom
@@ -72,27 +72,27 @@ def reduce_all(log_w):
 
 
 @functools.cache
-def enumerated(bed_name, size):
+def enumerated(problem_name, size):
     """All log-weights of `size` draws of a finite z, [M^size, size], and their probabilities."""
     with jax.enable_x64(True):
-        bed = BEDS[bed_name]()
-        q = bed.guide(bed.phi)
+        problem = PROBLEMS[problem_name]()
+        q = problem.guide(problem.phi)
         values = distributions.support(q)
         log_q = np.asarray(jax.vmap(q.log_prob)(values))
-        log_w = np.asarray(jax.vmap(bed.log_joint(bed.theta, bed.x))(values)) - log_q
+        log_w = np.asarray(jax.vmap(problem.log_joint(problem.theta, problem.x))(values)) - log_q
         tuples = np.array(list(itertools.product(range(len(log_q)), repeat=size)))
         return log_w[tuples], np.exp(log_q[tuples].sum(1))
 
 
 @functools.cache
-def expectations(bed_name):
+def expectations(problem_name):
     """E[bound] for 4 draws, exact, no Monte Carlo; log p; and the ELBO."""
-    log_w, mass = enumerated(bed_name, 4)
+    log_w, mass = enumerated(problem_name, 4)
     with jax.enable_x64(True):
-        bed = BEDS[bed_name]()
+        problem = PROBLEMS[problem_name]()
         found = {name: mass @ np.asarray(value) for name, value in reduce_all(log_w).items()}
-        log_p = float(bed.log_evidence(bed.theta, bed.x))
-        return found, log_p, float(bed.elbo(bed.theta, bed.phi, bed.x))
+        log_p = float(problem.log_evidence(problem.theta, problem.x))
+        return found, log_p, float(problem.elbo(problem.theta, problem.phi, problem.x))
 
 
 def two_valued(reduce, size, small, large, chance):
@@ -107,11 +107,11 @@ def two_valued(reduce, size, small, large, chance):
 
 @functools.cache
 def gaussian_draws():
-    """Log-weights [ROWS, 4] of the linear-Gaussian bed, and log p."""
-    bed = BEDS["linear_gaussian"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    """Log-weights [ROWS, 4] of the linear-Gaussian problem, and log p."""
+    problem = PROBLEMS["linear_gaussian"]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
     log_w = quick_jit(lambda key: log_weights(key, joint, q, 4 * ROWS))(jax.random.key(0))
-    return log_w.reshape(-1, 4), float(bed.log_evidence(bed.theta, bed.x))
+    return log_w.reshape(-1, 4), float(problem.log_evidence(problem.theta, problem.x))
 
 
 def test_every_bound_is_in_the_table():
@@ -127,20 +127,23 @@ def test_values_are_the_formulas(x64):
         np.testing.assert_allclose(value, reference(log_w), rtol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("bed_name", BEDS)
-def test_exact_at_the_posterior(bed_name):
-    bed = BEDS[bed_name]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+@pytest.mark.parametrize("problem_name", PROBLEMS)
+def test_exact_at_the_posterior(problem_name):
+    problem = PROBLEMS[problem_name]()
+    joint, q = (
+        problem.log_joint(problem.theta, problem.x),
+        problem.posterior(problem.theta, problem.x),
+    )
     keys = jax.random.split(jax.random.key(1), 5)
     log_w = quick_jit(jax.vmap(lambda key: log_weights(key, joint, q, 4)))(keys)
-    truth = float(bed.log_evidence(bed.theta, bed.x))
+    truth = float(problem.log_evidence(problem.theta, problem.x))
     for name, values in reduce_all(log_w).items():
         np.testing.assert_allclose(values, truth, atol=3e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("bed_name", FINITE)
-def test_sides_by_enumeration(bed_name):
-    found, log_p, elbo = expectations(bed_name)
+@pytest.mark.parametrize("problem_name", FINITE)
+def test_sides_by_enumeration(problem_name):
+    found, log_p, elbo = expectations(problem_name)
     np.testing.assert_allclose(found["elbo"], elbo, rtol=1e-10)
     for name, bound in bounds.BOUNDS.items():
         if bound.direction == "lower":
@@ -152,9 +155,9 @@ def test_sides_by_enumeration(bed_name):
 
 @pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.direction == "neither"])
 def test_neither_is_on_both_sides(name, x64):
-    # One heavy weight in fifty is missed by most draws of 4; none of the beds' is.
+    # One heavy weight in fifty is missed by most draws of 4; none of the problems' is.
     assert two_valued(bounds.BOUNDS[name].reduce, 4, small=0.5, large=30.0, chance=0.02) < -0.1
-    assert all(expectations(bed)[0][name] > expectations(bed)[1] for bed in FINITE)
+    assert all(expectations(problem)[0][name] > expectations(problem)[1] for problem in FINITE)
 
 
 @pytest.mark.parametrize("name", [n for n, b in bounds.BOUNDS.items() if b.direction != "neither"])
@@ -165,11 +168,11 @@ def test_sides_of_a_gaussian_by_sampling(name):
     assert (gap if bounds.BOUNDS[name].direction == "lower" else -gap) > 5 * error
 
 
-@pytest.mark.parametrize("bed_name", BEDS)
-def test_limits(bed_name):
+@pytest.mark.parametrize("problem_name", PROBLEMS)
+def test_limits(problem_name):
     # The limit S -> infinity, by q itself put into 256 weights: then log p is their log-mean-exp.
-    bed = BEDS[bed_name]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    problem = PROBLEMS[problem_name]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
     log_w = quick_jit(lambda key: log_weights(key, joint, q, 256))(jax.random.key(2))
     log_p = float(bounds.iwae(log_w))
     largest = float(jnp.exp(log_w.max() - log_p))  # over the mean weight
@@ -181,25 +184,25 @@ def test_limits(bed_name):
             assert (gap if limit == "lower" else -gap) > 0.01, name
 
 
-@pytest.mark.parametrize("bed_name", FINITE)
-def test_iwae_tightens_with_every_sample(bed_name, x64):
-    _, log_p, elbo = expectations(bed_name)
+@pytest.mark.parametrize("problem_name", FINITE)
+def test_iwae_tightens_with_every_sample(problem_name, x64):
+    _, log_p, elbo = expectations(problem_name)
     bounds_ = [elbo]
     for size in (2, 3, 4):
-        log_w, mass = enumerated(bed_name, size)
+        log_w, mass = enumerated(problem_name, size)
         bounds_.append(mass @ np.asarray(quick_jit(jax.vmap(bounds.iwae))(jnp.asarray(log_w))))
     assert (np.diff([*bounds_, log_p]) > 0).all()
 
 
 def test_batch_order():
     # The mean over S is inside the logarithm and the mean over N outside, whatever the batch.
-    bed = BEDS["linear_gaussian"]()
-    q = bed.guide(bed.phi)
+    problem = PROBLEMS["linear_gaussian"]()
+    q = problem.guide(problem.phi)
     keys = jax.random.split(jax.random.key(4), 2)
-    batch = jnp.stack([bed.x, bed.other_x])
+    batch = jnp.stack([problem.x, problem.other_x])
 
     def one(key, x):
-        return log_weights(key, bed.log_joint(bed.theta, x), q, 6)
+        return log_weights(key, problem.log_joint(problem.theta, x), q, 6)
 
     log_w = np.asarray(quick_jit(jax.vmap(one))(keys, batch), np.float64)
     alone = quick_jit(one)
@@ -259,15 +262,19 @@ def test_nan_is_never_masked():
 
 
 def test_one_compilation_per_shape():
-    bed = BEDS["mixture"]()
+    problem = PROBLEMS["mixture"]()
     traces = []
 
     @quick_jit
     def bound(key, theta, x):
         traces.append(None)
-        return bounds.jackknife(1)(log_weights(key, bed.log_joint(theta, x), bed.guide(bed.phi), 5))
+        return bounds.jackknife(1)(
+            log_weights(key, problem.log_joint(theta, x), problem.guide(problem.phi), 5)
+        )
 
-    first = bound(jax.random.key(0), bed.theta, bed.x)
-    second = bound(jax.random.key(1), jax.tree.map(lambda a: a + 0.1, bed.theta), bed.other_x)
+    first = bound(jax.random.key(0), problem.theta, problem.x)
+    second = bound(
+        jax.random.key(1), jax.tree.map(lambda a: a + 0.1, problem.theta), problem.other_x
+    )
     assert first != second
     assert len(traces) == 1

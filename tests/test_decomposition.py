@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beds import BEDS, prior_of
+from exact_problems import PROBLEMS, prior_of
 from model_cases import quick_jit
 
 from lvm_jax import distributions, evidence
@@ -22,22 +22,23 @@ def wide(z):
 
 
 @pytest.mark.parametrize(
-    "bed_name, x64", [*((name, True) for name in BEDS), ("linear_gaussian", False), ("bits", False)]
+    "problem_name, x64",
+    [*((name, True) for name in PROBLEMS), ("linear_gaussian", False), ("bits", False)],
 )
-def test_exact_identity(bed_name, x64):
-    # log p, the ELBO and the posterior come from the bed, the terms from the product.
+def test_exact_identity(problem_name, x64):
+    # log p, the ELBO and the posterior come from the problem, the terms from the product.
     with jax.enable_x64(x64):
-        bed = BEDS[bed_name]()
+        problem = PROBLEMS[problem_name]()
         atol = 1e-10 if x64 else 1e-5
 
         @quick_jit
         def run(theta, phi, x):
-            joint, posterior = bed.log_joint(theta, x), bed.posterior(theta, x)
-            prior = prior_of(bed._replace(theta=theta))
-            found = decompose_exactly(joint, bed.guide(phi), prior=prior, posterior=posterior)
-            return found, bed.log_evidence(theta, x), bed.elbo(theta, phi, x)
+            joint, posterior = problem.log_joint(theta, x), problem.posterior(theta, x)
+            prior = prior_of(problem._replace(theta=theta))
+            found = decompose_exactly(joint, problem.guide(phi), prior=prior, posterior=posterior)
+            return found, problem.log_evidence(theta, x), problem.elbo(theta, phi, x)
 
-        found, log_p, elbo = run(bed.theta, bed.phi, bed.other_x)
+        found, log_p, elbo = run(problem.theta, problem.phi, problem.other_x)
         value = {name: term.value for name, term in found._asdict().items()}
         np.testing.assert_allclose(value["elbo"], elbo, atol=atol)
         np.testing.assert_allclose(value["elbo"] + value["kl_posterior"], log_p, atol=atol)
@@ -49,9 +50,12 @@ def test_exact_identity(bed_name, x64):
 
 def test_closing_the_gap(x64):
     # q moves to the posterior: KL falls to 0 and the ELBO rises to log p, which stays.
-    bed = BEDS["linear_gaussian"]()
-    joint, posterior = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
-    log_p = bed.log_evidence(bed.theta, bed.x)
+    problem = PROBLEMS["linear_gaussian"]()
+    joint, posterior = (
+        problem.log_joint(problem.theta, problem.x),
+        problem.posterior(problem.theta, problem.x),
+    )
+    log_p = problem.log_evidence(problem.theta, problem.x)
 
     @quick_jit
     def run(distance):
@@ -88,11 +92,11 @@ def test_the_toy_gap(x64):
 
 @pytest.fixture(scope="module", params=["linear_gaussian", "one_hot"])
 def sampled(request):
-    """A bed and REPEATS decompositions from draws: told the posterior, log p, or neither."""
-    bed = BEDS[request.param]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
-    posterior, prior = bed.posterior(bed.theta, bed.x), prior_of(bed)
-    log_p = bed.log_evidence(bed.theta, bed.x)
+    """A problem and REPEATS decompositions from draws: told the posterior, log p, or neither."""
+    problem = PROBLEMS[request.param]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
+    posterior, prior = problem.posterior(problem.theta, problem.x), prior_of(problem)
+    log_p = problem.log_evidence(problem.theta, problem.x)
 
     def run(key):
         return {
@@ -139,8 +143,8 @@ def test_same_draws_make_the_identity_hold(sampled):
 
 
 def test_an_evidence_lends_its_error():
-    bed = BEDS["bits"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    problem = PROBLEMS["bits"]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
 
     @quick_jit
     def run(key, other):
@@ -158,9 +162,12 @@ def test_an_evidence_lends_its_error():
 
 def test_log_evidence_that_is_known_stays_beside_a_posterior():
     # A wrong posterior moves the KL, not log p(x).
-    bed = BEDS["linear_gaussian"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
-    both = {"posterior": bed.posterior(bed.theta, bed.other_x), "log_evidence": jnp.float32(-4.5)}
+    problem = PROBLEMS["linear_gaussian"]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
+    both = {
+        "posterior": problem.posterior(problem.theta, problem.other_x),
+        "log_evidence": jnp.float32(-4.5),
+    }
     found = decompose(jax.random.key(0), joint, q, 7, **both)
     exact = decompose_exactly(joint, q, **both)
     for one in (found, exact):
@@ -172,31 +179,33 @@ def test_log_evidence_that_is_known_stays_beside_a_posterior():
 
 
 def test_a_wrong_posterior_shows():
-    bed = BEDS["linear_gaussian"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
-    wrong = bed.posterior(bed.theta, bed.other_x)
+    problem = PROBLEMS["linear_gaussian"]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
+    wrong = problem.posterior(problem.theta, problem.other_x)
     found = quick_jit(lambda key: decompose(key, joint, q, 200, posterior=wrong))(jax.random.key(0))
     assert found.log_evidence.standard_error > 0.1
 
 
 def test_three_forms_of_the_elbo_and_their_gradients():
-    bed = BEDS["linear_gaussian"]()
+    problem = PROBLEMS["linear_gaussian"]()
 
     def forms(phi, key):
-        joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(phi)
+        joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(phi)
         return jnp.stack(
             [
                 decompose(key, joint, q, 10).elbo.value,
                 elbo_energy_entropy(key, joint, q, 10),
-                elbo_reconstruction_kl(key, joint, q, 10, prior=prior_of(bed)),
+                elbo_reconstruction_kl(key, joint, q, 10, prior=prior_of(problem)),
             ]
         )
 
     def both(key):
-        return forms(bed.phi, key), jax.jacrev(forms)(bed.phi, key)
+        return forms(problem.phi, key), jax.jacrev(forms)(problem.phi, key)
 
     values, gradients = quick_jit(jax.vmap(both))(jax.random.split(jax.random.key(0), 4_000))
-    truth, slope = jax.value_and_grad(lambda phi: bed.elbo(bed.theta, phi, bed.x))(bed.phi)
+    truth, slope = jax.value_and_grad(lambda phi: problem.elbo(problem.theta, phi, problem.x))(
+        problem.phi
+    )
     assert (abs(values.mean(0) - truth) < 5 * values.std(0) / 4_000**0.5).all()
     for name, draws in gradients.items():  # [4_000, 3, 2]
         error = draws.std(0) / 4_000**0.5

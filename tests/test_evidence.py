@@ -1,4 +1,4 @@
-"""One table for every evidence method: METHODS x exact test beds. A new method is a row."""
+"""One table for every evidence method: METHODS x exact test exact_problems. A new method is a row."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
-from beds import BEDS, prior_of
+from exact_problems import PROBLEMS, prior_of
 from model_cases import quick_jit
 from scipy.special import logsumexp
 
@@ -17,32 +17,34 @@ from lvm_jax.weights import log_weights
 REPEATS, SAMPLES = 300, 1_000
 
 
-def importance(key, bed, joint):
-    return evidence.importance(key, joint, bed.guide(bed.phi), SAMPLES)
+def importance(key, problem, joint):
+    return evidence.importance(key, joint, problem.guide(problem.phi), SAMPLES)
 
 
-def naive(key, bed, joint):
-    prior = prior_of(bed)
+def naive(key, problem, joint):
+    prior = prior_of(problem)
     return evidence.naive(key, lambda z: joint(z) - prior.log_prob(z), prior, SAMPLES)
 
 
-def uniform(key, bed, joint):
-    if bed.name == "linear_gaussian":  # a box around the prior's mean; 1e-5 of the mass is outside
-        low, high = bed.theta["mean"] - 4, bed.theta["mean"] + 4
+def uniform(key, problem, joint):
+    if (
+        problem.name == "linear_gaussian"
+    ):  # a box around the prior's mean; 1e-5 of the mass is outside
+        low, high = problem.theta["mean"] - 4, problem.theta["mean"] + 4
         return evidence.uniform(key, joint, distributions.uniform(low, high), SAMPLES)
-    return evidence.uniform(key, joint, prior_of(bed), SAMPLES)
+    return evidence.uniform(key, joint, prior_of(problem), SAMPLES)
 
 
-def sumo(key, bed, joint):
-    return evidence.sumo(key, joint, bed.guide(bed.phi), start=2)
+def sumo(key, problem, joint):
+    return evidence.sumo(key, joint, problem.guide(problem.phi), start=2)
 
 
-def jackknife(key, bed, joint):
-    return evidence.jackknife(key, joint, bed.guide(bed.phi), 100)
+def jackknife(key, problem, joint):
+    return evidence.jackknife(key, joint, problem.guide(problem.phi), 100)
 
 
-def multilevel(key, bed, joint):
-    return evidence.multilevel(key, joint, bed.guide(bed.phi), base=32)
+def multilevel(key, problem, joint):
+    return evidence.multilevel(key, joint, problem.guide(problem.phi), base=32)
 
 
 MOVES = {
@@ -55,18 +57,20 @@ PLANS = {
 }
 
 
-def sequential(key, bed, joint):
-    plan = PLANS[bed.name]
+def sequential(key, problem, joint):
+    plan = PLANS[problem.name]
     return evidence.sequential(
-        key, joint, bed.guide(bed.phi), 10, plan, num_runs=50, threshold=0.9
+        key, joint, problem.guide(problem.phi), 10, plan, num_runs=50, threshold=0.9
     ).evidence
 
 
-def sandwich(key, bed, joint):
+def sandwich(key, problem, joint):
     """Chains both ways, those back from a posterior draw of their own."""
     key_z, key_chain = jax.random.split(key)
-    z = bed.posterior(bed.theta, bed.x).sample(seed=key_z)
-    return evidence.sandwich(key_chain, joint, bed.guide(bed.phi), z, 30, PLANS[bed.name])
+    z = problem.posterior(problem.theta, problem.x).sample(seed=key_z)
+    return evidence.sandwich(
+        key_chain, joint, problem.guide(problem.phi), z, 30, PLANS[problem.name]
+    )
 
 
 # Each answers with a log_evidence, unbiased for "p", "log p" or "1 / p", from so many weights.
@@ -91,12 +95,12 @@ class Answer(NamedTuple):
     num_samples: np.ndarray
 
 
-def ask(bed, methods):
-    """log p of a bed, and {method: (log p, error or None, draws) for REPEATS keys}."""
-    joint = bed.log_joint(bed.theta, bed.x)
+def ask(problem, methods):
+    """log p of a problem, and {method: (log p, error or None, draws) for REPEATS keys}."""
+    joint = problem.log_joint(problem.theta, problem.x)
 
     def all_methods(key):
-        found = {name: method(key, bed, joint) for name, (method, *_) in methods.items()}
+        found = {name: method(key, problem, joint) for name, (method, *_) in methods.items()}
         if "sandwich" in found:
             slices = found["sandwich"]
             found |= {"annealed": slices.lower, "sandwich": slices.upper}
@@ -108,7 +112,7 @@ def ask(bed, methods):
 
     keys = jax.random.split(jax.random.key(0), REPEATS)
     found = jax.device_get(quick_jit(jax.vmap(all_methods))(keys))
-    return float(bed.log_evidence(bed.theta, bed.x)), {
+    return float(problem.log_evidence(problem.theta, problem.x)), {
         name: Answer(*one) for name, one in found.items()
     }
 
@@ -117,7 +121,7 @@ def ask(bed, methods):
 # test_uniform_counts_the_space every finite space.
 @pytest.fixture(scope="module", params=["linear_gaussian", "mixture"])
 def answers(request):
-    return ask(BEDS[request.param](), METHODS)
+    return ask(PROBLEMS[request.param](), METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)

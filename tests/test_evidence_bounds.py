@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beds import BEDS, prior_of
+from exact_problems import PROBLEMS, prior_of
 from jax.nn import logsumexp
 from model_cases import quick_jit
 
@@ -87,8 +87,8 @@ def test_bounds_that_cross_are_refused():
 
 def test_sequential_without_resampling_is_annealed():
     # One particle is never resampled, whatever the threshold: R runs are R annealed chains.
-    bed = BEDS["linear_gaussian"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), prior_of(bed)
+    problem = PROBLEMS["linear_gaussian"]()
+    joint, q = problem.log_joint(problem.theta, problem.x), prior_of(problem)
 
     @quick_jit
     def run(key):
@@ -102,7 +102,7 @@ def test_sequential_without_resampling_is_annealed():
     np.testing.assert_allclose(one.ess, np.ones((400, 6)), rtol=1e-5)
     np.testing.assert_array_equal(one.log_weights, np.zeros((400, 1)))
     # Sixteen particles: a sixteenth of the variance of p-hat, or less.
-    truth = float(bed.log_evidence(bed.theta, bed.x))
+    truth = float(problem.log_evidence(problem.theta, problem.x))
     spread = [np.var(np.exp(np.asarray(r.log_evidences) - truth)) for r in (one, many)]
     assert spread[1] < spread[0] / 10
     assert always.resampled.all()
@@ -112,7 +112,7 @@ def test_sequential_without_resampling_is_annealed():
     # Weighted particles are draws of the posterior: its mean within 5 errors over runs.
     means = (np.exp(many.log_weights)[:, :, None] * np.asarray(many.z)).sum(1)
     weight = np.exp(np.asarray(many.log_evidences) - truth)
-    exact = np.asarray(bed.posterior(bed.theta, bed.x).mean)
+    exact = np.asarray(problem.posterior(problem.theta, problem.x).mean)
     off = weight[:, None] * (means - exact)
     assert (np.abs(off.mean(0)) < 5 * off.std(0) / 20).all()
     assert (off.std(0) / 20 < 0.1).all()
@@ -153,8 +153,8 @@ def test_multilevel_is_the_telescope():
 
 
 def test_jackknife_takes_the_bias_down():
-    bed = BEDS["linear_gaussian"]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    problem = PROBLEMS["linear_gaussian"]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
 
     @quick_jit
     def run(key):
@@ -165,7 +165,7 @@ def test_jackknife_takes_the_bias_down():
 
         return jax.vmap(one)(jax.random.split(key, 20_000))
 
-    off = np.stack(run(jax.random.key(0))) - float(bed.log_evidence(bed.theta, bed.x))
+    off = np.stack(run(jax.random.key(0))) - float(problem.log_evidence(problem.theta, problem.x))
     plain, less = off.mean(1)
     error = off.std(1) / 20_000**0.5
     assert plain < -5 * error[0]

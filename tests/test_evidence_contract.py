@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import model_cases
 import numpy as np
 import pytest
-from beds import BEDS
+from exact_problems import PROBLEMS
 from model_cases import quick_jit
 from scipy import stats
 from test_evidence import METHODS
@@ -186,21 +186,26 @@ def test_a_point_of_bidirectional_is_the_sandwich_of_it():
 
 @pytest.mark.parametrize("name", ["linear_gaussian", "bits"])
 def test_float64_in_float64_out(x64, name):
-    bed = BEDS[name]()
-    joint = bed.log_joint(bed.theta, bed.x)
+    problem = PROBLEMS[name]()
+    joint = problem.log_joint(problem.theta, problem.x)
     for method in set(METHODS) - {"annealed"}:  # it is a part of the sandwich
         run = METHODS[method][0]
-        found = jax.eval_shape(lambda key, run=run: run(key, bed, joint), jax.random.key(0))
+        found = jax.eval_shape(lambda key, run=run: run(key, problem, joint), jax.random.key(0))
         kinds = {leaf.dtype for leaf in jax.tree.leaves(found) if leaf.dtype.kind == "f"}
         assert kinds == {np.dtype(np.float64)}, method
 
 
-@pytest.mark.parametrize("bed_name", ["linear_gaussian", "one_hot"])
-def test_exact_at_the_posterior(bed_name):
-    bed = BEDS[bed_name]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+@pytest.mark.parametrize("problem_name", ["linear_gaussian", "one_hot"])
+def test_exact_at_the_posterior(problem_name):
+    problem = PROBLEMS[problem_name]()
+    joint, q = (
+        problem.log_joint(problem.theta, problem.x),
+        problem.posterior(problem.theta, problem.x),
+    )
     found = quick_jit(lambda key: evidence.importance(key, joint, q, 200))(jax.random.key(0))
-    np.testing.assert_allclose(found.log_evidence, bed.log_evidence(bed.theta, bed.x), rtol=2e-6)
+    np.testing.assert_allclose(
+        found.log_evidence, problem.log_evidence(problem.theta, problem.x), rtol=2e-6
+    )
     np.testing.assert_allclose(found.ess, 200, rtol=1e-6)
     assert found.standard_error < 1e-7
     assert found.k_hat == 0  # equal to rounding: no tail

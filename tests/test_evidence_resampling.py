@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beds import linear_gaussian
+from exact_problems import linear_gaussian
 from model_cases import quick_jit
 
 from lvm_jax import evidence

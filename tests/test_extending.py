@@ -15,7 +15,7 @@ import test_evidence as evidence_tests
 import test_gradients_contract as gradient_tests
 import test_one_point as one_point_tests
 import test_training_objectives as objective_tests
-from beds import bits, linear_gaussian, mixture, prior_of
+from exact_problems import bits, linear_gaussian, mixture, prior_of
 from extending_pages import names_of
 from model_cases import quick_jit
 from training_cases import GUIDE, KEY, MODEL, data, fit
@@ -66,11 +66,11 @@ def test_the_bound_passes_its_table(monkeypatch):
     monkeypatch.setattr(bound_tests, "expectations", expectations)
     with jax.enable_x64(True):
         bound_tests.test_values_are_the_formulas(None)
-    for bed in bound_tests.BEDS:
-        bound_tests.test_exact_at_the_posterior(bed)
-        bound_tests.test_limits(bed)
-    for bed in bound_tests.FINITE:
-        bound_tests.test_sides_by_enumeration(bed)
+    for problem in bound_tests.PROBLEMS:
+        bound_tests.test_exact_at_the_posterior(problem)
+        bound_tests.test_limits(problem)
+    for problem in bound_tests.FINITE:
+        bound_tests.test_sides_by_enumeration(problem)
     bound_tests.test_sides_of_a_gaussian_by_sampling(name)
     for x64 in (False, True):
         bound_tests.test_shift_equivariance_gradient_and_precision(x64)
@@ -87,21 +87,21 @@ def test_the_estimator_passes_its_table(monkeypatch):
     name, biased = "mean_baseline", names_of("gradient_estimator")["mean_baseline"]()
     row = gradients.Estimator(biased, "elbo", True, False, "any")
     monkeypatch.setitem(gradient_tests.ROWS, name, row)
-    bed_names = list(gradient_tests.beds_of(name))
+    bed_names = list(gradient_tests.problems_of(name))
     assert bed_names == list(gradient_tests.BEDS_OF_ANY)
-    for bed_name in bed_names:
-        gradient_tests.test_estimator_keeps_its_promise(name, bed_name)
+    for problem_name in bed_names:
+        gradient_tests.test_estimator_keeps_its_promise(name, problem_name)
     gradient_tests.test_a_declared_bias_shows(name)
 
 
 def test_the_estimator_has_the_bias_that_it_states():
-    biased, bed = names_of("gradient_estimator")["mean_baseline"](), mixture()
-    joint = bed.log_joint(bed.theta, bed.x)
+    biased, problem = names_of("gradient_estimator")["mean_baseline"](), mixture()
+    joint = problem.log_joint(problem.theta, problem.x)
 
     @jax.jit
     def slopes(key):
         return [
-            jax.grad(lambda phi, e=e: e(key, joint, bed.guide, phi, 2))(bed.phi)["logits"]
+            jax.grad(lambda phi, e=e: e(key, joint, problem.guide, phi, 2))(problem.phi)["logits"]
             for e in (biased, gradients.leave_one_out())
         ]
 
@@ -109,24 +109,31 @@ def test_the_estimator_has_the_bias_that_it_states():
         half, whole = slopes(jax.random.key(seed))
         np.testing.assert_allclose(half, whole / 2, rtol=1e-5, atol=1e-7)
     with pytest.raises(ValueError, match="num_samples: expected an integer >= 2, got 1"):
-        biased(KEY, joint, bed.guide, bed.phi, 1)
+        biased(KEY, joint, problem.guide, problem.phi, 1)
 
 
 def test_the_evidence_method_passes_its_table(monkeypatch):
-    """On a bed of real and one of discrete z, with the row that the page names."""
+    """On a problem of real and one of discrete z, with the row that the page names."""
     defensive, name, size = names_of("evidence_method")["defensive"], "defensive", 500
 
-    def row(key, bed, joint):
-        return defensive(key, joint, bed.guide(bed.phi), prior_of(bed), size)
+    def row(key, problem, joint):
+        return defensive(key, joint, problem.guide(problem.phi), prior_of(problem), size)
 
     monkeypatch.setitem(evidence_tests.METHODS, name, (row, "p", size))
-    for bed in (linear_gaussian(), bits()):
-        answers = evidence_tests.ask(bed, {name: (row, "p", size)})
+    for problem in (linear_gaussian(), bits()):
+        answers = evidence_tests.ask(problem, {name: (row, "p", size)})
         evidence_tests.test_unbiased(answers, name)
         evidence_tests.test_the_standard_error_is_the_spread(answers, name)
-    bed = linear_gaussian()
+    problem = linear_gaussian()
     with pytest.raises(ValueError, match=r"share: expected a number in \(0, 1\), got 1"):
-        defensive(KEY, bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi), None, 9, share=1)
+        defensive(
+            KEY,
+            problem.log_joint(problem.theta, problem.x),
+            problem.guide(problem.phi),
+            None,
+            9,
+            share=1,
+        )
 
 
 def test_the_transition_passes_its_table(monkeypatch):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from beds import linear_gaussian
+from exact_problems import linear_gaussian
 from flow_cases import KEY, drawn, kinds, one_layer, random_flow
 from jax.flatten_util import ravel_pytree
 from model_cases import grid, quick_jit
@@ -188,8 +188,8 @@ def test_the_inverse_is_exact_where_every_pass_settles_one_coordinate(x64):
 
 @kinds
 def test_training_and_evaluation_invert_nothing(kind):
-    q, bed = random_flow(kind, dim=2), linear_gaussian()
-    joint = bed.log_joint(bed.theta, bed.x)
+    q, problem = random_flow(kind, dim=2), linear_gaussian()
+    joint = problem.log_joint(problem.theta, problem.x)
 
     @quick_jit
     def compute(q):

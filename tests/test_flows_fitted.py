@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from beds import linear_gaussian
+from exact_problems import linear_gaussian
 from flow_cases import KEY, kinds, random_flow
 from jax.flatten_util import ravel_pytree
 from model_cases import grid, quick_jit
@@ -35,8 +35,8 @@ def expected(kind, bound, num_samples):
     noise = np.array(list(itertools.product(nodes, repeat=2 * num_samples)))
     masses = np.prod(list(itertools.product(mass / mass.sum(), repeat=2 * num_samples)), axis=1)
     with jax.enable_x64(True):
-        bed = linear_gaussian()
-        joint, noise = bed.log_joint(bed.theta, bed.x), jnp.asarray(noise)
+        problem = linear_gaussian()
+        joint, noise = problem.log_joint(problem.theta, problem.x), jnp.asarray(noise)
 
         def log_w(q, noise):
             z, log_det = q.forward(noise)
@@ -61,9 +61,9 @@ def exact(kind, bound):
     [("iaf", name) for name in BOUND_OF] + [("coupling", name) for name in list(BOUND_OF)[3:]],
 )
 def test_pathwise_gradients_agree_with_quadrature(kind, name):
-    bed, q = linear_gaussian(), small_flow(kind)
+    problem, q = linear_gaussian(), small_flow(kind)
     estimate = gradients.ESTIMATORS[name].estimate
-    joint = bed.log_joint(bed.theta, bed.x)
+    joint = problem.log_joint(problem.theta, problem.x)
 
     def one(key):
         value, slope = jax.value_and_grad(lambda q: estimate(key, joint, lambda q: q, q, 2))(q)

@@ -1,7 +1,7 @@
-"""Every row of gradients.ESTIMATORS on every bed whose q it takes, against exact expectations.
+"""Every row of gradients.ESTIMATORS on every problem whose q it takes, against exact expectations.
 
-A row that declares itself unbiased must hit the exact mean within 5 standard errors on every bed,
-tight enough that a gradient off by a factor of 1.1 would fail. A declared bias must show on one bed
+A row that declares itself unbiased must hit the exact mean within 5 standard errors on every problem,
+tight enough that a gradient off by a factor of 1.1 would fail. A declared bias must show on one problem
 at least; where phi follows another objective (OWN_PHI), it must hit that one's gradient on each.
 """
 
@@ -9,8 +9,8 @@ import functools
 import itertools
 from typing import NamedTuple
 
-import beds
-import chain_bed
+import chain_problem
+import exact_problems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +26,7 @@ NUM_SAMPLES = 2  # S; an expectation over pairs of draws can still be written do
 BATCH = 20_000  # keys per call of the compiled function
 MAX_BATCHES = 150
 QUICK = {"xla_backend_optimization_level": 0}  # compiling is most of this file's time
-# This row runs a hundred batches on one bed: optimised a little, it takes a third of the time.
+# This row runs a hundred batches on one problem: optimised a little, it takes a third of the time.
 LONG = {"score_function_iwae": {"xla_backend_optimization_level": 1}}
 TIGHT = 0.018  # standard error of the gradient's size along the exact one: 5 of them stay below 0.1
 
@@ -77,11 +77,13 @@ OPTIONS = {
     "reinmax": gradients.Estimator(reinmax, "elbo", True, False, "relaxable"),
 }
 ROWS = gradients.ESTIMATORS | OPTIONS
-# With two beds where z is a tuple, and q a hierarchical guide.
-CHAINS = {f"chain_{name}": functools.partial(chain_bed.chain, name) for name in chain_bed.GUIDES}
-BEDS = beds.BEDS | beds.CURVED | CHAINS
-# The quadratic beds of bits and rows would pass what the curved ones refuse.
-CONTRACT = [name for name in BEDS if name not in ("bits", "one_hot")]
+# With two problems where z is a tuple, and q a hierarchical guide.
+CHAINS = {
+    f"chain_{name}": functools.partial(chain_problem.chain, name) for name in chain_problem.GUIDES
+}
+PROBLEMS = exact_problems.PROBLEMS | exact_problems.CURVED | CHAINS
+# The quadratic problems of bits and rows would pass what the curved ones refuse.
+CONTRACT = [name for name in PROBLEMS if name not in ("bits", "one_hot")]
 
 # What phi follows where that is not the row's bound; MIWAE of two groups of one draw is the ELBO.
 OWN_PHI = {
@@ -101,90 +103,90 @@ X64 = {"mixture", "one_hot_curved"}  # in float64: so each kind of discrete row 
 
 
 @functools.cache
-def bed_of(bed_name):
-    return BEDS[bed_name]()
+def problem_of(problem_name):
+    return PROBLEMS[problem_name]()
 
 
-def beds_of(name):
-    """The beds on which a row is run: of those whose q it takes."""
-    for bed_name in CONTRACT:
-        bed, latent = bed_of(bed_name), ROWS[name].latent
+def problems_of(name):
+    """The problems on which a row is run: of those whose q it takes."""
+    for problem_name in CONTRACT:
+        problem, latent = problem_of(problem_name), ROWS[name].latent
         if latent == "any":
-            wanted = bed_name in BEDS_OF_ANY
+            wanted = problem_name in BEDS_OF_ANY
         else:
-            wanted = bed_name != "chain_ladder" and (name, bed_name) != ANNEALED_FLAT
+            wanted = problem_name != "chain_ladder" and (name, problem_name) != ANNEALED_FLAT
         if name in OPTIONS:
-            wanted = bed_name == "bits_curved"
-        kinds = latent_kinds(bed.guide(bed.phi))
-        if latent in kinds and (wanted or (name, bed_name) in MORE):
-            yield bed_name
+            wanted = problem_name == "bits_curved"
+        kinds = latent_kinds(problem.guide(problem.phi))
+        if latent in kinds and (wanted or (name, problem_name) in MORE):
+            yield problem_name
 
 
 def cases():
-    return [(name, bed_name) for name in ROWS for bed_name in beds_of(name)]
+    return [(name, problem_name) for name in ROWS for problem_name in problems_of(name)]
 
 
-def pairs(bed, phi, order=14):
+def pairs(problem, phi, order=14):
     """Every pair of draws from q with its probability, differentiable in phi: [M], [M, 2, ...]."""
-    if bed.moments is not None:
+    if problem.moments is not None:
         nodes, mass = np.polynomial.hermite_e.hermegauss(order)
         noise = np.array(list(itertools.product(nodes, repeat=4))).reshape(-1, 2, 2)
         mass = np.prod(list(itertools.product(mass / mass.sum(), repeat=4)), axis=1)
-        mean, factor = bed.moments(phi)
+        mean, factor = problem.moments(phi)
         z = mean[None, None] + jnp.asarray(noise) @ factor.T
-        return jnp.asarray(mass), jax.vmap(jax.vmap(bed.unflatten))(z)
-    values = bed.posterior(bed.theta, bed.x).values
+        return jnp.asarray(mass), jax.vmap(jax.vmap(problem.unflatten))(z)
+    values = problem.posterior(problem.theta, problem.x).values
     index = np.array(list(itertools.product(range(len(values)), repeat=2)))
     z = values[index]
-    log_q = jax.vmap(jax.vmap(bed.guide(phi).log_prob))(z)
+    log_q = jax.vmap(jax.vmap(problem.guide(phi).log_prob))(z)
     return jnp.exp(log_q.sum(1)), z
 
 
-def expected_iwae(bed, theta, phi, order=14):
+def expected_iwae(problem, theta, phi, order=14):
     """E of IWAE with two draws, by quadrature or enumeration."""
-    mass, z = pairs(bed, phi, order)
-    joint, q = bed.log_joint(theta, bed.x), bed.guide(phi)
+    mass, z = pairs(problem, phi, order)
+    joint, q = problem.log_joint(theta, problem.x), problem.guide(phi)
     log_w = jax.vmap(jax.vmap(lambda one: joint(one) - q.log_prob(one)))(z)
     return mass @ jax.vmap(bounds.iwae)(log_w)
 
 
-def expected_wake(bed, theta, phi):
+def expected_wake(problem, theta, phi):
     """E of sum_s v_s log q(z_s): its gradient in phi, and only that, is the wake update's."""
-    mass, z = jax.lax.stop_gradient(pairs(bed, phi))
-    log_q = jax.vmap(jax.vmap(bed.guide(phi).log_prob))(z)
-    log_w = jax.vmap(jax.vmap(bed.log_joint(theta, bed.x)))(z) - log_q
+    mass, z = jax.lax.stop_gradient(pairs(problem, phi))
+    log_q = jax.vmap(jax.vmap(problem.guide(phi).log_prob))(z)
+    log_w = jax.vmap(jax.vmap(problem.log_joint(theta, problem.x)))(z) - log_q
     return mass @ (jax.lax.stop_gradient(jax.nn.softmax(log_w)) * log_q).sum(1)
 
 
 @functools.cache
-def exact(bed_name, bound):
+def exact(problem_name, bound):
     """(value, gradient for theta, gradient for phi) of the expected bound, in float64."""
     with jax.enable_x64(True):
-        bed = BEDS[bed_name]()
+        problem = PROBLEMS[problem_name]()
         target = {
-            "elbo": lambda theta, phi: bed.elbo(theta, phi, bed.x),
-            "iwae": functools.partial(expected_iwae, bed),
-            "wake": functools.partial(expected_wake, bed),
+            "elbo": lambda theta, phi: problem.elbo(theta, phi, problem.x),
+            "iwae": functools.partial(expected_iwae, problem),
+            "wake": functools.partial(expected_wake, problem),
             "annealed_elbo": lambda theta, phi: expected_log_weight(
-                bed, theta, phi, jnp.linspace(0, 1, 5), jnp.full(4, 0.1)
+                problem, theta, phi, jnp.linspace(0, 1, 5), jnp.full(4, 0.1)
             ),
         }[bound]
         value, parts = jax.jit(jax.value_and_grad(target, (0, 1)), compiler_options=QUICK)(
-            bed.theta, bed.phi
+            problem.theta, problem.phi
         )
         return (np.array([value]), *(np.asarray(ravel_pytree(part)[0]) for part in parts))
 
 
-def compiled(name, bed):
+def compiled(name, problem):
     """[B] keys and points -> [B, 1 + P] values and gradients of a row; counts its traces."""
     row = ROWS[name]
     traces = []
 
     def one(key, x):
         def surrogate(theta, phi):
-            return row.estimate(key, bed.log_joint(theta, x), bed.guide, phi, NUM_SAMPLES)
+            return row.estimate(key, problem.log_joint(theta, x), problem.guide, phi, NUM_SAMPLES)
 
-        value, (theta, phi) = jax.value_and_grad(surrogate, (0, 1))(bed.theta, bed.phi)
+        value, (theta, phi) = jax.value_and_grad(surrogate, (0, 1))(problem.theta, problem.phi)
         return value[None], ravel_pytree(theta)[0], ravel_pytree(phi)[0]
 
     def batch(key, points):
@@ -227,7 +229,7 @@ class Mean:
 
 
 class Found(NamedTuple):
-    """How far a row is from the exact means of a bed, in standard errors."""
+    """How far a row is from the exact means of a problem, in standard errors."""
 
     value: float
     theta: float
@@ -236,23 +238,25 @@ class Found(NamedTuple):
 
 
 @functools.cache
-def measure(name, bed_name):
-    """The means of a row on a bed, and that a batch of points is the points apart."""
-    with jax.enable_x64(bed_name in X64):
-        row, bed = ROWS[name], BEDS[bed_name]()
-        run, traces = compiled(name, bed)
-        return Found(*_measure(name, row, bed, bed_name, run, traces))
+def measure(name, problem_name):
+    """The means of a row on a problem, and that a batch of points is the points apart."""
+    with jax.enable_x64(problem_name in X64):
+        row, problem = ROWS[name], PROBLEMS[problem_name]()
+        run, traces = compiled(name, problem)
+        return Found(*_measure(name, row, problem, problem_name, run, traces))
 
 
-def _measure(name, row, bed, bed_name, run, traces):
+def _measure(name, row, problem, problem_name, run, traces):
     # As NumPy's arrays: every shape that jax slices by itself is one more program.
-    here, there = (np.broadcast_to(np.asarray(x), (BATCH, *x.shape)) for x in (bed.x, bed.other_x))
+    here, there = (
+        np.broadcast_to(np.asarray(x), (BATCH, *x.shape)) for x in (problem.x, problem.other_x)
+    )
 
-    means = [Mean(target) for target in exact(bed_name, row.bound)]
-    means.append(Mean(exact(bed_name, OWN_PHI.get(name, row.bound))[2]))
+    means = [Mean(target) for target in exact(problem_name, row.bound)]
+    means.append(Mean(exact(problem_name, OWN_PHI.get(name, row.bound))[2]))
     key = jax.random.key(0)
     first = jax.device_get(run(key, here))
-    assert {leaf.dtype for leaf in first} == {np.dtype("f8" if bed_name in X64 else "f4")}
+    assert {leaf.dtype for leaf in first} == {np.dtype("f8" if problem_name in X64 else "f4")}
     for step in range(MAX_BATCHES):
         draws = run(jax.random.key(step), here) if step else first
         for mean, draw in zip(means, (*draws, draws[2]), strict=True):
@@ -273,9 +277,9 @@ def _measure(name, row, bed, bed_name, run, traces):
     return [mean.standard_errors_off for mean in means]
 
 
-@pytest.mark.parametrize("name, bed_name", cases())
-def test_estimator_keeps_its_promise(name, bed_name):
-    row, found = ROWS[name], measure(name, bed_name)
+@pytest.mark.parametrize("name, problem_name", cases())
+def test_estimator_keeps_its_promise(name, problem_name):
+    row, found = ROWS[name], measure(name, problem_name)
     if row.unbiased_theta:
         assert found.value < 5
         assert found.theta < 5
@@ -287,7 +291,7 @@ def test_estimator_keeps_its_promise(name, bed_name):
 
 @pytest.mark.parametrize("name", [n for n, row in ROWS.items() if not row.unbiased_phi])
 def test_a_declared_bias_shows(name):
-    each = [measure(name, bed_name) for bed_name in beds_of(name)]
+    each = [measure(name, problem_name) for problem_name in problems_of(name)]
     assert any(found.phi > 5 for found in each)
     if not ROWS[name].unbiased_theta:  # an objective is relaxed for both or for neither
         assert any(found.theta > 5 and found.value > 5 for found in each)
@@ -298,29 +302,29 @@ def test_a_quadratic_density_hides_the_bias_of_reinmax():
     assert measure("reinmax", "bits_curved").phi > 8
 
 
-# The rows of the other beds run in float64.
-@pytest.mark.parametrize("bed_name", ["linear_gaussian", "bits_curved", "chain_bottom_up"])
-def test_float64_in_float64_out(x64, bed_name):
-    bed = BEDS[bed_name]()
+# The rows of the other problems run in float64.
+@pytest.mark.parametrize("problem_name", ["linear_gaussian", "bits_curved", "chain_bottom_up"])
+def test_float64_in_float64_out(x64, problem_name):
+    problem = PROBLEMS[problem_name]()
     for name, row in ROWS.items():
-        if row.latent not in latent_kinds(bed.guide(bed.phi)):
+        if row.latent not in latent_kinds(problem.guide(problem.phi)):
             continue
 
         def surrogate(theta, phi, row=row):
-            joint = bed.log_joint(theta, bed.x)
-            return row.estimate(jax.random.key(0), joint, bed.guide, phi, NUM_SAMPLES)
+            joint = problem.log_joint(theta, problem.x)
+            return row.estimate(jax.random.key(0), joint, problem.guide, phi, NUM_SAMPLES)
 
-        shapes = jax.eval_shape(jax.value_and_grad(surrogate, (0, 1)), bed.theta, bed.phi)
+        shapes = jax.eval_shape(jax.value_and_grad(surrogate, (0, 1)), problem.theta, problem.phi)
         assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float64)}, name
 
 
-@pytest.mark.parametrize("bed_name", ["linear_gaussian", "chain_bottom_up"])
-def test_quadrature_of_pairs_has_converged(x64, bed_name):
-    bed = BEDS[bed_name]()
+@pytest.mark.parametrize("problem_name", ["linear_gaussian", "chain_bottom_up"])
+def test_quadrature_of_pairs_has_converged(x64, problem_name):
+    problem = PROBLEMS[problem_name]()
 
     def slope(order):
-        value = jax.grad(lambda phi: expected_iwae(bed, bed.theta, phi, order))
-        return ravel_pytree(jax.jit(value, compiler_options=QUICK)(bed.phi))[0]
+        value = jax.grad(lambda phi: expected_iwae(problem, problem.theta, phi, order))
+        return ravel_pytree(jax.jit(value, compiler_options=QUICK)(problem.phi))[0]
 
     # What 14 nodes still miss is a few times less than this.
     np.testing.assert_allclose(slope(14), slope(10), atol=4e-4)

@@ -3,12 +3,12 @@
 import functools
 import itertools
 
-import beds
+import exact_problems
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gradient_tools import KEY, every_key, gradients_of, jit, on_bed
+from gradient_tools import KEY, every_key, gradients_of, jit, on_problem
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax import distributions, gradients
@@ -36,11 +36,11 @@ def test_zero_at_an_exact_discrete_posterior(x64):
 
 
 def test_enumeration_has_no_noise_and_no_error(x64):
-    for make in (beds.mixture, beds.bits, beds.one_hot):
-        bed = make()
-        run = on_bed(gradients.enumerated(), bed)
+    for make in (exact_problems.mixture, exact_problems.bits, exact_problems.one_hot):
+        problem = make()
+        run = on_problem(gradients.enumerated(), problem)
         first, second = (run(jax.random.key(seed)) for seed in (0, 1))
-        exact = jit(jax.grad(bed.elbo, (0, 1)))(bed.theta, bed.phi, bed.x)
+        exact = jit(jax.grad(problem.elbo, (0, 1)))(problem.theta, problem.phi, problem.x)
         for one, other in zip(first, second, strict=True):
             np.testing.assert_array_equal(one, other)
         np.testing.assert_allclose(first[1], ravel_pytree(exact[0])[0], atol=1e-12)
@@ -152,29 +152,31 @@ def test_toy_variances_are_the_published_ones(x64, target, gradient, reinforce, 
 
 
 def test_disarm_is_arm_averaged_over_its_uniform():
-    bed = beds.bits()
-    joint = bed.log_joint(bed.theta, bed.x)
+    problem = exact_problems.bits()
+    joint = problem.log_joint(problem.theta, problem.x)
     arm, disarm = (
-        every_key(estimate, joint, bed.guide, bed.phi, 50_000, 1)
+        every_key(estimate, joint, problem.guide, problem.phi, 50_000, 1)
         for estimate in (gradients.arm(), gradients.disarm())
     )
     assert (disarm.var(0) < 0.98 * arm.var(0)).all()
 
 
 def test_bias_of_concrete_shrinks_with_the_temperature_which_does_not_recompile():
-    bed, traces = beds.bits(), []
+    problem, traces = exact_problems.bits(), []
 
     @jit
     def mean_gradient(key, temperature):
         traces.append(None)
         estimate = gradients.concrete(temperature)
-        run = gradients_of(estimate, lambda theta: bed.log_joint(theta, bed.x), bed.guide, 1)
+        run = gradients_of(
+            estimate, lambda theta: problem.log_joint(theta, problem.x), problem.guide, 1
+        )
         keys = jax.random.split(key, 100_000)
-        out = jax.vmap(lambda key: run(bed.theta, bed.phi, key))(keys)
+        out = jax.vmap(lambda key: run(problem.theta, problem.phi, key))(keys)
         flat = jnp.concatenate(out[1:], axis=1)
         return flat.mean(0), flat.std(0) / np.sqrt(100_000)
 
-    exact = ravel_pytree(jax.grad(bed.elbo, (0, 1))(bed.theta, bed.phi, bed.x))[0]
+    exact = ravel_pytree(jax.grad(problem.elbo, (0, 1))(problem.theta, problem.phi, problem.x))[0]
     biases = []
     for seed, temperature in enumerate((1.0, 0.5, 0.25, 0.1)):
         mean, error = mean_gradient(jax.random.key(seed), temperature)
@@ -187,8 +189,8 @@ def test_bias_of_concrete_shrinks_with_the_temperature_which_does_not_recompile(
 
 
 def test_a_good_baseline_lowers_the_variance_and_does_not_recompile():
-    bed, traces = beds.bits(), []
-    joint = bed.log_joint(bed.theta, bed.x)
+    problem, traces = exact_problems.bits(), []
+    joint = problem.log_joint(problem.theta, problem.x)
 
     @jit
     def moments(baseline):
@@ -196,12 +198,15 @@ def test_a_good_baseline_lowers_the_variance_and_does_not_recompile():
 
         def one(key):
             estimate = gradients.score_function(baseline=baseline)
-            return jax.grad(lambda phi: estimate(key, joint, bed.guide, phi, 1))(bed.phi)
+            return jax.grad(lambda phi: estimate(key, joint, problem.guide, phi, 1))(problem.phi)
 
         draws = jax.vmap(one)(jax.random.split(KEY, 50_000))["logits"]
         return draws.mean(0), draws.var(0)
 
-    plain, good = moments(jnp.zeros(())), moments(bed.elbo(bed.theta, bed.phi, bed.x))
+    plain, good = (
+        moments(jnp.zeros(())),
+        moments(problem.elbo(problem.theta, problem.phi, problem.x)),
+    )
     error = np.sqrt((plain[1] + good[1]) / 50_000)
     assert (np.abs(plain[0] - good[0]) < 5 * error).all()
     assert (good[1] < 0.7 * plain[1]).all()
@@ -213,31 +218,31 @@ def test_moving_average():
     assert jax.grad(lambda value: gradients.moving_average(-10.0, value))(-20.0) == 0.0
 
 
-def controlled_variance(bed, key, parameters, num_keys):
+def controlled_variance(problem, key, parameters, num_keys):
     """Mean of `variance_objective` for REBAR at (log temperature, scale)."""
     control = gradients.rebar_control(jnp.exp(parameters[0]), parameters[1])
     objective = gradients.variance_objective(control)
-    joint = bed.log_joint(bed.theta, bed.x)
+    joint = problem.log_joint(problem.theta, problem.x)
     keys = jax.random.split(key, num_keys)
-    return jax.vmap(lambda key: objective(key, joint, bed.guide, bed.phi, 1))(keys).mean()
+    return jax.vmap(lambda key: objective(key, joint, problem.guide, problem.phi, 1))(keys).mean()
 
 
-@pytest.mark.parametrize("make", [beds.bits, beds.one_hot])
+@pytest.mark.parametrize("make", [exact_problems.bits, exact_problems.one_hot])
 def test_variance_objective_is_the_squared_gradient(make):
-    bed = make()
-    joint = bed.log_joint(bed.theta, bed.x)
+    problem = make()
+    joint = problem.log_joint(problem.theta, problem.x)
     estimate = gradients.variance_objective(gradients.rebar_control(0.5, 0.8))
-    objective = jit(lambda key: estimate(key, joint, bed.guide, bed.phi, 3))(KEY)
-    _, _, phi = on_bed(gradients.rebar(0.5, 0.8), bed, 3)(KEY)
+    objective = jit(lambda key: estimate(key, joint, problem.guide, problem.phi, 3))(KEY)
+    _, _, phi = on_problem(gradients.rebar(0.5, 0.8), problem, 3)(KEY)
     np.testing.assert_allclose(objective, phi @ phi, rtol=1e-5)
 
 
 def test_variance_objective_adapts_temperature_and_scale():
-    bed = beds.bits()
+    problem = exact_problems.bits()
 
     @jit
     def slope(key, parameters):
-        return jax.value_and_grad(lambda p: controlled_variance(bed, key, p, 2_000))(parameters)
+        return jax.value_and_grad(lambda p: controlled_variance(problem, key, p, 2_000))(parameters)
 
     parameters = start = jnp.array([1.0, 0.0])  # scale 0: no control, REINFORCE
     for step in range(60):

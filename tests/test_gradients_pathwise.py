@@ -4,12 +4,12 @@ import functools
 import itertools
 from typing import NamedTuple
 
-import beds
+import exact_problems
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gradient_tools import KEY, gradients_of, jit, on_bed
+from gradient_tools import KEY, gradients_of, jit, on_problem
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax import bounds, distributions, gradients
@@ -114,12 +114,12 @@ def test_coefficients_in_chunks_are_the_diagonal_of_the_hessian(x64):
 
 def test_dreg_for_a_log_scale_by_hand(x64):
     # distrax keeps old parameters in some distributions; this is the gradient that came out wrong.
-    bed = beds.linear_gaussian()
-    _, _, phi = on_bed(gradients.doubly_reparameterized(), bed, 5)(KEY)
-    loc, scale = bed.phi["loc"], jnp.exp(bed.phi["log_scale"])
-    z = draw(KEY, bed.guide(bed.phi), 5)
+    problem = exact_problems.linear_gaussian()
+    _, _, phi = on_problem(gradients.doubly_reparameterized(), problem, 5)(KEY)
+    loc, scale = problem.phi["loc"], jnp.exp(problem.phi["log_scale"])
+    z = draw(KEY, problem.guide(problem.phi), 5)
     noise = (z - loc[None]) / scale[None]
-    joint = bed.log_joint(bed.theta, bed.x)
+    joint = problem.log_joint(problem.theta, problem.x)
     log_q = -0.5 * (noise**2).sum(1) - jnp.log(scale).sum() - jnp.log(2 * jnp.pi)
     v = jax.nn.softmax(jax.vmap(joint)(z) - log_q)
     slopes = jax.vmap(jax.grad(joint))(z) + noise / scale[None]  # dlog w/dz
@@ -150,7 +150,7 @@ def test_dreg_survives_weights_that_underflow():
 
 
 def test_relatives_share_draws_and_gradients_key_by_key(x64):
-    bed = beds.linear_gaussian()
+    problem = exact_problems.linear_gaussian()
     estimates = (
         gradients.sticking_the_landing(),
         gradients.doubly_reparameterized(bounds.elbo),
@@ -158,10 +158,10 @@ def test_relatives_share_draws_and_gradients_key_by_key(x64):
         gradients.reparameterized(bounds.iwae),
         gradients.reparameterized(bounds.miwae(2)),
     )
-    joint = lambda theta: bed.log_joint(theta, bed.x)  # noqa: E731
-    each = [gradients_of(estimate, joint, bed.guide) for estimate in estimates]
+    joint = lambda theta: problem.log_joint(theta, problem.x)  # noqa: E731
+    each = [gradients_of(estimate, joint, problem.guide) for estimate in estimates]
     run = jit(lambda theta, phi: [one(theta, phi) for one in each])
-    stl, dreg, piwae, iwae, miwae = run(bed.theta, bed.phi)
+    stl, dreg, piwae, iwae, miwae = run(problem.theta, problem.phi)
     for one, other in zip(stl, dreg, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10)
     np.testing.assert_allclose(piwae[0], iwae[0], rtol=1e-12)
@@ -170,9 +170,9 @@ def test_relatives_share_draws_and_gradients_key_by_key(x64):
 
 
 def test_zero_at_the_exact_posterior(x64):
-    bed = beds.linear_gaussian()
-    phi = bed.posterior(bed.theta, bed.x)  # mean and Cholesky factor, as a pytree
-    joint = bed.log_joint(bed.theta, bed.x)
+    problem = exact_problems.linear_gaussian()
+    phi = problem.posterior(problem.theta, problem.x)  # mean and Cholesky factor, as a pytree
+    joint = problem.log_joint(problem.theta, problem.x)
     names = "sticking_the_landing", "doubly_reparameterized", "doubly_reparameterized_wake_sleep"
 
     def guide(phi):

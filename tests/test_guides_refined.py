@@ -17,7 +17,7 @@ SGD = optax.sgd(0.05)
 
 
 @pytest.fixture
-def bed(x64):
+def problem(x64):
     """theta and one x, in double precision."""
     return CASES["diagonal"]()[1:3]
 
@@ -40,9 +40,9 @@ def curvature(theta):
     return jnp.eye(2) + w.T @ (w * precision[:, None])
 
 
-def test_one_step_is_the_gradient_step_by_hand(bed):
+def test_one_step_is_the_gradient_step_by_hand(problem):
     """d ELBO/dm = W^T Psi^-1 (x - b - W m) - (m - m_0), d ELBO/dlog s_d = 1 - s_d^2 Lambda_dd."""
-    theta, x = bed
+    theta, x = problem
     family = guides.mean_field(2)
     eta = guides.families.MeanField(jnp.array([0.8, -0.1]), jnp.array([-0.6, 0.3]))
     step = functools.partial(guides.refine, MODEL(theta).log_joint(x[0]), family, eta)
@@ -56,8 +56,8 @@ def test_one_step_is_the_gradient_step_by_hand(bed):
         np.testing.assert_array_equal(one, other)
 
 
-def test_steps_climb_to_the_exact_posterior(bed):
-    theta, x = bed
+def test_steps_climb_to_the_exact_posterior(problem):
+    theta, x = problem
     family, start = guides.full_rank(2), start_of(guides.full_rank(2))
     exact = MODEL.posterior(theta, x[1])
 
@@ -89,8 +89,8 @@ def full_rank_guide(objective, num_steps, optimizer=SGD, **options):
     return guides.refined(guides.full_rank(2), place, objective, optimizer, num_steps, **options)
 
 
-def test_draws_of_one_key_refine_as_well(bed):
-    theta, x = bed
+def test_draws_of_one_key_refine_as_well(problem):
+    theta, x = problem
     guide = full_rank_guide(guides.sampled_elbo(jax.random.key(5), 64), 200)
     p, phi = MODEL(theta), start_of(guides.full_rank(2))
 
@@ -107,8 +107,8 @@ def test_draws_of_one_key_refine_as_well(bed):
         assert gap(phi, row)[1] == after  # no draw but those of the key
 
 
-def test_the_evidence_of_a_refined_guide_is_exact(bed):
-    theta, x = bed
+def test_the_evidence_of_a_refined_guide_is_exact(problem):
+    theta, x = problem
     guide = full_rank_guide(guides.cubature_elbo, 400)
     q = guide(MODEL(theta), start_of(guides.full_rank(2)))
     found = evidence.evaluate(jax.random.key(1), MODEL(theta), q, x, 20)
@@ -125,8 +125,8 @@ def elbo_of(guide, x):
     return elbo
 
 
-def test_gradients_pass_through_the_steps(bed):
-    theta, x = bed
+def test_gradients_pass_through_the_steps(problem):
+    theta, x = problem
     elbo = elbo_of(full_rank_guide(guides.cubature_elbo, 3), x[0])
     flat, unravel = ravel_pytree(Parameters(theta, start_of(guides.full_rank(2))))
     step = 1e-5
@@ -142,9 +142,9 @@ def test_gradients_pass_through_the_steps(bed):
     np.testing.assert_allclose(slope, difference, atol=1e-7)
 
 
-def test_stopped_steps_shift_the_start(bed):
+def test_stopped_steps_shift_the_start(problem):
     """phi gets the gradient at eta_T, and theta that of the joint alone."""
-    theta, x = bed
+    theta, x = problem
     family = guides.full_rank(2)
     through, stopped = (
         full_rank_guide(guides.cubature_elbo, 3, through=flag) for flag in (True, False)

@@ -103,21 +103,21 @@ def joint_of(case):
 
 @pytest.mark.parametrize("case", model_cases.CASES)
 def test_models(case):
-    bed = model_cases.CASES[case]()
-    z = jax.tree.map(lambda leaf: leaf[0], bed.z)
+    problem = model_cases.CASES[case]()
+    z = jax.tree.map(lambda leaf: leaf[0], problem.z)
 
     def all_of_it(theta, x):
-        q = bed.model.posterior(theta, x)
+        q = problem.model.posterior(theta, x)
         draws, log_q = weights.sample_and_log_prob(KEY, q, 3)
-        return bed.model.log_evidence(theta, x), jax.vmap(q.log_prob)(draws), log_q
+        return problem.model.log_evidence(theta, x), jax.vmap(q.log_prob)(draws), log_q
 
     def joint(theta):
-        return bed.model(theta).log_joint(bed.x[0])(z)
+        return problem.model(theta).log_joint(problem.x[0])(z)
 
     expected = set() if case in ELEMENTWISE else FULL
     if case != "chain":  # whose exact answers are the test's
-        assert products(all_of_it, bed.theta, bed.x[0]) == expected
-    assert products(jax.value_and_grad(joint), bed.theta) == expected
+        assert products(all_of_it, problem.theta, problem.x[0]) == expected
+    assert products(jax.value_and_grad(joint), problem.theta) == expected
 
 
 @guide_cases.each_family

@@ -2,31 +2,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from beds import BEDS
+from exact_problems import PROBLEMS
 from model_cases import quick_jit
 
 from lvm_jax import bounds, distributions
 from lvm_jax.weights import draw, log_weights, weigh
 
 
-@pytest.fixture(scope="module", params=BEDS)
+@pytest.fixture(scope="module", params=PROBLEMS)
 def weighted(request):
-    """A bed with 20,000 weighted draws of its guide."""
-    bed = BEDS[request.param]()
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
-    return bed, quick_jit(lambda key: weigh(key, joint, q, 20_000))(jax.random.key(0))
+    """A problem with 20,000 weighted draws of its guide."""
+    problem = PROBLEMS[request.param]()
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
+    return problem, quick_jit(lambda key: weigh(key, joint, q, 20_000))(jax.random.key(0))
 
 
 def test_weights_are_unbiased_for_the_evidence(weighted):
-    bed, (_, log_w) = weighted
-    w = np.exp(np.asarray(log_w, np.float64) - float(bed.log_evidence(bed.theta, bed.x)))
+    problem, (_, log_w) = weighted
+    w = np.exp(
+        np.asarray(log_w, np.float64) - float(problem.log_evidence(problem.theta, problem.x))
+    )
     error = w.std() / len(w) ** 0.5
     assert abs(w.mean() - 1) < 5 * error < 0.1  # a factor of 1.1 would fail
 
 
 def test_weights_belong_to_their_draws(weighted):
-    bed, (z, log_w) = weighted
-    joint, q = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi)
+    problem, (z, log_w) = weighted
+    joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
     for s in (0, 7):
         one = jax.tree.map(lambda leaf, s=s: leaf[s], z)
         np.testing.assert_allclose(log_w[s], joint(one) - q.log_prob(one), rtol=1e-5)
@@ -34,8 +36,12 @@ def test_weights_belong_to_their_draws(weighted):
 
 
 def test_log_weights_and_draw_are_parts_of_weigh():
-    bed = BEDS["bits"]()
-    joint, q, key = bed.log_joint(bed.theta, bed.x), bed.guide(bed.phi), jax.random.key(3)
+    problem = PROBLEMS["bits"]()
+    joint, q, key = (
+        problem.log_joint(problem.theta, problem.x),
+        problem.guide(problem.phi),
+        jax.random.key(3),
+    )
     z, log_w = weigh(key, joint, q, 5)
     np.testing.assert_array_equal(log_weights(key, joint, q, 5), log_w)
     np.testing.assert_array_equal(draw(key, q, 5), z)
@@ -64,15 +70,17 @@ def test_a_hierarchy_is_a_pytree(x64):
 
 
 def test_gradient_flows_through_the_draws():
-    bed = BEDS["linear_gaussian"]()
+    problem = PROBLEMS["linear_gaussian"]()
 
     def elbo(parameters, key):
         theta, phi = parameters
-        return bounds.elbo(log_weights(key, bed.log_joint(theta, bed.x), bed.guide(phi), 20))
+        return bounds.elbo(
+            log_weights(key, problem.log_joint(theta, problem.x), problem.guide(phi), 20)
+        )
 
     keys = jax.random.split(jax.random.key(2), 4_000)
-    draws = quick_jit(jax.vmap(jax.grad(elbo), (None, 0)))((bed.theta, bed.phi), keys)
-    truth = jax.grad(lambda pair: bed.elbo(*pair, bed.x))((bed.theta, bed.phi))
+    draws = quick_jit(jax.vmap(jax.grad(elbo), (None, 0)))((problem.theta, problem.phi), keys)
+    truth = jax.grad(lambda pair: problem.elbo(*pair, problem.x))((problem.theta, problem.phi))
     for found, exact in zip(jax.tree.leaves(draws), jax.tree.leaves(truth), strict=True):
         error = found.std(0) / 4_000**0.5
         assert (abs(found.mean(0) - exact) < 5 * error + 1e-5).all()
@@ -91,11 +99,14 @@ def test_what_is_not_finite_is_kept(value):
 @pytest.mark.parametrize("x64", [False, True])
 def test_precision_is_that_of_the_parameters(x64):
     with jax.enable_x64(x64):
-        bed = BEDS["linear_gaussian"]()
-        joint, q = bed.log_joint(bed.theta, bed.x), bed.posterior(bed.theta, bed.x)
+        problem = PROBLEMS["linear_gaussian"]()
+        joint, q = (
+            problem.log_joint(problem.theta, problem.x),
+            problem.posterior(problem.theta, problem.x),
+        )
         log_w = log_weights(jax.random.key(0), joint, q, 4)
         assert log_w.dtype == (jnp.float64 if x64 else jnp.float32)
-        truth = bed.log_evidence(bed.theta, bed.x)
+        truth = problem.log_evidence(problem.theta, problem.x)
         np.testing.assert_allclose(log_w, np.full(4, truth), rtol=1e-12 if x64 else 3e-6)
 
 

@@ -1,4 +1,4 @@
-"""Test beds whose z is a tuple: a chain of two linear-Gaussian layers under a hierarchical guide.
+"""Test problems whose z is a tuple: a chain of two linear-Gaussian layers under a hierarchical guide.
 
     z_2 ~ N(0, 1),    z_1 | z_2 ~ N(a z_2 + c, t^2),    x | z_1 ~ N(w z_1 + b, s^2 I)
 
@@ -10,8 +10,8 @@ import functools
 import math
 
 import jax.numpy as jnp
-from beds import Bed
 from deep_cases import Joined, constant_scale
+from exact_problems import Problem
 from jax.scipy.stats import multivariate_normal
 
 from lvm_jax import guides, networks
@@ -21,8 +21,8 @@ X, OTHER_X = (0.9, 0.7), (-3.0, 2.0)
 LOG_2PI = math.log(2 * math.pi)
 
 
-def chain(name: str = "bottom_up") -> Bed:
-    """The bed under `guides.bottom_up` or `guides.ladder`."""
+def chain(name: str = "bottom_up") -> Problem:
+    """The problem under `guides.bottom_up` or `guides.ladder`."""
     theta = {
         "slope": jnp.array([1.2]),
         "offset": jnp.array([0.4]),
@@ -32,7 +32,7 @@ def chain(name: str = "bottom_up") -> Bed:
         "log_noise": jnp.array(-0.2),
     }
     guide, phi, moments = GUIDES[name]()
-    return Bed(
+    return Problem(
         f"chain_{name}", theta, phi, jnp.array(X), jnp.array(OTHER_X), log_joint,
         lambda phi: guide.posterior(phi, jnp.array(X)),
         log_evidence, posterior, functools.partial(elbo, moments), moments,
@@ -41,7 +41,7 @@ def chain(name: str = "bottom_up") -> Bed:
 
 
 def bottom_up():
-    """The guide, phi, and phi -> the moments of q over (z_1, z_2) at the bed's x."""
+    """The guide, phi, and phi -> the moments of q over (z_1, z_2) at the problem's x."""
     phi = (
         {"weight": jnp.array([[0.1, -0.2]]), "bias": jnp.array([0.2]), "free": jnp.array([-0.6])},
         {"weight": jnp.array([[0.2]]), "bias": jnp.array([1.2]), "free": jnp.array([-0.9])},
@@ -102,7 +102,7 @@ def gaussian(layer, u):
 
 
 def seen(head):
-    """Mean and standard deviation that a head of the ladder gives, at the bed's x."""
+    """Mean and standard deviation that a head of the ladder gives, at the problem's x."""
     loc, free = jnp.split(jnp.array(X) @ head["kernel"] + head["bias"], 2)
     return loc, positive(free)
 

@@ -1,8 +1,8 @@
-"""Exact test beds of the variational side: log p(x), its posterior and a guide that misses it.
+"""Exact test problems of the variational side: log p(x), its posterior and a guide that misses it.
 
 The densities are written out here by hand, apart from the product's models, so that one checks the
-other. All parameters are asymmetric. A guide's q is reparameterised on the linear-Gaussian bed only,
-and on `chain_bed`, whose z is a tuple.
+other. All parameters are asymmetric. A guide's q is reparameterised on the linear-Gaussian problem only,
+and on `chain_problem`, whose z is a tuple.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from jax.scipy.stats import multivariate_normal
 from lvm_jax import distributions
 
 
-class Bed(NamedTuple):
+class Problem(NamedTuple):
     """One data point x; everything below is a pure function of theta, phi and x."""
 
     name: str
@@ -35,7 +35,7 @@ class Bed(NamedTuple):
     unflatten: Callable[[Any], Any] = lambda flat: flat
 
 
-def linear_gaussian() -> Bed:
+def linear_gaussian() -> Problem:
     """z ~ N(m, I) in 2 dimensions, x | z ~ N(W z + b, diag(exp(2 s))) in 3."""
     theta = {
         "mean": jnp.array([0.3, -0.7]),
@@ -79,11 +79,11 @@ def linear_gaussian() -> Bed:
 
     x, other = jnp.array([1.2, -0.4, 0.9]), jnp.array([-3.0, 2.0, 1.0])
     exact = log_evidence, posterior, elbo, moments
-    return Bed("linear_gaussian", theta, phi, x, other, log_joint, guide, *exact)
+    return Problem("linear_gaussian", theta, phi, x, other, log_joint, guide, *exact)
 
 
-def _finite(name, theta, phi, x, other, log_joint, guide, values) -> Bed:
-    """A bed whose z has the listed values: everything by enumeration."""
+def _finite(name, theta, phi, x, other, log_joint, guide, values) -> Problem:
+    """A problem whose z has the listed values: everything by enumeration."""
 
     def joints(theta, x):
         return jax.vmap(log_joint(theta, x))(values)
@@ -98,10 +98,10 @@ def _finite(name, theta, phi, x, other, log_joint, guide, values) -> Bed:
         log_q = jax.vmap(guide(phi).log_prob)(values)
         return jnp.exp(log_q) @ (joints(theta, x) - log_q)
 
-    return Bed(name, theta, phi, x, other, log_joint, guide, log_evidence, posterior, elbo)
+    return Problem(name, theta, phi, x, other, log_joint, guide, log_evidence, posterior, elbo)
 
 
-def mixture() -> Bed:
+def mixture() -> Problem:
     """z in {0, 1, 2}, x | z ~ N(mu_z, s_z^2) in 2 dimensions."""
     theta = {
         "logits": jnp.array([0.2, -0.5, 1.0]),
@@ -127,7 +127,7 @@ def mixture() -> Bed:
     return _finite("mixture", theta, phi, x, other, log_joint, guide, jnp.arange(3))
 
 
-def bits() -> Bed:
+def bits() -> Problem:
     """z in {0, 1}^3 as floats, x | z ~ N(W z + b, s^2) in 2 dimensions; the density relaxes."""
     theta = {
         "logits": jnp.array([0.4, -0.9, 0.2]),
@@ -155,7 +155,7 @@ def bits() -> Bed:
     return _finite("bits", theta, phi, x, other, log_joint, guide, values)
 
 
-def one_hot() -> Bed:
+def one_hot() -> Problem:
     """Two one-hot rows of three values, x | z normal around a table look-up; the density relaxes."""
     theta = {
         "logits": jnp.array([[0.4, -0.9, 0.2], [0.0, 0.7, -0.3]]),
@@ -182,7 +182,7 @@ def one_hot() -> Bed:
     return _finite("one_hot", theta, phi, x, other, log_joint, guide, values)
 
 
-def curved(name: str, sites, values, theta, phi, guide) -> Bed:
+def curved(name: str, sites, values, theta, phi, guide) -> Problem:
     """x | z ~ N(mean, s^2), mean = (c u_1 u_2 u_3, sin(a u + b)), of three sites u(z), functions of z.
 
     No polynomial in z, and no site enters at most quadratically, so that an estimator that is exact
@@ -211,7 +211,7 @@ def curved(name: str, sites, values, theta, phi, guide) -> Bed:
     return _finite(name, theta, phi, x, other, log_joint, guide, values)
 
 
-def bits_curved() -> Bed:
+def bits_curved() -> Problem:
     """Three bits, the sites themselves."""
     theta = {"logits": jnp.array([0.4, -0.9, 0.2])}
     values = jnp.array([[i, j, k] for i in (0.0, 1.0) for j in (0.0, 1.0) for k in (0.0, 1.0)])
@@ -227,7 +227,7 @@ def bits_curved() -> Bed:
     )
 
 
-def one_hot_curved() -> Bed:
+def one_hot_curved() -> Problem:
     """Three one-hot rows of three values, each of which looks up its site in a table."""
     theta = {
         "logits": jnp.array([[0.4, -0.9, 0.2], [0.0, 0.7, -0.3], [0.5, 0.1, -0.6]]),
@@ -242,19 +242,19 @@ def one_hot_curved() -> Bed:
     )
 
 
-CURVED = {bed.__name__: bed for bed in (bits_curved, one_hot_curved)}
+CURVED = {problem.__name__: problem for problem in (bits_curved, one_hot_curved)}
 
 
-def prior_of(bed: Bed):
-    """p(z; theta) of a bed, as a distribution."""
-    if bed.name == "linear_gaussian":
-        return distributions.normal(bed.theta["mean"], jnp.ones(2))
+def prior_of(problem: Problem):
+    """p(z; theta) of a problem, as a distribution."""
+    if problem.name == "linear_gaussian":
+        return distributions.normal(problem.theta["mean"], jnp.ones(2))
     family = {
         "mixture": lambda logits: distributions.Categorical(logits=logits),
         "bits": distributions.Bernoulli,
         "one_hot": distributions.one_hot,
     }
-    return family[bed.name](bed.theta["logits"])
+    return family[problem.name](problem.theta["logits"])
 
 
-BEDS = {bed.__name__: bed for bed in (linear_gaussian, mixture, bits, one_hot)}
+PROBLEMS = {problem.__name__: problem for problem in (linear_gaussian, mixture, bits, one_hot)}
