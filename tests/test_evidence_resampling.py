@@ -10,13 +10,13 @@ from model_cases import quick_jit
 from lvm_jax import evidence
 from lvm_jax.weights import weigh
 
-BED = linear_gaussian()
+PROBLEM = linear_gaussian()
 
 
 def test_means_and_covariances_are_those_of_the_posterior():
     """20 runs of 2,000 draws: the mean of means, and of second moments, within their spread."""
-    joint, q = BED.log_joint(BED.theta, BED.x), BED.guide(BED.phi)
-    exact = BED.posterior(BED.theta, BED.x)
+    joint, q = PROBLEM.log_joint(PROBLEM.theta, PROBLEM.x), PROBLEM.guide(PROBLEM.phi)
+    exact = PROBLEM.posterior(PROBLEM.theta, PROBLEM.x)
 
     @quick_jit
     def run(key):
@@ -36,7 +36,11 @@ def test_means_and_covariances_are_those_of_the_posterior():
 
 
 def test_a_draw_of_weight_v_appears_about_v_m_times():
-    joint, q, key = BED.log_joint(BED.theta, BED.x), BED.guide(BED.phi), jax.random.key(1)
+    joint, q, key = (
+        PROBLEM.log_joint(PROBLEM.theta, PROBLEM.x),
+        PROBLEM.guide(PROBLEM.phi),
+        jax.random.key(1),
+    )
     found = evidence.resample(key, joint, q, 53, 211)
     assert found.z.shape == (211, 2)
     weights = np.exp(np.asarray(found.log_weights, float))
@@ -49,7 +53,7 @@ def test_a_draw_of_weight_v_appears_about_v_m_times():
 
 
 def test_bad_arguments_are_refused():
-    joint, q = BED.log_joint(BED.theta, BED.x), BED.guide(BED.phi)
+    joint, q = PROBLEM.log_joint(PROBLEM.theta, PROBLEM.x), PROBLEM.guide(PROBLEM.phi)
     for sizes, name in (((0, 3), "num_samples"), ((3, 0), "num_draws")):
         with pytest.raises(ValueError, match=f"{name}: expected an integer >= 1, got 0"):
             evidence.resample(jax.random.key(0), joint, q, *sizes)

@@ -87,9 +87,9 @@ def test_the_estimator_passes_its_table(monkeypatch):
     name, biased = "mean_baseline", names_of("gradient_estimator")["mean_baseline"]()
     row = gradients.Estimator(biased, "elbo", True, False, "any")
     monkeypatch.setitem(gradient_tests.ROWS, name, row)
-    bed_names = list(gradient_tests.problems_of(name))
-    assert bed_names == list(gradient_tests.BEDS_OF_ANY)
-    for problem_name in bed_names:
+    names = list(gradient_tests.problems_of(name))
+    assert names == list(gradient_tests.PROBLEMS_OF_ANY)
+    for problem_name in names:
         gradient_tests.test_estimator_keeps_its_promise(name, problem_name)
     gradient_tests.test_a_declared_bias_shows(name)
 

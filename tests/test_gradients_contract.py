@@ -96,7 +96,7 @@ OWN_PHI = {
 # A row that sees q by its draws and log q alone has its formula tested by a z of an integer, of
 # bits and of a tuple. tests/test_gradients_annealed.py has the chains of "annealed" on a flat z,
 # and tests/test_guides_hierarchical.py the reparameterised rows on a ladder.
-BEDS_OF_ANY = ("mixture", "bits_curved", "chain_bottom_up")
+PROBLEMS_OF_ANY = ("mixture", "bits_curved", "chain_bottom_up")
 ANNEALED_FLAT = ("annealed", "linear_gaussian")
 MORE = {("score_function", "chain_ladder")}  # that a ladder's draws have its log q
 X64 = {"mixture", "one_hot_curved"}  # in float64: so each kind of discrete row is in both
@@ -112,7 +112,7 @@ def problems_of(name):
     for problem_name in CONTRACT:
         problem, latent = problem_of(problem_name), ROWS[name].latent
         if latent == "any":
-            wanted = problem_name in BEDS_OF_ANY
+            wanted = problem_name in PROBLEMS_OF_ANY
         else:
             wanted = problem_name != "chain_ladder" and (name, problem_name) != ANNEALED_FLAT
         if name in OPTIONS:

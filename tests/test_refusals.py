@@ -368,7 +368,7 @@ OTHER = {
     ),
     "number": (lambda: fit(estimate=3), TypeError, r"estimate: .* got a int; use a name in grad"),
     "objective as estimate": (
-        lambda: fit(estimate=training.free_bits(0.1)), TypeError, "estimate: .*into objective="
+        lambda: fit(estimate=training.free_bits(0.1)), TypeError, "estimate: .*as objective="
     ),
     "estimate as objective": (
         lambda: fit(objective=gradients.vimco()), TypeError, "objective: .*into estimate="

@@ -279,7 +279,7 @@ def test_a_masked_likelihood_is_the_product_over_what_is_there(name):
 
 REFUSED = {
     "lengths": (DATA | {"c": DATA["c"][:5]}, r"x: expected leaves with the same N, got \{.*c.*5, .*x.*17.*; give each leaf one row"),
-    "no context": ({"x": DATA["x"]}, r"x: expected data points with what the model is given.*'c'.*; give every part"),
+    "no context": ({"x": DATA["x"]}, r"x: expected data points with what the model is given.*'c'.*; pass every part"),
     "no observed part": ({"c": DATA["c"]}, r"x: expected data points with a part 'x', got \['c'\]"),
     "another context": (DATA | {"c": DATA["c"][:, :1]}, "x: expected data points with what the model is"),
     "another shape": (DATA | {"x": DATA["x"][:, :2]}, r"x\['x'\]: expected shape \[N, 3\], as the"),
