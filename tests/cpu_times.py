@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-LIMIT = 0.3
+LIMIT = 0.2
 SLOW = Path(__file__).with_name("slow.txt")
 
 
