@@ -6,10 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lvm_jax._core import checks, support
-from lvm_jax._core.trees import check_trees, differences
+from lvm_jax._core.trees import check_trees, differences, outline, shortened
 from lvm_jax.guides.base import Conditional
 from lvm_jax.guides.shared import shared
 from lvm_jax.models.base import (
@@ -76,12 +75,12 @@ def _refuse(name: str, expected: str, value: Any, cure: str) -> None:
 
 def check_order(p: Joint, q: Conditional) -> None:
     """Raise ValueError if theta and phi are swapped, by the shapes of their `init`."""
-    given = _outline(p.theta), _outline(q.phi)
+    given = outline(p.theta), outline(q.phi)
     own = _start(p.model.init), _start(q.guide.init)
     if given == own[::-1] and given != own:
         raise ValueError(
-            f"p: expected parameters of the model, {_short(given[1])}, got those of the guide, "
-            f"{_short(given[0])}; swap theta and phi"
+            f"p: expected parameters of the model, {shortened(given[1])}, got those of the guide, "
+            f"{shortened(given[0])}; swap theta and phi"
         )
 
 
@@ -260,11 +259,11 @@ def _simulated(p: Any) -> Any:
 
 def _blame(name: str, part: str, init: Callable, given: Params, error: Exception) -> None:
     """Raise ValueError if the parameters differ from those of `init` in structure or shape."""
-    own, got = _start(init), _outline(given)
+    own, got = _start(init), outline(given)
     if own is not None and got != own:
         raise ValueError(
-            f"{name}: expected parameters as {part}.init makes them, {_short(own)}, got "
-            f"{_short(got)} ({type(error).__name__}: {error}); pass the parameters "
+            f"{name}: expected parameters as {part}.init makes them, {shortened(own)}, got "
+            f"{shortened(got)} ({type(error).__name__}: {error}); pass the parameters "
             f"of this {part}"
         ) from error
 
@@ -272,22 +271,9 @@ def _blame(name: str, part: str, init: Callable, given: Params, error: Exception
 def _start(init: Callable) -> tuple[Any, Any] | None:
     """The outline of the parameters of `init`, or None if `init` fails."""
     try:
-        return _outline(jax.eval_shape(init, jax.random.key(0)))
+        return outline(jax.eval_shape(init, jax.random.key(0)))
     except STRUCTURE_ERRORS:
         return None
-
-
-def _outline(tree: Params) -> tuple[Any, list[tuple[int, ...]]]:
-    """The structure and shapes of parameters."""
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [tuple(jnp.shape(leaf)) for leaf in leaves]
-
-
-def _short(outline: tuple[Any, Any], limit: int = 160) -> str:
-    """An outline as text of at most `limit` characters."""
-    structure, shapes = outline
-    text = str(jax.tree.unflatten(structure, [list(shape) for shape in shapes]))
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _drawn(build: Callable, name: str, *arguments: Any) -> Latent:

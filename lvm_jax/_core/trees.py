@@ -40,3 +40,16 @@ def differences(expected: Any, got: Any) -> tuple[str, Any, Any] | None:
         if one != other:
             return f"z{jax.tree_util.keystr(path)}", one, other
     return None
+
+
+def outline(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:
+    """The structure and shapes of parameters."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [tuple(jnp.shape(leaf)) for leaf in leaves]
+
+
+def shortened(outlined: tuple[Any, Any], limit: int = 160) -> str:
+    """An outline as text of at most `limit` characters."""
+    structure, shapes = outlined
+    text = str(jax.tree.unflatten(structure, [list(shape) for shape in shapes]))
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
