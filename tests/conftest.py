@@ -17,7 +17,7 @@ from typing import Any
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# Where a line of a program comes from is not read in a test.
+# No test reads the source locations in a program.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 # Tracing allocates much and leaves few cycles: they are collected after each file.
@@ -30,7 +30,6 @@ typecheck.install()  # before lvm_jax is imported
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 
 from lvm_jax import compiling
 
@@ -41,8 +40,10 @@ if version("jaxlib").startswith("0.10."):
     quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     quick += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ.setdefault("XLA_FLAGS", quick)
-    # JAX makes an MLIR context for each program, which takes 4 ms and as long as the program lives
-    # 0.5 MB. One serves them all.
+    # JAX makes an MLIR context for each program, in 4 ms, and keeps it with the program, in 0.5 MB.
+    # Here all programs share one.
+    from jax._src.interpreters import mlir
+
     mlir.make_ir_context = cache(mlir.make_ir_context)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
