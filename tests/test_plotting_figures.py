@@ -241,9 +241,13 @@ def test_the_tail_of_pareto_weights_follows_their_law(k, words):
     mean = np.exp(log_w).mean()
     np.testing.assert_allclose(points.get_xdata()[:800], (log_w - np.log(mean))[:800], rtol=1e-9)
     np.testing.assert_allclose(points.get_ydata(), np.arange(1, 801) / 4_000)
-    tail = law.get_ydata() > 5 / 4_000  # the prior of k-hat, mean 0.5, moves the far tail more
-    exact = stats.genpareto(k).sf(mean * np.exp(law.get_xdata()))
-    np.testing.assert_allclose(law.get_ydata()[tail], exact[tail], rtol=0.12)
+    tail = law.get_ydata() > 2 / 4_000  # beyond lie two draws
+    size, threshold = pareto.tail_size(4_000), np.exp(log_w[pareto.tail_size(4_000)])
+    shrunk = (size * k + 5) / (size + 10)  # by the prior of k-hat: ten observations of 0.5
+    scale = (1 + k * threshold) * stats.genpareto(k).median() / stats.genpareto(shrunk).median()
+    excess = (mean * np.exp(law.get_xdata()) - threshold) / scale
+    exact = size / 4_000 * stats.genpareto(shrunk).sf(excess)
+    np.testing.assert_allclose(law.get_ydata()[tail], exact[tail], rtol=0.05)
     assert legend(ax)[0].endswith(words)
     assert "0.7" in legend(ax)[1]
     assert (limit.get_ydata()[-1] > law.get_ydata()[-1]) == (k < 0.7)
