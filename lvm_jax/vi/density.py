@@ -1,0 +1,101 @@
+"""A log-density of a pytree as a function of a vector, with its evaluations in float arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from lvm_jax._core import checks
+from lvm_jax._core.recognition import bindable
+from lvm_jax.distributions import Unflattened
+from lvm_jax.typing import Array, Distribution, Float, Latent, Scalar
+
+LogDensity = Callable[[Latent], Scalar]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["start"], meta_fields=["log_density"])
+@dataclass(frozen=True, eq=False)
+class Density:
+    """log_density of a z like `start`, and the same function of u = flattened z - start, [D].
+
+    A pytree with the leaves of start; log_density is static.
+    """
+
+    log_density: LogDensity = field(repr=False)
+    start: Latent  # float arrays
+
+    @property
+    def dim(self) -> int:
+        """D, the number of numbers in z."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.start))
+
+    @property
+    def dtype(self) -> Any:
+        """The type of u."""
+        return jnp.result_type(*jax.tree.leaves(self.start))
+
+    def __call__(self, u: Float[Array, " D"]) -> Scalar:
+        """log_density(start + u), in nats."""
+        return self.log_density(self.unflatten(u))
+
+    def unflatten(self, u: Float[Array, " D"]) -> Latent:
+        """The z at start + u."""
+        flat, unravel = ravel_pytree(self.start)
+        return unravel(flat + u)
+
+    def around(self, flat: Distribution) -> Unflattened:
+        """The distribution of z = start + u, u ~ `flat`."""
+        return Unflattened.around(flat, self.start)
+
+    def leaf(self, index: int) -> str:
+        """The name of the leaf that holds number `index` of u, such as "start['mu']"."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.start):
+            if index < leaf.size:
+                return f"start{jax.tree_util.keystr(path)}"
+            index -= leaf.size
+        raise IndexError(index)
+
+
+def check_density(log_density: LogDensity, start: Latent) -> Density:
+    """The density, if `start` is a pytree of real numbers and log_density maps it to a number."""
+    start = _check_start(start)
+    _check_log_density(log_density, start)
+    return Density(bindable(log_density), start)
+
+
+def _check_start(start: Latent) -> Latent:
+    """The start as arrays; refuses all but a pytree of finite real numbers."""
+    leaves = jax.tree_util.tree_leaves_with_path(start)
+    if not leaves:
+        raise ValueError(f"start: expected at least one array of numbers, got {start!r}")
+    for path, leaf in leaves:
+        name = f"start{jax.tree_util.keystr(path)}"
+        kind = checks.real_array(leaf, name).dtype
+        if not jnp.issubdtype(kind, jnp.floating):
+            raise TypeError(
+                f"{name}: expected real numbers, got {kind}; write 0.0 for 0, and sum a discrete "
+                "part of z out of log_density"
+            )
+        checks.finite(np.asarray(leaf), name)
+    return jax.tree.map(jnp.asarray, start)
+
+
+def _check_log_density(log_density: LogDensity, start: Latent) -> None:
+    """Refuse a function that does not map the start to one number."""
+    shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", start)
+    expected = f"log_density: expected a function of one z, {shapes}, to one real number"
+    if not callable(log_density):
+        raise TypeError(f"{expected}, got a {type(log_density).__name__}")
+    try:
+        value = jax.eval_shape(log_density, start)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"{expected}, but it fails on the start ({type(error).__name__}: {error})"
+        ) from error
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"{expected}, got {value}; sum over all that is not z")

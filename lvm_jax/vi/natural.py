@@ -1,0 +1,207 @@
+"""Natural-gradient ascent of the ELBO over Gaussians, from gradients of the log-density alone.
+
+A Gaussian q = N(m, A^-1) with precision A = C C^T. Draws z = m + C^-T e come in pairs +-e. The
+residual r = grad log p(z) - grad log q(z), in the coordinates of the noise, has the mean and the
+first moment that the step needs, by Stein's identity:
+
+    r = C^-1 grad log p(z) + e,    E[r] = C^-1 grad_m ELBO,    E[e r^T] = C^-1 E[Hessian + A] C^-T
+
+Both vanish for every draw if p is Gaussian and q = p, so that the noise of the steps vanishes where
+q fits. A pair +-e cancels the even part of r in E[e r^T], its largest part for a skewed p.
+
+    m <- m + rate C^-T E[r],    A <- C (I - rate M + rate^2 M^2 / 2) C^T,    M = E[e r^T]
+
+The quadratic in M is positive definite for any M.
+
+Source: Khan and Rue (2023), the Bayesian learning rule, equation 10; Lin, Schmidt and Khan (2020)
+for the quadratic; Roeder, Wu and Duvenaud (2017) for the residual.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+
+from lvm_jax import precision
+from lvm_jax.distributions import FullRankNormal, normal
+from lvm_jax.distributions.normals import LOG_2PI
+from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
+
+FLOOR = 1e-6  # the smallest eigenvalue of a curvature with diagonal 1
+NUM_HESSIANS = 4  # of a mean curvature
+TRUST = 1.0  # the most that a step changes log A, by the Frobenius norm in the noise's coordinates
+
+
+class Gaussian(NamedTuple):
+    """N(m, A^-1), or its diagonal restriction N(m, diag(A)^-1); A = C C^T."""
+
+    mean: Float[Array, " D"]  # m
+    factor: Float[Array, "D D"]  # C, lower
+
+
+class Averaged(NamedTuple):
+    """Mean and precision, whose averages over steps are again those of a Gaussian."""
+
+    mean: Float[Array, " D"]
+    precision: Float[Array, "D D"]
+
+
+def average_of(state: Gaussian) -> Averaged:
+    """The parameters to average."""
+    return Averaged(state.mean, state.factor @ state.factor.T)
+
+
+class Steps(NamedTuple):
+    """One step of an iteration: the new state, and the log-weights of its draws."""
+
+    state: Gaussian
+    log_weights: Float[Array, " S"]
+
+
+@precision.full
+def full_rank_step(
+    num_samples: int,
+    log_density: Callable[[Array], Scalar],
+    key: Key[Array, ""],
+    state: Gaussian,
+    rate: Scalar,
+) -> Steps:
+    """One step over N(m, A^-1), with `num_samples` draws, an even number."""
+    mean, factor = state
+    noise = _pairs(key, num_samples, mean)
+    z = mean[None] + solve_triangular(factor, noise.T, trans=1, lower=True).T
+    value, gradient = jax.vmap(jax.value_and_grad(log_density))(z)
+    residual = solve_triangular(factor, gradient.T, lower=True).T + noise
+    log_q = jnp.log(jnp.diagonal(factor)).sum() - 0.5 * _square(noise)
+
+    first = residual.mean(0)
+    second = noise.T @ residual / num_samples
+    second = (second + second.T) / 2
+    move = solve_triangular(factor, _bounded(rate * first, mean.size**0.5), trans=1, lower=True)
+    change = _bounded(rate * second, TRUST)
+    growth = jnp.eye(mean.size, dtype=mean.dtype) - change + change @ change / 2
+    new = Gaussian(mean + move, factor @ jnp.linalg.cholesky(growth))
+    return Steps(_kept(new, state), value - log_q)
+
+
+@precision.full
+def mean_field_step(
+    num_samples: int,
+    log_density: Callable[[Array], Scalar],
+    key: Key[Array, ""],
+    state: Gaussian,
+    rate: Scalar,
+) -> Steps:
+    """One step over N(m, diag(A)^-1), with `num_samples` draws, an even number.
+
+    The off-diagonal part of A, from the start, is no part of q. It is the control variate of the
+    residual and the metric of m, which an ill-conditioned density needs.
+    """
+    mean, factor = state
+    scale = 1 / jnp.sqrt((factor**2).sum(1))  # of q
+    noise = _pairs(key, num_samples, mean)
+    away = noise * scale[None]
+    value, gradient = jax.vmap(jax.value_and_grad(log_density))(mean[None] + away)
+    residual = gradient + (away @ factor) @ factor.T
+    log_q = -jnp.log(scale).sum() - 0.5 * _square(noise)
+
+    white = solve_triangular(factor, residual.mean(0), lower=True)
+    move = solve_triangular(factor, _bounded(rate * white, TRUST), trans=1, lower=True)
+    change = _bounded(rate * (away * residual).mean(0), TRUST)
+    growth = jnp.sqrt(1 - change + change**2 / 2)
+    return Steps(_kept(Gaussian(mean + move, growth[:, None] * factor), state), value - log_q)
+
+
+@precision.full
+def refresh_curvature(
+    log_density: Callable[[Array], Scalar], key: Key[Array, ""], state: Gaussian
+) -> Gaussian:
+    """The state of `mean_field_step` with the mean of |Hessian| over a few draws of q in A.
+
+    The diagonal of A, which is q's precision, stays.
+    """
+    own = jnp.sqrt((state.factor**2).sum(1))
+    noise = _pairs(key, NUM_HESSIANS, state.mean)
+    hessians = jax.lax.map(jax.hessian(log_density), state.mean[None] + noise / own[None])
+    root = root_of_curvature(-hessians.mean(0))
+    factor = (own / jnp.sqrt((root**2).sum(1)))[:, None] * root
+    proper = jnp.isfinite(factor).all()
+    return Gaussian(state.mean, jnp.where(proper, factor, state.factor))
+
+
+def full_rank(average: Averaged) -> Distribution:
+    """N(m, A^-1)."""
+    return FullRankNormal(average.mean, _lower_root_of_inverse(average.precision))
+
+
+def mean_field(average: Averaged) -> Distribution:
+    """N(m, diag(A)^-1)."""
+    return normal(average.mean, 1 / jnp.sqrt(jnp.diagonal(average.precision)))
+
+
+@precision.full
+def full_rank_distance(first: Averaged, second: Averaged) -> Scalar:
+    """The mean of KL(q_1 || q_2) and KL(q_2 || q_1), in nats."""
+    ratio = jnp.linalg.solve(second.precision, first.precision)
+    inverse = jnp.linalg.inv(ratio)
+    traces = jnp.trace(ratio) + jnp.trace(inverse) - 2 * first.mean.size
+    return (traces + _shift(first, second)) / 4
+
+
+@precision.full
+def mean_field_distance(first: Averaged, second: Averaged) -> Scalar:
+    """As `full_rank_distance`, for diagonal q and with A as the curvature in m."""
+    ratio = jnp.diagonal(first.precision) / jnp.diagonal(second.precision)
+    return ((ratio + 1 / ratio - 2).sum() + _shift(first, second)) / 4
+
+
+def _shift(first: Averaged, second: Averaged) -> Scalar:
+    away = first.mean - second.mean
+    return away @ ((first.precision + second.precision) @ away)
+
+
+def _lower_root_of_inverse(matrix: Float[Array, "D D"]) -> Array:
+    """Lower L with L L^T = matrix^-1, from the Cholesky factor of the reversed matrix."""
+    upper = jnp.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1]  # matrix = upper upper^T
+    return solve_triangular(upper, jnp.eye(len(matrix), dtype=matrix.dtype), trans=1, lower=False)
+
+
+def _pairs(key: Key[Array, ""], num_samples: int, like: Float[Array, " D"]) -> Float[Array, "S D"]:
+    """Standard normal draws e and -e."""
+    half = jax.random.normal(key, (num_samples // 2, like.size), like.dtype)
+    return jnp.concatenate([half, -half])
+
+
+def _square(noise: Float[Array, "S D"]) -> Float[Array, " S"]:
+    return (noise**2).sum(1) + noise.shape[1] * LOG_2PI
+
+
+def _bounded(change: Array, limit: float) -> Array:
+    """The change, shortened to a norm of at most `limit`."""
+    return change * jnp.minimum(1, limit / jnp.maximum(jnp.sqrt((change**2).sum()), 1e-30))
+
+
+def _kept(new: Gaussian, old: Gaussian) -> Gaussian:
+    """The new state; for one that is not finite the old one, with half the standard deviations."""
+    proper = jnp.isfinite(new.mean).all() & jnp.isfinite(new.factor).all()
+    narrower = Gaussian(old.mean, 2 * old.factor)
+    return jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, narrower)
+
+
+@precision.full
+def root_of_curvature(curvature: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """Lower C, with C C^T = `curvature` where it is positive definite.
+
+    The curvature is scaled to a diagonal of 1; its eigenvalues are replaced by their absolute
+    values, of at least `FLOOR`.
+    """
+    curvature = jnp.nan_to_num(curvature)
+    size = jnp.abs(jnp.diagonal(curvature))
+    scale = jnp.sqrt(jnp.where(size > 0, size, 1))
+    values, axes = jnp.linalg.eigh(curvature / jnp.outer(scale, scale))
+    root = axes * jnp.sqrt(jnp.maximum(jnp.abs(values), FLOOR))[None]
+    upper = jnp.linalg.qr((scale[:, None] * root).T, mode="r")
+    sign = jnp.where(jnp.diagonal(upper) < 0, -1, 1).astype(upper.dtype)
+    return (upper * sign[:, None]).T

@@ -1,0 +1,121 @@
+"""A Gaussian from which a fit starts: the best normal at points along an ascent of the density."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lvm_jax.compiling import bounded_jit
+from lvm_jax.distributions.normals import LOG_2PI
+from lvm_jax.typing import Array, Float, Key, Scalar
+from lvm_jax.vi.density import Density
+from lvm_jax.vi.natural import Gaussian, root_of_curvature
+
+MEMORY = 20  # pairs of points in the inverse Hessian of L-BFGS
+PATH_SHARE, NORMAL_SHARE = 0.05, 0.2  # of the budget: for the ascent, for normals along it
+NUM_DRAWS = 16  # draws of the ELBO of a normal
+
+
+class Path(NamedTuple):
+    """The points of an ascent from the start, and its evaluations of value and gradient."""
+
+    points: Float[np.ndarray, "T D"]
+    evaluations: int
+
+
+class Started(NamedTuple):
+    """The normal with the highest ELBO of some along a path."""
+
+    state: Gaussian
+    elbo: float
+    evaluations: int
+
+
+def ascend_path(density: Density, start: Float[np.ndarray, " D"], max_evaluations: int) -> Path:
+    """The path of L-BFGS (scipy's) from u = `start` uphill, with at most that many evaluations.
+
+    The density may have no mode: the ascent then ends at the budget or where it is not finite.
+    """
+    from scipy.optimize import minimize
+
+    points, count = [np.asarray(start, float)], 0
+
+    def loss(u: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal count
+        count += 1
+        value, gradient = _value_and_grad(np.asarray(u, density.dtype), density)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return 1e300, np.zeros_like(u)  # the line search then takes a shorter step
+        return -float(value), -np.asarray(gradient, float)
+
+    limits = {"maxcor": MEMORY, "maxfun": max_evaluations, "maxiter": max_evaluations}
+    minimize(
+        loss, points[0], jac=True, method="L-BFGS-B", options=limits,
+        callback=lambda u: points.append(np.array(u)),
+    )  # fmt: skip
+    return Path(np.array(points), count)
+
+
+def best_normal(
+    key: Key[Array, ""], density: Density, max_evaluations: int, diagonal: bool = False
+) -> Started:
+    """The normal of the highest ELBO: of unit variance at the start, or of the local curvature.
+
+    With `diagonal` the ELBO is that of N(m, diag(A)^-1) instead of N(m, A^-1).
+
+    The curvature |Hessian| (absolute eigenvalues) is taken at the start, at the end of an ascent,
+    and at points between, as many as `NORMAL_SHARE` of the budget allows; a density without a mode,
+    such as that of a hierarchical scale, has its best normal before the end of the path.
+    """
+    dim = density.dim
+    path = ascend_path(density, np.zeros(dim), max(int(PATH_SHARE * max_evaluations), 20))
+    cost = dim + 1 + NUM_DRAWS
+    number = int(np.clip(NORMAL_SHARE * max_evaluations / cost, 1, 6))
+    last = len(path.points) - 1
+    rows = np.unique(np.round(last * (1 - np.linspace(0, 1, number) ** 2)).astype(int))
+    unit = Gaussian(jnp.zeros(dim, density.dtype), jnp.eye(dim, dtype=density.dtype))
+    best = Started(unit, float(_elbo(key, unit, density, diagonal)), path.evaluations + NUM_DRAWS)
+    for row in rows[::-1]:
+        normal, elbo = _normal_at(key, np.asarray(path.points[row], density.dtype), density, diagonal)
+        spent = best.evaluations + cost
+        better = not best.elbo >= elbo and np.isfinite(elbo)
+        best = Started(normal, float(elbo), spent) if better else best._replace(evaluations=spent)
+    return best
+
+
+@bounded_jit()
+def _value_and_grad(u: Float[Array, " D"], density: Density) -> tuple[Scalar, Array]:
+    return jax.value_and_grad(density)(u)
+
+
+@bounded_jit(3)
+def _elbo(key: Key[Array, ""], normal: Gaussian, density: Density, diagonal: bool) -> Scalar:
+    return elbo_of(key, normal, density, diagonal)
+
+
+@bounded_jit(3)
+def _normal_at(
+    key: Key[Array, ""], u: Float[Array, " D"], density: Density, diagonal: bool
+) -> tuple[Gaussian, Scalar]:
+    normal = Gaussian(u, root_of_curvature(-jax.hessian(density)(u)))
+    return normal, elbo_of(key, normal, density, diagonal)
+
+
+def elbo_of(
+    key: Key[Array, ""], normal: Gaussian, log_density: Callable, diagonal: bool
+) -> Scalar:
+    """The ELBO from `NUM_DRAWS` draws in pairs; -inf if it is not finite."""
+    mean, factor = normal
+    half = jax.random.normal(key, (NUM_DRAWS // 2, mean.size), mean.dtype)
+    noise = jnp.concatenate([half, -half])
+    if diagonal:
+        scale = 1 / jnp.sqrt((factor**2).sum(1))
+        away, log_det = noise * scale[None], -jnp.log(scale).sum()
+    else:
+        away = jax.scipy.linalg.solve_triangular(factor, noise.T, trans=1, lower=True).T
+        log_det = jnp.log(jnp.diagonal(factor)).sum()
+    log_p = jax.vmap(log_density)(mean[None] + away)
+    elbo = log_p.mean() - log_det + 0.5 * mean.size * (1 + LOG_2PI)
+    return jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)
