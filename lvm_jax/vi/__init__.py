@@ -1,12 +1,29 @@
 """Variational inference on a log-density: q, log Z and posterior draws.
 
     found = vi.fit(key, log_density, {"mu": 0.0, "log_tau": 0.0}, family="full_rank")
-    found.elbo, found.log_evidence, found.k_hat
+    found.elbo, found.log_evidence, found.k_hat, found.reason
     draws = found.resample(key, 1_000)          # .z is a pytree of the structure of the start
 
 For a model of many data points, see `training.fit`.
 """
 
-from lvm_jax.vi.fit import FAMILIES, VariationalFit, fit
+from lvm_jax.vi.families import FAMILIES
+from lvm_jax.vi.fit import METHODS, fit
+from lvm_jax.vi.gaussian import natural_gradient
+from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
+from lvm_jax.vi.result import VariationalFit
+from lvm_jax.vi.stochastic import adam
 
-__all__ = ["FAMILIES", "VariationalFit", "fit"]
+__all__ = [
+    "FAMILIES",
+    "METHODS",
+    "Found",
+    "Method",
+    "Reason",
+    "Task",
+    "Trace",
+    "VariationalFit",
+    "adam",
+    "fit",
+    "natural_gradient",
+]

@@ -109,6 +109,7 @@ def mean_field_step(
 
     white = solve_triangular(factor, residual.mean(0), lower=True)
     move = solve_triangular(factor, _bounded(rate * white, TRUST), trans=1, lower=True)
+    move = scale * _bounded(move / scale, mean.size**0.5)
     change = _bounded(rate * (away * residual).mean(0), TRUST)
     growth = jnp.sqrt(1 - change + change**2 / 2)
     return Steps(_kept(Gaussian(mean + move, growth[:, None] * factor), state), value - log_q)

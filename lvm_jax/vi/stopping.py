@@ -101,7 +101,7 @@ class _Course:
         self.blocks: list[Params] = []
         self.length = 1  # of a block, in units of 1 / rate steps
         self.rows: list[tuple[float, ...]] = []
-        self.best = -np.inf, state  # the highest ELBO of a block, and its state
+        self.best = -np.inf, state  # the highest ELBO of a block, and the state before it
         self.fell = False
 
     def extend(self, rate: float) -> Window | None:
@@ -127,9 +127,9 @@ class _Course:
         self.rows.append((self.spent, elbo, error, rate, np.nan))
         lowest = self.best[0] - max(FALL * error, self.task.density.dim / 2)
         self.fell = not elbo >= lowest
-        self.state = self.best[1] if self.fell else block.state
         if elbo > self.best[0]:
-            self.best = elbo, block.state
+            self.best = elbo, self.state
+        self.state = self.best[1] if self.fell else block.state
         if len(self.blocks) > MAX_BLOCKS:
             pairs = zip(self.blocks[1::2], self.blocks[2::2], strict=True)
             self.blocks, self.length = [_mean(pair) for pair in pairs], 2 * self.length

@@ -1,0 +1,66 @@
+"""The result of `vi.fit`: q, its estimates, and the course of the fit."""
+
+from typing import NamedTuple
+
+
+from lvm_jax._core import checks
+from lvm_jax.compiling import bounded_jit
+from lvm_jax.distributions import Unflattened
+from lvm_jax.estimate import Estimate
+from lvm_jax.evidence import Evidence, Resampled, resample
+from lvm_jax.typing import Array, Distribution, Key, Scalar
+from lvm_jax.vi.density import LogDensity
+from lvm_jax.vi.method import Reason, Trace
+
+
+class VariationalFit(NamedTuple):
+    """q, with estimates of its ELBO and of log Z from new draws, and the course of the fit."""
+
+    q: Unflattened
+    elbo: Estimate  # E_q[log p(z) - log q(z)], nats
+    importance: Evidence  # log Z, the log of the integral of exp(log_density), by draws of q
+    log_evidence: Evidence  # log Z by draws of q, or by annealing from q where k_hat is above 0.7
+    reason: Reason
+    evaluations: int  # gradients of log_density in the fit; `log_evidence` has its own draws
+    trace: Trace
+    method: str  # the method that ran
+    log_density: LogDensity
+
+    @property
+    def converged(self) -> bool:
+        """Whether the predicted gain of a longer fit is below the tolerance."""
+        return self.reason is Reason.CONVERGED
+
+    @property
+    def k_hat(self) -> Scalar:
+        """Pareto's k-hat of the weights p / q: above 0.7, distrust `importance` and `resample`."""
+        return self.importance.k_hat
+
+    @property
+    def ess(self) -> Scalar:
+        """The effective sample size of the draws of `importance`."""
+        return self.importance.ess
+
+    def resample(self, key: Key[Array, ""], num_draws: int) -> Resampled:
+        """`num_draws` posterior draws by `evidence.resample`, from as many draws of q as log Z.
+
+        `z` of the result has the structure of the start, leaves [num_draws, ...].
+        """
+        checks.key(key)
+        num_draws = checks.integer(num_draws, "num_draws", 1)
+        num_samples = max(int(self.importance.num_samples), num_draws)
+        return _resample(key, self.q, self.log_density, num_samples, num_draws)
+
+
+@bounded_jit(2, 3, 4)
+def _resample(
+    key: Key[Array, ""],
+    q: Distribution,
+    log_density: LogDensity,
+    num_samples: int,
+    num_draws: int,
+) -> Resampled:
+    return resample(key, log_density, q, num_samples, num_draws)
+
+
+

@@ -1,0 +1,159 @@
+"""The method "adam": stochastic gradients of any estimator, for any family."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.scipy.linalg import solve_triangular
+
+from lvm_jax._core import checks
+from lvm_jax.distributions.affine import Affine
+from lvm_jax.gradients.base import Surrogate, find_estimate
+from lvm_jax.guides import Family
+from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+from lvm_jax.vi.density import Density
+from lvm_jax.vi.families import as_family
+from lvm_jax.vi.method import Found, Method, Task
+from lvm_jax.vi.natural import Gaussian
+from lvm_jax.vi.start import Started, best_normal
+from lvm_jax.vi.stopping import Iteration, iterate
+
+FIRST_RATE = 0.01  # of Adam
+NUM_COMPARED = 256  # draws for the distance of two q
+
+
+class Climber(NamedTuple):
+    """Parameters of q with the state of the optimiser."""
+
+    eta: Params
+    inner: Any
+
+
+class Stepped(NamedTuple):
+    """The state after a step, and the value of the bound."""
+
+    state: Climber
+    log_weights: Float[Array, " 1"]
+
+
+def adam(
+    *,
+    estimate: Any = "sticking_the_landing",
+    num_samples: int = 10,
+    optimizer: optax.GradientTransformation | None = None,
+    first_rate: float = FIRST_RATE,
+) -> Method:
+    """Stochastic gradients on the bound of `estimate`, with averaged iterates.
+
+    The families of `vi.FAMILIES` are fitted in the coordinates of the best normal along a path of
+    L-BFGS: a flow in those of its full covariance, others in those of its diagonal. Another
+    `Family` is fitted in the coordinates of z, from its own initial parameters at the start.
+
+    Args:
+        estimate: a gradient estimator, its row or its name in `gradients.ESTIMATORS`.
+        num_samples: draws of z in each step.
+        optimizer: an Optax optimiser whose updates are multiplied by the rate of `vi.stopping`;
+            None is Adam with a learning rate of 1.
+        first_rate: the rate of the first steps.
+    """
+    surrogate = find_estimate(estimate)
+    if surrogate is None:
+        raise TypeError("estimate: expected an estimator or its name, got None")
+    num_samples = checks.integer(num_samples, "num_samples", 1)
+    optimizer = optax.adam(1.0) if optimizer is None else optimizer
+
+    def run(key: Key[Array, ""], task: Task) -> Found:
+        key_start, key_init, key_steps = jax.random.split(key, 3)
+        started = _start(key_start, task)
+        family = as_family(task.family, task.density.dim)
+        eta = family.init(key_init)
+        iteration = Iteration(
+            partial(_step, surrogate, family, optimizer, num_samples),
+            lambda state: state.eta,
+            family.build,
+            partial(_distance, family),
+            num_samples,
+        )
+        state = Climber(eta, optimizer.init(eta))
+        moved = task._replace(density=Moved(task.density, *started.state))
+        found = iterate(key_steps, iteration, state, moved, first_rate, started.evaluations)
+        return found._replace(flat=Affine(found.flat, *started.state), method="adam")
+
+    return Method(None, run)
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["density", "mean", "factor"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class Moved:
+    """A density of v, with u = mean + C^-T v."""
+
+    density: Density
+    mean: Float[Array, " D"]
+    factor: Float[Array, "D D"]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.density.dim
+
+    def __call__(self, v: Float[Array, " D"]) -> Scalar:
+        """log p of v, in nats, with the log-determinant of u."""
+        u = self.mean + solve_triangular(self.factor, v, trans=1, lower=True)
+        return self.density(u) - jnp.log(jnp.diagonal(self.factor)).sum()
+
+
+def _start(key: Key[Array, ""], task: Task) -> Started:
+    """The coordinates of the steps, as a normal."""
+    dim, dtype = task.density.dim, task.density.dtype
+    if isinstance(task.family, Family):
+        return Started(Gaussian(jnp.zeros(dim, dtype), jnp.eye(dim, dtype=dtype)), -np.inf, 0)
+    diagonal = task.family not in ("flow", "full_rank")
+    started = best_normal(key, task.density, task.max_evaluations, diagonal)
+    if not diagonal:
+        return started
+    root = jnp.sqrt((started.state.factor**2).sum(1))
+    return started._replace(state=Gaussian(started.state.mean, jnp.diag(root)))
+
+
+def _step(
+    surrogate: Surrogate,
+    family: Family,
+    optimizer: optax.GradientTransformation,
+    num_samples: int,
+    density: Moved,
+    key: Key[Array, ""],
+    state: Climber,
+    rate: Scalar,
+) -> Stepped:
+    """One step of the optimiser, its updates times the rate."""
+
+    def bound(eta: Params) -> Scalar:
+        return surrogate(key, density, family.build, eta, num_samples)
+
+    value, gradient = jax.value_and_grad(bound)(state.eta)
+    down = jax.tree.map(jnp.negative, gradient)
+    updates, inner = optimizer.update(down, state.inner, state.eta)
+    updates = jax.tree.map(lambda leaf: rate.astype(leaf.dtype) * leaf, updates)
+    proper = jnp.isfinite(value) & jnp.stack(
+        [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]
+    ).all()
+    new = Climber(optax.apply_updates(state.eta, updates), inner)
+    return Stepped(jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, state), value[None])
+
+
+def _distance(family: Family, first: Params, second: Params) -> Scalar:
+    """The mean of KL(q_1 || q_2) and KL(q_2 || q_1), from `NUM_COMPARED` draws of each."""
+    one, two = family.build(first), family.build(second)
+    keys = jax.random.split(jax.random.key(0))
+    return (_kl(keys[0], one, two) + _kl(keys[1], two, one)) / 2
+
+
+def _kl(key: Key[Array, ""], q: Distribution, p: Distribution) -> Scalar:
+    z = q.sample(seed=key, sample_shape=(NUM_COMPARED,))
+    return jax.vmap(lambda one: q.log_prob(one) - p.log_prob(one))(z).mean()
