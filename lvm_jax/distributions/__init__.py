@@ -5,6 +5,7 @@ pytrees of arrays, safe under every JAX transformation. `adapted` wraps those of
 and TensorFlow Probability (TFP).
 """
 
+from lvm_jax.distributions.affine import Affine
 from lvm_jax.distributions.base import (
     MAX_SUPPORT,
     Table,
@@ -51,6 +52,7 @@ from lvm_jax.distributions.unflattened import Unflattened
 __all__ = [
     "MAX_SUPPORT",
     "Adapted",
+    "Affine",
     "Bernoulli",
     "Categorical",
     "Chain",

@@ -33,8 +33,6 @@ def anneal(key: Key[Array, ""], q: Distribution, log_density: LogDensity) -> Evi
     return annealed(key, log_density, q, NUM_CHAINS, plan).evidence
 
 
-
-
 @bounded_jit()
 def value_and_grad(u: Float[Array, " D"], density: Density) -> tuple[Scalar, Array]:
     """The log-density of one u with its gradient."""

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-
 from lvm_jax._core import checks
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import Unflattened
@@ -61,6 +60,3 @@ def _resample(
     num_draws: int,
 ) -> Resampled:
     return resample(key, log_density, q, num_samples, num_draws)
-
-
-

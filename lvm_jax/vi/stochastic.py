@@ -140,9 +140,10 @@ def _step(
     down = jax.tree.map(jnp.negative, gradient)
     updates, inner = optimizer.update(down, state.inner, state.eta)
     updates = jax.tree.map(lambda leaf: rate.astype(leaf.dtype) * leaf, updates)
-    proper = jnp.isfinite(value) & jnp.stack(
-        [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]
-    ).all()
+    proper = (
+        jnp.isfinite(value)
+        & jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]).all()
+    )
     new = Climber(optax.apply_updates(state.eta, updates), inner)
     return Stepped(jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, state), value[None])
 
