@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # Pages of the repository that the site shows too, and where.
 OUTSIDE = {
     "benchmarks/README.md": "benchmarks_method.md",
-    "experiments/README.md": "experiments/run_and_write.md",
+    "experiments/README.md": "experiments/running.md",
     "CONTRIBUTING.md": "extending/contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
