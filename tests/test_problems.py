@@ -276,6 +276,6 @@ def test_a_model_without_a_truth_is_refused():
     problem = PROBLEMS["linear_gaussian"]
     bare = problem.model._replace(posterior=None, log_evidence=None)
     with pytest.raises(ValueError, match="closed-form posterior"):
-        problems.changed(bare, problem.theta, problems.beside)
+        problems.changed(bare, problem.theta, problems.shifted_marginals)
     with pytest.raises(ValueError, match="closed-form log_evidence"):
         problems.log_evidence(problem._replace(model=bare), np.zeros((1, 3), np.float32))

@@ -30,7 +30,7 @@ def test_a_bernoulli_has_bits_drawn_at_every_use_and_once_for_what_is_measured()
     assert (pixels.levels, pixels.binarization, pixels.high) == (2, "dynamic", 1)
     assert pixels.transform is data.BINARIZATIONS["dynamic"].transform
     assert set(np.unique(pixels.train * 16)) == set(range(17))
-    for part, grey in (("seen", pixels.train), ("test", data.load_images("digits").test)):
+    for part, grey in (("train_fixed", pixels.train), ("test", data.load_images("digits").test)):
         bits = getattr(pixels, part)
         assert set(np.unique(bits)) == {0, 1}
         error = np.sqrt((grey * (1 - grey)).sum())
