@@ -147,7 +147,7 @@ def test_the_best_restart_wins_and_one_program_serves_a_grid(store):
             sizes.append(len(store))
     assert all(size == sizes[0] for size in sizes)
     em.initialize(KEY, X, K, "diag", start="random_from_data", num_restarts=4)
-    assert len(store) == sizes[0] + 1  # the centres know no family
+    assert len(store) == sizes[0] + 1  # the centres do not depend on the family
 
 
 @pytest.mark.parametrize("start", em.STARTS)

@@ -152,7 +152,7 @@ def test_chains_that_have_not_arrived_are_not_reliable():
     assert both.verdict() == "reliable"
 
 
-def test_moves_without_a_target_may_stand_still():
+def test_untuned_moves_may_reject_every_proposal():
     # All mass at one value of z: a flip is never accepted, and the weights are right.
     q = distributions.categorical(jnp.zeros((1, 3)))
     plan = annealing.plan(annealing.linear(5), annealing.flip(3))

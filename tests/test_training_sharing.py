@@ -77,7 +77,7 @@ def test_fits_of_many_sizes_with_fresh_optimisers_share_few_programs():
     assert 0 < count <= 3 * of_one  # 40 times as often without buckets
 
 
-def test_a_validation_has_the_noise_of_each_row_in_the_last_partial_batch_too():
+def test_validation_noise_is_per_row_in_a_partial_batch():
     """23 rows in batches of 10: the mean of the rows' bounds, row i with fold_in(key, i)."""
     held_out, num_samples = data(23, seed=1), 2
     found = fit(num_epochs=1, validation=held_out, optimizer=optax.sgd(0.0))
@@ -177,7 +177,7 @@ def test_a_function_that_has_changed_is_not_taken_for_another():
     assert known.first(one) is one
 
 
-def test_a_function_that_holds_itself_and_shared_parts_have_a_structure():
+def test_recursive_functions_and_shared_parts_have_a_structure():
     def make():
         def inner(depth):
             return inner(depth - 1) if depth else 0
