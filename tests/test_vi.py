@@ -94,6 +94,12 @@ def test_a_start_in_a_steep_tail():
     assert abs(found.elbo.value - best) < 5 * found.elbo.standard_error + 1e-3
 
 
+def test_a_fit_prints_its_two_numbers(full_rank):
+    words = f"VariationalFit(elbo={full_rank.elbo!r}, log_evidence={full_rank.log_evidence!r})"
+    assert repr(full_rank) == words
+    assert words.count(" ± ") == 2
+
+
 def test_a_q_that_diverges_raises():
     with pytest.raises(FloatingPointError, match="log_density: q is not finite after 2 steps"):
         vi.fit(KEY, lambda z: -jnp.sqrt(z).sum(), -jnp.ones(2), num_steps=2)

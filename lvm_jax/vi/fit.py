@@ -40,6 +40,10 @@ class VariationalFit(NamedTuple):
     eta: Params  # parameters of q in its family
     log_density: Callable[[Latent], Scalar]
 
+    def __repr__(self) -> str:
+        """The ELBO, and log Z with k-hat and verdict."""
+        return f"VariationalFit(elbo={self.elbo!r}, log_evidence={self.log_evidence!r})"
+
     @property
     def k_hat(self) -> Scalar:
         """Pareto's k-hat of the weights p / q: above 0.7, distrust log Z and `resample`."""
