@@ -11,7 +11,7 @@ from jax.nn import logsumexp
 
 from lvm_jax import distributions
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_each, num_rows
+from lvm_jax._core.batching import batch_size, map_points, num_rows
 from lvm_jax._core.inputs import check_rows
 from lvm_jax._core.moments import Moments, merge, moments
 from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
@@ -235,7 +235,7 @@ def _posterior_means(
         return _mean(jax.random.fold_in(key, point[0]), q(point[1]), num_samples)
 
     together = batch_size(CHUNK_SIZE, num_samples, num_rows(x))
-    return for_each(one, (jnp.arange(num_rows(x)), x), together)
+    return map_points(one, (jnp.arange(num_rows(x)), x), together)
 
 
 def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:

@@ -68,7 +68,7 @@ def test_constant_columns_without_regularization_are_an_error():
 @pytest.mark.parametrize("covariance_type", em.GAUSSIANS)
 def test_constant_columns_warn_where_regularization_sets_their_variance(covariance_type):
     x, reg = constant_column(), 1e-3
-    if covariance_type == "spherical":  # has variance from the other column: nothing to say
+    if covariance_type == "spherical":  # has variance from the other column: no warning
         em.fit(KEY, x, 2, covariance_type, regularization=reg, throw=False)
         return
     with pytest.warns(UserWarning, match=r"x: columns \[1\] are constant"):

@@ -211,7 +211,7 @@ def test_kahans_sum_does_not_drift():
 
 @pytest.mark.parametrize("dim", [3, 7, 33])
 @pytest.mark.parametrize("covariance_type", em.GAUSSIANS)
-def test_is_safe_ends_where_the_measured_rounding_is_a_thousandth_of_a_nat(covariance_type, dim):
+def test_is_safe_is_false_where_rounding_exceeds_a_thousandth_of_a_nat(covariance_type, dim):
     # u b D / 4 = 1e-3 with b = sqrt(D) (m + 2)^2 / 2 for unit variances and every mean m.
     reach = np.sqrt(1e-3 * 8 / (2.0**-24 * dim**1.5))
     family = em.GAUSSIANS[covariance_type]
@@ -231,7 +231,7 @@ def test_is_safe_ends_where_the_measured_rounding_is_a_thousandth_of_a_nat(covar
     assert 1e-3 / 4 < error < 4e-3
 
 
-def test_chunks_of_the_exact_path_keep_the_digits_and_an_empty_component_its_prior():
+def test_chunks_of_the_exact_path_keep_digits_and_empty_components():
     # Three chunks of unequal means; float32 rounds a mean at 1000 to 3% of a deviation. The third
     # component is so far away that it has no row.
     rng = np.random.default_rng(6)

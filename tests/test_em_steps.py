@@ -68,7 +68,7 @@ def problem(covariance_type, x, sample_weight=None):
     [*((covariance, WEIGHT) for covariance in TYPES), ("full", None)],
     ids=[*TYPES, "unweighted"],
 )
-def test_steps_are_the_lectures_equations_float64(x64, covariance_type, weight):
+def test_steps_are_the_equations_of_em_float64(x64, covariance_type, weight):
     total = np.ones(N) if weight is None else weight
     for num in (1, 2, 5):
         fit = steps(covariance_type, X, num, sample_weight=weight)
@@ -81,7 +81,7 @@ def test_steps_are_the_lectures_equations_float64(x64, covariance_type, weight):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_steps_are_the_lectures_equations_float32(covariance_type):
+def test_steps_are_the_equations_of_em_float32(covariance_type):
     # Each step contracts or keeps rounding: five steps stay within some 20 units of 6e-8.
     x = X.astype(np.float32)
     fit = steps(covariance_type, x, 5)

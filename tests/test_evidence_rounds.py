@@ -25,7 +25,7 @@ TRUTH = -(X**2).sum(1) / 4 - np.log(4 * np.pi)
 
 
 def stay(key, log_density, z, scale, step_size):
-    """Leaves every density invariant, and says that it accepts 3 of 100."""
+    """Leaves every density invariant, and reports an acceptance of 3 of 100."""
     return z, jnp.asarray(0.03, step_size.dtype)
 
 

@@ -48,7 +48,7 @@ def test_a_skeleton_is_as_short_as_it_says(page, limit):
 
 
 def test_the_bound_passes_its_table(monkeypatch):
-    """With the row and the formula that the page names, beside the ELBO."""
+    """With the row and the formula that the page names, together with the ELBO."""
     truncated, name = names_of("bound")["truncated"], "truncated"
     rows = {"elbo": bounds.BOUNDS["elbo"], name: bounds.Bound(truncated, "lower", "exact")}
 

@@ -183,7 +183,7 @@ def test_bias_of_concrete_shrinks_with_the_temperature_which_does_not_recompile(
         biases.append(np.linalg.norm(mean - exact))
         assert np.linalg.norm(error) < 0.05
     # Each halving of the temperature removes at least a third of the bias.
-    assert all(later < 0.67 * sooner for sooner, later in itertools.pairwise(biases)), biases
+    assert all(later < 0.67 * first for first, later in itertools.pairwise(biases)), biases
     assert biases[-1] < 0.2 * biases[0]  # about linear in the temperature
     assert len(traces) == 1
 

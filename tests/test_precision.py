@@ -278,7 +278,7 @@ def test_thermodynamic_bound():
 
 
 def vae():
-    """Of 80 bits: as many as are priced in one pass."""
+    """Of 80 bits, all in one pass."""
     decoder, encoder = networks.mlp(2, (4,), 80), networks.mlp(80, (4,), 4)
     model = models.deep_latent_gaussian(
         priors.standard_normal(2), decoder, likelihoods.bernoulli(80)

@@ -202,7 +202,7 @@ BAD_X = {
     "entry", [*BY_PROBLEM.values(), *BY_DATA.values()], ids=[*BY_PROBLEM, *BY_DATA]
 )
 @pytest.mark.parametrize("bad", BAD_X)
-def test_data_that_are_not_the_models_are_refused_at_every_entry_point(entry, bad):
+def test_every_entry_point_refuses_data_outside_the_model(entry, bad):
     x, error, words = BAD_X[bad]
     with refused(error, f"^(x|validation): .*{words}"):
         call(entry, x=x)
@@ -240,7 +240,7 @@ SWAPPED = {
     "entry", [*BY_PROBLEM.values(), *BY_SIMULATION.values()], ids=[*BY_PROBLEM, *BY_SIMULATION]
 )
 @pytest.mark.parametrize("change", SWAPPED)
-def test_parts_that_do_not_belong_together_are_refused_at_every_entry_point(entry, change):
+def test_every_entry_point_refuses_incompatible_parts(entry, change):
     changed, error, words = SWAPPED[change]
     with refused(error, f"^{words}"):
         call(entry, **changed)
@@ -565,7 +565,7 @@ def test_supports_are_read_from_the_type_of_the_likelihood():
         model = models.bernoulli(2, likelihood, lambda key: theta)
         found = models.base.data_point(model(model.init(KEY)))
         assert found.support == support, name
-        own = model._replace(support=UNIT)  # what the author says goes first
+        own = model._replace(support=UNIT)  # the model's own support has priority
         assert models.base.data_point(own(model.init(KEY))).support == UNIT
     poisson = models.bernoulli(2, cases["counts"][0], lambda key: theta)
     guide = guides.shared(guides.bernoulli(2))

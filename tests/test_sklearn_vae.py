@@ -128,8 +128,8 @@ def test_scores_that_rest_on_a_few_draws_are_said_to(linear, quick_evidence):
         assert low.mean() < linear.score(X) - 0.5
 
 
-def test_a_few_rows_whose_scores_cannot_be_trusted_are_enough_for_a_warning(linear, quick_evidence):
-    """2 of 20 are said; 1 of 20 may be chance."""
+def test_a_few_unreliable_scores_cause_a_warning(linear, quick_evidence):
+    """2 of 20 cause a warning; 1 of 20 may be chance."""
     model = stray(linear, log_scale=lambda value: value - 0.5)
     low = model.evidence(X).likely_low
     good, bad = X[~low], X[low]

@@ -265,7 +265,7 @@ def test_a_bound_below_the_worst_one_has_diverged():
     assert "all gradients are finite" in str(found.failure)
 
 
-# ---------------------------------------------------------------- what a run says
+# ---------------------------------------------------------------- what a run reports
 
 
 def test_progress_counts_steps_and_estimates_the_rest():

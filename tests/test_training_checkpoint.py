@@ -50,7 +50,7 @@ def run(directory, *, keep=3, save_every=0.0, config=None, **options):
 
 @pytest.fixture(scope="module", autouse=True)
 def calls_of_one_length():
-    """However slow the machine: the tests know after which steps there are checkpoints."""
+    """Checkpoints after fixed steps, on a machine of any speed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "LONG", float("inf"))
         yield
@@ -368,9 +368,7 @@ def test_the_manifest_is_the_sha256_of_every_file(tmp_path):
     }  # fmt: skip
 
 
-def test_all_is_on_the_disk_before_the_folder_has_its_name_and_the_name_after(
-    tmp_path, monkeypatch
-):
+def test_files_are_synced_before_the_folder_is_renamed(tmp_path, monkeypatch):
     flushed, path = [], tmp_path / "one"
     monkeypatch.setattr(checkpoint, "_flush", lambda entry: flushed.append((entry, path.exists())))
     checkpoint.write(path, {"a": np.arange(7.0)}, {})

@@ -1,4 +1,4 @@
-"""Optimisers that ask for the loss, validations that are no numbers, and runs that go on longer."""
+"""Optimisers that take the loss, validations that are NaN, and runs that are extended."""
 
 import jax
 import numpy as np
@@ -44,7 +44,7 @@ def test_optimisers_that_need_the_loss_train(optimizer):
     assert found.history.bound[-1] > found.history.bound[0]
 
 
-def test_a_schedule_free_optimiser_answers_with_the_average_of_its_iterates():
+def test_schedule_free_returns_the_average_of_its_iterates():
     """z_t = z_{t-1} - rate g(y_t); x_T, to validate and to use, is the mean of z_1 ... z_T."""
     moves = []
 
@@ -71,7 +71,7 @@ def test_a_schedule_free_optimiser_answers_with_the_average_of_its_iterates():
     assert same(found[:2], unwatched[:2])
 
 
-def test_a_schedule_free_optimiser_of_some_parameters_answers_with_what_it_moves():
+def test_schedule_free_for_some_parameters_returns_their_averages():
     """Its averages are of theta alone, and no answer for theta and phi together."""
     free = optax.contrib.schedule_free(optax.sgd(0.01), 0.01, b1=0.9)
     labels = training.Parameters("free", "plain")
@@ -117,11 +117,11 @@ def test_a_bound_that_is_too_low_names_the_largest_gradient():
     assert found.failure.largest == fit(worst_bound=0.0, throw=False).failure.largest
 
 
-# ---------------------------------------------------------------- a run that goes on longer
+# ---------------------------------------------------------------- a run that is extended
 
 
 def test_a_validation_at_an_end_leaves_no_trace_in_a_longer_run(tmp_path):
-    """Three epochs end between two validations: the run of six knows nothing of the third's."""
+    """Three epochs end between two validations: the run of six has no validation after the third."""
     options = {"validation": Validation(data(20, seed=1), every=2, patience=3)}
     options |= {"optimizer": optax.adam(0.05), "estimate": ESTIMATE}
     ended = fit(num_epochs=3, checkpoints=tmp_path, **options)

@@ -1,4 +1,4 @@
-"""Objectives that are not the bound, with the bound beside them; and the schedule of rates."""
+"""Objectives other than the bound, the reported bound, and the schedule of rates."""
 
 import jax
 import jax.numpy as jnp

@@ -56,7 +56,7 @@ def test_steps_to_the_posterior_climb_log_p_itself():
         np.testing.assert_allclose(one, want, atol=1e-4)
 
 
-def test_a_few_steps_are_those_of_the_refined_guide_and_teach_its_start():
+def test_local_steps_equal_those_of_the_refined_guide():
     """The gradient of the ELBO of the refined q, in theta and in its start, through the steps."""
     guide = refined(2)
     found = fit(guide, estimate=gradients.reparameterized())

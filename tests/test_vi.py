@@ -83,6 +83,23 @@ def test_a_family_of_guides_and_an_array_as_start():
     np.testing.assert_allclose(found.eta.loc, [1, -2], atol=0.02)
 
 
+def test_a_start_in_a_steep_tail():
+    """exp(4 z - e^z), log Z = log 3!: of N(m, s^2) the best has s^2 = 1/4, e^(m + 1/8) = 4.
+
+    The first gradients are near e^9. Adam without clipping keeps their squares for 1,000 steps.
+    """
+    found = vi.fit(KEY, lambda z: 4 * z - jnp.exp(z), 9.0, num_draws=20_000)
+    best = 4 * (np.log(4) - 1 / 8) - 4 + 0.5 * np.log(2 * np.pi * np.e / 4)
+    assert np.log(6) - best < 0.05
+    assert abs(found.elbo.value - best) < 5 * found.elbo.standard_error + 1e-3
+
+
+def test_a_fit_prints_its_two_numbers(full_rank):
+    words = f"VariationalFit(elbo={full_rank.elbo!r}, log_evidence={full_rank.log_evidence!r})"
+    assert repr(full_rank) == words
+    assert words.count(" ± ") == 2
+
+
 def test_a_q_that_diverges_raises():
     with pytest.raises(FloatingPointError, match="log_density: q is not finite after 2 steps"):
         vi.fit(KEY, lambda z: -jnp.sqrt(z).sum(), -jnp.ones(2), num_steps=2)

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.evidence_lab.config import Config
 from lvm_jax import annealing, bounds, evidence, weights
-from lvm_jax._core.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, map_points
 from lvm_jax.annealing.plan import PILOT
 from lvm_jax.compiling import lean_options
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -75,7 +75,7 @@ def for_data(
 
     def run(keys: Key, x: Array, z: Latent) -> Any:
         at = lambda point: one(point[0], point[2], *setting.parts(point[1]))  # noqa: E731
-        return for_each(at, (keys, x, z), together)
+        return map_points(at, (keys, x, z), together)
 
     # Chains are not optimised: that takes longer than their run.
     compiled = jax.jit(run, compiler_options=lean_options(0) if num_chains else None)
@@ -133,7 +133,7 @@ def telescopes(
 ) -> evidence.Telescope:
     """`count` draws for one data set."""
     own = lambda key: draw(key, joint, starts["guide"])  # noqa: E731
-    return for_each(own, jax.random.split(key, count), min(AT_ONCE, count))
+    return map_points(own, jax.random.split(key, count), min(AT_ONCE, count))
 
 
 def by_chains(key: Key, setting: Setting, data: Simulated, config: Config) -> dict[str, Column]:

@@ -106,8 +106,9 @@ def load(config: Config) -> Prepared:
         )
     described = architecture(config, pixels)
     pair = vae.build(described)
-    for name in ("seen", "validation", "test"):
-        likelihoods.check_support(pair.likelihood, getattr(pixels, name), f"{name} images")
+    for name in ("train_fixed", "validation", "test"):
+        words = f"{name.removesuffix('_fixed')} images"
+        likelihoods.check_support(pair.likelihood, getattr(pixels, name), words)
     start = None
     if config.prior == "vamp":  # its pseudo-inputs start at rows of the data
         key = jax.random.fold_in(jax.random.key(config.seed), 2)

@@ -8,7 +8,7 @@ from jax.scipy.special import gammaincc
 
 from lvm_jax import weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, map_points
 from lvm_jax._core.inputs import check_simulated
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -89,7 +89,7 @@ def _calibrate(
         keys = jax.tree.unflatten(structure, list(jax.random.split(key_ties, len(leaves))))
         return jax.tree.map(_rank, keys, truth, draws)
 
-    ranks = for_each(one, jnp.arange(num_simulations), together)
+    ranks = map_points(one, jnp.arange(num_simulations), together)
     leaves, structure = jax.tree.flatten(ranks)
     each = zip(*(_summarize(leaf, num_draws, num_bins) for leaf in leaves), strict=True)
     return Calibration(ranks, *(jax.tree.unflatten(structure, part) for part in each))

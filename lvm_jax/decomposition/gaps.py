@@ -15,7 +15,7 @@ import numpy as np
 
 from lvm_jax import evidence, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, unpadded
+from lvm_jax._core.batching import batch_size, map_first_points, num_rows, padded, unpadded
 from lvm_jax._core.inputs import check_family, check_problem, one_of
 from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
@@ -180,7 +180,7 @@ def _weigh(
         split = [_Split(mean(w), gap(w), mean(w - log_w[0])) for w in log_w[1:]]
         return log_p, k_hat, mean(log_w[0]), gap(log_w[0]), split
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)
 
 
 def _safe_elbo(key: Key[Array, ""], joint: weights.LogJoint, q: Distribution) -> Scalar:

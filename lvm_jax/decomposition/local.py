@@ -11,7 +11,7 @@ import optax
 
 from lvm_jax import distributions, gradients, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import few_together, for_first, num_rows, padded, unpadded
+from lvm_jax._core.batching import costly_batch_size, map_first_points, num_rows, padded, unpadded
 from lvm_jax._core.inputs import check_family, check_problem, one_of
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Estimate
@@ -114,7 +114,7 @@ def fit_local(
     found = _fit(
         *(key, p, q, points, number),
         *(family, ascent),
-        few_together(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x)),
+        costly_batch_size(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x)),
     )
     return unpadded(found, number)
 
@@ -148,7 +148,7 @@ def _fit(
         gain -= _log_weights(keys[3], joint, family, before)
         return Local(after, best, Estimate.of_draws(gain))
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)
 
 
 def _log_weights(

@@ -18,7 +18,14 @@ from jax.nn import logsumexp
 
 from lvm_jax import annealing, distributions, precision, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, few_together, for_first, num_rows, padded, unpadded
+from lvm_jax._core.batching import (
+    batch_size,
+    costly_batch_size,
+    map_first_points,
+    num_rows,
+    padded,
+    unpadded,
+)
 from lvm_jax._core.inputs import check_problem
 from lvm_jax._core.moments import moments
 from lvm_jax.annealing.path import make_path
@@ -102,7 +109,7 @@ def _channel(
         rate = Estimate.of_draws(log_ratio) if kl is None else Estimate.exact(kl)
         return Channel(rate, Estimate.of_draws(losses))
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)
 
 
 def rate_distortion(
@@ -148,7 +155,7 @@ def rate_distortion(
     points, _, number = padded((np.arange(num_rows(x)), x))
     found = _curves(
         *(key, p, points, number, betas, num_chains, transition, num_pilot),
-        few_together(chunk_size, num_chains, num_rows(x)),
+        costly_batch_size(chunk_size, num_chains, num_rows(x)),
     )
     return unpadded(found, number)._replace(betas=betas)
 
@@ -197,7 +204,7 @@ def _curves(
         at = jax.vmap(_at_beta, in_axes=(1, 1, 0))(log_w, log_likelihood, betas.astype(log_w.dtype))
         return RateDistortion(betas, *at, found.acceptance.mean(0))
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)
 
 
 def _at_beta(

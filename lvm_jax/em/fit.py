@@ -104,7 +104,7 @@ def fit(
     ran = loop.run(prepared.problem, max_steps, on_progress, progress_interval)
     result = conclude(*ran, prepared)
     if throw:
-        report(result.info, max_steps)
+        report(result)
     return result
 
 
@@ -239,24 +239,26 @@ def conclude(
     )
 
 
-def report(info: Info, max_steps: int) -> None:
+def report(result: MixtureFit) -> None:
     """Raise FloatingPointError for a failed fit; warn about the step limit and empty components."""
+    info, number = result.info, result.mixture.log_weights.shape[0]
     if info.outcome >= Outcome.DEGENERATE:
         raise FloatingPointError(
-            f"every restart failed ({info.outcome.name.lower()} after {info.num_steps} steps): a "
-            "covariance is singular or the likelihood has no bound; raise regularization, lower "
-            "num_components, set a prior, or drop constant columns"
+            f"EM of {number} components: every restart failed ({info.outcome.name.lower()} after "
+            f"{info.num_steps} steps): a covariance is singular or the likelihood has no bound; "
+            "raise regularization, lower num_components, set a prior, or drop constant columns"
         )
-    if info.outcome == Outcome.MAX_STEPS and max_steps > 0:
+    if info.outcome == Outcome.MAX_STEPS and info.num_steps > 0:
         warnings.warn(
-            f"EM did not converge in {info.num_steps} steps; raise max_steps or tolerance",
+            f"EM of {number} components did not converge in {info.num_steps} steps; raise "
+            "max_steps or tolerance",
             ConvergenceWarning,
             stacklevel=3,
         )
     if info.empty_components:
         warnings.warn(
-            f"components {info.empty_components} lost all their points and have weight 0; "
-            "lower num_components or use more restarts",
+            f"EM of {number} components: components {info.empty_components} lost all their points "
+            "and have weight 0; lower num_components or use more restarts",
             UserWarning,
             stacklevel=3,
         )

@@ -7,7 +7,14 @@ import numpy as np
 
 from lvm_jax import annealing, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import few_together, for_first, num_rows, padded, plenty, unpadded
+from lvm_jax._core.batching import (
+    costly_batch_size,
+    map_first_points,
+    num_rows,
+    padded,
+    rows_for_device,
+    unpadded,
+)
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
@@ -115,7 +122,7 @@ def evaluate_annealed(
     points, _, number = padded((index, x))
     found = _evaluate(
         *(key, p, q, points, number, plan, num_chains),
-        few_together(plenty(chunk_size), num_chains, num_rows(x)),
+        costly_batch_size(rows_for_device(chunk_size), num_chains, num_rows(x)),
     )
     return unpadded(found, number)
 
@@ -136,4 +143,4 @@ def _evaluate(
         start = p.prior(x) if q is None else q(x)
         return annealed(jax.random.fold_in(key, index), p.log_joint(x), start, num_chains, plan)
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, plenty, unpadded
+from lvm_jax._core.batching import (
+    batch_size,
+    map_first_points,
+    num_rows,
+    padded,
+    rows_for_device,
+    unpadded,
+)
+from lvm_jax._core.display import by_field, is_number, with_error
 from lvm_jax._core.inputs import check_bound, check_data, check_problem, check_q, one_of
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Estimate
@@ -69,7 +77,7 @@ def evaluate(
     alive = min(num_samples, chunk_size)  # rows of a point
     found = _evaluate(
         *(key, p, common, points, number, num_samples, chunk_size),
-        batch_size(plenty(chunk_size), alive, size),
+        batch_size(rows_for_device(chunk_size), alive, size),
     )
     return unpadded(found, number)
 
@@ -93,7 +101,7 @@ def _evaluate(
         key_point = jax.random.fold_in(key, index)
         return importance(key_point, p.log_joint(x), q(x), num_samples, chunk_size=chunk_size)
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)
 
 
 def _first(q: ConditionalDensity, num_points: int) -> ConditionalDensity:
@@ -114,6 +122,14 @@ class Summary(NamedTuple):
     num_untrusted: Int[Array, ""]  # points that are `likely_low`
     num_points: int
     failed: Int[Array, ""]  # bits of `Check`: all reasons of those points
+
+    def __repr__(self) -> str:
+        """The mean, both errors and the verdict."""
+        if not all(map(is_number, self)):
+            return by_field(self)
+        number = with_error(self.log_evidence, self.monte_carlo_error)
+        other = with_error(0, self.sampling_error).partition(" ")[2]
+        return f"Summary({number} (Monte Carlo) {other} (sampling): {self.verdict()})"
 
     @property
     def reliable(self) -> Bool[Array, ""]:

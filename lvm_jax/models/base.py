@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lvm_jax import precision
 from lvm_jax._core import checks, support
@@ -112,7 +113,7 @@ class Joint:
                 "x: expected a data point with what the model is given, got None; call p.prior(x), "
                 "p.likelihood(z, x) or p.sample(key, x)"
             )
-        return (self.model.given(x),)
+        return (self.model.given(jax.tree.map(jnp.asarray, x)),)
 
     def log_joint(self, x: Any) -> Callable[[Latent], Scalar]:
         """The function z -> log p(x, z) of one data point, in nats.

@@ -91,7 +91,8 @@ def fit(
         guide: q(z | x; phi), amortised or shared. For a pair, its initial parameters (any pytree),
             or None for new ones of a pair that has a model and a guide (`vae.build`).
         x: data, [N, ...]. Each of several processes passes its own rows, an equal number on each.
-            float64 is kept if x64 is on; otherwise float32.
+            float64 is kept if x64 is on. All other leaves become float32, also integers:
+            a model converts a label back, x["label"].astype(int).
         estimate: a gradient estimator, such as `gradients.sticking_the_landing()`, or its name or
             row in `gradients.ESTIMATORS`.
         objective: a modified objective (`kl_warmup`, `free_bits`) in place of `estimate`; the true

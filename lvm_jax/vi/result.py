@@ -25,6 +25,13 @@ class VariationalFit(NamedTuple):
     method: str  # the method that ran
     log_density: LogDensity
 
+    def __repr__(self) -> str:
+        """The ELBO, log Z with k-hat and verdict, and the reason of the end."""
+        return (
+            f"VariationalFit(elbo={self.elbo!r}, log_evidence={self.log_evidence!r}, "
+            f"reason={self.reason.name}, evaluations={self.evaluations})"
+        )
+
     @property
     def converged(self) -> bool:
         """Whether the predicted gain of a longer fit is below the tolerance."""
