@@ -65,8 +65,6 @@ def fit(key=KEY, model=MODEL, guide=GUIDE, x=X, **options):
         "estimate": "reparameterized", "num_samples": 1, "optimizer": OPTIMIZER, "batch_size": 5,
         "num_epochs": 1,
     }  # fmt: skip
-    if "objective" in options:
-        settings["estimate"] = None
     return training.fit(key, model, guide, x, **settings | options)
 
 
@@ -367,15 +365,14 @@ OTHER = {
         r".*; call vimco\(\.\.\.\)",
     ),
     "number": (lambda: fit(estimate=3), TypeError, r"estimate: .* got a int; use a name in grad"),
-    "objective as estimate": (
-        lambda: fit(estimate=training.free_bits(0.1)), TypeError, "estimate: .*as objective="
-    ),
-    "estimate as objective": (
-        lambda: fit(objective=gradients.vimco()), TypeError, "objective: .*into estimate="
-    ),
     "objective's factory": (
-        lambda: fit(objective=training.free_bits), TypeError, r"objective: .*call free_bits\("
+        lambda: fit(estimate=training.free_bits), TypeError, r"estimate: .*call free_bits\("
     ),
+    "objective elsewhere": (
+        lambda: training.global_latents(9, training.free_bits(0.1)), TypeError,
+        "local: .* only training.fit and fit_many take an objective",
+    ),
+    "no estimate": (lambda: fit(estimate=None), TypeError, "estimate: .* got None"),
     "in gaps": (
         lambda: gaps(KEY, MODEL(THETA), GUIDE(PHI), X, ascent=decomposition.Ascent(estimate=gradients.disarm)), TypeError, r"ascent\.estimate: .* call disarm"
     ),

@@ -61,7 +61,7 @@ def find_estimate(value: Any, name: str = "estimate") -> Surrogate | None:
             "of the functions of lvm_jax.gradients returns"
         )
     called = checks.signature(value)
-    cure = "pass an objective as objective="
+    cure = "only training.fit and fit_many take an objective"
     if not checks.takes(value, "key", "point", "num_samples", "step"):
         cure = f"call {value.__name__}(...), which makes the estimator"
     raise TypeError(f"{expected}{called}; {cure}")

@@ -2,6 +2,7 @@
 
 from lvm_jax._core.pairs import Pair, Parameters, Point, Separate, point
 from lvm_jax.training.ascent import ascend
+from lvm_jax.training.averaging import with_ema
 from lvm_jax.training.checkpoint import CheckpointError
 from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.fit import fit
@@ -58,4 +59,5 @@ __all__ = [
     "load",
     "parts",
     "point",
+    "with_ema",
 ]

@@ -23,7 +23,7 @@ class Progress(NamedTuple):
     num_steps: int
     epoch: int  # epochs finished
     bound: float  # the true bound, averaged over the steps since the last call
-    objective: float  # the maximised function: the bound unless an `objective` is given
+    objective: float  # the maximised function: the bound unless `estimate` is an objective
     validation_bound: float | None  # the last one
     samples_per_second: float  # rows per second since the run began, without compilation
     seconds_left: float  # NaN before the speed is measured

@@ -10,6 +10,7 @@ import numpy as np
 
 from lvm_jax import parallel
 from lvm_jax._core.outcome import Outcome
+from lvm_jax.training.averaging import eval_params
 from lvm_jax.training.batches import BatchSource
 from lvm_jax.training.diagnosis import Failure, diagnose
 from lvm_jax.training.fingerprint import differences
@@ -17,7 +18,7 @@ from lvm_jax.training.log import TrainingLog, from_arrays, to_arrays
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
 from lvm_jax.training.rows import HeldOut
-from lvm_jax.training.step import Keys, Program, State, averaged, eval_params, validate
+from lvm_jax.training.step import Keys, Program, State, validate
 from lvm_jax.training.store import Store
 from lvm_jax.typing import Params
 
@@ -149,9 +150,8 @@ class Session:
             self.length = max(self.length // 2, 1)
 
     def evaluated(self) -> Params:
-        """The parameters to validate: the moving average where there is one."""
-        average = averaged(self.program, self.state)
-        return eval_params(self.state) if average is None else average
+        """The parameters to evaluate: the averages where there are any."""
+        return eval_params(self.state.parameters, self.state.optimizer)
 
     def validate(self) -> Failure | None:
         """Measure the validation bound and keep the best parameters; a Failure if it is not finite.
@@ -178,8 +178,6 @@ class Session:
         history, speed = self.log.history(), self.meter.speed()
         for row in range(len(history.step) - ended, len(history.step)):
             line = {name: column[row].item() for name, column in history._asdict().items()}
-            if self.program.objective is None:
-                del line["objective"]
             if self.validation is None:
                 del line["validation_bound"]
             self.journal.write({"epoch": row + 1, **line, "samples_per_second": speed})
