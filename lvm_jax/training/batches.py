@@ -6,7 +6,7 @@ rows.
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,25 +21,6 @@ from lvm_jax.typing import ArrayLike
 
 DEVICE_BYTES = 2**30  # larger data stay on the host by default
 CHUNK_BYTES = 2**24  # the most bytes of a chunk of batches
-
-
-@runtime_checkable
-class BatchSource(Protocol):
-    """A source of minibatches, which runs the steps on them."""
-
-    steps_per_epoch: int
-
-    def furthest(self, step: int) -> int:
-        """The last step that one call from `step` on can reach."""
-
-    def advance(self, state: State, stop: int) -> Run:
-        """Run to step `stop`, or to the first unhealthy one."""
-
-    def batch(self, step: int) -> Any:
-        """The minibatch of a step, [B, ...]."""
-
-    def close(self) -> None:
-        """Stop reading ahead."""
 
 
 class DeviceBatches:
@@ -164,6 +145,9 @@ class Chunks:
         start = place * self._steps
         stop = min(start + self._steps, self.steps_per_epoch)
         return epoch * self.steps_per_epoch + start, epoch * self.steps_per_epoch + stop
+
+
+BatchSource = DeviceBatches | HostBatches
 
 
 def read_ahead(chunks: Chunks, first: int) -> Iterator[Any]:

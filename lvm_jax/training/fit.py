@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from lvm_jax import parallel
 from lvm_jax._core import checks
@@ -127,8 +126,7 @@ def fit(
     checks.key(key)
     mesh = placement.mesh
     program, start, x = prepare(
-        *(model, guide, x, estimate),
-        *(num_samples, optimizer, batch_size, transform, mesh),
+        model, guide, x, estimate, num_samples, optimizer, batch_size, transform, mesh
     )
     if held is not None:
         held = check_data(program, start, held, "validation")
@@ -146,7 +144,9 @@ def fit(
     spread = parallel.num_processes(mesh) > 1
     state = parallel.replicate(mesh, initialize(program, key_values, start))
     facts: dict[str, Any] = {}
+    store: Store | None = None
     if checkpoints is not None:
+        store = Store(Path(checkpoints.directory) / "checkpoints", checkpoints.keep, mesh)
         options = {"config": checkpoints.config, "patience": plan.patience}
         options["validate_every"] = plan.validate_every
         marks = fingerprint(program, key, state, x, held, options)
@@ -156,7 +156,7 @@ def fit(
     rows = None if held is None else validation_rows(held, batch_size, mesh)
     session = Session(
         program, key_values, batches, plan, state, TrainingLog(batches.steps_per_epoch), rows,
-        open_store(checkpoints, mesh), None, facts,
+        store, None, facts,
         length=plan.steps_per_call if spread else min(FIRST, plan.steps_per_call),
     )  # fmt: skip
     return conclude(session, None if checkpoints is None else checkpoints.directory, throw)
@@ -201,10 +201,3 @@ def make_batches(
     # np.asarray would turn a memory map into an array.
     rows = jax.tree.map(lambda leaf: leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf), x)
     return HostBatches(program, keys, rows, num_epochs)
-
-
-def open_store(checkpoints: Checkpoints | None, mesh: Mesh | None) -> Store | None:
-    """The checkpoints of a directory; None without one."""
-    if checkpoints is None:
-        return None
-    return Store(Path(checkpoints.directory) / "checkpoints", checkpoints.keep, mesh)

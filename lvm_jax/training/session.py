@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from lvm_jax.training.diagnosis import Failure, diagnose
 from lvm_jax.training.fingerprint import differences
 from lvm_jax.training.log import TrainingLog, from_arrays, to_arrays
 from lvm_jax.training.options import SEGMENT
-from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
+from lvm_jax.training.progress import Journal, Meter, Progress
 from lvm_jax.training.rows import HeldOut
 from lvm_jax.training.step import Keys, Program, State, validate
 from lvm_jax.training.store import Store
@@ -70,7 +71,7 @@ class Session:
         """Seconds of training, over all parts of a resumed run."""
         return self.before + time.perf_counter() - self.began
 
-    def run(self, interrupt: Interrupt) -> tuple[Outcome, Failure | None]:
+    def run(self, interrupt: Event) -> tuple[Outcome, Failure | None]:
         """Run until the last step, early stopping, an interrupt or a failure."""
         while (outcome := self.verdict(interrupt)) == Outcome.RUNNING:
             failure = self.call()
@@ -81,13 +82,13 @@ class Session:
         self.save()
         return outcome, None
 
-    def verdict(self, interrupt: Interrupt) -> Outcome:
+    def verdict(self, interrupt: Event) -> Outcome:
         """The outcome if the run stops here, RUNNING otherwise."""
         if self.plan.patience is not None and self.log.stale >= self.plan.patience:
             return Outcome.CONVERGED
         if self.step >= self.plan.num_steps:
             return Outcome.MAX_STEPS
-        requested = interrupt.requested
+        requested = interrupt.is_set()
         if self.store is not None:  # all processes must stop together
             requested = parallel.from_every_process(self.program.mesh, requested).any()
         return Outcome.INTERRUPTED if requested else Outcome.RUNNING

@@ -82,6 +82,19 @@ def initialize(program: Program, keys: Keys, initial: Params | None) -> State:
 
 def update(program: Program, key: Key[Array, ""], state: State, batch: Any) -> tuple[State, Terms]:
     """One step of the optimiser on a minibatch [B, ...]; key is the run's `Keys.noise`."""
+    _, updates, optimizer, terms = descend(program, key, state, batch)
+    parameters = optax.apply_updates(state.parameters, updates)
+    return State(parameters, optimizer, state.step + 1), terms
+
+
+def descend(
+    program: Program, key: Key[Array, ""], state: State, batch: Any
+) -> tuple[Params, Params, Any, Terms]:
+    """Gradient of a minibatch's loss, the optimiser's updates and new state, and mean terms.
+
+    `optax.contrib.reduce_on_plateau` and `optax.lbfgs` use the minibatch's loss and its function,
+    which has fixed noise.
+    """
     keys = jax.random.split(jax.random.fold_in(key, state.step), program.batch_size)
 
     def loss(parameters: Params) -> tuple[Scalar, Terms]:
@@ -89,28 +102,11 @@ def update(program: Program, key: Key[Array, ""], state: State, batch: Any) -> t
         return -terms.objective, terms  # the only negation
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.parameters)
-    updates, optimizer = descend(
-        program.optimizer, gradient, state, -terms.objective, lambda new: loss(new)[0]
+    extra = {"value": -terms.objective, "grad": gradient, "value_fn": lambda new: loss(new)[0]}
+    updates, optimizer = optax.with_extra_args_support(program.optimizer).update(
+        gradient, state.optimizer, state.parameters, **extra
     )
-    parameters = optax.apply_updates(state.parameters, updates)
-    return State(parameters, optimizer, state.step + 1), terms
-
-
-def descend(
-    optimizer: optax.GradientTransformation,
-    gradient: Params,
-    state: State,
-    value: Scalar,
-    value_fn: Callable[[Params], Scalar],
-) -> tuple[Params, Any]:
-    """The optimiser's updates and its new state.
-
-    `optax.contrib.reduce_on_plateau` and `optax.lbfgs` use the minibatch's loss and its function,
-    which has fixed noise.
-    """
-    return optax.with_extra_args_support(optimizer).update(
-        gradient, state.optimizer, state.parameters, value=value, grad=gradient, value_fn=value_fn
-    )
+    return gradient, updates, optimizer, terms
 
 
 def batch_terms(
