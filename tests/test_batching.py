@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lvm_jax import guides
+from lvm_jax._core import batching
 from lvm_jax._core.batching import AT_ONCE, batch_size, few_together, for_each, for_first, plenty
 from lvm_jax.evidence import dataset
 
@@ -45,7 +46,7 @@ def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypa
         seen.append(together)
         return for_first(one, points, together, number)
 
-    monkeypatch.setattr(dataset, "for_first", watch)
+    monkeypatch.setattr(batching, "for_first", watch)
     phi = guide.init(jax.random.key(0))
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)

@@ -11,9 +11,8 @@ import optax
 
 from lvm_jax import distributions, gradients, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import few_together, for_first, num_rows, padded, unpadded
+from lvm_jax._core.batching import few_together, for_points, num_rows
 from lvm_jax._core.inputs import check_family, check_problem, one_of
-from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.guides.base import Family
@@ -110,45 +109,33 @@ def fit_local(
         optimizer=ascent.optimizer or default_optimizer(ascent.num_steps, rate),
         estimate=gradients.find_estimate(ascent.estimate),
     )
-    points, _, number = padded((np.arange(num_rows(x)), x))
-    found = _fit(
-        *(key, p, q, points, number),
-        *(family, ascent),
-        few_together(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x)),
-    )
-    return unpadded(found, number)
+    together = few_together(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x))
+    points = np.arange(num_rows(x)), x
+    return for_points(_of_point, (family, ascent), key, (p, q), points, together)
 
 
-@bounded_jit(5, 6, 7)
-def _fit(
+def _of_point(
     key: Key[Array, ""],
     p: Generative,
     q: ConditionalDensity,
-    points: tuple[Array, Any],
-    number: Int[Array, ""],
+    x: Any,
     family: Family,
     ascent: Ascent,
-    together: int,
 ) -> Local:
     num_starts, optimizer, num_steps = ascent.num_starts, ascent.optimizer, ascent.num_steps
-
-    def one(point: tuple[Array, Any]) -> Local:
-        index, x = point
-        keys = jax.random.split(jax.random.fold_in(key, index), 4)
-        joint = p.log_joint(x)
-        first = _starts(keys[0], family, q(x), p.prior(x), num_starts)
-        slope = _slope(joint, family, first, ascent)
-        before, after = jax.vmap(lambda key, eta: _climb(key, eta, slope, optimizer, num_steps))(
-            jax.random.split(keys[1], num_starts), first
-        )
-        elbo = jax.vmap(lambda eta: _log_weights(keys[2], joint, family, eta).mean())(after)
-        best = jnp.argmax(jnp.where(jnp.isnan(elbo), -jnp.inf, elbo))
-        before, after = jax.tree.map(lambda leaf: leaf[best], (before, after))
-        gain = _log_weights(keys[3], joint, family, after)
-        gain -= _log_weights(keys[3], joint, family, before)
-        return Local(after, best, Estimate.of_draws(gain))
-
-    return for_first(one, points, together, number)
+    keys = jax.random.split(key, 4)
+    joint = p.log_joint(x)
+    first = _starts(keys[0], family, q(x), p.prior(x), num_starts)
+    slope = _slope(joint, family, first, ascent)
+    before, after = jax.vmap(lambda key, eta: _climb(key, eta, slope, optimizer, num_steps))(
+        jax.random.split(keys[1], num_starts), first
+    )
+    elbo = jax.vmap(lambda eta: _log_weights(keys[2], joint, family, eta).mean())(after)
+    best = jnp.argmax(jnp.where(jnp.isnan(elbo), -jnp.inf, elbo))
+    before, after = jax.tree.map(lambda leaf: leaf[best], (before, after))
+    gain = _log_weights(keys[3], joint, family, after)
+    gain -= _log_weights(keys[3], joint, family, before)
+    return Local(after, best, Estimate.of_draws(gain))
 
 
 def _log_weights(
