@@ -38,7 +38,7 @@ from lvm_jax.gradients.pathwise import (
     sticking_the_landing,
 )
 from lvm_jax.gradients.relaxed import concrete, straight_through
-from lvm_jax.gradients.score import leave_one_out, moving_average, score_function, vimco
+from lvm_jax.gradients.score import leave_one_out, score_function, vimco
 from lvm_jax.gradients.table import EstimatorRow, EstimatorTable
 from lvm_jax.gradients.wake_sleep import (
     doubly_reparameterized_wake_sleep,
@@ -97,7 +97,6 @@ __all__ = [
     "enumerated",
     "find_estimate",
     "leave_one_out",
-    "moving_average",
     "piwae",
     "rebar",
     "rebar_control",

@@ -23,7 +23,6 @@ from lvm_jax.training.progress import Progress
 from lvm_jax.training.result import Fit
 from lvm_jax.training.saved import Saved, load
 from lvm_jax.training.schedules import burda_epochs, burda_stages
-from lvm_jax.training.starts import Starts, fit_starts
 from lvm_jax.training.store import CheckpointWarning
 
 __all__ = [
@@ -43,7 +42,6 @@ __all__ = [
     "Progress",
     "Saved",
     "Separate",
-    "Starts",
     "Terms",
     "Validation",
     "ascend",
@@ -51,7 +49,6 @@ __all__ = [
     "burda_stages",
     "fit",
     "fit_many",
-    "fit_starts",
     "free_bits",
     "global_latents",
     "kl_per_dimension",
