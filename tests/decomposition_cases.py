@@ -9,7 +9,6 @@ PROGRAMS = (
     ("_core.batching", "_for_points"),
     ("decomposition.aggregate", "_surgery"),
     ("decomposition.calibration", "_calibrate"),
-    ("diagnostics", "_posterior_means"),
 )
 
 

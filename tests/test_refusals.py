@@ -36,6 +36,7 @@ from lvm_jax import (
 from lvm_jax._core import checks
 from lvm_jax._core.support import BITS, COUNTS, REAL, UNIT, whole_numbers
 from lvm_jax.distributions import chain, flows
+from lvm_jax.gradients.base import find_estimate
 
 PACKAGES = (
     annealing, chain, data, decomposition, diagnostics, em, evidence, flows, gradients, guides,
@@ -473,10 +474,10 @@ def test_a_data_frame_is_data_everywhere():
 def test_a_row_a_name_and_an_estimator_are_one():
     row = gradients.ESTIMATORS["vimco"]
     for given in ("vimco", row, row.estimate):
-        assert gradients.find_estimate(given) is row.estimate
-    assert gradients.find_estimate(None) is None
+        assert find_estimate(given) is row.estimate
+    assert find_estimate(None) is None
     own = lambda *everything: 0.0  # noqa: E731
-    assert gradients.find_estimate(own) is own
+    assert find_estimate(own) is own
     assert distributions.is_reparameterized(FAMILY.build(FAMILY.init(KEY)))
 
 

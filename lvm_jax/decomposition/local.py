@@ -13,8 +13,10 @@ from lvm_jax import distributions, gradients, weights
 from lvm_jax._core import checks
 from lvm_jax._core.batching import few_together, for_points, num_rows
 from lvm_jax._core.inputs import check_family, check_problem, one_of
+from lvm_jax.distributions.kinds import is_flow
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.gradients.base import find_estimate
 from lvm_jax.guides.base import Family
 from lvm_jax.typing import (
     Array,
@@ -62,7 +64,7 @@ class Ascent:
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_draws", "num_starts"):
             checks.integer(getattr(self, name), f"ascent.{name}", 1)
-        gradients.find_estimate(self.estimate, "ascent.estimate")
+        find_estimate(self.estimate, "ascent.estimate")
 
 
 @lru_cache
@@ -103,11 +105,11 @@ def fit_local(
     x = check_problem(p, q, x)
     check_family(p, family, one_of(x))
     start = family.init(jax.random.key(0))
-    rate = FLOW_RATE if distributions.is_flow(family.build(start)) else RATE
+    rate = FLOW_RATE if is_flow(family.build(start)) else RATE
     ascent = replace(
         ascent,
         optimizer=ascent.optimizer or default_optimizer(ascent.num_steps, rate),
-        estimate=gradients.find_estimate(ascent.estimate),
+        estimate=find_estimate(ascent.estimate),
     )
     together = few_together(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x))
     points = np.arange(num_rows(x)), x
@@ -149,8 +151,8 @@ def _slope(joint: LogJoint, family: Family, etas: Params, ascent: Ascent) -> Any
     estimate: Any = ascent.estimate
     if estimate is None:
         one = jax.tree.map(lambda leaf: leaf[0], etas)
-        is_flow = distributions.is_flow(family.build(one))
-        estimate = gradients.reparameterized() if is_flow else gradients.sticking_the_landing()
+        flow = is_flow(family.build(one))
+        estimate = gradients.reparameterized() if flow else gradients.sticking_the_landing()
 
     def loss(eta: Params, key: Key[Array, ""]) -> Scalar:
         return -estimate(key, joint, family.build, eta, ascent.num_draws)

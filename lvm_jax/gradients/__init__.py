@@ -26,7 +26,7 @@ from lvm_jax.gradients.annealed import (
     annealed,
     annealed_learned,
 )
-from lvm_jax.gradients.base import ESTIMATORS, Estimator, Surrogate, find_estimate
+from lvm_jax.gradients.base import ESTIMATORS, Estimator, Surrogate
 from lvm_jax.gradients.comparison import compare
 from lvm_jax.gradients.control import rebar, rebar_control, relax, variance_objective
 from lvm_jax.gradients.discrete import arm, disarm
@@ -95,7 +95,6 @@ __all__ = [
     "doubly_reparameterized",
     "doubly_reparameterized_wake_sleep",
     "enumerated",
-    "find_estimate",
     "leave_one_out",
     "piwae",
     "rebar",

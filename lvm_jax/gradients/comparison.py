@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from lvm_jax import distributions
 from lvm_jax._core import checks
+from lvm_jax.distributions.kinds import latent_kinds
 from lvm_jax.estimate import Estimate
 from lvm_jax.gradients.accuracy import accuracy
 from lvm_jax.gradients.base import ESTIMATORS, Estimator, MakeQ, Surrogate, find_estimate
@@ -90,7 +90,7 @@ def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
     kinds: set[str] = set()
 
     def trace(phi: Params) -> None:
-        kinds.update(distributions.latent_kinds(checks.distribution(guide(phi), "guide(phi)")))
+        kinds.update(latent_kinds(checks.distribution(guide(phi), "guide(phi)")))
 
     jax.eval_shape(trace, phi)
     found = {

@@ -14,7 +14,6 @@ from lvm_jax.training.objective import (
     Parts,
     Terms,
     free_bits,
-    kl_per_dimension,
     kl_warmup,
     parts,
 )
@@ -51,7 +50,6 @@ __all__ = [
     "fit_many",
     "free_bits",
     "global_latents",
-    "kl_per_dimension",
     "kl_warmup",
     "load",
     "parts",

@@ -7,7 +7,7 @@ import jax
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax._core.pairs import Point
-from lvm_jax.distributions import has_parts
+from lvm_jax.distributions.kinds import has_parts
 from lvm_jax.gradients.base import Estimator, Surrogate, find_estimate, make_q
 from lvm_jax.gradients.pathwise import log_prob
 from lvm_jax.training.objective import Objective, Terms, factors

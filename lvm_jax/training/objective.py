@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from lvm_jax import bounds, distributions
 from lvm_jax._core import checks
 from lvm_jax._core.pairs import Point
+from lvm_jax.distributions.base import independent_normals
 from lvm_jax.gradients.base import Surrogate, find_estimate, make_q
 from lvm_jax.typing import Array, Distribution, Float, Generative, Int, Key, Latent, Scalar
 from lvm_jax.weights import check_log_prob, draw
@@ -154,7 +155,7 @@ def kl_per_dimension(q: Distribution, prior: Distribution) -> Float[Array, " K"]
     """
     pair = []
     for name, distribution in (("q", q), ("prior", prior)):
-        normals = distributions.independent_normals(distribution)
+        normals = independent_normals(distribution)
         if normals is None:
             raise TypeError(
                 f"{name}: expected a product of Normals, whose KL has one term a dimension, got "
