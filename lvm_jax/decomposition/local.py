@@ -64,7 +64,8 @@ class Ascent:
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_draws", "num_starts"):
             checks.integer(getattr(self, name), f"ascent.{name}", 1)
-        find_estimate(self.estimate, "ascent.estimate")
+        if self.estimate is not None:
+            find_estimate(self.estimate, "ascent.estimate")
 
 
 @lru_cache
@@ -105,11 +106,12 @@ def fit_local(
     x = check_problem(p, q, x)
     check_family(p, family, one_of(x))
     start = family.init(jax.random.key(0))
-    rate = FLOW_RATE if is_flow(family.build(start)) else RATE
+    flow = is_flow(family.build(start))
+    rate, estimate = (FLOW_RATE, "reparameterized") if flow else (RATE, "sticking_the_landing")
     ascent = replace(
         ascent,
         optimizer=ascent.optimizer or default_optimizer(ascent.num_steps, rate),
-        estimate=find_estimate(ascent.estimate),
+        estimate=find_estimate(ascent.estimate or estimate),
     )
     together = few_together(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x))
     points = np.arange(num_rows(x)), x
@@ -128,7 +130,7 @@ def _of_point(
     keys = jax.random.split(key, 4)
     joint = p.log_joint(x)
     first = _starts(keys[0], family, q(x), p.prior(x), num_starts)
-    slope = _slope(joint, family, first, ascent)
+    slope = _slope(joint, family, ascent)
     before, after = jax.vmap(lambda key, eta: _climb(key, eta, slope, optimizer, num_steps))(
         jax.random.split(keys[1], num_starts), first
     )
@@ -146,13 +148,9 @@ def _log_weights(
     return weights.log_weights(key, joint, family.build(eta), NUM_SELECTION)
 
 
-def _slope(joint: LogJoint, family: Family, etas: Params, ascent: Ascent) -> Any:
+def _slope(joint: LogJoint, family: Family, ascent: Ascent) -> Any:
     """(eta, key) -> the gradient of the negative ELBO."""
     estimate: Any = ascent.estimate
-    if estimate is None:
-        one = jax.tree.map(lambda leaf: leaf[0], etas)
-        flow = is_flow(family.build(one))
-        estimate = gradients.reparameterized() if flow else gradients.sticking_the_landing()
 
     def loss(eta: Params, key: Key[Array, ""]) -> Scalar:
         return -estimate(key, joint, family.build, eta, ascent.num_draws)

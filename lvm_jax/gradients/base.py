@@ -40,14 +40,12 @@ NEEDS: dict[LatentKind, str] = {
 }
 
 
-def find_estimate(value: Any, name: str = "estimate") -> Surrogate | None:
-    """The estimator given as a function, as a row or a name of ESTIMATORS, or None.
+def find_estimate(value: Any, name: str = "estimate") -> Surrogate:
+    """The estimator given as a function, or as a row or a name of ESTIMATORS.
 
     Raises ValueError for an unknown name, and TypeError for other values, such as a function that
     returns an estimator.
     """
-    if value is None:
-        return None
     if isinstance(value, str):
         return ESTIMATORS[checks.choice(value, name, tuple(ESTIMATORS))].estimate
     if isinstance(value, Estimator):

@@ -114,8 +114,6 @@ def _named(estimators: Mapping[str, Any] | Sequence[str], bound: str) -> dict[st
     found = {}
     for name, value in given.items():
         estimate = find_estimate(value, f"estimators[{name!r}]")
-        if estimate is None:
-            raise TypeError(f"estimators[{name!r}]: expected an estimator, got None")
         row = ESTIMATORS.get(value) if isinstance(value, str) else value
         if isinstance(row, Estimator) and row.bound != bound:
             raise ValueError(

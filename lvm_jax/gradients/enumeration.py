@@ -49,11 +49,9 @@ def _of_parts(
     phi: Params,
     num_samples: int,
     values: Latent,
-    inner: Surrogate | None,
+    inner: Surrogate,
 ) -> Scalar:
     q = guide(phi)
-    if inner is None:
-        raise TypeError("inner: expected an estimator or its name, got None")
 
     def one(key: Key[Array, ""], y: Array) -> Scalar:
         return inner(

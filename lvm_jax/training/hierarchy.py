@@ -47,8 +47,6 @@ def global_latents(
     """
     num_points = checks.integer(num_points, "num_points", 1)
     inner = find_estimate(local, "local")
-    if inner is None:
-        raise TypeError("local: expected an estimator or its name, got None")
 
     def objective(
         key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]

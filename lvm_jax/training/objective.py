@@ -108,10 +108,7 @@ def as_objective(value: Any) -> Objective:
     is_estimator = checks.takes(value, "key", "log_joint", "guide", "phi", "num_samples")
     if checks.takes(value, "key", "point", "num_samples", "step") and not is_estimator:
         return value
-    estimate = find_estimate(value)
-    if estimate is None:
-        raise TypeError("estimate: expected an estimator, its name, or an objective, got None")
-    bound: Any = BoundOf(estimate)  # mypy does not call a NamedTuple
+    bound: Any = BoundOf(find_estimate(value))  # mypy does not call a NamedTuple
     return bound
 
 
