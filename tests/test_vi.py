@@ -138,7 +138,7 @@ REFUSED = {
     ),
     "flow of one": ({"family": "flow", "start": 0.0}, ValueError, "family: expected mean_field"),
     "estimate": ({"estimate": "vimc"}, ValueError, "estimate: .*did you mean 'vimco'"),
-    "no estimate": ({"estimate": None}, TypeError, "estimate: .* got None"),
+    "no estimate": ({"estimate": None}, TypeError, "estimate: .* got a NoneType"),
     "steps": ({"num_steps": -1}, ValueError, "num_steps: expected an integer >= 0"),
     "draws": ({"num_draws": 0}, ValueError, "num_draws: expected an integer >= 1"),
 }  # fmt: skip

@@ -112,8 +112,6 @@ def fit(
     rate = LEARNING_RATES.get(str(family), SMALLER)
     family = _as_family(family, sum(leaf.size for leaf in jax.tree.leaves(start)))
     surrogate = find_estimate(estimate)
-    if surrogate is None:
-        raise TypeError("estimate: expected an estimator or its name, got None")
     num_steps = checks.integer(num_steps, "num_steps", 0)
     num_chunks = -(-checks.integer(num_draws, "num_draws", 1) // CHUNK)
     if optimizer is None:
