@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lvm_jax import guides
+from lvm_jax._core import batching
 from lvm_jax._core.batching import (
     CHUNKS_PER_BATCH,
     batch_size,
@@ -52,7 +53,7 @@ def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypa
         seen.append(together)
         return map_first_points(one, points, together, number)
 
-    monkeypatch.setattr(dataset, "map_first_points", watch)
+    monkeypatch.setattr(batching, "map_first_points", watch)
     phi = guide.init(jax.random.key(0))
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)

@@ -35,7 +35,7 @@ def case():
     def run(factor=1, **options):
         return evidence.certify(
             jax.random.key(3), model(()), guide(()), factor * x,
-            transition=annealing.random_walk(2), gradients_per_move=3,
+            transition=annealing.random_walk(2)._replace(cost=3),
             **{"prior_share": 0.0, "num_scouts": 0, **options},
         )  # fmt: skip
 
@@ -128,8 +128,8 @@ def missed():
         per_move = 3 if scouts else 30  # for which 64 chains are dearer than the budget
         found = evidence.certify(
             jax.random.key(4), model(()), guide(()), x, tolerance=0.1, prior_share=share,
-            num_scouts=scouts, transition=annealing.random_walk(2),
-            gradients_per_move=per_move, budget=2e4,
+            num_scouts=scouts, transition=annealing.random_walk(2)._replace(cost=per_move),
+            budget=2e4,
         )  # fmt: skip
         return found, (found.low <= truth) & (truth <= found.high)
 
@@ -194,7 +194,7 @@ def test_a_scout_contradicts_where_no_normal_can_be_put_in_its_place():
     def run(scouts, budget):
         return evidence.certify(
             jax.random.key(5), model(()), guide(()), x, tolerance=0.1, prior_share=0.0,
-            num_scouts=scouts, transition=annealing.gibbs(2, bits), gradients_per_move=2 * bits,
+            num_scouts=scouts, transition=annealing.gibbs(2, bits),
             budget=budget,
         )  # fmt: skip
 

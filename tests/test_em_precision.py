@@ -24,7 +24,7 @@ def fit(x, covariance_type):
     sigma = compact(np.tile(0.01 * np.eye(D), (K, 1, 1)), covariance_type)
     initial = em.gaussian_mixture(np.full(K, 1 / K), x[:K], sigma, covariance_type)
     return em.fit(
-        jax.random.key(0), x, K, covariance_type, initial=initial, max_steps=10,
+        jax.random.key(0), x, K, covariance_type, start=initial, max_steps=10,
         tolerance=0.0, regularization=0.0, throw=False,
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_float32_keeps_the_digits_of_tight_clusters_far_apart(covariance_type):
             initial = em.gaussian_mixture([0.5, 0.5], means, sigma, covariance_type)
             fits.append(
                 em.fit(
-                    jax.random.key(0), x.astype(dtype), 2, covariance_type, initial=initial,
+                    jax.random.key(0), x.astype(dtype), 2, covariance_type, start=initial,
                     max_steps=3, tolerance=0.0, regularization=1e-6, throw=False,
                 )
             )  # fmt: skip
@@ -125,7 +125,7 @@ def test_float32_keeps_the_digits_of_rows_near_zero_among_large_ones():
             initial = em.gaussian_mixture([0.5, 0.5], means, sigma)
             fits.append(
                 em.fit(
-                    jax.random.key(0), x.astype(dtype), 2, initial=initial, max_steps=3,
+                    jax.random.key(0), x.astype(dtype), 2, start=initial, max_steps=3,
                     tolerance=0.0, regularization=0.0, throw=False,
                 )
             )  # fmt: skip
@@ -154,7 +154,7 @@ def test_float32_keeps_the_digits_of_large_poisson_counts(rates):
     resp = np.exp(joint - log_p[:, None])
     np.testing.assert_allclose(mixture.responsibilities(x), resp, rtol=0, atol=1e-5)
     fit = em.fit(
-        jax.random.key(0), x, 2, family=em.Poisson(), initial=mixture, max_steps=2,
+        jax.random.key(0), x, 2, family=em.Poisson(), start=mixture, max_steps=2,
         tolerance=0.0, sample_weight=weight, throw=False,
     )  # fmt: skip
     for _ in range(2):

@@ -29,12 +29,12 @@ def stay(key, log_density, z, scale, step_size):
     return z, jnp.asarray(0.03, step_size.dtype)
 
 
-STAY = annealing.Transition(stay, target=0.5)
+STAY = annealing.Transition(stay, target=0.5, cost=2)
 
 
 def runner(guide):
     parts = jax.random.key(7), MODEL(()), guide(()), X
-    return Runner(*parts, 0.0, STAY, 2, 2e4, NUM_SCOUTS)
+    return Runner(*parts, 0.0, STAY, 2e4, NUM_SCOUTS)
 
 
 @pytest.fixture(scope="module")

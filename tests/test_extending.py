@@ -173,7 +173,7 @@ def test_the_objective_passes_its_table(monkeypatch):
             held.objective, free.objective - 3.0 * abs(kl - target), rtol=1e-4
         )
         np.testing.assert_allclose(held.bound, free.bound, rtol=1e-6)
-    history = fit(objective=capacity(0.7, 3.0), num_epochs=2).history
+    history = fit(estimate=capacity(0.7, 3.0), num_epochs=2).history
     assert np.isfinite(history.bound).all()
     assert (history.bound != history.objective).all()
     for options, message in (((-1.0,), "nats: expected"), ((1.0, -2.0), "strength: expected")):

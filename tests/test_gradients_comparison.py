@@ -111,7 +111,7 @@ REFUSED = {
         {"estimators": ["disarmm"]}, ValueError, r"estimators\['disarmm'\]: .*did you mean 'disarm'"
     ),
     "one name": ({"estimators": "disarm"}, TypeError, "estimators: expected a sequence of names"),
-    "none": ({"estimators": {"own": None}}, TypeError, r"estimators\['own'\]: .* got None"),
+    "none": ({"estimators": {"own": None}}, TypeError, r"estimators\['own'\]: .* got a NoneType"),
     "another bound": (
         {"estimators": ["vimco"]}, ValueError, r"estimators\['vimco'\]: .*use bound='iwae'"
     ),

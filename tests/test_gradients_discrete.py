@@ -213,11 +213,6 @@ def test_a_good_baseline_lowers_the_variance_and_does_not_recompile():
     assert len(traces) == 1
 
 
-def test_moving_average():
-    assert gradients.moving_average(-10.0, -20.0, 0.75) == -12.5
-    assert jax.grad(lambda value: gradients.moving_average(-10.0, value))(-20.0) == 0.0
-
-
 def controlled_variance(problem, key, parameters, num_keys):
     """Mean of `variance_objective` for REBAR at (log temperature, scale)."""
     control = gradients.rebar_control(jnp.exp(parameters[0]), parameters[1])

@@ -36,6 +36,7 @@ from lvm_jax import (
 from lvm_jax._core import checks
 from lvm_jax._core.support import BITS, COUNTS, REAL, UNIT, whole_numbers
 from lvm_jax.distributions import chain, flows
+from lvm_jax.gradients.base import find_estimate
 
 PACKAGES = (
     annealing, chain, data, decomposition, diagnostics, em, evidence, flows, gradients, guides,
@@ -65,8 +66,6 @@ def fit(key=KEY, model=MODEL, guide=GUIDE, x=X, **options):
         "estimate": "reparameterized", "num_samples": 1, "optimizer": OPTIMIZER, "batch_size": 5,
         "num_epochs": 1,
     }  # fmt: skip
-    if "objective" in options:
-        settings["estimate"] = None
     return training.fit(key, model, guide, x, **settings | options)
 
 
@@ -367,15 +366,14 @@ OTHER = {
         r".*; call vimco\(\.\.\.\)",
     ),
     "number": (lambda: fit(estimate=3), TypeError, r"estimate: .* got a int; use a name in grad"),
-    "objective as estimate": (
-        lambda: fit(estimate=training.free_bits(0.1)), TypeError, "estimate: .*as objective="
-    ),
-    "estimate as objective": (
-        lambda: fit(objective=gradients.vimco()), TypeError, "objective: .*into estimate="
-    ),
     "objective's factory": (
-        lambda: fit(objective=training.free_bits), TypeError, r"objective: .*call free_bits\("
+        lambda: fit(estimate=training.free_bits), TypeError, r"estimate: .*call free_bits\("
     ),
+    "objective elsewhere": (
+        lambda: training.global_latents(9, training.free_bits(0.1)), TypeError,
+        "local: .* only training.fit and fit_many take an objective",
+    ),
+    "no estimate": (lambda: fit(estimate=None), TypeError, "estimate: .* got a NoneType"),
     "in gaps": (
         lambda: gaps(KEY, MODEL(THETA), GUIDE(PHI), X, ascent=decomposition.Ascent(estimate=gradients.disarm)), TypeError, r"ascent\.estimate: .* call disarm"
     ),
@@ -476,10 +474,9 @@ def test_a_data_frame_is_data_everywhere():
 def test_a_row_a_name_and_an_estimator_are_one():
     row = gradients.ESTIMATORS["vimco"]
     for given in ("vimco", row, row.estimate):
-        assert gradients.find_estimate(given) is row.estimate
-    assert gradients.find_estimate(None) is None
+        assert find_estimate(given) is row.estimate
     own = lambda *everything: 0.0  # noqa: E731
-    assert gradients.find_estimate(own) is own
+    assert find_estimate(own) is own
     assert distributions.is_reparameterized(FAMILY.build(FAMILY.init(KEY)))
 
 

@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn_vae_cases import DATA, LINEAR, QUICK, D, L, N, X, short
 
 from lvm_jax import evidence
-from lvm_jax.evidence import dataset
+from lvm_jax._core import batching
 from lvm_jax.sklearn import ProbabilisticPCA, VariationalAutoencoder, vae_programs
 from lvm_jax.sklearn.vae_programs import labels
 from lvm_jax.training import batches
@@ -36,9 +36,10 @@ def quick_training():
 @pytest.fixture
 def quick_evidence(monkeypatch):
     """Importance sampling likewise, where no bits are compared with those of another process."""
-    function = dataset._evaluate.__wrapped__
-    static = {"static_argnums": dataset._evaluate.static_argnums}
-    monkeypatch.setattr(dataset, "_evaluate", jax.jit(function, compiler_options=QUICK, **static))
+    program = batching._for_points
+    static = {"static_argnums": program.static_argnums}
+    quick = jax.jit(program.__wrapped__, compiler_options=QUICK, **static)
+    monkeypatch.setattr(batching, "_for_points", quick)
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,18 @@ import jax
 import numpy as np
 import optax
 import pytest
-from training_cases import data, fit, lines, same
+from training_cases import OPTIMIZER, data, fit, lines, same
 
 from lvm_jax import training
 from lvm_jax._core.outcome import Outcome
 from lvm_jax.training import Checkpoints, Placement, Validation, checkpoint, session
 from lvm_jax.training.store import Store
 
-OPTIONS = {"ema": 0.9, "validation": data(21, seed=2), "num_epochs": 4}  # 16 steps
+OPTIONS = {
+    "optimizer": training.with_ema(OPTIMIZER, 0.9),
+    "validation": data(21, seed=2),
+    "num_epochs": 4,
+}  # fmt: skip, 16 steps
 
 
 class Crash(Exception):
@@ -213,8 +217,8 @@ def test_no_good_checkpoint_is_an_error_then_and_later(crashed):
         ({"validation": data(20)}, "validation: "),
         ({"batch_size": 11}, "batch_size: 10 then, 11 now"),
         ({"num_samples": 3}, "num_samples: 2 then, 3 now"),
-        ({"ema": 0.8}, "ema: 0.9 then, 0.8 now"),
-        ({"optimizer": optax.adam(0.1)}, "optimizer: "),
+        ({"optimizer": training.with_ema(OPTIMIZER, 0.8)}, "optimizer: "),
+        ({"estimate": training.kl_warmup(0.5)}, "estimate: "),
         ({"config": {"layers": 2}}, r"config: None then, {'layers': 2} now"),
     ],
 )

@@ -86,12 +86,10 @@ def test_another_key_learning_rate_and_precision_are_seen():
         program = Program(
             *(
                 training.Separate(MODEL, GUIDE),
-                None,
                 objective,
                 2,
                 optax.adam(rate),
                 10,
-                None,
                 None,
                 None,
             )

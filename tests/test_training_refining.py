@@ -87,7 +87,7 @@ def test_local_steps_equal_those_of_the_refined_guide():
 
 def test_a_changed_objective_keeps_its_true_bound_beside_it():
     """A KL of weight 2 from the refined q lies below the ELBO of the same q by KL(q || prior)."""
-    found = fit(refined(300), objective=training.kl_warmup(2.0), num_samples=2_000)
+    found = fit(refined(300), estimate=training.kl_warmup(2.0), num_samples=2_000)
     theta = START.theta
     assert found.history.bound[0] == pytest.approx(float(mean_log_evidence(theta)), abs=1e-4)
 

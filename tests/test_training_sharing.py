@@ -43,7 +43,7 @@ def test_rows_are_padded_only_where_random_numbers_are_prefixes():
 def test_rows_that_are_fed_travel_in_chunks_of_a_bounded_size(monkeypatch):
     """Batches of 120 bytes in chunks of 400: three steps and one, in every epoch of four."""
     monkeypatch.setattr(batches, "CHUNK_BYTES", 400)
-    program = Program(*[None] * 5, 10, *[None] * 3)
+    program = Program(*[None] * 4, 10, *[None] * 2)
     chunks = batches.Chunks(data(43), KEY, program, num_epochs=2)
     assert [chunks.span(number) for number in range(4)] == [(0, 3), (3, 4), (4, 7), (7, 8)]
     assert [chunks.find(step) for step in range(8)] == [0, 0, 0, 1, 2, 2, 2, 3]
@@ -117,6 +117,7 @@ ALIKE = {
     "schedule-free": lambda: optax.contrib.schedule_free_adamw(1e-3),
     "plateau": lambda: optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau()),
     "lbfgs": optax.lbfgs,
+    "average": lambda: training.with_ema(optax.adam(1e-3), 0.99),
     "partition": lambda: optax.partition({"a": optax.adam(1e-3), "b": optax.sgd(1.0)}, {"x": "a"}),
     "key": lambda: optax.noisy_sgd(1e-3, key=jax.random.key(4)),
     "model": lambda: models.linear_gaussian(2, 3),
@@ -131,6 +132,7 @@ UNLIKE = {
     "horizon": (optax.adam(cosine(100)), optax.adam(cosine(101))),
     "sign of zero": (optax.adam(0.0), optax.adam(-0.0)),
     "integer": (optax.adam(1), optax.adam(1.0)),
+    "average": tuple(training.with_ema(optax.adam(1e-3), d) for d in (0.9, 0.99)),
     "optimiser": (optax.adam(1e-3), optax.adamax(1e-3)),
     "array": (ALIKE["array"](), functools.partial(jnp.add, np.array([0.0, 1.0, 3.0]))),
     "type": (ALIKE["array"](), functools.partial(jnp.add, np.arange(3.0, dtype=np.float32))),

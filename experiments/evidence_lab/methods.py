@@ -37,7 +37,6 @@ class Setting(NamedTuple):
 
     problem: Problem
     transition: annealing.Transition
-    move_cost: int  # evaluations of the joint density or its gradient in one move
 
     def parts(self, x: Array) -> tuple[LogJoint, Starts]:
         """z -> log p(x, z), and the distributions that draws start from, at one point."""
@@ -152,13 +151,13 @@ def by_chains(key: Key, setting: Setting, data: Simulated, config: Config) -> di
 
 def plan(setting: Setting, budget: int, size: int) -> tuple[annealing.Plan | None, int, int]:
     """A plan within the budget (None below two temperatures), and costs of pilot and chains."""
-    number = annealing.affordable_temperatures(budget, size, setting.move_cost)
+    number = annealing.affordable_temperatures(budget, size, setting.transition.cost)
     if number < 2:
         return None, 0, 0
     temperatures, moves = annealing.sigmoid(number), setting.transition
     found = annealing.plan(temperatures, moves, num_pilot=PILOT, adaptive=True)
-    pilot = annealing.pilot_cost(number, setting.move_cost)
-    return found, pilot, annealing.chain_cost(size, number, setting.move_cost)
+    pilot = annealing.pilot_cost(number, setting.transition.cost)
+    return found, pilot, annealing.chain_cost(size, number, setting.transition.cost)
 
 
 def sandwich(

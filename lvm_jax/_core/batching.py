@@ -15,7 +15,7 @@ import numpy as np
 
 from lvm_jax import compiling
 from lvm_jax._core import checks
-from lvm_jax.typing import Array, Int
+from lvm_jax.typing import Array, Int, Key
 
 # Chunks per batch on a GPU or a TPU. A decoder of 784 pixels then uses 0.14 GB as an MLP, and 2 GB
 # with convolutions.
@@ -95,6 +95,41 @@ def map_first_points(
         jax.eval_shape(every, rows),
     )
     return jax.lax.fori_loop(0, (number + together - 1) // together, step, nothing)
+
+
+def for_points(
+    function: Callable[..., Any],
+    static: tuple[Any, ...],
+    key: Key[Array, ""],
+    shared: tuple[Any, ...],
+    points: tuple[Any, ...],
+    together: int,
+) -> Any:
+    """function(fold_in(key, index), *shared, *point, *static) of every row of (index, *point).
+
+    `points` have leaves [N, ...] on the host. One program serves all N of a bucket, and other
+    values of the key and of `shared`.
+    """
+    rows, _, number = padded(points)
+    found = _for_points(function, static, key, shared, rows, number, together)
+    return unpadded(found, number)
+
+
+@compiling.bounded_jit(0, 1, 6)
+def _for_points(
+    function: Callable[..., Any],
+    static: tuple[Any, ...],
+    key: Key[Array, ""],
+    shared: tuple[Any, ...],
+    points: tuple[Any, ...],
+    number: Int[Array, ""],
+    together: int,
+) -> Any:
+    def one(point: tuple[Any, ...]) -> Any:
+        index, *rest = point
+        return function(jax.random.fold_in(key, index), *shared, *rest, *static)
+
+    return map_first_points(one, points, together, number)
 
 
 def num_rows(points: Any) -> int:

@@ -115,7 +115,7 @@ def structure(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> Has
 def _parts(value: Any) -> list[Any] | None:
     """The parts of a value; None for an indivisible value."""
     if isinstance(value, types.FunctionType):
-        cells = [_contents(cell) for cell in value.__closure__ or ()]
+        cells = [contents(cell) for cell in value.__closure__ or ()]
         named = (value.__defaults__, value.__kwdefaults__, value.__dict__)
         return [ByIdentity(value.__globals__), value.__code__, *cells, *named]
     if isinstance(value, types.MethodType):
@@ -147,7 +147,8 @@ def _of_array(value: Any) -> Hashable:
     return (type(value), value.dtype, weak, value.shape, np.asarray(value).tobytes())
 
 
-def _contents(cell: types.CellType) -> Any:
+def contents(cell: types.CellType) -> Any:
+    """The value of a cell of a closure."""
     try:
         return cell.cell_contents
     except ValueError:  # an unbound name

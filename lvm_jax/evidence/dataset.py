@@ -7,20 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax._core.batching import (
-    batch_size,
-    map_first_points,
-    num_rows,
-    padded,
-    rows_for_device,
-    unpadded,
-)
-from lvm_jax._core.display import by_field, is_number, with_error
+from lvm_jax._core.batching import batch_size, for_points, num_rows, rows_for_device
 from lvm_jax._core.inputs import check_bound, check_data, check_problem, check_q, one_of
-from lvm_jax.compiling import bounded_jit
+from lvm_jax.compiling import bounded_jit, bucket
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
-from lvm_jax.evidence.result import Evidence, describe, union
+from lvm_jax.evidence.result import Evidence, describe
 from lvm_jax.typing import (
     Array,
     ArrayLike,
@@ -73,35 +65,18 @@ def evaluate(
     own, common = (q, None) if q_per_point else (None, q)
     index = np.arange(num_rows(x)) if index is None else np.asarray(index)
     checks.shape(index, (num_rows(x),), "index")
-    points, size, number = padded((index, x, own))
     alive = min(num_samples, chunk_size)  # rows of a point
-    found = _evaluate(
-        *(key, p, common, points, number, num_samples, chunk_size),
-        batch_size(rows_for_device(chunk_size), alive, size),
-    )
-    return unpadded(found, number)
+    together = batch_size(rows_for_device(chunk_size), alive, bucket(num_rows(x)))
+    static = num_samples, chunk_size
+    return for_points(_of_point, static, key, (p, common), (index, x, own), together)
 
 
-@bounded_jit(5, 6, 7)
-def _evaluate(
-    key: Key[Array, ""],
-    p: JointDensity,
-    common: Any,  # a q or None
-    points: tuple[Array, Any, Any],
-    number: Int[Array, ""],
-    num_samples: int,
-    chunk_size: int,
-    together: int,
+def _of_point(
+    key: Key[Array, ""], p: JointDensity, common: Any, x: Any, own: Any, num: int, chunk_size: int
 ) -> Evidence:
-    """`evaluate`, with a q that is `common` to all points or, where it is None, one for each."""
-
-    def one(point: tuple[Array, Any, Any]) -> Evidence:
-        index, x, own = point
-        q = own if common is None else common
-        key_point = jax.random.fold_in(key, index)
-        return importance(key_point, p.log_joint(x), q(x), num_samples, chunk_size=chunk_size)
-
-    return map_first_points(one, points, together, number)
+    """`evaluate`, with a q that is `common` to all points or, where it is None, the point's own."""
+    q = own if common is None else common
+    return importance(key, p.log_joint(x), q(x), num, chunk_size=chunk_size)
 
 
 def _first(q: ConditionalDensity, num_points: int) -> ConditionalDensity:
@@ -122,14 +97,6 @@ class Summary(NamedTuple):
     num_untrusted: Int[Array, ""]  # points that are `likely_low`
     num_points: int
     failed: Int[Array, ""]  # bits of `Check`: all reasons of those points
-
-    def __repr__(self) -> str:
-        """The mean, both errors and the verdict."""
-        if not all(map(is_number, self)):
-            return by_field(self)
-        number = with_error(self.log_evidence, self.monte_carlo_error)
-        other = with_error(0, self.sampling_error).partition(" ")[2]
-        return f"Summary({number} (Monte Carlo) {other} (sampling): {self.verdict()})"
 
     @property
     def reliable(self) -> Bool[Array, ""]:
@@ -170,5 +137,5 @@ def _summarize(evidence: Evidence) -> Summary:
         evidence.k_hat.max(),
         low.sum(),
         low.shape[0],
-        union(jnp.where(low, evidence.failed, 0)),
+        jax.lax.reduce(jnp.where(low, evidence.failed, 0), jnp.int32(0), jax.lax.bitwise_or, (0,)),
     )

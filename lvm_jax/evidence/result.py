@@ -193,13 +193,6 @@ def larger(first: Evidence, second: Evidence) -> Evidence:
     return jax.tree.map(lambda one, two: jnp.where(above, one, two), first, second)
 
 
-def union(failed: ArrayLike) -> Int[Array, ""]:
-    """The bits of all points combined."""
-    bits = jnp.asarray([int(check) for check in Check], jnp.int32)
-    found = (jnp.asarray(failed, jnp.int32)[:, None] & bits[None]).max(0)
-    return found.sum(dtype=jnp.int32)
-
-
 def describe(failed: ArrayLike) -> str:
     """The reasons in `failed` as a sentence; for points [N], with their numbers."""
     failed = np.asarray(failed).astype(int)

@@ -37,7 +37,6 @@ class Runner:
         x: Any,
         prior_share: float,
         transition: annealing.Transition | None,
-        gradients_per_move: int,
         budget: float,
         num_scouts: int,
     ) -> None:
@@ -45,12 +44,13 @@ class Runner:
         if checks.number(prior_share, "prior_share") != 0:
             q = defensive(p, q, prior_share)
         self.key, self.p, self.q = key, p, q
-        self.x, self.per_move, self.num_scouts = x, gradients_per_move, num_scouts
+        self.x, self.num_scouts = x, num_scouts
         self.transition = annealing.hmc() if transition is None else transition
+        self.per_move = 1.0 + self.transition.cost
         self.modes: Modes | None = None
         self.num_points = num_rows(x)
         self.size = compiling.bucket(self.num_points)
-        self.capacity = _capacity(budget, 1.0 + gradients_per_move, num_scouts)
+        self.capacity = _capacity(budget, self.per_move, num_scouts)
         rows = rows_for_device(TOGETHER * CHAINS)
         self.together = 1 if self.num_points <= FEW else batch_size(rows, CHAINS, self.size)
 
@@ -103,7 +103,7 @@ class Runner:
     def cost(self, chains: int, temperatures: int) -> float:
         """Evaluations of the joint density per point in an annealed round."""
         moves = chains * temperatures + PILOT * min(temperatures, MOST)
-        return moves * (1.0 + self.per_move)
+        return moves * self.per_move
 
     def scouting(self, num_scouts: int) -> float:
         """Evaluations of the joint density per point by scouts, without the search for modes."""

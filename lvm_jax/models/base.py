@@ -13,7 +13,7 @@ from lvm_jax._core import checks, support
 from lvm_jax._core.recognition import bindable
 from lvm_jax._core.support import Supports
 from lvm_jax._core.trees import differences
-from lvm_jax.distributions import data_support
+from lvm_jax.distributions.base import data_support
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
 
 CACHED = 32  # models whose shapes are cached

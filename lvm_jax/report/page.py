@@ -193,9 +193,9 @@ def digits(value: float, error: float, sign: str = "") -> str:
     return with_error(value, error, f"{sign}.{places}f")
 
 
-def listed(values: Sequence[Any], form: str = "") -> str:
+def listed(values: Sequence[Any]) -> str:
     """Values as an enumeration: 1, 2 and 3."""
-    words = [str(value) if isinstance(value, str) else format(value, form) for value in values]
+    words = [str(value) for value in values]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

@@ -62,8 +62,6 @@ def adam(
         first_rate: the rate of the first steps.
     """
     surrogate = find_estimate(estimate)
-    if surrogate is None:
-        raise TypeError("estimate: expected an estimator or its name, got None")
     num_samples = checks.integer(num_samples, "num_samples", 1)
     if optimizer is None:
         optimizer = optax.chain(optax.clip_by_global_norm(LARGEST_NORM), optax.adam(1.0))
