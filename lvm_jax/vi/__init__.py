@@ -7,6 +7,7 @@
 For a model of many data points, see `training.fit`.
 """
 
+from lvm_jax.vi.constraints import CONSTRAINTS
 from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
 from lvm_jax.vi.gaussian import natural_gradient
@@ -15,6 +16,7 @@ from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.stochastic import adam
 
 __all__ = [
+    "CONSTRAINTS",
     "FAMILIES",
     "METHODS",
     "Found",

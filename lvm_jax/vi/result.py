@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-
 from lvm_jax._core import checks
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import Unflattened
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Evidence, Resampled, resample
 from lvm_jax.typing import Array, Distribution, Key, Scalar
+from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import LogDensity
 from lvm_jax.vi.method import Reason, Trace
 
@@ -16,7 +16,7 @@ from lvm_jax.vi.method import Reason, Trace
 class VariationalFit(NamedTuple):
     """q, with estimates of its ELBO and of log Z from new draws, and the course of the fit."""
 
-    q: Unflattened
+    q: Unflattened | Constrained  # of z
     elbo: Estimate  # E_q[log p(z) - log q(z)], nats
     importance: Evidence  # log Z, the log of the integral of exp(log_density), by draws of q
     log_evidence: Evidence  # log Z by draws of q, or by annealing from q where k_hat is above 0.7
@@ -61,6 +61,3 @@ def _resample(
     num_draws: int,
 ) -> Resampled:
     return resample(key, log_density, q, num_samples, num_draws)
-
-
-
