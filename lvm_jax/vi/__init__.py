@@ -13,6 +13,7 @@ from lvm_jax.vi.fit import METHODS, fit
 from lvm_jax.vi.gaussian import natural_gradient
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.result import VariationalFit
+from lvm_jax.vi.saved import Loaded, load
 from lvm_jax.vi.stochastic import adam
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FAMILIES",
     "METHODS",
     "Found",
+    "Loaded",
     "Method",
     "Reason",
     "Task",
@@ -27,5 +29,6 @@ __all__ = [
     "VariationalFit",
     "adam",
     "fit",
+    "load",
     "natural_gradient",
 ]

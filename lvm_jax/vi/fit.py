@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Key, Latent
 from lvm_jax.vi import quality
@@ -44,7 +43,8 @@ def fit(
     z is a pytree of real numbers with the structure of `start`. Z is the evidence p(x) where
     log_density is log p(x, z) with every constant. q is a distribution on all of R^D: give
     `constrain` for a z on a part of it. New draws after the fit measure ELBO and log Z. Where k-hat
-    distrusts the weights of q, log Z is measured by annealing from q.
+    distrusts the weights of q, log Z is measured by a better proposal, fitted to weighted draws,
+    and where this fails by annealing.
 
     Args:
         key: a typed PRNG key.
@@ -95,18 +95,11 @@ def fit(
                 "log_density: not finite for draws of q; give `constrain` for a density on a part "
                 f"of R^{density.dim}, or another start"
             )
-    evidence = importance
-    if not importance.k_hat <= TRUSTED_K_HAT:
-        evidence = quality.anneal(key_chains, q, density.log_density)
+    measured = quality.refine(key_chains, found.flat, density, importance)
+    of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
-        *(
-            q if constraint is None else Constrained(q, constraint),
-            elbo,
-            importance,
-            evidence,
-            reason,
-        ),
-        *(found.evaluations, found.trace, found.method, log_density),
+        *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
+        *(found.method, log_density, of_z(density.around(measured.proposal))),
     )
 
 
