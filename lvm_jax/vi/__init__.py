@@ -7,17 +7,21 @@
 For a model of many data points, see `training.fit`.
 """
 
+from lvm_jax.vi.constraints import CONSTRAINTS
 from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
 from lvm_jax.vi.gaussian import natural_gradient
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.result import VariationalFit
+from lvm_jax.vi.saved import Loaded, load
 from lvm_jax.vi.stochastic import adam
 
 __all__ = [
+    "CONSTRAINTS",
     "FAMILIES",
     "METHODS",
     "Found",
+    "Loaded",
     "Method",
     "Reason",
     "Task",
@@ -25,5 +29,6 @@ __all__ = [
     "VariationalFit",
     "adam",
     "fit",
+    "load",
     "natural_gradient",
 ]

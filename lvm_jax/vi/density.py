@@ -14,6 +14,7 @@ from lvm_jax._core import checks
 from lvm_jax._core.recognition import bindable
 from lvm_jax.distributions import Unflattened
 from lvm_jax.typing import Array, Distribution, Float, Latent, Scalar
+from lvm_jax.vi.constraints import Constraint, Unconstrained, check_constraint
 
 LogDensity = Callable[[Latent], Scalar]
 
@@ -61,11 +62,20 @@ class Density:
         raise IndexError(index)
 
 
-def check_density(log_density: LogDensity, start: Latent) -> Density:
-    """The density, if `start` is a pytree of real numbers and log_density maps it to a number."""
-    start = _check_start(start)
-    _check_log_density(log_density, start)
-    return Density(bindable(log_density), start)
+def check_density(
+    log_density: LogDensity, start: Latent, constrain: Any = None
+) -> tuple[Density, Constraint | None]:
+    """The density of unconstrained numbers, and the constraint.
+
+    Refuses a `start` that is no pytree of real numbers, a `constrain` that does not fit it, and a
+    log_density that does not map it to a number.
+    """
+    constraint, u = check_constraint(constrain, _check_start(start))
+    if constraint is None:
+        _check_log_density(log_density, u)
+        return Density(bindable(log_density), u), None
+    _check_log_density(log_density, jax.eval_shape(constraint.forward, u)[0])
+    return Density(bindable(Unconstrained(log_density, constraint)), u), constraint
 
 
 def _check_start(start: Latent) -> Latent:
@@ -86,7 +96,7 @@ def _check_start(start: Latent) -> Latent:
 
 
 def _check_log_density(log_density: LogDensity, start: Latent) -> None:
-    """Refuse a function that does not map the start to one number."""
+    """Refuse a function that does not map the start, arrays or their shapes, to one number."""
     shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", start)
     expected = f"log_density: expected a function of one z, {shapes}, to one real number"
     if not callable(log_density):

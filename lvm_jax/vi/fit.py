@@ -1,15 +1,16 @@
 """Fit q to a log-density, and measure how good q is."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Key, Latent
 from lvm_jax.vi import quality
+from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
@@ -31,6 +32,7 @@ def fit(
     method: str | Method = "auto",
     tolerance: float = 0.01,
     max_evaluations: int = 100_000,
+    constrain: Any = None,
     num_draws: int = 10_000,
     throw: bool = True,
 ) -> VariationalFit:
@@ -39,20 +41,26 @@ def fit(
         ELBO = E_q[log_density(z) - log q(z)] <= log Z,    Z the integral of exp(log_density)
 
     z is a pytree of real numbers with the structure of `start`. Z is the evidence p(x) where
-    log_density is log p(x, z) with every constant, in unconstrained coordinates (with the Jacobian
-    of a transformation). New draws after the fit measure ELBO and log Z. Where k-hat distrusts the
-    weights of q, log Z is measured by annealing from q.
+    log_density is log p(x, z) with every constant. q is a distribution on all of R^D: give
+    `constrain` for a z on a part of it. New draws after the fit measure ELBO and log Z. Where k-hat
+    distrusts the weights of q, log Z is measured by a better proposal, fitted to weighted draws,
+    and where this fails by annealing.
 
     Args:
         key: a typed PRNG key.
         log_density: a function of one z to one number in nats.
-        start: where the search starts, an array or a pytree of arrays of real numbers.
+        start: where the search starts, an array or a pytree of arrays of real numbers. Constrained
+            for a `constrain` by names, unconstrained for a function.
         family: a name of `vi.FAMILIES`, or a `guides` Family of D numbers, the size of `start`.
         method: a name of `vi.METHODS`, or what one of its functions returns, such as
             `vi.adam(num_samples=4)`; "auto" is natural_gradient for Gaussians of full or diagonal
             covariance, and adam for other families.
         tolerance: nats of ELBO. The fit ends when the predicted gain of a longer one is below.
         max_evaluations: the most gradients of log_density in the fit.
+        constrain: names of `vi.CONSTRAINTS` for leaves of z, such as {"tau": "positive"}, other
+            leaves being real; or a function of an unconstrained u, like `start`, to
+            (z, log |det dz/du|). log_density takes the constrained z, without Jacobian. The fit is
+            one of u; `q` and `resample` return z.
         num_draws: draws for the ELBO and log Z, rounded up to a multiple of 1,000.
         throw: raise if the density is not finite; False returns the outcome in `reason`.
 
@@ -65,7 +73,7 @@ def fit(
     """
     checks.host("vi.fit", INSIDE, key, start)
     key_fit, key_draws, key_chains = jax.random.split(checks.key(key), 3)
-    density = check_density(log_density, start)
+    density, constraint = check_density(log_density, start, constrain)
     family = check_family(family, density.dim)
     chosen = _check_method(method, family, density.dim)
     if not checks.number(tolerance, "tolerance") > 0:
@@ -78,7 +86,7 @@ def fit(
         raise FloatingPointError(odd)
     found = chosen.run(key_fit, Task(density, family, tolerance, budget))
     q = density.around(found.flat)
-    elbo, importance = quality.measure(key_draws, q, log_density, num_chunks)
+    elbo, importance = quality.measure(key_draws, q, density.log_density, num_chunks)
     reason = Reason.START_NOT_FINITE if odd is not None else found.reason
     if not np.isfinite(elbo.value) and odd is None:
         reason = Reason.DIVERGED
@@ -87,12 +95,11 @@ def fit(
                 "log_density: not finite for draws of q; give `constrain` for a density on a part "
                 f"of R^{density.dim}, or another start"
             )
-    evidence = importance
-    if not importance.k_hat <= TRUSTED_K_HAT:
-        evidence = quality.anneal(key_chains, q, log_density)
+    measured = quality.refine(key_chains, found.flat, density, importance)
+    of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
-        *(q, elbo, importance, evidence, reason),
-        *(found.evaluations, found.trace, found.method, log_density),
+        *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
+        *(found.method, log_density, of_z(density.around(measured.proposal))),
     )
 
 

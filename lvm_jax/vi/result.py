@@ -1,5 +1,6 @@
 """The result of `vi.fit`: q, its estimates, and the course of the fit."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from lvm_jax._core import checks
@@ -8,22 +9,25 @@ from lvm_jax.distributions import Unflattened
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Evidence, Resampled, resample
 from lvm_jax.typing import Array, Distribution, Key, Scalar
+from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import LogDensity
 from lvm_jax.vi.method import Reason, Trace
+from lvm_jax.vi.saved import write_fit
 
 
 class VariationalFit(NamedTuple):
     """q, with estimates of its ELBO and of log Z from new draws, and the course of the fit."""
 
-    q: Unflattened
+    q: Unflattened | Constrained  # of z
     elbo: Estimate  # E_q[log p(z) - log q(z)], nats
     importance: Evidence  # log Z, the log of the integral of exp(log_density), by draws of q
-    log_evidence: Evidence  # log Z by draws of q, or by annealing from q where k_hat is above 0.7
+    log_evidence: Evidence  # log Z by draws of q if reliable, else of `proposal`, or by annealing
     reason: Reason
     evaluations: int  # gradients of log_density in the fit; `log_evidence` has its own draws
     trace: Trace
     method: str  # the method that ran
     log_density: LogDensity
+    proposal: Unflattened | Constrained  # of z: q, or better where q's own weights fail
 
     def __repr__(self) -> str:
         """The ELBO, log Z with k-hat and verdict, and the reason of the end."""
@@ -39,7 +43,7 @@ class VariationalFit(NamedTuple):
 
     @property
     def k_hat(self) -> Scalar:
-        """Pareto's k-hat of the weights p / q: above 0.7, distrust `importance` and `resample`."""
+        """Pareto's k-hat of the weights p / q: above 0.7, distrust `importance`."""
         return self.importance.k_hat
 
     @property
@@ -48,14 +52,22 @@ class VariationalFit(NamedTuple):
         return self.importance.ess
 
     def resample(self, key: Key[Array, ""], num_draws: int) -> Resampled:
-        """`num_draws` posterior draws by `evidence.resample`, from as many draws of q as log Z.
+        """`num_draws` posterior draws by `evidence.resample` from draws of `proposal`.
 
         `z` of the result has the structure of the start, leaves [num_draws, ...].
         """
         checks.key(key)
         num_draws = checks.integer(num_draws, "num_draws", 1)
         num_samples = max(int(self.importance.num_samples), num_draws)
-        return _resample(key, self.q, self.log_density, num_samples, num_draws)
+        return _resample(key, self.proposal, self.log_density, num_samples, num_draws)
+
+    def save(self, path: str | Path) -> Path:
+        """Write q with ELBO, log Z, k-hat and reason to path/vi, for `vi.load`; returns the folder.
+
+        q needs no model to be loaded. Names of constraints are saved, a function is not. Raises
+        TypeError for a q or a structure of z that has no description.
+        """
+        return write_fit(path, self)
 
 
 @bounded_jit(2, 3, 4)
