@@ -10,6 +10,7 @@ For a model of many data points, see `training.fit`.
 from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
 from lvm_jax.vi.gaussian import natural_gradient
+from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.stochastic import adam
@@ -25,5 +26,6 @@ __all__ = [
     "VariationalFit",
     "adam",
     "fit",
+    "laplace",
     "natural_gradient",
 ]

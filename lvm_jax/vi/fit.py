@@ -13,11 +13,16 @@ from lvm_jax.vi import quality
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
+from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Method, Reason, Task
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.stochastic import adam
 
-METHODS: dict[str, Callable[[], Method]] = {"natural_gradient": natural_gradient, "adam": adam}
+METHODS: dict[str, Callable[[], Method]] = {
+    "natural_gradient": natural_gradient,
+    "adam": adam,
+    "laplace": laplace,
+}
 AUTO = {"full_rank": "natural_gradient", "mean_field": "natural_gradient"}  # others: adam
 INSIDE = "training.ascend, then evidence.importance"
 
