@@ -7,6 +7,7 @@
 For a model of many data points, see `training.fit`.
 """
 
+from lvm_jax.vi.batch_and_match import batch_and_match
 from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
 from lvm_jax.vi.gaussian import natural_gradient
@@ -25,6 +26,7 @@ __all__ = [
     "Trace",
     "VariationalFit",
     "adam",
+    "batch_and_match",
     "fit",
     "laplace",
     "natural_gradient",

@@ -10,6 +10,7 @@ from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Key, Latent
 from lvm_jax.vi import quality
+from lvm_jax.vi.batch_and_match import batch_and_match
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
@@ -22,6 +23,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "natural_gradient": natural_gradient,
     "adam": adam,
     "laplace": laplace,
+    "batch_and_match": batch_and_match,
 }
 AUTO = {"full_rank": "natural_gradient", "mean_field": "natural_gradient"}  # others: adam
 INSIDE = "training.ascend, then evidence.importance"
