@@ -7,10 +7,12 @@
 For a model of many data points, see `training.fit`.
 """
 
+from lvm_jax.vi.batch_and_match import batch_and_match
 from lvm_jax.vi.constraints import CONSTRAINTS
 from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
 from lvm_jax.vi.gaussian import natural_gradient
+from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.saved import Loaded, load
@@ -28,7 +30,9 @@ __all__ = [
     "Trace",
     "VariationalFit",
     "adam",
+    "batch_and_match",
     "fit",
+    "laplace",
     "load",
     "natural_gradient",
 ]

@@ -10,15 +10,22 @@ from lvm_jax._core import checks
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Key, Latent
 from lvm_jax.vi import quality
+from lvm_jax.vi.batch_and_match import batch_and_match
 from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
+from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Method, Reason, Task
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.stochastic import adam
 
-METHODS: dict[str, Callable[[], Method]] = {"natural_gradient": natural_gradient, "adam": adam}
+METHODS: dict[str, Callable[[], Method]] = {
+    "natural_gradient": natural_gradient,
+    "adam": adam,
+    "laplace": laplace,
+    "batch_and_match": batch_and_match,
+}
 AUTO = {"full_rank": "natural_gradient", "mean_field": "natural_gradient"}  # others: adam
 INSIDE = "training.ascend, then evidence.importance"
 
