@@ -11,6 +11,9 @@ from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
 from lvm_jax.vi.gaussian import natural_gradient
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
+from lvm_jax.vi.modes import modes
+from lvm_jax.vi.modes_table import Modes
+from lvm_jax.vi.pathfinder import pathfinder
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.stochastic import adam
 
@@ -19,11 +22,14 @@ __all__ = [
     "METHODS",
     "Found",
     "Method",
+    "Modes",
     "Reason",
     "Task",
     "Trace",
     "VariationalFit",
     "adam",
     "fit",
+    "modes",
     "natural_gradient",
+    "pathfinder",
 ]

@@ -14,11 +14,23 @@ from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
 from lvm_jax.vi.method import Method, Reason, Task
+from lvm_jax.vi.modes import modes
+from lvm_jax.vi.pathfinder import pathfinder
 from lvm_jax.vi.result import VariationalFit
+from lvm_jax.vi.starts import check_draw
 from lvm_jax.vi.stochastic import adam
 
-METHODS: dict[str, Callable[[], Method]] = {"natural_gradient": natural_gradient, "adam": adam}
-AUTO = {"full_rank": "natural_gradient", "mean_field": "natural_gradient"}  # others: adam
+METHODS: dict[str, Callable[[], Method]] = {
+    "natural_gradient": natural_gradient,
+    "adam": adam,
+    "pathfinder": pathfinder,
+    "modes": modes,
+}
+AUTO = {  # others: adam
+    "full_rank": "natural_gradient",
+    "mean_field": "natural_gradient",
+    "mixture": "modes",
+}
 INSIDE = "training.ascend, then evidence.importance"
 
 
@@ -46,7 +58,9 @@ def fit(
     Args:
         key: a typed PRNG key.
         log_density: a function of one z to one number in nats.
-        start: where the search starts, an array or a pytree of arrays of real numbers.
+        start: where the search starts, an array or a pytree of arrays of real numbers, or a
+            function of a key that draws one, such as a draw from the prior. The family mixture
+            takes many starts.
         family: a name of `vi.FAMILIES`, or a `guides` Family of D numbers, the size of `start`.
         method: a name of `vi.METHODS`, or what one of its functions returns, such as
             `vi.adam(num_samples=4)`; "auto" is natural_gradient for Gaussians of full or diagonal
@@ -65,6 +79,7 @@ def fit(
     """
     checks.host("vi.fit", INSIDE, key, start)
     key_fit, key_draws, key_chains = jax.random.split(checks.key(key), 3)
+    start, draw_start = check_draw(jax.random.fold_in(key_fit, 1), start)
     density = check_density(log_density, start)
     family = check_family(family, density.dim)
     chosen = _check_method(method, family, density.dim)
@@ -76,7 +91,7 @@ def fit(
     odd = _odd_leaf(density)
     if odd is not None and throw:
         raise FloatingPointError(odd)
-    found = chosen.run(key_fit, Task(density, family, tolerance, budget))
+    found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
     q = density.around(found.flat)
     elbo, importance = quality.measure(key_draws, q, log_density, num_chunks)
     reason = Reason.START_NOT_FINITE if odd is not None else found.reason
@@ -92,7 +107,7 @@ def fit(
         evidence = quality.anneal(key_chains, q, log_density)
     return VariationalFit(
         *(q, elbo, importance, evidence, reason),
-        *(found.evaluations, found.trace, found.method, log_density),
+        *(found.evaluations, found.trace, found.method, log_density, found.modes),
     )
 
 
@@ -110,9 +125,11 @@ def _check_method(method: str | Method, family: str | Family, dim: int) -> Metho
         raise ValueError(
             f"family: expected one of {', '.join(method.families)} for this method, got {family}"
         )
-    if family == "full_rank" and dim > MAX_DIM:
+    if method.families is None and family == "mixture":
+        raise ValueError("method: expected auto, modes or pathfinder for the family mixture")
+    if family in ("full_rank", "mixture") and dim > MAX_DIM:
         raise ValueError(
-            f"family: expected low_rank or mean_field for {dim:,} numbers, got full_rank, whose "
+            f"family: expected low_rank or mean_field for {dim:,} numbers, got {family}, whose "
             f"covariance takes {dim**2 * 4 / 2**30:.1f} GiB, several times"
         )
     return method

@@ -11,6 +11,7 @@ from lvm_jax.evidence import Evidence, Resampled, resample
 from lvm_jax.typing import Array, Distribution, Key, Scalar
 from lvm_jax.vi.density import LogDensity
 from lvm_jax.vi.method import Reason, Trace
+from lvm_jax.vi.modes_table import Modes
 
 
 class VariationalFit(NamedTuple):
@@ -25,6 +26,7 @@ class VariationalFit(NamedTuple):
     trace: Trace
     method: str  # the method that ran
     log_density: LogDensity
+    modes: Modes | None = None  # the modes of a mixture, of the family mixture
 
     @property
     def converged(self) -> bool:
