@@ -14,6 +14,9 @@ from lvm_jax.vi.fit import METHODS, fit
 from lvm_jax.vi.gaussian import natural_gradient
 from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
+from lvm_jax.vi.modes import modes
+from lvm_jax.vi.modes_table import Modes
+from lvm_jax.vi.pathfinder import pathfinder
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.saved import Loaded, load
 from lvm_jax.vi.stochastic import adam
@@ -25,6 +28,7 @@ __all__ = [
     "Found",
     "Loaded",
     "Method",
+    "Modes",
     "Reason",
     "Task",
     "Trace",
@@ -34,5 +38,7 @@ __all__ = [
     "fit",
     "laplace",
     "load",
+    "modes",
     "natural_gradient",
+    "pathfinder",
 ]

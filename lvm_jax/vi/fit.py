@@ -17,7 +17,10 @@ from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
 from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Method, Reason, Task
+from lvm_jax.vi.modes import modes
+from lvm_jax.vi.pathfinder import pathfinder
 from lvm_jax.vi.result import VariationalFit
+from lvm_jax.vi.starts import check_draw
 from lvm_jax.vi.stochastic import adam
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -25,8 +28,14 @@ METHODS: dict[str, Callable[[], Method]] = {
     "adam": adam,
     "laplace": laplace,
     "batch_and_match": batch_and_match,
+    "pathfinder": pathfinder,
+    "modes": modes,
 }
-AUTO = {"full_rank": "natural_gradient", "mean_field": "natural_gradient"}  # others: adam
+AUTO = {  # others: adam
+    "full_rank": "natural_gradient",
+    "mean_field": "natural_gradient",
+    "mixture": "modes",
+}
 INSIDE = "training.ascend, then evidence.importance"
 
 
@@ -56,8 +65,9 @@ def fit(
     Args:
         key: a typed PRNG key.
         log_density: a function of one z to one number in nats.
-        start: where the search starts, an array or a pytree of arrays of real numbers. Constrained
-            for a `constrain` by names, unconstrained for a function.
+        start: where the search starts, an array or a pytree of arrays of real numbers, or a
+            function of a key that draws one, such as a draw from the prior. The family mixture
+            takes many starts. Constrained for a `constrain` by names, unconstrained for a function.
         family: a name of `vi.FAMILIES`, or a `guides` Family of D numbers, the size of `start`.
         method: a name of `vi.METHODS`, or what one of its functions returns, such as
             `vi.adam(num_samples=4)`; "auto" is natural_gradient for Gaussians of full or diagonal
@@ -80,6 +90,7 @@ def fit(
     """
     checks.host("vi.fit", INSIDE, key, start)
     key_fit, key_draws, key_chains = jax.random.split(checks.key(key), 3)
+    start, draw_start = check_draw(jax.random.fold_in(key_fit, 1), start)
     density, constraint = check_density(log_density, start, constrain)
     family = check_family(family, density.dim)
     chosen = _check_method(method, family, density.dim)
@@ -91,7 +102,7 @@ def fit(
     odd = _odd_leaf(density)
     if odd is not None and throw:
         raise FloatingPointError(odd)
-    found = chosen.run(key_fit, Task(density, family, tolerance, budget))
+    found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
     q = density.around(found.flat)
     elbo, importance = quality.measure(key_draws, q, density.log_density, num_chunks)
     reason = Reason.START_NOT_FINITE if odd is not None else found.reason
@@ -106,7 +117,7 @@ def fit(
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
         *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
-        *(found.method, log_density, of_z(density.around(measured.proposal))),
+        *(found.method, log_density, of_z(density.around(measured.proposal)), found.modes),
     )
 
 
@@ -124,9 +135,11 @@ def _check_method(method: str | Method, family: str | Family, dim: int) -> Metho
         raise ValueError(
             f"family: expected one of {', '.join(method.families)} for this method, got {family}"
         )
-    if family == "full_rank" and dim > MAX_DIM:
+    if method.families is None and family == "mixture":
+        raise ValueError("method: expected auto, modes or pathfinder for the family mixture")
+    if family in ("full_rank", "mixture") and dim > MAX_DIM:
         raise ValueError(
-            f"family: expected low_rank or mean_field for {dim:,} numbers, got full_rank, whose "
+            f"family: expected low_rank or mean_field for {dim:,} numbers, got {family}, whose "
             f"covariance takes {dim**2 * 4 / 2**30:.1f} GiB, several times"
         )
     return method

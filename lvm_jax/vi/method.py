@@ -47,6 +47,7 @@ class Task(NamedTuple):
     family: str | Family
     tolerance: float  # nats of ELBO below the best q of the family
     max_evaluations: int  # gradients of log_density
+    draw_start: Callable[[Key[Array, ""]], Any] | None = None  # a start z from a key
 
 
 class Found(NamedTuple):
@@ -58,6 +59,7 @@ class Found(NamedTuple):
     trace: Trace
     method: str  # what ran, in words
     eta: Params | None = None  # parameters of q in a family that has some
+    modes: Any | None = None  # `Modes` of a mixture
 
 
 class Method(NamedTuple):

@@ -12,6 +12,7 @@ from lvm_jax.typing import Array, Distribution, Key, Scalar
 from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import LogDensity
 from lvm_jax.vi.method import Reason, Trace
+from lvm_jax.vi.modes_table import Modes
 from lvm_jax.vi.saved import write_fit
 
 
@@ -35,6 +36,7 @@ class VariationalFit(NamedTuple):
             f"VariationalFit(elbo={self.elbo!r}, log_evidence={self.log_evidence!r}, "
             f"reason={self.reason.name}, evaluations={self.evaluations})"
         )
+    modes: Modes | None = None  # the modes of a mixture, of the family mixture
 
     @property
     def converged(self) -> bool:
