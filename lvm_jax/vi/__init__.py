@@ -7,23 +7,43 @@
 For a model of many data points, see `training.fit`.
 """
 
+from lvm_jax.vi.export import to_arviz
 from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
+from lvm_jax.vi.foreign import ForeignModel, from_numpyro, from_pymc, from_tfp
 from lvm_jax.vi.gaussian import natural_gradient
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
+from lvm_jax.vi.nuts import NutsStart, nuts_start
+from lvm_jax.vi.reference import (
+    Comparison,
+    ReferencePosterior,
+    compare_to_reference,
+    posteriordb,
+)
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.stochastic import adam
 
 __all__ = [
     "FAMILIES",
     "METHODS",
+    "Comparison",
+    "ForeignModel",
     "Found",
     "Method",
+    "NutsStart",
     "Reason",
+    "ReferencePosterior",
     "Task",
     "Trace",
     "VariationalFit",
     "adam",
+    "compare_to_reference",
     "fit",
+    "from_numpyro",
+    "from_pymc",
+    "from_tfp",
     "natural_gradient",
+    "nuts_start",
+    "posteriordb",
+    "to_arviz",
 ]
