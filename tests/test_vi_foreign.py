@@ -236,6 +236,11 @@ def test_pymc_jacobians_and_refusals(pm):
         edges = pm.distributions.transforms.Interval(-np.pi, np.pi)
         pm.VonMises("angle", np.zeros(2), 1, default_transform=edges)
     assert mass(vi.from_pymc(proper)) == pytest.approx(1, abs=1e-3)
+    with pm.Model() as random:
+        batch = pm.Minibatch(np.arange(10.0), batch_size=3)
+        pm.Normal("y", pm.Normal("a"), 1, observed=batch, total_size=10)
+    with pytest.raises(ValueError, match="model: expected a log-density .* pm.Minibatch all its r"):
+        vi.from_pymc(random)
     with pm.Model() as empty:
         pm.Normal("x", 0, 1, observed=1.0)
     with pytest.raises(ValueError, match="at least one latent variable"):

@@ -113,7 +113,13 @@ def from_pymc(model: Any) -> ForeignModel:
     _refuse_empty(model.value_vars, "variable; is every variable observed?")
     names = [variable.name for variable in model.value_vars]
     kept = pymc.util.get_default_varnames(model.unobserved_value_vars, include_transformed=False)
-    log_joint = graph(model.value_vars, [model.logp()])
+    try:
+        log_joint = graph(model.value_vars, [model.logp()])
+    except ValueError as error:
+        raise ValueError(
+            f"model: expected a log-density that PyMC can translate to JAX ({error}); give a model "
+            "with pm.Minibatch all its rows"
+        ) from error
     outputs = graph(model.value_vars, kept)
 
     @_promoting

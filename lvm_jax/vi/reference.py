@@ -28,12 +28,12 @@ class ReferencePosterior(NamedTuple):
     @property
     def mean(self) -> dict[str, np.ndarray]:
         """The posterior mean of each variable."""
-        return {name: value.mean((0, 1)) for name, value in self.draws.items()}
+        return {name: np.asarray(value.mean((0, 1))) for name, value in self.draws.items()}
 
     @property
     def standard_deviation(self) -> dict[str, np.ndarray]:
         """The posterior standard deviation of each variable."""
-        return {name: value.std((0, 1)) for name, value in self.draws.items()}
+        return {name: np.asarray(value.std((0, 1))) for name, value in self.draws.items()}
 
 
 class Comparison(NamedTuple):
@@ -115,8 +115,8 @@ def compare_to_reference(
                 f"constrain: expected {name} of shape {list(mean[name].shape)}, as in the "
                 f"reference, got {list(draws.shape[1:])}"
             )
-        errors[name] = (draws.mean(0) - mean[name]) / deviation[name]
-        ratios[name] = draws.std(0) / deviation[name]
+        errors[name] = np.asarray((draws.mean(0) - mean[name]) / deviation[name])
+        ratios[name] = np.asarray(draws.std(0) / deviation[name])
     missing = tuple(name for name in reference.draws if name not in names)
     return Comparison(errors, ratios, missing, float(found.resampled.k_hat))
 
