@@ -36,6 +36,7 @@ class VariationalFit(NamedTuple):
             f"VariationalFit(elbo={self.elbo!r}, log_evidence={self.log_evidence!r}, "
             f"reason={self.reason.name}, evaluations={self.evaluations})"
         )
+
     modes: Modes | None = None  # the modes of a mixture, of the family mixture
 
     @property

@@ -24,9 +24,7 @@ def check_draw(key: Key[Array, ""], start: Any) -> tuple[Latent, Callable | None
         ) from error
 
 
-def draw_starts(
-    key: Key[Array, ""], task: Task, number: int, scale: float
-) -> Float[Array, "P D"]:
+def draw_starts(key: Key[Array, ""], task: Task, number: int, scale: float) -> Float[Array, "P D"]:
     """`number` starts u: of the task's own draws, or uniform on (-scale, scale)^D."""
     density = task.density
     if task.draw_start is None:
