@@ -99,7 +99,7 @@ def test_the_distance_is_the_symmetrised_kl_of_the_dense_normals():
 def test_a_fit_finds_a_gaussian(family):
     """q is exact, so that each log-weight is log Z = 0; rank 2 holds the covariance."""
     log_density, _, _ = gaussian(12, 2, np.random.default_rng(1))
-    density = check_density(log_density, jnp.zeros(12))
+    density, _ = check_density(log_density, jnp.zeros(12))
     method = vi.batch_and_match(rank=2 if family == "low_rank" else None)
     found = method.run(jax.random.key(0), vi.Task(density, family, 0.01, 20_000))
     assert found.reason is vi.Reason.CONVERGED
@@ -124,7 +124,7 @@ def test_bad_arguments_are_refused_by_name(wrong):
 
 
 def test_a_rank_must_fit_the_family():
-    density = check_density(lambda z: -(z**2).sum(), jnp.zeros(3))
+    density, _ = check_density(lambda z: -(z**2).sum(), jnp.zeros(3))
     for family, rank, words in (("full_rank", 2, "none for"), ("low_rank", 3, "fewer than the 3")):
         with pytest.raises(ValueError, match=f"rank: expected {words}"):
             vi.batch_and_match(rank=rank).run(

@@ -20,7 +20,7 @@ def log_gamma(z):
 
 
 def run(family, log_density=log_gamma, start=None, max_evaluations=1_000):
-    density = check_density(log_density, {"a": -1.0, "b": 4.0} if start is None else start)
+    density, _ = check_density(log_density, {"a": -1.0, "b": 4.0} if start is None else start)
     task = vi.Task(density, family, 0.01, max_evaluations)
     return density, vi.laplace().run(jax.random.key(0), task)
 

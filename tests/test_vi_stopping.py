@@ -50,7 +50,7 @@ def iteration(noise=1.0, bias=0.0, slowness=1.0, step=None):
 
 
 def run(one, tolerance=0.01, budget=100_000, key=KEY, at=3.0, first_rate=0.4):
-    density = check_density(lambda z: -(z**2).sum(), np.zeros(DIM, np.float32))
+    density, _ = check_density(lambda z: -(z**2).sum(), np.zeros(DIM, np.float32))
     task = Task(density, "mean_field", tolerance, budget)
     return iterate(key, one, jnp.full(DIM, at), task, first_rate, 0)
 
