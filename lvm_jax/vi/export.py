@@ -87,7 +87,7 @@ def named_draws(
 
 def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
     """The leaves of a pytree with their paths, such as "layer.scale"; "" for a single leaf."""
-    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf)
+    paths = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in paths]
 
 
