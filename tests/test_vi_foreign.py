@@ -169,6 +169,15 @@ def test_tfp_refusals():
     discrete = tfd.JointDistributionNamed({"k": tfd.Poisson(3.0), "flip": tfd.Bernoulli(0.1)})
     with pytest.raises(ValueError, match="'flip' is discrete; sum it out of the joint"):
         vi.from_tfp(discrete, k=2.0)
+    with pytest.raises(ValueError, match="'k' is discrete"):  # of type float32
+        vi.from_tfp(discrete, flip=1)
+    with pytest.raises(ValueError, match=r"one latent part; is every part observed\?"):
+        vi.from_tfp(discrete, flip=1, k=2.0)
+    counts = tfd.JointDistributionSequential(
+        [tfd.Normal(jnp.zeros(3), 1.0), lambda u: tfd.VonMisesFisher(u, 1.0)]
+    )
+    with pytest.raises(ValueError, match="'x' is a tfd.VonMisesFisher, .*; write its log-density"):
+        vi.from_tfp(counts)
     batch = tfd.JointDistributionNamed({"x": tfd.Normal(jnp.zeros(3), 1.0)})
     with pytest.raises(ValueError, match=r"joint: expected one model, got a batch shape of \[3\]"):
         vi.from_tfp(batch)

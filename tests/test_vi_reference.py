@@ -13,6 +13,7 @@ import pytest
 
 from docs._site.pages import DOCS, blocks, run_block
 from lvm_jax import vi
+from lvm_jax.vi.constraints import Constrained, Function
 
 MEAN, ROOT = jnp.array([1.0, -2.0, 0.5]), jnp.array([[2.0, 0, 0], [1.5, 0.4, 0], [-1, 0.2, 0.1]])
 SCALES = np.sqrt(np.diag(ROOT @ ROOT.T))
@@ -153,8 +154,16 @@ def test_q_as_the_start_of_nuts(fit):
         vi.nuts_start(jax.random.key(3), fit, 0)
     with pytest.raises(TypeError, match="fit: expected the result of vi.fit"):
         vi.nuts_start(jax.random.key(3), None, 1)
+    constraint = Function(lambda u: ({"a": jnp.exp(u["a"]), "b": u["b"]}, u["a"]))
+    inner = vi.nuts_start(jax.random.key(3), fit._replace(q=Constrained(fit.q, constraint)), 500)
+    np.testing.assert_array_equal(inner.position["a"], start.position["a"])
+    u = {"a": jnp.float32(0.3), "b": jnp.ones(2)}
+    z = inner.constrain(u)
+    assert z["a"] == pytest.approx(np.exp(0.3))
+    assert inner.log_density(u) == pytest.approx(float(log_density(z)) + 0.3, rel=1e-5)
+    assert start.constrain(u) is u
     # With this matrix the density is a standard normal: a leapfrog step of 0.5 is accepted.
-    kernel = blackjax.hmc(log_density, 0.5, start.inverse_mass_matrix, 3)
+    kernel = blackjax.hmc(start.log_density, 0.5, start.inverse_mass_matrix, 3)
     first = jax.tree.map(lambda leaf: leaf[0], start.position)
 
     def step(state, key):

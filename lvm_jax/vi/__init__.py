@@ -12,7 +12,9 @@ from lvm_jax.vi.constraints import CONSTRAINTS
 from lvm_jax.vi.export import to_arviz
 from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
-from lvm_jax.vi.foreign import ForeignModel, from_numpyro, from_pymc, from_tfp
+from lvm_jax.vi.foreign import ForeignModel, from_numpyro
+from lvm_jax.vi.foreign_pymc import from_pymc
+from lvm_jax.vi.foreign_tfp import from_tfp
 from lvm_jax.vi.gaussian import natural_gradient
 from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace

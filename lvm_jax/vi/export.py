@@ -35,8 +35,9 @@ def to_arviz(
     The group `posterior` has one variable for each leaf, [1, num_draws, ...], with the path of the
     leaf as its name ("z" for a single array). `sample_stats.lp` is the log-density of each draw.
     The attributes of `posterior` are elbo, log_evidence (both with `_standard_error`), k_hat,
-    effective_sample_size, log_weights, converged, reason, method and evaluations. log_weights, [S],
-    are of the draws of q, smoothed and normalised, before the resampling. The draws have equal
+    effective_sample_size, log_weights, converged, reason, method and evaluations. k_hat and
+    log_weights, [S], are of the draws of `fit.proposal` before the resampling; the weights are
+    smoothed and normalised. The draws have equal
     weights and repetitions: the error of a mean follows from effective_sample_size. ArviZ's own
     ESS of these draws does not see it.
 
@@ -87,7 +88,7 @@ def named_draws(
 
 def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
     """The leaves of a pytree with their paths, such as "layer.scale"; "" for a single leaf."""
-    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf)
+    paths = jax.tree_util.tree_leaves_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in paths]
 
 
