@@ -8,13 +8,14 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax.guides import Family
-from lvm_jax.typing import Array, Key, Latent
+from lvm_jax.typing import Array, Key, Latent, Scalar
 from lvm_jax.vi import quality
 from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
-from lvm_jax.vi.method import Method, Reason, Task
+from lvm_jax.vi.improper import improper_leaf
+from lvm_jax.vi.method import Found, Method, Reason, Task
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.stochastic import adam
 
@@ -62,17 +63,18 @@ def fit(
             (z, log |det dz/du|). log_density takes the constrained z, without Jacobian. The fit is
             one of u; `q` and `resample` return z.
         num_draws: draws for the ELBO and log Z, rounded up to a multiple of 1,000.
-        throw: raise if the density is not finite; False returns the outcome in `reason`.
+        throw: raise if the density is not finite, or its integral is infinite; False returns the
+            outcome in `reason` and `problem`, with estimates of NaN.
 
     Raises ValueError or TypeError naming the argument for a log_density that does not map `start`
     to one number, a start with integers or numbers that are not finite, an unknown family or one of
     another dimension, and under jit, grad or vmap; FloatingPointError if the density is not finite
-    at the start or for draws of q, with the leaf.
+    at the start or for draws of q, or falls no faster than 1 / distance, with the leaf.
 
     Source: Kucukelbir et al. (2017), ADVI; Welandawe et al. (2024); Yao et al. (2018) for k-hat.
     """
     checks.host("vi.fit", INSIDE, key, start)
-    key_fit, key_draws, key_chains = jax.random.split(checks.key(key), 3)
+    key_fit, key_draws, key_chains, key_lines = jax.random.split(checks.key(key), 4)
     density, constraint = check_density(log_density, start, constrain)
     family = check_family(family, density.dim)
     chosen = _check_method(method, family, density.dim)
@@ -87,20 +89,32 @@ def fit(
     found = chosen.run(key_fit, Task(density, family, tolerance, budget))
     q = density.around(found.flat)
     elbo, importance = quality.measure(key_draws, q, density.log_density, num_chunks)
-    reason = Reason.START_NOT_FINITE if odd is not None else found.reason
-    if not np.isfinite(elbo.value) and odd is None:
-        reason = Reason.DIVERGED
-        if throw:
-            raise FloatingPointError(
-                "log_density: not finite for draws of q; give `constrain` for a density on a part "
-                f"of R^{density.dim}, or another start"
-            )
+    reason, problem = _end(key_lines, density, found, elbo.value, odd)
+    if reason is Reason.DIVERGED and throw:
+        raise FloatingPointError(problem)
+    if problem is not None:
+        elbo, importance = quality.unknown(density.dtype)
     measured = quality.refine(key_chains, found.flat, density, importance)
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
         *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
-        *(found.method, log_density, of_z(density.around(measured.proposal))),
+        *(found.method, log_density, of_z(density.around(measured.proposal)), problem),
     )
+
+
+def _end(
+    key: Key[Array, ""], density: Density, found: Found, elbo: Scalar, odd: str | None
+) -> tuple[Reason, str | None]:
+    """The reason, and the problem of a density that has no evidence."""
+    if odd is not None:
+        return Reason.START_NOT_FINITE, odd
+    problem = improper_leaf(key, density, found.flat)
+    if problem is None and not np.isfinite(elbo):
+        problem = (
+            "log_density: not finite for draws of q; give `constrain` for a density on a part "
+            f"of R^{density.dim}, or another start"
+        )
+    return found.reason if problem is None else Reason.DIVERGED, problem
 
 
 def _check_method(method: str | Method, family: str | Family, dim: int) -> Method:

@@ -1,6 +1,6 @@
 """How good q is: the ELBO and log Z from new draws, by a better proposal where q's weights fail."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,12 @@ def measure(
         return weights.log_weights(key, log_density, q, CHUNK)
 
     log_w = jax.lax.map(chunk, jax.random.split(key, num_chunks)).ravel()
+    return Estimate.of_draws(log_w), from_log_weights(log_w)
+
+
+def unknown(dtype: Any) -> tuple[Estimate, Evidence]:
+    """The ELBO and log Z of a density that has none: NaN, not reliable."""
+    log_w = jnp.full(CHUNK, jnp.nan, dtype)
     return Estimate.of_draws(log_w), from_log_weights(log_w)
 
 

@@ -28,6 +28,7 @@ class VariationalFit(NamedTuple):
     method: str  # the method that ran
     log_density: LogDensity
     proposal: Unflattened | Constrained  # of z: q, or better where q's own weights fail
+    problem: str | None  # of a density that is not finite or has an infinite integral
 
     @property
     def converged(self) -> bool:
