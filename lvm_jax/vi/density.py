@@ -13,8 +13,9 @@ from jax.flatten_util import ravel_pytree
 from lvm_jax._core import checks
 from lvm_jax._core.recognition import bindable
 from lvm_jax.distributions import Unflattened
-from lvm_jax.typing import Array, Distribution, Float, Latent, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.vi.constraints import Constraint, Unconstrained, check_constraint
+from lvm_jax.vi.rows import Expansion, Posterior, minibatch
 
 LogDensity = Callable[[Latent], Scalar]
 
@@ -52,6 +53,30 @@ class Density:
     def around(self, flat: Distribution) -> Unflattened:
         """The distribution of z = start + u, u ~ `flat`."""
         return Unflattened.around(flat, self.start)
+
+    @property
+    def posterior(self) -> Any:
+        """The `Posterior` of a density of rows of data, in constrained z; None of another."""
+        inner = self.log_density
+        inner = inner.log_density if isinstance(inner, Unconstrained) else inner
+        return inner if isinstance(inner, Posterior) else None
+
+    def constrained(self, u: Float[Array, " D"]) -> Latent:
+        """The z that log_density takes from the user, at u."""
+        z = self.unflatten(u)
+        inner = self.log_density
+        return inner.constraint.forward(z)[0] if isinstance(inner, Unconstrained) else z
+
+    def minibatch(
+        self, key: Key[Array, ""], batch_size: int, expansion: Expansion
+    ) -> Callable[[Float[Array, " D"]], Scalar]:
+        """An unbiased estimate of this density of u, by `rows.minibatch` of random rows."""
+        posterior = self.posterior
+        index = jax.random.choice(key, posterior.num_rows, (batch_size,), replace=False)
+        estimate: Any = minibatch(index, posterior, expansion)
+        if isinstance(self.log_density, Unconstrained):
+            estimate = Unconstrained(estimate, self.log_density.constraint)
+        return lambda u: estimate(self.unflatten(u))
 
     def leaf(self, index: int) -> str:
         """The name of the leaf that holds number `index` of u, such as "start['mu']"."""

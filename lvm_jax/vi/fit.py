@@ -17,6 +17,7 @@ from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
 from lvm_jax.vi.improper import improper_leaf
 from lvm_jax.vi.method import Found, Method, Reason, Task
 from lvm_jax.vi.result import VariationalFit
+from lvm_jax.vi.rows import check_posterior
 from lvm_jax.vi.stochastic import adam
 
 METHODS: dict[str, Callable[[], Method]] = {"natural_gradient": natural_gradient, "adam": adam}
@@ -34,6 +35,8 @@ def fit(
     tolerance: float = 0.01,
     max_evaluations: int = 100_000,
     constrain: Any = None,
+    log_prior: Callable[[Latent], Scalar] | None = None,
+    data: Any = None,
     num_draws: int = 10_000,
     throw: bool = True,
 ) -> VariationalFit:
@@ -62,6 +65,10 @@ def fit(
             leaves being real; or a function of an unconstrained u, like `start`, to
             (z, log |det dz/du|). log_density takes the constrained z, without Jacobian. The fit is
             one of u; `q` and `resample` return z.
+        log_prior: with `data`, the log-density of z before them; None is 0.
+        data: a pytree of arrays [N, ...]. log_density(z, rows) is then the log-likelihood of some
+            rows, a sum over them. `vi.adam(batch_size=...)` takes minibatches of them, other
+            methods all rows. One evaluation is one of all rows.
         num_draws: draws for the ELBO and log Z, rounded up to a multiple of 1,000.
         throw: raise if the density is not finite, or its integral is infinite; False returns the
             outcome in `reason` and `problem`, with estimates of NaN.
@@ -75,6 +82,7 @@ def fit(
     """
     checks.host("vi.fit", INSIDE, key, start)
     key_fit, key_draws, key_chains, key_lines = jax.random.split(checks.key(key), 4)
+    log_density = check_posterior(log_density, log_prior, data)
     density, constraint = check_density(log_density, start, constrain)
     family = check_family(family, density.dim)
     chosen = _check_method(method, family, density.dim)
