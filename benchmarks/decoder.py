@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import harness
 from lvm_jax import precision
-from lvm_jax._core.batching import plenty
+from lvm_jax._core.batching import rows_for_device
 
 LATENT, HIDDEN, PIXELS = 50, 200, 784
 CHUNK = 1_000  # rows of the floor's products on a CPU
@@ -67,7 +67,7 @@ def ours() -> tuple[Any, Any]:
 def product(case: dict[str, Any]) -> dict[str, Any]:
     """The three matrix products of the decoder for all rows, in chunks, in float32."""
     theta, _, _ = problem(case)
-    rows = plenty(CHUNK)
+    rows = rows_for_device(CHUNK)
     chunks = -(-case["points"] * case["samples"] // rows)
     z = jax.random.normal(jax.random.key(1), (rows, LATENT))
 

@@ -44,7 +44,7 @@ def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
     k, covariance = case["shape"][2], case["covariance"]
     start = em.gaussian_mixture(pi, mu, identity, covariance)
     began = time.perf_counter()
-    request = Request(x, k, covariance, start, "random", tolerance=0.0)
+    request = Request(x, k, covariance, start, tolerance=0.0)
     task, *_ = prepare(jax.random.key(0), request)
     made = time.perf_counter() - began
 

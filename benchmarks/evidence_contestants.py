@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.evidence_models import Problem
 from lvm_jax import annealing, evidence
-from lvm_jax._core.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, map_points
 from lvm_jax.guides import Guide
 
 CHUNK = 1_000  # rows at a time, the default of `evidence.evaluate_annealed`
@@ -85,7 +85,7 @@ def sequential(case: dict[str, Any], problem: Problem) -> Program:
             return found.log_evidences[0]
 
         points = (jnp.arange(len(problem.x)), problem.x)
-        return for_each(one, points, batch_size(CHUNK, case["chains"], len(problem.x)))
+        return map_points(one, points, batch_size(CHUNK, case["chains"], len(problem.x)))
 
     return run
 
@@ -102,7 +102,7 @@ def reference(case: dict[str, Any], problem: Problem) -> dict[str, Any]:
             return evidence.sandwich(own, problem.log_joint(x), prior, z, case["chains"], planned)
 
         points = (jnp.arange(len(problem.x)), problem.x, problem.z)
-        return for_each(one, points, batch_size(CHUNK, 2 * case["chains"], len(problem.x)))
+        return map_points(one, points, batch_size(CHUNK, 2 * case["chains"], len(problem.x)))
 
     found = run(jax.random.key(case["seed"] + 1))
     lower, upper = (np.asarray(bound.log_evidence, float) for bound in (found.lower, found.upper))

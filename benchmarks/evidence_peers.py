@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from benchmarks.evidence_contestants import CHUNK, Program, plan
 from benchmarks.evidence_models import LATENT, Problem
 from lvm_jax import annealing
-from lvm_jax._core.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, map_points
 
 
 def step_sizes(case: dict[str, Any], problem: Problem, temperatures: jax.Array) -> jax.Array:
@@ -37,7 +37,7 @@ def step_sizes(case: dict[str, Any], problem: Problem, temperatures: jax.Array) 
             return jnp.exp(jnp.log(tuned.schedule.step_sizes).mean())
 
         points = (jnp.arange(len(problem.x)), problem.x)
-        return for_each(one, points, batch_size(CHUNK, planned.num_pilot, len(problem.x)))
+        return map_points(one, points, batch_size(CHUNK, planned.num_pilot, len(problem.x)))
 
     return jax.block_until_ready(run(jax.random.key(case["seed"] + 3)))
 

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn import logsumexp
 
 from lvm_jax import distributions
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_each, num_rows
+from lvm_jax._core.batching import batch_size, for_points, num_rows
 from lvm_jax._core.inputs import check_rows
 from lvm_jax._core.moments import Moments, merge, moments
-from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
+from lvm_jax.compiling import bounded_jit, bucket
+from lvm_jax.distributions.kinds import mean_of_draws
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import pareto
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -221,21 +223,13 @@ def posterior_means(key: Key[Array, ""], q: ConditionalDensity, x: Any, num_samp
     x = check_rows(x)
     for leaf in jax.tree.leaves(x):
         checks.finite(leaf, "x")
-    number = num_rows(x)
-    padded = jax.tree.map(jnp.asarray, pad_rows(x, bucket(number)))
-    means = _posterior_means(key, q, padded, num_samples)
-    return jax.device_put(first_rows(means, number))
+    points = np.arange(num_rows(x)), x
+    together = batch_size(CHUNK_SIZE, num_samples, bucket(num_rows(x)))
+    return for_points(_mean_at, (num_samples,), key, (q,), points, together)
 
 
-@bounded_jit(3)
-def _posterior_means(
-    key: Key[Array, ""], q: ConditionalDensity, x: Any, num_samples: int
-) -> Latent:
-    def one(point: tuple[Array, Any]) -> Latent:
-        return _mean(jax.random.fold_in(key, point[0]), q(point[1]), num_samples)
-
-    together = batch_size(CHUNK_SIZE, num_samples, num_rows(x))
-    return for_each(one, (jnp.arange(num_rows(x)), x), together)
+def _mean_at(key: Key[Array, ""], q: ConditionalDensity, x: Any, num_samples: int) -> Latent:
+    return _mean(key, q(x), num_samples)
 
 
 def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
@@ -247,7 +241,7 @@ def _mean(key: Key[Array, ""], q: Distribution, num_samples: int) -> Latent:
         mass = jax.nn.softmax(jax.vmap(q.log_prob)(values))
         weighted = partial(jnp.tensordot, mass, axes=1, precision="highest")
         return jax.tree.map(lambda leaf: weighted(leaf.astype(mass.dtype)), values)
-    return distributions.mean_of_draws(key, q, num_samples, _mean)
+    return mean_of_draws(key, q, num_samples, _mean)
 
 
 class ActiveUnits(NamedTuple):

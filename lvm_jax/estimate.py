@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
+from lvm_jax._core.display import by_field, is_number, with_error
 from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.typing import Array, Float
@@ -17,6 +18,12 @@ class Estimate(NamedTuple):
 
     value: Any
     standard_error: Any  # 0 where the value is exact, NaN where the error is not known
+
+    def __repr__(self) -> str:
+        """For example Estimate(-4.155 ± 0.012) for one number, otherwise the two fields."""
+        if is_number(self.value) and is_number(self.standard_error):
+            return f"Estimate({with_error(self.value, self.standard_error)})"
+        return by_field(self)
 
     @classmethod
     def exact(cls, value: Any) -> "Estimate":

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
-from lvm_jax.distributions import has_sample_and_log_prob
+from lvm_jax.distributions.base import has_sample_and_log_prob
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 
 LogJoint = Callable[[Latent], Scalar]  # z -> log p(x, z), of one data point, in nats

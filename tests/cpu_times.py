@@ -73,6 +73,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Measure where it is asked for."""
+    """Measure if the option is set."""
     if config.getoption("--write-slow"):
         config.pluginmanager.register(Times())

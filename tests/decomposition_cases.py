@@ -6,14 +6,9 @@ import pytest
 from model_cases import quick_jit
 
 PROGRAMS = (
-    ("decomposition.local", "_fit"),
-    ("decomposition.gaps", "_weigh"),
+    ("_core.batching", "_for_points"),
     ("decomposition.aggregate", "_surgery"),
     ("decomposition.calibration", "_calibrate"),
-    ("decomposition.rate_distortion", "_channel"),
-    ("decomposition.rate_distortion", "_curves"),
-    ("evidence.dataset", "_evaluate"),
-    ("diagnostics", "_posterior_means"),
 )
 
 

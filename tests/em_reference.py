@@ -1,4 +1,4 @@
-"""The lecture's EM equations, transcribed to plain NumPy in float64: the tests' oracle."""
+"""The EM equations of docs/mixtures.md in plain NumPy and float64: the reference of the tests."""
 
 import numpy as np
 from scipy.special import logsumexp

@@ -1,4 +1,4 @@
-"""Models with exact evidence, at asymmetric parameters, beside densities written apart from them."""
+"""Models with exact evidence, at asymmetric parameters, and independent densities."""
 
 from collections.abc import Callable
 from functools import partial

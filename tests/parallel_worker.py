@@ -13,14 +13,14 @@ import sys
 import jax
 import numpy as np
 
-from lvm_jax import parallel
+from lvm_jax import parallel, training
 from lvm_jax.training import Checkpoints, Placement, checkpoint
 
 OPTIONS = {"batch_size": 8, "num_epochs": 2, "num_samples": 3}
 
 
 def numbers(found):
-    leaves = jax.tree.leaves((found.params, found.ema))
+    leaves = jax.tree.leaves(found.params)
     return {
         "parameters": np.concatenate([np.asarray(leaf).ravel() for leaf in leaves]).tolist(),
         "bound": found.history.bound.tolist(),
@@ -29,9 +29,10 @@ def numbers(found):
 
 
 def devices():
-    from training_cases import data, fit
+    from training_cases import OPTIMIZER, data, fit
 
-    options = OPTIONS | {"ema": 0.9, "validation": data(21, seed=2)}
+    options = OPTIONS | {"validation": data(21, seed=2)}
+    options["optimizer"] = training.with_ema(OPTIMIZER, 0.9)
     eight, two = parallel.data_mesh(), parallel.data_mesh(jax.devices()[:2])
     found = {
         "eight": numbers(fit(**options, placement=Placement(eight))),

@@ -34,7 +34,7 @@ globals().update({name: getattr(theirs, name) for name in sorted(names - set(EXC
 
 @pytest.fixture
 def global_dtype():
-    """As scikit-learn runs them unless told otherwise."""
+    """The defaults of scikit-learn."""
     return np.float64
 
 

@@ -1,4 +1,4 @@
-"""One call for the whole account: its parts agree with each other, and its page says so."""
+"""All terms of the decomposition in one call: they are consistent, and the page reports it."""
 
 import jax
 import jax.numpy as jnp

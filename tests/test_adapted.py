@@ -11,7 +11,7 @@ import pytest
 
 from lvm_jax import bounds, distributions, evidence, gradients, weights
 from lvm_jax._core.support import BITS, REAL
-from lvm_jax.distributions import adapted, kinds
+from lvm_jax.distributions import adapted, base, kinds
 
 # What the other packages warn of.
 pytestmark = [
@@ -113,7 +113,7 @@ def test_what_it_is_is_read_from_its_type(package, name):
     assert distributions.is_discrete(q) == (name not in CONTINUOUS)
     want = {"any"} | ({"reparameterized"} if name in CONTINUOUS else set())
     assert kinds.latent_kinds(q) == want | ({"finite"} if name in FINITE else set())
-    support = distributions.data_support(q)
+    support = base.data_support(q)
     wanted = {"rows": BITS, "bits": BITS, "label": support, "labels": support}.get(name, REAL)
     assert support == wanted
     if name in ("label", "labels"):
@@ -125,7 +125,7 @@ def test_what_it_is_is_read_from_its_type(package, name):
         np.testing.assert_allclose(jnp.exp(jax.vmap(q.log_prob)(values)).sum(), 1.0, rtol=1e-5)
     else:
         assert values is None
-    assert not distributions.has_sample_and_log_prob(q)
+    assert not base.has_sample_and_log_prob(q)
 
 
 @each_package
@@ -303,7 +303,7 @@ def test_distributions_of_distrax_are_read_as_they_are():
     q = distrax.Independent(distrax.Normal(LOC, SCALE), 1)
     assert kinds.latent_kinds(q) == {"any", "reparameterized"}
     np.testing.assert_array_equal(distributions.gaussian_parts(q)[1], jnp.diag(SCALE))
-    assert not distributions.has_sample_and_log_prob(q)
+    assert not base.has_sample_and_log_prob(q)
     rows = distrax.Independent(distrax.OneHotCategorical(logits=LOGITS, dtype=float), 1)
     assert kinds.latent_kinds(rows) == {"any", "finite", "relaxable"}
     assert distributions.support(rows).shape == (9, 2, 3)
@@ -316,5 +316,5 @@ def test_distributions_of_distrax_are_read_as_they_are():
     full = distrax.MultivariateNormalDiag(LOC, SCALE)
     assert kinds.latent_kinds(full) == {"any", "reparameterized"}
     bits = distrax.Independent(distrax.Bernoulli(logits=LOC), 1)
-    assert distributions.data_support(bits) == BITS
+    assert base.data_support(bits) == BITS
     assert not distributions.is_reparameterized(bits)

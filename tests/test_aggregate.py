@@ -80,7 +80,7 @@ def test_errors_are_those_of_repeats_and_of_the_choice_of_points(truth):
 
 
 def test_the_index_is_capped_by_the_number_of_points():
-    """q(z | x_n) so narrow that every z tells its n: log N, and no more."""
+    """q(z | x_n) so narrow that z determines n: the mutual information is log N."""
     narrow = PHI._replace(offset=PHI.offset._replace(log_scale=jnp.array([-12.0])))
     found = surgery(jax.random.key(1), MODEL(THETA), GUIDE(narrow), X, 200)
     np.testing.assert_allclose(found.mutual_information.value, np.log(NUM), atol=2e-3)

@@ -270,7 +270,7 @@ def test_unadjusted_chains_are_differentiable(x64):
 
 
 def test_every_point_of_a_data_set():
-    # The lecture's z -> N(z, ...): a point's answer is `annealed` of that point, whatever the rest.
+    # x | z ~ N(z + theta, I). The result of a point is `annealed` of this point, for any other points.
     traces = []
 
     def likelihood(theta, z):

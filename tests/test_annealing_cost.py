@@ -8,7 +8,7 @@ from lvm_jax import annealing, evidence
 from lvm_jax.distributions import Bernoulli
 
 CHAINS, TEMPERATURES = 4, 3
-MOVE_COST = 2 * 3  # of a Gibbs move: values of 3 bits
+MOVE_COST = annealing.gibbs(2, 3).cost  # 2 values of 3 bits
 
 
 @pytest.mark.parametrize("kind", ["sandwich", "sequential"])

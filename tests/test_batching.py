@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from lvm_jax import guides
-from lvm_jax._core.batching import AT_ONCE, batch_size, few_together, for_each, for_first, plenty
+from lvm_jax._core import batching
+from lvm_jax._core.batching import (
+    CHUNKS_PER_BATCH,
+    batch_size,
+    costly_batch_size,
+    map_first_points,
+    map_points,
+    rows_for_device,
+)
 from lvm_jax.evidence import dataset
 
 
@@ -29,9 +37,9 @@ def test_batches_of_500_rows(rows, num_points, together, monkeypatch):
 
 def test_a_gpu_takes_more_rows_together(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert plenty(1_000) == AT_ONCE * 1_000
+    assert rows_for_device(1_000) == CHUNKS_PER_BATCH * 1_000
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert plenty(1_000) == 1_000
+    assert rows_for_device(1_000) == 1_000
 
 
 def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypatch):
@@ -43,16 +51,16 @@ def test_evaluate_runs_more_points_together_on_a_gpu_and_draws_the_same(monkeypa
 
     def watch(one, points, together, number):
         seen.append(together)
-        return for_first(one, points, together, number)
+        return map_first_points(one, points, together, number)
 
-    monkeypatch.setattr(dataset, "for_first", watch)
+    monkeypatch.setattr(batching, "map_first_points", watch)
     phi = guide.init(jax.random.key(0))
     for backend in ("cpu", "gpu"):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         jax.clear_caches()
         where = jax.random.key(1), problem.model(problem.theta), guide(phi), x
         found.append(dataset.evaluate(*where, 50, chunk_size=20).log_evidence)
-    assert seen == [1, AT_ONCE]
+    assert seen == [1, CHUNKS_PER_BATCH]
     np.testing.assert_allclose(*found, rtol=1e-5)
     assert (
         np.std(found[0] - jax.vmap(problem.model.log_evidence, (None, 0))(problem.theta, x)) > 0.01
@@ -67,7 +75,7 @@ def test_no_rows_are_refused():
 @pytest.mark.parametrize("together", [1, 3, 7])
 def test_every_point_gets_its_answer(together):
     x = jnp.arange(7.0)
-    np.testing.assert_array_equal(for_each(lambda one: one**2, x, together), np.arange(7.0) ** 2)
+    np.testing.assert_array_equal(map_points(lambda one: one**2, x, together), np.arange(7.0) ** 2)
 
 
 @pytest.mark.parametrize("together", [1, 3, 5, 16])
@@ -79,7 +87,7 @@ def test_only_the_first_points_are_computed(together, number):
         jax.debug.callback(lambda at: seen.extend(np.atleast_1d(at).tolist()), point[0])
         return point[0] ** 2, {"sum": point[1].sum()[None]}
 
-    found, other = jax.jit(lambda number: for_first(one, x, together, number))(number)
+    found, other = jax.jit(lambda number: map_first_points(one, x, together, number))(number)
     jax.effects_barrier()
     batch = min(together, 13)
     rows = -(-number // batch) * batch  # whole batches; the last one of all may overlap another
@@ -94,4 +102,4 @@ def test_only_the_first_points_are_computed(together, number):
     "number, together", [(1, 1), (3, 2), (7, 4), (15, 8), (17, 32), (90, 64), (1_100, 96)]
 )
 def test_few_points_make_a_small_batch(number, together):
-    assert few_together(1_000, 10, number) == together
+    assert costly_batch_size(1_000, 10, number) == together

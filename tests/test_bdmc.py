@@ -1,4 +1,4 @@
-"""The bdmc experiment on a tiny scale: its numbers against what they stand for, and refusals."""
+"""The bdmc experiment on a tiny scale: its numbers against their definitions, and refusals."""
 
 import dataclasses
 from types import SimpleNamespace

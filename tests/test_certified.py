@@ -35,7 +35,7 @@ def case():
     def run(factor=1, **options):
         return evidence.certify(
             jax.random.key(3), model(()), guide(()), factor * x,
-            transition=annealing.random_walk(2), gradients_per_move=3,
+            transition=annealing.random_walk(2)._replace(cost=3),
             **{"prior_share": 0.0, "num_scouts": 0, **options},
         )  # fmt: skip
 
@@ -109,7 +109,7 @@ class Two:
 
 @pytest.fixture(scope="module")
 def missed():
-    """x | z ~ N(|z|, 1) cannot tell the sides apart; q is the posterior of the larger one, a little
+    """x | z ~ N(|z|, 1) does not depend on the sign of z; q is the posterior of the larger one, a little
     wider. log p by a sum over a fine grid.
     """
     scale = jnp.full(1, 1.1 * 0.5**0.5)  # equal weights have no k-hat
@@ -128,8 +128,8 @@ def missed():
         per_move = 3 if scouts else 30  # for which 64 chains are dearer than the budget
         found = evidence.certify(
             jax.random.key(4), model(()), guide(()), x, tolerance=0.1, prior_share=share,
-            num_scouts=scouts, transition=annealing.random_walk(2),
-            gradients_per_move=per_move, budget=2e4,
+            num_scouts=scouts, transition=annealing.random_walk(2)._replace(cost=per_move),
+            budget=2e4,
         )  # fmt: skip
         return found, (found.low <= truth) & (truth <= found.high)
 
@@ -139,7 +139,7 @@ def missed():
 def test_q_alone_certifies_what_is_wrong(missed):
     found, holds = missed(0.0, 0)
     assert found.within.all()
-    assert not holds.any()  # nothing in the weights of q says that a share of 0.3 is missing
+    assert not holds.any()  # the weights of q do not show that a share of 0.3 is missing
 
 
 def test_a_share_of_the_prior_shows_the_mode_that_q_misses(missed):
@@ -150,7 +150,7 @@ def test_a_share_of_the_prior_shows_the_mode_that_q_misses(missed):
     assert not found.reliable.any()
 
 
-# Both together, as they are unless told otherwise, are in the test of four modes.
+# Both together, the default, are in the test of four modes.
 def test_scouts_find_the_mode_that_q_misses(missed):
     found, holds = missed(0.0, 32)
     assert found.within.all()
@@ -161,7 +161,7 @@ def test_scouts_find_the_mode_that_q_misses(missed):
 
 def test_a_scout_contradicts_where_no_normal_can_be_put_in_its_place():
     # z in {0, 1}^8; x is z or its complement, each with probability 1/2, and every bit wrong with
-    # probability 0.02. q knows one of the two.
+    # probability 0.02. q covers one of the two.
     bits, rate = 8, 0.02
 
     def likelihood(theta, z):
@@ -194,7 +194,7 @@ def test_a_scout_contradicts_where_no_normal_can_be_put_in_its_place():
     def run(scouts, budget):
         return evidence.certify(
             jax.random.key(5), model(()), guide(()), x, tolerance=0.1, prior_share=0.0,
-            num_scouts=scouts, transition=annealing.gibbs(2, bits), gradients_per_move=2 * bits,
+            num_scouts=scouts, transition=annealing.gibbs(2, bits),
             budget=budget,
         )  # fmt: skip
 
@@ -260,7 +260,7 @@ def test_equal_weights_have_no_tail_and_no_error():
     model = Model(
         lambda key: (),
         lambda theta: distributions.normal(jnp.zeros(1), jnp.ones(1)),
-        lambda theta, z: distributions.normal(jnp.zeros(1), jnp.ones(1)),  # x knows nothing of z
+        lambda theta, z: distributions.normal(jnp.zeros(1), jnp.ones(1)),  # x is independent of z
     )
     guide = Guide(lambda key: (), lambda phi, x: model.prior(()))
     x = np.array([[0.3], [-2.0]], np.float32)
@@ -308,7 +308,7 @@ def test_refusals(case):
         run(tolerance=0.1, level=1.0)
 
 
-def test_a_certificate_is_evidence_whose_error_is_unknown_where_it_is_open():
+def test_open_points_of_a_certificate_have_no_error():
     """Half-widths of 95% are 1.96 standard errors."""
     found = evidence.Certificate(
         log_evidence=np.array([-3.0, -4.0]), low=np.array([-3.5, -np.inf]),

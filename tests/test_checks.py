@@ -68,7 +68,7 @@ def test_constant_columns_without_regularization_are_an_error():
 @pytest.mark.parametrize("covariance_type", em.GAUSSIANS)
 def test_constant_columns_warn_where_regularization_sets_their_variance(covariance_type):
     x, reg = constant_column(), 1e-3
-    if covariance_type == "spherical":  # has variance from the other column: nothing to say
+    if covariance_type == "spherical":  # has variance from the other column: no warning
         em.fit(KEY, x, 2, covariance_type, regularization=reg, throw=False)
         return
     with pytest.warns(UserWarning, match=r"x: columns \[1\] are constant"):
@@ -84,7 +84,6 @@ BAD_OPTIONS = {
     "K bool": ({"num_components": True}, TypeError, "num_components: expected an integer"),
     "R = 0": ({"num_restarts": 0}, ValueError, "num_restarts: expected an integer >= 1, got 0"),
     "steps": ({"max_steps": -1}, ValueError, "max_steps: expected an integer >= 0, got -1"),
-    "interval": ({"progress_interval": 0}, ValueError, "progress_interval: .* >= 1, got 0"),
     "tolerance": ({"tolerance": -1.0}, ValueError, "tolerance: .* >= 0, got -1"),
     "tolerance nan": ({"tolerance": np.nan}, ValueError, "tolerance: .*finite.* got nan"),
     "tolerance text": ({"tolerance": "small"}, TypeError, "tolerance: expected a number"),
@@ -106,7 +105,7 @@ BAD_OPTIONS = {
     "weight leaves one row": (
         {"sample_weight": np.r_[1.0, np.zeros(59)]}, ValueError, "2 distinct rows .* got 1"
     ),
-    "initial": ({"initial": X}, TypeError, "initial: expected an em.Mixture, got ndarray"),
+    "start array": ({"start": X}, TypeError, "start: .* or an em.Mixture, got ndarray"),
 }  # fmt: skip
 
 
@@ -143,14 +142,14 @@ def mixture(num_components, dim, covariance_type="spherical"):
 @pytest.mark.parametrize(
     "initial, message",
     [
-        (mixture(3, 2), "initial: expected 2 components in 2 dimensions, got 3 in 2"),
-        (mixture(2, 3), "initial: expected 2 components in 2 dimensions, got 2 in 3"),
-        (mixture(2, 2, "diag"), r"initial: expected Spherical\(\) components, got Diagonal\(\)"),
+        (mixture(3, 2), "start: expected 2 components in 2 dimensions, got 3 in 2"),
+        (mixture(2, 3), "start: expected 2 components in 2 dimensions, got 2 in 3"),
+        (mixture(2, 2, "diag"), r"start: expected Spherical\(\) components, got Diagonal\(\)"),
     ],
 )
 def test_initial_mixtures_must_fit_the_problem(initial, message):
     with pytest.raises(ValueError, match=message):
-        em.fit(KEY, X, 2, "spherical", initial=initial)
+        em.fit(KEY, X, 2, "spherical", start=initial)
 
 
 def test_families_refuse_data_outside_their_support():

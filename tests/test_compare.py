@@ -81,7 +81,7 @@ def test_arrays_of_all_runs_are_compared_but_errors_and_texts(tmp_path):
     assert found.points[0].differences[0].kind == "no error known"
 
 
-def test_numbers_of_the_results_are_unpaired_and_have_the_errors_beside_them(tmp_path):
+def test_differences_of_results_are_unpaired_and_have_errors(tmp_path):
     results = {
         "slope": 1.0, "slope_error": 0.3, "same": 4.0, "test": {"log_evidence": -90.0, "monte_carlo_error": 0.3,
         "sampling_error": 0.4}, "losses": [1.0, 2.0], "alone": 3.0, "name": "x", "none": None,

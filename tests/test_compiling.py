@@ -11,7 +11,7 @@ from lvm_jax.compiling import BoundedJit, Store, bounded_jit, bucket, first_rows
 
 @pytest.fixture
 def options(monkeypatch):
-    """Set LEAN for one test, and try it anew."""
+    """Set LEAN for one test, and detect it again."""
 
     def put(value):
         monkeypatch.setattr(compiling, "LEAN", value)

@@ -56,8 +56,8 @@ assert data.load_images("digits").train.shape == (1297, 64)
     assert done.returncode == 0, done.stderr
 
 
-def lecture_listing():
-    """The lecture's listing, section 0.2, with its np.random.seed(0) as a stream of its own."""
+def drawn_clusters():
+    """The draws of np.random.seed(0), written out."""
     random, n_samples = np.random.RandomState(0), 500
     C1 = np.array([[0.0, -0.1], [1.7, 0.4]])
     C2 = np.array([[0.0, 1.0], [2.0, 0.1]])
@@ -70,21 +70,21 @@ def lecture_listing():
     )
 
 
-def test_lecture_clusters_are_the_listings_bit_for_bit():
-    lecture = data.lecture_clusters()
-    np.testing.assert_array_equal(lecture.x, lecture_listing())
-    assert lecture.axis_labels == ("x1 [arbitrary units]", "x2 [arbitrary units]")
+def test_three_clusters_are_the_draws_bit_for_bit():
+    clusters = data.three_clusters()
+    np.testing.assert_array_equal(clusters.x, drawn_clusters())
+    assert clusters.axis_labels == ("x1 [arbitrary units]", "x2 [arbitrary units]")
 
 
-def test_lecture_truth_is_what_the_clusters_were_drawn_from():
-    lecture = data.lecture_clusters()
-    weights, means, covariances = lecture.truth
-    np.testing.assert_allclose(weights, np.bincount(lecture.labels) / 1500, rtol=1e-15)
+def test_the_truth_is_what_the_clusters_were_drawn_from():
+    clusters = data.three_clusters()
+    weights, means, covariances = clusters.truth
+    np.testing.assert_allclose(weights, np.bincount(clusters.labels) / 1500, rtol=1e-15)
     # C^T C by hand
     by_hand = [[[2.89, 0.68], [0.68, 0.17]], [[4.0, 0.2], [0.2, 1.01]], [[0.49, 0], [0, 0.49]]]
     np.testing.assert_allclose(covariances, by_hand, rtol=1e-14)
     for k, sigma in enumerate(covariances):
-        x = lecture.x[lecture.labels == k]
+        x = clusters.x[clusters.labels == k]
         variance = np.diag(sigma)
         assert (np.abs(x.mean(0) - means[k]) < 5 * np.sqrt(variance / 500)).all()
         # Var(S_ij) = (sigma_ij^2 + sigma_ii sigma_jj) / n
@@ -201,5 +201,7 @@ def test_load_reads_paths_and_hints_at_names(tmp_path, monkeypatch):
         data.load("height.csv")
     with pytest.raises(ValueError, match="got 'old_faithfull'; did you mean 'old_faithful'"):
         data.load("old_faithfull")
-    with pytest.raises(ValueError, match=r"expected lecture, old_faithful, digits, .*got 'zzz'$"):
+    with pytest.raises(
+        ValueError, match=r"expected three_clusters, old_faithful, digits, .*got 'zzz'$"
+    ):
         data.load("zzz")

@@ -63,7 +63,7 @@ def zipped_in_part(content):
     return gzip.compress(content)[:-9]
 
 
-DAMAGED = {  # which file, what is in it instead, and what is said
+DAMAGED = {  # which file, its content, and the error
     "gzip, cut off": (0, zipped_in_part, r"not a whole gzip file \(Compressed file ended before"),
     "gzip, damaged": (
         0, lambda c: flipped(gzip.compress(c, mtime=0)[:-4]) + gzip.compress(c)[-4:],
@@ -249,7 +249,7 @@ def at_hand(*names):
 
 
 @at_hand("mnist", "binarized_mnist")
-def test_the_real_files_have_the_published_moments_and_the_bits_are_of_the_same_images():
+def test_downloaded_files_have_the_published_moments():
     mnist = data.load_images("mnist", "59600/400/10000")
     assert [len(part) for part in mnist[3:9]] == [59_600, 400, 10_000] * 2
     # "the MNIST database", counts of the test labels

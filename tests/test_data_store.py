@@ -98,9 +98,7 @@ def put(path, content=b"x"):
     return path
 
 
-def test_files_are_looked_for_in_ones_own_folder_the_cache_and_the_systems(
-    tmp_path, cache, monkeypatch
-):
+def test_files_are_searched_in_the_users_cache_and_system_folders(tmp_path, cache, monkeypatch):
     collection, file = tiny("http://127.0.0.1:9", system=(tmp_path / "system",))
     (tmp_path / "mine").mkdir()
     monkeypatch.setenv(store.VARIABLE, str(tmp_path / "mine"))
@@ -118,7 +116,7 @@ def test_files_are_looked_for_in_ones_own_folder_the_cache_and_the_systems(
     assert store.find(collection, file) == cache / "pixels.gz"
 
 
-def test_the_cache_is_the_users_and_fashion_mnist_is_also_where_debian_puts_it(monkeypatch):
+def test_the_cache_folder_and_the_system_folder_of_fashion_mnist(monkeypatch):
     monkeypatch.delenv(store.VARIABLE, raising=False)
     assert store.folders(published.FASHION_MNIST) == [
         Path(pooch.os_cache("lvm_jax")) / "fashion_mnist",
@@ -126,9 +124,7 @@ def test_the_cache_is_the_users_and_fashion_mnist_is_also_where_debian_puts_it(m
     ]
 
 
-def test_an_empty_variable_is_none_and_a_folder_of_the_files_name_no_file(
-    tmp_path, cache, monkeypatch
-):
+def test_empty_variables_and_folders_are_not_files(tmp_path, cache, monkeypatch):
     collection, file = tiny("http://127.0.0.1:9", system=(tmp_path / "system",))
     monkeypatch.setenv(store.VARIABLE, "")
     assert store.folders(collection) == [cache, tmp_path / "system"]
@@ -188,9 +184,7 @@ def unreachable():
         ("unreachable", "Connection refused"),
     ],
 )
-def test_a_download_that_fails_says_what_to_put_where_and_leaves_nothing(
-    server, cache, kind, reason
-):
+def test_a_failed_download_names_the_file_and_the_folder(server, cache, kind, reason):
     address = unreachable() if kind == "unreachable" else server.address
     collection, file = tiny(f"{address}/{kind}", package="apt install tiny")
     with warnings.catch_warnings():

@@ -93,7 +93,7 @@ def test_text_and_missing_values_do_not_matter_in_columns_left_out(tmp_path):
     )
 
 
-def test_whole_numbers_too_long_for_float64_are_rounded_alike_everywhere(tmp_path):
+def test_integers_beyond_float64_are_rounded_consistently(tmp_path):
     number = 2**53 + 1  # the first that float64 lacks; the nearest even neighbour is 2^53
     for name, content in {
         "a.csv": f"n\n{number}\n",

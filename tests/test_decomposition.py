@@ -92,7 +92,7 @@ def test_the_toy_gap(x64):
 
 @pytest.fixture(scope="module", params=["linear_gaussian", "one_hot"])
 def sampled(request):
-    """A problem and REPEATS decompositions from draws: told the posterior, log p, or neither."""
+    """A problem and REPEATS decompositions from draws, given the posterior, log p, or neither."""
     problem = PROBLEMS[request.param]()
     joint, q = problem.log_joint(problem.theta, problem.x), problem.guide(problem.phi)
     posterior, prior = problem.posterior(problem.theta, problem.x), prior_of(problem)
@@ -214,7 +214,7 @@ def test_three_forms_of_the_elbo_and_their_gradients():
 
 
 def test_zero_mass_and_zero_density():
-    # A value of z that q never takes counts for nothing; one that p forbids makes the ELBO -inf.
+    # A value of z that q never takes has no weight; one that p forbids makes the ELBO -inf.
     values = jnp.arange(3)
     q = distributions.Table(jnp.log(jnp.array([0.5, 0.5, 0.0])), values)
 

@@ -110,7 +110,7 @@ def test_the_gradient_of_the_evidence_is_that_of_the_elbo_at_the_posterior(x64):
         assert np.abs(other).max() > 0.01
 
 
-def test_a_model_of_one_layer_has_an_array_for_z_and_its_prior_as_it_is():
+def test_one_layer_has_an_array_z_and_the_given_prior():
     model = models.deep_latent_gaussian(
         priors.standard_normal(2), networks.mlp(2, (3,), 4), likelihoods.gaussian(4)
     )

@@ -1,4 +1,4 @@
-"""The pages of docs/ and the README's example run, and print what they say; all links resolve."""
+"""The pages of docs/ and the README run and give the values that they state; links resolve."""
 
 import importlib
 import re
@@ -162,7 +162,7 @@ def test_the_table_of_equations_names_what_exists():
     assert numbers == set(range(1, 13))
     for _, functions, experiments in rows:
         for name in re.findall(r"`([^`]+)`", functions):
-            room, *path = name.split(".")
-            reduce(getattr, path, importlib.import_module(f"lvm_jax.{room}"))
+            package, *path = name.split(".")
+            reduce(getattr, path, importlib.import_module(f"lvm_jax.{package}"))
         for name in re.findall(r"`([^`]+)`", experiments):
             assert list((ROOT / "experiments").glob(f"{name}*")), name

@@ -55,7 +55,7 @@ def two_threads():
         yield
 
 
-def test_a_program_runs_with_one_blas_thread_and_gives_the_others_back(two_threads):
+def test_a_program_uses_one_blas_thread_and_restores_the_number(two_threads):
     number = len(blas_threads())
     assert number > 1  # SciPy's is loaded
     assert seen_inside() == [[1] * number]

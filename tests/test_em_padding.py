@@ -106,11 +106,11 @@ def test_an_initial_mixture_is_padded_and_cut_off_again(x64, unpadded):
     starting = {"start": "random_from_data", "num_restarts": 2, "sample_weight": WEIGHT}
     initial = em.initialize(KEY, X, K, "tied", **starting)
     assert initial.means.shape == (2, K, D)
-    padded = em.fit(KEY, X, K, "tied", initial=initial, max_steps=4, **SHARED)
+    padded = em.fit(KEY, X, K, "tied", start=initial, max_steps=4, **SHARED)
     unpadded()
     again = em.initialize(KEY, X, K, "tied", **starting)
     np.testing.assert_allclose(again.means, initial.means, rtol=1e-12)
-    plain = em.fit(KEY, X, K, "tied", initial=initial, max_steps=4, **SHARED)
+    plain = em.fit(KEY, X, K, "tied", start=initial, max_steps=4, **SHARED)
     np.testing.assert_allclose(padded.info.trace, plain.info.trace, rtol=1e-11)
     np.testing.assert_allclose(padded.mixture.covariances, plain.mixture.covariances, rtol=1e-9)
 
@@ -123,7 +123,7 @@ def test_seeds_of_padded_components_are_those_of_the_others(x64, choose, live):
         jnp.asarray(compiling.pad_rows(X, 320)), jnp.ones(320).at[:N].set(WEIGHT), jnp.zeros(D),
         np.int32(N),
     )  # fmt: skip
-    want = jax.jit(choose, static_argnums=2)(KEY, data, live)
+    want = jax.jit(choose, static_argnums=2)(KEY, data, live, live)
     found = jax.jit(choose, static_argnums=2)(KEY, wide, 8, np.int32(live))
     np.testing.assert_array_equal(found[:live], want)
 

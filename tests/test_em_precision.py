@@ -24,7 +24,7 @@ def fit(x, covariance_type):
     sigma = compact(np.tile(0.01 * np.eye(D), (K, 1, 1)), covariance_type)
     initial = em.gaussian_mixture(np.full(K, 1 / K), x[:K], sigma, covariance_type)
     return em.fit(
-        jax.random.key(0), x, K, covariance_type, initial=initial, max_steps=10,
+        jax.random.key(0), x, K, covariance_type, start=initial, max_steps=10,
         tolerance=0.0, regularization=0.0, throw=False,
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def test_float32_keeps_the_digits_of_tight_clusters_far_apart(covariance_type):
             initial = em.gaussian_mixture([0.5, 0.5], means, sigma, covariance_type)
             fits.append(
                 em.fit(
-                    jax.random.key(0), x.astype(dtype), 2, covariance_type, initial=initial,
+                    jax.random.key(0), x.astype(dtype), 2, covariance_type, start=initial,
                     max_steps=3, tolerance=0.0, regularization=1e-6, throw=False,
                 )
             )  # fmt: skip
@@ -125,7 +125,7 @@ def test_float32_keeps_the_digits_of_rows_near_zero_among_large_ones():
             initial = em.gaussian_mixture([0.5, 0.5], means, sigma)
             fits.append(
                 em.fit(
-                    jax.random.key(0), x.astype(dtype), 2, initial=initial, max_steps=3,
+                    jax.random.key(0), x.astype(dtype), 2, start=initial, max_steps=3,
                     tolerance=0.0, regularization=0.0, throw=False,
                 )
             )  # fmt: skip
@@ -154,7 +154,7 @@ def test_float32_keeps_the_digits_of_large_poisson_counts(rates):
     resp = np.exp(joint - log_p[:, None])
     np.testing.assert_allclose(mixture.responsibilities(x), resp, rtol=0, atol=1e-5)
     fit = em.fit(
-        jax.random.key(0), x, 2, family=em.Poisson(), initial=mixture, max_steps=2,
+        jax.random.key(0), x, 2, family=em.Poisson(), start=mixture, max_steps=2,
         tolerance=0.0, sample_weight=weight, throw=False,
     )  # fmt: skip
     for _ in range(2):
@@ -211,7 +211,7 @@ def test_kahans_sum_does_not_drift():
 
 @pytest.mark.parametrize("dim", [3, 7, 33])
 @pytest.mark.parametrize("covariance_type", em.GAUSSIANS)
-def test_is_safe_ends_where_the_measured_rounding_is_a_thousandth_of_a_nat(covariance_type, dim):
+def test_is_safe_is_false_where_rounding_exceeds_a_thousandth_of_a_nat(covariance_type, dim):
     # u b D / 4 = 1e-3 with b = sqrt(D) (m + 2)^2 / 2 for unit variances and every mean m.
     reach = np.sqrt(1e-3 * 8 / (2.0**-24 * dim**1.5))
     family = em.GAUSSIANS[covariance_type]
@@ -231,7 +231,7 @@ def test_is_safe_ends_where_the_measured_rounding_is_a_thousandth_of_a_nat(covar
     assert 1e-3 / 4 < error < 4e-3
 
 
-def test_chunks_of_the_exact_path_keep_the_digits_and_an_empty_component_its_prior():
+def test_chunks_of_the_exact_path_keep_digits_and_empty_components():
     # Three chunks of unequal means; float32 rounds a mean at 1000 to 3% of a deviation. The third
     # component is so far away that it has no row.
     rng = np.random.default_rng(6)

@@ -43,7 +43,7 @@ def steps(covariance_type, x, num, **options):
     """The fit after `num` steps of EM from the generic start, without regularization."""
     initial = start_mixture(covariance_type, x.dtype)
     options = {"regularization": 0.0, "tolerance": 0.0, "throw": False, **options}
-    return em.fit(KEY, x, K, covariance_type, initial=initial, max_steps=num, **options)
+    return em.fit(KEY, x, K, covariance_type, start=initial, max_steps=num, **options)
 
 
 def reference_steps(covariance_type, x, num, weight=None, regularization=0.0):
@@ -58,7 +58,7 @@ def problem(covariance_type, x, sample_weight=None):
     """Family, parameters [1, K, ...], data padded to 512 rows, chunk size and origin."""
     start = start_mixture(covariance_type, x.dtype)
     options = {"regularization": 0.0, "sample_weight": sample_weight, "tolerance": 0.0}
-    made, origin, _ = prepare(KEY, Request(x, K, covariance_type, start, "random", **options))
+    made, origin, _ = prepare(KEY, Request(x, K, covariance_type, start, **options))
     parameters = padding.each(padding.cut, made.family, made.parameters, K)
     return made.family, parameters, made.data, made.rows, origin
 
@@ -68,7 +68,7 @@ def problem(covariance_type, x, sample_weight=None):
     [*((covariance, WEIGHT) for covariance in TYPES), ("full", None)],
     ids=[*TYPES, "unweighted"],
 )
-def test_steps_are_the_lectures_equations_float64(x64, covariance_type, weight):
+def test_steps_are_the_equations_of_em_float64(x64, covariance_type, weight):
     total = np.ones(N) if weight is None else weight
     for num in (1, 2, 5):
         fit = steps(covariance_type, X, num, sample_weight=weight)
@@ -81,7 +81,7 @@ def test_steps_are_the_lectures_equations_float64(x64, covariance_type, weight):
 
 
 @pytest.mark.parametrize("covariance_type", TYPES)
-def test_steps_are_the_lectures_equations_float32(covariance_type):
+def test_steps_are_the_equations_of_em_float32(covariance_type):
     # Each step contracts or keeps rounding: five steps stay within some 20 units of 6e-8.
     x = X.astype(np.float32)
     fit = steps(covariance_type, x, 5)
@@ -219,7 +219,7 @@ def test_steps_of_many_restarts_are_the_steps_of_each(x64):
         initial.family,
     )
     together = em.fit(
-        KEY, X, K, initial=both, max_steps=5, regularization=0.0, tolerance=0.0, throw=False
+        KEY, X, K, start=both, max_steps=5, regularization=0.0, tolerance=0.0, throw=False
     )
     expected, _ = reference_steps("full", X, 5)
     chosen = numbers(together.mixture)

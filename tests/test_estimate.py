@@ -52,6 +52,26 @@ def test_the_average_over_points_has_two_errors():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (jnp.float32(-4.155382), jnp.float32(0.0123), "Estimate(-4.155 ± 0.012)"),
+        (1234.5, 78.9, "Estimate(1234 ± 79)"),
+        (-2.5, 0.0, "Estimate(-2.5 ± 0)"),
+        (-2.5, float("nan"), "Estimate(-2.5 ± nan)"),
+        ([1.0], [0.5], "Estimate(value=[1.0], standard_error=[0.5])"),
+    ],
+)
+def test_it_prints_the_value_with_two_digits_of_the_error(value, error, words):
+    assert repr(Estimate(value, error)) == words
+
+
+def test_a_traced_estimate_prints_its_fields():
+    printed = []
+    quick_jit(lambda value: printed.append(repr(Estimate(value, value))))(jnp.float32(1))
+    assert printed[0].startswith("Estimate(value=JitTracer")
+
+
 def test_refusals():
     one = Estimate(jnp.float32(1.0), jnp.float32(0.1))
     for level in (0, 1.0, 95):

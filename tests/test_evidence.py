@@ -182,7 +182,7 @@ def test_few_samples():
     one, few, many = quick_jit(
         lambda key: [evidence.importance(key, wide, NORMAL, size) for size in (1, 24, 25)]
     )(jax.random.key(0))
-    assert np.isnan(one.standard_error)  # one draw says nothing of its spread
+    assert np.isnan(one.standard_error)  # one draw has no estimate of its spread
     assert one.ess == 1
     assert few.k_hat == np.inf  # a tail of fewer than 5
     assert np.isfinite(many.k_hat)

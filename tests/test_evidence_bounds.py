@@ -1,4 +1,4 @@
-"""The sandwich, sequential Monte Carlo and the debiased methods: what the contract does not say."""
+"""The sandwich, sequential Monte Carlo and the debiased methods: what the contract does not test."""
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def test_the_bounds_hold_and_close(bidirectional):
 
 
 def test_bounds_that_cross_are_refused():
-    # Draws that are three times as wide as their density says make a z that x does not suggest;
+    # Draws that are three times as wide as their density make a z that x does not suggest;
     # moves that mix would hide it.
     still = WALK._replace(step_size=0.01)
     with pytest.raises(ValueError, match="do not follow their log_prob"):

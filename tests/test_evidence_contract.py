@@ -59,7 +59,7 @@ def certified():
             with jax.enable_x64(True):
                 found = evidence.certify(
                     jax.random.key(1), model(case.theta), guide(()), x, tolerance=TOLERANCE, prior_share=0.0,
-                    num_scouts=NUM_SCOUTS, transition=annealing.gibbs(2, 6), gradients_per_move=3,
+                    num_scouts=NUM_SCOUTS, transition=annealing.gibbs(2, 6)._replace(cost=3),
                 )  # fmt: skip
             return found, len(traces) - before
 
@@ -118,7 +118,7 @@ def test_a_certificate_counts_regions_without_density():
     x = np.linspace(-1.5, 2.5, 16, dtype=np.float32)[:, None]
     found = evidence.certify(
         jax.random.key(0), model(()), guide(()), x, tolerance=0.25,
-        transition=annealing.random_walk(3), gradients_per_move=3,
+        transition=annealing.random_walk(3),
     )  # fmt: skip
     truth = stats.norm(0, 2**0.5).logpdf(x[:, 0]) + stats.norm.logcdf(x[:, 0] / 2**0.5) + np.log(2)
     covered = (found.low <= truth) & (truth <= found.high)

@@ -25,16 +25,16 @@ TRUTH = -(X**2).sum(1) / 4 - np.log(4 * np.pi)
 
 
 def stay(key, log_density, z, scale, step_size):
-    """Leaves every density invariant, and says that it accepts 3 of 100."""
+    """Leaves every density invariant, and reports an acceptance of 3 of 100."""
     return z, jnp.asarray(0.03, step_size.dtype)
 
 
-STAY = annealing.Transition(stay, target=0.5)
+STAY = annealing.Transition(stay, target=0.5, cost=2)
 
 
 def runner(guide):
     parts = jax.random.key(7), MODEL(()), guide(()), X
-    return Runner(*parts, 0.0, STAY, 2, 2e4, NUM_SCOUTS)
+    return Runner(*parts, 0.0, STAY, 2e4, NUM_SCOUTS)
 
 
 @pytest.fixture(scope="module")

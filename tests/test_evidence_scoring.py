@@ -1,4 +1,4 @@
-"""Shares and errors of estimates beside a truth, and the larger of two estimates."""
+"""Shares and errors of estimates against a truth, and the larger of two estimates."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ def test_intervals_of_shares_are_scipys_exact_ones(hits, size, level):
     assert found == pytest.approx((hits / size, want.low, want.high, size), abs=1e-9)
 
 
-def test_the_share_of_no_cases_is_not_known_and_a_wrong_level_is_refused():
+def test_the_share_of_no_cases_is_nan_and_wrong_levels_are_refused():
     found = scoring.share(np.zeros(0, bool))
     assert np.isnan(found.share)
     assert found[1:] == (0, 1, 0)

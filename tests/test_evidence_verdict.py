@@ -46,6 +46,21 @@ def test_each_check_fails():
     assert zero.failed == Check.PARETO | Check.ESS
 
 
+def test_results_print_numbers_errors_and_verdicts():
+    """Weights 1 and 3 at 32 draws each: log 2, error 1 / (2 sqrt(63)), the ESS is 64 * 4 / 5."""
+    log_w = jnp.tile(jnp.log(jnp.array([1.0, 3.0])), 32)
+    found = evidence.from_log_weights(log_w)
+    assert repr(found) == f"Evidence(0.693 ± 0.063, k-hat {found.k_hat:.2f}: reliable)"
+    two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), found)
+    two = two._replace(failed=jnp.array([0, int(Check.PARETO | Check.VARIANCE)]))
+    assert repr(two).startswith("Evidence(2 points: 1 of 2 not reliable: Pareto k-hat")
+    words = "Summary(0.693 ± 0.045 (Monte Carlo) ± 0 (sampling): 1 of 2 points not reliable: "
+    reason = "Pareto k-hat is above 0.7 or not known: the tail of the weights is heavy)"
+    assert repr(evidence.summarize(two)) == words + reason  # above 0.7 is above 0.5 as well
+    shapes = jax.eval_shape(lambda: found)
+    assert repr(shapes).startswith("Evidence(log_evidence=ShapeDtypeStruct")
+
+
 def test_the_least_ess_is_that_of_a_skewness():
     # Lognormal weights have (S / ESS)^(3/2) / sqrt(S) = 2/3 there; k-hat needs 25 of them.
     np.testing.assert_allclose((64 / least_ess(64)) ** 1.5 / 8, 2 / 3, rtol=1e-12)
@@ -137,7 +152,7 @@ def test_chains_that_have_not_arrived_are_not_reliable():
     assert both.verdict() == "reliable"
 
 
-def test_moves_without_a_target_may_stand_still():
+def test_untuned_moves_may_reject_every_proposal():
     # All mass at one value of z: a flip is never accepted, and the weights are right.
     q = distributions.categorical(jnp.zeros((1, 3)))
     plan = annealing.plan(annealing.linear(5), annealing.flip(3))
@@ -176,7 +191,7 @@ def test_the_open_points_of_a_certificate_have_no_limits():
     x = np.random.default_rng(4).normal(size=(5, 2)).astype(np.float32)
     found = evidence.certify(
         jax.random.key(2), model(()), guide(()), x, tolerance=0.1, budget=7e3, num_scouts=0,
-        prior_share=0.0, transition=annealing.random_walk(2), gradients_per_move=1,
+        prior_share=0.0, transition=annealing.random_walk(2)._replace(cost=1),
     )  # fmt: skip
     assert found.num_open == 5
     assert not found.reliable.any()

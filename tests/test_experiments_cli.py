@@ -194,7 +194,7 @@ def test_the_exit_code_says_whether_the_numbers_are_the_expected_ones(
     assert re.fullmatch(r"    slope: .* ± .*", listed[1])
 
 
-def test_runs_lists_unfinished_running_and_broken_ones_and_nothing_inside_a_run(tmp_path, capsys):
+def test_runs_lists_unfinished_running_and_damaged_runs(tmp_path, capsys):
     with report.opened("line", Config(), tmp_path / "deep" / "broken") as run:
         run.write("summary.json", "{")
         report.Directory(run.path / "inner").write_json(
@@ -287,7 +287,7 @@ def test_a_sweep_says_which_run_failed_and_resumes_it(tmp_path, monkeypatch, cap
     monkeypatch.chdir(TESTS)
     assert toys("line", *options) == 1  # a process of its own, which kills itself
     assert f"failed: {tmp_path}/out/seed=0\n" in capsys.readouterr().err
-    assert toys("line", *options) == 0  # and goes on when it is started again
+    assert toys("line", *options) == 0  # and continues when it is started again
 
 
 def test_the_command_runs_as_a_module():

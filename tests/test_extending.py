@@ -48,7 +48,7 @@ def test_a_skeleton_is_as_short_as_it_says(page, limit):
 
 
 def test_the_bound_passes_its_table(monkeypatch):
-    """With the row and the formula that the page names, beside the ELBO."""
+    """With the row and the formula that the page names, together with the ELBO."""
     truncated, name = names_of("bound")["truncated"], "truncated"
     rows = {"elbo": bounds.BOUNDS["elbo"], name: bounds.Bound(truncated, "lower", "exact")}
 
@@ -173,7 +173,7 @@ def test_the_objective_passes_its_table(monkeypatch):
             held.objective, free.objective - 3.0 * abs(kl - target), rtol=1e-4
         )
         np.testing.assert_allclose(held.bound, free.bound, rtol=1e-6)
-    history = fit(objective=capacity(0.7, 3.0), num_epochs=2).history
+    history = fit(estimate=capacity(0.7, 3.0), num_epochs=2).history
     assert np.isfinite(history.bound).all()
     assert (history.bound != history.objective).all()
     for options, message in (((-1.0,), "nats: expected"), ((1.0, -2.0), "strength: expected")):

@@ -15,6 +15,9 @@ MISSING = {
     "markdown_it": ("report", "from lvm_jax import report; report.render('')"),
     "matplotlib": ("report", "from lvm_jax import report; report.equation('x')"),
     "matplotlib.figure": ("report", "from lvm_jax import plotting; plotting.new_figure()"),
+    "numpyro": ("numpyro", "from lvm_jax import vi; vi.from_numpyro(None)"),
+    "pymc": ("pymc", "from lvm_jax import vi; vi.from_pymc(None)"),
+    "arviz": ("arviz", "from lvm_jax import vi; vi.to_arviz(None, None, 1)"),
     "tyro": (
         "experiments",
         "from lvm_jax.report.command import run; run('experiments', 'gmm_em', [])",

@@ -20,7 +20,7 @@ def test_autoregressive_layers_have_a_triangular_jacobian(x64):
 
     @quick_jit
     def compute(layer):
-        # The conditioners themselves look at the coordinates before, never at their own.
+        # A conditioner reads the coordinates before its own only.
         parts = jax.jacfwd(layer.affine(context))(z)
         first = [layer.affine(h)(z)[0][0] for h in (context, -context)]
         return jax.jacfwd(lambda z: layer.forward(z, context)[0])(z), parts, first

@@ -180,7 +180,7 @@ def test_starts_find_the_larger_mode():
     )
     assert found.eta.loc[0, 0] > 1.5
     assert found.start[0] > 0
-    # 40 steps are too few, and the gain of the last ones says so.
+    # 40 steps are too few, and the gain of the last ones shows it.
     assert found.gain.value[0] > 3 * found.gain.standard_error[0]
     assert found.gain.value[0] > 0.5
 
@@ -239,7 +239,7 @@ def test_fit_local_uses_no_key_twice(seen):
     family = guides.Family(init, guides.mean_field(2).build)
     found = fit_local(
         jax.random.key(5), MODEL(THETA), guide(()), X[:1], family, ascent=Ascent(num_steps=2, num_draws=3, num_starts=3, optimizer=optax.sgd(1e-3)), )  # fmt: skip
-    # One look at the family; of the point 3 starts, q's moments, the prior, 3 x 2 steps; the gain,
+    # One evaluation of the family; of the point 3 starts, q's moments, the prior, 3 x 2 steps; the gain,
     # which compares two q by one key; and the choice among the starts, by one key for the three.
     # 4 keys are split.
     assert times(keys, found) == [1] * (12 + 4) + [2, 3]

@@ -115,7 +115,7 @@ def test_minibatches_reach_the_joint_evidence():
     """The guide can be the posterior: the bound times N comes up to log p(X), within 0.05 nats."""
     fit = training.fit(
         jax.random.key(0), MODEL, GUIDE, X,
-        objective=training.global_latents(N), num_samples=4, batch_size=4, num_epochs=1_500,
+        estimate=training.global_latents(N), num_samples=4, batch_size=4, num_epochs=1_500,
         optimizer=optax.multi_transform(
             {"fixed": optax.set_to_zero(), "moved": optax.adam(optax.cosine_decay_schedule(0.03, 4_500))},
             training.Parameters("fixed", "moved"),
@@ -173,7 +173,7 @@ def regression():
 
 def test_global_latents_alone_with_covariates():
     fit = training.fit(
-        jax.random.key(0), REGRESSION, FULL, ROWS, objective=training.global_latents(20),
+        jax.random.key(0), REGRESSION, FULL, ROWS, estimate=training.global_latents(20),
         num_samples=4, batch_size=10, num_epochs=1_500,
         optimizer=optax.adam(optax.cosine_decay_schedule(0.05, 3_000)),
     )  # fmt: skip
@@ -216,7 +216,7 @@ LABELS = guides.Guide(
 def test_a_mixture_with_an_unknown_share():
     fit = training.fit(
         jax.random.key(0), MIXTURE, LABELS, MIXED, num_samples=1, batch_size=5, num_epochs=2_000,
-        objective=training.global_latents(5, gradients.enumerated()),
+        estimate=training.global_latents(5, gradients.enumerated()),
         optimizer=optax.adam(optax.cosine_decay_schedule(0.05, 2_000)),
     )  # fmt: skip
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
@@ -260,7 +260,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="num_points: expected an integer >= 1, got 0"):
         models.plate(MODEL, 0)
     options = {
-        "objective": training.global_latents(N), "num_samples": 1, "optimizer": optax.sgd(0.1),
+        "estimate": training.global_latents(N), "num_samples": 1, "optimizer": optax.sgd(0.1),
         "batch_size": 4, "num_epochs": 1,
     }  # fmt: skip
     whole = guides.Guide(lambda key: PHI, lambda phi, x: Whole(GUIDE.posterior(phi, x)))

@@ -84,10 +84,10 @@ def test_the_grid_begins_with_the_mixture_itself_and_repeats_nothing():
 
 
 def test_agreement_is_with_the_true_classes():
-    lecture = data.lecture_clusters()
-    scores = measure.agreement(em.gaussian_mixture(*lecture.truth), lecture)
-    density = log_joint(lecture.x, *lecture.truth)
-    best = adjusted_rand_score(lecture.labels, density.argmax(1))
+    clusters = data.three_clusters()
+    scores = measure.agreement(em.gaussian_mixture(*clusters.truth), clusters)
+    density = log_joint(clusters.x, *clusters.truth)
+    best = adjusted_rand_score(clusters.labels, density.argmax(1))
     assert scores[measure.RAND] == scores[measure.TRUE_RAND] == pytest.approx(best, abs=1e-12)
     mean = logsumexp(density, axis=1).mean()
     assert scores[measure.TRUE_MEAN] == pytest.approx(mean, rel=1e-5)

@@ -49,7 +49,7 @@ def test_variances_are_those_of_the_toy():
 
 
 def test_every_estimator_of_the_elbo_shows_the_bias_that_it_has():
-    """At l = 0.8, where the relaxed ones are biased; their rows say so."""
+    """At l = 0.8, where the relaxed ones are biased, as their rows report."""
     logits = jnp.array([0.8])
     found = gradients.compare(KEY, toy, distributions.Bernoulli, logits, 1, num_draws=4_000)
     assert found.exact == pytest.approx(elbo_gradient(0.8), rel=1e-5)
@@ -111,7 +111,7 @@ REFUSED = {
         {"estimators": ["disarmm"]}, ValueError, r"estimators\['disarmm'\]: .*did you mean 'disarm'"
     ),
     "one name": ({"estimators": "disarm"}, TypeError, "estimators: expected a sequence of names"),
-    "none": ({"estimators": {"own": None}}, TypeError, r"estimators\['own'\]: .* got None"),
+    "none": ({"estimators": {"own": None}}, TypeError, r"estimators\['own'\]: .* got a NoneType"),
     "another bound": (
         {"estimators": ["vimco"]}, ValueError, r"estimators\['vimco'\]: .*use bound='iwae'"
     ),

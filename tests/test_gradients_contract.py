@@ -19,7 +19,7 @@ from annealed_reference import expected_log_weight
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax import bounds, gradients
-from lvm_jax.distributions import latent_kinds
+from lvm_jax.distributions.kinds import latent_kinds
 from lvm_jax.gradients.relaxed import BITS, relaxation
 
 NUM_SAMPLES = 2  # S; an expectation over pairs of draws can still be written down

@@ -18,7 +18,7 @@ def normal_guide(phi):
 
 PHI = jnp.array([0.3, -0.2])
 ONE_HOT_PHI = jnp.array([[0.3, -0.2]])
-EXPECTED = {  # what a row says that it needs, by the kind of q that it takes
+EXPECTED = {  # the words of a refusal, by the kind of q that it takes
     "reparameterized": "a reparameterised q, whose draws carry gradients to its parameters",
     "finite": "a q with finitely many values (Bernoulli, categorical, one_hot or Table)",
     "bernoulli": "distributions.Bernoulli",

@@ -137,7 +137,7 @@ def test_amortised_locations_and_a_shared_scale():
         offset=offset, network=weight), x))  # fmt: skip
     np.testing.assert_allclose(mean, [-0.9, -1.3], rtol=1e-6)
     np.testing.assert_allclose(np.diag(cholesky), [0.5, 3.0], rtol=1e-6)
-    # Any field: only the scale looks at x, through the logarithm.
+    # Any field: only the scale depends on x, through the logarithm.
     guide = guides.linear(guides.mean_field(2), X_DIM, fields=("log_scale",))
     q = guide.posterior(phi._replace(offset=offset, network=0.1 * weight), x)
     mean, cholesky = distributions.gaussian_parts(q)

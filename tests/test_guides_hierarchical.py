@@ -12,6 +12,7 @@ from model_cases import quick_jit
 from scipy.stats import multivariate_normal, norm
 
 from lvm_jax import bounds, distributions, evidence, gradients, guides, models, networks
+from lvm_jax.distributions import kinds
 
 each_guide = pytest.mark.parametrize("name", GUIDES)
 DIMS = (2, 3)
@@ -76,7 +77,7 @@ def test_q_is_reparameterised_and_stops_with_phi(name):
     shape = jax.eval_shape(lambda key: q.log_prob(q.sample(seed=key)), KEY)
     assert shape.dtype == jnp.float32
     assert distributions.is_reparameterized(q)
-    assert distributions.latent_kinds(q) == {"any", "reparameterized"}
+    assert kinds.latent_kinds(q) == {"any", "reparameterized"}
 
     def log_q(phi, z):
         return guide.posterior(jax.lax.stop_gradient(phi), x).log_prob(z)

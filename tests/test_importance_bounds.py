@@ -41,7 +41,7 @@ def test_draws_agree_with_the_exact_expectations(result):
             checked += int(known.sum())
     assert checked == 3 * (6 * 4 + 1 + 3 + 2 + 2)  # every S; MIWAE at 8; three jackknives
     gap = result.found[TOY].curves["ELBO"]
-    assert gap.standard_error[0] < 0.01  # tight enough to tell 0.4565 from anything like it
+    assert gap.standard_error[0] < 0.01  # small enough to distinguish 0.4565 from similar values
 
 
 def test_bounds_bracket_the_truth(result):

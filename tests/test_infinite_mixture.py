@@ -53,7 +53,7 @@ def test_held_out_log_p_is_recomputed_from_the_parameters(finished):
         assert abs(np.log(w.mean()) - one.density.log_p[n]) < 5 * error
 
 
-def test_the_checks_see_a_bound_above_log_p_and_a_density_above_the_truth(finished):
+def test_checks_fail_for_a_bound_above_log_p_and_a_density_above_the_truth(finished):
     result = finished.result
     (one,) = result.deep
     higher = one.density._replace(log_p=result.truth.log_p + 0.01)

@@ -35,7 +35,7 @@ def finished(tmp_path_factory, compile_quickly):
     return run(Config(**SMALL), tmp_path_factory.mktemp("table") / "run")
 
 
-def test_the_grid_is_the_papers_with_one_cell_where_the_objectives_agree():
+def test_the_grid_is_that_of_the_paper():
     grid = experiment.grid(Config())
     assert len(grid) == len(set(grid)) == 2 * 5
     assert [(c.objective, c.num_samples) for c in grid if c.num_layers == 2] == [

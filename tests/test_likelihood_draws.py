@@ -87,7 +87,7 @@ def test_draws_have_the_mean_and_the_variance(name):
 
 
 @pytest.mark.parametrize(("x64", "rtol"), [(False, 2e-5), (True, 1e-10)])
-def test_continuous_bernoulli_draws_are_quantiles_and_know_their_derivative(x64, rtol):
+def test_continuous_bernoulli_draws_are_quantiles_with_their_derivative(x64, rtol):
     """x = log(1 + u (e^l - 1)) / l, on both sides of the switch at |l| = eps^(1/4)."""
     l = np.array([-50.0, -2.0, -1.3e-4, -1.1e-4, 0.0, 0.018, 0.019, 0.3, 2.0, 50.0], np.float32)
     with jax.enable_x64(x64):

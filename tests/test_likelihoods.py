@@ -25,6 +25,18 @@ def positive(free):
     return np.exp(8 * np.tanh(free / 8))
 
 
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
+def test_integers_have_the_probabilities_of_floats(name):
+    """log x! of a count 255 takes x + 1, which uint8 does not have."""
+    q = LIKELIHOODS[name](DIM).build(jnp.zeros(DIM), jnp.linspace(-1, 1, DIM))
+    counts = jnp.array([0, 1, 255])
+    compute = quick_jit(lambda values: [q.log_prob(value) for value in values])
+    types = (jnp.float32, jnp.int32, jnp.uint8)
+    first, *others = compute([counts.astype(dtype) for dtype in types])
+    np.testing.assert_array_equal(others, [first, first])
+    assert first < -50
+
+
 @each_likelihood
 def test_every_likelihood_has_the_interface(name):
     """Shapes, draws on the support, and q rebuilt from its parameters under every transformation."""

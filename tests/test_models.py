@@ -34,7 +34,7 @@ class Facts(NamedTuple):
 
 @functools.cache
 def facts(name, x64):
-    """All that is asked of a case, in one compilation."""
+    """All numbers of a case, in one compilation."""
     with jax.enable_x64(x64):
         model, theta, x, z, _, reference = CASES[name]()
         found = quick_jit(compute, static_argnums=(0, 1))(model, reference, theta, x, z)

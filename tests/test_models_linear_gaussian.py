@@ -97,7 +97,7 @@ def test_nothing_of_size_d_by_d_is_formed(kind):
 
 
 def test_float32_keeps_its_digits_at_small_noise():
-    # s = 1e-3 beside loadings of order 1: x^T Sigma^-1 x is a difference of two numbers near 1e7.
+    # s = 1e-3 with loadings of order 1: x^T Sigma^-1 x is a difference of two numbers near 1e7.
     rng = np.random.default_rng(3)
     theta = with_noise("diagonal", 20, 2, rng)
     theta = theta._replace(log_noise=jnp.full(20, np.log(1e-3), jnp.float32))

@@ -121,7 +121,7 @@ def deep(latent_dim, dim, seed=0):
     return models.DeepGaussian(*(jnp.asarray(rng.normal(size=s) * 0.6) for s in shapes))
 
 
-def test_the_layer_is_the_lectures(x64):
+def test_the_layer_is_its_formula(x64):
     theta, z = deep(2, 3), np.array([0.4, -1.3])
     a, b, c, d = (np.asarray(leaf) for leaf in theta)
     x = np.array([0.2, -0.5, 1.0])

@@ -1,4 +1,4 @@
-"""Normals that price their own draws, also where log_prob can no longer see the noise in z."""
+"""Densities of own draws, also where log_prob loses the noise in z to rounding."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_a_draw_is_priced_as_log_prob_does(name, shape, x64):
 
 @pytest.mark.parametrize("name", NORMALS)
 def test_both_prices_have_the_same_gradient(name, x64):
-    """That of log q at the draw, through the draw and beside it."""
+    """That of log q at the draw, through the draw and directly."""
     build, *parameters = NORMALS[name]
 
     def own(parameters):

@@ -19,7 +19,7 @@ WORKER = Path(__file__).with_name("parallel_worker.py")
 
 
 def start(num_devices, *arguments):
-    # The worker imports training_cases from here, and the package from beside it.
+    # The worker imports training_cases from this folder, and the package from the one above.
     forced = f"--xla_force_host_platform_device_count={num_devices}"
     quick = "--xla_backend_optimization_level=0"  # most of the time goes into compiling
     flags = " ".join([os.environ.get("XLA_FLAGS", ""), forced, quick])

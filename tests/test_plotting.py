@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from lvm_jax import em, plotting
 from lvm_jax.data import Dataset, old_faithful, pca
+from lvm_jax.plotting import mixtures
 
 MEAN = np.array([1.0, -2.0])
 SIGMA = np.array([[2.0, 0.9], [0.9, 0.6]])
@@ -42,7 +43,7 @@ def squared_radius(points, mean, covariance):
 def test_ellipses_hold_the_probability_that_they_state(p):
     curve = plotting.ellipse(MEAN, SIGMA, p, num_points=1000)
     np.testing.assert_allclose(squared_radius(curve, MEAN, SIGMA), -2 * np.log(1 - p), rtol=1e-11)
-    np.testing.assert_allclose(plotting.confidence_radius(p) ** 2, stats.chi2.ppf(p, df=2))
+    np.testing.assert_allclose(mixtures.confidence_radius(p) ** 2, stats.chi2.ppf(p, df=2))
     np.testing.assert_allclose(curve[0], curve[-1], rtol=1e-12)  # closed
     num = 40_000
     samples = np.random.default_rng(0).multivariate_normal(MEAN, SIGMA, num)
@@ -63,7 +64,7 @@ def test_probabilities_outside_0_and_1_are_refused(p):
 def test_density_level_bounds_the_region_of_highest_density(p, dim):
     num = 40_000
     z = np.random.default_rng(1).normal(size=(num, dim))
-    level = plotting.density_level(stats.multivariate_normal.logpdf(z, np.zeros(dim)), p)
+    level = mixtures.density_level(stats.multivariate_normal.logpdf(z, np.zeros(dim)), p)
     # log p = -(D log 2 pi + q) / 2 with q ~ chi2_D, so the level is that at q's quantile ...
     quantile = stats.chi2.ppf(p, dim)
     # ... with the standard error of a sample quantile, sqrt(p (1-p) / n) / f, f = 2 chi2_D(q)

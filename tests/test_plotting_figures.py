@@ -10,7 +10,7 @@ from lvm_jax import distributions, em, evidence, models, plotting
 from lvm_jax.decomposition.gaps import FamilyGaps, Gaps
 from lvm_jax.estimate import Average, Estimate
 from lvm_jax.evidence import pareto, result
-from lvm_jax.plotting import inference
+from lvm_jax.plotting import inference, mixtures
 from lvm_jax.training.log import History
 
 WEIGHTS = np.array([0.6, 0.4])
@@ -63,7 +63,7 @@ def test_a_mixture_in_the_plane_needs_no_projection():
     assert len(np.unique(points.get_facecolors(), axis=0)) == 2
     crosses, widths = drawn_components(ax)
     np.testing.assert_allclose(crosses, MEANS[:, :2])
-    np.testing.assert_allclose(widths, plotting.confidence_radius(0.9), rtol=1e-3)
+    np.testing.assert_allclose(widths, mixtures.confidence_radius(0.9), rtol=1e-3)
 
 
 def test_columns_of_more_dimensions_show_their_marginal():
@@ -73,7 +73,7 @@ def test_columns_of_more_dimensions_show_their_marginal():
     np.testing.assert_allclose(ax.collections[0].get_offsets(), x[:, [2, 0]])
     crosses, widths = drawn_components(ax)
     np.testing.assert_allclose(crosses, MEANS[:, [2, 0]])
-    expected = plotting.confidence_radius(0.9) * np.sqrt([3, 1])
+    expected = mixtures.confidence_radius(0.9) * np.sqrt([3, 1])
     np.testing.assert_allclose(widths, expected, rtol=1e-3)
 
 

@@ -196,7 +196,7 @@ def test_rainforths_gap_and_variance_are_the_published_ones(x64):
     assert 0.5 * (ratio - 1 - np.log(ratio)).sum() == pytest.approx(10 * (1 / 3 - np.log(4 / 3)))
 
 
-def test_the_best_mean_field_normal_is_off_by_the_log_of_the_correlation(x64):
+def test_the_gap_of_the_best_mean_field_normal_is_closed_form(x64):
     problem = PROBLEMS["correlated"]
     q, posterior = guide_at(problem, np.array([1.6, 0.2]))
     covariance = np.asarray(posterior.cholesky @ posterior.cholesky.T)
@@ -235,7 +235,7 @@ def test_laplaces_normal_has_the_curvature_of_the_mode(x64):
     np.testing.assert_allclose(q.distribution.scale, 1.2 * np.diagonal(curved) ** -0.5, rtol=1e-6)
 
 
-def test_the_discrete_guide_has_the_marginals_and_a_tenth_of_a_uniform(x64):
+def test_the_discrete_guide_mixes_the_marginals_with_a_uniform(x64):
     q, table = guide_at(PROBLEMS["discrete"], np.array([0.7, -1.2, 2.0]))
     marginal = np.exp(table.log_probs).reshape(3, 9).sum(1)  # of the first variable
     own = special.softmax(np.asarray(q.distribution.logits)[0])
@@ -276,6 +276,6 @@ def test_a_model_without_a_truth_is_refused():
     problem = PROBLEMS["linear_gaussian"]
     bare = problem.model._replace(posterior=None, log_evidence=None)
     with pytest.raises(ValueError, match="closed-form posterior"):
-        problems.changed(bare, problem.theta, problems.beside)
+        problems.changed(bare, problem.theta, problems.shifted_marginals)
     with pytest.raises(ValueError, match="closed-form log_evidence"):
         problems.log_evidence(problem._replace(model=bare), np.zeros((1, 3), np.float32))

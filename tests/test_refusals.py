@@ -36,6 +36,7 @@ from lvm_jax import (
 from lvm_jax._core import checks
 from lvm_jax._core.support import BITS, COUNTS, REAL, UNIT, whole_numbers
 from lvm_jax.distributions import chain, flows
+from lvm_jax.gradients.base import find_estimate
 
 PACKAGES = (
     annealing, chain, data, decomposition, diagnostics, em, evidence, flows, gradients, guides,
@@ -65,8 +66,6 @@ def fit(key=KEY, model=MODEL, guide=GUIDE, x=X, **options):
         "estimate": "reparameterized", "num_samples": 1, "optimizer": OPTIMIZER, "batch_size": 5,
         "num_epochs": 1,
     }  # fmt: skip
-    if "objective" in options:
-        settings["estimate"] = None
     return training.fit(key, model, guide, x, **settings | options)
 
 
@@ -202,7 +201,7 @@ BAD_X = {
     "entry", [*BY_PROBLEM.values(), *BY_DATA.values()], ids=[*BY_PROBLEM, *BY_DATA]
 )
 @pytest.mark.parametrize("bad", BAD_X)
-def test_data_that_are_not_the_models_are_refused_at_every_entry_point(entry, bad):
+def test_every_entry_point_refuses_data_outside_the_model(entry, bad):
     x, error, words = BAD_X[bad]
     with refused(error, f"^(x|validation): .*{words}"):
         call(entry, x=x)
@@ -240,7 +239,7 @@ SWAPPED = {
     "entry", [*BY_PROBLEM.values(), *BY_SIMULATION.values()], ids=[*BY_PROBLEM, *BY_SIMULATION]
 )
 @pytest.mark.parametrize("change", SWAPPED)
-def test_parts_that_do_not_belong_together_are_refused_at_every_entry_point(entry, change):
+def test_every_entry_point_refuses_incompatible_parts(entry, change):
     changed, error, words = SWAPPED[change]
     with refused(error, f"^{words}"):
         call(entry, **changed)
@@ -367,15 +366,14 @@ OTHER = {
         r".*; call vimco\(\.\.\.\)",
     ),
     "number": (lambda: fit(estimate=3), TypeError, r"estimate: .* got a int; use a name in grad"),
-    "objective as estimate": (
-        lambda: fit(estimate=training.free_bits(0.1)), TypeError, "estimate: .*as objective="
-    ),
-    "estimate as objective": (
-        lambda: fit(objective=gradients.vimco()), TypeError, "objective: .*into estimate="
-    ),
     "objective's factory": (
-        lambda: fit(objective=training.free_bits), TypeError, r"objective: .*call free_bits\("
+        lambda: fit(estimate=training.free_bits), TypeError, r"estimate: .*call free_bits\("
     ),
+    "objective elsewhere": (
+        lambda: training.global_latents(9, training.free_bits(0.1)), TypeError,
+        "local: .* only training.fit and fit_many take an objective",
+    ),
+    "no estimate": (lambda: fit(estimate=None), TypeError, "estimate: .* got a NoneType"),
     "in gaps": (
         lambda: gaps(KEY, MODEL(THETA), GUIDE(PHI), X, ascent=decomposition.Ascent(estimate=gradients.disarm)), TypeError, r"ascent\.estimate: .* call disarm"
     ),
@@ -476,10 +474,9 @@ def test_a_data_frame_is_data_everywhere():
 def test_a_row_a_name_and_an_estimator_are_one():
     row = gradients.ESTIMATORS["vimco"]
     for given in ("vimco", row, row.estimate):
-        assert gradients.find_estimate(given) is row.estimate
-    assert gradients.find_estimate(None) is None
+        assert find_estimate(given) is row.estimate
     own = lambda *everything: 0.0  # noqa: E731
-    assert gradients.find_estimate(own) is own
+    assert find_estimate(own) is own
     assert distributions.is_reparameterized(FAMILY.build(FAMILY.init(KEY)))
 
 
@@ -565,7 +562,7 @@ def test_supports_are_read_from_the_type_of_the_likelihood():
         model = models.bernoulli(2, likelihood, lambda key: theta)
         found = models.base.data_point(model(model.init(KEY)))
         assert found.support == support, name
-        own = model._replace(support=UNIT)  # what the author says goes first
+        own = model._replace(support=UNIT)  # the model's own support has priority
         assert models.base.data_point(own(model.init(KEY))).support == UNIT
     poisson = models.bernoulli(2, cases["counts"][0], lambda key: theta)
     guide = guides.shared(guides.bernoulli(2))

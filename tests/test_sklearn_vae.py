@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn_vae_cases import DATA, LINEAR, QUICK, D, L, N, X, short
 
 from lvm_jax import evidence
-from lvm_jax.evidence import dataset
+from lvm_jax._core import batching
 from lvm_jax.sklearn import ProbabilisticPCA, VariationalAutoencoder, vae_programs
 from lvm_jax.sklearn.vae_programs import labels
 from lvm_jax.training import batches
@@ -36,9 +36,10 @@ def quick_training():
 @pytest.fixture
 def quick_evidence(monkeypatch):
     """Importance sampling likewise, where no bits are compared with those of another process."""
-    function = dataset._evaluate.__wrapped__
-    static = {"static_argnums": dataset._evaluate.static_argnums}
-    monkeypatch.setattr(dataset, "_evaluate", jax.jit(function, compiler_options=QUICK, **static))
+    program = batching._for_points
+    static = {"static_argnums": program.static_argnums}
+    quick = jax.jit(program.__wrapped__, compiler_options=QUICK, **static)
+    monkeypatch.setattr(batching, "_for_points", quick)
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +129,8 @@ def test_scores_that_rest_on_a_few_draws_are_said_to(linear, quick_evidence):
         assert low.mean() < linear.score(X) - 0.5
 
 
-def test_a_few_rows_whose_scores_cannot_be_trusted_are_enough_for_a_warning(linear, quick_evidence):
-    """2 of 20 are said; 1 of 20 may be chance."""
+def test_a_few_unreliable_scores_cause_a_warning(linear, quick_evidence):
+    """2 of 20 cause a warning; 1 of 20 may be chance."""
     model = stray(linear, log_scale=lambda value: value - 0.5)
     low = model.evidence(X).likely_low
     good, bad = X[~low], X[low]

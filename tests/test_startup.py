@@ -1,4 +1,4 @@
-"""`import lvm_jax` imports nothing else, and every room is there when it is asked for."""
+"""`import lvm_jax` imports nothing else; a subpackage is imported at its first use."""
 
 import json
 import pkgutil
@@ -28,7 +28,7 @@ assert "training" in vars(lvm_jax)  # so that nothing is looked up again
 """
 
 
-def test_a_room_is_imported_when_it_is_used_and_not_before():
+def test_a_subpackage_is_imported_at_its_first_use():
     line = [sys.executable, "-c", ASKED]
     root = Path(__file__).parent.parent
     done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-"""What the tests themselves stand on: annotations are checked, and slow tests are known."""
+"""The set-up of the tests: annotations are checked, and slow tests are listed."""
 
 import re
 from pathlib import Path

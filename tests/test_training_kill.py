@@ -40,7 +40,7 @@ def wait_for(condition, process):
 
 
 def end(process):
-    """Exit code, and what it said."""
+    """Exit code and output."""
     _, message = process.communicate(timeout=PATIENCE)
     return process.returncode, message
 

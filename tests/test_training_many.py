@@ -1,6 +1,7 @@
 """Several trainings in one program: each is the single one."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -65,3 +66,21 @@ def test_refusals():
         training.fit_many(KEYS, MODEL, GUIDE, data(), **SETTINGS | {"optimizer": optax.sgd(1e12)})
     with pytest.raises(ValueError, match="x: expected shape"):
         training.fit_many(KEYS, MODEL, GUIDE, data()[:, :2], **SETTINGS)
+
+
+def test_an_ascent_of_a_quadratic_is_its_recurrence_and_counts_steps():
+    """Of -(p - t)^2 / 2 plain gradient steps leave p_n - t = (1 - rate)^n (p_0 - t)."""
+    target, start = {"a": 2.0, "b": jnp.array([1.0, -1.0])}, {"a": 0.0, "b": jnp.zeros(2)}
+
+    def objective(step, p):
+        apart = jax.tree.map(jnp.subtract, p, target)
+        return -0.5 * sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(apart))
+
+    found = training.ascend(objective, start, optax.sgd(0.1), 12)
+    for name, want in target.items():
+        np.testing.assert_allclose(found[name], np.asarray(want) * (1 - 0.9**12), rtol=1e-5)
+    summed = training.ascend(lambda step, p: step * p, jnp.float32(0), optax.sgd(1.0), 5)
+    assert float(summed) == 0 + 1 + 2 + 3 + 4
+    assert training.ascend(objective, start, optax.sgd(0.1), 0)["a"] == 0
+    with pytest.raises(ValueError, match="num_steps: expected"):
+        training.ascend(objective, start, optax.sgd(0.1), -1)

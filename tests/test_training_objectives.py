@@ -1,4 +1,4 @@
-"""Objectives that are not the bound, with the bound beside them; and the schedule of rates."""
+"""Objectives other than the bound, the reported bound, and the schedule of rates."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def test_annealed_at_one_is_the_elbo_and_its_schedule_counts_steps():
 
 def test_history_holds_the_true_bound_beside_the_objective():
     """Without draws' noise: the warm-up at weight 0 lies above the bound by the KL divergence."""
-    found = fit(objective=training.kl_warmup(optax.linear_schedule(0.0, 1.0, 12)))
+    found = fit(estimate=training.kl_warmup(optax.linear_schedule(0.0, 1.0, 12)))
     gap = found.history.objective - found.history.bound
     assert (gap[:3] > 0).all()
     np.testing.assert_array_equal(found.history.objective[3:], found.history.bound[3:])

@@ -69,7 +69,7 @@ def test_functions_are_known_by_what_they_hold():
     assert held(made(1.0)) == held(made(1.0))
 
 
-def test_a_function_that_holds_itself_is_described_and_what_is_computed_on_the_way_is_not():
+def test_recursive_functions_are_described_without_cached_values():
     def factorial(n):
         return n * factorial(n - 1) if n else 1
 
@@ -86,12 +86,10 @@ def test_another_key_learning_rate_and_precision_are_seen():
         program = Program(
             *(
                 training.Separate(MODEL, GUIDE),
-                None,
                 objective,
                 2,
                 optax.adam(rate),
                 10,
-                None,
                 None,
                 None,
             )

@@ -56,7 +56,7 @@ def test_steps_to_the_posterior_climb_log_p_itself():
         np.testing.assert_allclose(one, want, atol=1e-4)
 
 
-def test_a_few_steps_are_those_of_the_refined_guide_and_teach_its_start():
+def test_local_steps_equal_those_of_the_refined_guide():
     """The gradient of the ELBO of the refined q, in theta and in its start, through the steps."""
     guide = refined(2)
     found = fit(guide, estimate=gradients.reparameterized())
@@ -87,7 +87,7 @@ def test_a_few_steps_are_those_of_the_refined_guide_and_teach_its_start():
 
 def test_a_changed_objective_keeps_its_true_bound_beside_it():
     """A KL of weight 2 from the refined q lies below the ELBO of the same q by KL(q || prior)."""
-    found = fit(refined(300), objective=training.kl_warmup(2.0), num_samples=2_000)
+    found = fit(refined(300), estimate=training.kl_warmup(2.0), num_samples=2_000)
     theta = START.theta
     assert found.history.bound[0] == pytest.approx(float(mean_log_evidence(theta)), abs=1e-4)
 

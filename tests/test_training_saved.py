@@ -68,7 +68,7 @@ def test_another_process_encodes_decodes_and_evaluates_alike(tmp_path, saved):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_the_description_comes_back_and_a_second_save_replaces_the_first(tmp_path, saved):
+def test_a_second_save_replaces_the_first(tmp_path, saved):
     other = MODEL.init(jax.random.key(9))
     write_model(tmp_path, CONFIG | {"latent_dim": 2}, training.Parameters(other, saved[1]))
     found = training.load(tmp_path, build)

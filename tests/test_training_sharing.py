@@ -12,7 +12,7 @@ from training_cases import GUIDE, KEY, data, epoch_order, fit, same
 
 from lvm_jax import gradients, guides, models, training
 from lvm_jax._core import keys
-from lvm_jax._core.recognition import Known, structure
+from lvm_jax._core.recognition import StructureCache, structure
 from lvm_jax.training import batches
 from lvm_jax.training.log import TrainingLog
 from lvm_jax.training.rows import host_order, padded_rows
@@ -43,7 +43,7 @@ def test_rows_are_padded_only_where_random_numbers_are_prefixes():
 def test_rows_that_are_fed_travel_in_chunks_of_a_bounded_size(monkeypatch):
     """Batches of 120 bytes in chunks of 400: three steps and one, in every epoch of four."""
     monkeypatch.setattr(batches, "CHUNK_BYTES", 400)
-    program = Program(*[None] * 5, 10, *[None] * 3)
+    program = Program(*[None] * 4, 10, *[None] * 2)
     chunks = batches.Chunks(data(43), KEY, program, num_epochs=2)
     assert [chunks.span(number) for number in range(4)] == [(0, 3), (3, 4), (4, 7), (7, 8)]
     assert [chunks.find(step) for step in range(8)] == [0, 0, 0, 1, 2, 2, 2, 3]
@@ -77,7 +77,7 @@ def test_fits_of_many_sizes_with_fresh_optimisers_share_few_programs():
     assert 0 < count <= 3 * of_one  # 40 times as often without buckets
 
 
-def test_a_validation_has_the_noise_of_each_row_in_the_last_partial_batch_too():
+def test_validation_noise_is_per_row_in_a_partial_batch():
     """23 rows in batches of 10: the mean of the rows' bounds, row i with fold_in(key, i)."""
     held_out, num_samples = data(23, seed=1), 2
     found = fit(num_epochs=1, validation=held_out, optimizer=optax.sgd(0.0))
@@ -117,6 +117,7 @@ ALIKE = {
     "schedule-free": lambda: optax.contrib.schedule_free_adamw(1e-3),
     "plateau": lambda: optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau()),
     "lbfgs": optax.lbfgs,
+    "average": lambda: training.with_ema(optax.adam(1e-3), 0.99),
     "partition": lambda: optax.partition({"a": optax.adam(1e-3), "b": optax.sgd(1.0)}, {"x": "a"}),
     "key": lambda: optax.noisy_sgd(1e-3, key=jax.random.key(4)),
     "model": lambda: models.linear_gaussian(2, 3),
@@ -131,6 +132,7 @@ UNLIKE = {
     "horizon": (optax.adam(cosine(100)), optax.adam(cosine(101))),
     "sign of zero": (optax.adam(0.0), optax.adam(-0.0)),
     "integer": (optax.adam(1), optax.adam(1.0)),
+    "average": tuple(training.with_ema(optax.adam(1e-3), d) for d in (0.9, 0.99)),
     "optimiser": (optax.adam(1e-3), optax.adamax(1e-3)),
     "array": (ALIKE["array"](), functools.partial(jnp.add, np.array([0.0, 1.0, 3.0]))),
     "type": (ALIKE["array"](), functools.partial(jnp.add, np.arange(3.0, dtype=np.float32))),
@@ -149,7 +151,7 @@ UNLIKE = {
 
 @pytest.mark.parametrize("make", ALIKE.values(), ids=ALIKE)
 def test_what_is_made_twice_alike_is_one_object(make):
-    known = Known()
+    known = StructureCache()
     first, second = make(), make()
     assert known.first(first) is first
     assert known.first(second) is first
@@ -157,7 +159,7 @@ def test_what_is_made_twice_alike_is_one_object(make):
 
 @pytest.mark.parametrize("pair", UNLIKE.values(), ids=UNLIKE)
 def test_what_differs_is_told_apart(pair):
-    known = Known()
+    known = StructureCache()
     assert [known.first(one) is one for one in pair] == [True, True]
     assert [known.first(one) is one for one in pair] == [True, True]
 
@@ -169,7 +171,7 @@ def test_a_function_that_has_changed_is_not_taken_for_another():
         rates = [0.1]
         return rates, lambda step: rates[0]
 
-    known = Known()
+    known = StructureCache()
     (rates, one), (_, other) = make(), make()
     assert known.first(one) is one
     rates[0] = 0.2
@@ -177,7 +179,7 @@ def test_a_function_that_has_changed_is_not_taken_for_another():
     assert known.first(one) is one
 
 
-def test_a_function_that_holds_itself_and_shared_parts_have_a_structure():
+def test_recursive_functions_and_shared_parts_have_a_structure():
     def make():
         def inner(depth):
             return inner(depth - 1) if depth else 0
@@ -190,7 +192,7 @@ def test_a_function_that_holds_itself_and_shared_parts_have_a_structure():
 
 
 def test_the_least_recently_used_is_forgotten():
-    known, made = Known(2), [optax.sgd(rate) for rate in (0.1, 0.2, 0.3)]
+    known, made = StructureCache(2), [optax.sgd(rate) for rate in (0.1, 0.2, 0.3)]
     for one in (made[0], made[1], made[0], made[2]):
         assert known.first(one) is one
     assert known.first(optax.sgd(0.1)) is made[0]

@@ -189,6 +189,16 @@ def test_a_decoder_takes_the_latent_and_what_is_given():
         p.sample(KEY)
 
 
+def test_what_is_given_may_be_a_number_of_python():
+    model = models.deep_latent_gaussian(
+        priors.standard_normal(K), networks.mlp(K + 1, (), D), likelihoods.gaussian(D),
+        observed="x", given=lambda row: row["age"][None],
+    )  # fmt: skip
+    p = model(model.init(KEY))
+    want = p.sample(KEY, {"age": jnp.float32(0.5)}).x
+    np.testing.assert_array_equal(p.sample(KEY, {"age": 0.5}).x, want)
+
+
 FEW = DATA | {"mask": (RNG.random((N, D)) < 0.6).astype(np.float32)}
 FEW["mask"][0] = 0
 

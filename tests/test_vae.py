@@ -144,7 +144,7 @@ def given(failed, **values):
     return evaluation.LogP("importance", "draws", points, evidence.summarize(points))
 
 
-def test_images_that_are_not_reliable_are_counted_and_left_out_of_differences():
+def test_unreliable_images_are_counted_and_excluded_from_differences():
     one, other = given([2, 0, 6, 0]), given([0, 0, 0, 8], log_evidence=[-88, -80, -70, -9])
     found = evaluation.as_numbers(one)
     assert (found["reliable"], found["num_untrusted"]) == (False, 2)
@@ -192,7 +192,7 @@ def test_digits_come_in_the_units_of_every_likelihood(name):
     assert pixels.train.max() == pixels.high
 
 
-def test_options_that_a_part_does_not_take_stay_out_of_the_architecture():
+def test_unused_options_are_not_in_the_architecture():
     def architecture(**values):
         config = Config(**values)
         return measure.architecture(config, measure.load_pixels(config))
@@ -216,7 +216,7 @@ def test_every_bound_goes_with_the_estimators_of_it():
             config = Config(bound=bound, estimator=name, num_samples=4)
             if bound in fitting:
                 config.check()
-                assert callable(measure.make_objective(config, 1)[0])
+                assert callable(measure.make_estimate(config, 1))
             else:
                 with pytest.raises(ValueError, match="no gradient of the bound .*reparameterized"):
                     config.check()

@@ -146,7 +146,7 @@ def bias(likelihood, x, **options):
     return start(KEY, a, np.asarray(x, float))[0].decoder["output"]["bias"]
 
 
-def test_the_decoders_start_smooths_rare_values_by_half_a_bit_a_count_or_a_level(x64):
+def test_initial_decoder_biases_are_smoothed(x64):
     """Of three rows: logits (2 + 1/2) / (3 + 1), rates (5 + 1/2) / 4, levels (n + 1/3) / 4."""
     close = np.testing.assert_allclose
     bits = [[1, 0], [1, 0], [0, 0]]

@@ -18,19 +18,19 @@ def whole(pixels):
 
 
 @pytest.mark.parametrize("name", likelihoods.LIKELIHOODS)
-def test_digits_are_whole_numbers_where_levels_are_counted_and_fractions_elsewhere(name):
+def test_digits_are_integers_for_counts_and_fractions_otherwise(name):
     pixels = vae.load_pixels("digits", likelihood=name, binarization="none")
     assert (pixels.levels, pixels.binarization, pixels.transform) == (17, "none", None)
     assert pixels.high == (16 if name in vae.COUNTS else 1)
     np.testing.assert_array_equal(rows_of(whole(pixels)) * 16 / pixels.high, rows_of(GREY))
 
 
-def test_a_bernoulli_has_bits_drawn_at_every_use_and_once_for_what_is_measured():
+def test_bernoulli_images_are_redrawn_for_training_and_fixed_for_evaluation():
     pixels = vae.load_pixels("digits", seed=3)
     assert (pixels.levels, pixels.binarization, pixels.high) == (2, "dynamic", 1)
     assert pixels.transform is data.BINARIZATIONS["dynamic"].transform
     assert set(np.unique(pixels.train * 16)) == set(range(17))
-    for part, grey in (("seen", pixels.train), ("test", data.load_images("digits").test)):
+    for part, grey in (("train_fixed", pixels.train), ("test", data.load_images("digits").test)):
         bits = getattr(pixels, part)
         assert set(np.unique(bits)) == {0, 1}
         error = np.sqrt((grey * (1 - grey)).sum())
@@ -39,7 +39,7 @@ def test_a_bernoulli_has_bits_drawn_at_every_use_and_once_for_what_is_measured()
     np.testing.assert_array_equal(rows_of(whole(cut)), rows_of(GREY >= 8))
 
 
-def test_chosen_rows_are_those_at_their_places_and_a_smaller_choice_is_a_part():
+def test_chosen_rows_have_their_indices_and_smaller_choices_are_subsets():
     pixels = vae.load_pixels("digits", likelihood="gaussian")
     few, many = (pixels.choose(most, 5) for most in (10, 10_000))
     for name in vae.PARTS:

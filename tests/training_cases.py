@@ -34,7 +34,7 @@ def data(num_rows=43, seed=0):
 def fit(x=None, params=None, **options):
     pair = (MODEL, GUIDE) if params is None else (training.Separate(MODEL, GUIDE), params)
     settings = {
-        "estimate": None if "objective" in options else ESTIMATE,
+        "estimate": ESTIMATE,
         "num_samples": 2,
         "optimizer": OPTIMIZER,
         "batch_size": BATCH,

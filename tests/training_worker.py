@@ -4,7 +4,7 @@
 
 renaming and renamed: SIGKILL at the fourth save of this process, just before and just after the rename
 that commits it. small_files: the run is tried once where no file may grow beyond 1,500 bytes, as on a
-full disk; its error goes to stderr, and the run goes on where files may grow again.
+full disk; its error goes to stderr, and the run continues when files may grow again.
 """
 
 import os

@@ -54,7 +54,7 @@ def bounds() -> Bars:
     """Speed of importance-weighted evaluation over NumPyro, a loop and the bare products."""
     names = {"numpyro": "NumPyro", "unchunked": "loop by hand", "product": "bare products"}
     return [
-        (f"S = {row['S']}", names[row["contestant"]], number(row["lvm_jax is"]))
+        (f"S = {row['S']}", names[row["contestant"]], number(row["speed-up"]))
         for row in tables("Bounds")[0]
         if row["contestant"] in names
     ]
@@ -72,7 +72,7 @@ def training() -> Bars:
         (
             f"k = {row['k']}, batch {row['batch']}",
             names[row["contestant"]],
-            number(row["lvm_jax is"]),
+            number(row["speed-up"]),
         )
         for row in tables("Training")[0]
         if row["contestant"] in names
@@ -82,12 +82,12 @@ def training() -> Bars:
 def evidence() -> Bars:
     """Speed of annealed chains over the peers and the bare products."""
     names = {
-        "AIS, TFP, priced anew": "TFP, corrected",
+        "AIS, TFP, recomputed": "TFP, corrected",
         "AIS by hand": "loop by hand",
         "product": "bare products",
     }
     return [
-        ("1,000 temperatures", names[row["contestant"]], number(row["lvm_jax is"]))
+        ("1,000 temperatures", names[row["contestant"]], number(row["speed-up"]))
         for row in tables("Evidence")[1]
         if row["contestant"] in names
     ]

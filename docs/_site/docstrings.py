@@ -52,8 +52,9 @@ def list_fields(cls: Any) -> None:
         if field.docstring:
             continue
         words = comment_of(field)
-        type_of = field.annotation or field.value
-        rows.append(f"    {field.name} ({type_of}): {words.value if words else ''}".rstrip())
+        if field.annotation or words:
+            type_of = f" ({field.annotation})" if field.annotation else ""
+            rows.append(f"    {field.name}{type_of}: {words.value if words else ''}".rstrip())
         cls.del_member(field.name)
     if rows:
         text = cls.docstring.value if cls.docstring else ""

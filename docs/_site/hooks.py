@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # Pages of the repository that the site shows too, and where.
 OUTSIDE = {
     "benchmarks/README.md": "benchmarks_method.md",
-    "experiments/README.md": "experiments/run_and_write.md",
+    "experiments/README.md": "experiments/running.md",
     "CONTRIBUTING.md": "extending/contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
@@ -21,6 +21,10 @@ INSIDE = {page: source for source, page in OUTSIDE.items()}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 NUMBER = re.compile(r"\\tag\{(\w+)\}")
 NAMED = re.compile(r"<mi>[a-z]{2,}</mi>(?=<m(?:i|n|sub|sup|frac|row)>)")  # log p, not log(p)
+INFINITY = re.compile(r"<mo>(&#x0221E;)</mo>")
+SIGN = re.compile(r"(<mrow>|<mo[^>]*>(?:\[|\(|=|&#x0002C;|&#x0003D;)</mo>)<mo>(?=&#x02212;)")
+LIST = r'<p><span class="doc-section-title">{}:</span></p>\s*<ul>.*?</ul>'
+SUMMARY = re.compile(f"({LIST.format('Classes')})(\\s*)({LIST.format('Functions')})", re.S)
 AXIS = re.compile(r"&#39; (?=[\w*.]+&#39;)")
 EMPTY = re.compile(r'–\s*<div class="doc-md-description">\s*</div>')
 LINK = re.compile(r"\]\(([^)\s:#]+\.md)(#[^)\s]*)?\)")
@@ -77,8 +81,9 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
     """Convert each formula into MathML, which browsers show without a script or a download.
 
     In the reference drop the blank that a single axis needs in Python, " S", and the dash
-    after a field that has no description.
+    after a field that has no description, and list the functions of a package before its classes.
     """
+    html = SUMMARY.sub(r"\3\2\1", html)
     return EMPTY.sub("", AXIS.sub("&#39;", FORMULA.sub(as_mathml, html)))
 
 
@@ -90,6 +95,7 @@ def as_mathml(match: re.Match[str]) -> str:
     math = convert(unescape(NUMBER.sub("", latex)).strip(), display=display)
     math = math.replace("<mi>;</mi>", '<mo separator="true">;</mo>')
     math = math.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # distributed as
+    math = SIGN.sub(r'\1<mo form="prefix">', INFINITY.sub(r"<mi>\1</mi>", math))  # [-inf, inf]
     math = NAMED.sub(r'\g<0><mspace width="0.17em"/>', math)
     right = f'<span class="number">({number[1]})</span>' if number else ""
     return f'<{tag} class="arithmatex">{math}{right}</{tag}>'

@@ -15,20 +15,25 @@ def pages() -> list[Path]:
     return sorted(DOCS.rglob("*.md"))
 
 
-def blocks(page: Path) -> list[str]:
-    """The Python code blocks of a page."""
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+def blocks(page: Path, language: str = "python") -> list[str]:
+    """The code blocks of a page: those that run with it, or "py", which do not."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
 
 
 def run(page: Path) -> list[tuple[str, Any, Any]]:
     """Execute the code blocks in order; every `# -> value` line, obtained and expected."""
     names: dict[str, Any] = {}
-    claims = []
-    for code in blocks(page):
-        exec(compile(code, str(page), "exec"), names)
-        for line, expected in re.findall(r"^(.*?)  # -> (.*)$", code, re.M):
-            claims.append((line, eval(line, names), ast.literal_eval(expected)))
-    return claims
+    return [claim for code in blocks(page) for claim in run_block(page, code, names)]
+
+
+def run_block(page: Path, code: str, names: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Execute one block of a page with `names`; its `# -> value` lines, obtained and expected."""
+    exec(compile(code, str(page), "exec"), names)
+    return [
+        (line, eval(line, names), ast.literal_eval(expected))
+        for line, expected in re.findall(r"^(.*?)  # -> (.*)$", code, re.M)
+    ]
 
 
 def figures(page: Path) -> list[str]:

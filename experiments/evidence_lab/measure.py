@@ -131,20 +131,20 @@ def cell(found: methods.Estimates, truth: np.ndarray) -> Cell:
 
 def load(config: Config) -> list[Setting]:
     """The problems; ValueError if the largest budget is too small for an annealed estimate."""
-    hmc = (annealing.hmc(config.num_leapfrogs), config.num_leapfrogs + 1)
-    gibbs = (annealing.gibbs(NUM_VALUES, NUM_VARIABLES), NUM_VALUES * NUM_VARIABLES)
+    hmc = annealing.hmc(config.num_leapfrogs)
+    gibbs = annealing.gibbs(NUM_VALUES, NUM_VARIABLES)
     # Logits of a prior that is not uniform, [K, L]: c_k (l - (L - 1) / 2), c_k from -0.8 to 0.8.
     tilt = np.asarray(jnp.linspace(-0.8, 0.8, NUM_VARIABLES))[:, None]
     logits = tilt * (np.arange(NUM_VALUES, dtype=tilt.dtype) - (NUM_VALUES - 1) / 2)
     kinds = {
-        "gaussian": lambda: [Setting(problems.linear_gaussian(d), *hmc) for d in config.dims],
-        "two_modes": lambda: [Setting(problems.two_modes(config.modes_dim), *hmc)],
-        "heavy_tails": lambda: [Setting(problems.heavy_tails(2), *hmc)],
-        "discrete": lambda: [Setting(problems.discrete(logits), *gibbs)],
+        "gaussian": lambda: [Setting(problems.linear_gaussian(d), hmc) for d in config.dims],
+        "two_modes": lambda: [Setting(problems.two_modes(config.modes_dim), hmc)],
+        "heavy_tails": lambda: [Setting(problems.heavy_tails(2), hmc)],
+        "discrete": lambda: [Setting(problems.discrete(logits), gibbs)],
     }
     settings = [setting for name in config.models for setting in kinds[name]()]
     size = max(config.num_chains, config.num_runs * config.num_particles)
-    move_cost = max(setting.move_cost for setting in settings)
+    move_cost = max(setting.transition.cost for setting in settings)
     least = annealing.pilot_cost(2, move_cost) + annealing.chain_cost(size, 2, move_cost)
     if config.budgets[-1] < least:
         raise ValueError(
@@ -202,7 +202,6 @@ def certify(setting: Setting, data: Simulated, key: Key, config: Config) -> Cert
         found = evidence.certify(
             key, problem.p, problem.q, data.x, tolerance=config.tolerance,
             level=config.level, budget=config.certify_budget, transition=setting.transition,
-            gradients_per_move=setting.move_cost,
         )  # fmt: skip
     finally:
         jax.config.update(UNOPTIMISED, before)

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.evidence_lab.config import Config
 from lvm_jax import annealing, bounds, evidence, weights
-from lvm_jax._core.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, map_points
 from lvm_jax.annealing.plan import PILOT
 from lvm_jax.compiling import lean_options
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -37,7 +37,6 @@ class Setting(NamedTuple):
 
     problem: Problem
     transition: annealing.Transition
-    move_cost: int  # evaluations of the joint density or its gradient in one move
 
     def parts(self, x: Array) -> tuple[LogJoint, Starts]:
         """z -> log p(x, z), and the distributions that draws start from, at one point."""
@@ -75,7 +74,7 @@ def for_data(
 
     def run(keys: Key, x: Array, z: Latent) -> Any:
         at = lambda point: one(point[0], point[2], *setting.parts(point[1]))  # noqa: E731
-        return for_each(at, (keys, x, z), together)
+        return map_points(at, (keys, x, z), together)
 
     # Chains are not optimised: that takes longer than their run.
     compiled = jax.jit(run, compiler_options=lean_options(0) if num_chains else None)
@@ -133,7 +132,7 @@ def telescopes(
 ) -> evidence.Telescope:
     """`count` draws for one data set."""
     own = lambda key: draw(key, joint, starts["guide"])  # noqa: E731
-    return for_each(own, jax.random.split(key, count), min(AT_ONCE, count))
+    return map_points(own, jax.random.split(key, count), min(AT_ONCE, count))
 
 
 def by_chains(key: Key, setting: Setting, data: Simulated, config: Config) -> dict[str, Column]:
@@ -152,13 +151,13 @@ def by_chains(key: Key, setting: Setting, data: Simulated, config: Config) -> di
 
 def plan(setting: Setting, budget: int, size: int) -> tuple[annealing.Plan | None, int, int]:
     """A plan within the budget (None below two temperatures), and costs of pilot and chains."""
-    number = annealing.affordable_temperatures(budget, size, setting.move_cost)
+    number = annealing.affordable_temperatures(budget, size, setting.transition.cost)
     if number < 2:
         return None, 0, 0
     temperatures, moves = annealing.sigmoid(number), setting.transition
     found = annealing.plan(temperatures, moves, num_pilot=PILOT, adaptive=True)
-    pilot = annealing.pilot_cost(number, setting.move_cost)
-    return found, pilot, annealing.chain_cost(size, number, setting.move_cost)
+    pilot = annealing.pilot_cost(number, setting.transition.cost)
+    return found, pilot, annealing.chain_cost(size, number, setting.transition.cost)
 
 
 def sandwich(

@@ -19,8 +19,8 @@ class Config(Options):
 
     x64: ClassVar[bool] = True  # float32 has too few digits for the known likelihoods
 
-    data: str = "lecture"
-    """lecture, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file."""
+    data: str = "three_clusters"
+    """three_clusters, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file."""
     columns: tuple[str, ...] | None = None
     """Columns to use, by name; None uses all."""
     standardize: bool = False
@@ -28,7 +28,7 @@ class Config(Options):
     pca_dim: Annotated[int, at_least(1)] | None = None
     """Fit in this many principal components; None means 16 for digits, otherwise no PCA."""
     num_components: Annotated[int, at_least(1)] | None = None
-    """K; None means 3 for lecture, 2 for old_faithful, 10 for digits and 3 for a file."""
+    """K; None means 3 for three_clusters, 2 for old_faithful, 10 for digits and 3 for a file."""
     covariance: Covariance = "full"
     """Covariance type of the mixture."""
     start: Literal["kmeans", "k-means++", "random", "random_from_data"] = "kmeans"

@@ -24,7 +24,7 @@ TRUE_RAND, TRUE_MEAN = f"{RAND} of the true mixture", "log-likelihood per point 
 # options: log-likelihood, the same per point, BIC, smaller weight, adjusted Rand index.
 KNOWN = {
     "old_faithful": (-1130.264, -4.155382, 2322.192, 0.355873),
-    "lecture": (-4752.983, -3.168655, 9630.290, 0.331237, 0.896269),
+    "three_clusters": (-4752.983, -3.168655, 9630.290, 0.331237, 0.896269),
 }
 TOLERANCES = (2e-3, 1e-5, 4e-3, 1e-4, 2e-3)
 FREE = ("seed", "max_components", "compare", "num_folds")  # options that KNOWN does not depend on

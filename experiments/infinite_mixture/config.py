@@ -19,7 +19,7 @@ class Config(Options):
     """Options of the experiment."""
 
     data: str = "pinwheel"
-    """pinwheel, moons, banana, lecture, old_faithful, or a .csv, .tsv, .npy or .parquet file."""
+    """pinwheel, moons, banana, three_clusters, old_faithful, or a .csv, .tsv, .npy or .parquet file."""
     columns: tuple[str, ...] | None = None
     """The two columns to use, by name."""
     num_points: Annotated[int, at_least(30)] = 3000

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from experiments.infinite_mixture.config import RECORDS, Config
+from experiments.infinite_mixture.starts import Steps, fit_starts
 from lvm_jax import bounds, gradients, guides, models, training
 from lvm_jax.guides import Conditional, Guide
 from lvm_jax.models import Joint, Model
@@ -87,18 +88,13 @@ def train(
         words = f"step {step}: ELBO {elbo:.3f}, log p {log_p:.3f} held out"
         note(words, step / config.num_steps)
 
-    found = training.fit_starts(
-        *(key, model, guide, x),
-        estimate=ESTIMATES[config.bound],
-        num_samples=config.num_draws,
-        optimizer=optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.num_steps)),
-        batch_size=config.batch_size,
-        num_steps=config.num_steps,
-        num_starts=config.num_starts,
-        num_records=RECORDS,
-        watch=partial(watch_one, config, jnp.asarray(watched)),
-        on_record=show,
-    )
+    rates = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
+    steps = Steps(
+        ESTIMATES[config.bound], config.num_draws, optax.adam(rates), config.batch_size,
+        config.num_starts, RECORDS, config.num_steps // RECORDS,
+    )  # fmt: skip
+    watch = partial(watch_one, config, jnp.asarray(watched))
+    found = fit_starts(key, training.Separate(model, guide), x, steps, watch, show)
     curve = Curve(found.step, found.bound, *found.watched.T, starts=found.last_bounds)
     return found.p.theta, found.q.phi, curve
 

@@ -18,7 +18,7 @@ class Config(Options):
     """Options of the experiment; None means a default that fits the data."""
 
     data: str = "digits"
-    """digits, mnist, binarized_mnist, fashion_mnist, old_faithful, lecture, or a table's path."""
+    """digits, mnist, binarized_mnist, fashion_mnist, old_faithful, three_clusters, or a table's path."""
     columns: tuple[str, ...] | None = None
     """The columns of a table to use, by name."""
     standardize: bool = False

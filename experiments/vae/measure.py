@@ -29,8 +29,7 @@ class Prepared(NamedTuple):
     pixels: vae.Pixels
     architecture: vae.Architecture
     pair: vae.Autoencoder
-    estimate: gradients.Surrogate | None  # exactly one of estimate and objective
-    objective: training.Objective | None
+    estimate: gradients.Surrogate | training.Objective
     optimizer: optax.GradientTransformation
     start: training.Parameters | None  # None: initialised by the pair
     mesh: Mesh | None  # None for one device
@@ -106,16 +105,17 @@ def load(config: Config) -> Prepared:
         )
     described = architecture(config, pixels)
     pair = vae.build(described)
-    for name in ("seen", "validation", "test"):
-        likelihoods.check_support(pair.likelihood, getattr(pixels, name), f"{name} images")
+    for name in ("train_fixed", "validation", "test"):
+        words = f"{name.removesuffix('_fixed')} images"
+        likelihoods.check_support(pair.likelihood, getattr(pixels, name), words)
     start = None
     if config.prior == "vamp":  # its pseudo-inputs start at rows of the data
         key = jax.random.fold_in(jax.random.key(config.seed), 2)
         start = vae.start(key, described, pixels.train)
     per_epoch = len(pixels.train) // config.batch_size
-    estimate, objective = make_objective(config, per_epoch)
+    estimate = make_estimate(config, per_epoch)
     optimizer, mesh = make_optimizer(config, per_epoch), make_mesh(config.devices)
-    return Prepared(config, pixels, described, pair, estimate, objective, optimizer, start, mesh)
+    return Prepared(config, pixels, described, pair, estimate, optimizer, start, mesh)
 
 
 def measure(config: Config, run: Run, prepared: Prepared) -> Result:
@@ -218,27 +218,22 @@ def reduction(config: Config) -> bounds.Reduction:
     return found(*options[config.bound]) if config.bound in options else found
 
 
-def make_objective(
-    config: Config, steps_per_epoch: int
-) -> tuple[gradients.Surrogate | None, training.Objective | None]:
+def make_estimate(config: Config, steps_per_epoch: int) -> gradients.Surrogate | training.Objective:
     """A gradient estimator, or a modified objective."""
-    estimate = objective = None
     if config.warm_up:
         weight = optax.linear_schedule(0.0, 1.0, config.warm_up * steps_per_epoch)
-        objective = training.kl_warmup(weight, reduction(config))
-    elif config.free_bits:
-        objective = training.free_bits(config.free_bits, config.free_bits_group)
-    elif config.estimator == "piwae":
-        estimate = gradients.piwae(config.num_groups)
-    elif len(ESTIMATORS[config.estimator]) > 1:  # the estimator takes a bound
-        estimate = getattr(gradients, config.estimator)(reduction(config))
-    else:
-        estimate = gradients.ESTIMATORS[config.estimator].estimate
-    return estimate, objective
+        return training.kl_warmup(weight, reduction(config))
+    if config.free_bits:
+        return training.free_bits(config.free_bits, config.free_bits_group)
+    if config.estimator == "piwae":
+        return gradients.piwae(config.num_groups)
+    if len(ESTIMATORS[config.estimator]) > 1:  # the estimator takes a bound
+        return getattr(gradients, config.estimator)(reduction(config))
+    return gradients.ESTIMATORS[config.estimator].estimate
 
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam with the schedule, after clipping; more `epochs` do not change earlier rates."""
+    """Adam with schedule, clipping and average; more `epochs` do not change earlier rates."""
     rate = config.learning_rate
     if config.schedule == "burda":
         stages = BURDA_STAGES
@@ -249,7 +244,8 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
     else:
         falling = optax.cosine_decay_schedule(rate, config.decay_epochs * steps_per_epoch)
         adam = optax.adam(falling if config.schedule == "cosine" else rate)
-    return optax.chain(optax.clip_by_global_norm(config.clip), adam) if config.clip else adam
+    clipped = optax.chain(optax.clip_by_global_norm(config.clip), adam) if config.clip else adam
+    return training.with_ema(clipped, config.ema) if config.ema else clipped
 
 
 # Fit
@@ -276,13 +272,11 @@ def train(prepared: Prepared, folder: Path, note: Callable[[str, float], None]) 
     fit = training.fit(
         *(jax.random.key(config.seed), prepared.pair, prepared.start, pixels.train),
         estimate=prepared.estimate,
-        objective=prepared.objective,
         num_samples=config.num_samples,
         optimizer=prepared.optimizer,
         batch_size=config.batch_size,
         num_epochs=config.epochs,
         transform=pixels.transform,
-        ema=config.ema,
         validation=training.Validation(pixels.validation, patience=config.patience),
         checkpoints=folder / "training",
         placement=training.Placement(prepared.mesh),

@@ -2,7 +2,8 @@
 
 On a CPU the rows of a batch should stay in cache. A GPU or a TPU needs larger batches: on an H200 a
 draw of a VAE of images takes 72 ns in chunks of 1,000 rows, and 18 ns in chunks of 100,000. Large
-batches may exceed its memory; use `plenty` only where the number of rows per point is known.
+batches may exceed its memory; use `rows_for_device` only where the number of rows per point is
+known.
 """
 
 from collections.abc import Callable
@@ -14,11 +15,11 @@ import numpy as np
 
 from lvm_jax import compiling
 from lvm_jax._core import checks
-from lvm_jax.typing import Array, Int
+from lvm_jax.typing import Array, Int, Key
 
 # Chunks per batch on a GPU or a TPU. A decoder of 784 pixels then uses 0.14 GB as an MLP, and 2 GB
 # with convolutions.
-AT_ONCE = 32
+CHUNKS_PER_BATCH = 32
 
 
 def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
@@ -35,7 +36,7 @@ def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
     return even if 2 * even >= most else most
 
 
-def few_together(chunk_size: int, rows: int, number: int) -> int:
+def costly_batch_size(chunk_size: int, rows: int, number: int) -> int:
     """`batch_size` for `number` points in a bucket, where a row is expensive.
 
     Below 16 points it is a power of two, because padded rows take as long as others.
@@ -46,22 +47,22 @@ def few_together(chunk_size: int, rows: int, number: int) -> int:
     return batch_size(chunk_size, rows, compiling.bucket(number))
 
 
-def plenty(chunk_size: int) -> int:
-    """Rows per batch: `chunk_size` on a CPU, AT_ONCE * `chunk_size` on a GPU or a TPU."""
+def rows_for_device(chunk_size: int) -> int:
+    """Rows per batch: `chunk_size` on a CPU, CHUNKS_PER_BATCH * `chunk_size` on a GPU or a TPU."""
     chunk_size = checks.integer(chunk_size, "chunk_size", 1)
-    return chunk_size if jax.default_backend() == "cpu" else AT_ONCE * chunk_size
+    return chunk_size if jax.default_backend() == "cpu" else CHUNKS_PER_BATCH * chunk_size
 
 
-def for_each(one: Callable[[Any], Any], points: Any, together: int) -> Any:
+def map_points(one: Callable[[Any], Any], points: Any, together: int) -> Any:
     """Apply `one` to every point, leaves [N, ...], in batches of `together` points."""
     # A batch of one point would add an axis to every product; use a plain loop instead.
     return jax.lax.map(one, points, batch_size=together if together > 1 else None)
 
 
-def for_first(
+def map_first_points(
     one: Callable[[Any], Any], points: Any, together: int, number: int | Int[Array, ""]
 ) -> Any:
-    """`for_each` of the first `number` points only, with zeros for the others.
+    """`map_points` of the first `number` points only, with zeros for the others.
 
     `number` may be traced. The computed rows are `number` rounded up to a multiple of `together`.
     """
@@ -94,6 +95,41 @@ def for_first(
         jax.eval_shape(every, rows),
     )
     return jax.lax.fori_loop(0, (number + together - 1) // together, step, nothing)
+
+
+def for_points(
+    function: Callable[..., Any],
+    static: tuple[Any, ...],
+    key: Key[Array, ""],
+    shared: tuple[Any, ...],
+    points: tuple[Any, ...],
+    together: int,
+) -> Any:
+    """function(fold_in(key, index), *shared, *point, *static) of every row of (index, *point).
+
+    `points` have leaves [N, ...] on the host. One program serves all N of a bucket, and other
+    values of the key and of `shared`.
+    """
+    rows, _, number = padded(points)
+    found = _for_points(function, static, key, shared, rows, number, together)
+    return unpadded(found, number)
+
+
+@compiling.bounded_jit(0, 1, 6)
+def _for_points(
+    function: Callable[..., Any],
+    static: tuple[Any, ...],
+    key: Key[Array, ""],
+    shared: tuple[Any, ...],
+    points: tuple[Any, ...],
+    number: Int[Array, ""],
+    together: int,
+) -> Any:
+    def one(point: tuple[Any, ...]) -> Any:
+        index, *rest = point
+        return function(jax.random.fold_in(key, index), *shared, *rest, *static)
+
+    return map_first_points(one, points, together, number)
 
 
 def num_rows(points: Any) -> int:

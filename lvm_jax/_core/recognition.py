@@ -16,27 +16,27 @@ from typing import Any
 import jax
 import numpy as np
 
-MOST_KNOWN = 1_024  # maximum number of stored objects
+MOST_STORED = 1_024  # maximum number of stored objects
 MOST_BYTES = 2**20  # larger arrays are compared by identity
 
 
-class Itself:
+class ByIdentity:
     """A key with identity comparison, which keeps its object alive."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Itself) and self.value is other.value
+        return isinstance(other, ByIdentity) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)
 
 
-class Known:
+class StructureCache:
     """The first object of each structure, for the `size` most recently used structures."""
 
-    def __init__(self, size: int = MOST_KNOWN) -> None:
+    def __init__(self, size: int = MOST_STORED) -> None:
         self._size = size
         self._values: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -60,7 +60,7 @@ class Known:
         return found
 
 
-KNOWN = Known()
+CACHE = StructureCache()
 
 
 def recognized(value: Any) -> Any:
@@ -71,7 +71,7 @@ def recognized(value: Any) -> Any:
     """
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(recognized, value))
-    return KNOWN.first(value)
+    return CACHE.first(value)
 
 
 def bindable(functions: Any) -> Any:
@@ -79,7 +79,7 @@ def bindable(functions: Any) -> Any:
     return _bindable(jax.config.read("jax_enable_x64"), functions)
 
 
-@lru_cache(maxsize=MOST_KNOWN)
+@lru_cache(maxsize=MOST_STORED)
 def _bindable(x64: bool, functions: Any) -> Any:
     return recognized(functions)
 
@@ -108,16 +108,16 @@ def structure(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> Has
     try:
         hash(value)
     except TypeError:
-        return Itself(value)
+        return ByIdentity(value)
     return (type(value), value)
 
 
 def _parts(value: Any) -> list[Any] | None:
     """The parts of a value; None for an indivisible value."""
     if isinstance(value, types.FunctionType):
-        cells = [_contents(cell) for cell in value.__closure__ or ()]
+        cells = [contents(cell) for cell in value.__closure__ or ()]
         named = (value.__defaults__, value.__kwdefaults__, value.__dict__)
-        return [Itself(value.__globals__), value.__code__, *cells, *named]
+        return [ByIdentity(value.__globals__), value.__code__, *cells, *named]
     if isinstance(value, types.MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, partial):
@@ -138,16 +138,17 @@ def _is_frozen(value: Any) -> bool:
 
 def _of_array(value: Any) -> Hashable:
     if isinstance(value, jax.core.Tracer) or value.nbytes > MOST_BYTES:
-        return Itself(value)
+        return ByIdentity(value)
     if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         return (str(jax.random.key_impl(value)), _of_array(jax.random.key_data(value)))
     if value.dtype.hasobject:
-        return Itself(value)
+        return ByIdentity(value)
     weak = getattr(value, "weak_type", False)
     return (type(value), value.dtype, weak, value.shape, np.asarray(value).tobytes())
 
 
-def _contents(cell: types.CellType) -> Any:
+def contents(cell: types.CellType) -> Any:
+    """The value of a cell of a closure."""
     try:
         return cell.cell_contents
     except ValueError:  # an unbound name

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+LONGEST = 160  # characters of an outline in a message
 CURES = {"p": "make its class a NamedTuple of its parameters", "q": "use a guide, guide(phi)"}
 
 
@@ -48,8 +49,8 @@ def outline(tree: Any) -> tuple[Any, list[tuple[int, ...]]]:
     return structure, [tuple(jnp.shape(leaf)) for leaf in leaves]
 
 
-def shortened(outlined: tuple[Any, Any], limit: int = 160) -> str:
-    """An outline as text of at most `limit` characters."""
+def shortened(outlined: tuple[Any, Any]) -> str:
+    """An outline as text of at most LONGEST characters."""
     structure, shapes = outlined
     text = str(jax.tree.unflatten(structure, [list(shape) for shape in shapes]))
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

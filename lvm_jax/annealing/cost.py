@@ -1,7 +1,7 @@
 """The cost of chains for one data point, in evaluations of the joint density or its gradient.
 
-A weight costs 1. A move costs `move_cost`: L + 1 for `hmc(L)`, and num_values for one update of
-`gibbs`. An evaluation that a weight and the next move share counts twice.
+A weight costs 1, and a move `move_cost`, the `cost` of its transition. An evaluation that a weight
+and the next move share counts twice.
 """
 
 from lvm_jax._core import checks

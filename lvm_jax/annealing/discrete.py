@@ -43,7 +43,7 @@ def gibbs(num_values: int, num_updates: int = 1, one_hot: bool = False) -> Trans
         z, _ = jax.lax.scan(update, z, jnp.arange(num_updates))
         return z, jnp.ones_like(step_size)
 
-    return Transition(move, continuous=False)
+    return Transition(move, continuous=False, cost=num_values * num_updates)
 
 
 @lru_cache
@@ -71,7 +71,7 @@ def flip(num_values: int, num_updates: int = 1, one_hot: bool = False) -> Transi
     ) -> tuple[Latent, Scalar]:
         return metropolis(key, log_density, z, propose, num_updates)
 
-    return Transition(move, continuous=False)
+    return Transition(move, continuous=False, cost=num_updates)
 
 
 def _num_variables(z: Latent, one_hot: bool) -> int:

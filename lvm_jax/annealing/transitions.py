@@ -25,13 +25,15 @@ class Transition(NamedTuple):
     """A Markov kernel, reversible for any given density.
 
     `step_size` is the initial step size of tuning, in units of `scale`. `target` is the acceptance
-    probability to tune for; None means no tuning.
+    probability to tune for; None means no tuning. `cost` is the number of evaluations of the
+    density or its gradient in a move.
     """
 
     move: Move
     step_size: float = 1.0
     target: float | None = None
     continuous: bool = True  # whether z must be real-valued
+    cost: int = 1
 
 
 @lru_cache
@@ -55,7 +57,7 @@ def hmc(num_leapfrogs: int = 10, jitter: float = 0.2) -> Transition:
         around = jax.random.uniform(key_step, (), step_size.dtype, 1 - jitter, 1 + jitter)
         return _hamiltonian(key_move, log_density, z, scale, step_size * around, num_leapfrogs)
 
-    return Transition(move, step_size=0.5, target=0.65)
+    return Transition(move, step_size=0.5, target=0.65, cost=num_leapfrogs + 1)
 
 
 @lru_cache
@@ -71,7 +73,7 @@ def mala() -> Transition:
     ) -> tuple[Latent, Scalar]:
         return _hamiltonian(key, log_density, z, scale, jnp.sqrt(2 * step_size), 1)
 
-    return Transition(move, step_size=0.2, target=0.574)
+    return Transition(move, step_size=0.2, target=0.574, cost=2)
 
 
 @lru_cache
@@ -92,7 +94,7 @@ def random_walk(num_updates: int = 1) -> Transition:
 
         return metropolis(key, log_density, z, propose, num_updates)
 
-    return Transition(move, step_size=1.0, target=0.234)
+    return Transition(move, step_size=1.0, target=0.234, cost=num_updates)
 
 
 def normal_like(key: Key[Array, ""], z: Latent) -> Latent:

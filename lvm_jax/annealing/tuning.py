@@ -42,13 +42,10 @@ class Tuned(NamedTuple):
     deviation: Float[Array, " P"]  # of log p(x, z) - log q(z), at those but the last
 
 
-def schedule(
-    temperatures: ArrayLike, transition: Transition, like: Latent, step_size: float | None = None
-) -> Schedule:
-    """A schedule with one step size (default: the transition's) and scales of 1, like z."""
+def schedule(temperatures: ArrayLike, transition: Transition, like: Latent) -> Schedule:
+    """A schedule with the transition's step size and scales of 1, like z."""
     temperatures = check_temperatures(temperatures)
-    chosen = transition.step_size if step_size is None else checks.number(step_size, "step_size")
-    steps = jnp.full(temperatures.shape[0] - 1, chosen, temperatures.dtype)
+    steps = jnp.full(temperatures.shape[0] - 1, transition.step_size, temperatures.dtype)
     scale = jax.tree.map(lambda leaf: jnp.ones(jnp.shape(leaf), steps.dtype), like)
     return Schedule(temperatures, steps, scale)
 

@@ -11,11 +11,11 @@ from lvm_jax.data.dataset import Dataset, Truth
 from lvm_jax.data.embedded import PCA, digits, old_faithful, pca, reduce
 from lvm_jax.data.images import ImageData, from_array, load_images
 from lvm_jax.data.levels import NAMED_IMAGES
-from lvm_jax.data.synthetic import lecture_clusters
+from lvm_jax.data.synthetic import three_clusters
 from lvm_jax.data.tables import load_table
 
 NAMED: dict[str, Callable[[], Dataset]] = {
-    "lecture": lecture_clusters,
+    "three_clusters": three_clusters,
     "old_faithful": old_faithful,
     "digits": digits,
     **{name: partial(curved, name, 3_000, 0) for name in CURVED},
@@ -25,8 +25,8 @@ NAMED: dict[str, Callable[[], Dataset]] = {
 def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
     """Load a data set by its name, or a table by the path of its file.
 
-    Names: lecture, old_faithful, digits, and banana, moons, pinwheel (3,000 points of seed 0).
-    A word without a folder or an extension is a name; ValueError for an unknown name.
+    Names: three_clusters, old_faithful, digits, and banana, moons, pinwheel (3,000 points of seed
+    0). A word without a folder or an extension is a name; ValueError for an unknown name.
     """
     if name_or_path in NAMED:
         dataset = NAMED[name_or_path]()
@@ -53,11 +53,11 @@ __all__ = [
     "curved",
     "digits",
     "from_array",
-    "lecture_clusters",
     "load",
     "load_images",
     "load_table",
     "old_faithful",
     "pca",
     "reduce",
+    "three_clusters",
 ]

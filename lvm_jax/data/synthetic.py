@@ -5,7 +5,7 @@ import numpy as np
 from lvm_jax.data.dataset import Dataset, Truth
 
 
-def lecture_clusters() -> Dataset:
+def three_clusters() -> Dataset:
     """Three Gaussian clusters of 500 points each in the plane, the example of the documentation.
 
     A row is x = z C + mu with z ~ N(0, I), so that a component has covariance C^T C. The draws are
@@ -21,7 +21,7 @@ def lecture_clusters() -> Dataset:
     x2 = np.dot(random.randn(per_cluster, 2), factors[1]) + means[1]
     x3 = 0.7 * random.randn(per_cluster, 2) + means[2]
     return Dataset(
-        name="lecture",
+        name="three_clusters",
         source="three Gaussian clusters of 500 points each (seed 0)",
         x=np.vstack([x1, x2, x3]),
         columns=("x1", "x2"),

@@ -18,7 +18,7 @@ from jax.nn import logsumexp
 
 from lvm_jax import distributions, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, rows_of
+from lvm_jax._core.batching import batch_size, map_first_points, num_rows, padded, rows_of
 from lvm_jax._core.inputs import check_problem, check_rows
 from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
@@ -171,7 +171,7 @@ def _surgery(
         row = rows_of(x, place)
         return _draw(jax.random.fold_in(key_draw, place), q(row), p.prior(row), num_samples)
 
-    drawn = for_first(one, places, together, chosen)
+    drawn = map_first_points(one, places, together, chosen)
     rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn.z)
     log_aggregated = _log_aggregate(q, x, rows, total).reshape(drawn.log_q.shape)
     measure = partial(of_points, num_points=total, chosen=chosen)

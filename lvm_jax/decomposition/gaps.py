@@ -15,10 +15,10 @@ import numpy as np
 
 from lvm_jax import evidence, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, unpadded
+from lvm_jax._core.batching import batch_size, for_points, num_rows
 from lvm_jax._core.inputs import check_family, check_problem, one_of
 from lvm_jax._core.moments import moments
-from lvm_jax.compiling import bounded_jit
+from lvm_jax.compiling import bucket
 from lvm_jax.decomposition.local import NUM_SELECTION, Ascent, fit_local
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Evidence
@@ -110,12 +110,11 @@ def gaps(
         for place, family in enumerate(families.values())
     ]  # fmt: skip
     points = (np.arange(num_rows(x)), x, tuple(one.eta for one in local), given)
-    points, size, number = padded(points)
-    found = _weigh(
-        *(key_weigh, p, q, points, number, tuple(families.values())),
-        *(num_samples, batch_size(chunk_size, num_samples, size)),
+    together = batch_size(chunk_size, num_samples, bucket(num_rows(x)))
+    static = tuple(families.values()), num_samples
+    log_p, k_hat, elbo, inference, split = for_points(
+        _weigh, static, key_weigh, (p, q), points, together
     )
-    log_p, k_hat, elbo, inference, split = unpadded(found, number)
     by_family = {
         name: FamilyGaps(**parts._asdict(), gain=one.gain, start=one.start, eta=one.eta)
         for name, one, parts in zip(families, local, split, strict=True)
@@ -146,41 +145,36 @@ class _Split(NamedTuple):
     amortization: Estimate
 
 
-@bounded_jit(5, 6, 7)
 def _weigh(
     key: Key[Array, ""],
     p: Generative,
     q: ConditionalDensity,
-    points: tuple[Array, Any, tuple[Params, ...], Estimate | None],
-    number: Int[Array, ""],
+    x: Any,
+    etas: tuple[Params, ...],
+    given: Estimate | None,
     families: tuple[Family, ...],
     num_samples: int,
-    together: int,
 ) -> tuple[Estimate, Array, Estimate, Estimate, list[_Split]]:
-    def one(point: tuple) -> tuple:
-        index, x, etas, given = point
-        key_weigh, key_select = jax.random.split(jax.random.fold_in(key, index))
-        joint = p.log_joint(x)
-        every = [q(x)]
-        every += [family.build(eta) for family, eta in zip(families, etas, strict=True)]
-        log_w = [weights.log_weights(key_weigh, joint, q, num_samples) for q in every]
-        if given is None:
-            elbos = [_safe_elbo(key_select, joint, q) for q in every]
-            log_p, k_hat, influence = _importance(jnp.stack(log_w)[jnp.argmax(jnp.stack(elbos))])
-        else:
-            log_p, k_hat = given, jnp.full_like(given.value, jnp.nan)
-            influence = jnp.zeros_like(log_w[0])
+    """log p, k-hat, and the gaps of one point."""
+    key_weigh, key_select = jax.random.split(key)
+    joint = p.log_joint(x)
+    every = [q(x), *(family.build(eta) for family, eta in zip(families, etas, strict=True))]
+    log_w = [weights.log_weights(key_weigh, joint, q, num_samples) for q in every]
+    if given is None:
+        elbos = [_safe_elbo(key_select, joint, q) for q in every]
+        log_p, k_hat, influence = _importance(jnp.stack(log_w)[jnp.argmax(jnp.stack(elbos))])
+    else:
+        log_p, k_hat = given, jnp.full_like(given.value, jnp.nan)
+        influence = jnp.zeros_like(log_w[0])
 
-        def gap(log_w: Float[Array, " S"]) -> Estimate:
-            error = moments(influence - log_w).variance / num_samples
-            error += 0.0 if given is None else given.standard_error**2
-            return Estimate(log_p.value - log_w.mean(), jnp.sqrt(error))
+    def gap(log_w: Float[Array, " S"]) -> Estimate:
+        error = moments(influence - log_w).variance / num_samples
+        error += 0.0 if given is None else given.standard_error**2
+        return Estimate(log_p.value - log_w.mean(), jnp.sqrt(error))
 
-        mean = Estimate.of_draws
-        split = [_Split(mean(w), gap(w), mean(w - log_w[0])) for w in log_w[1:]]
-        return log_p, k_hat, mean(log_w[0]), gap(log_w[0]), split
-
-    return for_first(one, points, together, number)
+    mean = Estimate.of_draws
+    split = [_Split(mean(w), gap(w), mean(w - log_w[0])) for w in log_w[1:]]
+    return log_p, k_hat, mean(log_w[0]), gap(log_w[0]), split
 
 
 def _safe_elbo(key: Key[Array, ""], joint: weights.LogJoint, q: Distribution) -> Scalar:

@@ -11,11 +11,12 @@ import optax
 
 from lvm_jax import distributions, gradients, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import few_together, for_first, num_rows, padded, unpadded
+from lvm_jax._core.batching import costly_batch_size, for_points, num_rows
 from lvm_jax._core.inputs import check_family, check_problem, one_of
-from lvm_jax.compiling import bounded_jit
+from lvm_jax.distributions.kinds import is_flow
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.gradients.base import find_estimate
 from lvm_jax.guides.base import Family
 from lvm_jax.typing import (
     Array,
@@ -63,7 +64,8 @@ class Ascent:
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_draws", "num_starts"):
             checks.integer(getattr(self, name), f"ascent.{name}", 1)
-        gradients.find_estimate(self.estimate, "ascent.estimate")
+        if self.estimate is not None:
+            find_estimate(self.estimate, "ascent.estimate")
 
 
 @lru_cache
@@ -104,51 +106,40 @@ def fit_local(
     x = check_problem(p, q, x)
     check_family(p, family, one_of(x))
     start = family.init(jax.random.key(0))
-    rate = FLOW_RATE if distributions.is_flow(family.build(start)) else RATE
+    flow = is_flow(family.build(start))
+    rate, estimate = (FLOW_RATE, "reparameterized") if flow else (RATE, "sticking_the_landing")
     ascent = replace(
         ascent,
         optimizer=ascent.optimizer or default_optimizer(ascent.num_steps, rate),
-        estimate=gradients.find_estimate(ascent.estimate),
+        estimate=find_estimate(ascent.estimate or estimate),
     )
-    points, _, number = padded((np.arange(num_rows(x)), x))
-    found = _fit(
-        *(key, p, q, points, number),
-        *(family, ascent),
-        few_together(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x)),
-    )
-    return unpadded(found, number)
+    together = costly_batch_size(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x))
+    points = np.arange(num_rows(x)), x
+    return for_points(_of_point, (family, ascent), key, (p, q), points, together)
 
 
-@bounded_jit(5, 6, 7)
-def _fit(
+def _of_point(
     key: Key[Array, ""],
     p: Generative,
     q: ConditionalDensity,
-    points: tuple[Array, Any],
-    number: Int[Array, ""],
+    x: Any,
     family: Family,
     ascent: Ascent,
-    together: int,
 ) -> Local:
     num_starts, optimizer, num_steps = ascent.num_starts, ascent.optimizer, ascent.num_steps
-
-    def one(point: tuple[Array, Any]) -> Local:
-        index, x = point
-        keys = jax.random.split(jax.random.fold_in(key, index), 4)
-        joint = p.log_joint(x)
-        first = _starts(keys[0], family, q(x), p.prior(x), num_starts)
-        slope = _slope(joint, family, first, ascent)
-        before, after = jax.vmap(lambda key, eta: _climb(key, eta, slope, optimizer, num_steps))(
-            jax.random.split(keys[1], num_starts), first
-        )
-        elbo = jax.vmap(lambda eta: _log_weights(keys[2], joint, family, eta).mean())(after)
-        best = jnp.argmax(jnp.where(jnp.isnan(elbo), -jnp.inf, elbo))
-        before, after = jax.tree.map(lambda leaf: leaf[best], (before, after))
-        gain = _log_weights(keys[3], joint, family, after)
-        gain -= _log_weights(keys[3], joint, family, before)
-        return Local(after, best, Estimate.of_draws(gain))
-
-    return for_first(one, points, together, number)
+    keys = jax.random.split(key, 4)
+    joint = p.log_joint(x)
+    first = _starts(keys[0], family, q(x), p.prior(x), num_starts)
+    slope = _slope(joint, family, ascent)
+    before, after = jax.vmap(lambda key, eta: _climb(key, eta, slope, optimizer, num_steps))(
+        jax.random.split(keys[1], num_starts), first
+    )
+    elbo = jax.vmap(lambda eta: _log_weights(keys[2], joint, family, eta).mean())(after)
+    best = jnp.argmax(jnp.where(jnp.isnan(elbo), -jnp.inf, elbo))
+    before, after = jax.tree.map(lambda leaf: leaf[best], (before, after))
+    gain = _log_weights(keys[3], joint, family, after)
+    gain -= _log_weights(keys[3], joint, family, before)
+    return Local(after, best, Estimate.of_draws(gain))
 
 
 def _log_weights(
@@ -157,13 +148,9 @@ def _log_weights(
     return weights.log_weights(key, joint, family.build(eta), NUM_SELECTION)
 
 
-def _slope(joint: LogJoint, family: Family, etas: Params, ascent: Ascent) -> Any:
+def _slope(joint: LogJoint, family: Family, ascent: Ascent) -> Any:
     """(eta, key) -> the gradient of the negative ELBO."""
     estimate: Any = ascent.estimate
-    if estimate is None:
-        one = jax.tree.map(lambda leaf: leaf[0], etas)
-        is_flow = distributions.is_flow(family.build(one))
-        estimate = gradients.reparameterized() if is_flow else gradients.sticking_the_landing()
 
     def loss(eta: Params, key: Key[Array, ""]) -> Scalar:
         return -estimate(key, joint, family.build, eta, ascent.num_draws)

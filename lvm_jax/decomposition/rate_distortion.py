@@ -18,11 +18,11 @@ from jax.nn import logsumexp
 
 from lvm_jax import annealing, distributions, precision, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, few_together, for_first, num_rows, padded, unpadded
+from lvm_jax._core.batching import batch_size, costly_batch_size, for_points, num_rows
 from lvm_jax._core.inputs import check_problem
 from lvm_jax._core.moments import moments
 from lvm_jax.annealing.path import make_path
-from lvm_jax.compiling import bounded_jit
+from lvm_jax.compiling import bucket
 from lvm_jax.decomposition.aggregate import draws_and_log_q
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE
@@ -32,7 +32,6 @@ from lvm_jax.typing import (
     ConditionalDensity,
     Float,
     Generative,
-    Int,
     Key,
     Latent,
     Scalar,
@@ -75,34 +74,22 @@ def channel(
     checks.key(key)
     num_samples = checks.integer(num_samples, "num_samples", 2)
     x = check_problem(p, q, x)
-    points, size, number = padded((np.arange(num_rows(x)), x))
-    together = batch_size(chunk_size, num_samples, size)
-    found = _channel(key, p, q, points, number, num_samples, together)
-    return unpadded(found, number)
+    together = batch_size(chunk_size, num_samples, bucket(num_rows(x)))
+    points = np.arange(num_rows(x)), x
+    return for_points(_channel, (num_samples,), key, (p, q), points, together)
 
 
-@bounded_jit(5, 6)
+@precision.full_by_default
 def _channel(
-    key: Key[Array, ""],
-    p: Generative,
-    q: ConditionalDensity,
-    points: tuple[Array, Any],
-    number: Int[Array, ""],
-    num_samples: int,
-    together: int,
+    key: Key[Array, ""], p: Generative, q: ConditionalDensity, x: Any, num_samples: int
 ) -> Channel:
-    @precision.full_by_default
-    def one(point: tuple[Array, Any]) -> Channel:
-        index, x = point
-        at_x, prior = q(x), p.prior(x)
-        z, log_q = draws_and_log_q(jax.random.fold_in(key, index), at_x, num_samples)
-        losses = -jax.vmap(lambda one: p.log_likelihood(one, x))(z)
-        kl = distributions.kl_divergence(at_x, prior)
-        log_ratio = log_q - jax.vmap(prior.log_prob)(z)
-        rate = Estimate.of_draws(log_ratio) if kl is None else Estimate.exact(kl)
-        return Channel(rate, Estimate.of_draws(losses))
-
-    return for_first(one, points, together, number)
+    at_x, prior = q(x), p.prior(x)
+    z, log_q = draws_and_log_q(key, at_x, num_samples)
+    losses = -jax.vmap(lambda one: p.log_likelihood(one, x))(z)
+    kl = distributions.kl_divergence(at_x, prior)
+    log_ratio = log_q - jax.vmap(prior.log_prob)(z)
+    rate = Estimate.of_draws(log_ratio) if kl is None else Estimate.exact(kl)
+    return Channel(rate, Estimate.of_draws(losses))
 
 
 def rate_distortion(
@@ -145,12 +132,9 @@ def rate_distortion(
     betas = _check_betas(betas)
     x = check_problem(p, None, x)
     transition = annealing.hmc() if transition is None else transition
-    points, _, number = padded((np.arange(num_rows(x)), x))
-    found = _curves(
-        *(key, p, points, number, betas, num_chains, transition, num_pilot),
-        few_together(chunk_size, num_chains, num_rows(x)),
-    )
-    return unpadded(found, number)._replace(betas=betas)
+    together = costly_batch_size(chunk_size, num_chains, num_rows(x))
+    static, points = (num_chains, transition, num_pilot), (np.arange(num_rows(x)), x)
+    return for_points(_curve, static, key, (p, betas), points, together)._replace(betas=betas)
 
 
 def _check_betas(betas: ArrayLike) -> Float[Array, " T1"]:
@@ -163,41 +147,32 @@ def _check_betas(betas: ArrayLike) -> Float[Array, " T1"]:
     return jnp.asarray(values)
 
 
-@bounded_jit(5, 6, 7, 8)
-def _curves(
+@precision.full_by_default
+def _curve(
     key: Key[Array, ""],
     p: Generative,
-    points: tuple[Array, Any],
-    number: Int[Array, ""],
     betas: Float[Array, " T1"],
+    x: Any,
     num_chains: int,
     transition: annealing.Transition,
     num_pilot: int,
-    together: int,
 ) -> RateDistortion:
-    last = betas[-1]
+    last, prior = betas[-1], p.prior(x)
+    keys = jax.random.split(key, 3)
 
-    @precision.full_by_default
-    def one(point: tuple[Array, Any]) -> RateDistortion:
-        index, x = point
-        keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        prior = p.prior(x)
+    def joint(z: Latent) -> Scalar:  # the path ends at the last beta, not at 1
+        return prior.log_prob(z) + last * p.log_likelihood(z, x)
 
-        def joint(z: Latent) -> Scalar:  # the path ends at the last beta, not at 1
-            return prior.log_prob(z) + last * p.log_likelihood(z, x)
-
-        z = weights.draw(keys[0], prior, num_chains)
-        path = make_path(joint, prior, z, transition.continuous)
-        plan = annealing.Plan(betas / last, transition, num_pilot, adaptive=False)
-        schedule = plan.prepare(keys[1], path, prior, z)
-        found = jax.vmap(lambda key, z: annealing.trail(key, path, z, schedule, transition))(
-            jax.random.split(keys[2], num_chains), z
-        )
-        log_w, log_likelihood = found.log_weights, found.log_ratios / last
-        at = jax.vmap(_at_beta, in_axes=(1, 1, 0))(log_w, log_likelihood, betas.astype(log_w.dtype))
-        return RateDistortion(betas, *at, found.acceptance.mean(0))
-
-    return for_first(one, points, together, number)
+    z = weights.draw(keys[0], prior, num_chains)
+    path = make_path(joint, prior, z, transition.continuous)
+    plan = annealing.Plan(betas / last, transition, num_pilot, adaptive=False)
+    schedule = plan.prepare(keys[1], path, prior, z)
+    found = jax.vmap(lambda key, z: annealing.trail(key, path, z, schedule, transition))(
+        jax.random.split(keys[2], num_chains), z
+    )
+    log_w, log_likelihood = found.log_weights, found.log_ratios / last
+    at = jax.vmap(_at_beta, in_axes=(1, 1, 0))(log_w, log_likelihood, betas.astype(log_w.dtype))
+    return RateDistortion(betas, *at, found.acceptance.mean(0))
 
 
 def _at_beta(

@@ -5,19 +5,17 @@ pytrees of arrays, safe under every JAX transformation. `adapted` wraps those of
 and TensorFlow Probability (TFP).
 """
 
+from lvm_jax.distributions.affine import Affine
 from lvm_jax.distributions.base import (
     MAX_SUPPORT,
     Table,
     categorical,
     cubature,
-    data_support,
     digits,
     entropy,
     expectation,
     flatten,
     gaussian_parts,
-    has_sample_and_log_prob,
-    independent_normals,
     is_discrete,
     is_reparameterized,
     kl_divergence,
@@ -31,15 +29,7 @@ from lvm_jax.distributions.chain import Chain
 from lvm_jax.distributions.flows import Flow
 from lvm_jax.distributions.foreign import Adapted, adapted
 from lvm_jax.distributions.kinds import (
-    LatentKind,
     factors,
-    finite_part,
-    has_parts,
-    is_flow,
-    is_one_hot,
-    latent_kinds,
-    mean_of_draws,
-    type_name,
 )
 from lvm_jax.distributions.labels import Categorical, OneHotCategorical
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
@@ -51,13 +41,13 @@ from lvm_jax.distributions.unflattened import Unflattened
 __all__ = [
     "MAX_SUPPORT",
     "Adapted",
+    "Affine",
     "Bernoulli",
     "Categorical",
     "Chain",
     "Flow",
     "FullRankNormal",
     "Independent",
-    "LatentKind",
     "LowRankNormal",
     "Normal",
     "OneHotCategorical",
@@ -69,27 +59,17 @@ __all__ = [
     "adapted",
     "categorical",
     "cubature",
-    "data_support",
     "digits",
     "entropy",
     "expectation",
     "factors",
-    "finite_part",
     "flatten",
     "gaussian_parts",
-    "has_parts",
-    "has_sample_and_log_prob",
-    "independent_normals",
     "is_discrete",
-    "is_flow",
-    "is_one_hot",
     "is_reparameterized",
     "kl_divergence",
-    "latent_kinds",
-    "mean_of_draws",
     "normal",
     "one_hot",
     "support",
-    "type_name",
     "uniform",
 ]

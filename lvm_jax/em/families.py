@@ -47,7 +47,6 @@ class ExponentialFamily:
 
     translates: ClassVar[bool] = False  # whether the data are centred before t(x)
     has_exact_path: ClassVar[bool] = False  # whether `exact_log_prob` avoids cancellation
-    has_prior: ClassVar[bool] = False
 
     def check(self, x: ArrayLike) -> None:
         """Raise ValueError on the host for data outside the support."""

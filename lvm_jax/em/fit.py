@@ -52,8 +52,7 @@ def fit(
     num_components: int,
     family: ExponentialFamily | str = "full",
     *,
-    start: str = "kmeans",
-    initial: Mixture | None = None,
+    start: str | Mixture = "kmeans",
     num_restarts: int = 1,
     max_steps: int = 100,
     tolerance: float = 1e-3,
@@ -61,7 +60,6 @@ def fit(
     prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
-    progress_interval: int = 8,
     throw: bool = True,
 ) -> MixtureFit:
     """Fit a mixture by EM from `num_restarts` starts, and return the best.
@@ -75,15 +73,15 @@ def fit(
         num_components: K.
         family: the covariance type of a Gaussian mixture (full, tied, diag or spherical), or
             another family of components, such as `em.Bernoulli()`.
-        start: kmeans, k-means++, random or random_from_data.
-        initial: a mixture to start from instead; its leaves may have a leading axis R.
-        num_restarts: R.
+        start: kmeans, k-means++, random or random_from_data; or a mixture, whose leaves may have a
+            leading axis R.
+        num_restarts: R, unless `start` is a mixture.
         max_steps: maximum number of EM steps of a restart.
         tolerance: stop when the objective changes by less, in nats per unit of weight.
         regularization: added to every variance, in squared units of the data.
         prior: conjugate prior for MAP estimation; see `em.default_prior`.
         sample_weight: non-negative weights [N]; a weight of 2 is equivalent to duplicating the row.
-        on_progress: called every `progress_interval` steps with a dict of step, objective (the
+        on_progress: called every 8 steps with a dict of step, objective (the
             best so far) and running (number of unfinished restarts).
         throw: raise if every restart failed, and warn at the step limit or at empty components.
             With False the result's `Info` alone reports the outcome.
@@ -96,15 +94,14 @@ def fit(
     """
     checks.host("em.fit", INSIDE, key, x, sample_weight)
     prepared = prepare(key, Request(
-        x, num_components, family, initial, start, num_restarts,
+        x, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, tolerance,
     ))  # fmt: skip
     max_steps = checks.integer(max_steps, "max_steps", 0)
-    progress_interval = checks.integer(progress_interval, "progress_interval", 1)
-    ran = loop.run(prepared.problem, max_steps, on_progress, progress_interval)
+    ran = loop.run(prepared.problem, max_steps, on_progress)
     result = conclude(*ran, prepared)
     if throw:
-        report(result.info, max_steps)
+        report(result)
     return result
 
 
@@ -123,7 +120,7 @@ def initialize(
     """The initial mixtures of `fit`; every leaf has a leading restart axis R."""
     checks.host("em.initialize", INSIDE, key, x, sample_weight)
     problem, origin, num_components = prepare(key, Request(
-        x, num_components, family, None, start, num_restarts,
+        x, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, 0.0,
     ))  # fmt: skip
     family = problem.family
@@ -139,8 +136,7 @@ class Request(NamedTuple):
     x: ArrayLike
     num_components: int
     family: ExponentialFamily | str = "full"
-    initial: Mixture | None = None
-    start: str = "kmeans"
+    start: str | Mixture = "kmeans"
     num_restarts: int = 1
     regularization: float = 1e-6
     prior: priors.ConjugatePrior | None = None
@@ -159,10 +155,10 @@ class Prepared(NamedTuple):
 def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     """Validate on the host, pad, and compute the initial centres."""
     checks.key(key)
-    x, _, _, initial, start, _, regularization, prior, sample_weight, tolerance = request
+    x, _, _, start, _, regularization, prior, sample_weight, tolerance = request
     num_components = checks.integer(request.num_components, "num_components", 1)
     num_restarts = checks.integer(request.num_restarts, "num_restarts", 1)
-    start = checks.choice(start, "start", starts.STARTS)
+    inputs.check_start(start)
     family = as_family(request.family)
     regularization = checks.number(regularization, "regularization")
     x = inputs.check_data(x, num_components, family, sample_weight, regularization)
@@ -173,16 +169,15 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     controls = inputs.check_controls(
         family, regularization, prior, num_components, origin, tolerance, total
     )
-    if initial is not None:
-        given, shift = inputs.check_initial(initial, family, num_components, origin)
+    if isinstance(start, Mixture):
+        given, shift = inputs.check_initial(start, family, num_components, origin)
         num_restarts = given.log_weights.shape[0]
     size = num_components
     if prior is None:  # a prior may have one parameter per component, which padding would change
         size = padding.num_components(family, data, num_components, num_restarts)
     rows = rows_per_chunk(family, num_restarts * size, data)
-    uniform = initial is None and start == "random"
     centres: Any = np.zeros((num_restarts, size, x.shape[1]), origin.dtype)
-    if initial is not None:
+    if isinstance(start, Mixture):
         given = padding.each(padding.pad, family, given, size)
         parameters = loop.translated(family, given, shift)
     else:
@@ -190,7 +185,8 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
         if start != "random":
             sizes = (start, size, num_restarts, rows)
             centres = starts.centres(key, data, controls.num_live, *sizes)
-    step = np.int32(-1 if initial is None else 0)
+    step = np.int32(0 if isinstance(start, Mixture) else -1)
+    uniform = isinstance(start, str) and start == "random"
     problem = loop.Problem(family, uniform, rows, key, centres, parameters, data, controls, step)
     return Prepared(problem, origin, num_components)
 
@@ -239,24 +235,26 @@ def conclude(
     )
 
 
-def report(info: Info, max_steps: int) -> None:
+def report(result: MixtureFit) -> None:
     """Raise FloatingPointError for a failed fit; warn about the step limit and empty components."""
+    info, number = result.info, result.mixture.log_weights.shape[0]
     if info.outcome >= Outcome.DEGENERATE:
         raise FloatingPointError(
-            f"every restart failed ({info.outcome.name.lower()} after {info.num_steps} steps): a "
-            "covariance is singular or the likelihood has no bound; raise regularization, lower "
-            "num_components, set a prior, or drop constant columns"
+            f"EM of {number} components: every restart failed ({info.outcome.name.lower()} after "
+            f"{info.num_steps} steps): a covariance is singular or the likelihood has no bound; "
+            "raise regularization, lower num_components, set a prior, or drop constant columns"
         )
-    if info.outcome == Outcome.MAX_STEPS and max_steps > 0:
+    if info.outcome == Outcome.MAX_STEPS and info.num_steps > 0:
         warnings.warn(
-            f"EM did not converge in {info.num_steps} steps; raise max_steps or tolerance",
+            f"EM of {number} components did not converge in {info.num_steps} steps; raise "
+            "max_steps or tolerance",
             ConvergenceWarning,
             stacklevel=3,
         )
     if info.empty_components:
         warnings.warn(
-            f"components {info.empty_components} lost all their points and have weight 0; "
-            "lower num_components or use more restarts",
+            f"EM of {number} components: components {info.empty_components} lost all their points "
+            "and have weight 0; lower num_components or use more restarts",
             UserWarning,
             stacklevel=3,
         )

@@ -49,7 +49,6 @@ class Gaussian(ExponentialFamily):
     covariance_type: ClassVar[str]
     translates: ClassVar[bool] = True
     has_exact_path: ClassVar[bool] = True
-    has_prior: ClassVar[bool] = True
 
     # Operations of one component; each covariance type overrides some of them.
     def whiten_one(self, scale: Array, centred: Float[Array, "n D"]) -> Float[Array, "n D"]:

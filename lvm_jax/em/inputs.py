@@ -12,6 +12,7 @@ from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.loop import Controls
 from lvm_jax.em.mixture import Mixture
+from lvm_jax.em.starts import STARTS
 from lvm_jax.em.statistics import MixtureParameters
 from lvm_jax.typing import ArrayLike
 
@@ -68,17 +69,26 @@ def check_constant(x: ArrayLike, regularization: float) -> None:
     )
 
 
+def check_start(start: Any) -> None:
+    """Refuse a start that is neither a name nor a mixture."""
+    if isinstance(start, str):
+        checks.choice(start, "start", STARTS)
+    elif not isinstance(start, Mixture):
+        raise TypeError(
+            f"start: expected one of {', '.join(STARTS)}, or an em.Mixture, got "
+            f"{type(start).__name__}"
+        )
+
+
 def check_initial(
     initial: Mixture, family: ExponentialFamily, num_components: int, origin: np.ndarray
 ) -> tuple[MixtureParameters, np.ndarray]:
     """Initial parameters [R, ...] as NumPy arrays, and their origin minus the data's origin."""
-    if not isinstance(initial, Mixture):
-        raise TypeError(f"initial: expected an em.Mixture, got {type(initial).__name__}")
     if initial.family != family:
-        raise ValueError(f"initial: expected {family} components, got {initial.family}")
+        raise ValueError(f"start: expected {family} components, got {initial.family}")
     if initial.log_weights.shape[-1] != num_components or initial.origin.shape[-1:] != origin.shape:
         raise ValueError(
-            f"initial: expected {num_components} components in {origin.size} dimensions, got "
+            f"start: expected {num_components} components in {origin.size} dimensions, got "
             f"{initial.log_weights.shape[-1]} in {initial.origin.shape[-1]}"
         )
     parameters = initial.parameters

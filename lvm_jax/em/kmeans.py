@@ -44,16 +44,15 @@ def num_trials(num_centres: Any) -> Any:
 
 
 def seed(
-    key: Key[Array, ""], data: Data, num_centres: int, num_live: Int[Array, ""] | None = None
+    key: Key[Array, ""], data: Data, num_centres: int, num_live: Int[Array, ""]
 ) -> Float[Array, "K D"]:
     """Greedy k-means++ seeds (Arthur and Vassilvitskii 2007).
 
     Each step draws 2 + floor(log K) candidates with probability proportional to the squared
-    distance and keeps the one with the lowest inertia. With `num_live` only the first `num_live`
-    seeds are chosen; the others are padding and equal the data's first row.
+    distance and keeps the one with the lowest inertia. Only the first `num_live` seeds are chosen;
+    the others are padding and equal the data's first row.
     """
     weight = mass(data)
-    live = jnp.asarray(num_centres if num_live is None else num_live)
     trials = 2 + int(np.log(num_centres))
 
     def distance(rows: Int[Array, " T"]) -> Float[Array, "T N"]:
@@ -63,18 +62,18 @@ def seed(
         nearest, chosen = carry
         rows = draw(jax.random.fold_in(key, k), nearest * weight, trials)
         lowered = jnp.minimum(nearest[None], distance(rows))
-        left = jnp.where(jnp.arange(trials) < num_trials(live), lowered @ weight, jnp.inf)
+        left = jnp.where(jnp.arange(trials) < num_trials(num_live), lowered @ weight, jnp.inf)
         best = jnp.argmin(left)
         return lowered[best], chosen.at[k].set(rows[best])
 
     first = draw(jax.random.fold_in(key, 0), weight, 1)
     chosen = jnp.zeros(num_centres, first.dtype).at[0].set(first[0])
-    _, chosen = jax.lax.fori_loop(1, live, body, (distance(first)[0], chosen))
+    _, chosen = jax.lax.fori_loop(1, num_live, body, (distance(first)[0], chosen))
     return data.x[chosen] - data.shift[None]
 
 
 def nearest(
-    centres: Float[Array, "K D"], x: Float[Array, "n D"], num_live: Int[Array, ""] | None = None
+    centres: Float[Array, "K D"], x: Float[Array, "n D"], num_live: Int[Array, ""]
 ) -> tuple[Array, Array]:
     """The nearest of the first `num_live` centres, one-hot [n, K], and the squared distance [n].
 
@@ -82,9 +81,8 @@ def nearest(
     because XLA may compute a score twice with different rounding, and then no score is equal.
     """
     scores = x @ centres.T - 0.5 * (centres * centres).sum(1)[None]
-    if num_live is not None:
-        live = jnp.arange(centres.shape[0]) < num_live
-        scores = jnp.where(live[None], scores, -jnp.inf)
+    live = jnp.arange(centres.shape[0]) < num_live
+    scores = jnp.where(live[None], scores, -jnp.inf)
     hot = jax.nn.one_hot(scores.argmax(1), centres.shape[0], dtype=x.dtype)
     return hot, jnp.maximum((x * x).sum(1) - 2 * scores.max(1), 0)
 
@@ -95,7 +93,7 @@ def lloyd(
     rows: int,
     max_steps: Int[Array, ""],
     tolerance: Float[Array, ""],
-    num_live: Int[Array, ""] | None = None,
+    num_live: Int[Array, ""],
 ) -> KMeans:
     """Alternate assignments and means until the centres of all restarts have converged.
 

@@ -1,6 +1,6 @@
 """A mixture of K components of one exponential family: density, responsibilities, samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -102,15 +102,15 @@ class Mixture:
 
     def log_prob(self, x: ArrayLike) -> Float[Array, " N"]:
         """log p(x_n) in nats for rows x [N, D], computed in chunks."""
-        return self._map(_log_prob, x)
+        return self._map(partial(jax.nn.logsumexp, axis=1), x)
 
     def responsibilities(self, x: ArrayLike) -> Float[Array, "N K"]:
         """p(z_n=k | x_n) for rows x [N, D]."""
-        return self._map(_responsibilities, x)
+        return self._map(partial(jax.nn.softmax, axis=1), x)
 
     def assign(self, x: ArrayLike) -> Int[Array, " N"]:
         """The most probable component of each row."""
-        return self._map(_assign, x)
+        return self._map(partial(jnp.argmax, axis=1), x)
 
     def evaluate(self, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Evaluation:
         """Total log-likelihood, assignment entropy and sum_n log max_k r_nk, in nats."""
@@ -123,11 +123,10 @@ class Mixture:
         drawn = _sample(key, self, bucket(num_samples))
         return jax.device_put(first_rows(drawn, num_samples))
 
-    def _map(self, program: Any, x: ArrayLike) -> Array:
-        """A program's result for each row, without the padding of rows and components."""
-        parameters, data, family, rows = self._read(x)
+    def _map(self, reduction: Callable[[Array], Array], x: ArrayLike) -> Array:
+        """A reduction of log p(x_n, z=k) over k, without the padding of rows and components."""
         size, k = np.shape(x)[0], self.log_weights.shape[0]
-        out = program(parameters, data, family, rows)
+        out = _reduce(*self._read(x), reduction)
         if size == out.shape[0] and (out.ndim == 1 or k == out.shape[1]):
             return out
         kept = np.asarray(out)[:size]
@@ -210,29 +209,16 @@ def gaussian_mixture(
     return Mixture(log_weights, components, jnp.asarray(centre), family)
 
 
-@over_data(2, 3)
-def _log_prob(
-    parameters: MixtureParameters, data: Data, family: ExponentialFamily, rows: int
+@over_data(2, 3, 4)
+def _reduce(
+    parameters: MixtureParameters,
+    data: Data,
+    family: ExponentialFamily,
+    rows: int,
+    reduction: Callable[[Array], Array],
 ) -> Array:
-    return map_rows(
-        lambda x: jax.nn.logsumexp(log_joint(family, parameters, x, data.shift), axis=1), data, rows
-    )
-
-
-@over_data(2, 3)
-def _responsibilities(
-    parameters: MixtureParameters, data: Data, family: ExponentialFamily, rows: int
-) -> Array:
-    return map_rows(
-        lambda x: jax.nn.softmax(log_joint(family, parameters, x, data.shift), axis=1), data, rows
-    )
-
-
-@over_data(2, 3)
-def _assign(
-    parameters: MixtureParameters, data: Data, family: ExponentialFamily, rows: int
-) -> Array:
-    return map_rows(lambda x: log_joint(family, parameters, x, data.shift).argmax(1), data, rows)
+    """The reduction of log p(x_n, z=k), [n, K], for each row."""
+    return map_rows(lambda x: reduction(log_joint(family, parameters, x, data.shift)), data, rows)
 
 
 @over_data(2, 3)

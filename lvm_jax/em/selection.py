@@ -8,7 +8,7 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax.em.families import ExponentialFamily
-from lvm_jax.em.fit import INSIDE, Info, MixtureFit, fit
+from lvm_jax.em.fit import INSIDE, Info, MixtureFit, fit, report
 from lvm_jax.em.mixture import Mixture
 from lvm_jax.em.statistics import Evaluation
 from lvm_jax.typing import Array, ArrayLike, Key
@@ -71,12 +71,14 @@ def select(
     *,
     criterion: str = "bic",
     sample_weight: ArrayLike | None = None,
+    throw: bool = True,
     **options: Any,
 ) -> Selection:
     """Fit each number of components, and select the fit with the lowest aic, bic or icl.
 
-    All fits use the same key; `options` are those of `fit`. A fit whose criterion is not finite
-    is not selected unless all are.
+    All fits use the same key; `throw` and `options` are those of `fit`, and an error or a warning
+    names the number of components. A fit whose criterion is not finite is not selected unless all
+    are.
 
     Raises ValueError or TypeError for an unknown criterion, for empty or repeated numbers of
     components, and the errors of `fit`.
@@ -87,7 +89,11 @@ def select(
     sizes = [checks.integer(size, "num_components", 1) for size in num_components]
     if not sizes or len(set(sizes)) < len(sizes):
         raise ValueError(f"num_components: expected different numbers >= 1, got {num_components}")
-    fits = {k: fit(key, x, k, family, sample_weight=sample_weight, **options) for k in sizes}
+    fits = {}
+    for k in sizes:
+        fits[k] = fit(key, x, k, family, sample_weight=sample_weight, throw=False, **options)
+        if throw:
+            report(fits[k])
     found = {k: criteria(one.mixture, x, sample_weight) for k, one in fits.items()}
     scores = {k: getattr(one, criterion) for k, one in found.items()}
     best = min(sizes, key=lambda k: scores[k] if math.isfinite(scores[k]) else math.inf)

@@ -92,11 +92,11 @@ def assignment(
 
 
 def _different_rows(
-    key: Key[Array, ""], data: Data, num: int, num_live: Int[Array, ""] | None = None
+    key: Key[Array, ""], data: Data, num: int, num_live: Int[Array, ""]
 ) -> Float[Array, "K D"]:
     """Draw distinct rows without replacement, with probability proportional to their weights.
 
-    With `num_live` only the first `num_live` are drawn; the others equal the data's first row.
+    Only the first `num_live` are drawn; the others are padding and equal the data's first row.
     """
 
     def body(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -106,5 +106,4 @@ def _different_rows(
         return left, chosen.at[k].set(row)
 
     chosen = jnp.zeros(num, jnp.int32)
-    last = num if num_live is None else num_live
-    return data.x[jax.lax.fori_loop(0, last, body, (mass(data), chosen))[1]] - data.shift[None]
+    return data.x[jax.lax.fori_loop(0, num_live, body, (mass(data), chosen))[1]] - data.shift[None]

@@ -7,10 +7,9 @@ import numpy as np
 
 from lvm_jax import annealing, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import few_together, for_first, num_rows, padded, plenty, unpadded
+from lvm_jax._core.batching import costly_batch_size, for_points, num_rows, rows_for_device
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
-from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.typing import (
@@ -20,7 +19,6 @@ from lvm_jax.typing import (
     Distribution,
     Float,
     Generative,
-    Int,
     Key,
     Latent,
 )
@@ -112,28 +110,17 @@ def evaluate_annealed(
     x = check_problem(p, q, x)
     index = np.arange(num_rows(x)) if index is None else np.asarray(index)
     checks.shape(index, (num_rows(x),), "index")
-    points, _, number = padded((index, x))
-    found = _evaluate(
-        *(key, p, q, points, number, plan, num_chains),
-        few_together(plenty(chunk_size), num_chains, num_rows(x)),
-    )
-    return unpadded(found, number)
+    together = costly_batch_size(rows_for_device(chunk_size), num_chains, num_rows(x))
+    return for_points(_of_point, (num_chains,), key, (p, q, plan), (index, x), together)
 
 
-@bounded_jit(6, 7)
-def _evaluate(
+def _of_point(
     key: Key[Array, ""],
     p: Generative,
     q: ConditionalDensity | None,
-    points: tuple[Array, Any],
-    number: Int[Array, ""],
     plan: annealing.Plan,
+    x: Any,
     num_chains: int,
-    together: int,
 ) -> Annealed:
-    def one(point: tuple[Array, Any]) -> Annealed:
-        index, x = point
-        start = p.prior(x) if q is None else q(x)
-        return annealed(jax.random.fold_in(key, index), p.log_joint(x), start, num_chains, plan)
-
-    return for_first(one, points, together, number)
+    start = p.prior(x) if q is None else q(x)
+    return annealed(key, p.log_joint(x), start, num_chains, plan)

@@ -137,7 +137,6 @@ def certify(
     prior_share: float = 0.1,
     num_scouts: int = 512,
     transition: annealing.Transition | None = None,
-    gradients_per_move: int = 11,
 ) -> Certificate:
     """log p(x) of every point of x [N, ...] within `tolerance` nats, as far as the budget allows.
 
@@ -164,7 +163,7 @@ def certify(
     A point is `within` if the half-width of its interval is at most the tolerance and every check
     of `Evidence.failed` passes, with k-hat at most 0.5 instead of 0.7 and the standard deviation of
     annealed log-weights at most 1. A point stops before the round that would exceed `budget`
-    evaluations of the joint density (a move counts `gradients_per_move` + 1). It then keeps its
+    evaluations of the joint density (a move counts its `cost` + 1). It then keeps its
     interval, wider than the tolerance; or [-inf, inf] with the reasons in `failed`, where a check
     fails, a scout contradicts the draws, or the budget was too small for scouts.
 
@@ -187,7 +186,7 @@ def certify(
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     level, num_scouts = checks.level(level), checks.integer(num_scouts, "num_scouts", 0)
     run = Runner(
-        *(key, p, q, x, prior_share, transition, gradients_per_move, budget, num_scouts),
+        *(key, p, q, x, prior_share, transition, budget, num_scouts),
     )
     state = _State(run.num_points, tolerance, level)
     reach = _scout(run, state, num_scouts, budget)

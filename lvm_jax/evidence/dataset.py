@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_first, num_rows, padded, plenty, unpadded
+from lvm_jax._core.batching import batch_size, for_points, num_rows, rows_for_device
 from lvm_jax._core.inputs import check_bound, check_data, check_problem, check_q, one_of
-from lvm_jax.compiling import bounded_jit
+from lvm_jax.compiling import bounded_jit, bucket
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.importance import CHUNK_SIZE, importance
-from lvm_jax.evidence.result import Evidence, describe, union
+from lvm_jax.evidence.result import Evidence, describe
 from lvm_jax.typing import (
     Array,
     ArrayLike,
@@ -65,35 +65,18 @@ def evaluate(
     own, common = (q, None) if q_per_point else (None, q)
     index = np.arange(num_rows(x)) if index is None else np.asarray(index)
     checks.shape(index, (num_rows(x),), "index")
-    points, size, number = padded((index, x, own))
     alive = min(num_samples, chunk_size)  # rows of a point
-    found = _evaluate(
-        *(key, p, common, points, number, num_samples, chunk_size),
-        batch_size(plenty(chunk_size), alive, size),
-    )
-    return unpadded(found, number)
+    together = batch_size(rows_for_device(chunk_size), alive, bucket(num_rows(x)))
+    static = num_samples, chunk_size
+    return for_points(_of_point, static, key, (p, common), (index, x, own), together)
 
 
-@bounded_jit(5, 6, 7)
-def _evaluate(
-    key: Key[Array, ""],
-    p: JointDensity,
-    common: Any,  # a q or None
-    points: tuple[Array, Any, Any],
-    number: Int[Array, ""],
-    num_samples: int,
-    chunk_size: int,
-    together: int,
+def _of_point(
+    key: Key[Array, ""], p: JointDensity, common: Any, x: Any, own: Any, num: int, chunk_size: int
 ) -> Evidence:
-    """`evaluate`, with a q that is `common` to all points or, where it is None, one for each."""
-
-    def one(point: tuple[Array, Any, Any]) -> Evidence:
-        index, x, own = point
-        q = own if common is None else common
-        key_point = jax.random.fold_in(key, index)
-        return importance(key_point, p.log_joint(x), q(x), num_samples, chunk_size=chunk_size)
-
-    return for_first(one, points, together, number)
+    """`evaluate`, with a q that is `common` to all points or, where it is None, the point's own."""
+    q = own if common is None else common
+    return importance(key, p.log_joint(x), q(x), num, chunk_size=chunk_size)
 
 
 def _first(q: ConditionalDensity, num_points: int) -> ConditionalDensity:
@@ -154,5 +137,5 @@ def _summarize(evidence: Evidence) -> Summary:
         evidence.k_hat.max(),
         low.sum(),
         low.shape[0],
-        union(jnp.where(low, evidence.failed, 0)),
+        jax.lax.reduce(jnp.where(low, evidence.failed, 0), jnp.int32(0), jax.lax.bitwise_or, (0,)),
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lvm_jax import distributions, weights
 from lvm_jax._core import checks
-from lvm_jax.evidence.importance import CHUNK_SIZE, importance
+from lvm_jax.evidence.importance import importance
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.typing import Array, Distribution, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
@@ -32,8 +32,6 @@ def naive(
     log_likelihood: Callable[[Latent], Scalar],
     prior: Distribution,
     num_samples: int,
-    *,
-    chunk_size: int = CHUNK_SIZE,
 ) -> Evidence:
     """log p(x) = log E_{p(z)}[p(x | z)] by S draws from the prior, of one data point, in nats.
 
@@ -44,7 +42,7 @@ def naive(
     checks.key(key)
     weights.check_log_prob(prior, "prior")
     # The weights are p(x, z) / p(z) = p(x | z): the prior cancels and is not evaluated.
-    return importance(key, log_likelihood, _Relative(prior), num_samples, chunk_size=chunk_size)
+    return importance(key, log_likelihood, _Relative(prior), num_samples)
 
 
 def uniform(
@@ -52,8 +50,6 @@ def uniform(
     log_joint: LogJoint,
     space: Distribution,
     num_samples: int,
-    *,
-    chunk_size: int = CHUNK_SIZE,
 ) -> Evidence:
     """log p(x) by S draws z_s uniform over the space Z of z, of one data point, in nats.
 
@@ -68,4 +64,4 @@ def uniform(
     checks.key(key)
     # With q(z) = 1 / |Z| the weights contain the factor |Z|.
     flat = distributions.flatten(space)
-    return importance(key, log_joint, flat, num_samples, chunk_size=chunk_size)
+    return importance(key, log_joint, flat, num_samples)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax import annealing, distributions, weights
-from lvm_jax._core.batching import for_first
+from lvm_jax._core.batching import map_first_points
 from lvm_jax._core.moments import moments
 from lvm_jax.annealing import elastic
 from lvm_jax.annealing.path import make_path
@@ -96,7 +96,7 @@ def importance(
         own = jax.random.fold_in(key, index)
         return streamed(own, p.log_joint(x), cover(q(x), modes), num_chunks, tail, longest)
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)
 
 
 @bounded_jit(6, 7, 8, lean=True, level=2)
@@ -128,7 +128,7 @@ def chains(
         spread = jnp.where(jnp.isnan(variance), jnp.inf, jnp.sqrt(variance))
         return Chains(found, spread, z)
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)
 
 
 def _anneal(
@@ -191,4 +191,4 @@ def find_modes(
             return search(joint, at_x, z)
         return None, jax.vmap(lambda z: joint(z) - at_x.log_prob(z))(z).max()
 
-    return for_first(one, points, together, number)
+    return map_first_points(one, points, together, number)

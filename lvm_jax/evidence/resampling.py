@@ -35,7 +35,7 @@ def resample(
     repeats a draw of weight v floor(v M) or ceil(v M) times. The bias is of order 1 / S. The errors
     of means over the draws follow from `ess`, not from M. Unjitted; for one data point.
 
-    `arviz.from_dict` takes `jax.tree.map(lambda leaf: leaf[None], found.z)`, one chain.
+    For ArviZ: `arviz.from_dict({"posterior": jax.tree.map(lambda leaf: leaf[None], found.z)})`.
 
     Raises ValueError for num_samples or num_draws < 1, or a log-joint that does not fit q.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax._core.display import by_field, is_concrete, with_error
 from lvm_jax._core.moments import moments
 from lvm_jax.evidence import pareto
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Int, Scalar
@@ -61,6 +62,16 @@ class Evidence(NamedTuple):
     num_positive_infinite: Int[Array, "..."]
     num_negative_infinite: Int[Array, "..."]
     failed: Int[Array, "..."]  # bits of `Check`: the reasons not to trust the interval, 0 for none
+
+    def __repr__(self) -> str:
+        """One estimate with its error, k-hat and verdict; for N points N and the verdict."""
+        if not is_concrete(self):
+            return by_field(self)
+        if np.ndim(self.log_evidence):
+            points = " x ".join(map(str, np.shape(self.log_evidence)))
+            return f"Evidence({points} points: {self.verdict()})"
+        number = with_error(self.log_evidence, self.standard_error)
+        return f"Evidence({number}, k-hat {float(self.k_hat):.2f}: {self.verdict()})"
 
     @property
     def likely_low(self) -> Bool[Array, "..."]:
@@ -182,18 +193,13 @@ def larger(first: Evidence, second: Evidence) -> Evidence:
     return jax.tree.map(lambda one, two: jnp.where(above, one, two), first, second)
 
 
-def union(failed: ArrayLike) -> Int[Array, ""]:
-    """The bits of all points combined."""
-    bits = jnp.asarray([int(check) for check in Check], jnp.int32)
-    found = (jnp.asarray(failed, jnp.int32)[:, None] & bits[None]).max(0)
-    return found.sum(dtype=jnp.int32)
-
-
 def describe(failed: ArrayLike) -> str:
     """The reasons in `failed` as a sentence; for points [N], with their numbers."""
     failed = np.asarray(failed).astype(int)
     if not failed.any():
         return "reliable"
+    if failed.ndim == 0 and failed & Check.PARETO:
+        failed = failed & ~int(Check.VARIANCE)  # a k-hat above 0.7 is above 0.5
     bits = {words: int((failed & check != 0).sum()) for check, words in WORDS.items()}
     found = {words: number for words, number in bits.items() if number}
     if failed.ndim == 0:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lvm_jax import annealing, compiling
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, num_rows, plenty, rows_of
+from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_of
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.tuning import MOST
 from lvm_jax.evidence import pareto, programs
@@ -37,7 +37,6 @@ class Runner:
         x: Any,
         prior_share: float,
         transition: annealing.Transition | None,
-        gradients_per_move: int,
         budget: float,
         num_scouts: int,
     ) -> None:
@@ -45,13 +44,14 @@ class Runner:
         if checks.number(prior_share, "prior_share") != 0:
             q = defensive(p, q, prior_share)
         self.key, self.p, self.q = key, p, q
-        self.x, self.per_move, self.num_scouts = x, gradients_per_move, num_scouts
+        self.x, self.num_scouts = x, num_scouts
         self.transition = annealing.hmc() if transition is None else transition
+        self.per_move = 1.0 + self.transition.cost
         self.modes: Modes | None = None
         self.num_points = num_rows(x)
         self.size = compiling.bucket(self.num_points)
-        self.capacity = _capacity(budget, 1.0 + gradients_per_move, num_scouts)
-        rows = plenty(TOGETHER * CHAINS)
+        self.capacity = _capacity(budget, self.per_move, num_scouts)
+        rows = rows_for_device(TOGETHER * CHAINS)
         self.together = 1 if self.num_points <= FEW else batch_size(rows, CHAINS, self.size)
 
     def importance(self, points: np.ndarray, num_samples: int, stage: int) -> Evidence:
@@ -63,7 +63,7 @@ class Runner:
             self._key(stage, num_samples), self.p, self.q, (rows, rows_of(self.x, rows), modes),
             *_traced(len(points), num_samples // CHUNK_SIZE, pareto.tail_size(num_samples)),
             pareto.tail_size(longest),
-            batch_size(plenty(CHUNK_SIZE), CHUNK_SIZE, self.size),
+            batch_size(rows_for_device(CHUNK_SIZE), CHUNK_SIZE, self.size),
         )  # fmt: skip
         return compiling.first_rows(found, len(points))
 
@@ -103,7 +103,7 @@ class Runner:
     def cost(self, chains: int, temperatures: int) -> float:
         """Evaluations of the joint density per point in an annealed round."""
         moves = chains * temperatures + PILOT * min(temperatures, MOST)
-        return moves * (1.0 + self.per_move)
+        return moves * self.per_move
 
     def scouting(self, num_scouts: int) -> float:
         """Evaluations of the joint density per point by scouts, without the search for modes."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from lvm_jax import annealing, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import batch_size, for_each, plenty
+from lvm_jax._core.batching import batch_size, map_points, rows_for_device
 from lvm_jax._core.inputs import check_simulated
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
@@ -155,7 +155,7 @@ def bidirectional(
     check_simulated(p, q)
     x, found = _bidirectional(
         *(key, p, q, plan, num_points, num_chains),
-        batch_size(plenty(chunk_size), 2 * num_chains, num_points),
+        batch_size(rows_for_device(chunk_size), 2 * num_chains, num_points),
     )
     means = _means(found)
     _check_order(*means[-1])
@@ -179,7 +179,7 @@ def _bidirectional(
         start = p.prior() if q is None else q(x)
         return x, sandwich(key_chains, p.log_joint(x), start, z, num_chains, plan)
 
-    return for_each(one, jnp.arange(num_points), together)
+    return map_points(one, jnp.arange(num_points), together)
 
 
 @bounded_jit()

@@ -26,7 +26,7 @@ from lvm_jax.gradients.annealed import (
     annealed,
     annealed_learned,
 )
-from lvm_jax.gradients.base import ESTIMATORS, Estimator, Surrogate, find_estimate
+from lvm_jax.gradients.base import ESTIMATORS, Estimator, Surrogate
 from lvm_jax.gradients.comparison import compare
 from lvm_jax.gradients.control import rebar, rebar_control, relax, variance_objective
 from lvm_jax.gradients.discrete import arm, disarm
@@ -38,7 +38,7 @@ from lvm_jax.gradients.pathwise import (
     sticking_the_landing,
 )
 from lvm_jax.gradients.relaxed import concrete, straight_through
-from lvm_jax.gradients.score import leave_one_out, moving_average, score_function, vimco
+from lvm_jax.gradients.score import leave_one_out, score_function, vimco
 from lvm_jax.gradients.table import EstimatorRow, EstimatorTable
 from lvm_jax.gradients.wake_sleep import (
     doubly_reparameterized_wake_sleep,
@@ -95,9 +95,7 @@ __all__ = [
     "doubly_reparameterized",
     "doubly_reparameterized_wake_sleep",
     "enumerated",
-    "find_estimate",
     "leave_one_out",
-    "moving_average",
     "piwae",
     "rebar",
     "rebar_control",

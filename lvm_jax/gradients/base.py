@@ -40,14 +40,12 @@ NEEDS: dict[LatentKind, str] = {
 }
 
 
-def find_estimate(value: Any, name: str = "estimate") -> Surrogate | None:
-    """The estimator given as a function, as a row or a name of ESTIMATORS, or None.
+def find_estimate(value: Any, name: str = "estimate") -> Surrogate:
+    """The estimator given as a function, or as a row or a name of ESTIMATORS.
 
     Raises ValueError for an unknown name, and TypeError for other values, such as a function that
     returns an estimator.
     """
-    if value is None:
-        return None
     if isinstance(value, str):
         return ESTIMATORS[checks.choice(value, name, tuple(ESTIMATORS))].estimate
     if isinstance(value, Estimator):
@@ -61,7 +59,7 @@ def find_estimate(value: Any, name: str = "estimate") -> Surrogate | None:
             "of the functions of lvm_jax.gradients returns"
         )
     called = checks.signature(value)
-    cure = "pass an objective as objective="
+    cure = "only training.fit and fit_many take an objective"
     if not checks.takes(value, "key", "point", "num_samples", "step"):
         cure = f"call {value.__name__}(...), which makes the estimator"
     raise TypeError(f"{expected}{called}; {cure}")

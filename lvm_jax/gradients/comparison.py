@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from lvm_jax import distributions
 from lvm_jax._core import checks
+from lvm_jax.distributions.kinds import latent_kinds
 from lvm_jax.estimate import Estimate
 from lvm_jax.gradients.accuracy import accuracy
 from lvm_jax.gradients.base import ESTIMATORS, Estimator, MakeQ, Surrogate, find_estimate
@@ -90,7 +90,7 @@ def _fitting(guide: MakeQ, phi: Params, bound: str) -> dict[str, Surrogate]:
     kinds: set[str] = set()
 
     def trace(phi: Params) -> None:
-        kinds.update(distributions.latent_kinds(checks.distribution(guide(phi), "guide(phi)")))
+        kinds.update(latent_kinds(checks.distribution(guide(phi), "guide(phi)")))
 
     jax.eval_shape(trace, phi)
     found = {
@@ -114,8 +114,6 @@ def _named(estimators: Mapping[str, Any] | Sequence[str], bound: str) -> dict[st
     found = {}
     for name, value in given.items():
         estimate = find_estimate(value, f"estimators[{name!r}]")
-        if estimate is None:
-            raise TypeError(f"estimators[{name!r}]: expected an estimator, got None")
         row = ESTIMATORS.get(value) if isinstance(value, str) else value
         if isinstance(row, Estimator) and row.bound != bound:
             raise ValueError(

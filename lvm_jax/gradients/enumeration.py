@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from lvm_jax import distributions
 from lvm_jax._core import checks
+from lvm_jax.distributions.kinds import finite_part
 from lvm_jax.gradients.base import Estimator, MakeQ, Surrogate, find_estimate, make_q
 from lvm_jax.typing import Array, Key, Latent, Params, Scalar
 from lvm_jax.weights import LogJoint, check_log_joint
@@ -29,7 +30,7 @@ def enumerated(inner: Surrogate | Estimator | str = "reparameterized") -> Surrog
         key: Key[Array, ""], log_joint: LogJoint, guide: MakeQ, phi: Params, num_samples: int
     ) -> Scalar:
         checks.key(key)
-        values = distributions.finite_part(guide(phi))
+        values = finite_part(guide(phi))
         if values is not None:
             found = find_estimate(inner, "inner")
             return _of_parts(key, log_joint, guide, phi, num_samples, values, found)
@@ -48,11 +49,9 @@ def _of_parts(
     phi: Params,
     num_samples: int,
     values: Latent,
-    inner: Surrogate | None,
+    inner: Surrogate,
 ) -> Scalar:
     q = guide(phi)
-    if inner is None:
-        raise TypeError("inner: expected an estimator or its name, got None")
 
     def one(key: Key[Array, ""], y: Array) -> Scalar:
         return inner(

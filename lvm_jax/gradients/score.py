@@ -34,7 +34,7 @@ def score_function(
 
     The term -B_s is the derivative through log q in log w_s. For the ELBO the coefficient is
     (log w_s - b) / S. Unbiased in theta and phi for every b that does not depend on these draws. b
-    may be traced, such as a `moving_average` of earlier steps. Costs S evaluations of the bound,
+    may be traced, such as a moving average of earlier steps. Costs S evaluations of the bound,
     except for the ELBO. Any q; z may be a pytree. Source: Williams 1992, theorem 1; Mnih and Gregor
     2014.
     """
@@ -62,16 +62,6 @@ def credit(
         replaced(log_w, jnp.full_like(log_w, baseline))
     )
     return _finite_part(value) - slope - (values - jnp.diagonal(slopes))
-
-
-def moving_average(
-    previous: float | Scalar, value: float | Scalar, decay: float | Scalar = 0.9
-) -> float | Scalar:
-    """decay * previous + (1 - decay) * value: the next baseline of `score_function`, in nats.
-
-    `value` must be the bound of EARLIER steps: a baseline that depends on the draws causes a bias.
-    """
-    return decay * previous + (1 - decay) * jax.lax.stop_gradient(value)
 
 
 def leave_one_out() -> Surrogate:

@@ -17,7 +17,8 @@ from lvm_jax._core import checks
 from lvm_jax.distributions import normal
 from lvm_jax.distributions.chain import Chain, Gaussian, Layer, Step, check_layers, init_each
 from lvm_jax.guides.base import Guide
-from lvm_jax.networks import Activation, Network, find_activation, mlp
+from lvm_jax.networks import Activation, Network, mlp
+from lvm_jax.networks.base import find_activation
 from lvm_jax.typing import Array, Distribution, Key, Params
 
 

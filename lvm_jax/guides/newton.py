@@ -46,7 +46,11 @@ class _Search(NamedTuple):
     num_steps: Int[Array, ""]
 
 
-def maximize(log_density: Callable[[Array], Scalar], start: Float[Array, " D"]) -> Maximum:
+def maximize(
+    log_density: Callable[[Array], Scalar],
+    start: Float[Array, " D"],
+    max_steps: int | Int[Array, ""] = MAX_STEPS,
+) -> Maximum:
     """The maximum of `log_density` uphill from `start`.
 
     With coordinates scaled such that the curvature A = Q diag(l) Q^T has diagonal +-1, the step is
@@ -54,7 +58,7 @@ def maximize(log_density: Callable[[Array], Scalar], start: Float[Array, " D"]) 
     damping, and goes uphill at saddles. The damping is divided by 8 if the gain is at least 3/4 of
     the quadratic's prediction, and multiplied by 8 if it is below 1/4. Steps without a gain are
     rejected. The search ends within sqrt(eps) standard deviations of the quadratic's maximum, when
-    a step is below rounding, and after MAX_STEPS.
+    a step is below rounding, and after `max_steps`.
     Source: Marquardt (1963); Dauphin et al. (2014), equation 9, for |l|.
     """
     near = jnp.finfo(start.dtype).eps ** 0.5
@@ -65,7 +69,7 @@ def maximize(log_density: Callable[[Array], Scalar], start: Float[Array, " D"]) 
 
     def unfinished(state: _Search) -> Bool[Array, ""]:
         moves = (state.best.u + state.step.change != state.best.u).any()
-        late = (state.step.distance < near) | ~moves | (state.num_steps >= MAX_STEPS)
+        late = (state.step.distance < near) | ~moves | (state.num_steps >= max_steps)
         return (state.num_steps == 0) | ~late
 
     def body(state: _Search) -> _Search:

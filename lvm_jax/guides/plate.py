@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 
-from lvm_jax.distributions import Rows, has_parts
+from lvm_jax.distributions import Rows
+from lvm_jax.distributions.kinds import has_parts
 from lvm_jax.guides.base import Guide
 from lvm_jax.typing import Distribution, Latent, Params
 

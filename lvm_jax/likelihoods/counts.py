@@ -9,7 +9,9 @@ from lvm_jax._core import checks, saddlepoint
 from lvm_jax._core.support import COUNTS, Support
 from lvm_jax.distributions.chain import positive_scale
 from lvm_jax.likelihoods.base import Likelihood, no_parameters, split_outputs
-from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params, Scalar, UInt
+
+Counts = Float[Array, " D"] | Int[Array, " D"] | UInt[Array, " D"]
 
 MAX_RATE = 2.0**30  # for sampling: JAX draws Poisson counts as 32-bit integers
 
@@ -61,9 +63,10 @@ class Poisson(NamedTuple):
         """0, 1, 2, ..."""
         return COUNTS
 
-    def log_prob(self, value: Float[Array, " D"]) -> Scalar:
+    def log_prob(self, value: Counts) -> Scalar:
         """sum_d x_d o_d - exp(o_d) - log x_d!, in nats: a probability; -inf if x is no count."""
         checks.one_value(value, self.log_rate.shape, "log-rates")
+        value = jnp.asarray(value, jnp.result_type(value, self.log_rate))  # 255 + 1 is 0 in uint8
         x = jnp.where(value > 0, value, 1)
         excess = saddlepoint.log_excess(self.log_rate, x, jnp.ones_like(x))
         some = saddlepoint.log_poisson(x, excess)
@@ -99,9 +102,10 @@ class NegativeBinomial(NamedTuple):
         """0, 1, 2, ..."""
         return COUNTS
 
-    def log_prob(self, value: Float[Array, " D"]) -> Scalar:
+    def log_prob(self, value: Counts) -> Scalar:
         """sum_d log p(x_d), in nats: a probability; -inf if x is no count."""
         checks.one_value(value, self.logits.shape, "logits")
+        value = jnp.asarray(value, jnp.result_type(value, self.logits))
         x, n = jnp.where(value > 0, value, 1), self.total_count
         both = n + x
         best = jnp.log(n / both) + saddlepoint.log_factorial_rest(both)

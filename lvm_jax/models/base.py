@@ -6,13 +6,14 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lvm_jax import precision
 from lvm_jax._core import checks, support
 from lvm_jax._core.recognition import bindable
 from lvm_jax._core.support import Supports
 from lvm_jax._core.trees import differences
-from lvm_jax.distributions import data_support
+from lvm_jax.distributions.base import data_support
 from lvm_jax.typing import Array, Distribution, Key, Latent, Params, Scalar
 
 CACHED = 32  # models whose shapes are cached
@@ -112,7 +113,7 @@ class Joint:
                 "x: expected a data point with what the model is given, got None; call p.prior(x), "
                 "p.likelihood(z, x) or p.sample(key, x)"
             )
-        return (self.model.given(x),)
+        return (self.model.given(jax.tree.map(jnp.asarray, x)),)
 
     def log_joint(self, x: Any) -> Callable[[Latent], Scalar]:
         """The function z -> log p(x, z) of one data point, in nats.

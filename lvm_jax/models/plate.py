@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
-from lvm_jax.distributions import Rows, has_parts
+from lvm_jax.distributions import Rows
+from lvm_jax.distributions.kinds import has_parts
 from lvm_jax.models.base import Model
 from lvm_jax.typing import Distribution, Latent, Params
 

@@ -9,7 +9,7 @@ All kernels start Glorot-uniform, U(-a, a) with a = sqrt(6 / (fan_in + fan_out))
 `apply` computes in the dtype of the parameters and casts x to it.
 """
 
-from lvm_jax.networks.base import ACTIVATIONS, Activation, Network, find_activation
+from lvm_jax.networks.base import ACTIVATIONS, Activation, Network
 from lvm_jax.networks.convolutions import conv_decoder, conv_encoder
 from lvm_jax.networks.dense import mlp
 from lvm_jax.networks.modules import from_linen, from_nnx
@@ -20,7 +20,6 @@ __all__ = [
     "Network",
     "conv_decoder",
     "conv_encoder",
-    "find_activation",
     "from_linen",
     "from_nnx",
     "mlp",

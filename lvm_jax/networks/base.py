@@ -31,12 +31,16 @@ class Network(NamedTuple):
     apply: Callable[[Params, Array], Float[Array, " P"]]  # x -> [num_outputs]
 
 
-def find_activation(value: Any, name: str = "activation") -> Callable[[Array], Array]:
+def find_activation(value: Any) -> Callable[[Array], Array]:
     """The activation function: `value` itself or the one of this name in ACTIVATIONS.
 
     Raises ValueError for an unknown name.
     """
-    return value if callable(value) else ACTIVATIONS[checks.choice(value, name, [*ACTIVATIONS])]
+    return (
+        value
+        if callable(value)
+        else ACTIVATIONS[checks.choice(value, "activation", [*ACTIVATIONS])]
+    )
 
 
 def of_module(

@@ -45,15 +45,11 @@ from lvm_jax.plotting.inference import (
     weight_tail,
 )
 from lvm_jax.plotting.latents import latent_space, traversals
-from lvm_jax.plotting.learning import learning_curve, two_errors
+from lvm_jax.plotting.learning import learning_curve
 from lvm_jax.plotting.mixtures import (
     assignment_entropy,
-    check_mixture,
-    check_plane,
     classes,
-    confidence_radius,
     density,
-    density_level,
     ellipse,
     ellipses,
     entropy_map,
@@ -82,15 +78,11 @@ __all__ = [
     "Projection",
     "assignment_entropy",
     "caption_axes",
-    "check_mixture",
-    "check_plane",
     "classes",
     "colour",
-    "confidence_radius",
     "coordinate_plane",
     "curves",
     "density",
-    "density_level",
     "ellipse",
     "ellipses",
     "entropy_map",
@@ -117,7 +109,6 @@ __all__ = [
     "tiles",
     "trace",
     "traversals",
-    "two_errors",
     "weight_tail",
     "whole_numbers",
 ]

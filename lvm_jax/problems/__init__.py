@@ -6,7 +6,13 @@ posterior in a stated way. A `Target` is a log-density with a known log Z.
 
 from lvm_jax.problems import expected_bounds, linear_vae, one_bit, second_moment
 from lvm_jax.problems.base import Problem, Simulated, changed, log_evidence, simulate, truth
-from lvm_jax.problems.changes import beside, marginals, mean_field, shifted_normal, widened
+from lvm_jax.problems.changes import (
+    marginals,
+    mean_field,
+    shifted_marginals,
+    shifted_normal,
+    widened,
+)
 from lvm_jax.problems.cox import lgcp
 from lvm_jax.problems.finite import discrete, gaussian_mixture
 from lvm_jax.problems.gaussian import Affine, correlated, linear_gaussian, mixing, rainforth
@@ -23,7 +29,6 @@ __all__ = [
     "Simulated",
     "StudentT",
     "Target",
-    "beside",
     "breast_cancer",
     "changed",
     "correlated",
@@ -47,6 +52,7 @@ __all__ = [
     "one_bit",
     "rainforth",
     "second_moment",
+    "shifted_marginals",
     "shifted_normal",
     "simulate",
     "spike",

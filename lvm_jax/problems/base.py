@@ -25,7 +25,7 @@ class Problem(NamedTuple):
     theta: Params
     guide: Guide
     phi: Params
-    off: str  # how the guide differs from the posterior
+    discrepancy: str  # how the guide differs from the posterior
 
     @property
     def p(self) -> Joint:
@@ -104,9 +104,9 @@ def truth(problem: Problem, x: ArrayLike) -> tuple[Any, float]:
 def changed(model: Model, theta: Params, change: Callable[[Any], Distribution]) -> Guide:
     """The guide q(z | x) = change(p(z | x; theta)), with phi = ().
 
-    `beside`, `widened` and `mean_field` change a Gaussian posterior, `marginals` a table; set their
-    options by e.g. partial(widened, widen=2.0). Raises ValueError for a model without a closed-form
-    posterior.
+    `shifted_marginals`, `widened` and `mean_field` change a Gaussian posterior, `marginals` a
+    table; set their options by e.g. partial(widened, widen=2.0). Raises ValueError for a model
+    without a closed-form posterior.
     """
     posterior = model.posterior
     if posterior is None:

@@ -21,7 +21,9 @@ def shifted_normal(
     return distributions.normal(mean + shift * deviation, widen * deviation)
 
 
-def beside(posterior: FullRankNormal, widen: float = WIDEN, shift: float = SHIFT) -> Distribution:
+def shifted_marginals(
+    posterior: FullRankNormal, widen: float = WIDEN, shift: float = SHIFT
+) -> Distribution:
     """`shifted_normal` with the posterior's means and marginal deviations, without correlations.
 
     For small correlations the weights have a finite variance, which grows exponentially in D.

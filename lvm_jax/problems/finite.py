@@ -44,8 +44,8 @@ def discrete(logits: ArrayLike, coupling: float = 0.5, noise: float = 0.5) -> Pr
 
     model = models.categorical(num_variables, num_values, likelihood, lambda key: theta.likelihood)
     guide = changed(model, theta, partial(marginals, num_values=num_values))
-    off = "posterior marginals mixed with a uniform, no correlations"
-    return Problem("discrete", model, theta, guide, (), off)
+    discrepancy = "posterior marginals mixed with a uniform, no correlations"
+    return Problem("discrete", model, theta, guide, (), discrepancy)
 
 
 def gaussian_mixture() -> Problem:

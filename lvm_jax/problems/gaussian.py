@@ -11,7 +11,7 @@ from lvm_jax._core import checks
 from lvm_jax.guides.base import Guide
 from lvm_jax.models import LinearGaussian
 from lvm_jax.problems.base import Problem, changed, host
-from lvm_jax.problems.changes import beside, mean_field
+from lvm_jax.problems.changes import mean_field, shifted_marginals
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float
 
 
@@ -30,8 +30,8 @@ def mixing(size: int, coupling: float) -> Float[np.ndarray, "size size"]:
 def linear_gaussian(dim: int, coupling: float = 0.5, noise: float = 0.5) -> Problem:
     """z ~ N(0, I), x | z ~ N(W z, s^2 I) with W = `mixing`(dim, coupling), s = noise, in D = dim.
 
-    The guide is `beside` of the posterior. Raises ValueError for dim < 1 or a noise that is not
-    positive.
+    The guide is `shifted_marginals` of the posterior. Raises ValueError for dim < 1 or a noise that
+    is not positive.
     """
     dim = checks.integer(dim, "dim", 1)
     check_positive(noise, "noise")
@@ -39,8 +39,15 @@ def linear_gaussian(dim: int, coupling: float = 0.5, noise: float = 0.5) -> Prob
         host(np.zeros(dim)), host(mixing(dim, coupling)), host(np.zeros(dim)), host(math.log(noise))
     )
     model = models.linear_gaussian(dim, dim)
-    off = "posterior marginals, 1.2 times as wide, 0.1 sd aside"
-    return Problem(f"Gaussian, D = {dim}", model, theta, changed(model, theta, beside), (), off)
+    discrepancy = "posterior marginals, 1.2 times as wide, 0.1 sd aside"
+    return Problem(
+        f"Gaussian, D = {dim}",
+        model,
+        theta,
+        changed(model, theta, shifted_marginals),
+        (),
+        discrepancy,
+    )
 
 
 def correlated(

@@ -20,7 +20,7 @@ from lvm_jax.guides import Guide
 from lvm_jax.guides.amortized import Amortized
 from lvm_jax.models import LinearGaussian, Model
 from lvm_jax.problems import linear_vae
-from lvm_jax.training import kl_per_dimension
+from lvm_jax.training.objective import kl_per_dimension
 from lvm_jax.typing import Array, Distribution, Float, Params, Scalar
 
 FAMILIES = {"mean_field": guides.mean_field, "full_rank": guides.full_rank}

@@ -44,8 +44,8 @@ def two_modes(dim: int, scales: tuple[float, float] = (0.3, 1.0)) -> Problem:
         means, deviations = posterior.parts
         return shifted_normal(means[1], deviations[1] * jnp.ones(dim))
 
-    off = "second mode alone, 1.2 times as wide, 0.1 sd aside"
-    return Problem("two modes", model, theta, changed(model, theta, second_mode), (), off)
+    discrepancy = "second mode alone, 1.2 times as wide, 0.1 sd aside"
+    return Problem("two modes", model, theta, changed(model, theta, second_mode), (), discrepancy)
 
 
 def _sensed(theta: Sensors, z: Float[Array, " D"]) -> priors.Mixture:

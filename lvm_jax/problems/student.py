@@ -74,5 +74,5 @@ def heavy_tails(dim: int, dof: float = 1.0) -> Problem:
         posterior=posterior,
         log_evidence=lambda nu, x: centred(nu, jnp.sqrt(2 * jnp.ones_like(nu))).log_prob(x),
     )
-    off = "Laplace's normal, 1.2 times as wide, 0.1 sd aside"
-    return Problem("heavy tails", model, theta, changed(model, theta, laplace), (), off)
+    discrepancy = "Laplace's normal, 1.2 times as wide, 0.1 sd aside"
+    return Problem("heavy tails", model, theta, changed(model, theta, laplace), (), discrepancy)

@@ -6,13 +6,14 @@ first index stays constant while the second increases; it is then part of the se
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lvm_jax import plotting
+from lvm_jax.report.page import flat as flat_pairs
 
 PANELS = 24  # maximum panels in the page
 Metrics = Sequence[Mapping[str, Any]]
@@ -81,18 +82,10 @@ def _scale(ax: Any) -> None:
 
 def _line(values: Mapping[str, Any]) -> Line:
     """The texts and the numbers of a line; nested objects have dotted names."""
-    flat = {name: value for name, value in _flat(values) if name != "seconds"}
+    flat = {name: value for name, value in flat_pairs(values) if name != "seconds"}
     names = {name: value for name, value in flat.items() if isinstance(value, str)}
     numbers = {name: float(value) for name, value in flat.items() if _is_number(value)}
     return Line(names, numbers)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _is_number(value: Any) -> bool:

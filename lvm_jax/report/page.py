@@ -193,9 +193,9 @@ def digits(value: float, error: float, sign: str = "") -> str:
     return with_error(value, error, f"{sign}.{places}f")
 
 
-def listed(values: Sequence[Any], form: str = "") -> str:
+def listed(values: Sequence[Any]) -> str:
     """Values as an enumeration: 1, 2 and 3."""
-    words = [str(value) if isinstance(value, str) else format(value, form) for value in values]
+    words = [str(value) for value in values]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
@@ -223,7 +223,7 @@ def _formula(found: re.Match[str]) -> str:
 def equation(tex: str, size: float = 15) -> tuple[str, float]:
     """A formula in matplotlib's mathtext as an SVG data URI, and its depth in points.
 
-    Raises ValueError for TeX that mathtext does not support.
+    Raises ValueError, with the formula, for TeX that mathtext does not support.
     """
     with extras.needed("report"):
         from matplotlib import rc_context
@@ -234,7 +234,13 @@ def equation(tex: str, size: float = 15) -> tuple[str, float]:
     with rc_context(
         {"mathtext.fontset": "stix", "svg.fonttype": "path", "savefig.transparent": True}
     ):
-        depth = math_to_image(f"${tex}$", buffer, prop=FontProperties(size=size), format="svg")
+        try:
+            depth = math_to_image(f"${tex}$", buffer, prop=FontProperties(size=size), format="svg")
+        except ValueError as error:
+            raise ValueError(
+                f"formula ${tex}$: expected TeX that matplotlib's mathtext supports, a subset of "
+                f"LaTeX, such as \\frac for \\tfrac; {str(error).splitlines()[-1]}"
+            ) from None
     return _data_uri(buffer.getvalue(), "image/svg+xml"), float(depth)
 
 

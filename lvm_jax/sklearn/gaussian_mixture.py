@@ -154,13 +154,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             return self._run(jax.random.key(seed), X, given, sample_weight)
 
     def _initial(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> Any:
-        """The initial mixture, or None for `init_params`."""
+        """The initial mixture, or `init_params`."""
         if self._warm():
             return self._current()
         if all(value is not None for value in given):
             return arrays.from_arrays(given, self.covariance_type)
         if all(value is None for value in given):
-            return None
+            return self.init_params
         start = em.initialize(
             key, X, self.n_components, self.covariance_type, start=self.init_params,
             num_restarts=self.n_init, regularization=self.reg_covar, sample_weight=weight,
@@ -175,7 +175,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         began = time.perf_counter()
         prepared = prepare(key, Request(
             X, self.n_components, self.covariance_type, self._initial(key, X, given, weight),
-            self.init_params, self.n_init, self.reg_covar, None, weight, self.tol,
+            self.n_init, self.reg_covar, None, weight, self.tol,
         ))  # fmt: skip
         state, trace, conclusion = loop.run(
             prepared.problem,

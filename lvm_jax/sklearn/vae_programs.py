@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lvm_jax._core.batching import batch_size, for_each
+from lvm_jax._core.batching import batch_size, map_points
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import gaussian_parts
 from lvm_jax.models import Joint
@@ -85,7 +85,7 @@ def encode(
     def one(pair: tuple[Array, Array]) -> Array:
         return mean_of(jax.random.fold_in(key, pair[0]), q(pair[1]), num_samples)
 
-    return for_each(one, rows, batch_size(CHUNK_SIZE, 1, rows[1].shape[0]))
+    return map_points(one, rows, batch_size(CHUNK_SIZE, 1, rows[1].shape[0]))
 
 
 def mean_of(key: Key[Array, ""], q: Distribution, num_samples: int) -> Array:
@@ -104,11 +104,11 @@ def decode(p: Joint, z: Float[Array, "N L"]) -> Float[Array, "N D"]:
         likelihood: Any = p.likelihood(z)
         return likelihood.mean()
 
-    return for_each(one, z, batch_size(CHUNK_SIZE, 1, z.shape[0]))
+    return map_points(one, z, batch_size(CHUNK_SIZE, 1, z.shape[0]))
 
 
 @bounded_jit(2)
 def sample(key: Key[Array, ""], p: Joint, num_samples: int) -> Float[Array, "S D"]:
     """Draws of x from p(x), [num_samples, D]; draw i does not depend on `num_samples`."""
     keys = jax.random.split(key, num_samples)
-    return for_each(lambda key: p.sample(key).x, keys, batch_size(CHUNK_SIZE, 1, num_samples))
+    return map_points(lambda key: p.sample(key).x, keys, batch_size(CHUNK_SIZE, 1, num_samples))

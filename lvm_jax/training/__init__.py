@@ -2,6 +2,7 @@
 
 from lvm_jax._core.pairs import Pair, Parameters, Point, Separate, point
 from lvm_jax.training.ascent import ascend
+from lvm_jax.training.averaging import with_ema
 from lvm_jax.training.checkpoint import CheckpointError
 from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.fit import fit
@@ -13,7 +14,6 @@ from lvm_jax.training.objective import (
     Parts,
     Terms,
     free_bits,
-    kl_per_dimension,
     kl_warmup,
     parts,
 )
@@ -22,7 +22,6 @@ from lvm_jax.training.progress import Progress
 from lvm_jax.training.result import Fit
 from lvm_jax.training.saved import Saved, load
 from lvm_jax.training.schedules import burda_epochs, burda_stages
-from lvm_jax.training.starts import Starts, fit_starts
 from lvm_jax.training.store import CheckpointWarning
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
     "Progress",
     "Saved",
     "Separate",
-    "Starts",
     "Terms",
     "Validation",
     "ascend",
@@ -50,12 +48,11 @@ __all__ = [
     "burda_stages",
     "fit",
     "fit_many",
-    "fit_starts",
     "free_bits",
     "global_latents",
-    "kl_per_dimension",
     "kl_warmup",
     "load",
     "parts",
     "point",
+    "with_ema",
 ]

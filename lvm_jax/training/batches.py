@@ -6,7 +6,7 @@ rows.
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,30 +23,11 @@ DEVICE_BYTES = 2**30  # larger data stay on the host by default
 CHUNK_BYTES = 2**24  # the most bytes of a chunk of batches
 
 
-@runtime_checkable
-class BatchSource(Protocol):
-    """A source of minibatches, which runs the steps on them."""
-
-    steps_per_epoch: int
-
-    def furthest(self, step: int) -> int:
-        """The last step that one call from `step` on can reach."""
-
-    def advance(self, state: State, stop: int) -> Run:
-        """Run to step `stop`, or to the first unhealthy one."""
-
-    def batch(self, step: int) -> Any:
-        """The minibatch of a step, [B, ...]."""
-
-    def close(self) -> None:
-        """Stop reading ahead."""
-
-
 class DeviceBatches:
     """All rows on the device, or a copy on every device of the mesh."""
 
-    def __init__(self, program: Program, keys: Keys, x: Any, worst: float) -> None:
-        self._program, self._keys, self._worst = program, keys, worst
+    def __init__(self, program: Program, keys: Keys, x: Any) -> None:
+        self._program, self._keys = program, keys
         self._x = padded_rows(keys.order, x, program.mesh)
         self.steps_per_epoch = num_rows(x) // program.batch_size
 
@@ -56,7 +37,7 @@ class DeviceBatches:
 
     def advance(self, state: State, stop: int) -> Run:
         """Run to step `stop`, or to the first unhealthy one."""
-        return advance(self._program, self._keys, state, self._x, np.int32(stop), self._worst)
+        return advance(self._program, self._keys, state, self._x, np.int32(stop))
 
     def batch(self, step: int) -> Any:
         """The minibatch of a step."""
@@ -76,8 +57,8 @@ class HostBatches:
     step. x holds the rows of this process only.
     """
 
-    def __init__(self, program: Program, keys: Keys, x: Any, worst: float, num_epochs: int) -> None:
-        self._program, self._keys, self._worst = program, keys, worst
+    def __init__(self, program: Program, keys: Keys, x: Any, num_epochs: int) -> None:
+        self._program, self._keys = program, keys
         self._chunks = Chunks(x, keys.order, program, num_epochs)
         self.steps_per_epoch = self._chunks.steps_per_epoch
         self._reader: Iterator[Any] | None = None
@@ -93,9 +74,7 @@ class HostBatches:
         number = self._chunks.find(int(state.step))
         self._fetch(number)
         start = np.int32(self._chunks.span(number)[0])
-        return advance_fed(
-            self._program, self._keys, state, self._batches, start, np.int32(stop), self._worst
-        )
+        return advance_fed(self._program, self._keys, state, self._batches, start, np.int32(stop))
 
     def batch(self, step: int) -> Any:
         """The minibatch of a step."""
@@ -166,6 +145,9 @@ class Chunks:
         start = place * self._steps
         stop = min(start + self._steps, self.steps_per_epoch)
         return epoch * self.steps_per_epoch + start, epoch * self.steps_per_epoch + stop
+
+
+BatchSource = DeviceBatches | HostBatches
 
 
 def read_ahead(chunks: Chunks, first: int) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from lvm_jax._core.inputs import name_of
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.training.batches import BatchSource
-from lvm_jax.training.step import Keys, Program, Run, State, batch_terms, descend
+from lvm_jax.training.step import Keys, Program, Run, State, descend
 from lvm_jax.typing import Array, Params
 
 MOST_NAMES = 4  # leaves named in a message
@@ -73,10 +73,4 @@ def broken(prefix: str, parameters: Params) -> tuple[str, ...]:
 @bounded_jit(0)
 def _look(program: Program, keys: Keys, state: State, batch: Array) -> tuple[Params, Params]:
     """The gradient of a step, and the optimiser's updates."""
-    noise = jax.random.split(jax.random.fold_in(keys.noise, state.step), program.batch_size)
-
-    def loss(parameters: Params) -> Array:
-        return -batch_terms(program, noise, parameters, batch, state.step).objective.mean()
-
-    value, gradient = jax.value_and_grad(loss)(state.parameters)
-    return gradient, descend(program.optimizer, gradient, state, value, loss)[0]
+    return descend(program, keys.noise, state, batch)[:2]

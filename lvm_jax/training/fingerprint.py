@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from lvm_jax import parallel, precision
 from lvm_jax._core.inputs import name_of
+from lvm_jax._core.recognition import contents
 from lvm_jax.training.step import Program, State
 from lvm_jax.typing import Array, ArrayLike, Key
 
@@ -97,7 +98,7 @@ def describe(value: Any, within: tuple[int, ...] = ()) -> Any:
         return inner(value.__wrapped__)
     if isinstance(value, types.FunctionType):
         cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-        held = {name: inner(_contents(cell)) for name, cell in cells}
+        held = {name: inner(contents(cell)) for name, cell in cells}
         defaults = [inner(value.__defaults__), inner(value.__kwdefaults__)]
         return {_name(value): [held, *defaults]}
     if isinstance(value, type):
@@ -141,13 +142,6 @@ def flatten(tree: Any) -> dict[str, Any]:
 def shape_of(leaf: Any) -> str:
     """Type and shape of a leaf, such as float32[3, 2]."""
     return f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _contents(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # the variable is not assigned yet
-        return None
 
 
 def _short(value: Any) -> str:

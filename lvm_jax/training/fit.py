@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from lvm_jax import parallel
 from lvm_jax._core import checks
@@ -45,15 +44,12 @@ def fit(
     guide: Guide | Params,
     x: Any,  # ArrayLike, or a data frame
     *,
-    estimate: Surrogate | Estimator | str | None = None,
-    objective: Objective | None = None,
+    estimate: Surrogate | Estimator | Objective | str,
     num_samples: int,
     optimizer: optax.GradientTransformation,
     batch_size: int,
     num_epochs: int,
     transform: Transform | None = None,
-    ema: float | None = None,
-    worst_bound: float = -np.inf,
     validation: Validation | Any = None,  # the options, or the data alone
     checkpoints: Checkpoints | str | Path | None = None,
     placement: Placement = Placement(),  # noqa: B008
@@ -91,21 +87,19 @@ def fit(
         guide: q(z | x; phi), amortised or shared. For a pair, its initial parameters (any pytree),
             or None for new ones of a pair that has a model and a guide (`vae.build`).
         x: data, [N, ...]. Each of several processes passes its own rows, an equal number on each.
-            float64 is kept if x64 is on; otherwise float32.
+            float64 is kept if x64 is on. All other leaves become float32, also integers:
+            a model converts a label back, x["label"].astype(int).
         estimate: a gradient estimator, such as `gradients.sticking_the_landing()`, or its name or
-            row in `gradients.ESTIMATORS`.
-        objective: a modified objective (`kl_warmup`, `free_bits`) in place of `estimate`; the true
-            bound is reported too.
+            row in `gradients.ESTIMATORS`; or a modified objective (`kl_warmup`, `free_bits`), whose
+            true bound is reported too.
         num_samples: draws of z for each data point and step.
         optimizer: an Optax optimiser, with its schedule, clipping and other transformations. Its
             params are `Parameters(theta, phi)`. It receives value, gradient and function of the
-            minibatch's loss. For `schedule_free` the result holds the averages.
+            minibatch's loss. The result of `with_ema` and `schedule_free` is the average.
         batch_size: rows a step, over all processes and devices.
         num_epochs: passes over the data. A finished run can be called again with more.
         transform: (key, x) -> x, a new random version of one data point at each use, such as a
             dynamic binarisation. Every validation uses the same noise.
-        ema: decay in (0, 1) of a moving average of the parameters.
-        worst_bound: a bound below it counts as divergence, as a bound that is not finite does.
         validation: held-out data, [M, ...], or `Validation(x, every, patience)`.
         checkpoints: the directory of the run, or `Checkpoints(directory, save_every, ...)`.
         placement: `Placement(mesh, on_device, steps_per_call)`. The first of several processes
@@ -133,14 +127,13 @@ def fit(
     checks.key(key)
     mesh = placement.mesh
     program, start, x = prepare(
-        *(model, guide, x, estimate, objective),
-        *(num_samples, optimizer, batch_size, transform, ema, mesh),
+        model, guide, x, estimate, num_samples, optimizer, batch_size, transform, mesh
     )
     if held is not None:
         held = check_data(program, start, held, "validation")
     key_values = Keys(*jax.random.split(key, len(Keys._fields)))
     num_epochs = checks.integer(num_epochs, "num_epochs", 0)
-    batches = make_batches(program, key_values, x, placement.on_device, worst_bound, num_epochs)
+    batches = make_batches(program, key_values, x, placement.on_device, num_epochs)
     plan = RunPlan(
         num_steps=num_epochs * batches.steps_per_epoch,
         validate_every=1 if validation is None else validation.every,
@@ -152,7 +145,9 @@ def fit(
     spread = parallel.num_processes(mesh) > 1
     state = parallel.replicate(mesh, initialize(program, key_values, start))
     facts: dict[str, Any] = {}
+    store: Store | None = None
     if checkpoints is not None:
+        store = Store(Path(checkpoints.directory) / "checkpoints", checkpoints.keep, mesh)
         options = {"config": checkpoints.config, "patience": plan.patience}
         options["validate_every"] = plan.validate_every
         marks = fingerprint(program, key, state, x, held, options)
@@ -162,7 +157,7 @@ def fit(
     rows = None if held is None else validation_rows(held, batch_size, mesh)
     session = Session(
         program, key_values, batches, plan, state, TrainingLog(batches.steps_per_epoch), rows,
-        open_store(checkpoints, mesh), None, facts,
+        store, None, facts,
         length=plan.steps_per_call if spread else min(FIRST, plan.steps_per_call),
     )  # fmt: skip
     return conclude(session, None if checkpoints is None else checkpoints.directory, throw)
@@ -190,7 +185,6 @@ def make_batches(
     keys: Keys,
     x: Any,
     on_device: bool | None,
-    worst_bound: float,
     num_epochs: int,
 ) -> BatchSource:
     """The data source: the device, or the host for large data, memory maps or many processes."""
@@ -204,14 +198,7 @@ def make_batches(
             "placement.on_device: expected False or None with several processes, got True"
         )
     if on_device:
-        return DeviceBatches(program, keys, x, worst_bound)
+        return DeviceBatches(program, keys, x)
     # np.asarray would turn a memory map into an array.
     rows = jax.tree.map(lambda leaf: leaf if isinstance(leaf, np.ndarray) else np.asarray(leaf), x)
-    return HostBatches(program, keys, rows, worst_bound, num_epochs)
-
-
-def open_store(checkpoints: Checkpoints | None, mesh: Mesh | None) -> Store | None:
-    """The checkpoints of a directory; None without one."""
-    if checkpoints is None:
-        return None
-    return Store(Path(checkpoints.directory) / "checkpoints", checkpoints.keep, mesh)
+    return HostBatches(program, keys, rows, num_epochs)

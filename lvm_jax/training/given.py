@@ -10,9 +10,8 @@ from lvm_jax._core import checks, inputs, support
 from lvm_jax._core.batching import num_rows
 from lvm_jax._core.pairs import as_pair, bind, made_of
 from lvm_jax._core.recognition import recognized
-from lvm_jax.gradients.base import find_estimate
 from lvm_jax.models.base import Joint
-from lvm_jax.training.objective import check_objective
+from lvm_jax.training.objective import as_objective
 from lvm_jax.training.step import Program, Transform
 from lvm_jax.typing import ArrayLike, Params
 
@@ -20,14 +19,14 @@ TRIED = 4  # rows that are transformed, to check the support of the result
 
 
 def prepare(
-    model: Any, guide: Any, x: Any, estimate: Any, objective: Any, *rest: Any
+    model: Any, guide: Any, x: Any, estimate: Any, *rest: Any
 ) -> tuple[Program, Params | None, Any]:
     """The program, the initial parameters (None for new ones) and the rows, all checked.
 
     `rest` are the fields of `Program` from num_samples on.
     """
     pair, start = as_pair(model, guide)
-    program = Program(pair, find_estimate(estimate), check_objective(objective), *rest)
+    program = Program(pair, as_objective(estimate), *rest)
     check_program(program)
     program = recognized(program)
     minimum = parallel.rows_per_process(program.mesh, program.batch_size)
@@ -36,12 +35,8 @@ def prepare(
 
 def check_program(program: Program) -> None:
     """Refuse a program with a missing, unsuitable or out-of-range field."""
-    if (program.estimate is None) == (program.objective is None):
-        raise ValueError("estimate: expected an estimator or an objective, exactly one of the two")
     checks.integer(program.num_samples, "num_samples", 1)
     parallel.rows_per_process(program.mesh, program.batch_size)
-    if program.ema is not None and not 0 < checks.number(program.ema, "ema") < 1:
-        raise ValueError(f"ema: expected a decay between 0 and 1, got {program.ema}")
     if not hasattr(program.optimizer, "update"):
         raise TypeError(
             "optimizer: expected one of Optax, such as optax.adam(1e-3), got "

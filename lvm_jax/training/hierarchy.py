@@ -7,7 +7,7 @@ import jax
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax._core.pairs import Point
-from lvm_jax.distributions import has_parts
+from lvm_jax.distributions.kinds import has_parts
 from lvm_jax.gradients.base import Estimator, Surrogate, find_estimate, make_q
 from lvm_jax.gradients.pathwise import log_prob
 from lvm_jax.training.objective import Objective, Terms, factors
@@ -47,8 +47,6 @@ def global_latents(
     """
     num_points = checks.integer(num_points, "num_points", 1)
     inner = find_estimate(local, "local")
-    if inner is None:
-        raise TypeError("local: expected an estimator or its name, got None")
 
     def objective(
         key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]

@@ -18,7 +18,7 @@ class History(NamedTuple):
 
     step: np.ndarray  # steps made at its end
     bound: np.ndarray  # the true bound, averaged over the epoch's steps
-    objective: np.ndarray  # the maximised function: the bound unless an `objective` was given
+    objective: np.ndarray  # the maximised function: the bound unless `estimate` is an objective
     validation_bound: np.ndarray  # at its end, NaN where it was not measured
     seconds: np.ndarray  # since the run began, without pauses before it was resumed
 

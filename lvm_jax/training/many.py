@@ -14,11 +14,12 @@ from lvm_jax.compiling import bounded_jit
 from lvm_jax.gradients.base import Estimator, Surrogate
 from lvm_jax.guides.base import Guide
 from lvm_jax.models.base import Model
+from lvm_jax.training.averaging import eval_params
 from lvm_jax.training.given import prepare
 from lvm_jax.training.objective import Objective
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import Rows, padded_rows
-from lvm_jax.training.step import Keys, Program, State, Transform, advance, eval_params, initialize
+from lvm_jax.training.step import Keys, Program, State, Transform, advance, initialize
 from lvm_jax.typing import Array, Float, Key, Params
 
 
@@ -38,8 +39,7 @@ def fit_many(
     guide: Guide | Params,
     x: Any,
     *,
-    estimate: Surrogate | Estimator | str | None = None,
-    objective: Objective | None = None,
+    estimate: Surrogate | Estimator | Objective | str,
     num_samples: int,
     optimizer: optax.GradientTransformation,
     batch_size: int,
@@ -67,8 +67,7 @@ def fit_many(
         )
     checks.key(keys[0], "keys")
     program, start, x = prepare(
-        *(model, guide, x, estimate, objective),
-        *(num_samples, optimizer, batch_size, transform, None, None),
+        *(model, guide, x, estimate), *(num_samples, optimizer, batch_size, transform, None)
     )
     streams = Keys(*jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 5))(keys), 1, 0))
     rows = padded_rows(keys[0], x)
@@ -81,7 +80,7 @@ def fit_many(
         state, terms, healthy = _advance(program, streams, state, rows, np.int32(stop))
         _check_health(healthy, state)
         trace.append(jax.tree.map(lambda leaf, n=stop - first: np.asarray(leaf)[:, :n], terms))
-    params = jax.vmap(eval_params)(state)
+    params = jax.vmap(eval_params)(state.parameters, state.optimizer)
     p, q = jax.vmap(lambda one: program.pair(one))(params)
     size = (keys.shape[0], num_epochs, per_epoch)
     bound, climbed = (
@@ -100,7 +99,7 @@ def _advance(
     """`step.advance` of every run."""
 
     def one(own: Keys, state: State) -> tuple[State, Any, Array]:
-        run = advance(program, own, state, rows, stop, jnp.asarray(-jnp.inf))
+        run = advance(program, own, state, rows, stop)
         return run.state, run.trace, run.healthy
 
     return jax.vmap(one)(streams, state)

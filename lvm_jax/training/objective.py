@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from lvm_jax import bounds, distributions
 from lvm_jax._core import checks
 from lvm_jax._core.pairs import Point
-from lvm_jax.gradients.base import Estimator, make_q
+from lvm_jax.distributions.base import independent_normals
+from lvm_jax.gradients.base import Surrogate, find_estimate, make_q
 from lvm_jax.typing import Array, Distribution, Float, Generative, Int, Key, Latent, Scalar
 from lvm_jax.weights import check_log_prob, draw
 
@@ -84,21 +85,31 @@ def kl_warmup(kl_weight: float | Schedule, bound: bounds.Reduction = bounds.elbo
     return objective
 
 
-def check_objective(value: Any, name: str = "objective") -> Objective | None:
-    """Refuse a value that is not an objective, such as an estimator or a factory."""
-    if value is None or checks.takes(value, "key", "point", "num_samples", "step"):
+class BoundOf(NamedTuple):
+    """The bound of an estimator as an objective; equal for equal estimators."""
+
+    estimate: Surrogate
+
+    def __call__(
+        self, key: Key[Array, ""], point: Point, num_samples: int, step: Int[Array, ""]
+    ) -> Terms:
+        """The estimate of the bound, twice."""
+        log_joint = point.p.log_joint(point.x)
+        value = self.estimate(key, log_joint, point.make_q, point.phi, num_samples)
+        return Terms(value, value)
+
+
+def as_objective(value: Any) -> Objective:
+    """The argument `estimate`: an objective, or the bound of an estimator as one.
+
+    An objective is a function of four arguments, an estimator one of five. Raises ValueError or
+    TypeError for any other value, such as the function that makes an objective.
+    """
+    is_estimator = checks.takes(value, "key", "log_joint", "guide", "phi", "num_samples")
+    if checks.takes(value, "key", "point", "num_samples", "step") and not is_estimator:
         return value
-    got, cure = f"a {type(value).__name__}", "use one of training, such as training.free_bits(0.1)"
-    if callable(value):
-        got = checks.signature(value)
-        cure = f"call {got.partition('(')[0]}(...), which makes the objective"
-    if isinstance(value, str | Estimator) or checks.takes(
-        value, "key", "log_joint", "guide", "phi", "num_samples"
-    ):
-        cure = "an estimator goes into estimate="
-    raise TypeError(
-        f"{name}: expected a function of (key, point, num_samples, step), got {got}; {cure}"
-    )
+    bound: Any = BoundOf(find_estimate(value))  # mypy does not call a NamedTuple
+    return bound
 
 
 def free_bits(minimum: float, group: Literal["dimension", "all"] = "dimension") -> Objective:
@@ -141,7 +152,7 @@ def kl_per_dimension(q: Distribution, prior: Distribution) -> Float[Array, " K"]
     """
     pair = []
     for name, distribution in (("q", q), ("prior", prior)):
-        normals = distributions.independent_normals(distribution)
+        normals = independent_normals(distribution)
         if normals is None:
             raise TypeError(
                 f"{name}: expected a product of Normals, whose KL has one term a dimension, got "

@@ -23,7 +23,7 @@ class Progress(NamedTuple):
     num_steps: int
     epoch: int  # epochs finished
     bound: float  # the true bound, averaged over the steps since the last call
-    objective: float  # the maximised function: the bound unless an `objective` is given
+    objective: float  # the maximised function: the bound unless `estimate` is an objective
     validation_bound: float | None  # the last one
     samples_per_second: float  # rows per second since the run began, without compilation
     seconds_left: float  # NaN before the speed is measured
@@ -125,24 +125,17 @@ def events(folder: Path, step: int) -> Any:
     return None
 
 
-class Interrupt:
-    """Whether the user pressed Ctrl-C."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-
 @contextmanager
-def interruptible(active: bool) -> Iterator[Interrupt]:
-    """Catch the first SIGINT, so that the loop saves and stops; the second raises as usual."""
-    flag = Interrupt()
+def interruptible(active: bool) -> Iterator[threading.Event]:
+    """An event that the first SIGINT sets, for the loop to save and stop; the second raises."""
+    flag = threading.Event()
     if not active or threading.current_thread() is not threading.main_thread():
         yield flag  # only the main thread may set a handler
         return
     before = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: Any) -> None:
-        flag.requested = True
+        flag.set()
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, handle)

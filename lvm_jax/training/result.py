@@ -10,21 +10,19 @@ from lvm_jax.training.diagnosis import Failure
 from lvm_jax.training.log import History
 from lvm_jax.training.saved import architecture_of, write_model
 from lvm_jax.training.session import Session
-from lvm_jax.training.step import averaged, eval_params
 from lvm_jax.typing import Params
 
 
 class Fit(NamedTuple):
     """A trained model, and the history of its training.
 
-    The parameters are those of the best validation (moving averages if `ema` is given), or those of
-    the last step without validation.
+    The parameters are those of the best validation, or those of the last step without validation;
+    averages where the optimiser keeps them.
     """
 
     p: Any  # p(x, z), with its parameters: a `models.Joint` unless the pair has its own
     q: Any  # q(z | x): a `guides.Conditional` unless the pair has its own
     params: Params  # the trained parameters: `Parameters(theta, phi)` for a model and a guide
-    ema: Params | None  # moving averages at the last step, without their bias to zero
     outcome: Outcome  # MAX_STEPS: all epochs; CONVERGED: patience ran out; INTERRUPTED; DIVERGED
     step: int  # steps made
     best_step: int | None  # of the best validation
@@ -50,13 +48,12 @@ class Fit(NamedTuple):
 def result(session: Session, outcome: Outcome, failure: Failure | None) -> Fit:
     """The `Fit` of a session."""
     log, program = session.log, session.program
-    chosen = eval_params(session.state) if log.best is None else log.best
+    chosen = session.evaluated() if log.best is None else log.best
     p, q = program.pair(chosen)
     return Fit(
         p=p,
         q=q,
         params=chosen,
-        ema=averaged(program, session.state) if session.step else None,
         outcome=outcome,
         step=session.step,
         best_step=None if log.best is None else log.best_step,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 
@@ -12,20 +12,12 @@ from lvm_jax._core.pairs import Pair
 from lvm_jax.training import checkpoint
 from lvm_jax.training.checkpoint import CheckpointError
 from lvm_jax.training.log import check_leaves, from_arrays, to_arrays
-from lvm_jax.typing import Array, Key, Params
+from lvm_jax.typing import Params
 
 FOLDER = "model"
 
 
-@runtime_checkable
-class Initialised(Pair, Protocol):
-    """A pair that initialises its parameters, such as `Separate(model, guide)`."""
-
-    def init(self, key: Key[Array, ""]) -> Params:
-        """New parameters."""
-
-
-Build = Callable[[dict[str, Any]], Initialised]  # the configuration -> its pair
+Build = Callable[[dict[str, Any]], Any]  # the configuration -> its pair, which has an `init`
 
 
 class Saved(NamedTuple):
@@ -88,4 +80,5 @@ def load(directory: str | Path, build: Build | None = None) -> Saved:
     check_leaves("params", like, shapes)
     arrays, _ = checkpoint.read(path)
     params = from_arrays("params", like, arrays)
-    return Saved(*pair(params), params, facts["config"])
+    p, q = pair(params)
+    return Saved(p, q, params, facts["config"])

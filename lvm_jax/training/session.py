@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import jax
@@ -10,14 +11,15 @@ import numpy as np
 
 from lvm_jax import parallel
 from lvm_jax._core.outcome import Outcome
+from lvm_jax.training.averaging import eval_params
 from lvm_jax.training.batches import BatchSource
 from lvm_jax.training.diagnosis import Failure, diagnose
 from lvm_jax.training.fingerprint import differences
 from lvm_jax.training.log import TrainingLog, from_arrays, to_arrays
 from lvm_jax.training.options import SEGMENT
-from lvm_jax.training.progress import Interrupt, Journal, Meter, Progress
+from lvm_jax.training.progress import Journal, Meter, Progress
 from lvm_jax.training.rows import HeldOut
-from lvm_jax.training.step import Keys, Program, State, averaged, eval_params, validate
+from lvm_jax.training.step import Keys, Program, State, validate
 from lvm_jax.training.store import Store
 from lvm_jax.typing import Params
 
@@ -69,7 +71,7 @@ class Session:
         """Seconds of training, over all parts of a resumed run."""
         return self.before + time.perf_counter() - self.began
 
-    def run(self, interrupt: Interrupt) -> tuple[Outcome, Failure | None]:
+    def run(self, interrupt: Event) -> tuple[Outcome, Failure | None]:
         """Run until the last step, early stopping, an interrupt or a failure."""
         while (outcome := self.verdict(interrupt)) == Outcome.RUNNING:
             failure = self.call()
@@ -80,13 +82,13 @@ class Session:
         self.save()
         return outcome, None
 
-    def verdict(self, interrupt: Interrupt) -> Outcome:
+    def verdict(self, interrupt: Event) -> Outcome:
         """The outcome if the run stops here, RUNNING otherwise."""
         if self.plan.patience is not None and self.log.stale >= self.plan.patience:
             return Outcome.CONVERGED
         if self.step >= self.plan.num_steps:
             return Outcome.MAX_STEPS
-        requested = interrupt.requested
+        requested = interrupt.is_set()
         if self.store is not None:  # all processes must stop together
             requested = parallel.from_every_process(self.program.mesh, requested).any()
         return Outcome.INTERRUPTED if requested else Outcome.RUNNING
@@ -149,9 +151,8 @@ class Session:
             self.length = max(self.length // 2, 1)
 
     def evaluated(self) -> Params:
-        """The parameters to validate: the moving average where there is one."""
-        average = averaged(self.program, self.state)
-        return eval_params(self.state) if average is None else average
+        """The parameters to evaluate: the averages where there are any."""
+        return eval_params(self.state.parameters, self.state.optimizer)
 
     def validate(self) -> Failure | None:
         """Measure the validation bound and keep the best parameters; a Failure if it is not finite.
@@ -178,8 +179,6 @@ class Session:
         history, speed = self.log.history(), self.meter.speed()
         for row in range(len(history.step) - ended, len(history.step)):
             line = {name: column[row].item() for name, column in history._asdict().items()}
-            if self.program.objective is None:
-                del line["objective"]
             if self.validation is None:
                 del line["validation_bound"]
             self.journal.write({"epoch": row + 1, **line, "samples_per_second": speed})

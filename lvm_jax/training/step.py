@@ -12,13 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from lvm_jax import parallel
 from lvm_jax._core.batching import num_rows, rows_of
 from lvm_jax._core.pairs import Pair, Parameters, Separate, made_of, point
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.gradients.base import Surrogate
 from lvm_jax.training.objective import BATCH, Objective, Terms
 from lvm_jax.training.options import SEGMENT
 from lvm_jax.training.rows import HeldOut, Rows, padded_order
@@ -32,13 +30,11 @@ class Program(NamedTuple):
     """The static arguments of a step; a fit with an equal Program compiles nothing."""
 
     pair: Pair
-    estimate: Surrogate | None  # exactly one of estimate and objective
-    objective: Objective | None
+    estimate: Objective  # an estimator is an objective too, by `as_objective`
     num_samples: int
     optimizer: optax.GradientTransformation
     batch_size: int  # of all processes together
     transform: Transform | None
-    ema: float | None  # the decay of the parameters' moving average
     mesh: Mesh | None
 
 
@@ -57,7 +53,6 @@ class State(NamedTuple):
 
     parameters: Params
     optimizer: Any
-    average: Any  # optax.EmaState of the parameters, or None
     step: Int[Array, ""]  # steps made
 
 
@@ -67,7 +62,7 @@ class Run(NamedTuple):
     state: State
     trace: Terms  # [SEGMENT], minibatch means
     first: Int[Array, ""]  # the step of the trace's first row
-    healthy: Bool[Array, ""]  # the last bound is at least the worst, and all is finite
+    healthy: Bool[Array, ""]  # all is finite
 
 
 @bounded_jit(2)
@@ -82,12 +77,24 @@ def initialize(program: Program, keys: Keys, initial: Params | None) -> State:
         initial = fresh(keys.theta, keys.phi, made_of(program.pair))
     # A Python number or a weakly typed array would change its type in the first step.
     parameters = jax.tree.map(lambda v: jnp.asarray(v, jnp.asarray(v).dtype), initial)
-    average = None if program.ema is None else optax.ema(program.ema).init(parameters)
-    return State(parameters, program.optimizer.init(parameters), average, jnp.int32(0))
+    return State(parameters, program.optimizer.init(parameters), jnp.int32(0))
 
 
 def update(program: Program, key: Key[Array, ""], state: State, batch: Any) -> tuple[State, Terms]:
     """One step of the optimiser on a minibatch [B, ...]; key is the run's `Keys.noise`."""
+    _, updates, optimizer, terms = descend(program, key, state, batch)
+    parameters = optax.apply_updates(state.parameters, updates)
+    return State(parameters, optimizer, state.step + 1), terms
+
+
+def descend(
+    program: Program, key: Key[Array, ""], state: State, batch: Any
+) -> tuple[Params, Params, Any, Terms]:
+    """Gradient of a minibatch's loss, the optimiser's updates and new state, and mean terms.
+
+    `optax.contrib.reduce_on_plateau` and `optax.lbfgs` use the minibatch's loss and its function,
+    which has fixed noise.
+    """
     keys = jax.random.split(jax.random.fold_in(key, state.step), program.batch_size)
 
     def loss(parameters: Params) -> tuple[Scalar, Terms]:
@@ -95,31 +102,11 @@ def update(program: Program, key: Key[Array, ""], state: State, batch: Any) -> t
         return -terms.objective, terms  # the only negation
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.parameters)
-    updates, optimizer = descend(
-        program.optimizer, gradient, state, -terms.objective, lambda new: loss(new)[0]
+    extra = {"value": -terms.objective, "grad": gradient, "value_fn": lambda new: loss(new)[0]}
+    updates, optimizer = optax.with_extra_args_support(program.optimizer).update(
+        gradient, state.optimizer, state.parameters, **extra
     )
-    parameters = optax.apply_updates(state.parameters, updates)
-    average = state.average
-    if program.ema is not None:
-        _, average = optax.ema(program.ema).update(parameters, average)
-    return State(parameters, optimizer, average, state.step + 1), terms
-
-
-def descend(
-    optimizer: optax.GradientTransformation,
-    gradient: Params,
-    state: State,
-    value: Scalar,
-    value_fn: Callable[[Params], Scalar],
-) -> tuple[Params, Any]:
-    """The optimiser's updates and its new state.
-
-    `optax.contrib.reduce_on_plateau` and `optax.lbfgs` use the minibatch's loss and its function,
-    which has fixed noise.
-    """
-    return optax.with_extra_args_support(optimizer).update(
-        gradient, state.optimizer, state.parameters, value=value, grad=gradient, value_fn=value_fn
-    )
+    return gradient, updates, optimizer, terms
 
 
 def batch_terms(
@@ -142,17 +129,11 @@ def point_terms(
         key_transform, key = jax.random.split(key)
         x = program.transform(key_transform, x)
     now = point(program.pair, parameters, x)
-    if program.objective is not None:
-        return program.objective(key, now, program.num_samples, step)
-    if program.estimate is None:
-        raise ValueError("estimate: expected an estimator, or an objective, got neither")
-    joint = now.p.log_joint(x)
-    value = program.estimate(key, joint, now.make_q, now.phi, program.num_samples)
-    return Terms(value, value)
+    return program.estimate(key, now, program.num_samples, step)
 
 
 @bounded_jit(0)
-def advance(program: Program, keys: Keys, state: State, x: Rows, stop: Array, worst: Array) -> Run:
+def advance(program: Program, keys: Keys, state: State, x: Rows, stop: Array) -> Run:
     """Run to step `stop`, or to the first unhealthy one, with all rows on the device."""
     length = x.number // program.batch_size  # an epoch drops the remaining rows
 
@@ -164,7 +145,7 @@ def advance(program: Program, keys: Keys, state: State, x: Rows, stop: Array, wo
             start = (step - number * length) * program.batch_size
             return rows_of(x.values, jax.lax.dynamic_slice(order, (start,), (program.batch_size,)))
 
-        return run_steps(program, keys, run, take, jnp.minimum(stop, (number + 1) * length), worst)
+        return run_steps(program, keys, run, take, jnp.minimum(stop, (number + 1) * length))
 
     return finish(jax.lax.while_loop(unfinished(stop), epoch, begin(state)))
 
@@ -177,7 +158,6 @@ def advance_fed(
     batches: Any,  # leaves [T, B, ...]
     start: Array,
     stop: Array,
-    worst: Array,
 ) -> Run:
     """As `advance`, on batches from the host, the first of which belongs to step `start`."""
 
@@ -186,7 +166,7 @@ def advance_fed(
             lambda leaf: jax.lax.dynamic_index_in_dim(leaf, step - start, keepdims=False), batches
         )
 
-    return finish(run_steps(program, keys, begin(state), take, stop, worst))
+    return finish(run_steps(program, keys, begin(state), take, stop))
 
 
 def begin(state: State) -> Run:
@@ -205,11 +185,10 @@ def run_steps(
     run: Run,
     take: Callable[[Int[Array, ""]], Any],
     stop: Array,
-    worst: Array,
 ) -> Run:
     """Run steps on the batches take(step) until `stop`, or to the first unhealthy block.
 
-    A step is healthy if its bound is finite and at least `worst`. The health is checked at the end
+    A step is healthy if its objective and its bound are finite. The health is checked at the end
     of a block; `diagnose` finds the step. The blocks change no result.
     """
 
@@ -218,7 +197,7 @@ def run_steps(
         state, terms = update(program, keys.noise, run.state, take(step))
         trace = jax.tree.map(lambda rows, v: rows.at[step - run.first].set(v), run.trace, terms)
         finite = jnp.isfinite(terms.objective) & jnp.isfinite(terms.bound)
-        return Run(state, trace, run.first, run.healthy & finite & (terms.bound >= worst))
+        return Run(state, trace, run.first, run.healthy & finite)
 
     for size in blocks():
         fits = lambda run, size=size: run.healthy & (run.state.step + size <= stop)  # noqa: E731
@@ -263,37 +242,3 @@ def validate(
     total = num_rows(x)
     bounds = jax.lax.fori_loop(0, -(-number // size), chunk, jnp.zeros(total))
     return jnp.where(jnp.arange(total) < number, bounds, 0).sum() / number
-
-
-def averaged(program: Program, state: State) -> Params | None:
-    """The moving average of the parameters without its bias to zero, or None if none is kept:
-
-    (1 - d) sum_{i <= t} d^(t - i) parameters_i / (1 - d^t)
-    """
-    return None if program.ema is None else _unbiased(program.ema, state.average)
-
-
-@bounded_jit(0)
-def _unbiased(decay: float, average: optax.EmaState) -> Params:
-    """Compiled: eager JAX would compile the power again for each value of the count."""
-    correction = 1 - decay**average.count
-    return jax.tree.map(lambda v: v / correction.astype(v.dtype), average.ema)
-
-
-def eval_params(state: State) -> Params:
-    """The parameters to evaluate: the averages, for a schedule-free optimiser.
-
-    `optax.contrib.schedule_free` updates the point y at which gradients are taken; its result is
-    the average x of its iterates (Defazio et al., The Road Less Scheduled, 2024).
-    """
-    whole: Any = jax.tree.structure(state.parameters)
-    parts = jax.tree.leaves(state.optimizer, is_leaf=is_schedule_free)
-    for part in filter(is_schedule_free, parts):
-        if jax.tree.structure(part.z) == whole:  # not of a subset of the parameters
-            return schedule_free_eval_params(part, state.parameters)
-    return state.parameters
-
-
-def is_schedule_free(part: Any) -> bool:
-    """Whether this part of an optimiser's state is that of a schedule-free optimiser."""
-    return isinstance(part, ScheduleFreeState)

@@ -33,7 +33,7 @@ class Pixels(NamedTuple):
     levels: int  # number of possible values of a pixel
     high: float
     train: Float[np.ndarray, "N D"]  # grey if every training step draws new bits
-    seen: Float[np.ndarray, "N D"]  # `train` with bits drawn once
+    train_fixed: Float[np.ndarray, "N D"]  # `train` with bits drawn once
     validation: Float[np.ndarray, "M D"]
     test: Float[np.ndarray, "T D"]
     transform: Callable[[Key[Array, ""], Array], Array] | None  # for `training.fit`
@@ -42,7 +42,7 @@ class Pixels(NamedTuple):
         """At most `most` random images of each part."""
         found = Chosen({}, {}, {})
         for number, name in enumerate(PARTS):
-            x = self.seen if name == "train" else getattr(self, name)
+            x = self.train_fixed if name == "train" else getattr(self, name)
             chosen = np.random.default_rng([seed, number]).permutation(len(x))[:most]
             found.rows[name], found.indices[name], found.out_of[name] = x[chosen], chosen, len(x)
         return found
@@ -79,13 +79,13 @@ def load_pixels(
     elif levels is None:
         levels = LEVELS.get(str(name)) or _bytes(images, likelihood)
     high = float(levels - 1) if likelihood in COUNTS else 1.0
-    seen = images.train if transform is None else way.heldout((seed, 0), images.train)
-    parts = (images.train, seen, images.validation, images.test)
-    train, seen, validation, test = (
+    fixed = images.train if transform is None else way.heldout((seed, 0), images.train)
+    parts = (images.train, fixed, images.validation, images.test)
+    train, fixed, validation, test = (
         x if high == 1 else np.round(x * np.float32(high)) for x in parts
     )
     method = "none" if raw.fixed_bits else method
-    return Pixels(images, method, levels, high, train, seen, validation, test, transform)
+    return Pixels(images, method, levels, high, train, fixed, validation, test, transform)
 
 
 def _check_parts(images: data.ImageData) -> None:

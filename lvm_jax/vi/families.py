@@ -27,7 +27,7 @@ def as_family(family: str | Family, dim: int) -> Family:
 def check_family(family: str | Family, dim: int) -> str | Family:
     """The family, if its q has `dim` dimensions."""
     if isinstance(family, str):
-        name = checks.choice(family, "family", tuple(FAMILIES))
+        name = checks.choice(family, "family", (*FAMILIES, "mixture"))
         if name in ("low_rank", "flow") and dim < 2:
             raise ValueError(f"family: expected mean_field for a start of one number, got {name!r}")
         return name

@@ -1,6 +1,7 @@
 """Fit q to a log-density, and measure how good q is."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,18 +11,34 @@ from lvm_jax._core import checks
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Key, Latent, Scalar
 from lvm_jax.vi import quality
-from lvm_jax.vi.constraints import Constrained
+from lvm_jax.vi.batch_and_match import batch_and_match
+from lvm_jax.vi.constraints import Constrained, Named
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
 from lvm_jax.vi.improper import improper_leaf
+from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Found, Method, Reason, Task
+from lvm_jax.vi.modes import modes
+from lvm_jax.vi.pathfinder import pathfinder
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.rows import check_posterior
+from lvm_jax.vi.starts import check_draw
 from lvm_jax.vi.stochastic import adam
 
-METHODS: dict[str, Callable[[], Method]] = {"natural_gradient": natural_gradient, "adam": adam}
-AUTO = {"full_rank": "natural_gradient", "mean_field": "natural_gradient"}  # others: adam
+METHODS: dict[str, Callable[[], Method]] = {
+    "natural_gradient": natural_gradient,
+    "adam": adam,
+    "laplace": laplace,
+    "batch_and_match": batch_and_match,
+    "pathfinder": pathfinder,
+    "modes": modes,
+}
+AUTO = {  # others: adam
+    "full_rank": "natural_gradient",
+    "mean_field": "natural_gradient",
+    "mixture": "modes",
+}
 INSIDE = "training.ascend, then evidence.importance"
 
 
@@ -53,8 +70,9 @@ def fit(
     Args:
         key: a typed PRNG key.
         log_density: a function of one z to one number in nats.
-        start: where the search starts, an array or a pytree of arrays of real numbers. Constrained
-            for a `constrain` by names, unconstrained for a function.
+        start: where the search starts, an array or a pytree of arrays of real numbers, or a
+            function of a key that draws one, such as a draw from the prior. The family mixture
+            takes many starts. Constrained for a `constrain` by names, unconstrained for a function.
         family: a name of `vi.FAMILIES`, or a `guides` Family of D numbers, the size of `start`.
         method: a name of `vi.METHODS`, or what one of its functions returns, such as
             `vi.adam(num_samples=4)`; "auto" is natural_gradient for Gaussians of full or diagonal
@@ -82,8 +100,11 @@ def fit(
     """
     checks.host("vi.fit", INSIDE, key, start)
     key_fit, key_draws, key_chains, key_lines = jax.random.split(checks.key(key), 4)
+    start, draw_start = check_draw(jax.random.fold_in(key_fit, 1), start)
     log_density = check_posterior(log_density, log_prior, data)
     density, constraint = check_density(log_density, start, constrain)
+    if draw_start is not None and isinstance(constraint, Named):
+        draw_start = partial(_unconstrained, constraint, draw_start)
     family = check_family(family, density.dim)
     chosen = _check_method(method, family, density.dim)
     if not checks.number(tolerance, "tolerance") > 0:
@@ -94,9 +115,9 @@ def fit(
     odd = _odd_leaf(density)
     if odd is not None and throw:
         raise FloatingPointError(odd)
-    found = chosen.run(key_fit, Task(density, family, tolerance, budget))
+    found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
     q = density.around(found.flat)
-    elbo, importance = quality.measure(key_draws, q, density.log_density, num_chunks)
+    elbo, importance = quality.measure(key_draws, found.flat, density, num_chunks)
     reason, problem = _end(key_lines, density, found, elbo.value, odd)
     if reason is Reason.DIVERGED and throw:
         raise FloatingPointError(problem)
@@ -106,8 +127,14 @@ def fit(
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
         *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
-        *(found.method, log_density, of_z(density.around(measured.proposal)), problem),
+        *(found.method, log_density, of_z(density.around(measured.proposal)), found.modes),
+        problem,
     )
+
+
+def _unconstrained(constraint: Named, draw: Callable, key: Key[Array, ""]) -> Latent:
+    """A drawn start in unconstrained numbers."""
+    return constraint.inverse(draw(key))
 
 
 def _end(
@@ -139,9 +166,11 @@ def _check_method(method: str | Method, family: str | Family, dim: int) -> Metho
         raise ValueError(
             f"family: expected one of {', '.join(method.families)} for this method, got {family}"
         )
-    if family == "full_rank" and dim > MAX_DIM:
+    if method.families is None and family == "mixture":
+        raise ValueError("method: expected auto, modes or pathfinder for the family mixture")
+    if family in ("full_rank", "mixture") and dim > MAX_DIM:
         raise ValueError(
-            f"family: expected low_rank or mean_field for {dim:,} numbers, got full_rank, whose "
+            f"family: expected low_rank or mean_field for {dim:,} numbers, got {family}, whose "
             f"covariance takes {dim**2 * 4 / 2**30:.1f} GiB, several times"
         )
     return method

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params
-from lvm_jax.vi.density import Density
 
 
 class Reason(Enum):
@@ -44,10 +43,11 @@ class Trace(NamedTuple):
 class Task(NamedTuple):
     """What a method is asked for: q of a family, near a density of u, [D]."""
 
-    density: Density
+    density: Any  # a Density, or one in other coordinates
     family: str | Family
     tolerance: float  # nats of ELBO below the best q of the family
     max_evaluations: int  # gradients of log_density
+    draw_start: Callable[[Key[Array, ""]], Any] | None = None  # a start z from a key
 
 
 class Found(NamedTuple):
@@ -59,6 +59,7 @@ class Found(NamedTuple):
     trace: Trace
     method: str  # what ran, in words
     eta: Params | None = None  # parameters of q in a family that has some
+    modes: Any | None = None  # `Modes` of a mixture
 
 
 class Method(NamedTuple):

@@ -83,7 +83,7 @@ def full_rank_step(
     change = _bounded(rate * second, TRUST)
     growth = jnp.eye(mean.size, dtype=mean.dtype) - change + change @ change / 2
     new = Gaussian(mean + move, factor @ jnp.linalg.cholesky(growth))
-    return Steps(_kept(new, state), value - log_q)
+    return Steps(_kept(new, state, value), value - log_q)
 
 
 @precision.full
@@ -112,7 +112,8 @@ def mean_field_step(
     move = scale * _bounded(move / scale, mean.size**0.5)
     change = _bounded(rate * (away * residual).mean(0), TRUST)
     growth = jnp.sqrt(1 - change + change**2 / 2)
-    return Steps(_kept(Gaussian(mean + move, growth[:, None] * factor), state), value - log_q)
+    new = Gaussian(mean + move, growth[:, None] * factor)
+    return Steps(_kept(new, state, value), value - log_q)
 
 
 @precision.full
@@ -184,9 +185,10 @@ def _bounded(change: Array, limit: float) -> Array:
     return change * jnp.minimum(1, limit / jnp.maximum(jnp.sqrt((change**2).sum()), 1e-30))
 
 
-def _kept(new: Gaussian, old: Gaussian) -> Gaussian:
-    """The new state; for one that is not finite the old one, with half the standard deviations."""
-    proper = jnp.isfinite(new.mean).all() & jnp.isfinite(new.factor).all()
+def _kept(new: Gaussian, old: Gaussian, value: Float[Array, " S"]) -> Gaussian:
+    """The new state; if a number is not finite the old one, with half the standard deviations."""
+    leaves = (new.mean, new.factor, value)
+    proper = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
     narrower = Gaussian(old.mean, 2 * old.factor)
     return jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, narrower)
 

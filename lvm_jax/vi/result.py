@@ -12,6 +12,7 @@ from lvm_jax.typing import Array, Distribution, Key, Scalar
 from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import LogDensity
 from lvm_jax.vi.method import Reason, Trace
+from lvm_jax.vi.modes_table import Modes
 from lvm_jax.vi.saved import write_fit
 
 
@@ -28,7 +29,15 @@ class VariationalFit(NamedTuple):
     method: str  # the method that ran
     log_density: LogDensity
     proposal: Unflattened | Constrained  # of z: q, or better where q's own weights fail
+    modes: Modes | None  # of the family mixture
     problem: str | None  # of a density that is not finite or has an infinite integral
+
+    def __repr__(self) -> str:
+        """The ELBO, log Z with k-hat and verdict, and the reason of the end."""
+        return (
+            f"VariationalFit(elbo={self.elbo!r}, log_evidence={self.log_evidence!r}, "
+            f"reason={self.reason.name}, evaluations={self.evaluations})"
+        )
 
     @property
     def converged(self) -> bool:

@@ -38,6 +38,11 @@ class Posterior:
     data: Any = field(repr=False)  # a pytree of arrays, leaves [N, ...]
 
     @property
+    def unbound(self) -> "Unbound":
+        """The functions without the data."""
+        return Unbound(self.log_likelihood, self.log_prior)
+
+    @property
     def num_rows(self) -> int:
         """N."""
         return int(np.shape(jax.tree.leaves(self.data)[0])[0])
@@ -49,6 +54,18 @@ class Posterior:
     def prior(self, z: Latent) -> Scalar | float:
         """log p(z), 0 without a prior."""
         return 0.0 if self.log_prior is None else self.log_prior(z)
+
+
+@dataclass(frozen=True)
+class Unbound:
+    """A `Posterior` without its data, so that new data do not compile again."""
+
+    log_likelihood: LogLikelihood = field(repr=False)
+    log_prior: Callable[[Latent], Scalar] | None = field(repr=False)
+
+    def bind(self, data: Any) -> Posterior:
+        """The posterior of these data."""
+        return Posterior(self.log_likelihood, self.log_prior, data)
 
 
 class Expansion(NamedTuple):

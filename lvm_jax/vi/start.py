@@ -78,24 +78,26 @@ def best_normal(
     unit = Gaussian(jnp.zeros(dim, density.dtype), jnp.eye(dim, dtype=density.dtype))
     best = Started(unit, float(_elbo(key, unit, density, diagonal)), path.evaluations + NUM_DRAWS)
     for row in rows[::-1]:
-        normal, elbo = _normal_at(key, np.asarray(path.points[row], density.dtype), density, diagonal)
+        normal, elbo = _normal_at(
+            key, np.asarray(path.points[row], density.dtype), density, diagonal
+        )
         spent = best.evaluations + cost
         better = not best.elbo >= elbo and np.isfinite(elbo)
         best = Started(normal, float(elbo), spent) if better else best._replace(evaluations=spent)
     return best
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _value_and_grad(u: Float[Array, " D"], density: Density) -> tuple[Scalar, Array]:
     return jax.value_and_grad(density)(u)
 
 
-@bounded_jit(3)
+@bounded_jit(3, lean=True)
 def _elbo(key: Key[Array, ""], normal: Gaussian, density: Density, diagonal: bool) -> Scalar:
     return elbo_of(key, normal, density, diagonal)
 
 
-@bounded_jit(3)
+@bounded_jit(3, lean=True)
 def _normal_at(
     key: Key[Array, ""], u: Float[Array, " D"], density: Density, diagonal: bool
 ) -> tuple[Gaussian, Scalar]:
@@ -103,9 +105,7 @@ def _normal_at(
     return normal, elbo_of(key, normal, density, diagonal)
 
 
-def elbo_of(
-    key: Key[Array, ""], normal: Gaussian, log_density: Callable, diagonal: bool
-) -> Scalar:
+def elbo_of(key: Key[Array, ""], normal: Gaussian, log_density: Callable, diagonal: bool) -> Scalar:
     """The ELBO from `NUM_DRAWS` draws in pairs; -inf if it is not finite."""
     mean, factor = normal
     half = jax.random.normal(key, (NUM_DRAWS // 2, mean.size), mean.dtype)

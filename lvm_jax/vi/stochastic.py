@@ -26,6 +26,7 @@ from lvm_jax.vi.stopping import Iteration, iterate
 
 FIRST_RATE = 0.01  # of Adam
 COST_OF_ROWS = 3  # evaluations of a row for one draw: its likelihood and its expansion
+LARGEST_NORM = 10.0  # of a gradient, for Adam
 NUM_COMPARED = 256  # draws for the distance of two q
 
 
@@ -63,16 +64,15 @@ def adam(
         batch_size: rows of `data` in each step, with the control variate of `vi.rows` at the mean
             of the start; None takes all rows.
         optimizer: an Optax optimiser whose updates are multiplied by the rate of `vi.stopping`;
-            None is Adam with a learning rate of 1.
+            None is Adam with a learning rate of 1 on gradients clipped to a global norm of 10.
         first_rate: the rate of the first steps.
     """
     surrogate = find_estimate(estimate)
-    if surrogate is None:
-        raise TypeError("estimate: expected an estimator or its name, got None")
     num_samples = checks.integer(num_samples, "num_samples", 1)
     if batch_size is not None:
         checks.integer(batch_size, "batch_size", 1)
-    optimizer = optax.adam(1.0) if optimizer is None else optimizer
+    if optimizer is None:
+        optimizer = optax.chain(optax.clip_by_global_norm(LARGEST_NORM), optax.adam(1.0))
 
     def run(key: Key[Array, ""], task: Task) -> Found:
         key_start, key_init, key_steps = jax.random.split(key, 3)

@@ -1,16 +1,18 @@
 """Fixed-rate epochs with averaged iterates, and the rule that ends a fit.
 
 At one rate of the steps the iterates reach a stationary distribution around the best q. The rate
-is halved when they are stationary, and the fit ends when a smaller rate would gain less than the
-tolerance. The ELBO takes no part in the rule.
+is halved when they are stationary, and the fit ends when the error of their average is small.
 
     block      the average of the parameters over 1 / rate steps, about the iterates' memory
-    window     the last blocks; stationary if its halves differ by no more than their noise
-    noise      nats that the window's average loses to Monte-Carlo error, from the blocks' spread
-    gain       nats between the averages of two rates, without their noise; the bias is about
-               proportional to the rate, in nats to its square, so this is also what is left
+    window     the last blocks, in four groups; stationary if the first two groups and the last two
+               differ by no more than their noise
+    noise      nats that the window's average loses to Monte-Carlo error, from the groups' spread
+    bias       nats that it loses to the rate: the distance of the averages of two rates, and at
+               most half of it for each half of the rate (a quarter if proportional to the rate)
 
-A fit has converged when noise + gain <= tolerance.
+A fit has converged when noise + bias <= tolerance. Averages of two rates that differ by more than
+this bias drift, and the rate rises again. The ELBO never ends a fit; a block whose ELBO falls far
+below the best is undone, at half the rate.
 
 Source: Welandawe et al. (2024), RABVI; Dhaka et al. (2020) for averages of iterates and R-hat.
 """
@@ -27,12 +29,14 @@ from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params, Scalar
 from lvm_jax.vi.density import Density
 from lvm_jax.vi.method import Found, Reason, Task, Trace
 
-MIN_BLOCKS, MAX_BLOCKS = 4, 16  # of a window; more are joined in pairs
+GROUPS = 4  # of the blocks of a window
+MAX_BLOCKS = 16  # of a window; more are joined in pairs
+LAST_BLOCKS = 8  # the fewest of a window that ends the fit
 CORRELATED = 2.0  # the variance of averages of a block, in units of independent ones
 DRIFT = 3.0  # the largest distance of two halves of a window, in units of its expectation
-MAX_HALVINGS = 12
+SHRINKS = 0.5  # the largest ratio of the biases of a rate and its double
+SMALLEST_RATE = 2.0**-14  # in units of the first rate
 FALL = 5.0  # standard errors of a block's ELBO below the best that count as divergence
-REFRESHED = tuple(range(100))  # blocks of a rate before which an iteration refreshes its state
 
 
 class Iteration(NamedTuple):
@@ -54,15 +58,21 @@ class Block(NamedTuple):
     average: Params
     elbo: Scalar
     standard_error: Scalar
-    num_odd: Int[Array, ""]  # log-weights that are not finite
 
 
 class Window(NamedTuple):
-    """The average of the last blocks at one rate, and its error."""
+    """The average of the last blocks at one rate, and its error in nats."""
 
     average: Params
-    noise: float  # nats
+    noise: float
     stationary: bool
+    bias: float = np.inf
+    drifts: bool = False
+
+    @property
+    def error(self) -> float:
+        """Noise and bias."""
+        return self.noise + self.bias
 
 
 def iterate(
@@ -71,23 +81,27 @@ def iterate(
     """Run epochs from `state` until the rule above or the budget ends them."""
     course = _Course(key, iteration, state, task, spent)
     rate, before = first_rate, None
-    for _ in range(MAX_HALVINGS):
-        while True:
-            window = course.extend(rate)
-            if window is None:
-                return course.found(Reason.BUDGET, before)
-            if course.fell:
-                window = None
-                break
-            gain = np.inf if before is None else course.gain(before, window)
-            course.note(window.noise + gain)
-            if window.stationary and window.noise + gain <= task.tolerance:
-                return course.found(Reason.CONVERGED, window)
-            if window.stationary and (gain > task.tolerance / 2):
-                break
-        rate, before = rate / 2, window
-        course.blocks = []
-    return course.found(Reason.NO_PROGRESS, before)
+    while rate > SMALLEST_RATE * first_rate:
+        window = course.epoch(rate, before)
+        if window is None and not course.fell:
+            return course.found(Reason.BUDGET, before)
+        if window is None:
+            rate, before = rate / 2, None
+            continue
+        if window.error <= task.tolerance:
+            return course.found(Reason.CONVERGED, window)
+        rate = min(2 * rate, first_rate) if window.drifts else rate / 2
+        before = window
+    finite = np.isfinite(course.best.elbo)
+    return course.found(Reason.NO_PROGRESS if finite else Reason.DIVERGED, before)
+
+
+class _Best(NamedTuple):
+    """The highest ELBO of a block, its error, and the state before the block."""
+
+    elbo: float
+    standard_error: float
+    state: Any
 
 
 class _Course:
@@ -101,90 +115,97 @@ class _Course:
         self.blocks: list[Params] = []
         self.length = 1  # of a block, in units of 1 / rate steps
         self.rows: list[tuple[float, ...]] = []
-        self.best = -np.inf, state  # the highest ELBO of a block, and the state before it
+        self.best = _Best(-np.inf, 0.0, state)
         self.fell = False
 
-    def extend(self, rate: float) -> Window | None:
-        """One more block, and the window that it ends; None if the budget does not suffice."""
-        if not self.blocks:
-            self.length = 1
+    def epoch(self, rate: float, before: Window | None) -> Window | None:
+        """Blocks at one rate until a window is stationary, and precise where its bias is small.
+
+        None if the budget does not suffice, or if the ELBO fell.
+        """
+        self.blocks, self.length = [], 1
+        while self.extend(rate) and not self.fell:
+            if len(self.blocks) % GROUPS:
+                continue
+            window = self.compare(before, self.window())
+            self.rows[-1] = (*self.rows[-1][:4], window.error)
+            tolerance = self.task.tolerance
+            done = window.error <= tolerance and len(self.blocks) >= LAST_BLOCKS
+            if window.stationary and (done or window.bias > tolerance / 2):
+                return window
+        return None
+
+    def extend(self, rate: float) -> bool:
+        """One more block; False if the budget does not suffice."""
         num_steps = self.length * int(np.ceil(1 / rate))
-        cost = num_steps * self.iteration.num_samples
+        refreshes = self.iteration.refresh is not None
+        cost = num_steps * self.iteration.num_samples + refreshes * self.iteration.refresh_cost
         if self.spent + cost > self.task.max_evaluations:
-            return None
-        if self.iteration.refresh is not None and len(self.blocks) in REFRESHED:
-            self.spent += self.iteration.refresh_cost
+            return False
+        density, before = self.task.density, self.state
+        if refreshes:
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), self.num_steps)
-            self.state = _refresh(self.task.density, key, self.state, self.iteration)
-        place = np.int32(self.num_steps), np.int32(num_steps)
-        block = _run(
-            self.task.density, self.key, self.state, np.float32(rate), *place, self.iteration
-        )
-        self.spent += cost
-        self.num_steps += num_steps
+            before = _refresh(density, key, before, self.iteration)
+        steps = np.int32(self.num_steps), np.int32(num_steps)
+        block = _run(density, self.key, before, np.float32(rate), *steps, self.iteration)
+        self.spent, self.num_steps = self.spent + cost, self.num_steps + num_steps
         self.blocks.append(block.average)
-        elbo, error = float(block.elbo), float(block.standard_error)
-        self.rows.append((self.spent, elbo, error, rate, np.nan))
-        lowest = self.best[0] - max(FALL * error, self.task.density.dim / 2)
-        self.fell = not elbo >= lowest
-        if elbo > self.best[0]:
-            self.best = elbo, self.state
-        self.state = self.best[1] if self.fell else block.state
         if len(self.blocks) > MAX_BLOCKS:
             pairs = zip(self.blocks[1::2], self.blocks[2::2], strict=True)
             self.blocks, self.length = [_mean(pair) for pair in pairs], 2 * self.length
-        return self.window()
+        self.accept(block, before)
+        self.rows.append((self.spent, float(block.elbo), float(block.standard_error), rate, np.nan))
+        return True
+
+    def accept(self, block: Block, before: Any) -> None:
+        """Go on from the block's end, or from before the best block if the ELBO fell."""
+        elbo, error = float(block.elbo), float(block.standard_error)
+        limit = max(FALL * np.hypot(error, self.best.standard_error), self.task.density.dim / 2)
+        self.fell = not elbo >= self.best.elbo - limit
+        if elbo > self.best.elbo:
+            self.best = _Best(elbo, error, before)
+        self.state = self.best.state if self.fell else block.state
 
     def window(self) -> Window:
-        """The longest window of the current blocks that is stationary, or the last half."""
-        count = len(self.blocks)
-        sizes = sorted({count, 3 * count // 4, count // 2}, reverse=True)
-        for size in sizes:
-            window = self._assess(self.blocks[-size:])
-            if window.stationary:
-                return window
-        return self._assess(self.blocks[-max(count // 2, 1) :])
+        """All blocks of the rate if they are stationary, otherwise the last half of them."""
+        whole = self.assess(self.blocks)
+        half = len(self.blocks) // 2
+        return whole if whole.stationary or half < GROUPS else self.assess(self.blocks[half:])
 
-    def _assess(self, blocks: list[Params]) -> Window:
+    def assess(self, blocks: list[Params]) -> Window:
         """The average of some blocks, its noise, and whether their halves agree."""
-        average, size = _mean(blocks), len(blocks)
-        if size < MIN_BLOCKS // 2:
-            return Window(average, np.inf, False)
-        correlated = CORRELATED if self.length == 1 else 1.0
-        spread = np.mean([self.distance(block, average) for block in blocks])
-        noise = correlated * float(spread) / (size - 1)
-        half = size // 2
-        drift = self.distance(_mean(blocks[:half]), _mean(blocks[-half:]))
-        expected = 4 * noise * size / (2 * half)
-        stationary = size >= MIN_BLOCKS and drift <= DRIFT * max(expected, self.floor)
-        return Window(average, noise, stationary)
+        size = len(blocks) // GROUPS
+        groups = [_mean(blocks[place * size :][:size]) for place in range(GROUPS)]
+        average = _mean(groups)
+        correlated = CORRELATED if self.length * size == 1 else 1.0
+        spread = sum(self.distance(group, average) for group in groups) / GROUPS
+        noise = correlated * spread / (GROUPS - 1)
+        drift = self.distance(_mean(groups[:2]), _mean(groups[2:]))
+        least = self.task.tolerance / 10  # a drift that does not matter
+        return Window(average, noise, drift <= DRIFT * max(4 * noise, least))
 
-    @property
-    def floor(self) -> float:
-        """A distance that does not matter, in nats."""
-        return self.task.tolerance / 10
+    def compare(self, before: Window | None, now: Window) -> Window:
+        """The window with its bias, and whether it drifts, from the window of the rate before."""
+        if before is None:
+            return now
+        apart = self.distance(before.average, now.average)
+        gain = max(apart - before.noise - now.noise, 0.0)
+        if gain > SHRINKS * before.bias:
+            return now._replace(bias=apart, drifts=True)
+        return now._replace(bias=min(apart, SHRINKS * before.bias))
 
     def distance(self, first: Params, second: Params) -> float:
         """The iteration's distance of two averages; inf if it is not finite."""
         found = float(_distance(first, second, self.iteration))
         return abs(found) if np.isfinite(found) else np.inf
 
-    def gain(self, before: Window, now: Window) -> float:
-        """The nats between the averages of two rates, without the expectation of their noise."""
-        apart = self.distance(before.average, now.average)
-        return max(apart - before.noise - now.noise, 0.0)
-
-    def note(self, error: float) -> None:
-        """Write the estimated error into the last row of the trace."""
-        self.rows[-1] = (*self.rows[-1][:4], error)
-
     def found(self, reason: Reason, before: Window | None) -> Found:
         """The result: the better of the current window and the average of the rate before."""
         best = before
-        if reason is not Reason.CONVERGED and self.blocks:
-            now = self.window()
-            if before is None or now.noise < before.noise or not np.isfinite(before.noise):
-                best = now
+        if reason is not Reason.CONVERGED and len(self.blocks) >= GROUPS:
+            used = len(self.blocks) // GROUPS * GROUPS
+            now = self.assess(self.blocks[-used:])
+            best = now if before is None or now.noise < before.noise else before
         average = self.iteration.average_of(self.state) if best is None else best.average
         flat = self.iteration.build(average)
         return Found(flat, reason, self.spent, Trace.of_rows(self.rows), "", average)
@@ -195,14 +216,15 @@ def _mean(trees: Any) -> Params:
     return jax.tree.map(lambda *leaves: np.mean([np.asarray(one) for one in leaves], 0), *trees)
 
 
-@bounded_jit(2)
+@bounded_jit(2, lean=True)
 def _distance(first: Params, second: Params, iteration: Iteration) -> Scalar:
     return iteration.distance(first, second)
 
 
-@bounded_jit(3)
+@bounded_jit(3, lean=True)
 def _refresh(density: Density, key: Key[Array, ""], state: Any, iteration: Iteration) -> Any:
-    return iteration.refresh(density, key, state)
+    refresh = iteration.refresh or (lambda density, key, state: state)
+    return refresh(density, key, state)
 
 
 @bounded_jit(6)
@@ -217,26 +239,28 @@ def _run(
 ) -> Block:
     """`num_steps` steps at one rate; the block's average and ELBO."""
 
+    def step(index: Int[Array, ""], state: Any) -> Any:
+        return iteration.step(density, jax.random.fold_in(key, first_step + index), state, rate)
+
     def body(index: Int[Array, ""], carry: tuple) -> tuple:
         state, total, sums = carry
-        done = iteration.step(density, jax.random.fold_in(key, first_step + index), state, rate)
-        parts = iteration.average_of(done.state)
-        total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, parts)
+        done = step(index, state)
+        average = iteration.average_of(done.state)
+        total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, average)
         return done.state, total, sums + _sums(done.log_weights)
 
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), iteration.average_of(state))
+    zero = jax.tree.map(jnp.zeros_like, iteration.average_of(state))
     rate = rate.astype(jnp.result_type(*jax.tree.leaves(zero)))
-    first = _sums(iteration.step(density, key, state, rate).log_weights) * 0
-    state, total, sums = jax.lax.fori_loop(0, num_steps, body, (state, zero, jnp.nan_to_num(first)))
-    count, number, mean_square = sums[0], sums[1], sums[2]
-    elbo = number / count
-    error = jnp.sqrt(jnp.maximum(mean_square / count - elbo**2, 0) / count)
-    average = jax.tree.map(lambda leaf: leaf / num_steps, total)
-    return Block(state, average, elbo, error, sums[3].astype(jnp.int32))
-
-
-def _sums(log_w: Float[Array, " S"]) -> Float[Array, " 4"]:
-    """Number, sum, sum of squares, and number of log-weights that are not finite."""
-    return jnp.stack(
-        [jnp.ones_like(log_w).sum(), log_w.sum(), (log_w**2).sum(), (~jnp.isfinite(log_w)).sum()]
+    log_w = jax.eval_shape(step, first_step, state).log_weights
+    none = jnp.zeros(3, log_w.dtype)
+    state, total, (count, number, square) = jax.lax.fori_loop(
+        0, num_steps, body, (state, zero, none)
     )
+    elbo = number / count
+    error = jnp.sqrt(jnp.maximum(square / count - elbo**2, 0) / count)
+    return Block(state, jax.tree.map(lambda leaf: leaf / num_steps, total), elbo, error)
+
+
+def _sums(log_w: Float[Array, " S"]) -> Float[Array, " 3"]:
+    """Number, sum, and sum of squares of log-weights."""
+    return jnp.stack([jnp.ones_like(log_w).sum(), log_w.sum(), (log_w**2).sum()])

@@ -95,12 +95,12 @@ def integer(value: object, name: str, minimum: int) -> int:
     return int(value)
 
 
-def number(value: object, name: str, minimum: float = 0.0) -> float:
-    """Return `value` as a finite float of at least `minimum`."""
+def number(value: object, name: str) -> float:
+    """Return `value` as a finite float of at least 0."""
     if isinstance(value, bool) or not isinstance(value, Real | np.number):
-        raise TypeError(f"{name}: expected a number >= {minimum:g}, got {value!r}")
-    if not (np.isfinite(float(value)) and float(value) >= minimum):
-        raise ValueError(f"{name}: expected a finite number >= {minimum:g}, got {value}")
+        raise TypeError(f"{name}: expected a number >= 0, got {value!r}")
+    if not (np.isfinite(float(value)) and float(value) >= 0):
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
     return float(value)
 
 

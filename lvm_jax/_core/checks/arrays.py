@@ -151,12 +151,12 @@ def shape(array: ArrayLike, expected: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
 
 
-def one_point(log_w: Any, name: str = "log_w") -> None:
+def one_point(log_w: Any) -> None:
     """Raise ValueError unless log-weights have the shape [S], S >= 1; works under jit."""
     shape = np.shape(log_w)
     if len(shape) != 1 or shape[0] < 1:
         raise ValueError(
-            f"{name}: expected the log-weights of one data point, shape [S] with S >= 1, got "
+            f"log_w: expected the log-weights of one data point, shape [S] with S >= 1, got "
             f"{shape}; map over data points with jax.vmap"
         )
 

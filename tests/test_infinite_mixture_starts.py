@@ -7,17 +7,16 @@ import optax
 import pytest
 from training_cases import ESTIMATE, GUIDE, KEY, MODEL, data
 
+from experiments.infinite_mixture.starts import Steps, fit_starts
 from lvm_jax import models, training
 from lvm_jax.problems import linear_vae
 
-SETTINGS = {
-    "estimate": ESTIMATE, "num_samples": 2, "optimizer": optax.adam(0.05), "batch_size": 8,
-    "num_steps": 6, "num_starts": 3, "num_records": 3,
-}  # fmt: skip
+STEPS = Steps(ESTIMATE, 2, optax.adam(0.05), batch_size=8, num_starts=3, num_records=3, length=2)
 
 
-def run(**options):
-    return training.fit_starts(KEY, MODEL, GUIDE, data(), **SETTINGS | options)
+def run(watch=lambda key, p, q: (), on_record=lambda step, watched: None, **options):
+    pair = training.Separate(MODEL, GUIDE)
+    return fit_starts(KEY, pair, data(), STEPS._replace(**options), watch, on_record)
 
 
 def by_hand(start):
@@ -25,7 +24,7 @@ def by_hand(start):
     key_theta, key_phi, key_steps, _ = jax.random.split(KEY, 4)
     theta = MODEL.init(jax.random.split(key_theta, 3)[start])
     parameters = (theta, GUIDE.init(jax.random.split(key_phi, 3)[start]))
-    optimizer, x, bounds = SETTINGS["optimizer"], jnp.asarray(data()), []
+    optimizer, x, bounds = STEPS.optimizer, jnp.asarray(data()), []
     state = optimizer.init(parameters)
 
     @jax.jit
@@ -71,7 +70,7 @@ def test_steps_are_those_of_a_loop_and_the_best_start_is_kept():
 
 def test_a_long_run_reaches_the_maximum_of_ppca():
     rate = optax.cosine_decay_schedule(0.05, 1_500)
-    found = run(num_steps=1_500, num_records=1, batch_size=43, optimizer=optax.adam(rate))
+    found = run(length=1_500, num_records=1, batch_size=43, optimizer=optax.adam(rate))
     best = models.ppca(data(), 2)
     log_p = jax.vmap(MODEL.log_evidence, (None, 0))
     want, got = (float(log_p(theta, data()).mean()) for theta in (best, found.p.theta))
@@ -82,37 +81,6 @@ def test_a_long_run_reaches_the_maximum_of_ppca():
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_steps": 7}, "num_steps: expected a multiple of 3, got 7"),
-        ({"num_starts": 0}, "num_starts: expected"),
-        ({"batch_size": 0}, "batch_size: expected"),
-    ],
-)
-def test_bad_counts_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        run(**options)
-
-
 def test_a_divergence_of_every_start_is_an_error():
     with pytest.raises(FloatingPointError, match="the bound of every start is NaN by step"):
         run(optimizer=optax.sgd(1e30))
-
-
-def test_an_ascent_of_a_quadratic_is_its_recurrence_and_counts_steps():
-    """Of -(p - t)^2 / 2 plain gradient steps leave p_n - t = (1 - rate)^n (p_0 - t)."""
-    target, start = {"a": 2.0, "b": jnp.array([1.0, -1.0])}, {"a": 0.0, "b": jnp.zeros(2)}
-
-    def objective(step, p):
-        apart = jax.tree.map(jnp.subtract, p, target)
-        return -0.5 * sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(apart))
-
-    found = training.ascend(objective, start, optax.sgd(0.1), 12)
-    for name, want in target.items():
-        np.testing.assert_allclose(found[name], np.asarray(want) * (1 - 0.9**12), rtol=1e-5)
-    summed = training.ascend(lambda step, p: step * p, jnp.float32(0), optax.sgd(1.0), 5)
-    assert float(summed) == 0 + 1 + 2 + 3 + 4
-    assert training.ascend(objective, start, optax.sgd(0.1), 0)["a"] == 0
-    with pytest.raises(ValueError, match="num_steps: expected"):
-        training.ascend(objective, start, optax.sgd(0.1), -1)

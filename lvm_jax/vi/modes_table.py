@@ -1,0 +1,27 @@
+"""The table of the modes of a density."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lvm_jax.estimate import Estimate
+from lvm_jax.typing import Array, Float, Int, Latent
+
+
+class Modes(NamedTuple):
+    """K modes of a density, in the order of their masses, and the paths that reached them."""
+
+    location: Latent  # the mean of q at each, a pytree like the start, leaves [K, ...]
+    log_mass: Float[Array, " K"]  # log Z_k: the integral of exp(log_density) in the mode, nats
+    mass: Estimate  # Z_k / sum of Z, [K], with standard errors
+    num_paths: Int[np.ndarray, " K"]  # paths that ended in the mode
+    total_paths: int  # paths, with those that ended in no mode
+
+    @property
+    def unseen(self) -> float:
+        """Good and Turing's estimate of the chance that one more path ends in a new mode."""
+        return float((self.num_paths == 1).sum() / self.total_paths)
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self.num_paths)

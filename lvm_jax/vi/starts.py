@@ -1,0 +1,36 @@
+"""Several starts of a fit: draws around one start, or of a function of a key."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from lvm_jax.typing import Array, Float, Key, Latent
+from lvm_jax.vi.method import Task
+
+
+def check_draw(key: Key[Array, ""], start: Any) -> tuple[Latent, Callable | None]:
+    """A start, and the function that draws others: None for a `start` that is a pytree."""
+    if not callable(start):
+        return start, None
+    try:
+        return jax.jit(start)(key), start
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            "start: expected a pytree of numbers or a function of one key to a pytree, traceable "
+            f"by JAX, but it fails ({type(error).__name__}: {error})"
+        ) from error
+
+
+def draw_starts(key: Key[Array, ""], task: Task, number: int, scale: float) -> Float[Array, "P D"]:
+    """`number` starts u: of the task's own draws, or uniform on (-scale, scale)^D."""
+    density = task.density
+    if task.draw_start is None:
+        shape = (number, density.dim)
+        return jax.random.uniform(key, shape, density.dtype, minval=-scale, maxval=scale)
+    origin = ravel_pytree(density.start)[0]
+    keys = jax.random.split(key, number)
+    drawn = jax.vmap(lambda key: ravel_pytree(task.draw_start(key))[0])(keys)
+    return jnp.asarray(drawn, density.dtype) - origin[None]
