@@ -20,7 +20,7 @@ def test_the_evidence_of_a_funnel_from_a_poor_normal():
     target = problems.funnel(4)
     density, _ = check_density(target.log_density, jnp.zeros(4))
     q = normal(jnp.array([0.5, 0.0, 0.0, 0.0]), jnp.array([1.0, 1.2, 1.2, 1.2]))
-    importance = quality.measure(KEY, density.around(q), density.log_density, 10)[1]
+    importance = quality.measure(KEY, q, density, 10)[1]
     found = quality.refine(KEY, q, density, importance)
     assert not importance.reliable
     assert found.evidence.reliable

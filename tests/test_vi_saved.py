@@ -1,6 +1,7 @@
 """Fits on disk: the same draws and densities without the model, and damaged folders."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from lvm_jax import vi
+from lvm_jax.distributions.mixtures import NormalMixture
 from lvm_jax.training.checkpoint import CheckpointError
 
 KEY = jax.random.key(3)
@@ -47,6 +49,17 @@ def test_a_loaded_q_draws_and_evaluates_as_the_fitted_one(name, tmp_path):
     np.testing.assert_array_equal(log_again, log_q)
     assert loaded.reason is found.reason
     assert loaded.numbers["elbo"] == float(found.elbo.value)
+
+
+def test_a_mixture_is_saved(full_rank, tmp_path):
+    mixture = NormalMixture(
+        jnp.log(jnp.array([[0.3], [0.7]])), jnp.arange(8.0).reshape(2, 4),
+        jnp.broadcast_to(jnp.eye(4), (2, 4, 4)), jnp.ones(1),
+    )  # fmt: skip
+    q = replace(full_rank.q, base=replace(full_rank.q.base, flat=mixture))
+    full_rank._replace(q=q).save(tmp_path)
+    again = vi.load(tmp_path).q.sample(seed=KEY)
+    jax.tree.map(np.testing.assert_array_equal, again, q.sample(seed=KEY))
 
 
 def test_a_function_is_given_again(tmp_path):

@@ -87,22 +87,22 @@ def _calibrate(
         draws = weights.draw(key_q, q(x), num_draws)
         leaves, structure = jax.tree.flatten(truth)
         keys = jax.tree.unflatten(structure, list(jax.random.split(key_ties, len(leaves))))
-        return jax.tree.map(_rank, keys, truth, draws)
+        return jax.tree.map(rank, keys, truth, draws)
 
     ranks = map_points(one, jnp.arange(num_simulations), together)
     leaves, structure = jax.tree.flatten(ranks)
-    each = zip(*(_summarize(leaf, num_draws, num_bins) for leaf in leaves), strict=True)
+    each = zip(*(summarize(leaf, num_draws, num_bins) for leaf in leaves), strict=True)
     return Calibration(ranks, *(jax.tree.unflatten(structure, part) for part in each))
 
 
-def _rank(key: Key[Array, ""], truth: Array, draws: Array) -> Int[Array, "..."]:
+def rank(key: Key[Array, ""], truth: Array, draws: Array) -> Int[Array, "..."]:
     """The number of draws below the truth, with ties in random order."""
     below = (draws < truth[None]).sum(0)
     equal = (draws == truth[None]).sum(0)
     return below + jax.random.randint(key, truth.shape, 0, equal + 1)
 
 
-def _summarize(
+def summarize(
     ranks: Int[Array, "M ..."], num_draws: int, num_bins: int
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Counts, chi-square, p-value, mean and spread of one leaf."""

@@ -30,6 +30,7 @@ from lvm_jax.vi.reference import (
 )
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.saved import Loaded, load
+from lvm_jax.vi.simulation import simulation_check
 from lvm_jax.vi.stochastic import adam
 
 __all__ = [
@@ -62,5 +63,6 @@ __all__ = [
     "nuts_start",
     "pathfinder",
     "posteriordb",
+    "simulation_check",
     "to_arviz",
 ]

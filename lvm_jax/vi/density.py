@@ -13,13 +13,16 @@ from jax.flatten_util import ravel_pytree
 from lvm_jax._core import checks
 from lvm_jax._core.recognition import bindable
 from lvm_jax.distributions import Unflattened
-from lvm_jax.typing import Array, Distribution, Float, Latent, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.vi.constraints import Constraint, Unconstrained, check_constraint
+from lvm_jax.vi.rows import Expansion, Posterior, Unbound, minibatch
 
 LogDensity = Callable[[Latent], Scalar]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["start"], meta_fields=["log_density"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["start", "data"], meta_fields=["log_density"]
+)
 @dataclass(frozen=True, eq=False)
 class Density:
     """log_density of a z like `start`, and the same function of u = flattened z - start, [D].
@@ -27,8 +30,9 @@ class Density:
     A pytree with the leaves of start; log_density is static.
     """
 
-    log_density: LogDensity = field(repr=False)
+    log_density: Any = field(repr=False)  # a function of z, or unbound
     start: Latent  # float arrays
+    data: Any = None  # of a log_density that is `rows.Unbound`, or is of one
 
     @property
     def dim(self) -> int:
@@ -42,7 +46,15 @@ class Density:
 
     def __call__(self, u: Float[Array, " D"]) -> Scalar:
         """log_density(start + u), in nats."""
-        return self.log_density(self.unflatten(u))
+        return self.bound(self.posterior)(self.unflatten(u))
+
+    def bound(self, posterior: Any) -> LogDensity:
+        """The log-density of z, with `posterior` in place of an unbound one."""
+        if posterior is None:
+            return self.log_density
+        if isinstance(self.log_density, Unconstrained):
+            return Unconstrained(posterior, self.log_density.constraint)
+        return posterior
 
     def unflatten(self, u: Float[Array, " D"]) -> Latent:
         """The z at start + u."""
@@ -52,6 +64,28 @@ class Density:
     def around(self, flat: Distribution) -> Unflattened:
         """The distribution of z = start + u, u ~ `flat`."""
         return Unflattened.around(flat, self.start)
+
+    @property
+    def posterior(self) -> Any:
+        """The `Posterior` of a density of rows of data, in constrained z; None of another."""
+        inner = self.log_density
+        inner = inner.log_density if isinstance(inner, Unconstrained) else inner
+        return inner.bind(self.data) if isinstance(inner, Unbound) else None
+
+    def constrained(self, u: Float[Array, " D"]) -> Latent:
+        """The z that log_density takes from the user, at u."""
+        z = self.unflatten(u)
+        inner = self.log_density
+        return inner.constraint.forward(z)[0] if isinstance(inner, Unconstrained) else z
+
+    def minibatch(
+        self, key: Key[Array, ""], batch_size: int, expansion: Expansion
+    ) -> Callable[[Float[Array, " D"]], Scalar]:
+        """An unbiased estimate of this density of u, by `rows.minibatch` of random rows."""
+        posterior = self.posterior
+        index = jax.random.choice(key, posterior.num_rows, (batch_size,), replace=False)
+        estimate = self.bound(minibatch(index, posterior, expansion))
+        return lambda u: estimate(self.unflatten(u))
 
     def leaf(self, index: int) -> str:
         """The name of the leaf that holds number `index` of u, such as "start['mu']"."""
@@ -71,11 +105,14 @@ def check_density(
     log_density that does not map it to a number.
     """
     constraint, u = check_constraint(constrain, _check_start(start))
-    if constraint is None:
-        _check_log_density(log_density, u)
-        return Density(bindable(log_density), u), None
-    _check_log_density(log_density, jax.eval_shape(constraint.forward, u)[0])
-    return Density(bindable(Unconstrained(log_density, constraint)), u), constraint
+    z = u if constraint is None else jax.eval_shape(constraint.forward, u)[0]
+    _check_log_density(log_density, z)
+    data = None
+    if isinstance(log_density, Posterior):
+        log_density, data = log_density.unbound, jax.tree.map(jnp.asarray, log_density.data)
+    if constraint is not None:
+        log_density = Unconstrained(log_density, constraint)
+    return Density(bindable(log_density), u, data), constraint
 
 
 def _check_start(start: Latent) -> Latent:

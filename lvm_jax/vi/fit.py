@@ -1,6 +1,7 @@
 """Fit q to a log-density, and measure how good q is."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,18 +9,20 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax.guides import Family
-from lvm_jax.typing import Array, Key, Latent
+from lvm_jax.typing import Array, Key, Latent, Scalar
 from lvm_jax.vi import quality
 from lvm_jax.vi.batch_and_match import batch_and_match
-from lvm_jax.vi.constraints import Constrained
+from lvm_jax.vi.constraints import Constrained, Named
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
+from lvm_jax.vi.improper import improper_leaf
 from lvm_jax.vi.laplace import laplace
-from lvm_jax.vi.method import Method, Reason, Task
+from lvm_jax.vi.method import Found, Method, Reason, Task
 from lvm_jax.vi.modes import modes
 from lvm_jax.vi.pathfinder import pathfinder
 from lvm_jax.vi.result import VariationalFit
+from lvm_jax.vi.rows import check_posterior
 from lvm_jax.vi.starts import check_draw
 from lvm_jax.vi.stochastic import adam
 
@@ -49,6 +52,8 @@ def fit(
     tolerance: float = 0.01,
     max_evaluations: int = 100_000,
     constrain: Any = None,
+    log_prior: Callable[[Latent], Scalar] | None = None,
+    data: Any = None,
     num_draws: int = 10_000,
     throw: bool = True,
 ) -> VariationalFit:
@@ -78,20 +83,28 @@ def fit(
             leaves being real; or a function of an unconstrained u, like `start`, to
             (z, log |det dz/du|). log_density takes the constrained z, without Jacobian. The fit is
             one of u; `q` and `resample` return z.
+        log_prior: with `data`, the log-density of z before them; None is 0.
+        data: a pytree of arrays [N, ...]. log_density(z, rows) is then the log-likelihood of some
+            rows, a sum over them. `vi.adam(batch_size=...)` takes minibatches of them, other
+            methods all rows. One evaluation is one of all rows.
         num_draws: draws for the ELBO and log Z, rounded up to a multiple of 1,000.
-        throw: raise if the density is not finite; False returns the outcome in `reason`.
+        throw: raise if the density is not finite, or its integral is infinite; False returns the
+            outcome in `reason` and `problem`, with estimates of NaN.
 
     Raises ValueError or TypeError naming the argument for a log_density that does not map `start`
     to one number, a start with integers or numbers that are not finite, an unknown family or one of
     another dimension, and under jit, grad or vmap; FloatingPointError if the density is not finite
-    at the start or for draws of q, with the leaf.
+    at the start or for draws of q, or falls no faster than 1 / distance, with the leaf.
 
     Source: Kucukelbir et al. (2017), ADVI; Welandawe et al. (2024); Yao et al. (2018) for k-hat.
     """
     checks.host("vi.fit", INSIDE, key, start)
-    key_fit, key_draws, key_chains = jax.random.split(checks.key(key), 3)
+    key_fit, key_draws, key_chains, key_lines = jax.random.split(checks.key(key), 4)
     start, draw_start = check_draw(jax.random.fold_in(key_fit, 1), start)
+    log_density = check_posterior(log_density, log_prior, data)
     density, constraint = check_density(log_density, start, constrain)
+    if draw_start is not None and isinstance(constraint, Named):
+        draw_start = partial(_unconstrained, constraint, draw_start)
     family = check_family(family, density.dim)
     chosen = _check_method(method, family, density.dim)
     if not checks.number(tolerance, "tolerance") > 0:
@@ -104,21 +117,39 @@ def fit(
         raise FloatingPointError(odd)
     found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
     q = density.around(found.flat)
-    elbo, importance = quality.measure(key_draws, q, density.log_density, num_chunks)
-    reason = Reason.START_NOT_FINITE if odd is not None else found.reason
-    if not np.isfinite(elbo.value) and odd is None:
-        reason = Reason.DIVERGED
-        if throw:
-            raise FloatingPointError(
-                "log_density: not finite for draws of q; give `constrain` for a density on a part "
-                f"of R^{density.dim}, or another start"
-            )
+    elbo, importance = quality.measure(key_draws, found.flat, density, num_chunks)
+    reason, problem = _end(key_lines, density, found, elbo.value, odd)
+    if reason is Reason.DIVERGED and throw:
+        raise FloatingPointError(problem)
+    if problem is not None:
+        elbo, importance = quality.unknown(density.dtype)
     measured = quality.refine(key_chains, found.flat, density, importance)
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
         *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
         *(found.method, log_density, of_z(density.around(measured.proposal)), found.modes),
+        problem,
     )
+
+
+def _unconstrained(constraint: Named, draw: Callable, key: Key[Array, ""]) -> Latent:
+    """A drawn start in unconstrained numbers."""
+    return constraint.inverse(draw(key))
+
+
+def _end(
+    key: Key[Array, ""], density: Density, found: Found, elbo: Scalar, odd: str | None
+) -> tuple[Reason, str | None]:
+    """The reason, and the problem of a density that has no evidence."""
+    if odd is not None:
+        return Reason.START_NOT_FINITE, odd
+    problem = improper_leaf(key, density, found.flat)
+    if problem is None and not np.isfinite(elbo):
+        problem = (
+            "log_density: not finite for draws of q; give `constrain` for a density on a part "
+            f"of R^{density.dim}, or another start"
+        )
+    return found.reason if problem is None else Reason.DIVERGED, problem
 
 
 def _check_method(method: str | Method, family: str | Family, dim: int) -> Method:

@@ -16,7 +16,7 @@ class Reason(Enum):
     CONVERGED = "the predicted gain of a longer fit is below the tolerance"
     BUDGET = "max_evaluations was reached before the tolerance"
     NO_PROGRESS = "smaller steps do not reduce the error below the tolerance"
-    DIVERGED = "the log-density is not finite for draws of q"
+    DIVERGED = "the log-density is not finite for draws of q, or its integral is infinite"
     START_NOT_FINITE = "the log-density or its gradient is not finite at the start"
 
     def __str__(self) -> str:

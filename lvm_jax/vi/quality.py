@@ -1,6 +1,6 @@
 """How good q is: the ELBO and log Z from new draws, by a better proposal where q's weights fail."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Check, Evidence, annealed, from_log_weights
 from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
-from lvm_jax.vi.density import Density, LogDensity
+from lvm_jax.vi.density import Density
 from lvm_jax.vi.proposal import Defended, fit_scales
 
 CHUNK = 1_000  # draws in one evaluation of the weights
@@ -34,16 +34,22 @@ class Measured(NamedTuple):
     proposal: Distribution  # of u, [D]
 
 
-@bounded_jit(2, 3)
+@bounded_jit(3)
 def measure(
-    key: Key[Array, ""], q: Distribution, log_density: LogDensity, num_chunks: int
+    key: Key[Array, ""], q: Distribution, density: Density, num_chunks: int
 ) -> tuple[Estimate, Evidence]:
-    """The ELBO and log Z, from the same draws of q."""
+    """The ELBO and log Z, from the same draws of u by q."""
 
     def chunk(key: Key[Array, ""]) -> Float[Array, " S"]:
-        return weights.log_weights(key, log_density, q, CHUNK)
+        return weights.log_weights(key, density, q, CHUNK)
 
     log_w = jax.lax.map(chunk, jax.random.split(key, num_chunks)).ravel()
+    return Estimate.of_draws(log_w), from_log_weights(log_w)
+
+
+def unknown(dtype: Any) -> tuple[Estimate, Evidence]:
+    """The ELBO and log Z of a density that has none: NaN, not reliable."""
+    log_w = jnp.full(CHUNK, jnp.nan, dtype)
     return Estimate.of_draws(log_w), from_log_weights(log_w)
 
 

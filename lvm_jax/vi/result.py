@@ -29,6 +29,8 @@ class VariationalFit(NamedTuple):
     method: str  # the method that ran
     log_density: LogDensity
     proposal: Unflattened | Constrained  # of z: q, or better where q's own weights fail
+    modes: Modes | None  # of the family mixture
+    problem: str | None  # of a density that is not finite or has an infinite integral
 
     def __repr__(self) -> str:
         """The ELBO, log Z with k-hat and verdict, and the reason of the end."""
@@ -36,8 +38,6 @@ class VariationalFit(NamedTuple):
             f"VariationalFit(elbo={self.elbo!r}, log_evidence={self.log_evidence!r}, "
             f"reason={self.reason.name}, evaluations={self.evaluations})"
         )
-
-    modes: Modes | None = None  # the modes of a mixture, of the family mixture
 
     @property
     def converged(self) -> bool:

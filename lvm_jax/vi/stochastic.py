@@ -1,6 +1,6 @@
 """The method "adam": stochastic gradients of any estimator, for any family."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import optax
 from jax.scipy.linalg import solve_triangular
 
 from lvm_jax._core import checks
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions.affine import Affine
 from lvm_jax.gradients.base import Surrogate, find_estimate
 from lvm_jax.guides import Family
@@ -19,10 +20,12 @@ from lvm_jax.vi.density import Density
 from lvm_jax.vi.families import as_family
 from lvm_jax.vi.method import Found, Method, Task
 from lvm_jax.vi.natural import Gaussian
+from lvm_jax.vi.rows import Expansion, expand
 from lvm_jax.vi.start import Started, best_normal
 from lvm_jax.vi.stopping import Iteration, iterate
 
 FIRST_RATE = 0.01  # of Adam
+COST_OF_ROWS = 3  # evaluations of a row for one draw: its likelihood and its expansion
 LARGEST_NORM = 10.0  # of a gradient, for Adam
 NUM_COMPARED = 256  # draws for the distance of two q
 
@@ -45,6 +48,7 @@ def adam(
     *,
     estimate: Any = "sticking_the_landing",
     num_samples: int = 10,
+    batch_size: int | None = None,
     optimizer: optax.GradientTransformation | None = None,
     first_rate: float = FIRST_RATE,
 ) -> Method:
@@ -57,12 +61,16 @@ def adam(
     Args:
         estimate: a gradient estimator, its row or its name in `gradients.ESTIMATORS`.
         num_samples: draws of z in each step.
+        batch_size: rows of `data` in each step, with the control variate of `vi.rows` at the mean
+            of the start; None takes all rows.
         optimizer: an Optax optimiser whose updates are multiplied by the rate of `vi.stopping`;
             None is Adam with a learning rate of 1 on gradients clipped to a global norm of 10.
         first_rate: the rate of the first steps.
     """
     surrogate = find_estimate(estimate)
     num_samples = checks.integer(num_samples, "num_samples", 1)
+    if batch_size is not None:
+        checks.integer(batch_size, "batch_size", 1)
     if optimizer is None:
         optimizer = optax.chain(optax.clip_by_global_norm(LARGEST_NORM), optax.adam(1.0))
 
@@ -71,12 +79,17 @@ def adam(
         started = _start(key_start, task)
         family = as_family(task.family, task.density.dim)
         eta = family.init(key_init)
+        rows, cost = None, num_samples
+        if batch_size is not None:
+            rows, spent = _rows(task.density, batch_size, started.state.mean)
+            started = started._replace(evaluations=started.evaluations + spent)
+            cost = max(round(COST_OF_ROWS * num_samples * rows.share), 1)
         iteration = Iteration(
-            partial(_step, surrogate, family, optimizer, num_samples),
+            partial(_step, surrogate, family, optimizer, num_samples, rows),
             lambda state: state.eta,
             family.build,
             partial(_distance, family),
-            num_samples,
+            cost,
         )
         state = Climber(eta, optimizer.init(eta))
         moved = task._replace(density=Moved(task.density, *started.state))
@@ -93,7 +106,7 @@ def adam(
 class Moved:
     """A density of v, with u = mean + C^-T v."""
 
-    density: Density
+    density: Any  # a Density, or an estimate of it from some rows
     mean: Float[Array, " D"]
     factor: Float[Array, "D D"]
 
@@ -106,6 +119,29 @@ class Moved:
         """log p of v, in nats, with the log-determinant of u."""
         u = self.mean + solve_triangular(self.factor, v, trans=1, lower=True)
         return self.density(u) - jnp.log(jnp.diagonal(self.factor)).sum()
+
+
+class Rows(NamedTuple):
+    """The minibatches of a fit."""
+
+    batch_size: int
+    expansion: Expansion
+    share: float  # of the rows
+
+
+def _rows(density: Density, batch_size: int, mean: Float[Array, " D"]) -> tuple[Rows, int]:
+    """The minibatches, and the evaluations of their control variate."""
+    posterior = density.posterior
+    if posterior is None or batch_size > posterior.num_rows:
+        found = "none" if posterior is None else f"{posterior.num_rows:,} rows"
+        raise ValueError(f"batch_size: expected `data` of >= {batch_size} rows, got {found}")
+    expansion = _expand(density, mean)
+    return Rows(batch_size, expansion, batch_size / posterior.num_rows), density.dim + 2
+
+
+@bounded_jit()
+def _expand(density: Density, mean: Float[Array, " D"]) -> Expansion:
+    return expand(density.posterior, density.constrained(mean))
 
 
 def _start(key: Key[Array, ""], task: Task) -> Started:
@@ -126,12 +162,18 @@ def _step(
     family: Family,
     optimizer: optax.GradientTransformation,
     num_samples: int,
+    rows: Rows | None,
     density: Moved,
     key: Key[Array, ""],
     state: Climber,
     rate: Scalar,
 ) -> Stepped:
     """One step of the optimiser, its updates times the rate."""
+    if rows is not None:
+        estimate = density.density.minibatch(
+            jax.random.fold_in(key, 1), rows.batch_size, rows.expansion
+        )
+        density = replace(density, density=estimate)
 
     def bound(eta: Params) -> Scalar:
         return surrogate(key, density, family.build, eta, num_samples)

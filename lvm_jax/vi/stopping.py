@@ -229,7 +229,7 @@ def _refresh(density: Density, key: Key[Array, ""], state: Any, iteration: Itera
 
 @bounded_jit(6)
 def _run(
-    density: Density,
+    density: Any,  # a Density, or one in other coordinates
     key: Key[Array, ""],
     state: Any,
     rate: Scalar,
