@@ -20,8 +20,13 @@ class Modes(NamedTuple):
     @property
     def unseen(self) -> float:
         """Good and Turing's estimate of the chance that one more path ends in a new mode."""
-        return float((self.num_paths == 1).sum() / self.total_paths)
+        return good_turing(self.num_paths, self.total_paths)
 
     def __len__(self) -> int:
         """K."""
         return len(self.num_paths)
+
+
+def good_turing(num_paths: Int[np.ndarray, " K"], total_paths: int) -> float:
+    """The modes that one path alone reached over all paths (Good 1953, equation 9)."""
+    return float((num_paths == 1).sum() / total_paths)
