@@ -20,7 +20,7 @@ from lvm_jax.vi.method import Method, Reason, Task
 from lvm_jax.vi.modes import modes
 from lvm_jax.vi.pathfinder import pathfinder
 from lvm_jax.vi.result import VariationalFit
-from lvm_jax.vi.starts import check_draw
+from lvm_jax.vi.starts import check_draw, unconstrained
 from lvm_jax.vi.stochastic import adam
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -102,7 +102,9 @@ def fit(
     odd = _odd_leaf(density)
     if odd is not None and throw:
         raise FloatingPointError(odd)
+    draw_start = unconstrained(draw_start, constraint)
     found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
+    table = None if found.modes is None else found.modes.constrained(constraint)
     q = density.around(found.flat)
     elbo, importance = quality.measure(key_draws, q, density.log_density, num_chunks)
     reason = Reason.START_NOT_FINITE if odd is not None else found.reason
@@ -117,7 +119,7 @@ def fit(
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
         *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
-        *(found.method, log_density, of_z(density.around(measured.proposal)), found.modes),
+        *(found.method, log_density, of_z(density.around(measured.proposal)), table),
     )
 
 

@@ -203,10 +203,9 @@ def _one(key: Key[Array, ""], task: Task, found: Search) -> Found:
             started = Started(state, elbo, spent)
     started = started._replace(evaluations=spent)
     fitted = run_from(key_fit, alone, started)
-    normals = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], _gaussian(fitted.flat))
-    mixture = NormalMixture(
-        jnp.zeros((1, 1), task.density.dtype), *normals, jnp.ones(1, task.density.dtype)
-    )
+    mean, factor = _gaussian(fitted.flat)
+    one = jnp.ones(1, mean.dtype)
+    mixture = NormalMixture(jnp.log(one)[None], mean[None], factor[None], one)
     draws = draw_evenly(key_mass, mixture, task.density, (ONE_DRAWS,))
     return fitted._replace(
         flat=mixture,

@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from lvm_jax.estimate import Estimate
 from lvm_jax.typing import Array, Float, Int, Latent
+from lvm_jax.vi.constraints import Constraint
 
 
 class Modes(NamedTuple):
@@ -22,7 +24,14 @@ class Modes(NamedTuple):
         """Good and Turing's estimate of the chance that one more path ends in a new mode."""
         return good_turing(self.num_paths, self.total_paths)
 
-    def __len__(self) -> int:
+    def constrained(self, constraint: Constraint | None) -> "Modes":
+        """With locations in constrained numbers."""
+        if constraint is None:
+            return self
+        return self._replace(location=jax.vmap(lambda u: constraint.forward(u)[0])(self.location))
+
+    @property
+    def num_modes(self) -> int:
         """K."""
         return len(self.num_paths)
 

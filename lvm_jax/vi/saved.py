@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.distributions import FullRankNormal, LowRankNormal, Unflattened, normal
+from lvm_jax.distributions import (
+    FactoredNormal,
+    FullRankNormal,
+    LowRankNormal,
+    NormalMixture,
+    Unflattened,
+    normal,
+)
 from lvm_jax.distributions.affine import Affine
 from lvm_jax.distributions.flows import Autoregressive, Coupling, Flow
 from lvm_jax.distributions.flows.perceptron import Perceptron
@@ -23,7 +30,10 @@ from lvm_jax.vi.method import Reason
 
 FOLDER = "vi"
 # The parts of q that may be saved: NamedTuples of arrays and of each other.
-TYPES = (FullRankNormal, LowRankNormal, Affine, Flow, Coupling, Autoregressive, Perceptron)
+TYPES = (
+    *(FullRankNormal, LowRankNormal, FactoredNormal, NormalMixture),
+    *(Affine, Flow, Coupling, Autoregressive, Perceptron),
+)
 NORMAL = "normal"
 
 

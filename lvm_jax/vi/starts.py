@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax.typing import Array, Float, Key, Latent
+from lvm_jax.vi.constraints import Constraint, Named
 from lvm_jax.vi.method import Task
 
 
@@ -22,6 +23,16 @@ def check_draw(key: Key[Array, ""], start: Any) -> tuple[Latent, Callable | None
             "start: expected a pytree of numbers or a function of one key to a pytree, traceable "
             f"by JAX, but it fails ({type(error).__name__}: {error})"
         ) from error
+
+
+def unconstrained(draw: Callable | None, constraint: Constraint | None) -> Callable | None:
+    """The function that draws starts in unconstrained numbers.
+
+    Starts are constrained where `constraint` has names, as a `start` that is a pytree.
+    """
+    if draw is None or not isinstance(constraint, Named):
+        return draw
+    return lambda key: constraint.inverse(draw(key))
 
 
 def draw_starts(key: Key[Array, ""], task: Task, number: int, scale: float) -> Float[Array, "P D"]:
