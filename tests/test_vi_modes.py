@@ -77,6 +77,15 @@ def test_a_saddle_is_no_mode_and_few_paths_leave_modes_unseen():
     assert result.reason is Reason.BUDGET
 
 
+@pytest.mark.parametrize("method", [vi.modes(), vi.pathfinder(num_paths=5)])
+def test_a_budget_holds(method):
+    wells = task(problems.wells(3, 3, 4.0).log_density, 3, max_evaluations=500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = method.run(KEY, wells)
+    assert found.evaluations <= 600
+
+
 def test_all_modes_of_wells_are_found():
     """Eight equal modes in a search that ends when each is the end of two paths."""
     with warnings.catch_warnings():

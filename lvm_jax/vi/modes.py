@@ -38,7 +38,8 @@ from lvm_jax.vi.refine import Refined, refine
 from lvm_jax.vi.start import NUM_DRAWS, Started, best_normal, elbo_of
 from lvm_jax.vi.starts import draw_starts
 
-BATCH = 64  # paths that are climbed at once, and the fewest
+BATCH = 64  # paths that are climbed at once
+SHORT_PATH = 30  # evaluations that a path has at least
 SEARCH_SHARE, REFINE_SHARE, DRAW_SHARE = 0.3, 0.3, 0.1  # of the budget
 SAME = 2.0  # standard deviations: two equal normals that are closer have one mode together
 DRAWS = 10_000  # of all components, for the weights and again for the masses
@@ -90,13 +91,15 @@ def modes(*, num_paths: int | None = None, start_scale: float = 2.0) -> Method:
 def search(key: Key[Array, ""], task: Task, num_paths: int | None, scale: float) -> Search:
     """The modes at the ends of paths from starts around 0 or of the task's own."""
     budget = SEARCH_SHARE * task.max_evaluations
-    target = BATCH if num_paths is None else num_paths
+    first = int(np.clip(budget // SHORT_PATH, 1, BATCH))
+    target = first if num_paths is None else num_paths
+    limit = max(int(budget) // min(target, BATCH), SHORT_PATH)
     found = Search(_none(task), np.zeros(0, int), 0, 0)
     while True:
         while found.total < target:
             key_batch = jax.random.fold_in(key, found.total)
             starts = draw_starts(key_batch, task, min(BATCH, target - found.total), scale)
-            found = _extend(found, climb(starts, task.density, int(budget), 1), task)
+            found = _extend(found, climb(starts, task.density, limit, 1), task)
         if num_paths is not None or not found.unseen or 2 * found.evaluations > budget:
             return found
         target *= 2
@@ -192,8 +195,9 @@ def _one(key: Key[Array, ""], task: Task, found: Search) -> Found:
     The second is better where the mode has little mass, as in the neck of a funnel.
     """
     key_start, key_fit, key_mass = jax.random.split(key, 3)
-    alone = task._replace(family="full_rank")
-    started = best_normal(key_start, task.density, task.max_evaluations)
+    num_draws = max(min(ONE_DRAWS, int(DRAW_SHARE * task.max_evaluations)), 2)
+    alone = task._replace(family="full_rank", max_evaluations=task.max_evaluations - num_draws)
+    started = best_normal(key_start, task.density, alone.max_evaluations)
     spent = found.evaluations + started.evaluations
     if found.num_paths.size:
         state = jax.tree.map(lambda leaf: leaf[0], found.normals)
@@ -206,7 +210,7 @@ def _one(key: Key[Array, ""], task: Task, found: Search) -> Found:
     mean, factor = _gaussian(fitted.flat)
     one = jnp.ones(1, mean.dtype)
     mixture = NormalMixture(jnp.log(one)[None], mean[None], factor[None], one)
-    draws = draw_evenly(key_mass, mixture, task.density, (ONE_DRAWS,))
+    draws = draw_evenly(key_mass, mixture, task.density, (num_draws,))
     return fitted._replace(
         flat=mixture,
         method="modes",
