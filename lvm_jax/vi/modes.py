@@ -1,6 +1,7 @@
 """The method "modes": one Gaussian for each mode that ascents from many starts reach.
 
-    paths      L-BFGS from more and more starts, until no mode is the end of one path alone
+    paths      L-BFGS from twice as many starts, until no mode is the end of one path alone and a
+               mode is the end of 20 paths on average
     modes      an end within two standard deviations of a mode's normal is that mode
     normals    the curvature at a mode, then natural-gradient steps on the ELBO of each alone
     weights    by draws of all normals, weighted by the density of the mixture (`vi.mixing`)
@@ -39,6 +40,7 @@ from lvm_jax.vi.start import NUM_DRAWS, Started, best_normal, elbo_of
 from lvm_jax.vi.starts import draw_starts
 
 BATCH = 64  # paths that are climbed at once
+PATHS_PER_MODE = 20  # a mode whose basin is a fifth of the mean is missed with probability e^-4
 SHORT_PATH = 30  # evaluations that a path has at least
 SEARCH_SHARE, REFINE_SHARE, DRAW_SHARE = 0.3, 0.3, 0.1  # of the budget
 SAME = 2.0  # standard deviations: two equal normals that are closer have one mode together
@@ -67,7 +69,7 @@ def modes(*, num_paths: int | None = None, start_scale: float = 2.0) -> Method:
 
     Starts are uniform on (start - start_scale, start + start_scale), or drawn from a `start` that
     is a function of a key. None for `num_paths` doubles the paths, from 64, until each mode was
-    reached twice or three tenths of the budget are spent. The result has `modes`, a table of
+    reached twice, and 20 times on average, or three tenths of the budget are spent. The result has `modes`, a table of
     `Modes`. Where only one mode is found the fit is that of `natural_gradient` from this mode.
 
     Raises ValueError for num_paths < 1 or start_scale <= 0.
@@ -100,7 +102,8 @@ def search(key: Key[Array, ""], task: Task, num_paths: int | None, scale: float)
             key_batch = jax.random.fold_in(key, found.total)
             starts = draw_starts(key_batch, task, min(BATCH, target - found.total), scale)
             found = _extend(found, climb(starts, task.density, limit, 1), task)
-        if num_paths is not None or not found.unseen or 2 * found.evaluations > budget:
+        enough = not found.unseen and found.total >= PATHS_PER_MODE * len(found.num_paths)
+        if num_paths is not None or enough or 2 * found.evaluations > budget:
             return found
         target *= 2
 
