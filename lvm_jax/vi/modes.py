@@ -69,8 +69,9 @@ def modes(*, num_paths: int | None = None, start_scale: float = 2.0) -> Method:
 
     Starts are uniform on (start - start_scale, start + start_scale), or drawn from a `start` that
     is a function of a key. None for `num_paths` doubles the paths, from 64, until each mode was
-    reached twice, and 20 times on average, or three tenths of the budget are spent. The result has `modes`, a table of
-    `Modes`. Where only one mode is found the fit is that of `natural_gradient` from this mode.
+    reached twice, and 20 times on average, or three tenths of the budget are spent. The result has
+    `modes`, a table of `Modes`. Where only one mode is found the fit is that of `natural_gradient`
+    from this mode, or from the best normal along a path if its ELBO is higher.
 
     Raises ValueError for num_paths < 1 or start_scale <= 0.
     """
