@@ -26,12 +26,14 @@ from lvm_jax.distributions.base import (
 )
 from lvm_jax.distributions.bits import Bernoulli
 from lvm_jax.distributions.chain import Chain
+from lvm_jax.distributions.factored import FactoredNormal
 from lvm_jax.distributions.flows import Flow
 from lvm_jax.distributions.foreign import Adapted, adapted
 from lvm_jax.distributions.kinds import (
     factors,
 )
 from lvm_jax.distributions.labels import Categorical, OneHotCategorical
+from lvm_jax.distributions.mixtures import NormalMixture
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
 from lvm_jax.distributions.rows import Rows
 from lvm_jax.distributions.scalar import Independent, Normal, Uniform
@@ -45,11 +47,13 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Chain",
+    "FactoredNormal",
     "Flow",
     "FullRankNormal",
     "Independent",
     "LowRankNormal",
     "Normal",
+    "NormalMixture",
     "OneHotCategorical",
     "Rows",
     "Successive",

@@ -52,7 +52,8 @@ class FactoredNormal(NamedTuple):
     def transform(self, noise: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
         """S (e + Q (L - I) Q^T e) for each row e."""
         inside = noise @ self.basis
-        return (noise + (inside @ self.factor.T - inside) @ self.basis.T) * self.scale
+        white = noise + (inside @ self.factor.T - inside) @ self.basis.T
+        return white * jnp.broadcast_to(self.scale, white.shape)
 
     @precision.full
     def covariance(self) -> Float[Array, "D D"]:

@@ -23,7 +23,7 @@ from lvm_jax.vi.modes import modes
 from lvm_jax.vi.pathfinder import pathfinder
 from lvm_jax.vi.result import VariationalFit
 from lvm_jax.vi.rows import check_posterior
-from lvm_jax.vi.starts import check_draw
+from lvm_jax.vi.starts import check_draw, unconstrained
 from lvm_jax.vi.stochastic import adam
 
 METHODS: dict[str, Callable[[], Method]] = {
@@ -103,8 +103,6 @@ def fit(
     start, draw_start = check_draw(jax.random.fold_in(key_fit, 1), start)
     log_density = check_posterior(log_density, log_prior, data)
     density, constraint = check_density(log_density, start, constrain)
-    if draw_start is not None and isinstance(constraint, Named):
-        draw_start = partial(_unconstrained, constraint, draw_start)
     family = check_family(family, density.dim)
     chosen = _check_method(method, family, density.dim)
     if not checks.number(tolerance, "tolerance") > 0:
@@ -115,7 +113,9 @@ def fit(
     odd = _odd_leaf(density)
     if odd is not None and throw:
         raise FloatingPointError(odd)
+    draw_start = unconstrained(draw_start, constraint)
     found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
+    table = None if found.modes is None else found.modes.constrained(constraint)
     q = density.around(found.flat)
     elbo, importance = quality.measure(key_draws, found.flat, density, num_chunks)
     reason, problem = _end(key_lines, density, found, elbo.value, odd)
@@ -127,14 +127,9 @@ def fit(
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
         *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
-        *(found.method, log_density, of_z(density.around(measured.proposal)), found.modes),
+        *(found.method, log_density, of_z(density.around(measured.proposal)), table),
         problem,
     )
-
-
-def _unconstrained(constraint: Named, draw: Callable, key: Key[Array, ""]) -> Latent:
-    """A drawn start in unconstrained numbers."""
-    return constraint.inverse(draw(key))
 
 
 def _end(

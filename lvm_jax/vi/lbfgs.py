@@ -52,17 +52,20 @@ class Pairs(NamedTuple):
     @precision.full
     def direction(self, gradient: Float[Array, " D"]) -> Float[Array, " D"]:
         """H g, with H the estimate of the inverse of -Hessian; g / |g| without pairs."""
-        shares = []
-        for move, turn in zip(self.moves[::-1], self.turns[::-1], strict=True):
-            share = move @ gradient
-            gradient = gradient - share * turn
-            shares.append(share)
+
+        def down(gradient: Array, pair: Pairs) -> tuple[Array, Scalar]:
+            share = pair.moves @ gradient
+            return gradient - share * pair.turns, share
+
+        def up(found: Array, row: tuple[Pairs, Scalar]) -> tuple[Array, None]:
+            pair, share = row
+            return found + (share - pair.turns @ found) * pair.moves, None
+
+        left, shares = jax.lax.scan(down, gradient, self, reverse=True)
         square = (self.turns[-1] ** 2).sum()
-        length = jnp.maximum(jnp.sqrt((gradient**2).sum()), jnp.finfo(gradient.dtype).tiny)
-        found = gradient * jnp.where(square > 0, 1 / jnp.where(square > 0, square, 1), 1 / length)
-        for move, turn, share in zip(self.moves, self.turns, shares[::-1], strict=True):
-            found = found + (share - turn @ found) * move
-        return found
+        length = jnp.maximum(jnp.sqrt((left**2).sum()), jnp.finfo(left.dtype).tiny)
+        scale = jnp.where(square > 0, 1 / jnp.where(square > 0, square, 1), 1 / length)
+        return jax.lax.scan(up, scale * left, (self, shares))[0]
 
 
 def usable(move: Float[Array, " D"], turn: Float[Array, " D"]) -> Bool[Array, ""]:

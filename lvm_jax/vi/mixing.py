@@ -59,7 +59,7 @@ def draw_evenly(
     log_p, parts = jax.lax.map(lambda z: (density(z), mixture.log_parts(z)), z, batch_size=size)
     log_p = jnp.where(jnp.isnan(log_p), -jnp.inf, log_p)
     share = jnp.log(jnp.asarray(counts, parts.dtype) / each)
-    log_q = jax.nn.logsumexp(parts + share, axis=(1, 2)) - np.log(num_modes)
+    log_q = jax.nn.logsumexp(parts + share[None, None], axis=(1, 2)) - np.log(num_modes)
     return Draws(log_p, parts, log_p - log_q)
 
 
@@ -96,7 +96,7 @@ def masses(draws: Draws, log_weights: Float[Array, "K J"]) -> Masses:
     draws of each component.
     """
     num_modes = draws.log_parts.shape[1]
-    rho = jax.nn.softmax(jax.nn.logsumexp(draws.log_parts + log_weights, axis=2), axis=1)
+    rho = jax.nn.softmax(jax.nn.logsumexp(draws.log_parts + log_weights[None], axis=2), axis=1)
     high = draws.log_weights.max()
     values = jnp.exp(draws.log_weights - high)[:, None] * rho
     log_q = draws.log_p - draws.log_weights

@@ -1,7 +1,8 @@
 """The method "modes": one Gaussian for each mode that ascents from many starts reach.
 
-    paths      L-BFGS from more and more starts, until no mode is the end of one path alone
-    modes      ends are one mode if a standard deviation or two of either normal separates them
+    paths      L-BFGS from twice as many starts, until no mode is the end of one path alone and a
+               mode is the end of 20 paths on average
+    modes      an end within two standard deviations of a mode's normal is that mode
     normals    the curvature at a mode, then natural-gradient steps on the ELBO of each alone
     weights    by draws of all normals, weighted by the density of the mixture (`vi.mixing`)
 
@@ -15,31 +16,37 @@ reach is neither found nor counted.
 Source: Good (1953), the estimate of unseen species; `vi.natural` and `vi.mixing` for their steps.
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import FullRankNormal
 from lvm_jax.distributions.mixtures import NormalMixture
 from lvm_jax.typing import Array, Float, Int, Key, Scalar
 from lvm_jax.vi.gaussian import run_from
-from lvm_jax.vi.lbfgs import climb
+from lvm_jax.vi.lbfgs import Climb, climb
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.mixing import Draws, draw_evenly, masses, mixture_weights
-from lvm_jax.vi.modes_table import Modes
+from lvm_jax.vi.modes_table import Modes, good_turing
 from lvm_jax.vi.natural import Gaussian
-from lvm_jax.vi.refine import refine
-from lvm_jax.vi.start import Started, best_normal
+from lvm_jax.vi.refine import Refined, refine
+from lvm_jax.vi.start import NUM_DRAWS, Started, best_normal, elbo_of
 from lvm_jax.vi.starts import draw_starts
 
-BATCH = 64  # paths that are climbed at once, and the fewest
+BATCH = 64  # paths that are climbed at once
+PATHS_PER_MODE = 20  # a mode whose basin is a fifth of the mean is missed with probability e^-4
+SHORT_PATH = 30  # evaluations that a path has at least
 SEARCH_SHARE, REFINE_SHARE, DRAW_SHARE = 0.3, 0.3, 0.1  # of the budget
 SAME = 2.0  # standard deviations: two equal normals that are closer have one mode together
 DRAWS = 10_000  # of all components, for the weights and again for the masses
+ONE_DRAWS = 1_000  # of a single component, for its log mass
+UNSEEN = 0.05  # chance of a new mode at the end of one more path, above which a fit warns
 WIDER = 0.25  # share of the draws that have the second width
 
 
@@ -54,7 +61,7 @@ class Search(NamedTuple):
     @property
     def unseen(self) -> float:
         """Good and Turing's estimate: the share of modes of one path in all paths."""
-        return float((self.num_paths == 1).sum() / self.total)
+        return good_turing(self.num_paths, self.total)
 
 
 def modes(*, num_paths: int | None = None, start_scale: float = 2.0) -> Method:
@@ -62,8 +69,9 @@ def modes(*, num_paths: int | None = None, start_scale: float = 2.0) -> Method:
 
     Starts are uniform on (start - start_scale, start + start_scale), or drawn from a `start` that
     is a function of a key. None for `num_paths` doubles the paths, from 64, until each mode was
-    reached twice or three tenths of the budget are spent. The result has `modes`, a table of
-    `Modes`. Where only one mode is found the fit is that of `natural_gradient` from this mode.
+    reached twice, and 20 times on average, or three tenths of the budget are spent. The result has
+    `modes`, a table of `Modes`. Where only one mode is found the fit is that of `natural_gradient`
+    from this mode, or from the best normal along a path if its ELBO is higher.
 
     Raises ValueError for num_paths < 1 or start_scale <= 0.
     """
@@ -75,6 +83,7 @@ def modes(*, num_paths: int | None = None, start_scale: float = 2.0) -> Method:
     def run(key: Key[Array, ""], task: Task) -> Found:
         key_search, key_fit = jax.random.split(key)
         found = search(key_search, task, num_paths, start_scale)
+        _warn_of_unseen(found)
         if len(found.num_paths) > 1:
             return _several(key_fit, task, found)
         return _one(key_fit, task, found)
@@ -85,41 +94,85 @@ def modes(*, num_paths: int | None = None, start_scale: float = 2.0) -> Method:
 def search(key: Key[Array, ""], task: Task, num_paths: int | None, scale: float) -> Search:
     """The modes at the ends of paths from starts around 0 or of the task's own."""
     budget = SEARCH_SHARE * task.max_evaluations
-    batches: list[Any] = []
-    target = BATCH if num_paths is None else num_paths
+    first = int(np.clip(budget // SHORT_PATH, 1, BATCH))
+    target = first if num_paths is None else num_paths
+    limit = max(int(budget) // min(target, BATCH), SHORT_PATH)
+    found = Search(_none(task), np.zeros(0, int), 0, 0)
     while True:
-        while (done := sum(len(batch.point) for batch in batches)) < target:
-            key_batch = jax.random.fold_in(key, done)
-            starts = draw_starts(key_batch, task, min(BATCH, target - done), scale)
-            batches.append(climb(starts, task.density, int(budget), 1))
-        found = _distinct(batches, task)
-        if num_paths is not None or not found.unseen or 2 * found.evaluations > budget:
+        while found.total < target:
+            key_batch = jax.random.fold_in(key, found.total)
+            starts = draw_starts(key_batch, task, min(BATCH, target - found.total), scale)
+            found = _extend(found, climb(starts, task.density, limit, 1), task)
+        enough = not found.unseen and found.total >= PATHS_PER_MODE * len(found.num_paths)
+        if num_paths is not None or enough or 2 * found.evaluations > budget:
             return found
         target *= 2
 
 
-def _distinct(batches: list[Any], task: Task) -> Search:
-    """The modes among the ends of paths, from the highest end down."""
-    ends = np.concatenate([np.asarray(batch.point) for batch in batches])
-    values = np.concatenate([np.asarray(batch.value) for batch in batches])
-    converged = np.concatenate([np.asarray(batch.converged) for batch in batches])
-    spent = int(sum(np.asarray(batch.evaluations).sum() for batch in batches))
-    left = list(np.flatnonzero(converged)[np.argsort(-values[converged], kind="stable")])
-    normals, counts = [], []
-    while left:
-        peak = _peak(ends[left[0]], task.density)
-        spent += task.density.dim + 2
-        if not bool(peak.proper):  # a saddle
-            left.pop(0)
+def _none(task: Task) -> Gaussian:
+    dim, dtype = task.density.dim, task.density.dtype
+    return Gaussian(jnp.zeros((0, dim), dtype), jnp.zeros((0, dim, dim), dtype))
+
+
+def _extend(found: Search, paths: Climb, task: Task) -> Search:
+    """The search after some more paths, from the highest end down."""
+    counts, spent = list(found.num_paths), found.evaluations + int(paths.evaluations.sum())
+    ends, converged = np.asarray(paths.point), np.asarray(paths.converged)
+    order = np.argsort(-np.asarray(paths.value), kind="stable")
+    means, factors = (list(np.asarray(leaf)) for leaf in found.normals)
+    for row in order[converged[order]]:
+        apart = _distances(ends[row], means, factors)
+        if apart.size and apart.min() < SAME:
+            counts[int(apart.argmin())] += 1
             continue
-        away = (ends[left] - np.asarray(peak.normal.mean)) @ np.asarray(peak.normal.factor)
-        same = (away**2).sum(1) < SAME**2
-        same[0] = True
-        normals.append(peak.normal)
-        counts.append(int(same.sum()))
-        left = [row for row, known in zip(left, same, strict=True) if not known]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *normals) if normals else None
-    return Search(stacked, np.array(counts, int), len(ends), spent)
+        peak = _peak(ends[row], task.density)
+        spent += task.density.dim + 2
+        if bool(peak.proper):  # otherwise a saddle
+            means.append(np.asarray(peak.normal.mean))
+            factors.append(np.asarray(peak.normal.factor))
+            counts.append(1)
+    if means:
+        found = found._replace(normals=Gaussian(jnp.array(means), jnp.array(factors)))
+    return Search(found.normals, np.array(counts, int), found.total + len(ends), spent)
+
+
+def _distances(point: Any, means: Any, factors: Any) -> Float[np.ndarray, " K"]:
+    """The distances from one point to K means, in the standard deviations of each normal."""
+    if not len(means):
+        return np.zeros(0)
+    away = np.einsum("kd,kde->ke", np.asarray(point)[None] - np.asarray(means), np.asarray(factors))
+    return np.sqrt((away**2).sum(1))
+
+
+def merge(refined: Refined, num_paths: Int[np.ndarray, " K"]) -> tuple[Refined, np.ndarray]:
+    """Without normals that the steps have led to the place of another of higher ELBO."""
+    means, factors = (np.asarray(leaf) for leaf in refined.normals)
+    kept: list[int] = []
+    counts: list[int] = []
+    for row in np.argsort(-refined.elbo, kind="stable"):
+        to_kept = _distances(means[row], means[kept], factors[kept])
+        from_row = _distances(means[row], means[kept], np.repeat(factors[row][None], len(kept), 0))
+        apart = np.maximum(to_kept, from_row)
+        if apart.size and apart.min() < SAME:
+            counts[int(apart.argmin())] += num_paths[row]
+        else:
+            kept.append(row)
+            counts.append(num_paths[row])
+    normals = Gaussian(jnp.asarray(means[kept]), jnp.asarray(factors[kept]))
+    left = refined._replace(normals=normals, elbo=refined.elbo[kept], noise=refined.noise[kept])
+    return left, np.array(counts)
+
+
+def _warn_of_unseen(found: Search) -> None:
+    """Warn where one more path is likely to end in a new mode."""
+    if found.unseen > UNSEEN:
+        warnings.warn(
+            f"modes: {found.total} paths reached {len(found.num_paths)} modes, and another path "
+            f"ends in a new one with probability {found.unseen:.2g}, so q and log Z count the "
+            "found modes only; give a larger max_evaluations, or vi.modes(num_paths=...)",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 class Peak(NamedTuple):
@@ -141,21 +194,27 @@ def _peak(u: Float[Array, " D"], density: Any) -> Peak:
 
 
 def _one(key: Key[Array, ""], task: Task, found: Search) -> Found:
-    """The fit of one Gaussian: from the mode, or where there is none from the best of a path."""
+    """The fit of one Gaussian, from the mode or from the best normal along a path.
+
+    The second is better where the mode has little mass, as in the neck of a funnel.
+    """
     key_start, key_fit, key_mass = jax.random.split(key, 3)
-    alone = task._replace(family="full_rank")
+    num_draws = max(min(ONE_DRAWS, int(DRAW_SHARE * task.max_evaluations)), 2)
+    alone = task._replace(family="full_rank", max_evaluations=task.max_evaluations - num_draws)
+    started = best_normal(key_start, task.density, alone.max_evaluations)
+    spent = found.evaluations + started.evaluations
     if found.num_paths.size:
         state = jax.tree.map(lambda leaf: leaf[0], found.normals)
-        started = Started(state, np.nan, found.evaluations)
-    else:
-        started = best_normal(key_start, task.density, task.max_evaluations)
-        started = started._replace(evaluations=started.evaluations + found.evaluations)
+        elbo = float(_elbo(key_start, state, task.density))
+        spent += NUM_DRAWS
+        if elbo >= started.elbo:
+            started = Started(state, elbo, spent)
+    started = started._replace(evaluations=spent)
     fitted = run_from(key_fit, alone, started)
-    normals = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], _gaussian(fitted.flat))
-    mixture = NormalMixture(
-        jnp.zeros((1, 1), task.density.dtype), *normals, jnp.ones(1, task.density.dtype)
-    )
-    draws = draw_evenly(key_mass, mixture, task.density, (_draws(task, 1),))
+    mean, factor = _gaussian(fitted.flat)
+    one = jnp.ones(1, mean.dtype)
+    mixture = NormalMixture(jnp.log(one)[None], mean[None], factor[None], one)
+    draws = draw_evenly(key_mass, mixture, task.density, (num_draws,))
     return fitted._replace(
         flat=mixture,
         method="modes",
@@ -165,9 +224,15 @@ def _one(key: Key[Array, ""], task: Task, found: Search) -> Found:
 
 
 @bounded_jit()
+def _elbo(key: Key[Array, ""], normal: Gaussian, density: Any) -> Scalar:
+    return elbo_of(key, normal, density, False)
+
+
+@bounded_jit()
+@precision.full
 def _gaussian(flat: FullRankNormal) -> Gaussian:
-    precision = jnp.linalg.inv(flat.cholesky @ flat.cholesky.T)
-    return Gaussian(flat.mean, jnp.linalg.cholesky((precision + precision.T) / 2))
+    inverse = jnp.linalg.inv(flat.cholesky @ flat.cholesky.T)
+    return Gaussian(flat.mean, jnp.linalg.cholesky((inverse + inverse.T) / 2))
 
 
 def _several(key: Key[Array, ""], task: Task, found: Search) -> Found:
@@ -175,9 +240,11 @@ def _several(key: Key[Array, ""], task: Task, found: Search) -> Found:
     key_refine, key_weights, key_masses = jax.random.split(key, 3)
     budget = int(REFINE_SHARE * task.max_evaluations)
     refined = refine(key_refine, task, found.normals, budget)
+    refined, num_paths = merge(refined, found.num_paths)
+    found = found._replace(num_paths=num_paths)
     dim, dtype = task.density.dim, task.density.dtype
     widths = jnp.array([1.0, wider(dim)], dtype)
-    number = len(found.num_paths)
+    number = len(num_paths)
     equal = jnp.full((number, 2), -np.log(2 * number), dtype)
     mixture = NormalMixture(equal, *refined.normals, widths)
 

@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from lvm_jax.estimate import Estimate
 from lvm_jax.typing import Array, Float, Int, Latent
+from lvm_jax.vi.constraints import Constraint
 
 
 class Modes(NamedTuple):
@@ -20,8 +22,20 @@ class Modes(NamedTuple):
     @property
     def unseen(self) -> float:
         """Good and Turing's estimate of the chance that one more path ends in a new mode."""
-        return float((self.num_paths == 1).sum() / self.total_paths)
+        return good_turing(self.num_paths, self.total_paths)
 
-    def __len__(self) -> int:
+    def constrained(self, constraint: Constraint | None) -> "Modes":
+        """With locations in constrained numbers."""
+        if constraint is None:
+            return self
+        return self._replace(location=jax.vmap(lambda u: constraint.forward(u)[0])(self.location))
+
+    @property
+    def num_modes(self) -> int:
         """K."""
         return len(self.num_paths)
+
+
+def good_turing(num_paths: Int[np.ndarray, " K"], total_paths: int) -> float:
+    """The modes that one path alone reached over all paths (Good 1953, equation 9)."""
+    return float((num_paths == 1).sum() / total_paths)

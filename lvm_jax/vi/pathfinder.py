@@ -35,7 +35,7 @@ from lvm_jax.vi.starts import draw_starts
 
 NUM_DRAWS = 10  # of the ELBO of a normal
 MAX_NUMBERS = 2**26  # in the points of all paths
-DRAWS = 10_000  # for the weights of several paths
+DRAWS, PATH_SHARE = 10_000, 0.75  # for the weights of several paths; share of the budget before
 
 
 class Best(NamedTuple):
@@ -68,7 +68,7 @@ def pathfinder(*, num_paths: int = 20, start_scale: float = 2.0) -> Method:
             starts = draw_starts(key_starts, task, num_paths, start_scale)
         else:
             starts = jnp.zeros((1, task.density.dim), task.density.dtype)
-        limit = max(task.max_evaluations // (4 * len(starts)), 10)
+        limit = max(int(PATH_SHARE * task.max_evaluations) // (len(starts) * (1 + NUM_DRAWS)), 2)
         paths, best = follow(key_paths, starts, task, limit)
         spent = int(paths.evaluations.sum() + best.evaluations.sum())
         if task.family == "mixture":

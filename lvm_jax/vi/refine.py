@@ -38,7 +38,7 @@ def refine(key: Key[Array, ""], task: Task, normals: Gaussian, max_evaluations: 
     """
     number, dim = normals.mean.shape
     draws = int(np.clip(2 * (dim // 4), MIN_DRAWS, MAX_DRAWS))
-    result = Refined(normals, np.full(number, np.nan), np.full(number, np.inf), 0)
+    result = Refined(normals, np.zeros(number), np.full(number, np.inf), 0)
     steps, rate = FIRST_STEPS, FIRST_RATE
     for index in range(MAX_ROUNDS):
         room = (max_evaluations - result.evaluations) // (number * draws) - 2

@@ -11,11 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.distributions import FullRankNormal, LowRankNormal, Unflattened, normal
+from lvm_jax.distributions import (
+    FactoredNormal,
+    FullRankNormal,
+    LowRankNormal,
+    NormalMixture,
+    Unflattened,
+    normal,
+)
 from lvm_jax.distributions.affine import Affine
 from lvm_jax.distributions.flows import Autoregressive, Coupling, Flow
 from lvm_jax.distributions.flows.perceptron import Perceptron
-from lvm_jax.distributions.mixtures import NormalMixture
 from lvm_jax.distributions.scalar import Independent, Normal
 from lvm_jax.training import checkpoint
 from lvm_jax.training.checkpoint import CheckpointError
@@ -25,14 +31,8 @@ from lvm_jax.vi.method import Reason
 FOLDER = "vi"
 # The parts of q that may be saved: NamedTuples of arrays and of each other.
 TYPES = (
-    FullRankNormal,
-    LowRankNormal,
-    NormalMixture,
-    Affine,
-    Flow,
-    Coupling,
-    Autoregressive,
-    Perceptron,
+    *(FullRankNormal, LowRankNormal, FactoredNormal, NormalMixture),
+    *(Affine, Flow, Coupling, Autoregressive, Perceptron),
 )
 NORMAL = "normal"
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax.typing import Array, Float, Key, Latent
+from lvm_jax.vi.constraints import Constraint, Named
 from lvm_jax.vi.method import Task
 
 
@@ -24,13 +25,23 @@ def check_draw(key: Key[Array, ""], start: Any) -> tuple[Latent, Callable | None
         ) from error
 
 
+def unconstrained(draw: Callable | None, constraint: Constraint | None) -> Callable | None:
+    """The function that draws starts in unconstrained numbers.
+
+    Starts are constrained where `constraint` has names, as a `start` that is a pytree.
+    """
+    if draw is None or not isinstance(constraint, Named):
+        return draw
+    return lambda key: constraint.inverse(draw(key))
+
+
 def draw_starts(key: Key[Array, ""], task: Task, number: int, scale: float) -> Float[Array, "P D"]:
     """`number` starts u: of the task's own draws, or uniform on (-scale, scale)^D."""
-    density = task.density
-    if task.draw_start is None:
+    density, draw = task.density, task.draw_start
+    if draw is None:
         shape = (number, density.dim)
         return jax.random.uniform(key, shape, density.dtype, minval=-scale, maxval=scale)
     origin = ravel_pytree(density.start)[0]
     keys = jax.random.split(key, number)
-    drawn = jax.vmap(lambda key: ravel_pytree(task.draw_start(key))[0])(keys)
+    drawn = jax.vmap(lambda key: ravel_pytree(draw(key))[0])(keys)
     return jnp.asarray(drawn, density.dtype) - origin[None]
