@@ -13,6 +13,7 @@ from lvm_jax.vi import quality
 from lvm_jax.vi.batch_and_match import batch_and_match
 from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import Density, LogDensity, check_density
+from lvm_jax.vi.deterministic import deterministic
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
 from lvm_jax.vi.laplace import laplace
@@ -30,6 +31,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "batch_and_match": batch_and_match,
     "pathfinder": pathfinder,
     "modes": modes,
+    "deterministic": deterministic,
 }
 AUTO = {  # others: adam
     "full_rank": "natural_gradient",
