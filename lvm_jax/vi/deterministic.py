@@ -135,8 +135,7 @@ class _Rounds:
             return -np.asarray(fixed_draws.hessian_times(*both, *given), float)
 
         def keep(x: np.ndarray) -> None:
-            nonlocal best
-            best = np.array(x)
+            best[:] = x
 
         options = {
             "initial_trust_radius": RADIUS,
@@ -146,7 +145,7 @@ class _Rounds:
         }
         with contextlib.suppress(_BudgetSpentError):
             minimize(
-                loss, best, jac=True, hessp=product, method="trust-ncg", options=options,
+                loss, best.copy(), jac=True, hessp=product, method="trust-ncg", options=options,
                 callback=keep,
             )  # fmt: skip
         return best.astype(dtype)

@@ -37,6 +37,7 @@ AUTO = {  # others: adam
     "full_rank": "natural_gradient",
     "mean_field": "natural_gradient",
     "mixture": "modes",
+    "low_rank": "batch_and_match",
 }
 INSIDE = "training.ascend, then evidence.importance"
 
@@ -73,7 +74,7 @@ def fit(
         family: a name of `vi.FAMILIES`, or a `guides` Family of D numbers, the size of `start`.
         method: a name of `vi.METHODS`, or what one of its functions returns, such as
             `vi.adam(num_samples=4)`; "auto" is natural_gradient for Gaussians of full or diagonal
-            covariance, and adam for other families.
+            covariance, batch_and_match for low_rank, and adam for other families.
         tolerance: nats of ELBO. The fit ends when the predicted gain of a longer one is below.
         max_evaluations: the most gradients of log_density in the fit.
         constrain: names of `vi.CONSTRAINTS` for leaves of z, such as {"tau": "positive"}, other
