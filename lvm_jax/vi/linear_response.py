@@ -26,8 +26,8 @@ def linear_response(
     for a Gaussian log_density. The Hessian is a mean over `num_draws` draws of q in pairs, each of
     D + 1 evaluations. The result is NaN where this Hessian is not negative definite.
 
-    Raises TypeError for a legacy key and for a q that is not that of `vi.fit` with mean_field,
-    ValueError for num_draws that is not an integer >= 2.
+    Raises TypeError for a legacy key and for a q that is not that of `vi.fit` with mean_field
+    and without `constrain`, ValueError for num_draws that is not an integer >= 2.
 
     Source: Giordano, Broderick and Jordan (2018), Covariances, robustness, and variational Bayes.
     """
@@ -35,7 +35,8 @@ def linear_response(
     flat = getattr(q, "flat", q)
     if not isinstance(flat, Independent) or not isinstance(flat.distribution, Normal):
         raise TypeError(
-            f"q: expected the q of a fit with family='mean_field', got a {type(flat).__name__}"
+            "q: expected the q of a fit with family='mean_field' and without `constrain`, got a "
+            f"{type(flat).__name__}"
         )
     num_pairs = (checks.integer(num_draws, "num_draws", 2) + 1) // 2
     mean, scale = q.origin + flat.distribution.loc, flat.distribution.scale
