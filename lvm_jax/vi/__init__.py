@@ -9,6 +9,7 @@ For a model of many data points, see `training.fit`.
 
 from lvm_jax.vi.batch_and_match import batch_and_match
 from lvm_jax.vi.constraints import CONSTRAINTS
+from lvm_jax.vi.deterministic import deterministic
 from lvm_jax.vi.export import to_arviz
 from lvm_jax.vi.families import FAMILIES
 from lvm_jax.vi.fit import METHODS, fit
@@ -17,6 +18,7 @@ from lvm_jax.vi.foreign_pymc import from_pymc
 from lvm_jax.vi.foreign_tfp import from_tfp
 from lvm_jax.vi.gaussian import natural_gradient
 from lvm_jax.vi.laplace import laplace
+from lvm_jax.vi.linear_response import linear_response
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.modes import modes
 from lvm_jax.vi.modes_table import Modes
@@ -52,11 +54,13 @@ __all__ = [
     "adam",
     "batch_and_match",
     "compare_to_reference",
+    "deterministic",
     "fit",
     "from_numpyro",
     "from_pymc",
     "from_tfp",
     "laplace",
+    "linear_response",
     "load",
     "modes",
     "natural_gradient",

@@ -102,8 +102,8 @@ def batch_and_match(
     `lvm_jax.vi.batch_and_match` for the step and `lvm_jax.vi.stopping` for the end.
 
     Args:
-        num_samples: draws of a step; None is D / 2 for full_rank, between 16 and 1,024, and twice
-            the rank for low_rank, at least 16.
+        num_samples: draws of an update; None is D / 2 for full_rank, between 16 and 1,024, and
+            twice the rank for low_rank, at least 16.
         rank: columns of F for low_rank, fewer than D; None is 10, or D - 1 if that is less.
         first_rate: lambda / (1 + lambda) of the first steps, in (0, 1).
 
@@ -152,9 +152,10 @@ def _low_rank(
     if rank >= dim:
         raise ValueError(f"rank: expected fewer than the {dim} numbers of start, got {rank}")
     draws = num_samples or max(2 * rank, MIN_DRAWS)
+    updates = max(round(min(dim / 2, MAX_DRAWS) / draws), 1)
     started = patch.start_low_rank(key, task.density, rank, task.max_evaluations)
     iteration = Iteration(
-        partial(patch.low_rank_step, draws),
-        *(lambda state: state, patch.build, patch.distance, draws),
+        partial(patch.low_rank_steps, draws, updates),
+        *(lambda state: state, patch.build, patch.distance, draws * updates),
     )
     return iteration, started.state, started.evaluations

@@ -14,6 +14,7 @@ from lvm_jax.vi import quality
 from lvm_jax.vi.batch_and_match import batch_and_match
 from lvm_jax.vi.constraints import Constrained, Named
 from lvm_jax.vi.density import Density, LogDensity, check_density
+from lvm_jax.vi.deterministic import deterministic
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
 from lvm_jax.vi.improper import improper_leaf
@@ -33,11 +34,13 @@ METHODS: dict[str, Callable[[], Method]] = {
     "batch_and_match": batch_and_match,
     "pathfinder": pathfinder,
     "modes": modes,
+    "deterministic": deterministic,
 }
 AUTO = {  # others: adam
     "full_rank": "natural_gradient",
     "mean_field": "natural_gradient",
     "mixture": "modes",
+    "low_rank": "batch_and_match",
 }
 INSIDE = "training.ascend, then evidence.importance"
 
@@ -76,7 +79,7 @@ def fit(
         family: a name of `vi.FAMILIES`, or a `guides` Family of D numbers, the size of `start`.
         method: a name of `vi.METHODS`, or what one of its functions returns, such as
             `vi.adam(num_samples=4)`; "auto" is natural_gradient for Gaussians of full or diagonal
-            covariance, and adam for other families.
+            covariance, batch_and_match for low_rank, and adam for other families.
         tolerance: nats of ELBO. The fit ends when the predicted gain of a longer one is below.
         max_evaluations: the most gradients of log_density in the fit.
         constrain: names of `vi.CONSTRAINTS` for leaves of z, such as {"tau": "positive"}, other

@@ -96,6 +96,23 @@ def patch(
     return jax.lax.fori_loop(0, num_iterations, body, (factor, jnp.ones_like(diagonal)))
 
 
+def low_rank_steps(
+    num_samples: int,
+    num_steps: int,
+    log_density: Callable[[Array], Scalar],
+    key: Key[Array, ""],
+    state: LowRank,
+    rate: Scalar,
+) -> Steps:
+    """Several updates. Those of B < D draws forget the start after about D / (B rate) of them."""
+
+    def body(state: LowRank, key: Key[Array, ""]) -> tuple[LowRank, Float[Array, " S"]]:
+        return low_rank_step(num_samples, log_density, key, state, rate)
+
+    state, log_w = jax.lax.scan(body, state, jax.random.split(key, num_steps))
+    return Steps(state, log_w.ravel())
+
+
 @precision.full
 def low_rank_step(
     num_samples: int,
