@@ -1,8 +1,8 @@
 """Threefry, the generator of random numbers, as one function of C: in the tests only.
 
 XLA compiles the 20 rounds wherever a program draws, splits a key or folds a number into one: 20 to
-25 ms each time with the lowering, a tenth of the time of the tests. A call of C takes 2 ms and
-gives the same bits (tests/test_keys.py).
+25 ms each time with the lowering. A call of C takes 2 ms and gives the same bits
+(tests/test_keys.py). Three files that took 81 s of CPU with an empty cache take 62 s.
 """
 
 import ctypes
@@ -32,7 +32,8 @@ def install() -> None:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "threefry.so"
         options = ["-O2", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}", "-o", library]
-        subprocess.run([compiler, *options, SOURCE], check=True)
+        if subprocess.run([compiler, *options, SOURCE]).returncode != 0:  # it has said why
+            return
         function = ctypes.CDLL(str(library)).threefry2x32
     jax.ffi.register_ffi_target(NAME, jax.ffi.pycapsule(function), platform="cpu")
     mlir.register_lowering(threefry2x32_p, lower, platform="cpu")
