@@ -39,12 +39,16 @@ from lvm_jax import compiling
 if version("jaxlib").startswith("0.10."):
     quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     quick += " --xla_cpu_parallel_codegen_split_count=1"
-    os.environ.setdefault("XLA_FLAGS", quick)
     # JAX makes an MLIR context for each program, in 4 ms, and keeps it with the program, in 0.5 MB.
     # Here all programs share one.
     from jax._src.interpreters import mlir
 
     mlir.make_ir_context = cache(mlir.make_ir_context)
+
+    if os.environ.setdefault("XLA_FLAGS", quick) == quick:
+        import threefry
+
+        threefry.install()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from em_reference import compact, numbers
+from model_cases import quick_jit
 from scipy import special, stats
 
 from lvm_jax import em
@@ -220,11 +221,16 @@ def test_is_safe_is_false_where_rounding_exceeds_a_thousandth_of_a_nat(covarianc
     def component(reach):
         return em.Gaussians(jax.numpy.full((1, dim), reach - 2, np.float32), scale)
 
-    assert bool(family.is_safe(component(0.97 * reach)))
-    assert not bool(family.is_safe(component(1.03 * reach)))
+    @quick_jit
+    def run(inside, at, outside, x):
+        eta, offset = family.natural(at)
+        fast = family.features(x) @ eta.T + offset[None] + family.base(at, x)[:, None]
+        return family.is_safe(inside), family.is_safe(outside), fast
+
     x = np.random.default_rng(5).normal(size=(N, dim), loc=reach - 2).astype(np.float32)
-    eta, offset = family.natural(component(reach))
-    fast = family.features(x) @ eta.T + offset[None] + family.base(component(reach), x)[:, None]
+    safe, beyond, fast = run(*(component(share * reach) for share in (0.97, 1, 1.03)), x)
+    assert safe
+    assert not beyond
     mean = np.float32(reach - 2).astype(np.float64)
     truth = stats.norm.logpdf(x.astype(np.float64), mean).sum(1)
     error = np.sqrt(np.mean((np.asarray(fast, np.float64)[:, 0] - truth) ** 2))

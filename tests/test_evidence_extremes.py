@@ -23,27 +23,34 @@ def nowhere(z):
 
 
 def test_weights_that_are_all_zero_answer_minus_infinity():
-    found = [
-        evidence.from_log_weights(jnp.full(7, ZERO)),
-        evidence.importance(jax.random.key(0), nowhere, NORMAL, 7, chunk_size=3),
-        evidence.jackknife(jax.random.key(0), nowhere, NORMAL, 7),
-        evidence.jackknife(jax.random.key(0), nowhere, NORMAL, 7, order=2),
-    ]
+    def every(key, key_telescope):
+        found = [
+            evidence.from_log_weights(jnp.full(7, ZERO)),
+            evidence.importance(key, nowhere, NORMAL, 7, chunk_size=3),
+            evidence.jackknife(key, nowhere, NORMAL, 7),
+            evidence.jackknife(key, nowhere, NORMAL, 7, order=2),
+        ]
+        telescopes = [
+            telescope(key_telescope, nowhere, NORMAL).log_evidence
+            for telescope in (evidence.sumo, evidence.multilevel)
+        ]
+        return found, telescopes, diagnostics.effective_sample_size(jnp.full(7, ZERO))
+
+    found, telescopes, ess = quick_jit(every)(jax.random.key(0), jax.random.key(1))
     for one in found:
         assert one.log_evidence == -np.inf
         assert one.ess == 0
         assert one.num_negative_infinite == 7
         assert one.interval() == (-np.inf, np.inf)  # seven zeros do not prove a zero
-    assert diagnostics.effective_sample_size(jnp.full(7, ZERO)) == 0
-    for telescope in (evidence.sumo, evidence.multilevel):
-        assert telescope(jax.random.key(1), nowhere, NORMAL).log_evidence == -np.inf
+    assert ess == 0
+    assert telescopes == [-np.inf, -np.inf]
 
 
 def test_intervals_where_something_is_not_known():
     # Of four points: known, no spread known, no weight at all, and NaN. Two weights are too few for
     # an interval to be reliable.
     rows = jnp.array([[0.0, 1.0], [0.3, jnp.inf], [ZERO, ZERO], [0.0, jnp.nan]])
-    found = jax.vmap(evidence.from_log_weights)(rows)
+    found = quick_jit(jax.vmap(evidence.from_log_weights))(rows)
     low, high = found.nominal_interval(0.9)
     half = t.ppf(0.95, 1) * float(found.standard_error[0])
     centre = logsumexp([0.0, 1.0]) - np.log(2)
@@ -99,13 +106,19 @@ def test_sumo_growth_near_and_far(x64, excess, size):
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
+SIZE, NUMBER = 64, 41
+first_rows = quick_jit(
+    lambda log_w: from_first(
+        log_w, jnp.arange(SIZE) < NUMBER, jnp.int32(NUMBER), jnp.int32(pareto.tail_size(NUMBER))
+    )
+)
+from_log_weights = quick_jit(evidence.from_log_weights)
+
+
 @pytest.mark.parametrize("beyond", [50.0, np.nan, np.inf])
 def test_weights_beyond_the_number_in_use_do_not_count(beyond):
-    size, number = 64, 41
-    used = jnp.arange(size) < number
-    log_w = jnp.where(used, jax.random.normal(jax.random.key(3), (size,)), beyond)
-    tail = jnp.int32(pareto.tail_size(number))
-    found = from_first(log_w, used, jnp.int32(number), tail)
-    want = evidence.from_log_weights(log_w[:number])
+    log_w = np.random.default_rng(3).normal(size=SIZE).astype(np.float32)
+    log_w[NUMBER:] = beyond
+    found, want = first_rows(log_w), from_log_weights(log_w[:NUMBER])
     for name, value in want._asdict().items():
         np.testing.assert_allclose(getattr(found, name), value, rtol=1e-6, err_msg=name)

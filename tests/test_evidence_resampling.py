@@ -41,11 +41,17 @@ def test_a_draw_of_weight_v_appears_about_v_m_times():
         PROBLEM.guide(PROBLEM.phi),
         jax.random.key(1),
     )
-    found = evidence.resample(key, joint, q, 53, 211)
+
+    @quick_jit
+    def run(key):
+        drawn = weigh(jax.random.split(key)[0], joint, q, 53).z
+        return evidence.resample(key, joint, q, 53, 211), drawn
+
+    found, drawn = run(key)
     assert found.z.shape == (211, 2)
     weights = np.exp(np.asarray(found.log_weights, float))
     assert weights.sum() == pytest.approx(1, abs=1e-4)
-    drawn = np.asarray(weigh(jax.random.split(key)[0], joint, q, 53).z)
+    drawn = np.asarray(drawn)
     count = np.array([(np.asarray(found.z) == z).all(1).sum() for z in drawn])
     assert count.sum() == 211
     assert (np.abs(count - 211 * weights) < 1 + 1e-3).all()

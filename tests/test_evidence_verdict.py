@@ -166,9 +166,11 @@ def test_untuned_moves_may_reject_every_proposal():
 
 
 def test_an_average_of_few_or_heavy_draws_is_not_reliable():
+    compiled = quick_jit(evidence.average)
+
     def average(values):
         number = jnp.zeros(len(values), jnp.int32)
-        return evidence.average(evidence.Telescope(jnp.asarray(values), number, number))
+        return compiled(evidence.Telescope(jnp.asarray(values), number, number))
 
     normal = np.random.default_rng(3).normal(size=301)
     assert average(normal).reliable

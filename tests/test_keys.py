@@ -4,10 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import threefry
 
 from lvm_jax import data, distributions
 from lvm_jax._core import keys
 from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
+
+
+@pytest.fixture(autouse=True)
+def draw_with_the_library(monkeypatch):
+    """By its own rounds of Threefry: the other tests draw by a function of C, see conftest.py."""
+    monkeypatch.setattr(keys, "threefry", threefry.LIBRARY)
+
 
 DRAWS = {
     "normal": lambda key: jax.random.normal(key, (7, 3)),
@@ -36,6 +44,20 @@ def test_every_draw_is_that_of_jax(name, x64):
         want, got = DRAWS[name](key), jax.jit(DRAWS[name])(quick)
         assert got.dtype == want.dtype
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("words", [threefry.LIBRARY, threefry.of_jax], ids=["library", "jax"])
+def test_the_published_answers(words):
+    """The known answers of Random123 for 20 rounds (Salmon et al. 2011)."""
+    # key, counter, answer
+    rows = [
+        (0, 0, 0, 0, 0x6B200159, 0x99BA4EFE),
+        (*[0xFFFFFFFF] * 4, 0x1CB996FC, 0xBB002BE7),
+        (0x13198A2E, 0x03707344, 0x243F6A88, 0x85A308D3, 0xC4923A9C, 0x483DF7A0),
+    ]
+    for *given, high, low in rows:
+        key, counter = np.array(given, np.uint32).reshape(2, 2)
+        assert [int(word) for word in jax.jit(words)(key, *counter)] == [high, low]
 
 
 def test_64_bits_and_a_seed_of_its_own():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_cases import quick_jit
 from scipy import stats
 
 from lvm_jax import distributions, em, evidence, models, plotting
@@ -319,7 +320,7 @@ def test_evidence_is_in_its_order_and_hollow_where_not_reliable():
 
 
 def test_evidence_of_several_points_is_refused():
-    found = jax.vmap(evidence.from_log_weights)(jnp.zeros((2, 30)))
+    found = quick_jit(jax.vmap(evidence.from_log_weights))(jnp.zeros((2, 30)))
     with pytest.raises(ValueError, match=r"methods\['a'\]: expected one data point"):
         plotting.evidence_intervals({"a": found})
     plotting.evidence_intervals({"a": evidence.summarize(found)})

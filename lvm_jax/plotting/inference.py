@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Average, Estimate
 from lvm_jax.plotting.figures import (
     GREY,
@@ -21,7 +22,7 @@ from lvm_jax.plotting.figures import (
     finish,
 )
 from lvm_jax.plotting.learning import two_errors
-from lvm_jax.typing import ArrayLike, Float
+from lvm_jax.typing import Array, ArrayLike, Float, Scalar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,8 +98,7 @@ def tail_of(log_weights: ArrayLike, name: str = "log_weights") -> Tail:
     """The tail of the weights as `weight_tail` draws it. Raises ValueError as it does."""
     from scipy.special import logsumexp
 
-    from lvm_jax.diagnostics import pareto_k  # a figure of a mixture needs no evidence
-    from lvm_jax.evidence.pareto import tail_size
+    from lvm_jax.evidence.pareto import tail_size  # a figure of a mixture needs no evidence
 
     log_w = np.asarray(log_weights, np.float64)
     if log_w.ndim != 1 or log_w.size < 25:
@@ -106,13 +106,21 @@ def tail_of(log_weights: ArrayLike, name: str = "log_weights") -> Tail:
     if np.isnan(log_w).any() or np.isposinf(log_w).any() or np.isneginf(log_w).all():
         raise ValueError(f"{name}: expected log-weights without NaN or +inf, and one above -inf")
     ranked = np.sort(log_w - (logsumexp(log_w) - np.log(log_w.size)))[::-1]
-    size, k = tail_size(log_w.size), float(pareto_k(jnp.asarray(log_w)))
+    size, k = tail_size(log_w.size), float(_k_hat(jnp.asarray(log_w)))
     shown = ranked[: max(log_w.size // 5, size + 1)]
     shown = shown[np.isfinite(shown)]
     excess = np.exp(ranked[:size]) - np.exp(ranked[size])
     scale = float(np.median(excess)) / _median(k)
     share = np.arange(1, len(shown) + 1) / log_w.size
     return Tail(shown, share, k, float(ranked[size]), scale, size / log_w.size)
+
+
+@bounded_jit()
+def _k_hat(log_w: Float[Array, " S"]) -> Scalar:
+    """Compiled as one program; eager calls would compile about fifty for each S."""
+    from lvm_jax.diagnostics import pareto_k
+
+    return pareto_k(log_w)
 
 
 def k_hat_in_words(k_hat: float) -> str:
