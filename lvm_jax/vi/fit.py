@@ -1,7 +1,6 @@
 """Fit q to a log-density, and measure how good q is."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Key, Latent, Scalar
 from lvm_jax.vi import quality
 from lvm_jax.vi.batch_and_match import batch_and_match
-from lvm_jax.vi.constraints import Constrained, Named
+from lvm_jax.vi.constraints import Constrained
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.deterministic import deterministic
 from lvm_jax.vi.families import check_family
