@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from lvm_jax import distributions, guides
 from lvm_jax.decomposition import calibrate
-from lvm_jax.decomposition.calibration import _rank, _summarize
+from lvm_jax.decomposition.calibration import rank, summarize
 from lvm_jax.guides import Guide
 
 MODEL, THETA, *_ = CASES["diagonal"]()
@@ -85,7 +85,7 @@ def test_ties_are_broken_by_chance():
 def test_the_summary_of_ranks_is_its_formulas():
     # Ranks 0, ..., 5 of L = 5 draws in three bins: uneven counts by hand, and even ones.
     ranks = np.array([0, 0, 1, 2, 3, 3, 3, 4, 5, 5, 5])
-    counts, statistic, p_value, mean, spread = _summarize(jnp.asarray(ranks)[:, None], 5, 3)
+    counts, statistic, p_value, mean, spread = summarize(jnp.asarray(ranks)[:, None], 5, 3)
     assert counts[:, 0].tolist() == [3, 4, 4]
     oracle = chisquare([3, 4, 4])
     np.testing.assert_allclose(statistic[0], oracle.statistic, rtol=1e-5)
@@ -94,13 +94,13 @@ def test_the_summary_of_ranks_is_its_formulas():
     # Uniform ranks have the variance (L (L + 2)) / 12, here of (rank + 1/2) / (L + 1).
     np.testing.assert_allclose(spread[0], ranks.var(ddof=1) / (35 / 12), rtol=1e-5)
     even = jnp.repeat(jnp.arange(6), 50)[:, None]
-    np.testing.assert_allclose(_summarize(even, 5, 3)[4][0], 300 / 299, rtol=1e-5)
+    np.testing.assert_allclose(summarize(even, 5, 3)[4][0], 300 / 299, rtol=1e-5)
 
 
 def test_ranks_count_the_draws_below_and_break_ties():
     truth, draws = jnp.array([0.5, 1.0]), jnp.array([[0.1, 1.0], [0.7, 1.0], [0.5, 2.0]])
     keys = jax.random.split(jax.random.key(0), 3_000)
-    ranks = np.asarray(jax.vmap(lambda key: _rank(key, truth, draws))(keys))
+    ranks = np.asarray(jax.vmap(lambda key: rank(key, truth, draws))(keys))
     for column, law in ((0, [0, 1 / 2, 1 / 2, 0]), (1, [1 / 3, 1 / 3, 1 / 3, 0])):
         seen = np.bincount(ranks[:, column], minlength=4) / 3_000
         assert (
