@@ -107,12 +107,13 @@ def check_density(
     constraint, u = check_constraint(constrain, _check_start(start))
     z = u if constraint is None else jax.eval_shape(constraint.forward, u)[0]
     _check_log_density(log_density, z)
+    function: Callable[..., Scalar] = log_density
     data = None
     if isinstance(log_density, Posterior):
-        log_density, data = log_density.unbound, jax.tree.map(jnp.asarray, log_density.data)
+        function, data = log_density.unbound, jax.tree.map(jnp.asarray, log_density.data)
     if constraint is not None:
-        log_density = Unconstrained(log_density, constraint)
-    return Density(bindable(log_density), u, data), constraint
+        function = Unconstrained(function, constraint)
+    return Density(bindable(function), u, data), constraint
 
 
 def _check_start(start: Latent) -> Latent:
