@@ -107,7 +107,7 @@ def check_density(
     constraint, u = check_constraint(constrain, _check_start(start))
     z = u if constraint is None else jax.eval_shape(constraint.forward, u)[0]
     _check_log_density(log_density, z)
-    function: Callable[..., Scalar] = log_density
+    function: Any = log_density
     data = None
     if isinstance(log_density, Posterior):
         function, data = log_density.unbound, jax.tree.map(jnp.asarray, log_density.data)
