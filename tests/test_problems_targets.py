@@ -147,6 +147,64 @@ def test_eight_schools_density_in_both_coordinates(x64):
     np.testing.assert_allclose(densities(problems.eight_schools(), centred), truth + own)
 
 
+@pytest.mark.parametrize("centred", [True, False])
+def test_the_best_normals_of_eight_schools_are_stationary(centred, x64):
+    """Their ELBO is a quadrature over log tau; given it the log-density is quadratic in the rest."""
+    target = problems.eight_schools(centred)
+    nodes, mass = np.polynomial.hermite_e.hermegauss(64)
+    order = np.array([1, 0, *range(2, 10)])  # log tau first
+
+    def density(v):
+        return target.log_density(v[order])
+
+    def elbo(eta, full):
+        scale = jnp.diag(jnp.exp(eta[10:20]))
+        if full:
+            scale = scale.at[np.tril_indices(10, -1)].set(eta[20:])
+        rest = scale[1:, 1:] @ scale[1:, 1:].T
+
+        def at(noise):
+            mean = eta[:10] + scale[:, 0] * noise
+            return density(mean) + 0.5 * (jax.hessian(density)(mean)[1:, 1:] * rest).sum()
+
+        log_p = jax.vmap(at)(jnp.asarray(nodes)) @ (mass / mass.sum())
+        return log_p + eta[10:20].sum() + 5 * (1 + math.log(2 * math.pi))
+
+    for full, stated in ((False, target.mean_field_elbo), (True, target.full_rank_elbo)):
+        loss = jax.jit(jax.value_and_grad(lambda eta, full=full: -elbo(eta, full)))
+        start = np.zeros(65 if full else 20)
+        found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B")
+        assert -found.fun == pytest.approx(stated, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "sizes"),
+    [
+        (problems.funnel, (2,)),
+        (problems.wells, (2, 1, 4.0)),
+        (problems.wells, (2, 2, 2.0)),
+        (problems.wells, (2, 1, 0.5)),
+    ],
+)
+def test_the_best_normals_in_two_dimensions(make, sizes, x64):
+    """By BFGS on a quadrature, for normals with correlation."""
+    target = make(*sizes)
+    nodes, mass = np.polynomial.hermite_e.hermegauss(40)
+    noise = jnp.asarray(np.stack(np.meshgrid(nodes, nodes, indexing="ij"), -1).reshape(-1, 2))
+    weight = jnp.asarray(np.outer(mass, mass).ravel() / mass.sum() ** 2)
+
+    def elbo(eta):
+        scale = jnp.diag(jnp.exp(eta[2:4])).at[1, 0].set(eta[4])
+        log_p = jax.vmap(target.log_density)(eta[None, :2] + noise @ scale.T)
+        return log_p @ weight + eta[2:4].sum() + 1 + math.log(2 * math.pi)
+
+    loss = jax.jit(jax.value_and_grad(lambda eta: -elbo(eta)))
+    starts = np.array([[0.0, 0.0, 0.0, 0.0, 0.1], [1.5, 1.5, -1.0, -1.0, 0.1]])
+    found = [optimize.minimize(loss, start, jac=True, method="BFGS") for start in starts]
+    assert max(-one.fun for one in found) == pytest.approx(target.full_rank_elbo, abs=1e-5)
+    assert target.mean_field_elbo == target.full_rank_elbo
+
+
 def logistic(x, y, w):
     eta = x @ w
     return (y * eta - np.logaddexp(0, eta)).sum()

@@ -16,6 +16,7 @@ MEANS_SEED = 0  # of the means of `gaussians_40`
 def funnel(dim: int = 10) -> Target:
     """Neal's funnel: z_0 ~ N(0, 3^2), the others N(0, e^(z_0)); normalised, so log Z = 0.
 
+    The best normal has no correlations, means 0, and the variance 1 / (1 / 9 + (D - 1) / 2) of z_0.
     Raises ValueError for dim < 2. Source: Neal (2003), section 8.
     """
     dim = checks.integer(dim, "dim", 2)
@@ -32,7 +33,8 @@ def funnel(dim: int = 10) -> Target:
         rest = jnp.exp(0.5 * neck) * jax.random.normal(key_rest, (num_samples, dim - 1))
         return jnp.concatenate([neck, rest], axis=1)
 
-    return Target(f"funnel, D = {dim}", dim, log_density, 0.0, sample=sample)
+    best = -0.5 * math.log1p(4.5 * (dim - 1))
+    return Target(f"funnel, D = {dim}", dim, log_density, 0.0, 0.0, best, best, sample)
 
 
 def many_well(num_wells: int = 16) -> Target:
@@ -65,8 +67,9 @@ def wells(dim: int = 50, num_wells: int = 5, delta: float = 2.0) -> Target:
     """-sum_(i <= m) (z_i^2 - delta)^2 - sum_(i > m) z_i^2 / 2, with m = num_wells.
 
     2^m modes of equal mass, at z_i near +-sqrt(delta). log Z is m times a one-dimensional
-    quadrature plus (D - m) log(2 pi) / 2. Raises ValueError for a num_wells outside 1, ..., dim or
-    delta < 0. Source: Richter and Berner (2024).
+    quadrature plus (D - m) log(2 pi) / 2. The best normal is a product of the best of each z_i.
+    Raises ValueError for a num_wells outside 1, ..., dim or delta < 0. Source: Richter and Berner
+    (2024).
     """
     dim = checks.integer(dim, "dim", 1)
     num_wells = checks.integer(num_wells, "num_wells", 1)
@@ -85,8 +88,26 @@ def wells(dim: int = 50, num_wells: int = 5, delta: float = 2.0) -> Target:
         return jnp.concatenate([across.sample(key_well, (num_samples, num_wells)), rest], axis=1)
 
     log_evidence = num_wells * across.log_integral + 0.5 * (dim - num_wells) * LOG_2PI
+    best = num_wells * _best_elbo_of_well(delta) + 0.5 * (dim - num_wells) * LOG_2PI
     name, facts = f"wells, ({dim}, {num_wells}, {delta:g})", {"num_modes": 2**num_wells}
-    return Target(name, dim, log_density, log_evidence, sample=sample, facts=facts)
+    return Target(name, dim, log_density, log_evidence, 0.0, best, best, sample, facts)
+
+
+def _best_elbo_of_well(delta: float) -> float:
+    """The maximum over m and s of the ELBO of N(m, s^2) for exp(-(a^2 - delta)^2).
+
+    The gradient vanishes at m = 0, s^2 = (delta + sqrt(delta^2 + 3)) / 6, and at m^2 = delta - 3
+    s^2, s^2 = (delta - sqrt(delta^2 - 1.5)) / 6.
+    """
+    variances = [(0.0, (delta + math.sqrt(delta**2 + 3)) / 6)]
+    if delta**2 >= 1.5:
+        v = (delta - math.sqrt(delta**2 - 1.5)) / 6
+        variances.append((delta - 3 * v, v))
+    return max(
+        0.5 * (math.log(v) + LOG_2PI + 1)
+        - (m2**2 + 6 * m2 * v + 3 * v**2 - 2 * delta * (m2 + v) + delta**2)
+        for m2, v in variances
+    )
 
 
 def gaussians_40(dim: int = 50) -> Target:
