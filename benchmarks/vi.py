@@ -66,7 +66,7 @@ def make_case(options: Any, target: str, family: str) -> dict[str, Any]:
     return {
         "target": target, "family": family, "budgets": sorted(options.budgets),
         "rates": list(options.rates), "repeats": options.repeats, "seed": options.seed,
-        "timeout": 3_600.0,
+        "timeout": 600.0,
     }  # fmt: skip
 
 

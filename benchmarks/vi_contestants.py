@@ -87,7 +87,7 @@ def summary(curves: list[list[tuple[Fitted, float]]]) -> list[dict[str, Any]]:
 
 def own(case: dict[str, Any], target: Target) -> Iterator[tuple[list[Fitted], float]]:
     """The method "auto" of `vi.fit`, once for each budget; the seconds are of a second run."""
-    density = check_density(target.log_density, jnp.zeros(target.dim))
+    density, _ = check_density(target.log_density, jnp.zeros(target.dim))
     method = METHODS[AUTO[case["family"]]]()
     for seed in range(case["repeats"]):
         key = jax.random.key(case["seed"] + seed)

@@ -83,6 +83,12 @@ REFUSED = {
         ({"epochs": 7, "decay_epochs": 6}, "decay_epochs: expected at least epochs = 7"),
         ({"guide": "iaf", "evidence": "certify"}, "evidence: .* importance or annealed"),
     ],
+    "vi_lab": [
+        ({"budgets": (2_000, 500)}, "budgets: expected rising numbers"),
+        ({"targets": ()}, "targets: expected at least one, none twice"),
+        ({"targets": ("all", "funnel")}, "targets: expected all alone, or names"),
+        ({"methods": ("laplce",)}, "methods: expected one of .* did you mean 'laplace'"),
+    ],
 }  # fmt: skip
 
 
