@@ -72,6 +72,7 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.training
 	.venv/bin/python -m benchmarks.evaluation
 	.venv/bin/python -m benchmarks.evidence
+	.venv/bin/python -m benchmarks.vi --targets breast_cancer funnel eight_schools wells
 	.venv/bin/python -m benchmarks.startup
 	.venv/bin/python -m benchmarks.latency
 	.venv/bin/python -m benchmarks.coverage

@@ -19,7 +19,7 @@ from benchmarks.vi_contestants import Fitted
 from lvm_jax.problems import Target
 
 NUM_DRAWS = {"NumPyro": (10,), "BlackJAX": (100, 10)}  # in a step
-NUM_PATHS = (1, 4)
+NUM_PATHS, NUM_POINTS = (1, 4), 31  # points of a path
 NUM_MOMENTS, NUM_CHUNKS = 50_000, 8  # draws for mean and covariance of a path's normal
 
 Program = Callable[[dict[str, Any], Target], Iterator[tuple[list[Fitted], float]]]
@@ -98,6 +98,7 @@ def blackjax(case: dict[str, Any], target: Target, draws: int, rate: float) -> A
 def by_adam(case: dict[str, Any], target: Target) -> Iterator[tuple[list[Fitted], float]]:
     """Every setting of a peer, one after another, for each seed."""
     make = {"NumPyro": numpyro, "BlackJAX": blackjax}[case["contestant"]]
+    budgets = [*case["budgets"], *case["more"]]
     curves: list[list[Fitted]] = [[] for _ in range(case["repeats"])]
     compiled = []
     for draws in NUM_DRAWS[case["contestant"]]:
@@ -108,7 +109,7 @@ def by_adam(case: dict[str, Any], target: Target) -> Iterator[tuple[list[Fitted]
             compiled.append(time.perf_counter() - began)
             for seed, rows in enumerate(curves):
                 key = jax.random.key(case["seed"] + seed)
-                rows += optimised(key, case["budgets"], draws, advance, start(key), read)
+                rows += optimised(key, budgets, draws, advance, start(key), read)
     for rows in curves:
         yield rows, float(np.mean(compiled))
 
@@ -116,7 +117,7 @@ def by_adam(case: dict[str, Any], target: Target) -> Iterator[tuple[list[Fitted]
 def pathfinder(case: dict[str, Any], target: Target) -> Iterator[tuple[list[Fitted], float]]:
     """The normal of the highest ELBO of P paths; all with BlackJAX's defaults.
 
-    Evaluations are the points of the paths, and 200 draws at each of them.
+    Evaluations are the 31 points of a path, without those of line searches, and 200 draws at each.
     """
     from blackjax.vi import multipathfinder
     from blackjax.vi import pathfinder as single
@@ -133,12 +134,12 @@ def pathfinder(case: dict[str, Any], target: Target) -> Iterator[tuple[list[Fitt
             times = []
             for _ in range(2):
                 began = time.perf_counter()
-                state, info = jax.block_until_ready(run(key, starts))
+                state, _ = jax.block_until_ready(run(key, starts))
                 times.append(time.perf_counter() - began)
             compiled.append(times[0] - times[1])
             best = int(np.argmax(state.path_states.elbo))
             path = jax.tree.map(lambda leaf, best=best: leaf[best], state.path_states)
-            count = int(np.isfinite(info.path.elbo).sum()) * 201
+            count = number * NUM_POINTS * (1 + 200)
             rows.append(Fitted(count, times[1], *moments(key, draw, path)))
         yield rows, float(np.mean(compiled))
 

@@ -36,11 +36,11 @@ def test_annealed_chains_are_near_the_exact_evidence():
     assert np.abs(np.asarray(found) - np.asarray(evidence_models.exact(problem))).max() < 1.0
 
 
-VI_CASE = {"target": "gaussian", "budgets": [500, 1_000], "rates": [0.1], "repeats": 1, "seed": 0}
+VI_CASE = {"target": "gaussian", "budgets": [500, 1_000], "more": [], "rates": [0.1], "repeats": 1}
 
 
 def curve(contestant, family):
-    found = vi_contestants.run(VI_CASE | {"contestant": contestant, "family": family})
+    found = vi_contestants.run(VI_CASE | {"contestant": contestant, "family": family, "seed": 0})
     assert [row["evaluations"] for row in found["curve"]] == sorted(
         row["evaluations"] for row in found["curve"]
     )

@@ -44,7 +44,7 @@ def divergence(result: Result) -> Any:
                 ax.axhline(best, color=plotting.INK, linestyle=line, linewidth=1, zorder=0)
         label = "log Z − ELBO [nats]" if ax is next(iter(axes.values())) else ""
         plotting.finish(ax, target["name"], ("evaluations", label), xscale="log", yscale="log")
-    plotting.legend(next(iter(axes.values())), loc="best")
+    plotting.legend_below(figure, next(iter(axes.values())), 4 if len(axes) < 3 else 7)
     return figure
 
 
