@@ -81,10 +81,11 @@ def reached(found: dict[str, Any], within: float) -> tuple[float, float]:
     return min(row["evaluations"] for row in near), min(row["seconds"] for row in near)
 
 
-def gap_after(found: dict[str, Any], evaluations: float) -> float:
+def gap_after(found: dict[str, Any], evaluations: float) -> str:
     """The smallest gap of a checkpoint with at most that many evaluations."""
     rows = found["rounds"][0]["curve"]
-    return min((row["gap"] for row in rows if row["evaluations"] <= evaluations), default=math.nan)
+    gaps = [row["gap"] for row in rows if row["evaluations"] <= evaluations]
+    return f"{min(gaps):.3f}" if gaps else "–"
 
 
 def line(case: dict[str, Any], name: str, found: dict[str, dict[str, Any]]) -> list[str]:
@@ -103,7 +104,7 @@ def line(case: dict[str, Any], name: str, found: dict[str, dict[str, Any]]) -> l
             last = max(row["seconds"] for row in own["rounds"][0]["curve"])
             timed = [shown(seconds, last, ".2f"), ratio(seconds, quickest, last)]
     return [
-        *start, *cells, *timed, f"{gap_after(own, 2_000):.3f}", f"{gap_after(own, math.inf):.3f}",
+        *start, *cells, *timed, *(gap_after(own, count) for count in (2_000, math.inf)),
         f"{own['compile_seconds']:.1f}", f"{own['peak_mb']:.0f}",
     ]  # fmt: skip
 

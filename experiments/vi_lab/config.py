@@ -16,6 +16,7 @@ TARGETS = (
 )  # fmt: skip
 METHODS = (
     "mean_field", "full_rank", "laplace", "batch_and_match", "pathfinder", "mixture", "flow",
+    "deterministic",
 )  # fmt: skip
 
 
@@ -33,11 +34,13 @@ class Config(Options):
     """Targets of `lvm_jax.problems`; credit and lgcp read files from LVM_JAX_DATA."""
     methods: tuple[
         Literal[
-            "mean_field", "full_rank", "laplace", "batch_and_match", "pathfinder", "mixture", "flow"
+            "mean_field", "full_rank", "laplace", "batch_and_match", "pathfinder", "mixture", "flow",
+            "deterministic",
         ],
         ...,
-    ] = METHODS
-    """Methods; mean_field and full_rank are natural gradients, flow is Adam."""
+    ] = METHODS[:7]  # fmt: skip
+    """Methods; mean_field and full_rank are natural gradients, flow is Adam, deterministic is
+    mean-field with fixed draws."""
     budgets: tuple[Annotated[int, at_least(100)], ...] = (5_000, 30_000)
     """Values of max_evaluations; a fit that converges ends earlier."""
     num_draws: Annotated[int, at_least(1_000)] = 10_000

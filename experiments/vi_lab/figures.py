@@ -8,7 +8,7 @@ from experiments.vi_lab.config import METHODS
 from experiments.vi_lab.measure import Result
 from lvm_jax import plotting
 
-MARKERS = "so^vDPX"
+MARKERS = "so^vDPX*"
 SMALLEST = 1e-3  # nats that are drawn
 COLUMNS = 4
 

@@ -33,6 +33,7 @@ HOW = {  # a method of the page: the family and the method of `vi.fit`
     "pathfinder": ("full_rank", "pathfinder"),
     "mixture": ("mixture", "modes"),
     "flow": ("flow", "adam"),
+    "deterministic": ("mean_field", "deterministic"),
 }
 ONE_BUDGET = ("laplace", "pathfinder")  # which end long before the smallest budget
 PUBLISHED = {  # ELBOs of samplers, quoted; noise can put one above log Z
