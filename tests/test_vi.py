@@ -105,7 +105,7 @@ def test_a_flow_is_nearer_than_a_gaussian():
             3 * z[0] - jnp.exp(z[0]) + distributions.normal(z[:1] ** 2, jnp.ones(1)).log_prob(z[1:])
         )
 
-    start, options = np.zeros(2, np.float32), {"max_evaluations": 40_000}
+    start, options = np.zeros(2, np.float32), {"max_evaluations": 12_000}
     flow = vi.fit(KEY, skewed, start, family="flow", **options)
     gaussian = vi.fit(KEY, skewed, start, **options)
     assert gaussian.elbo.value < flow.elbo.value - 5 * flow.elbo.standard_error

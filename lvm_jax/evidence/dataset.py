@@ -8,6 +8,7 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, for_points, num_rows, rows_for_device
+from lvm_jax._core.display import by_field, is_number, with_error
 from lvm_jax._core.inputs import check_bound, check_data, check_problem, check_q, one_of
 from lvm_jax.compiling import bounded_jit, bucket
 from lvm_jax.estimate import Estimate
@@ -97,6 +98,14 @@ class Summary(NamedTuple):
     num_untrusted: Int[Array, ""]  # points that are `likely_low`
     num_points: int
     failed: Int[Array, ""]  # bits of `Check`: all reasons of those points
+
+    def __repr__(self) -> str:
+        """The mean, both errors and the verdict."""
+        if not all(map(is_number, self)):
+            return by_field(self)
+        number = with_error(self.log_evidence, self.monte_carlo_error)
+        other = with_error(0, self.sampling_error).partition(" ")[2]
+        return f"Summary({number} (Monte Carlo) {other} (sampling): {self.verdict()})"
 
     @property
     def reliable(self) -> Bool[Array, ""]:
