@@ -67,7 +67,8 @@ def fit(
     log_density is log p(x, z) with every constant. q is a distribution on all of R^D: give
     `constrain` for a z on a part of it. New draws after the fit measure ELBO and log Z. Where k-hat
     distrusts the weights of q, log Z is measured by a better proposal, fitted to weighted draws,
-    and where this fails by annealing.
+    and where this fails by annealing. Modes that q does not cover are missing in all of these, and
+    no check shows them: take the family mixture where several are possible.
 
     Args:
         key: a typed PRNG key.
