@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lvm_jax import problems, vi
+from lvm_jax import evidence, problems, vi
 from lvm_jax.estimate import Estimate
 from lvm_jax.vi.density import check_density
 from lvm_jax.vi.method import Reason, Task
@@ -75,6 +75,12 @@ def test_a_saddle_is_no_mode_and_few_paths_leave_modes_unseen():
     with pytest.warns(RuntimeWarning, match="modes: 4 paths reached .* the found modes only"):
         result = vi.modes(num_paths=4).run(KEY, wells)
     assert result.reason is Reason.BUDGET
+    options = {"family": "mixture", "method": vi.modes(num_paths=4), "num_draws": 1_000}
+    with pytest.warns(RuntimeWarning, match="modes: 4 paths reached"):
+        fit = vi.fit(KEY, wells.density, jnp.zeros(3), **options)
+    assert fit.modes.unseen > 0.05
+    assert fit.log_evidence.failed & evidence.Check.BUDGET
+    assert not fit.log_evidence.reliable
 
 
 @pytest.mark.parametrize("method", [vi.modes(), vi.pathfinder(num_paths=5)])

@@ -129,9 +129,9 @@ def fit(
     measured = quality.refine(key_chains, found.flat, density, importance)
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
-        *(of_z(q), elbo, importance, measured.evidence, reason, found.evaluations, found.trace),
-        *(found.method, log_density, of_z(density.around(measured.proposal)), table),
-        problem,
+        *(of_z(q), elbo, importance, quality.with_unseen(measured.evidence, table), reason),
+        *(found.evaluations, found.trace, found.method, log_density),
+        *(of_z(density.around(measured.proposal)), table, problem),
     )
 
 

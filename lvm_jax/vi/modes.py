@@ -33,7 +33,7 @@ from lvm_jax.vi.gaussian import run_from
 from lvm_jax.vi.lbfgs import Climb, climb
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.mixing import Draws, draw_evenly, masses, mixture_weights
-from lvm_jax.vi.modes_table import Modes, good_turing
+from lvm_jax.vi.modes_table import UNSEEN, Modes, good_turing
 from lvm_jax.vi.natural import Gaussian
 from lvm_jax.vi.refine import Refined, refine
 from lvm_jax.vi.start import NUM_DRAWS, Started, best_normal, elbo_of
@@ -46,7 +46,6 @@ SEARCH_SHARE, REFINE_SHARE, DRAW_SHARE = 0.3, 0.3, 0.1  # of the budget
 SAME = 2.0  # standard deviations: two equal normals that are closer have one mode together
 DRAWS = 10_000  # of all components, for the weights and again for the masses
 ONE_DRAWS = 1_000  # of a single component, for its log mass
-UNSEEN = 0.05  # chance of a new mode at the end of one more path, above which a fit warns
 WIDER = 0.25  # share of the draws that have the second width
 
 

@@ -9,6 +9,8 @@ from lvm_jax.estimate import Estimate
 from lvm_jax.typing import Array, Float, Int, Latent
 from lvm_jax.vi.constraints import Constraint
 
+UNSEEN = 0.05  # the largest `Modes.unseen` of a log Z without doubt
+
 
 class Modes(NamedTuple):
     """K modes of a density, in the order of their masses, and the paths that reached them."""

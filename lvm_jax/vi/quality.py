@@ -13,6 +13,7 @@ from lvm_jax.evidence import Check, Evidence, annealed, from_log_weights
 from lvm_jax.evidence.result import TRUSTED_K_HAT
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
 from lvm_jax.vi.density import Density
+from lvm_jax.vi.modes_table import UNSEEN, Modes
 from lvm_jax.vi.proposal import Defended, fit_scales
 
 CHUNK = 1_000  # draws in one evaluation of the weights
@@ -76,6 +77,13 @@ def refine(
     if found.evidence.k_hat <= TRUSTED_K_HAT:
         return found
     return Measured(anneal(key_chains, q, density), found.proposal)
+
+
+def with_unseen(found: Evidence, modes: Modes | None) -> Evidence:
+    """The evidence, not reliable (`Check.BUDGET`) where many modes may not have been found."""
+    if modes is None or modes.unseen <= UNSEEN:
+        return found
+    return found._replace(failed=found.failed | int(Check.BUDGET))
 
 
 def _adapt(key: Key[Array, ""], q: Distribution, density: Density, now: Distribution) -> Measured:
