@@ -1,12 +1,14 @@
 """Simulation-based calibration of fits of a model with a normal posterior."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lvm_jax import vi
-from lvm_jax.distributions import normal
+from lvm_jax.distributions import FullRankNormal, normal
 
 KEY = jax.random.key(13)
 PRIOR = normal(jnp.zeros(2), jnp.ones(2))
@@ -37,6 +39,23 @@ def test_the_exact_posterior_is_calibrated():
     assert found.ranks.shape == (50, 2)
     assert (found.p_value > 1e-3).all()
     np.testing.assert_allclose(found.mean, 0.5, atol=4 * np.sqrt(1 / 12 / 50))
+
+
+def test_a_q_that_is_too_narrow_is_found():
+    """The exact posterior with half its standard deviations: the ranks are U-shaped."""
+    precision = np.eye(2) + np.asarray(CORRELATED @ CORRELATED) / 0.25
+    covariance = np.linalg.inv(precision)
+    root = jnp.asarray(np.linalg.cholesky(covariance), jnp.float32)
+
+    def exact(width):
+        def fit(key, x):
+            mean = jnp.asarray(covariance, jnp.float32) @ CORRELATED @ x[0] / 0.25
+            return SimpleNamespace(q=FullRankNormal(mean, width * root))
+
+        return vi.simulation_check(KEY, PRIOR, simulate, fit, 200, num_bins=5)
+
+    assert (exact(1.0).p_value > 1e-3).all()
+    assert (exact(0.5).p_value < 1e-3).all()
 
 
 def test_bad_numbers_are_refused():

@@ -11,7 +11,7 @@ from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Key, Latent, Scalar
 from lvm_jax.vi import quality
 from lvm_jax.vi.batch_and_match import batch_and_match
-from lvm_jax.vi.constraints import Constrained
+from lvm_jax.vi.constraints import Constrained, Constraint
 from lvm_jax.vi.density import Density, LogDensity, check_density
 from lvm_jax.vi.deterministic import deterministic
 from lvm_jax.vi.families import check_family
@@ -102,7 +102,7 @@ def fit(
     Source: Kucukelbir et al. (2017), ADVI; Welandawe et al. (2024); Yao et al. (2018) for k-hat.
     """
     checks.host("vi.fit", INSIDE, key, start)
-    key_fit, key_draws, key_chains, key_lines = jax.random.split(checks.key(key), 4)
+    key_fit, *keys = jax.random.split(checks.key(key), 4)
     start, draw_start = check_draw(jax.random.fold_in(key_fit, 1), start)
     log_density = check_posterior(log_density, log_prior, data)
     density, constraint = check_density(log_density, start, constrain)
@@ -118,19 +118,33 @@ def fit(
         raise FloatingPointError(odd)
     draw_start = unconstrained(draw_start, constraint)
     found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
+    fitted = _measure(keys, density, found, constraint, num_chunks, odd)
+    if fitted.reason is Reason.DIVERGED and throw:
+        raise FloatingPointError(fitted.problem)
+    return fitted._replace(log_density=log_density)
+
+
+def _measure(
+    keys: list[Key[Array, ""]],
+    density: Density,
+    found: Found,
+    constraint: Constraint | None,
+    num_chunks: int,
+    odd: str | None,
+) -> VariationalFit:
+    """The result, with the ELBO and log Z from new draws."""
+    key_draws, key_chains, key_lines = keys
     table = None if found.modes is None else found.modes.constrained(constraint)
     q = density.around(found.flat)
     elbo, importance = quality.measure(key_draws, found.flat, density, num_chunks)
     reason, problem = _end(key_lines, density, found, elbo.value, odd)
-    if reason is Reason.DIVERGED and throw:
-        raise FloatingPointError(problem)
     if problem is not None:
         elbo, importance = quality.unknown(density.dtype)
     measured = quality.refine(key_chains, found.flat, density, importance)
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     return VariationalFit(
         *(of_z(q), elbo, importance, quality.with_unseen(measured.evidence, table), reason),
-        *(found.evaluations, found.trace, found.method, log_density),
+        *(found.evaluations, found.trace, found.method, density.log_density),
         *(of_z(density.around(measured.proposal)), table, problem),
     )
 
