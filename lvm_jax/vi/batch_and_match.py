@@ -30,9 +30,9 @@ from lvm_jax.guides.families import LowRank
 from lvm_jax.typing import Array, Float, Key, Scalar
 from lvm_jax.vi import natural, patch
 from lvm_jax.vi.method import Found, Method, Task
-from lvm_jax.vi.natural import Gaussian, Steps
+from lvm_jax.vi.natural import Gaussian
 from lvm_jax.vi.start import best_normal
-from lvm_jax.vi.stopping import Iteration, iterate
+from lvm_jax.vi.stopping import Iteration, Step, iterate
 
 FIRST_RATE = 0.5
 MIN_DRAWS, MAX_DRAWS = 16, 1_024  # of a step
@@ -75,7 +75,7 @@ def full_rank_step(
     key: Key[Array, ""],
     state: Gaussian,
     rate: Scalar,
-) -> Steps:
+) -> Step:
     """One update of N(m, (C C^T)^-1)."""
     mean, factor = state
     noise = jax.random.normal(key, (num_samples, mean.size), mean.dtype)
@@ -88,7 +88,7 @@ def full_rank_step(
     new = Gaussian(mean + move, factor @ matched.factor)
     proper = jnp.isfinite(new.mean).all() & jnp.isfinite(new.factor).all()
     narrower = Gaussian(mean, 2 * factor)
-    return Steps(jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, narrower), value - log_q)
+    return Step(jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, narrower), value - log_q)
 
 
 def batch_and_match(

@@ -41,7 +41,7 @@ class Trace(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a method is asked for: q of a family, near a density of u, [D]."""
+    """The input of a method: a density of u, [D], and the family of q."""
 
     density: Any  # a Density, or one in other coordinates
     family: str | Family

@@ -28,6 +28,7 @@ from lvm_jax import precision
 from lvm_jax.distributions import FullRankNormal, normal
 from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
+from lvm_jax.vi.stopping import Step
 
 FLOOR = 1e-6  # the smallest eigenvalue of a curvature with diagonal 1
 NUM_HESSIANS = 4  # of a mean curvature
@@ -53,13 +54,6 @@ def average_of(state: Gaussian) -> Averaged:
     return Averaged(state.mean, state.factor @ state.factor.T)
 
 
-class Steps(NamedTuple):
-    """One step of an iteration: the new state, and the log-weights of its draws."""
-
-    state: Gaussian
-    log_weights: Float[Array, " S"]
-
-
 @precision.full
 def full_rank_step(
     num_samples: int,
@@ -67,7 +61,7 @@ def full_rank_step(
     key: Key[Array, ""],
     state: Gaussian,
     rate: Scalar,
-) -> Steps:
+) -> Step:
     """One step over N(m, A^-1), with `num_samples` draws, an even number."""
     mean, factor = state
     noise = _pairs(key, num_samples, mean)
@@ -83,7 +77,7 @@ def full_rank_step(
     change = _bounded(rate * second, TRUST)
     growth = jnp.eye(mean.size, dtype=mean.dtype) - change + change @ change / 2
     new = Gaussian(mean + move, factor @ jnp.linalg.cholesky(growth))
-    return Steps(_kept(new, state, value), value - log_q)
+    return Step(_kept(new, state, value), value - log_q)
 
 
 @precision.full
@@ -93,7 +87,7 @@ def mean_field_step(
     key: Key[Array, ""],
     state: Gaussian,
     rate: Scalar,
-) -> Steps:
+) -> Step:
     """One step over N(m, diag(A)^-1), with `num_samples` draws, an even number.
 
     The off-diagonal part of A, from the start, is no part of q. It is the control variate of the
@@ -113,7 +107,7 @@ def mean_field_step(
     change = _bounded(rate * (away * residual).mean(0), TRUST)
     growth = jnp.sqrt(1 - change + change**2 / 2)
     new = Gaussian(mean + move, growth[:, None] * factor)
-    return Steps(_kept(new, state, value), value - log_q)
+    return Step(_kept(new, state, value), value - log_q)
 
 
 @precision.full

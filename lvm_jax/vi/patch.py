@@ -23,6 +23,7 @@ from lvm_jax.guides.families import LowRank
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 from lvm_jax.vi.density import Density
 from lvm_jax.vi.start import NUM_DRAWS, ascend_path
+from lvm_jax.vi.stopping import Step
 
 NUM_EM = 20  # iterations of a patch, which starts at the last one
 NUM_PROBES = 10  # products with the Hessian for the scales of the start
@@ -42,13 +43,6 @@ class Matched(NamedTuple):
     def times(self, columns: Float[Array, "D K"]) -> Float[Array, "D K"]:
         """The product of I + A A^T - H H^T with some columns."""
         return columns + self.plus @ (self.plus.T @ columns) - self.minus @ (self.minus.T @ columns)
-
-
-class Steps(NamedTuple):
-    """One step of an iteration: the new state, and the log-weights of its draws."""
-
-    state: LowRank
-    log_weights: Float[Array, " S"]
 
 
 @precision.full
@@ -103,14 +97,14 @@ def low_rank_steps(
     key: Key[Array, ""],
     state: LowRank,
     rate: Scalar,
-) -> Steps:
+) -> Step:
     """Several updates. Those of B < D draws forget the start after about D / (B rate) of them."""
 
     def body(state: LowRank, key: Key[Array, ""]) -> tuple[LowRank, Float[Array, " S"]]:
         return low_rank_step(num_samples, log_density, key, state, rate)
 
     state, log_w = jax.lax.scan(body, state, jax.random.split(key, num_steps))
-    return Steps(state, log_w.ravel())
+    return Step(state, log_w.ravel())
 
 
 @precision.full
@@ -120,7 +114,7 @@ def low_rank_step(
     key: Key[Array, ""],
     state: LowRank,
     rate: Scalar,
-) -> Steps:
+) -> Step:
     """One update, with its patch."""
     scale = jnp.exp(state.log_scale)
     factor = state.factor / scale[:, None]
@@ -136,7 +130,7 @@ def low_rank_step(
     proper = jnp.stack([jnp.isfinite(leaf).all() for leaf in new]).all()
     narrower = LowRank(state.loc, state.factor / 2, state.log_scale - jnp.log(2.0))
     kept = jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, narrower)
-    return Steps(kept, value - log_q)
+    return Step(kept, value - log_q)
 
 
 def _sample(

@@ -166,8 +166,8 @@ def normal_of(
 ) -> FactoredNormal:
     """The normal at one point (Zhang et al., algorithm 4); NaN if its covariance is not definite.
 
-    With s y = 1 for each pair the matrix E of the algorithm is the identity, and 1 stands on the
-    diagonal of R for a pair that is not in use.
+    With s y = 1 for each pair the matrix E of the algorithm is the identity. R has 1 on the
+    diagonal for a pair that is not in use.
     """
     scale = jnp.sqrt(diagonal)
     moves, turns = pairs

@@ -22,7 +22,7 @@ from lvm_jax.vi.method import Found, Method, Task
 from lvm_jax.vi.natural import Gaussian
 from lvm_jax.vi.rows import Expansion, expand
 from lvm_jax.vi.start import Started, best_normal
-from lvm_jax.vi.stopping import Iteration, iterate
+from lvm_jax.vi.stopping import Iteration, Step, iterate
 
 FIRST_RATE = 0.01  # of Adam
 COST_OF_ROWS = 3  # evaluations of a row for one draw: its likelihood and its expansion
@@ -30,18 +30,11 @@ LARGEST_NORM = 10.0  # of a gradient, for Adam
 NUM_COMPARED = 256  # draws for the distance of two q
 
 
-class Climber(NamedTuple):
+class AdamState(NamedTuple):
     """Parameters of q with the state of the optimiser."""
 
     eta: Params
     inner: Any
-
-
-class Stepped(NamedTuple):
-    """The state after a step, and the value of the bound."""
-
-    state: Climber
-    log_weights: Float[Array, " 1"]
 
 
 def adam(
@@ -91,8 +84,8 @@ def adam(
             partial(_distance, family),
             cost,
         )
-        state = Climber(eta, optimizer.init(eta))
-        moved = task._replace(density=Moved(task.density, *started.state))
+        state = AdamState(eta, optimizer.init(eta))
+        moved = task._replace(density=TransformedDensity(task.density, *started.state))
         found = iterate(key_steps, iteration, state, moved, first_rate, started.evaluations)
         return found._replace(flat=Affine(found.flat, *started.state), method="adam")
 
@@ -103,7 +96,7 @@ def adam(
     jax.tree_util.register_dataclass, data_fields=["density", "mean", "factor"], meta_fields=[]
 )
 @dataclass(frozen=True)
-class Moved:
+class TransformedDensity:
     """A density of v, with u = mean + C^-T v."""
 
     density: Any  # a Density, or an estimate of it from some rows
@@ -163,11 +156,11 @@ def _step(
     optimizer: optax.GradientTransformation,
     num_samples: int,
     rows: Rows | None,
-    density: Moved,
+    density: TransformedDensity,
     key: Key[Array, ""],
-    state: Climber,
+    state: AdamState,
     rate: Scalar,
-) -> Stepped:
+) -> Step:
     """One step of the optimiser, its updates times the rate."""
     if rows is not None:
         estimate = density.density.minibatch(
@@ -186,8 +179,8 @@ def _step(
         jnp.isfinite(value)
         & jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]).all()
     )
-    new = Climber(optax.apply_updates(state.eta, updates), inner)
-    return Stepped(jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, state), value[None])
+    new = AdamState(optax.apply_updates(state.eta, updates), inner)
+    return Step(jax.tree.map(lambda a, b: jnp.where(proper, a, b), new, state), value[None])
 
 
 def _distance(family: Family, first: Params, second: Params) -> Scalar:

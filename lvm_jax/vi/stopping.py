@@ -39,10 +39,17 @@ SMALLEST_RATE = 2.0**-14  # in units of the first rate
 FALL = 5.0  # standard errors of a block's ELBO below the best that count as divergence
 
 
+class Step(NamedTuple):
+    """The result of one step: the new state, and the log-weights of its draws."""
+
+    state: Any
+    log_weights: Float[Array, " S"]
+
+
 class Iteration(NamedTuple):
     """A stochastic fit by steps of a fixed rate."""
 
-    step: Callable[..., Any]  # (density, key, state, rate) -> .state, .log_weights
+    step: Callable[..., Step]  # of (density, key, state, rate)
     average_of: Callable[[Any], Params]  # of a state: what is averaged
     build: Callable[[Params], Distribution]  # q of u from averages
     distance: Callable[[Params, Params], Scalar]  # of two averages, in nats
@@ -158,7 +165,7 @@ class _Course:
         return True
 
     def accept(self, block: Block, before: Any) -> None:
-        """Go on from the block's end, or from before the best block if the ELBO fell."""
+        """Continue from the block's end, or from before the best block if the ELBO fell."""
         elbo, error = float(block.elbo), float(block.standard_error)
         limit = max(FALL * np.hypot(error, self.best.standard_error), self.task.density.dim / 2)
         self.fell = not elbo >= self.best.elbo - limit
