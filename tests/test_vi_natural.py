@@ -170,3 +170,24 @@ def test_an_affine_distribution_is_the_base_in_other_coordinates():
     expected = np.vectorize(same.log_prob, signature="(d)->()")(z)
     np.testing.assert_allclose(log_q, expected, rtol=1e-10)
     np.testing.assert_allclose(q.log_prob(z[1, 3]), expected[1, 3], rtol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["full_rank", "mean_field"])
+def test_products_are_those_of_the_fisher_information(family):
+    """|x - y|^2 is twice the distance in nats, to first order; products are bilinear."""
+    distance = getattr(natural, f"{family}_distance")
+    products = getattr(natural, f"{family}_products")
+    centre = Averaged(jnp.asarray(MEAN), jnp.asarray(PRECISION))
+    away = [Averaged(RNG.normal(size=3), (raw := RNG.normal(size=(3, 3))) + raw.T) for _ in "ab"]
+    size = 1e-4
+    near = [jax.tree.map(lambda c, a: c + size * a, centre, one) for one in away]
+    both = jax.tree.map(lambda a, b: a + b - centre_of(a, centre), *near)
+    averages = jax.tree.map(lambda *leaves: jnp.stack(leaves), *near, both)
+    found = np.asarray(jax.jit(products)(averages, centre))
+    apart = [float(distance(one, centre)) for one in (*near, both)]
+    np.testing.assert_allclose(np.diag(found), 2 * np.array(apart), rtol=2e-3)
+    np.testing.assert_allclose(found[2, :2], found[:2, :2].sum(0), rtol=1e-3)
+
+
+def centre_of(leaf, centre):
+    return centre.mean if leaf.ndim == 1 else centre.precision

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from lvm_jax.distributions import normal
+from lvm_jax.vi.blocks import Iteration
 from lvm_jax.vi.density import check_density
 from lvm_jax.vi.method import Reason, Task
-from lvm_jax.vi.stopping import Iteration, iterate
+from lvm_jax.vi.stopping import iterate
+from lvm_jax.vi.trend import squared_slope
 
 DIM, SAMPLES = 4, 10
 KEY = jax.random.key(8)
@@ -44,15 +46,20 @@ def build(average):
     return normal(average, jnp.ones(DIM))
 
 
-def iteration(noise=1.0, bias=0.0, slowness=1.0, step=None):
+def iteration(noise=1.0, bias=0.0, slowness=1.0, step=None, products=None):
     step = partial(walk, noise, bias, slowness) if step is None else step
-    return Iteration(step, average_of, build, half_square, SAMPLES)
+    return Iteration(step, average_of, build, half_square, SAMPLES, products=products)
+
+
+def products(averages, centre):
+    away = averages - centre[None]
+    return away @ away.T
 
 
 def run(one, tolerance=0.01, budget=100_000, key=KEY, at=3.0, first_rate=0.4):
     density, _ = check_density(lambda z: -(z**2).sum(), np.zeros(DIM, np.float32))
     task = Task(density, "mean_field", tolerance, budget)
-    return iterate(key, one, jnp.full(DIM, at), task, first_rate, 0)
+    return iterate(key, one, jnp.full(DIM, 1.0) * at, task, first_rate, 0)
 
 
 def error_of(found):
@@ -93,6 +100,41 @@ def test_a_slow_drift_raises_the_rate_again():
     assert (np.diff(rates) > 0).any()
     assert abs(float(found.eta[0]) - BEST[0]) < 0.8
     assert found.reason is Reason.CONVERGED
+
+
+def gap(found, slowness):
+    """Nats of the ELBO whose natural gradient the walk follows: curvature 1 / slowness in one."""
+    away = np.asarray(found.eta) - BEST
+    return float((away**2 * np.r_[1 / slowness, np.ones(DIM - 1)]).sum() / 2)
+
+
+def test_a_drift_below_the_noise_of_a_window_does_not_end_the_fit():
+    """A direction of curvature 1 / 80, from 3 away: 0.05 nats that windows of 8 units hide."""
+    slow = 80.0
+    with_, without = (
+        [run(iteration(0.3, slowness=slow, products=given), key=jax.random.key(seed), at=BEST + 3)
+         for seed in range(6)]
+        for given in (products, None)
+    )  # fmt: skip
+    assert all(one.reason is Reason.CONVERGED for one in with_ + without)
+    assert np.median([gap(one, slow) for one in with_]) < 0.015
+    assert np.median([gap(one, slow) for one in without]) > 0.02
+
+
+def test_the_squared_slope_is_unbiased_and_its_error_is_the_spread():
+    """Of lines in 30 dimensions with noise that correlates neighbours."""
+    rng, dim = np.random.default_rng(0), 30
+    slope = rng.normal(size=dim) * 0.05
+    found = []
+    for _ in range(2_000):
+        white = rng.normal(size=(9, dim)) * np.linspace(0.2, 1, dim)
+        x = white[:-1] + white[1:] + np.arange(8)[:, None] * slope + 7.0
+        found.append(squared_slope(x @ x.T))
+    values, errors = np.array(found).T
+    assert abs(values.mean() - slope @ slope) < 4 * values.std() / len(values) ** 0.5
+    quiet = [squared_slope((x := rng.normal(size=(8, dim))) @ x.T) for _ in range(2_000)]
+    values, errors = np.array(quiet).T
+    assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.15)
 
 
 @pytest.mark.parametrize("budget", [0, 100, 1_000, 3_001])

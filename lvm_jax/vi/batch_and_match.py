@@ -29,10 +29,11 @@ from lvm_jax.distributions.normals import LOG_2PI, upper_factor
 from lvm_jax.guides.families import LowRank
 from lvm_jax.typing import Array, Float, Key, Scalar
 from lvm_jax.vi import natural, patch
+from lvm_jax.vi.blocks import Iteration, Step
 from lvm_jax.vi.method import Found, Method, Task
 from lvm_jax.vi.natural import Gaussian
 from lvm_jax.vi.start import best_normal
-from lvm_jax.vi.stopping import Iteration, Step, iterate
+from lvm_jax.vi.stopping import iterate
 
 FIRST_RATE = 0.5
 MIN_DRAWS, MAX_DRAWS = 16, 1_024  # of a step

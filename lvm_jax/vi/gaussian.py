@@ -7,9 +7,10 @@ import numpy as np
 
 from lvm_jax.typing import Array, Key
 from lvm_jax.vi import natural
+from lvm_jax.vi.blocks import Iteration
 from lvm_jax.vi.method import Found, Method, Task
 from lvm_jax.vi.start import Started, best_normal
-from lvm_jax.vi.stopping import Iteration, iterate
+from lvm_jax.vi.stopping import iterate
 
 FIRST_RATE = 0.4
 MIN_DRAWS, MAX_DRAWS = 16, 1_024  # of a step; D / 2 between them
@@ -49,10 +50,12 @@ def iteration_of(task: Task) -> Iteration:
         return Iteration(
             partial(natural.full_rank_step, draws),
             *(natural.average_of, natural.full_rank, natural.full_rank_distance, draws),
+            products=natural.full_rank_products,
         )
     return Iteration(
         partial(natural.mean_field_step, draws),
         *(natural.average_of, natural.mean_field, natural.mean_field_distance, draws),
         natural.refresh_curvature,
         natural.NUM_HESSIANS * (dim + 1),
+        natural.mean_field_products,
     )

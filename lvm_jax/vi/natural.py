@@ -28,7 +28,7 @@ from lvm_jax import precision
 from lvm_jax.distributions import FullRankNormal, normal
 from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
-from lvm_jax.vi.stopping import Step
+from lvm_jax.vi.blocks import Step
 
 FLOOR = 1e-6  # the smallest eigenvalue of a curvature with diagonal 1
 NUM_HESSIANS = 4  # of a mean curvature
@@ -151,6 +151,30 @@ def mean_field_distance(first: Averaged, second: Averaged) -> Scalar:
     """As `full_rank_distance`, for diagonal q and with A as the curvature in m."""
     ratio = jnp.diagonal(first.precision) / jnp.diagonal(second.precision)
     return ((ratio + 1 / ratio - 2).sum() + _shift(first, second)) / 4
+
+
+@precision.full
+def full_rank_products(averages: Averaged, centre: Averaged) -> Float[Array, "G G"]:
+    """The inner products of averages [G, ...] - centre by the Fisher information at the centre."""
+    factor = jnp.linalg.cholesky(centre.precision)
+
+    def one(average: Averaged) -> Array:
+        away = factor.T @ (average.mean - centre.mean)
+        half = solve_triangular(factor, average.precision - centre.precision, lower=True)
+        white = solve_triangular(factor, half.T, lower=True) / jnp.sqrt(jnp.asarray(2, half.dtype))
+        return jnp.concatenate([away, white.ravel()])
+
+    rows = jax.lax.map(one, averages)
+    return rows @ rows.T
+
+
+@precision.full
+def mean_field_products(averages: Averaged, centre: Averaged) -> Float[Array, "G G"]:
+    """As `full_rank_products`, for diagonal q and with A as the curvature in m."""
+    away = averages.mean - centre.mean[None]
+    own = jnp.diagonal(averages.precision, axis1=1, axis2=2)
+    ratio = own / jnp.diagonal(centre.precision)[None] - 1
+    return away @ centre.precision @ away.T + ratio @ ratio.T / 2
 
 
 def _shift(first: Averaged, second: Averaged) -> Scalar:

@@ -21,9 +21,9 @@ from lvm_jax.distributions import LowRankNormal
 from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.guides.families import LowRank
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
+from lvm_jax.vi.blocks import Step
 from lvm_jax.vi.density import Density
 from lvm_jax.vi.start import NUM_DRAWS, ascend_path
-from lvm_jax.vi.stopping import Step
 
 NUM_EM = 20  # iterations of a patch, which starts at the last one
 NUM_PROBES = 10  # products with the Hessian for the scales of the start

@@ -16,13 +16,14 @@ from lvm_jax.distributions.affine import Affine
 from lvm_jax.gradients.base import Surrogate, find_estimate
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
+from lvm_jax.vi.blocks import Iteration, Step
 from lvm_jax.vi.density import Density
 from lvm_jax.vi.families import as_family
 from lvm_jax.vi.method import Found, Method, Task
 from lvm_jax.vi.natural import Gaussian
 from lvm_jax.vi.rows import Expansion, expand
 from lvm_jax.vi.start import Started, best_normal
-from lvm_jax.vi.stopping import Iteration, Step, iterate
+from lvm_jax.vi.stopping import iterate
 
 FIRST_RATE = 0.01  # of Adam
 COST_OF_ROWS = 3  # evaluations of a row for one draw: its likelihood and its expansion

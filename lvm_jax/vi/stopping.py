@@ -10,24 +10,37 @@ is halved when they are stationary, and the fit ends when the error of their ave
     bias       nats that it loses to the rate: the distance of the averages of two rates, and at
                most half of it for each half of the rate (a quarter if proportional to the rate)
 
-A fit has converged when noise + bias <= tolerance. Averages of two rates that differ by more than
-this bias drift, and the rate rises again. The ELBO never ends a fit; a block whose ELBO falls far
-below the best is undone, at half the rate.
+A fit has converged when noise + bias <= tolerance, and natural-gradient steps at twice the rate
+show no slow drift: a direction of small curvature moves too little in a window to be seen, and may
+still have a gain. `lvm_jax.vi.trend` estimates it over windows that grow until
+
+    gain       nats that the ELBO rises in as much time again, with its standard error,
+
+is below the tolerance. After a drift the rate is lowered once more, for the noise.
+
+Averages of two rates that differ by more than their bias drift, and the rate rises again. The ELBO
+never ends a fit; a block whose ELBO falls far below the best is undone, at half the rate.
 
 Source: Welandawe et al. (2024), RABVI; Dhaka et al. (2020) for averages of iterates and R-hat.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.compiling import bounded_jit
-from lvm_jax.typing import Array, Distribution, Float, Int, Key, Params, Scalar
-from lvm_jax.vi.density import Density
+from lvm_jax.typing import Array, Key, Params
+from lvm_jax.vi.blocks import (
+    Block,
+    Iteration,
+    distance_of,
+    mean_of,
+    products_of,
+    refresh,
+    run_block,
+)
 from lvm_jax.vi.method import Found, Reason, Task, Trace
+from lvm_jax.vi.trend import NUM_GROUPS, squared_slope
 
 GROUPS = 4  # of the blocks of a window
 MAX_BLOCKS = 16  # of a window; more are joined in pairs
@@ -37,34 +50,6 @@ DRIFT = 3.0  # the largest distance of two halves of a window, in units of its e
 SHRINKS = 0.5  # the largest ratio of the biases of a rate and its double
 SMALLEST_RATE = 2.0**-14  # in units of the first rate
 FALL = 5.0  # standard errors of a block's ELBO below the best that count as divergence
-
-
-class Step(NamedTuple):
-    """The result of one step: the new state, and the log-weights of its draws."""
-
-    state: Any
-    log_weights: Float[Array, " S"]
-
-
-class Iteration(NamedTuple):
-    """A stochastic fit by steps of a fixed rate."""
-
-    step: Callable[..., Step]  # of (density, key, state, rate)
-    average_of: Callable[[Any], Params]  # of a state: what is averaged
-    build: Callable[[Params], Distribution]  # q of u from averages
-    distance: Callable[[Params, Params], Scalar]  # of two averages, in nats
-    num_samples: int  # evaluations of a step
-    refresh: Callable[..., Any] | None = None  # (density, key, state) -> state, between blocks
-    refresh_cost: int = 0  # evaluations of a refresh
-
-
-class Block(NamedTuple):
-    """The result of some steps at one rate."""
-
-    state: Any
-    average: Params
-    elbo: Scalar
-    standard_error: Scalar
 
 
 class Window(NamedTuple):
@@ -87,7 +72,7 @@ def iterate(
 ) -> Found:
     """Run epochs from `state` until the rule above or the budget ends them."""
     course = _Course(key, iteration, state, task, spent)
-    rate, before = first_rate, None
+    rate, before, steady = first_rate, None, iteration.products is None
     while rate > SMALLEST_RATE * first_rate:
         window = course.epoch(rate, before)
         if window is None and not course.fell:
@@ -96,7 +81,13 @@ def iterate(
             rate, before = rate / 2, None
             continue
         if window.error <= task.tolerance:
-            return course.found(Reason.CONVERGED, window)
+            drifted = not steady and course.drift(min(2 * rate, first_rate))
+            if drifted is None:
+                return course.found(Reason.BUDGET, window)
+            if not drifted:
+                return course.found(Reason.CONVERGED, window)
+            rate, before, steady = min(2 * rate, first_rate), None, True
+            continue
         rate = min(2 * rate, first_rate) if window.drifts else rate / 2
         before = window
     finite = np.isfinite(course.best.elbo)
@@ -121,6 +112,7 @@ class _Course:
         self.spent, self.num_steps = spent, 0
         self.blocks: list[Params] = []
         self.length = 1  # of a block, in units of 1 / rate steps
+        self.time = 0  # in the same units, at all rates
         self.rows: list[tuple[float, ...]] = []
         self.best = _Best(-np.inf, 0.0, state)
         self.fell = False
@@ -142,6 +134,42 @@ class _Course:
                 return window
         return None
 
+    def drift(self, rate: float) -> bool | None:
+        """Blocks at one rate until the predicted gain of as much time again is small.
+
+        Whether they moved in a slow direction before; None if the budget does not suffice. No new
+        blocks where those of the last window show the small gain.
+        """
+        if len(self.blocks) % NUM_GROUPS == 0 and sum(self.gain()) <= self.task.tolerance:
+            return False
+        self.blocks, self.length, drifted = [], 1, False
+        while self.extend(rate):
+            if self.fell:
+                self.blocks, self.length, self.fell, rate = [], 1, False, rate / 2
+            if not self.blocks or len(self.blocks) % NUM_GROUPS:
+                continue
+            gain, error = self.gain()
+            if gain + error <= self.task.tolerance:
+                self.blocks = []
+                return drifted
+            if gain - 2 * error > self.task.tolerance:
+                drifted = True
+                self.blocks = self.blocks[len(self.blocks) // 2 :]
+        self.blocks = []
+        return None
+
+    def gain(self) -> tuple[float, float]:
+        """Nats that the ELBO rises in as much time again, from the blocks' slope, and the error."""
+        size = len(self.blocks) // NUM_GROUPS
+        groups = [mean_of(self.blocks[place * size :][:size]) for place in range(NUM_GROUPS)]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *groups)
+        products = np.asarray(products_of(stacked, mean_of(groups), self.iteration), float)
+        if not np.isfinite(products).all():
+            return np.inf, np.inf
+        slope, error = squared_slope(products)
+        factor = self.time / (size * self.length) ** 2
+        return factor * slope, factor * error
+
     def extend(self, rate: float) -> bool:
         """One more block; False if the budget does not suffice."""
         num_steps = self.length * int(np.ceil(1 / rate))
@@ -152,14 +180,15 @@ class _Course:
         density, before = self.task.density, self.state
         if refreshes:
             key = jax.random.fold_in(jax.random.fold_in(self.key, 1), self.num_steps)
-            before = _refresh(density, key, before, self.iteration)
+            before = refresh(density, key, before, self.iteration)
         steps = np.int32(self.num_steps), np.int32(num_steps)
-        block = _run(density, self.key, before, np.float32(rate), *steps, self.iteration)
+        block = run_block(density, self.key, before, np.float32(rate), *steps, self.iteration)
         self.spent, self.num_steps = self.spent + cost, self.num_steps + num_steps
+        self.time += self.length
         self.blocks.append(block.average)
         if len(self.blocks) > MAX_BLOCKS:
             pairs = zip(self.blocks[1::2], self.blocks[2::2], strict=True)
-            self.blocks, self.length = [_mean(pair) for pair in pairs], 2 * self.length
+            self.blocks, self.length = [mean_of(pair) for pair in pairs], 2 * self.length
         self.accept(block, before)
         self.rows.append((self.spent, float(block.elbo), float(block.standard_error), rate, np.nan))
         return True
@@ -182,12 +211,12 @@ class _Course:
     def assess(self, blocks: list[Params]) -> Window:
         """The average of some blocks, its noise, and whether their halves agree."""
         size = len(blocks) // GROUPS
-        groups = [_mean(blocks[place * size :][:size]) for place in range(GROUPS)]
-        average = _mean(groups)
+        groups = [mean_of(blocks[place * size :][:size]) for place in range(GROUPS)]
+        average = mean_of(groups)
         correlated = CORRELATED if self.length * size == 1 else 1.0
         spread = sum(self.distance(group, average) for group in groups) / GROUPS
         noise = correlated * spread / (GROUPS - 1)
-        drift = self.distance(_mean(groups[:2]), _mean(groups[2:]))
+        drift = self.distance(mean_of(groups[:2]), mean_of(groups[2:]))
         least = self.task.tolerance / 10  # a drift that does not matter
         return Window(average, noise, drift <= DRIFT * max(4 * noise, least))
 
@@ -203,7 +232,7 @@ class _Course:
 
     def distance(self, first: Params, second: Params) -> float:
         """The iteration's distance of two averages; inf if it is not finite."""
-        found = float(_distance(first, second, self.iteration))
+        found = float(distance_of(first, second, self.iteration))
         return abs(found) if np.isfinite(found) else np.inf
 
     def found(self, reason: Reason, before: Window | None) -> Found:
@@ -214,60 +243,7 @@ class _Course:
             now = self.assess(self.blocks[-used:])
             best = now if before is None or now.noise < before.noise else before
         average = self.iteration.average_of(self.state) if best is None else best.average
+        if best is not None:
+            self.rows[-1] = (*self.rows[-1][:4], best.error)
         flat = self.iteration.build(average)
         return Found(flat, reason, self.spent, Trace.of_rows(self.rows), "", average)
-
-
-def _mean(trees: Any) -> Params:
-    """The average of some pytrees, on the host."""
-    return jax.tree.map(lambda *leaves: np.mean([np.asarray(one) for one in leaves], 0), *trees)
-
-
-@bounded_jit(2, lean=True)
-def _distance(first: Params, second: Params, iteration: Iteration) -> Scalar:
-    return iteration.distance(first, second)
-
-
-@bounded_jit(3, lean=True)
-def _refresh(density: Density, key: Key[Array, ""], state: Any, iteration: Iteration) -> Any:
-    refresh = iteration.refresh or (lambda density, key, state: state)
-    return refresh(density, key, state)
-
-
-@bounded_jit(6)
-def _run(
-    density: Any,  # a Density, or one in other coordinates
-    key: Key[Array, ""],
-    state: Any,
-    rate: Scalar,
-    first_step: Int[Array, ""],
-    num_steps: Int[Array, ""],
-    iteration: Iteration,
-) -> Block:
-    """`num_steps` steps at one rate; the block's average and ELBO."""
-
-    def step(index: Int[Array, ""], state: Any) -> Any:
-        return iteration.step(density, jax.random.fold_in(key, first_step + index), state, rate)
-
-    def body(index: Int[Array, ""], carry: tuple) -> tuple:
-        state, total, sums = carry
-        done = step(index, state)
-        average = iteration.average_of(done.state)
-        total = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, average)
-        return done.state, total, sums + _sums(done.log_weights)
-
-    zero = jax.tree.map(jnp.zeros_like, iteration.average_of(state))
-    rate = rate.astype(jnp.result_type(*jax.tree.leaves(zero)))
-    log_w = jax.eval_shape(step, first_step, state).log_weights
-    none = jnp.zeros(3, log_w.dtype)
-    state, total, (count, number, square) = jax.lax.fori_loop(
-        0, num_steps, body, (state, zero, none)
-    )
-    elbo = number / count
-    error = jnp.sqrt(jnp.maximum(square / count - elbo**2, 0) / count)
-    return Block(state, jax.tree.map(lambda leaf: leaf / num_steps, total), elbo, error)
-
-
-def _sums(log_w: Float[Array, " S"]) -> Float[Array, " 3"]:
-    """Number, sum, and sum of squares of log-weights."""
-    return jnp.stack([jnp.ones_like(log_w).sum(), log_w.sum(), (log_w**2).sum()])
