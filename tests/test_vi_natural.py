@@ -57,7 +57,7 @@ def test_a_step_at_the_posterior_changes_nothing():
 
 def test_the_mean_of_a_full_rank_step_is_the_natural_gradient():
     """m moves by rate A^-1 P (mu - m), and A by rate (P - A), to first order in the rate."""
-    state, rate = state_of(MEAN + 0.2, OTHER), 1e-3
+    state, rate = state_of(MEAN + 0.2, OTHER), 1e-6
     means, precisions = mean_step(natural.full_rank_step, gaussian, state, rate)
     before = OTHER @ OTHER.T
     expected = np.linalg.solve(before, PRECISION @ np.full(3, -0.2))
@@ -75,7 +75,7 @@ def test_the_mean_of_a_full_rank_step_is_the_natural_gradient():
 
 def test_the_expected_curvature_of_a_quartic_is_that_under_q():
     factor = np.diag([1.5, 0.8])
-    mean, rate = np.array([0.4, -0.3]), 1e-3
+    mean, rate = np.array([0.4, -0.3]), 1e-6
     _, precisions = mean_step(natural.full_rank_step, quartic, state_of(mean, factor), rate)
     before = factor**2
     expected = np.diag(3 * (mean**2 + 1 / np.diag(before))) - before
@@ -86,10 +86,10 @@ def test_the_expected_curvature_of_a_quartic_is_that_under_q():
 
 def test_mean_field_moves_the_precision_to_the_diagonal_of_the_curvature():
     state = state_of(MEAN, OTHER)
-    _, precisions = mean_step(natural.mean_field_step, gaussian, state, 1e-3)
+    _, precisions = mean_step(natural.mean_field_step, gaussian, state, 1e-6)
     own = np.diag(OTHER @ OTHER.T)
-    change = (np.diagonal(precisions, axis1=1, axis2=2) - own).mean(0) / 1e-3
-    error = np.std(np.diagonal(precisions, axis1=1, axis2=2), 0) / np.sqrt(len(precisions)) / 1e-3
+    change = (np.diagonal(precisions, axis1=1, axis2=2) - own).mean(0) / 1e-6
+    error = np.std(np.diagonal(precisions, axis1=1, axis2=2), 0) / np.sqrt(len(precisions)) / 1e-6
     np.testing.assert_array_less(abs(change - (np.diag(PRECISION) - own)), 5 * error + 0.02)
 
 

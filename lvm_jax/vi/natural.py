@@ -32,7 +32,9 @@ from lvm_jax.vi.blocks import Step
 
 FLOOR = 1e-6  # the smallest eigenvalue of a curvature with diagonal 1
 NUM_HESSIANS = 4  # of a mean curvature
-TRUST = 1.0  # the most that a step changes log A, by the Frobenius norm in the noise's coordinates
+# The most that a step changes log A, by the Frobenius norm in the coordinates of the noise, over
+# the root of the rate. A rare large gradient then moves the state no further than noise does.
+TRUST = 1.0
 
 
 class Gaussian(NamedTuple):
@@ -73,8 +75,10 @@ def full_rank_step(
     first = residual.mean(0)
     second = noise.T @ residual / num_samples
     second = (second + second.T) / 2
-    move = solve_triangular(factor, _bounded(rate * first, mean.size**0.5), trans=1, lower=True)
-    change = _bounded(rate * second, TRUST)
+    limit = TRUST * jnp.sqrt(jnp.minimum(rate, 1))
+    move = _bounded(rate * first, limit * mean.size**0.5)
+    move = solve_triangular(factor, move, trans=1, lower=True)
+    change = _bounded(rate * second, limit)
     growth = jnp.eye(mean.size, dtype=mean.dtype) - change + change @ change / 2
     new = Gaussian(mean + move, factor @ jnp.linalg.cholesky(growth))
     return Step(_kept(new, state, value), value - log_q)
@@ -102,9 +106,10 @@ def mean_field_step(
     log_q = -jnp.log(scale).sum() - 0.5 * _square(noise)
 
     white = solve_triangular(factor, residual.mean(0), lower=True)
-    move = solve_triangular(factor, _bounded(rate * white, TRUST), trans=1, lower=True)
-    move = scale * _bounded(move / scale, mean.size**0.5)
-    change = _bounded(rate * (away * residual).mean(0), TRUST)
+    limit = TRUST * jnp.sqrt(jnp.minimum(rate, 1))
+    move = solve_triangular(factor, _bounded(rate * white, limit), trans=1, lower=True)
+    move = scale * _bounded(move / scale, limit * mean.size**0.5)
+    change = _bounded(rate * (away * residual).mean(0), limit)
     growth = jnp.sqrt(1 - change + change**2 / 2)
     new = Gaussian(mean + move, growth[:, None] * factor)
     return Step(_kept(new, state, value), value - log_q)
@@ -198,7 +203,7 @@ def _square(noise: Float[Array, "S D"]) -> Float[Array, " S"]:
     return (noise**2).sum(1) + noise.shape[1] * LOG_2PI
 
 
-def _bounded(change: Array, limit: float) -> Array:
+def _bounded(change: Array, limit: Scalar) -> Array:
     """The change, shortened to a norm of at most `limit`."""
     return change * jnp.minimum(1, limit / jnp.maximum(jnp.sqrt((change**2).sum()), 1e-30))
 

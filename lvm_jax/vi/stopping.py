@@ -5,7 +5,7 @@ is halved when they are stationary, and the fit ends when the error of their ave
 
     block      the average of the parameters over 1 / rate steps, about the iterates' memory
     window     the last blocks, in four groups; stationary if the first two groups and the last two
-               differ by no more than their noise
+               differ by no more than their noise, and the ELBO's predicted gain is no larger
     noise      nats that the window's average loses to Monte-Carlo error, from the groups' spread
     bias       nats that it loses to the rate: the distance of the averages of two rates, and at
                most half of it for each half of the rate (a quarter if proportional to the rate)
@@ -18,8 +18,9 @@ still have a gain. `lvm_jax.vi.trend` estimates it over windows that grow until
 
 is below the tolerance. After a drift the rate is lowered once more, for the noise.
 
-Averages of two rates that differ by more than their bias drift, and the rate rises again. The ELBO
-never ends a fit; a block whose ELBO falls far below the best is undone, at half the rate.
+The rate rises again where a window is not stationary, or two rates' averages differ by more than
+their bias, and the ELBO rises. Where it falls the rate is halved, from the best state so far. The
+ELBO never ends a fit.
 
 Source: Welandawe et al. (2024), RABVI; Dhaka et al. (2020) for averages of iterates and R-hat.
 """
@@ -49,6 +50,7 @@ CORRELATED = 2.0  # the variance of averages of a block, in units of independent
 DRIFT = 3.0  # the largest distance of two halves of a window, in units of its expectation
 SHRINKS = 0.5  # the largest ratio of the biases of a rate and its double
 SMALLEST_RATE = 2.0**-14  # in units of the first rate
+CLEAR = 3.0  # standard errors of a change of the ELBO
 FALL = 5.0  # standard errors of a block's ELBO below the best that count as divergence
 
 
@@ -58,6 +60,7 @@ class Window(NamedTuple):
     average: Params
     noise: float
     stationary: bool
+    rows: tuple[int, int]  # of the trace: the blocks of its rate
     bias: float = np.inf
     drifts: bool = False
 
@@ -71,24 +74,24 @@ def iterate(
     key: Key[Array, ""], iteration: Iteration, state: Any, task: Task, first_rate: float, spent: int
 ) -> Found:
     """Run epochs from `state` until the rule above or the budget ends them."""
-    course = _Course(key, iteration, state, task, spent)
+    course = _Course(key, iteration, state, task, spent, first_rate)
     rate, before, steady = first_rate, None, iteration.products is None
     while rate > SMALLEST_RATE * first_rate:
         window = course.epoch(rate, before)
         if window is None and not course.fell:
             return course.found(Reason.BUDGET, before)
         if window is None:
-            rate, before = rate / 2, None
+            rate, before, course.highest = rate / 2, None, rate / 2
             continue
         if window.error <= task.tolerance:
-            drifted = not steady and course.drift(min(2 * rate, first_rate))
+            drifted = not steady and course.drift(min(2 * rate, course.highest))
             if drifted is None:
                 return course.found(Reason.BUDGET, window)
             if not drifted:
                 return course.found(Reason.CONVERGED, window)
-            rate, before, steady = min(2 * rate, first_rate), None, True
+            rate, before, steady = min(2 * rate, course.highest), None, True
             continue
-        rate = min(2 * rate, first_rate) if window.drifts else rate / 2
+        rate = min(2 * rate, course.highest) if window.drifts else rate / 2
         before = window
     finite = np.isfinite(course.best.elbo)
     return course.found(Reason.NO_PROGRESS if finite else Reason.DIVERGED, before)
@@ -106,10 +109,18 @@ class _Course:
     """The mutable part of a fit: its state, the blocks of the current rate, and the trace."""
 
     def __init__(
-        self, key: Key[Array, ""], iteration: Iteration, state: Any, task: Task, spent: int
+        self,
+        key: Key[Array, ""],
+        iteration: Iteration,
+        state: Any,
+        task: Task,
+        spent: int,
+        highest: float,
     ) -> None:
         self.key, self.iteration, self.state, self.task = key, iteration, state, task
         self.spent, self.num_steps = spent, 0
+        self.highest = highest  # rate at which the ELBO did not fall
+        self.first = 0  # row of the trace of the current rate
         self.blocks: list[Params] = []
         self.length = 1  # of a block, in units of 1 / rate steps
         self.time = 0  # in the same units, at all rates
@@ -122,7 +133,7 @@ class _Course:
 
         None if the budget does not suffice, or if the ELBO fell.
         """
-        self.blocks, self.length = [], 1
+        self.blocks, self.length, self.first = [], 1, len(self.rows)
         while self.extend(rate) and not self.fell:
             if len(self.blocks) % GROUPS:
                 continue
@@ -132,7 +143,21 @@ class _Course:
             done = window.error <= tolerance and len(self.blocks) >= LAST_BLOCKS
             if window.stationary and (done or window.bias > tolerance / 2):
                 return window
+            if not window.stationary and len(self.blocks) >= LAST_BLOCKS:
+                middle = (self.first + len(self.rows)) // 2
+                rise = self.rise((self.first, middle), (middle, len(self.rows)))
+                if rise > CLEAR and rate < self.highest:
+                    return window._replace(drifts=True)
+                if rise < -CLEAR:
+                    self.state, self.fell = self.best.state, True
         return None
+
+    def rise(self, first: tuple[int, int], second: tuple[int, int]) -> float:
+        """The change of the mean ELBO between two ranges of blocks, in its standard errors."""
+        parts = [np.array(self.rows[slice(*rows)])[:, 1:3] for rows in (first, second)]
+        means = [part[:, 0].mean() for part in parts]
+        square = sum((part[:, 1] ** 2).sum() / len(part) ** 2 for part in parts)
+        return float((means[1] - means[0]) / max(np.sqrt(square), 1e-30))
 
     def drift(self, rate: float) -> bool | None:
         """Blocks at one rate until the predicted gain of as much time again is small.
@@ -204,7 +229,8 @@ class _Course:
 
     def window(self) -> Window:
         """All blocks of the rate if they are stationary, otherwise the last half of them."""
-        whole = self.assess(self.blocks)
+        used = len(self.blocks) // GROUPS * GROUPS
+        whole = self.assess(self.blocks[-used:])
         half = len(self.blocks) // 2
         return whole if whole.stationary or half < GROUPS else self.assess(self.blocks[half:])
 
@@ -218,7 +244,17 @@ class _Course:
         noise = correlated * spread / (GROUPS - 1)
         drift = self.distance(mean_of(groups[:2]), mean_of(groups[2:]))
         least = self.task.tolerance / 10  # a drift that does not matter
-        return Window(average, noise, drift <= DRIFT * max(4 * noise, least))
+        stationary = drift <= DRIFT * max(4 * noise, least)
+        if stationary and self.iteration.products is not None:
+            gain = self.time * self.crossed(groups) / (size * self.length) ** 2
+            stationary = gain <= 2 * max(noise, self.task.tolerance)
+        return Window(average, noise, stationary, (self.first, len(self.rows)))
+
+    def crossed(self, groups: list[Params]) -> float:
+        """The product (x_2 - x_1)(x_4 - x_3): the squared slope of a drift, in nats."""
+        one, two, three, four = groups
+        positive = self.distance(one, four) + self.distance(two, three)
+        return positive - self.distance(one, three) - self.distance(two, four)
 
     def compare(self, before: Window | None, now: Window) -> Window:
         """The window with its bias, and whether it drifts, from the window of the rate before."""
@@ -227,7 +263,7 @@ class _Course:
         apart = self.distance(before.average, now.average)
         gain = max(apart - before.noise - now.noise, 0.0)
         if gain > SHRINKS * before.bias:
-            return now._replace(bias=apart, drifts=True)
+            return now._replace(bias=apart, drifts=self.rise(before.rows, now.rows) > CLEAR)
         return now._replace(bias=min(apart, SHRINKS * before.bias))
 
     def distance(self, first: Params, second: Params) -> float:
@@ -236,12 +272,14 @@ class _Course:
         return abs(found) if np.isfinite(found) else np.inf
 
     def found(self, reason: Reason, before: Window | None) -> Found:
-        """The result: the better of the current window and the average of the rate before."""
+        """The window before, or the current one if it is less noisy, or far away and higher."""
         best = before
         if reason is not Reason.CONVERGED and len(self.blocks) >= GROUPS:
-            used = len(self.blocks) // GROUPS * GROUPS
-            now = self.assess(self.blocks[-used:])
-            best = now if before is None or now.noise < before.noise else before
+            now = self.window()
+            if before is None or now.noise < before.noise:
+                best = now
+            elif self.distance(before.average, now.average) > before.error + now.noise:
+                best = before if self.rise(before.rows, now.rows) < 0 else now
         average = self.iteration.average_of(self.state) if best is None else best.average
         if best is not None:
             self.rows[-1] = (*self.rows[-1][:4], best.error)
