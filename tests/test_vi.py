@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from lvm_jax import distributions, evidence, guides, vi
+from lvm_jax.vi import gaussian
 
 KEY = jax.random.key(2)
 RNG = np.random.default_rng(0)
@@ -221,3 +222,12 @@ def test_it_is_refused_under_transformations(full_rank):
         jax.jit(lambda start: vi.fit(KEY, normal_density, start))(ONE)
     with pytest.raises(ValueError, match="num_draws: expected an integer >= 1"):
         full_rank.resample(KEY, 0)
+
+
+@pytest.mark.parametrize("method", ["natural_gradient", "adam"])
+def test_a_diagonal_start_and_metric_reach_the_best_mean_field(method, monkeypatch):
+    """As for more than 1,000 numbers: no Hessian and no matrix of D x D numbers."""
+    monkeypatch.setattr(gaussian, "MAX_DENSE", 2)
+    fit = vi.fit(KEY, log_density, START, family="mean_field", method=method, tolerance=0.002)
+    best = TRUTH + 0.5 * np.linalg.slogdet(PRECISION)[1] - 0.5 * np.log(np.diag(PRECISION)).sum()
+    assert float(fit.elbo.value) == pytest.approx(best, abs=0.01)

@@ -191,3 +191,31 @@ def test_products_are_those_of_the_fisher_information(family):
 
 def centre_of(leaf, centre):
     return centre.mean if leaf.ndim == 1 else centre.precision
+
+
+def test_a_diagonal_factor_is_the_diagonal_matrix():
+    """Steps, averages, distances and products with [D] numbers are those with a [D, D] matrix."""
+    root = np.array([0.5, 2.0, 1.2])
+    factors = (root, np.diag(root))
+    states = [
+        natural.mean_field_step(16, quartic, KEY, state_of(MEAN, factor), jnp.asarray(0.3)).state
+        for factor in factors
+    ]
+    one, two = (natural.average_of(state) for state in states)
+    np.testing.assert_allclose(one.mean, two.mean, rtol=1e-12)
+    np.testing.assert_allclose(np.diag(one.precision), two.precision, rtol=1e-12, atol=1e-15)
+    starts = [natural.average_of(state_of(MEAN, factor)) for factor in factors]
+    apart = [
+        float(natural.mean_field_distance(*pair)) for pair in zip((one, two), starts, strict=True)
+    ]
+    assert apart[0] == pytest.approx(apart[1], rel=1e-12)
+    stacked = [
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *pair)
+        for pair in zip((one, two), starts, strict=True)
+    ]
+    products = [
+        natural.mean_field_products(averages, start)
+        for averages, start in zip(stacked, starts, strict=True)
+    ]
+    np.testing.assert_allclose(*products, rtol=1e-12)
+    assert float(products[0][0, 0]) == pytest.approx(2 * apart[0], rel=0.5)

@@ -15,12 +15,14 @@ class Affine(NamedTuple):
 
     base: Distribution  # of v, [D]
     mean: Float[Array, " D"]
-    factor: Float[Array, "D D"]  # C, lower
+    factor: Float[Array, "D D"] | Float[Array, " D"]  # C, lower, or its diagonal
 
     @precision.full
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """Log-density of one z, in nats."""
-        return self.base.log_prob((value - self.mean) @ self.factor) + self._log_det()
+        away = value - self.mean
+        v = away * self.factor if self.factor.ndim == 1 else away @ self.factor
+        return self.base.log_prob(v) + log_det(self.factor)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws, [*sample_shape, D]."""
@@ -35,13 +37,23 @@ class Affine(NamedTuple):
         else:
             v = self.base.sample(seed=seed, sample_shape=sample_shape)
             log_q = jnp.vectorize(self.base.log_prob, signature="(d)->()")(v)
-        return self._place(v), log_q + self._log_det()
+        return self._place(v), log_q + log_det(self.factor)
 
-    @precision.full
     def _place(self, v: Float[Array, "*S D"]) -> Array:
-        flat = v.reshape(-1, self.mean.size).T
-        away = solve_triangular(self.factor, flat, trans=1, lower=True).T.reshape(v.shape)
+        away = solve_transposed(self.factor, v.reshape(-1, self.mean.size)).reshape(v.shape)
         return jnp.broadcast_to(self.mean, v.shape) + away
 
-    def _log_det(self) -> Scalar:
-        return jnp.log(jnp.diagonal(self.factor)).sum()
+
+@precision.full
+def solve_transposed(
+    factor: Float[Array, "D D"] | Float[Array, " D"], v: Float[Array, "S D"]
+) -> Float[Array, "S D"]:
+    """C^-T v of some rows v, for a lower C or its diagonal."""
+    if factor.ndim == 1:
+        return v / factor[None]
+    return solve_triangular(factor, v.T, trans=1, lower=True).T
+
+
+def log_det(factor: Float[Array, "D D"] | Float[Array, " D"]) -> Scalar:
+    """log |C|, for a lower C or its diagonal."""
+    return jnp.log(factor if factor.ndim == 1 else jnp.diagonal(factor)).sum()

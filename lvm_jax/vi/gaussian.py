@@ -3,16 +3,19 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax.typing import Array, Key
 from lvm_jax.vi import natural
 from lvm_jax.vi.blocks import Iteration
 from lvm_jax.vi.method import Found, Method, Task
-from lvm_jax.vi.start import Started, best_normal
+from lvm_jax.vi.natural import Gaussian
+from lvm_jax.vi.start import Started, best_diagonal, best_normal
 from lvm_jax.vi.stopping import iterate
 
 FIRST_RATE = 0.4
+MAX_DENSE = 1_000  # of the metric of mean_field, from Hessians; a diagonal one above
 MIN_DRAWS, MAX_DRAWS = 16, 1_024  # of a step; D / 2 between them
 MAX_DIM = 5_000  # of a matrix with D^2 numbers, of which a step holds about eight
 
@@ -22,6 +25,7 @@ def natural_gradient() -> Method:
 
     Each step takes gradients of the log-density at max(16, D / 2) draws. For mean_field, Hessians
     at four draws refresh the metric before each block of steps. The Hessian costs D + 1 gradients.
+    For D > 1,000 the metric of mean_field is diagonal, without Hessians and D x D numbers.
     See `lvm_jax.vi.natural` for the step and `lvm_jax.vi.stopping` for the end.
     """
     return Method(("full_rank", "mean_field"), run)
@@ -31,7 +35,12 @@ def run(key: Key[Array, ""], task: Task) -> Found:
     """The fit from the best normal of a path."""
     key_start, key_steps = jax.random.split(key)
     diagonal = task.family == "mean_field"
-    started = best_normal(key_start, task.density, task.max_evaluations, diagonal)
+    if diagonal and task.density.dim > MAX_DENSE:
+        found = best_diagonal(key_start, task.density, task.max_evaluations)
+        state = Gaussian(found.mean, jnp.exp(-found.log_scale))
+        started = Started(state, np.nan, found.evaluations)
+    else:
+        started = best_normal(key_start, task.density, task.max_evaluations, diagonal)
     return run_from(key_steps, task, started)
 
 
@@ -55,7 +64,7 @@ def iteration_of(task: Task) -> Iteration:
     return Iteration(
         partial(natural.mean_field_step, draws),
         *(natural.average_of, natural.mean_field, natural.mean_field_distance, draws),
-        natural.refresh_curvature,
+        natural.refresh_curvature if dim <= MAX_DENSE else None,
         natural.NUM_HESSIANS * (dim + 1),
         natural.mean_field_products,
     )

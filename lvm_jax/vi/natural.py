@@ -26,6 +26,7 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
 from lvm_jax.distributions import FullRankNormal, normal
+from lvm_jax.distributions.affine import solve_transposed
 from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
 from lvm_jax.vi.blocks import Step
@@ -37,23 +38,27 @@ NUM_HESSIANS = 4  # of a mean curvature
 TRUST = 1.0
 
 
+Matrix = Float[Array, "D D"] | Float[Array, " D"]  # a matrix, or the diagonal of a diagonal one
+
+
 class Gaussian(NamedTuple):
     """N(m, A^-1), or its diagonal restriction N(m, diag(A)^-1); A = C C^T."""
 
     mean: Float[Array, " D"]  # m
-    factor: Float[Array, "D D"]  # C, lower
+    factor: Matrix  # C, lower
 
 
 class Averaged(NamedTuple):
     """Mean and precision, whose averages over steps are again those of a Gaussian."""
 
     mean: Float[Array, " D"]
-    precision: Float[Array, "D D"]
+    precision: Matrix
 
 
 def average_of(state: Gaussian) -> Averaged:
     """The parameters to average."""
-    return Averaged(state.mean, state.factor @ state.factor.T)
+    factor = state.factor
+    return Averaged(state.mean, factor**2 if factor.ndim == 1 else factor @ factor.T)
 
 
 @precision.full
@@ -95,23 +100,26 @@ def mean_field_step(
     """One step over N(m, diag(A)^-1), with `num_samples` draws, an even number.
 
     The off-diagonal part of A, from the start, is no part of q. It is the control variate of the
-    residual and the metric of m, which an ill-conditioned density needs.
+    residual and the metric of m, which an ill-conditioned density needs. A diagonal C, [D], has no
+    such part and takes O(D) memory.
     """
     mean, factor = state
-    scale = 1 / jnp.sqrt((factor**2).sum(1))  # of q
+    dense = factor.ndim == 2
+    scale = 1 / (jnp.sqrt((factor**2).sum(1)) if dense else factor)  # of q
     noise = _pairs(key, num_samples, mean)
     away = noise * scale[None]
     value, gradient = jax.vmap(jax.value_and_grad(log_density))(mean[None] + away)
-    residual = gradient + (away @ factor) @ factor.T
+    residual = gradient + ((away @ factor) @ factor.T if dense else away * factor[None] ** 2)
     log_q = -jnp.log(scale).sum() - 0.5 * _square(noise)
 
-    white = solve_triangular(factor, residual.mean(0), lower=True)
+    first = residual.mean(0)
+    white = solve_triangular(factor, first, lower=True) if dense else first / factor
     limit = TRUST * jnp.sqrt(jnp.minimum(rate, 1))
-    move = solve_triangular(factor, _bounded(rate * white, limit), trans=1, lower=True)
+    move = solve_transposed(factor, _bounded(rate * white, limit)[None])[0]
     move = scale * _bounded(move / scale, limit * mean.size**0.5)
     change = _bounded(rate * (away * residual).mean(0), limit)
     growth = jnp.sqrt(1 - change + change**2 / 2)
-    new = Gaussian(mean + move, growth[:, None] * factor)
+    new = Gaussian(mean + move, growth[:, None] * factor if dense else growth * factor)
     return Step(_kept(new, state, value), value - log_q)
 
 
@@ -139,7 +147,7 @@ def full_rank(average: Averaged) -> Distribution:
 
 def mean_field(average: Averaged) -> Distribution:
     """N(m, diag(A)^-1)."""
-    return normal(average.mean, 1 / jnp.sqrt(jnp.diagonal(average.precision)))
+    return normal(average.mean, 1 / jnp.sqrt(_diagonal(average.precision)))
 
 
 @precision.full
@@ -154,7 +162,7 @@ def full_rank_distance(first: Averaged, second: Averaged) -> Scalar:
 @precision.full
 def mean_field_distance(first: Averaged, second: Averaged) -> Scalar:
     """As `full_rank_distance`, for diagonal q and with A as the curvature in m."""
-    ratio = jnp.diagonal(first.precision) / jnp.diagonal(second.precision)
+    ratio = _diagonal(first.precision) / _diagonal(second.precision)
     return ((ratio + 1 / ratio - 2).sum() + _shift(first, second)) / 4
 
 
@@ -177,14 +185,20 @@ def full_rank_products(averages: Averaged, centre: Averaged) -> Float[Array, "G 
 def mean_field_products(averages: Averaged, centre: Averaged) -> Float[Array, "G G"]:
     """As `full_rank_products`, for diagonal q and with A as the curvature in m."""
     away = averages.mean - centre.mean[None]
-    own = jnp.diagonal(averages.precision, axis1=1, axis2=2)
-    ratio = own / jnp.diagonal(centre.precision)[None] - 1
-    return away @ centre.precision @ away.T + ratio @ ratio.T / 2
+    ratio = jax.vmap(_diagonal)(averages.precision) / _diagonal(centre.precision)[None] - 1
+    dense = centre.precision.ndim == 2
+    bent = away @ centre.precision if dense else away * centre.precision[None]
+    return bent @ away.T + ratio @ ratio.T / 2
 
 
 def _shift(first: Averaged, second: Averaged) -> Scalar:
     away = first.mean - second.mean
-    return away @ ((first.precision + second.precision) @ away)
+    both = first.precision + second.precision
+    return away @ (both @ away if both.ndim == 2 else both * away)
+
+
+def _diagonal(matrix: Matrix) -> Float[Array, " D"]:
+    return matrix if matrix.ndim == 1 else jnp.diagonal(matrix)
 
 
 def _lower_root_of_inverse(matrix: Float[Array, "D D"]) -> Array:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
@@ -23,13 +22,10 @@ from lvm_jax.guides.families import LowRank
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 from lvm_jax.vi.blocks import Step
 from lvm_jax.vi.density import Density
-from lvm_jax.vi.start import NUM_DRAWS, ascend_path
+from lvm_jax.vi.start import best_diagonal
 
 NUM_EM = 20  # iterations of a patch, which starts at the last one
-NUM_PROBES = 10  # products with the Hessian for the scales of the start
-NUM_POINTS = 6  # of the path
 NUM_LANCZOS = 4  # products with the Hessian for each column of F
-PATH_SHARE = 0.2  # of the budget
 SMALLEST = 1e-6  # variance after a patch, in units of that before
 
 
@@ -201,23 +197,13 @@ class Started(NamedTuple):
 def start_low_rank(
     key: Key[Array, ""], density: Density, rank: int, max_evaluations: int
 ) -> Started:
-    """The best of some diagonal normals along an ascent, with F from the widest directions there.
-
-    A variance is the inverse of the Euclidean norm of the row of the Hessian, estimated from
-    products with random signs; it is below that of the conditional distribution, 1 / H_dd.
-    """
+    """The best diagonal normal along an ascent, with F from the widest directions there."""
     key_factor, key_probes = jax.random.split(key)
-    path = ascend_path(density, np.zeros(density.dim), max(int(PATH_SHARE * max_evaluations), 20))
-    last = len(path.points) - 1
-    rows = np.unique(np.round(last * (1 - np.linspace(0, 1, NUM_POINTS) ** 2)).astype(int))
-    points = [np.asarray(path.points[row], density.dtype) for row in rows[::-1]]
-    normals = [_diagonal_at(key_probes, point, density) for point in points]
-    best = int(np.argmax([float(elbo) for _, elbo in normals]))
-    point, log_scale = points[best], normals[best][0]
+    found = best_diagonal(key_probes, density, max_evaluations)
     num_products = min(NUM_LANCZOS * rank, density.dim)
-    factor = _widest(key_factor, point, log_scale, density, rank, num_products)
-    spent = path.evaluations + len(rows) * (NUM_PROBES + NUM_DRAWS) + num_products
-    return Started(LowRank(jnp.asarray(point), factor, log_scale), spent)
+    factor = _widest(key_factor, found.mean, found.log_scale, density, rank, num_products)
+    state = LowRank(found.mean, factor, found.log_scale)
+    return Started(state, found.evaluations + num_products)
 
 
 @bounded_jit(4, 5)
@@ -269,21 +255,3 @@ def _lanczos(
     inner = basis.T @ products
     values, axes = jnp.linalg.eigh((inner + inner.T) / 2)
     return values, basis @ axes
-
-
-@bounded_jit()
-def _diagonal_at(
-    key: Key[Array, ""], u: Float[Array, " D"], density: Density
-) -> tuple[Array, Scalar]:
-    """Log-scales of a normal at u, and its ELBO; -inf if it is not finite."""
-    key_probes, key_draws = jax.random.split(key)
-    gradient = jax.grad(density)
-    signs = jax.random.rademacher(key_probes, (NUM_PROBES, u.size), u.dtype)
-    rows = jax.lax.map(lambda sign: jax.jvp(gradient, (u,), (sign,))[1], signs)
-    norms = jnp.sqrt((rows**2).mean(0))
-    norms = jnp.where(jnp.isfinite(norms) & (norms > 0), norms, 1)
-    log_scale = -0.5 * jnp.log(norms)
-    noise = jax.random.normal(key_draws, (NUM_DRAWS, u.size), u.dtype)
-    values = jax.vmap(density)(u[None] + noise * jnp.exp(log_scale)[None])
-    elbo = values.mean() + log_scale.sum()
-    return log_scale, jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)

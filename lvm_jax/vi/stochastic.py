@@ -6,23 +6,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.scipy.linalg import solve_triangular
 
 from lvm_jax._core import checks
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.distributions.affine import Affine
+from lvm_jax.distributions.affine import Affine, log_det, solve_transposed
 from lvm_jax.gradients.base import Surrogate, find_estimate
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Distribution, Float, Key, Params, Scalar
 from lvm_jax.vi.blocks import Iteration, Step
 from lvm_jax.vi.density import Density
 from lvm_jax.vi.families import as_family
+from lvm_jax.vi.gaussian import MAX_DIM
 from lvm_jax.vi.method import Found, Method, Task
-from lvm_jax.vi.natural import Gaussian
 from lvm_jax.vi.rows import Expansion, expand
-from lvm_jax.vi.start import Started, best_normal
+from lvm_jax.vi.start import best_diagonal, best_normal
 from lvm_jax.vi.stopping import iterate
 
 FIRST_RATE = 0.01  # of Adam
@@ -48,9 +46,9 @@ def adam(
 ) -> Method:
     """Stochastic gradients on the bound of `estimate`, with averaged iterates.
 
-    The families of `vi.FAMILIES` are fitted in the coordinates of the best normal along a path of
-    L-BFGS: a flow in those of its full covariance, others in those of its diagonal. Another
-    `Family` is fitted in the coordinates of z, from its own initial parameters at the start.
+    The families of `vi.FAMILIES` are fitted in the coordinates of a normal along a path of L-BFGS:
+    a flow in those of its full covariance, for D <= 5,000, others in those of a diagonal one.
+    Another `Family` is fitted in the coordinates of z, from its initial parameters at the start.
 
     Args:
         estimate: a gradient estimator, its row or its name in `gradients.ESTIMATORS`.
@@ -70,13 +68,13 @@ def adam(
 
     def run(key: Key[Array, ""], task: Task) -> Found:
         key_start, key_init, key_steps = jax.random.split(key, 3)
-        started = _start(key_start, task)
+        coordinates, spent = _start(key_start, task)
         family = as_family(task.family, task.density.dim)
         eta = family.init(key_init)
         rows, cost = None, num_samples
         if batch_size is not None:
-            rows, spent = _rows(task.density, batch_size, started.state.mean)
-            started = started._replace(evaluations=started.evaluations + spent)
+            rows, more = _rows(task.density, batch_size, coordinates.mean)
+            spent += more
             cost = max(round(COST_OF_ROWS * num_samples * rows.share), 1)
         iteration = Iteration(
             partial(_step, surrogate, family, optimizer, num_samples, rows),
@@ -86,9 +84,9 @@ def adam(
             cost,
         )
         state = AdamState(eta, optimizer.init(eta))
-        moved = task._replace(density=TransformedDensity(task.density, *started.state))
-        found = iterate(key_steps, iteration, state, moved, first_rate, started.evaluations)
-        return found._replace(flat=Affine(found.flat, *started.state), method="adam")
+        moved = task._replace(density=TransformedDensity(task.density, *coordinates))
+        found = iterate(key_steps, iteration, state, moved, first_rate, spent)
+        return found._replace(flat=Affine(found.flat, *coordinates), method="adam")
 
     return Method(None, run)
 
@@ -102,7 +100,7 @@ class TransformedDensity:
 
     density: Any  # a Density, or an estimate of it from some rows
     mean: Float[Array, " D"]
-    factor: Float[Array, "D D"]
+    factor: Float[Array, "D D"] | Float[Array, " D"]  # C, or its diagonal
 
     @property
     def dim(self) -> int:
@@ -111,8 +109,8 @@ class TransformedDensity:
 
     def __call__(self, v: Float[Array, " D"]) -> Scalar:
         """log p of v, in nats, with the log-determinant of u."""
-        u = self.mean + solve_triangular(self.factor, v, trans=1, lower=True)
-        return self.density(u) - jnp.log(jnp.diagonal(self.factor)).sum()
+        u = self.mean + solve_transposed(self.factor, v[None])[0]
+        return self.density(u) - log_det(self.factor)
 
 
 class Rows(NamedTuple):
@@ -138,17 +136,23 @@ def _expand(density: Density, mean: Float[Array, " D"]) -> Expansion:
     return expand(density.posterior, density.constrained(mean))
 
 
-def _start(key: Key[Array, ""], task: Task) -> Started:
-    """The coordinates of the steps, as a normal."""
+class Coordinates(NamedTuple):
+    """u = mean + C^-T v, the coordinates v of the steps."""
+
+    mean: Float[Array, " D"]
+    factor: Float[Array, "D D"] | Float[Array, " D"]  # C, or its diagonal
+
+
+def _start(key: Key[Array, ""], task: Task) -> tuple[Coordinates, int]:
+    """The coordinates of the steps, and the evaluations to find them."""
     dim, dtype = task.density.dim, task.density.dtype
     if isinstance(task.family, Family):
-        return Started(Gaussian(jnp.zeros(dim, dtype), jnp.eye(dim, dtype=dtype)), -np.inf, 0)
-    diagonal = task.family not in ("flow", "full_rank")
-    started = best_normal(key, task.density, task.max_evaluations, diagonal)
-    if not diagonal:
-        return started
-    root = jnp.sqrt((started.state.factor**2).sum(1))
-    return started._replace(state=Gaussian(started.state.mean, jnp.diag(root)))
+        return Coordinates(jnp.zeros(dim, dtype), jnp.ones(dim, dtype)), 0
+    if task.family in ("flow", "full_rank") and dim <= MAX_DIM:
+        started = best_normal(key, task.density, task.max_evaluations)
+        return Coordinates(*started.state), started.evaluations
+    found = best_diagonal(key, task.density, task.max_evaluations)
+    return Coordinates(found.mean, jnp.exp(-found.log_scale)), found.evaluations
 
 
 def _step(
