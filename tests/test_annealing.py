@@ -111,21 +111,21 @@ def test_moves_leave_the_posterior_invariant(move):
         problem.log_joint(problem.theta, problem.x),
         problem.posterior(problem.theta, problem.x),
     )
-    transition = CONTINUOUS[move]
+    transition, path = CONTINUOUS[move], annealing.Path(posterior.log_prob, joint)
 
     @quick_jit
     def run(key):
         key_z, key_move = jax.random.split(key)
         z = posterior.sample(seed=key_z, sample_shape=(CHAINS,))
 
-        def step(z, key):
+        def step(places, key):
             keys = jax.random.split(key, CHAINS)
-            scale, size = jnp.ones(2), jnp.asarray(0.4)
-            return jax.vmap(lambda k, one: transition.move(k, joint, one, scale, size)[0])(
-                keys, z
-            ), None
+            scale, size, beta = jnp.ones(2), jnp.asarray(0.4), jnp.asarray(1.0)
+            apply = lambda k, one: transition.apply(k, path, beta, one, scale, size)[0]  # noqa: E731
+            return jax.vmap(apply)(keys, places), None
 
-        return z, jax.lax.scan(step, z, jax.random.split(key_move, 10))[0]
+        places = jax.vmap(lambda z: path.place(z, transition.slopes))(z)
+        return z, jax.lax.scan(step, places, jax.random.split(key_move, 10))[0].z
 
     start, end = (np.asarray(z, np.float64) for z in run(jax.random.key(3)))
     assert (np.abs(end - start).max(0) > 0.5).all()  # they did move

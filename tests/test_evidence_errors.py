@@ -58,6 +58,15 @@ def test_every_standard_error_is_the_spread():
         assert (half > 1.95 * each.standard_error).all(), name
 
 
+def one_move(transition, key, density, z, step_size=1.0):
+    """The z after one move on a density, and the acceptance probability."""
+    path = annealing.Path(lambda z: jnp.zeros(()), density)
+    place = path.place(z, transition.slopes)
+    numbers = jnp.float32(1), place, jnp.ones(z.shape), jnp.float32(step_size)
+    place, accepted = transition.apply(key, path, *numbers)
+    return place.z, accepted
+
+
 def inside(z):
     """Uniform on (-1, 0], NaN above 0 and below -1."""
     return jnp.where((z > -1) & (z <= 0), 0.0, jnp.nan).sum()
@@ -67,7 +76,7 @@ def test_a_proposal_of_density_nan_is_rejected_and_counted():
     # One step from -0.3: accepted where it lands in (-1, 0], and with probability 0 elsewhere.
     walk, step = annealing.random_walk(1), 0.8
     keys = jax.random.split(jax.random.key(1), 4_001)
-    move = lambda key: walk.move(key, inside, jnp.full(1, -0.3), jnp.ones(1), jnp.float32(step))  # noqa: E731
+    move = lambda key: one_move(walk, key, inside, jnp.full(1, -0.3), step)  # noqa: E731
     z, accepted = map(np.asarray, quick_jit(jax.vmap(move))(keys))
     chance = norm.cdf(0.3 / step) - norm.cdf(-0.7 / step)
     error = (chance * (1 - chance) / len(keys)) ** 0.5
@@ -87,10 +96,8 @@ def test_discrete_moves_avoid_values_of_density_nan(make, one_hot):
         return log_f[z[0].argmax() if one_hot else z[0]]
 
     start = jnp.eye(3)[:1] if one_hot else jnp.zeros(1, jnp.int32)
-    move = make(3, 23, one_hot).move
-    run = quick_jit(
-        jax.vmap(lambda key, z: move(key, density, z, z, jnp.float32(1)), in_axes=(0, None))
-    )
+    move = make(3, 23, one_hot)
+    run = quick_jit(jax.vmap(lambda key, z: one_move(move, key, density, z), in_axes=(0, None)))
     keys = jax.random.split(jax.random.key(2), 4_001)
     z, accepted = run(keys, start)
     values = np.asarray(z[:, 0].argmax(-1) if one_hot else z[:, 0])
@@ -107,7 +114,7 @@ def test_where_every_density_is_zero_chains_stay():
     nowhere = lambda z: -jnp.inf * jnp.ones(())  # noqa: E731
     z = jnp.array([2, 1, 0])
     for make in (annealing.gibbs, annealing.flip):
-        ends, _ = make(3, 5).move(jax.random.key(3), nowhere, z, z, jnp.float32(1))
+        ends, _ = one_move(make(3, 5), jax.random.key(3), nowhere, z)
         np.testing.assert_array_equal(ends, z)
 
 

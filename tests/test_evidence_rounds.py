@@ -24,9 +24,9 @@ X = np.random.default_rng(0).normal(size=(NUM_POINTS, 2)).astype(np.float32)
 TRUTH = -(X**2).sum(1) / 4 - np.log(4 * np.pi)
 
 
-def stay(key, log_density, z, scale, step_size):
+def stay(key, density, place, scale, step_size):
     """Leaves every density invariant, and reports an acceptance of 3 of 100."""
-    return z, jnp.asarray(0.03, step_size.dtype)
+    return place, jnp.asarray(0.03, step_size.dtype)
 
 
 STAY = annealing.Transition(stay, target=0.5, cost=2)

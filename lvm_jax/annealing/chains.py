@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
-from lvm_jax.annealing.path import Path
+from lvm_jax.annealing.path import Path, Place
 from lvm_jax.annealing.transitions import Transition
 from lvm_jax.annealing.tuning import Schedule
 from lvm_jax.typing import Array, Float, Key, Latent, Scalar
@@ -52,23 +52,22 @@ def trail(
     """`anneal` with all log-weights; w_t is the weight of z_t as a draw from f_{beta_t}."""
     checks.key(key)
 
-    def step(state: tuple[Latent, Scalar], now: tuple) -> tuple[tuple, tuple]:
-        z, log_w = state
+    def step(state: tuple[Place, Scalar], now: tuple) -> tuple[tuple, tuple]:
+        place, log_w = state
         index, before, beta, step_size = now
-        # Weight and move evaluate the density at the same z, which XLA merges in one iteration.
-        ratio = path.log_weight(z)
-        log_w = log_w + (beta - before) * ratio
-        z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
-        return (z, log_w), (log_w, ratio, accepted)
+        log_w = log_w + (beta - before) * place.log_weight
+        key_move = jax.random.fold_in(key, index)
+        new, accepted = transition.apply(key_move, path, beta, place, schedule.scale, step_size)
+        return (new, log_w), (log_w, place.log_weight, accepted)
 
     betas = schedule.temperatures
     times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
-    start = (z, jnp.zeros((), betas.dtype))
-    (z, _), (log_w, ratio, accepted) = jax.lax.scan(step, start, times)
+    start = (path.place(z, transition.slopes), jnp.zeros((), betas.dtype))
+    (end, _), (log_w, ratio, accepted) = jax.lax.scan(step, start, times)
     return Trail(
-        z,
+        end.z,
         jnp.concatenate([start[1][None], log_w]),
-        jnp.concatenate([ratio, path.log_weight(z)[None]]),
+        jnp.concatenate([ratio, end.log_weight[None]]),
         accepted,
     )
 
@@ -87,28 +86,14 @@ def reverse(
     """
     checks.key(key)
 
-    def step(z: Latent, now: tuple) -> tuple[Latent, tuple[Scalar, Scalar]]:
+    def step(place: Place, now: tuple) -> tuple[Place, tuple[Scalar, Scalar]]:
         index, beta, step_size = now
-        ratio = path.log_weight(z)  # before the move, to be merged with it as in `trail`
-        z, accepted = _move(key, index, path, beta, z, schedule, transition, step_size)
-        return z, (ratio, accepted)
+        key_move = jax.random.fold_in(key, index)
+        new, accepted = transition.apply(key_move, path, beta, place, schedule.scale, step_size)
+        return new, (new.log_weight, accepted)
 
     betas = schedule.temperatures
     times = (jnp.arange(betas.shape[0] - 1), betas[1:], schedule.step_sizes)
-    z, (ratio, accepted) = jax.lax.scan(step, z, times, reverse=True)
-    ratio = jnp.concatenate([path.log_weight(z)[None], ratio[:-1]])  # of z_0, ..., z_(T-1)
-    return AnnealedChain(z, (jnp.diff(betas) * ratio).sum(), accepted)
-
-
-def _move(
-    key: Key[Array, ""],
-    index: Array,
-    path: Path,
-    beta: Scalar,
-    z: Latent,
-    schedule: Schedule,
-    transition: Transition,
-    step_size: Scalar,
-) -> tuple[Latent, Scalar]:
-    density = lambda one: path.log_density(beta, one)  # noqa: E731
-    return transition.move(jax.random.fold_in(key, index), density, z, schedule.scale, step_size)
+    start = path.place(z, transition.slopes)
+    end, (ratio, accepted) = jax.lax.scan(step, start, times, reverse=True)  # of z_0, ..., z_(T-1)
+    return AnnealedChain(end.z, (jnp.diff(betas) * ratio).sum(), accepted)

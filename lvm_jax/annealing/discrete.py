@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
-from lvm_jax.annealing.transitions import Transition, metropolis
+from lvm_jax.annealing.path import Place, Tempered
+from lvm_jax.annealing.transitions import Transition, chosen, metropolis
 from lvm_jax.typing import Array, Int, Key, Latent, Scalar
-from lvm_jax.weights import LogJoint
 
 
 @lru_cache
@@ -27,21 +27,23 @@ def gibbs(num_values: int, num_updates: int = 1, one_hot: bool = False) -> Trans
     put = _put(num_values, one_hot)
 
     def move(
-        key: Key[Array, ""], log_density: LogJoint, z: Latent, scale: Latent, step_size: Scalar
-    ) -> tuple[Latent, Scalar]:
-        def update(z: Latent, index: Array) -> tuple[Latent, None]:
+        key: Key[Array, ""], density: Tempered, place: Place, scale: Latent, step_size: Scalar
+    ) -> tuple[Place, Scalar]:
+        def update(place: Place, index: Array) -> tuple[Place, None]:
             key_variable, key_value = jax.random.split(jax.random.fold_in(key, index))
-            variable = jax.random.randint(key_variable, (), 0, _num_variables(z, one_hot))
-            log_f = jax.vmap(lambda value: log_density(put(z, variable, value)))(
+            variable = jax.random.randint(key_variable, (), 0, _num_variables(place.z, one_hot))
+            every = jax.vmap(lambda value: density.at(put(place.z, variable, value)))(
                 jnp.arange(num_values)
             )
             # z does not change if every value has density 0 (or NaN).
+            log_f = jax.vmap(density.value)(every)
             log_f = jnp.where(jnp.isnan(log_f), -jnp.inf, log_f)
             value = jax.random.categorical(key_value, log_f)
-            return jnp.where(jnp.isneginf(log_f).all(), z, put(z, variable, value)), None
+            new = jax.tree.map(lambda leaf: leaf[value], every)
+            return chosen(~jnp.isneginf(log_f).all(), new, place), None
 
-        z, _ = jax.lax.scan(update, z, jnp.arange(num_updates))
-        return z, jnp.ones_like(step_size)
+        place, _ = jax.lax.scan(update, place, jnp.arange(num_updates))
+        return place, jnp.ones_like(step_size)
 
     return Transition(move, continuous=False, cost=num_values * num_updates)
 
@@ -67,9 +69,9 @@ def flip(num_values: int, num_updates: int = 1, one_hot: bool = False) -> Transi
         return put(z, variable, (value + shift) % num_values)
 
     def move(
-        key: Key[Array, ""], log_density: LogJoint, z: Latent, scale: Latent, step_size: Scalar
-    ) -> tuple[Latent, Scalar]:
-        return metropolis(key, log_density, z, propose, num_updates)
+        key: Key[Array, ""], density: Tempered, place: Place, scale: Latent, step_size: Scalar
+    ) -> tuple[Place, Scalar]:
+        return metropolis(key, density, place, propose, num_updates)
 
     return Transition(move, continuous=False, cost=num_updates)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax import weights
-from lvm_jax.annealing.path import STEEPNESS, Path
+from lvm_jax.annealing.path import STEEPNESS, Path, Place
 from lvm_jax.annealing.transitions import Transition
 from lvm_jax.annealing.tuning import MOST, Schedule, equalize, pilot, spread
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Scalar
@@ -66,18 +66,16 @@ def anneal(
     def step(index: Array, state: tuple) -> tuple:
         before, beta = betas[index], betas[index + 1]
 
-        def one(key: Key[Array, ""], z: Latent) -> tuple[Scalar, Latent, Scalar]:
-            # Weight and move evaluate the density at the same z, which XLA merges.
-            ratio = path.log_weight(z)
-            density = lambda z: path.log_density(beta, z)  # noqa: E731
-            step_key = jax.random.fold_in(key, index)
-            size = schedule.step_sizes[index]
-            return ratio, *transition.move(step_key, density, z, schedule.scale, size)
+        def one(key: Key[Array, ""], place: Place) -> tuple[Place, Scalar]:
+            step_key, size = jax.random.fold_in(key, index), schedule.step_sizes[index]
+            return transition.apply(step_key, path, beta, place, schedule.scale, size)
 
-        z, log_w, acceptance = state
-        ratio, z, accepted = jax.vmap(one)(keys, z)
-        return z, log_w + (beta - before) * ratio, acceptance.at[index].set(accepted.mean())
+        places, log_w, acceptance = state
+        log_w = log_w + (beta - before) * places.log_weight
+        places, accepted = jax.vmap(one)(keys, places)
+        return places, log_w, acceptance.at[index].set(accepted.mean())
 
-    start = (z, jnp.zeros(keys.shape[0], betas.dtype), jnp.zeros_like(schedule.step_sizes))
-    found: tuple = jax.lax.fori_loop(0, number, step, start)
-    return found
+    places = jax.vmap(lambda z: path.place(z, transition.slopes))(z)
+    start = (places, jnp.zeros(keys.shape[0], betas.dtype), jnp.zeros_like(schedule.step_sizes))
+    places, log_w, acceptance = jax.lax.fori_loop(0, number, step, start)
+    return places.z, log_w, acceptance

@@ -14,6 +14,24 @@ from lvm_jax.weights import LogJoint
 STEEPNESS = 4.0  # of the sigmoid schedule, in Grosse et al. (2015)
 
 
+class Place(NamedTuple):
+    """A point with both log-densities there, and their gradients for moves that use them.
+
+    A chain carries it, so that another temperature takes no evaluation.
+    """
+
+    z: Latent
+    log_q: Scalar
+    log_joint: Scalar
+    slope_q: Latent = ()
+    slope_joint: Latent = ()
+
+    @property
+    def log_weight(self) -> Float[Array, "..."]:
+        """log p(x, z) - log q(z), in nats; of all places if leaves have leading axes."""
+        return self.log_joint - self.log_q
+
+
 class Path(NamedTuple):
     """log f_beta = log q + beta (log p - log q), unnormalised: q at 0, the joint density at 1."""
 
@@ -29,10 +47,42 @@ class Path(NamedTuple):
         log_q = self.log_q(z)
         return log_q + beta * (self.log_joint(z) - log_q)
 
+    def place(self, z: Latent, slopes: bool) -> Place:
+        """z with both log-densities, and their gradients if `slopes`."""
+        if not slopes:
+            return Place(z, self.log_q(z), self.log_joint(z))
+        log_q, slope_q = jax.value_and_grad(self.log_q)(z)
+        log_joint, slope_joint = jax.value_and_grad(self.log_joint)(z)
+        return Place(z, log_q, log_joint, slope_q, slope_joint)
+
     def dtype(self, z: Latent) -> jnp.dtype:
         """The dtype of the log-weights of draws z [C, ...], to be used for temperatures."""
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), z)
         return jax.eval_shape(self.log_weight, one).dtype
+
+
+class Tempered(NamedTuple):
+    """The density f_beta of a path, for moves."""
+
+    path: Path
+    beta: Scalar
+    slopes: bool  # whether places have gradients
+
+    def at(self, z: Latent) -> Place:
+        """The place of z: one evaluation."""
+        return self.path.place(z, self.slopes)
+
+    def value(self, place: Place) -> Scalar:
+        """log f_beta, in nats; NaN, which all moves reject, if q and p are both 0."""
+        return place.log_q + self.beta * (place.log_joint - place.log_q)
+
+    def slope(self, place: Place) -> Latent:
+        """The gradient of log f_beta in z."""
+
+        def between(q: Array, p: Array) -> Array:
+            return q + self.beta * (p - q)
+
+        return jax.tree.map(between, place.slope_q, place.slope_joint)
 
 
 def make_path(log_joint: LogJoint, q: Distribution, z: Latent, continuous: bool) -> Path:

@@ -12,21 +12,21 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lvm_jax import precision
 from lvm_jax._core import checks
-from lvm_jax.typing import Array, Key, Latent, Scalar
-from lvm_jax.weights import LogJoint
+from lvm_jax.annealing.path import Path, Place, Tempered
+from lvm_jax.typing import Array, Bool, Key, Latent, Scalar
 
-# (key, log-density, z, scale, step size) -> z, acceptance probability
-Move = Callable[[Key[Array, ""], LogJoint, Latent, Latent, Scalar], tuple[Latent, Scalar]]
+# (key, density, place, scale, step size) -> place, acceptance probability
+Move = Callable[[Key[Array, ""], Tempered, Place, Latent, Scalar], tuple[Place, Scalar]]
 
 
 class Transition(NamedTuple):
     """A Markov kernel, reversible for any given density.
 
-    `step_size` is the initial step size of tuning, in units of `scale`. `target` is the acceptance
-    probability to tune for; None means no tuning. `cost` is the number of evaluations of the
-    density or its gradient in a move.
+    `move` maps a `Place` to a `Place`, which has gradients with `slopes`. `step_size` is the
+    initial step size of tuning, in units of `scale`. `target` is the acceptance probability to tune
+    for; None means no tuning. `cost` is the number of evaluations of the density or its gradient
+    in a move.
     """
 
     move: Move
@@ -34,6 +34,19 @@ class Transition(NamedTuple):
     target: float | None = None
     continuous: bool = True  # whether z must be real-valued
     cost: int = 1
+    slopes: bool = False
+
+    def apply(
+        self,
+        key: Key[Array, ""],
+        path: Path,
+        beta: Scalar,
+        place: Place,
+        scale: Latent,
+        step_size: Scalar,
+    ) -> tuple[Place, Scalar]:
+        """A move that leaves f_beta of the path invariant."""
+        return self.move(key, Tempered(path, beta, self.slopes), place, scale, step_size)
 
 
 @lru_cache
@@ -41,7 +54,7 @@ def hmc(num_leapfrogs: int = 10, jitter: float = 0.2) -> Transition:
     """Hamiltonian Monte Carlo with `num_leapfrogs` leapfrog steps and a Metropolis test.
 
     Each move draws its step size uniformly from step_size (1 +- jitter), to avoid resonance with
-    periodic trajectories. A move costs `num_leapfrogs` + 1 gradients. The target acceptance is 0.65
+    periodic trajectories. A move costs `num_leapfrogs` gradients. The target acceptance is 0.65
     (Beskos et al. 2013). Equal arguments return the same object, which avoids recompilation.
 
     Raises ValueError for num_leapfrogs < 1 or a jitter outside [0, 1).
@@ -51,13 +64,13 @@ def hmc(num_leapfrogs: int = 10, jitter: float = 0.2) -> Transition:
         raise ValueError(f"jitter: expected a share in [0, 1), got {jitter}")
 
     def move(
-        key: Key[Array, ""], log_density: LogJoint, z: Latent, scale: Latent, step_size: Scalar
-    ) -> tuple[Latent, Scalar]:
+        key: Key[Array, ""], density: Tempered, place: Place, scale: Latent, step_size: Scalar
+    ) -> tuple[Place, Scalar]:
         key_step, key_move = jax.random.split(key)
         around = jax.random.uniform(key_step, (), step_size.dtype, 1 - jitter, 1 + jitter)
-        return _hamiltonian(key_move, log_density, z, scale, step_size * around, num_leapfrogs)
+        return _hamiltonian(key_move, density, place, scale, step_size * around, num_leapfrogs)
 
-    return Transition(move, step_size=0.5, target=0.65, cost=num_leapfrogs + 1)
+    return Transition(move, step_size=0.5, target=0.65, cost=num_leapfrogs, slopes=True)
 
 
 @lru_cache
@@ -65,15 +78,15 @@ def mala() -> Transition:
     """The Metropolis-adjusted Langevin algorithm; as in BlackJAX, `step_size` is a variance / 2.
 
     It equals HMC with one leapfrog step of size sqrt(2 step_size). The target acceptance is 0.574
-    (Roberts and Rosenthal 1998). A move costs two gradients.
+    (Roberts and Rosenthal 1998). A move costs one gradient.
     """
 
     def move(
-        key: Key[Array, ""], log_density: LogJoint, z: Latent, scale: Latent, step_size: Scalar
-    ) -> tuple[Latent, Scalar]:
-        return _hamiltonian(key, log_density, z, scale, jnp.sqrt(2 * step_size), 1)
+        key: Key[Array, ""], density: Tempered, place: Place, scale: Latent, step_size: Scalar
+    ) -> tuple[Place, Scalar]:
+        return _hamiltonian(key, density, place, scale, jnp.sqrt(2 * step_size), 1)
 
-    return Transition(move, step_size=0.2, target=0.574, cost=2)
+    return Transition(move, step_size=0.2, target=0.574, slopes=True)
 
 
 @lru_cache
@@ -86,13 +99,13 @@ def random_walk(num_updates: int = 1) -> Transition:
     num_updates = checks.integer(num_updates, "num_updates", 1)
 
     def move(
-        key: Key[Array, ""], log_density: LogJoint, z: Latent, scale: Latent, step_size: Scalar
-    ) -> tuple[Latent, Scalar]:
+        key: Key[Array, ""], density: Tempered, place: Place, scale: Latent, step_size: Scalar
+    ) -> tuple[Place, Scalar]:
         def propose(key: Key[Array, ""], z: Latent) -> Latent:
             noise = normal_like(key, z)
             return jax.tree.map(lambda z, e, unit: z + step_size * unit * e, z, noise, scale)
 
-        return metropolis(key, log_density, z, propose, num_updates)
+        return metropolis(key, density, place, propose, num_updates)
 
     return Transition(move, step_size=1.0, target=0.234, cost=num_updates)
 
@@ -105,56 +118,63 @@ def normal_like(key: Key[Array, ""], z: Latent) -> Latent:
     return jax.tree.unflatten(structure, noise)
 
 
+def chosen(take: Bool[Array, ""], new: Place, old: Place) -> Place:
+    """The new place if `take`, otherwise the old one."""
+    return jax.tree.map(lambda a, b: jnp.where(take, a, b), new, old)
+
+
 def metropolis(
     key: Key[Array, ""],
-    log_density: LogJoint,
-    z: Latent,
+    density: Tempered,
+    place: Place,
     propose: Callable[[Key[Array, ""], Latent], Latent],
     num_updates: int,
-) -> tuple[Latent, Scalar]:
+) -> tuple[Place, Scalar]:
     """`num_updates` steps with symmetric proposals, accepted with probability min(1, f(z') / f(z)).
 
-    Returns the last z and the mean acceptance probability. Proposals with density NaN are rejected.
+    Returns the last place and the mean acceptance probability. Proposals with density NaN are
+    rejected.
     """
 
-    def step(
-        state: tuple[Latent, Scalar, Scalar], index: Array
-    ) -> tuple[tuple[Latent, Scalar, Scalar], None]:
-        z, log_f, total = state
+    def step(state: tuple[Place, Scalar], index: Array) -> tuple[tuple[Place, Scalar], None]:
+        place, total = state
         key_propose, key_test = jax.random.split(jax.random.fold_in(key, index))
-        proposal = propose(key_propose, z)
-        proposed_log_f = log_density(proposal)
-        ratio = jnp.where(jnp.isnan(proposed_log_f - log_f), -jnp.inf, proposed_log_f - log_f)
-        probability = jnp.exp(jnp.minimum(ratio, 0.0))
+        new = density.at(propose(key_propose, place.z))
+        ratio = density.value(new) - density.value(place)
+        probability = jnp.exp(jnp.minimum(jnp.where(jnp.isnan(ratio), -jnp.inf, ratio), 0.0))
         accept = jax.random.uniform(key_test, (), probability.dtype) < probability
-        z = jax.tree.map(lambda old, new: jnp.where(accept, new, old), z, proposal)
-        return (z, jnp.where(accept, proposed_log_f, log_f), total + probability), None
+        return (chosen(accept, new, place), total + probability), None
 
-    log_f = log_density(z)
-    start = (z, log_f, jnp.zeros_like(log_f))
-    (z, _, total), _ = jax.lax.scan(step, start, jnp.arange(num_updates))
-    return z, total / num_updates
+    start = (place, jnp.zeros_like(density.value(place)))
+    (place, total), _ = jax.lax.scan(step, start, jnp.arange(num_updates))
+    return place, total / num_updates
 
 
 def _hamiltonian(
     key: Key[Array, ""],
-    log_density: LogJoint,
-    z: Latent,
+    density: Tempered,
+    place: Place,
     scale: Latent,
     step_size: Scalar,
     num_leapfrogs: int,
-) -> tuple[Latent, Scalar]:
-    """One HMC move with masses 1 / scale^2, equivalent to a move of z / scale with unit masses.
+) -> tuple[Place, Scalar]:
+    """One HMC move with masses 1 / scale^2: velocities v of z / scale with unit masses."""
+    key_v, key_test = jax.random.split(key)
+    flat, unravel = ravel_pytree(place.z)
+    v = unravel(jax.random.normal(key_v, flat.shape, flat.dtype))
+    steps = jax.tree.map(lambda unit, z: (step_size * unit).astype(z.dtype), scale, place.z)
 
-    Not rescaling z allows XLA to share density evaluations at z with the caller.
-    """
-    from blackjax.mcmc import hmc as kernels
+    def kick(v: Latent, place: Place) -> Latent:
+        return jax.tree.map(lambda v, e, g: v + 0.5 * e * g, v, steps, density.slope(place))
 
-    inverse_mass = ravel_pytree(scale)[0].astype(step_size.dtype) ** 2
-    state = kernels.init(z, log_density)
-    # Full precision of the matrix products in the kinetic energy makes the Metropolis test exact.
-    step = precision.full(kernels.build_kernel())
-    state, info = step(
-        key, state, precision.as_set(log_density), step_size, inverse_mass, num_leapfrogs
-    )
-    return state.position, info.acceptance_rate
+    def leapfrog(_: Array, state: tuple[Place, Latent]) -> tuple[Place, Latent]:
+        place, v = state
+        v = kick(v, place)
+        place = density.at(jax.tree.map(lambda z, e, v: z + e * v, place.z, steps, v))
+        return place, kick(v, place)
+
+    end, v_end = jax.lax.fori_loop(0, num_leapfrogs, leapfrog, (place, v))
+    kinetic = [sum((0.5 * leaf**2).sum() for leaf in jax.tree.leaves(one)) for one in (v, v_end)]
+    change = density.value(end) - density.value(place) + kinetic[0] - kinetic[1]
+    chance = jnp.exp(jnp.minimum(jnp.where(jnp.isnan(change), -jnp.inf, change), 0.0))
+    return chosen(jax.random.bernoulli(key_test, chance), end, place), chance

@@ -5,7 +5,6 @@ biased. Here separate pilot chains with other random numbers choose a schedule, 
 fixed.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 
 from lvm_jax import precision, weights
 from lvm_jax._core import checks
-from lvm_jax.annealing.path import Path, check_temperatures, make_path
+from lvm_jax.annealing.path import Path, Place, check_temperatures, make_path
 from lvm_jax.annealing.transitions import Transition
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
@@ -63,7 +62,7 @@ def spread(key: Key[Array, ""], q: Distribution) -> Latent:
 
 
 class _State(NamedTuple):
-    z: Latent  # leaves [C, ...]
+    places: Place  # leaves [C, ...]
     log_w: Float[Array, " C"]
     log_step: Scalar
 
@@ -137,20 +136,20 @@ def pilot(
     def step(index: Array, now: tuple[_State, Array]) -> tuple[_State, Array]:
         state, table = now
         before, beta = betas[index], betas[index + 1]
-        log_w = jax.vmap(path.log_weight)(state.z)
+        log_w = state.places.log_weight
         step_size, deviation = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
-        density = partial(path.log_density, beta)
-        move = lambda key, z: transition.move(key, density, z, scale, step_size)  # noqa: E731
+        move = lambda key, one: transition.apply(key, path, beta, one, scale, step_size)  # noqa: E731
         keys = jax.random.split(jax.random.fold_in(key, index), num_chains)
-        z, accepted = jax.vmap(move)(keys, state.z)
+        places, accepted = jax.vmap(move)(keys, state.places)
         excess = 0.0 if transition.target is None else accepted.mean() - transition.target
         # No gain during warm-up, also for infinite log_w.
         gain = jnp.where(beta > before, (beta - before) * log_w, 0.0)
-        state = _State(z, state.log_w + gain, state.log_step + GAIN * excess)
+        state = _State(places, state.log_w + gain, state.log_step + GAIN * excess)
         return state, table.at[:, index].set(jnp.stack([step_size, accepted.mean(), deviation]))
 
     first = jnp.log(jnp.asarray(transition.step_size, betas.dtype))
-    start = _State(z, jnp.zeros(num_chains, betas.dtype), first)
+    places = jax.vmap(lambda z: path.place(z, transition.slopes))(z)
+    start = _State(places, jnp.zeros(num_chains, betas.dtype), first)
     empty = jnp.zeros((3, betas.shape[0] - 1), betas.dtype)
     table = jax.lax.fori_loop(0, last, step, (start, empty))[1]
     steps, accepted, deviation = table[:, NUM_WARM:]

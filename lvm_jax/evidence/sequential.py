@@ -9,7 +9,7 @@ from jax.nn import logsumexp
 
 from lvm_jax import annealing, weights
 from lvm_jax._core import checks
-from lvm_jax.annealing.path import Path, make_path
+from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.typing import Array, Bool, Distribution, Float, Key, Latent, Scalar
@@ -34,7 +34,7 @@ class Sequential(NamedTuple):
 
 
 class _Cloud(NamedTuple):
-    z: Latent
+    places: Place  # leaves [S, ...]
     log_w: Float[Array, " S"]  # normalised
     log_evidence: Scalar
 
@@ -85,7 +85,7 @@ def sequential(
     log_z, accepted = ends.log_evidence, accepted.mean(0)
     tuned = transition.target is not None
     found = check_chains(from_log_weights(log_z), log_z, accepted, tuned)
-    return Sequential(found, log_z, ends.z, ends.log_w, ess, resampled, accepted, schedule)
+    return Sequential(found, log_z, ends.places.z, ends.log_w, ess, resampled, accepted, schedule)
 
 
 def run(
@@ -104,25 +104,24 @@ def run(
     def step(cloud: _Cloud, now: tuple) -> tuple[_Cloud, tuple]:
         index, before, beta, step_size = now
         key_pick, key_move = jax.random.split(jax.random.fold_in(key, index))
-        total = cloud.log_w + (beta - before) * jax.vmap(path.log_weight)(cloud.z)
+        total = cloud.log_w + (beta - before) * cloud.places.log_weight
         gain = logsumexp(total)
         # Weights that are all zero are not normalised, which would give NaN.
         log_w = total - jnp.where(jnp.isneginf(gain), 0.0, gain)
         ess = jnp.exp(-logsumexp(2 * log_w))
         poor = (ess < threshold * size) | (threshold >= 1)
         rows = jnp.where(poor, resample(key_pick, jnp.exp(log_w), size), jnp.arange(size))
-        z = jax.tree.map(lambda leaf: leaf[rows], cloud.z)
+        places = jax.tree.map(lambda leaf: leaf[rows], cloud.places)
         log_w = jnp.where(poor & ~jnp.isneginf(gain), -jnp.log(float(size)), log_w)
-        z, accepted = jax.vmap(
-            lambda key, one: transition.move(
-                key, lambda at: path.log_density(beta, at), one, schedule.scale, step_size
-            )
-        )(jax.random.split(key_move, size), z)
-        return _Cloud(z, log_w, cloud.log_evidence + gain), (ess, poor, accepted.mean())
+        places, accepted = jax.vmap(
+            lambda key, one: transition.apply(key, path, beta, one, schedule.scale, step_size)
+        )(jax.random.split(key_move, size), places)
+        return _Cloud(places, log_w, cloud.log_evidence + gain), (ess, poor, accepted.mean())
 
     equal = jnp.full(size, -jnp.log(float(size)), betas.dtype)
     times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
-    return jax.lax.scan(step, _Cloud(z, equal, jnp.zeros((), betas.dtype)), times)
+    places = jax.vmap(lambda z: path.place(z, transition.slopes))(z)
+    return jax.lax.scan(step, _Cloud(places, equal, jnp.zeros((), betas.dtype)), times)
 
 
 def _resampler(name: str) -> Resample:
