@@ -135,6 +135,17 @@ def begin(objective: Objective, start: Float[Array, " D"], num_points: int = 1) 
     )
 
 
+def unstarted(like: Float[Array, " D"]) -> Climb:
+    """The path at 0 before any evaluation; `advance` evaluates it there first."""
+    zeros, inf = jnp.zeros_like(like), jnp.full((), jnp.inf, like.dtype)
+    pairs, none, false = Pairs.empty(like), jnp.int32(0), jnp.zeros((), bool)
+    one = jnp.ones((), like.dtype)
+    return Climb(
+        *(zeros, -inf, zeros, pairs, zeros, one, 0 * one, inf, none, none, false, false),
+        *(zeros[None], zeros[None], none),
+    )
+
+
 def advance(objective: Objective, state: Climb) -> Climb:
     """One more point: a step of the path, or a narrower line search."""
     point = state.point + state.step * state.direction
