@@ -34,6 +34,12 @@ class Certificate(NamedTuple):
     rounds: tuple[Round, ...]
     search: Search | None = None  # None without scouts, or without a budget for them
 
+    def __repr__(self) -> str:
+        """The numbers of points within the tolerance and open, the verdict, and the search."""
+        inside = f"{int(self.within.sum())} of {len(self.within)} points within {self.tolerance:g}"
+        search = "no search" if self.search is None else repr(self.search)
+        return f"Certificate({inside} nats; {self.verdict()}; {search})"
+
     @property
     def reliable(self) -> np.ndarray:
         """[N] booleans: every check passed, whether the interval is within the tolerance or not."""
@@ -131,23 +137,44 @@ def certify(
     `evaluate`; TypeError for a discrete z without a `transition` for it. A prior of your own type
     with a discrete z needs an attribute `discrete`, because its draws may be floats.
     """
+    run, state = prepared(
+        *(key, p, q, x),
+        tolerance=tolerance, level=level, budget=budget, prior_share=prior_share,
+        num_scouts=num_scouts, symmetries=symmetries, transition=transition,
+    )  # fmt: skip
+    return answer(run, state)
+
+
+def prepared(
+    key: Key[Array, ""],
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
+    *,
+    tolerance: float,
+    level: float = 0.95,
+    budget: float = 1e6,
+    prior_share: float = 0.02,
+    num_scouts: int = 512,
+    symmetries: Sequence[Callable[[Latent], Latent]] = (),
+    transition: annealing.Transition | None = None,
+) -> tuple[Runner, State]:
+    """The rounds and the state of `certify` before the first round; raises its errors."""
     checks.host("evidence.certify", "evidence.importance or evidence.annealed", key, p, q, x)
     checks.key(key)
     for value, name in ((tolerance, "tolerance"), (budget, "budget")):
         if not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     level, num_scouts = checks.level(level), checks.integer(num_scouts, "num_scouts", 0)
-    run = Runner(
-        *(key, p, q, x, prior_share, transition, budget, num_scouts),
-        symmetry.checked(key, p, x, symmetries),
-    )
-    return answer(run, State(run.num_points, tolerance, level))
+    run = Runner(*(key, p, q, x, prior_share, transition, budget, num_scouts))
+    run.symmetries = symmetry.checked(key, p, run.x, symmetries)
+    return run, State(run.num_points, tolerance, level)
 
 
 def answer(run: Runner, state: State) -> Certificate:
     """The certificate of all points, by all stages."""
     failed = stages.search(run, state)
-    stages.fit(run, state)
+    stages.fit(run, state, np.arange(run.num_points))
     if state.search is not None:
         failed |= np.where(state.search.late > LATE, int(Check.UNSEEN), 0)
     stages.by_importance(run, state)

@@ -15,11 +15,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax import precision, weights
-from lvm_jax.evidence.importance import CHUNK_SIZE
+from lvm_jax.evidence.importance import BOUNDED, CHUNK_SIZE
 from lvm_jax.evidence.modes import KINDS, Cover, Modes
 from lvm_jax.typing import Array, Float, Key, Latent, Scalar
 
 STEPS = 100  # of EM
+NEAREST = 50  # draws that give a component its covariance
 LEAST_Q, LEAST_MODES = 0.01, 0.01  # least shares of q, and of all modes
 TAIL = 0.05  # least share of the Student component in that of its mode
 
@@ -100,8 +101,13 @@ def fit(draws: Chunk, proposal: Cover, loose: Loose | None, prior_share: float) 
     relative = jnp.where(ratio > 0, jnp.exp(log_fitted - usable.max()), 0.0)
     variance = len(ratio) * (ratio * relative).sum() / weight.sum() - 1
     variance = jnp.where(weight.sum() > 0, jnp.maximum(variance, 0.0), jnp.inf)
-    modes, masses = _moments(proposal, draws.z, parts, ratio, shares)
     log_shares = jnp.log(shares)
+    modes = None
+    masses = jnp.zeros(0)
+    if proposal.modes is not None:
+        flat = jax.vmap(lambda one: ravel_pytree(one)[0])(draws.z)
+        modes, masses = _moments(proposal.modes, flat, parts, ratio, shares)
+        modes = _with_component(modes, flat, jnp.where(ratio > 0, log_fitted, -jnp.inf), ratio)
     reach = _reach(proposal._replace(log_shares=log_shares), loose)
     return Pilot(log_shares, modes, variance, masses, reach)
 
@@ -143,18 +149,18 @@ def fitted_shares(
 
 
 def _moments(
-    proposal: Cover, z: Latent, parts: Array, ratio: Float[Array, " S"], shares: Float[Array, " C"]
-) -> tuple[Modes | None, Float[Array, " K"]]:
+    modes: Modes,
+    flat: Float[Array, "S D"],
+    parts: Float[Array, "S C"],
+    ratio: Float[Array, " S"],
+    shares: Float[Array, " C"],
+) -> tuple[Modes, Float[Array, " K"]]:
     """The modes with means and covariances of the weighted draws, and their masses.
 
     A draw belongs to the modes in proportion to their parts of the proposal. The covariance is a
     mean of that of the draws, with the weight of their effective number, and the old one, with the
     weight D + 2.
     """
-    modes = proposal.modes
-    if modes is None:
-        return None, jnp.zeros(0)
-    flat = jax.vmap(lambda one: ravel_pytree(one)[0])(z)
     own = parts[:, 2:] + jnp.log(shares[2:])[None]
     own = jax.nn.logsumexp(own.reshape(len(own), -1, KINDS), axis=2)
     belongs = jax.nn.softmax(jnp.where(modes.used[None], own, -jnp.inf), axis=1)
@@ -180,3 +186,34 @@ def _moments(
 
     means, factors = jax.vmap(moment)(modes.means, modes.factors, weight.T, number)
     return Modes(means, factors, modes.heights), masses
+
+
+def _with_component(
+    modes: Modes,
+    flat: Float[Array, "S D"],
+    log_w: Float[Array, " S"],
+    ratio: Float[Array, " S"],
+) -> Modes:
+    """With a normal where the largest weight exceeds BOUNDED times the mean, in a free slot.
+
+    It is at that draw, with the covariance of its NEAREST draws, by the metric of the nearest mode,
+    and D + 2 draws at their mean distance. Source: Raftery and Bao (2010), section 2.2.
+    """
+    centre = flat[log_w.argmax()]
+    size, dim = flat.shape
+    white = jnp.einsum("kd,kde->ke", centre[None] - modes.means, modes.factors)
+    nearest = jnp.where(modes.used, (white**2).sum(1), jnp.inf).argmin()
+    factor = modes.factors[nearest]
+    away = (flat - centre[None]) @ factor
+    near = jax.lax.top_k(-(away**2).sum(1), NEAREST)[1]
+    away, weight = away[near], ratio[near] + 1 / size
+    weight = weight / weight.sum()
+    spread = (away.T * weight[None]) @ away
+    even = (dim + 2) * jnp.trace(spread) / dim
+    covariance = (NEAREST * spread + even * jnp.eye(dim)) / (NEAREST + dim + 2)
+    product = factor @ jnp.linalg.cholesky(jnp.linalg.inv(covariance))
+    uneven = log_w.max() - jax.nn.logsumexp(log_w) + jnp.log(size) > jnp.log(BOUNDED)
+    slot = (~modes.used).argmax()
+    new = uneven & ~modes.used[slot] & modes.used.any() & jnp.isfinite(product).all()
+    pairs = zip(modes, (centre, product, jnp.zeros(())), strict=True)
+    return Modes(*(jnp.where(new, all_.at[slot].set(one), all_) for all_, one in pairs))

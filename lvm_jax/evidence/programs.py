@@ -71,7 +71,8 @@ class Proposal(NamedTuple):
     log_shares: Float[ArrayLike, "N C"]
 
 
-def _cover(p: Generative, q: ConditionalDensity, x: Any, proposal: Proposal) -> Cover:
+def make_cover(p: Generative, q: ConditionalDensity, x: Any, proposal: Proposal) -> Cover:
+    """The proposal of one point as a distribution."""
     return cover(q(x), p.prior(x), proposal.modes, jnp.asarray(proposal.log_shares))
 
 
@@ -143,7 +144,7 @@ def importance(
 
     def one(point: tuple[Array, Any, Proposal, Loose | None]) -> tuple[Evidence, Pilot]:
         index, x, proposal, loose = point
-        own = _cover(p, q, x, proposal)
+        own = make_cover(p, q, x, proposal)
         draw = partial(chunk, log_joint=supported(p.log_joint(x), own.prior), proposal=own)
         found, last = streamed(
             jax.random.fold_in(key, index), draw, sizes.chunks, sizes.tail, longest
@@ -176,7 +177,7 @@ def chains(
 
     def one(point: tuple[Array, Any, Proposal]) -> Chains:
         index, x, proposal = point
-        start = _cover(p, q, x, proposal)
+        start = make_cover(p, q, x, proposal)
         joint = supported(p.log_joint(x), start.prior)
         log_w, accepted = _anneal(
             jax.random.fold_in(key, index),

@@ -34,7 +34,7 @@ START, GROWTH = CHUNK_SIZE, 4  # draws of the first round, and the growth of ann
 TEMPERATURES = 16  # of the first annealed round
 FEW, TOGETHER = 3, 8  # with more than 3 points, chains of 8 points run together
 SHORT = 16 * CHUNK_SIZE  # the most draws for which the short tail is used
-FEW_MODES = 4  # points with at most so many modes share a program
+FEW_MODES, SPARE = 6, 1  # slots if they suffice, of which one stays free for a pilot
 DEFENSIVE = 0.05  # shares of q and the prior below which annealed chains do not start there
 SEARCH_SHARE = 0.5  # of the budget
 SEARCH, MOVES = 2, 3  # stages of keys
@@ -53,14 +53,14 @@ class Runner:
         transition: annealing.Transition | None,
         budget: float,
         num_scouts: int,
-        symmetries: Symmetries = (),
     ) -> None:
         self.x = jax.tree.map(np.asarray, check_problem(p, q, x))
         if not 0 <= checks.number(prior_share, "prior_share") < 1:
             raise ValueError(f"prior_share: expected a number in [0, 1), got {prior_share}")
         self.key, self.p, self.q = key, p, q
         self.prior_share, self.budget = prior_share, budget
-        self.num_scouts, self.symmetries = num_scouts, symmetries
+        self.num_scouts = num_scouts
+        self.symmetries: Symmetries = ()
         self.transition = annealing.hmc() if transition is None else transition
         self.per_move = 1.0 + self.transition.cost
         self.num_points = num_rows(self.x)
@@ -69,7 +69,8 @@ class Runner:
         rows = rows_for_device(TOGETHER * CHAINS)
         self.together = 1 if self.num_points <= FEW else batch_size(rows, CHAINS, self.size)
         self.loose: Loose | None = None
-        self.proposal = Proposal(None, first_shares(None, np.zeros(self.num_points), prior_share))
+        self.shares = first_shares(None, np.zeros(self.num_points), prior_share)  # of a pilot
+        self.proposal = Proposal(None, self.shares)
 
     def search(self) -> Searched:
         """Search for the modes of all points, and set the proposal and the loose ends."""
@@ -84,8 +85,8 @@ class Runner:
         found = compiling.first_rows(found, len(every))
         found = found._replace(modes=_first_slots(found.modes))
         self.loose = found.loose
-        shares = first_shares(found.modes, found.number, self.prior_share)
-        self.proposal = Proposal(found.modes, shares)
+        self.shares = first_shares(found.modes, found.number, self.prior_share)
+        self.proposal = Proposal(found.modes, self.shares)
         return found
 
     def move_scouts(self) -> None:
@@ -177,7 +178,7 @@ def _first_slots(modes: Modes) -> Modes:
     unused = np.isneginf(modes.heights)
     order = np.argsort(unused, axis=1, kind="stable")
     most = int((~unused).sum(1).max())
-    order = order[:, : FEW_MODES if most <= FEW_MODES else None]
+    order = order[:, : FEW_MODES if most + SPARE <= FEW_MODES else None]
     rows = np.arange(len(order))[:, None]
     return jax.tree.map(lambda leaf: leaf[rows, order], modes)
 

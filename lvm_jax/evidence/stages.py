@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from lvm_jax.evidence.fitting import Pilot
+from lvm_jax.evidence.modes import KINDS, Modes
 from lvm_jax.evidence.programs import CHAINS, Proposal
 from lvm_jax.evidence.result import Check, Evidence, least_samples
 from lvm_jax.evidence.rounds import GROWTH, START, TEMPERATURES, Runner
@@ -139,24 +140,38 @@ def search(run: Runner, state: State) -> np.ndarray:
     return np.where(short, int(Check.BUDGET), 0) | np.where(unseen, int(Check.UNSEEN), 0)
 
 
-def fit(run: Runner, state: State) -> None:
-    """Pilots: fit the proposal of each point, and keep the best of at most PILOTS."""
-    todo, drawn, best = np.arange(run.num_points), run.proposal, run.proposal
+def fit(run: Runner, state: State, todo: np.ndarray, again: bool = False) -> None:
+    """Pilots: fit the proposal of each point of `todo`, and keep the best of at most PILOTS.
+
+    With `again` the last fit has failed: at least two pilots start from it, and replace it.
+    """
+    drawn, best = run.proposal, run.proposal
+    if again:
+        state.variance[todo] = np.inf
+        state.heavy[todo] = True
     for turn in range(PILOTS):
-        own, found = run.importance(todo, START, PILOTING + turn, drawn)
+        own, found = run.importance(todo, START, PILOTING + turn + PILOTS * again, drawn)
         state.spend(todo, Round(PILOT, len(todo), START, 1), START)
         kept = state.improved(todo, own, found)
         now = Proposal(_rows(drawn.modes, todo[kept]), _rows(found.log_shares, kept))
         best = _put(best, todo[kept], now)
-        again = (state.needed(todo) > MANY) | ~(np.asarray(own.k_hat) <= TRUSTED)
-        again &= state.cost[todo] + 2 * START <= run.budget
-        if drawn.modes is None or not again.any():
+        more = (state.needed(todo) > MANY) | ~(np.asarray(own.k_hat) <= TRUSTED)
+        more = (more | (again & (turn == 0))) & (state.cost[todo] + 2 * START <= run.budget)
+        if drawn.modes is None or not more.any():
             break
-        # Half of the draws of the next pilot have the shares of the first.
-        both = np.logaddexp(found.log_shares, _rows(run.proposal.log_shares, todo)) - np.log(2)
-        drawn = _put(drawn, todo, Proposal(found.modes, both))
-        todo = todo[again]
+        shares = _next_shares(_rows(drawn.modes, todo), found, _rows(run.shares, todo))
+        drawn = _put(drawn, todo, Proposal(found.modes, shares))
+        todo = todo[more]
     run.proposal = best
+
+
+def _next_shares(before: Modes, found: Any, first: np.ndarray) -> np.ndarray:
+    """Log-shares of the next pilot: half as fitted, half as in the first; a tenth if new."""
+    new = np.isneginf(np.asarray(before.heights)) & ~np.isneginf(np.asarray(found.modes.heights))
+    shares = np.logaddexp(found.log_shares, first) - np.log(2)
+    shares[:, 2:] = np.where(np.repeat(new, KINDS, 1), np.log(0.1 / KINDS), shares[:, 2:])
+    shares -= np.logaddexp.reduce(shares, axis=1, keepdims=True)
+    return shares.astype(first.dtype)
 
 
 def _rows(tree: Any, rows: np.ndarray) -> Any:
@@ -186,10 +201,24 @@ def by_importance(run: Runner, state: State) -> None:
                 now = Round(IMPORTANCE, len(points), int(size), 1)
                 state.spend(points, now, size)
                 state.enter(points, run.importance(points, int(size), stage)[0], now)
-        wide = (state.failed & ~int(Check.ESS) == 0) & ~state.within & np.isfinite(sizes)
-        more = state.num_samples * (state.half_width(every) / state.tolerance) ** 2
-        more = np.maximum(SAFETY * more, least_samples(state.share))
-        sizes = np.where(wide, np.maximum(_size(more), 2 * state.num_samples), np.inf)
+        if stage == ANSWER:
+            sizes = _sizes_again(run, state, np.isfinite(sizes))
+
+
+def _sizes_again(run: Runner, state: State, answered: np.ndarray) -> np.ndarray:
+    """The sizes of second runs: of a new proposal for a heavy tail, or wider; inf for no run."""
+    tail = int(Check.PARETO | Check.VARIANCE)
+    heavy = answered & (state.failed & tail != 0) & (state.cost + 3 * START <= run.budget)
+    wide = answered & (state.failed & ~int(Check.ESS) == 0) & ~state.within
+    more = state.num_samples * (state.half_width(np.arange(len(wide))) / state.tolerance) ** 2
+    more = np.maximum(SAFETY * more, least_samples(state.share))
+    sizes = np.where(wide, np.maximum(_size(more), 2 * state.num_samples), np.inf)
+    if run.proposal.modes is not None and heavy.any():
+        points = np.flatnonzero(heavy)
+        fit(run, state, points, again=True)
+        needed = np.where(state.heavy[points], np.inf, _size(state.needed(points)))
+        sizes[points] = np.maximum(needed, 2 * START)
+    return sizes
 
 
 def _size(needed: np.ndarray) -> np.ndarray:

@@ -24,6 +24,15 @@ class Search(NamedTuple):
     masses: np.ndarray  # [N, K], the share of each mode in the evidence; 0 in an unused slot
     is_mode: np.ndarray  # [N, K] booleans: the slot is in use
 
+    def __repr__(self) -> str:
+        """The numbers of starts and modes, and the prior mass that the starts may have missed."""
+        starts = f"{int(self.starts.min())} starts or more"
+        modes = ""
+        if self.is_mode.shape[1]:
+            modes = f", {int(self.num_modes.min())} to {int(self.num_modes.max())} modes"
+        basin, where = self.basin.max(), "basin" if modes else "set"
+        return f"Search({starts}{modes}; a {where} of {basin:.2%} of the prior may be unvisited)"
+
     @property
     def num_modes(self) -> np.ndarray:
         """[N]."""
