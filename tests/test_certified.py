@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from lvm_jax import annealing, distributions, evidence
-from lvm_jax.evidence import certified
+from lvm_jax.evidence import rounds, stages
 from lvm_jax.guides.base import Guide
 from lvm_jax.models import Model
 
@@ -66,7 +66,7 @@ def test_the_cost_is_that_of_the_rounds(case):
         total += now.num_points * each
     np.testing.assert_allclose(found.cost.sum(), total)
     # The pilot's draws decide how many the answer takes, and are not among them.
-    assert found.rounds[0] == evidence.Round("importance", NUM_POINTS, 1_000, 1)
+    assert found.rounds[0] == evidence.Round("pilot", NUM_POINTS, 1_000, 1)
     assert (found.cost >= 2_000).all()
 
 
@@ -155,7 +155,9 @@ def test_scouts_find_the_mode_that_q_misses(missed):
     found, holds = missed(0.0, 32)
     assert found.within.all()
     assert holds.mean() > 0.95 - 4 * (0.95 * 0.05 / holds.size) ** 0.5
-    assert found.rounds[0] == evidence.Round("scouts", 64, 32, 1)
+    # 32 of the prior, 16 of q, and 16 of simulated pairs.
+    assert found.rounds[0] == evidence.Round("search", 64, 64, 1)
+    assert (found.search.num_modes == 2).all()
     assert not found.contradicted.any()  # as it gets its share of the draws
 
 
@@ -248,12 +250,12 @@ def test_every_mode_that_scouts_reach_is_covered(dim):
 
 
 def test_an_answer_is_contradicted_beyond_the_tolerance():
-    book = certified._State(3, tolerance=0.1, level=0.95)
+    book = stages.State(3, tolerance=0.1, level=0.95)
     book.answer["log_evidence"][:], book.num_samples[:] = (-2.0, -5.0, -2.0), (1_000, 4_000, 1_000)
     # A weight w as one draw more of S moves log p by w / (S p): to 0.099, 0.101 and NaN.
     moves = np.array([0.099, 0.101, np.nan])
-    reach = book.answer["log_evidence"] + np.log(book.num_samples * moves)
-    assert book.contradicted(reach).tolist() == [False, True, True]
+    book.reach = book.answer["log_evidence"] + np.log(book.num_samples * moves)
+    assert book.contradicted().tolist() == [False, True, True]
 
 
 def test_equal_weights_have_no_tail_and_no_error():
@@ -274,21 +276,23 @@ def test_equal_weights_have_no_tail_and_no_error():
 
 def test_a_budget_too_small_for_the_scouts_certifies_nothing(case):
     run, *_ = case
-    found = run(tolerance=0.25, num_scouts=512, budget=2_050)
+    found = run(tolerance=0.25, num_scouts=4_096, budget=4_050)
     assert found.num_open == NUM_POINTS
     assert not found.contradicted.any()
-    assert {now.method for now in found.rounds} == {"importance"}
+    assert {now.method for now in found.rounds} == {"pilot", "importance"}
+    assert (found.failed & evidence.Check.BUDGET != 0).all()
+    assert found.search is None
 
 
 def test_without_scouts_chains_start_from_the_prior(case, monkeypatch):
     run, *_ = case
-    starts, chains = [], certified.Runner.chains
+    starts, chains = [], rounds.Runner.chains
 
     def watch(self, points, setting_chains, temperatures, from_prior, answers):
         starts.append(from_prior)
         return chains(self, points, setting_chains, temperatures, from_prior, answers)
 
-    monkeypatch.setattr(certified.Runner, "chains", watch)
+    monkeypatch.setattr(rounds.Runner, "chains", watch)
     run(tolerance=0.25)
     assert starts
     assert all(starts)

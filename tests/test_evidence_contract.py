@@ -91,7 +91,6 @@ def test_a_point_of_a_certificate_does_not_depend_on_the_others(certified):
     mixed = x.copy()
     mixed[others] *= 1.001
     changed, traces = run(mixed)
-    assert changed.rounds == found.rounds
     assert traces == 0  # the shapes of a known model are kept, and nothing compiles
     for name in ("log_evidence", "low", "high"):
         both = getattr(found, name), getattr(changed, name)

@@ -21,6 +21,7 @@ PROBLEMS = {
     "rainforth": problems.rainforth(np.array([0.3, -1.2, 2.0])),
     "two_modes": problems.two_modes(3),
     "two_normals": problems.two_normals(),
+    "four_modes": problems.four_modes(3),
     "heavy_tails": problems.heavy_tails(3),
     "discrete": problems.discrete(LOGITS),
     "gaussian_mixture": problems.gaussian_mixture(),
@@ -31,6 +32,7 @@ SECOND_MOMENTS = {
     "rainforth": 3 * 2 + 0.3**2 + 1.2**2 + 2.0**2,
     "two_modes": 3 * (1 + (0.3**2 + 1) / 2),
     "two_normals": 4 + 0.25 + 2.25,
+    "four_modes": 2 * (3 * 2**4 + 0.09) + 4 + 0.09,
     "gaussian_mixture": 0.4 * 2 + 0.3 * (5 + 2 * 0.49) + 0.2 * (5 + 2 * 1.96) + 0.1 * (3.25 + 1.62),
 }
 
@@ -105,6 +107,21 @@ def test_gaussian_evidence_is_the_density_of_x():
     mu = np.array([0.3, -1.2, 2.0])
     truth = stats.multivariate_normal(mu, 2 * np.eye(3)).logpdf(x)
     np.testing.assert_allclose(log_evidence(PROBLEMS["rainforth"], *x), truth, rtol=1e-6)
+
+
+def test_four_modes_evidence_is_its_integral():
+    x = np.array([4.2, 0.3, -1.0])
+    z = np.linspace(-16, 16, 200_001)
+    each = stats.norm.pdf(z, 0, 2) * stats.norm.pdf(x[:2, None], z**2, 0.3)
+    truth = np.log(each.sum(1) * (z[1] - z[0])).sum() + stats.norm.logpdf(x[2], 0, 4.09**0.5)
+    found = log_evidence(problems.four_modes(3), x)
+    np.testing.assert_allclose(found, truth, rtol=1e-6)
+    posterior = problems.four_modes(3).p.posterior(jnp.asarray(x, jnp.float32))
+    draw = quick_jit(lambda key: posterior.sample(seed=key, sample_shape=(4_000,)))
+    z = np.asarray(draw(jax.random.key(0)))
+    assert np.abs((z[:, :2] > 0).mean(0) - 0.5).max() < 4.5 * 0.5 / 4_000**0.5
+    mean = (np.abs(np.linspace(-16, 16, 200_001)) * each).sum(1) / each.sum(1)
+    assert (np.abs(np.abs(z[:, :2]).mean(0) - mean) < 4.5 * z[:, :2].std(0) / 4_000**0.5).all()
 
 
 def test_two_modes_evidence_is_its_integral():

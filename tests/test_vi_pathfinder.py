@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from lvm_jax import vi
+from lvm_jax._core.lbfgs import Pairs, climb
 from lvm_jax.distributions.factored import FactoredNormal
 from lvm_jax.distributions.mixtures import NormalMixture
 from lvm_jax.vi.density import check_density
-from lvm_jax.vi.lbfgs import Pairs, climb
 from lvm_jax.vi.method import Reason, Task
 from lvm_jax.vi.mixing import draw_evenly, masses, mixture_weights
 from lvm_jax.vi.pathfinder import normal_of, update_diagonal

@@ -10,6 +10,8 @@ from lvm_jax.evidence.resampling import Resampled, resample
 from lvm_jax.evidence.result import Check, Evidence, larger
 from lvm_jax.evidence.sandwich import Bidirectional, Sandwich, bidirectional, sandwich
 from lvm_jax.evidence.sequential import Sequential, sequential
+from lvm_jax.evidence.simulated import Simulated, certify_on_simulated
+from lvm_jax.evidence.statement import Search
 from lvm_jax.evidence.sumo import Telescope, sumo
 
 __all__ = [
@@ -21,13 +23,16 @@ __all__ = [
     "Resampled",
     "Round",
     "Sandwich",
+    "Search",
     "Sequential",
+    "Simulated",
     "Summary",
     "Telescope",
     "annealed",
     "average",
     "bidirectional",
     "certify",
+    "certify_on_simulated",
     "evaluate",
     "evaluate_annealed",
     "from_log_weights",

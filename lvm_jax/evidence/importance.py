@@ -1,7 +1,8 @@
 """Importance sampling of log p(x) in chunks: memory does not grow with the number of samples."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Scalar
 from lvm_jax.weights import LogJoint
 
 CHUNK_SIZE = 1_000  # rows of z that fit in the cache; twice as fast as 25,000 on two CPU cores
+
+BOUNDED = 6.0  # weights below so many times their mean have no tail to speak of
 
 
 class Running(NamedTuple):
@@ -63,26 +66,32 @@ def importance(
 
 def streamed(
     key: Key[Array, ""],
-    log_joint: LogJoint,
-    q: Distribution,
+    chunk: Callable[[Key[Array, ""]], tuple[Float[Array, " S"], Any]],
     num_chunks: Int[Array, ""],
     tail: Int[Array, ""],
     longest: int,
-) -> Evidence:
-    """`importance` of S = num_chunks CHUNK_SIZE draws by one program for every S.
+) -> tuple[Evidence, Any]:
+    """`importance` of num_chunks chunks of S weights by one program for every number.
 
-    The traced `tail` is `pareto.tail_size(S)`, at most `longest`, the number of weights kept.
+    `chunk` makes the log-weights of one chunk, and what is returned of the last. The traced `tail`
+    is `pareto.tail_size` of all weights, at most `longest`, the number of weights kept. k-hat is 0
+    where no weight exceeds BOUNDED times the mean: the largest weights of a mixture that fits are
+    those of one component, nearly equal, and k-hat is the shape of their rounding.
     """
-    # Traced once, for the dtype and for the loop.
-    chunk = jax.jit(lambda key: weights.log_weights(key, log_joint, q, CHUNK_SIZE))
+    shapes = jax.eval_shape(chunk, key)
+    size, dtype = shapes[0].shape[0], shapes[0].dtype
 
-    def step(index: Array, running: Running) -> Running:
-        log_w = chunk(jax.random.fold_in(key, index))
-        return _add(running, log_w, jnp.ones(CHUNK_SIZE, bool))
+    def step(index: Array, state: tuple[Running, Any]) -> tuple[Running, Any]:
+        log_w, last = chunk(jax.random.fold_in(key, index))
+        return _add(state[0], log_w, jnp.ones(size, bool)), last
 
-    dtype = jax.eval_shape(chunk, key).dtype
-    running = jax.lax.fori_loop(0, num_chunks, step, _nothing(longest, dtype))
-    return _conclude(running, num_chunks * CHUNK_SIZE, tail)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[1])
+    start = _nothing(longest, dtype), nothing
+    running, last = jax.lax.fori_loop(0, num_chunks, step, start)
+    found = _conclude(running, num_chunks * size, tail)
+    k_hat = jnp.where(running.scaled.mean >= 1 / BOUNDED, 0.0, found.k_hat)
+    failed = failed_checks(found.ess, k_hat, found.num_samples, running.counts[:2].sum())
+    return found._replace(k_hat=k_hat, failed=failed), last
 
 
 def from_first(

@@ -1,155 +1,173 @@
-"""A search for modes of the posterior from given points, and a proposal that covers them."""
+"""The modes that a search found, and a proposal that covers them."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.scipy.special import gammaln
 
-from lvm_jax import precision
-from lvm_jax.guides.defensive import Mixed
-from lvm_jax.guides.laplace import Laplace, laplace
-from lvm_jax.priors import Mixture
-from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Latent, Params, Scalar
+from lvm_jax import distributions, precision
+from lvm_jax.distributions.normals import LOG_2PI
+from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
-MOST = 16  # modes of a point
-PATIENCE, NUM_CLIMBS = 32, 96  # climbs without a new mode before the search ends; most climbs
-SHARE, WIDEN = 0.3, 1.2  # share of the draws for all modes, and factor on their widths
-SAME = 1.0  # two ends closer than this, in standard deviations by both curvatures, are one mode
+SLOTS = 32  # modes of a point
+FREEDOM, WIDTH = 4.0, 1.2  # of the Student component of a mode: degrees of freedom, scale
+KINDS = 2  # components of a mode: a normal and a Student t
 
 
 class Modes(NamedTuple):
-    """K slots for distinct modes of log p(x, z), of ONE data point; an unused slot has share 0."""
+    """K slots for distinct modes of log p(x, z), of ONE point; z is a flat vector of D numbers."""
 
-    normals: Laplace  # leaves [K, ...]; a standard normal in an unused slot
-    shares: Float[Array, " K"]  # of the draws; they sum to SHARE, or to 0 without a mode
-    num_evaluations: Int[Array, ""]  # of log p(x, z) and its gradient, in all climbs
+    means: Float[Array, "K D"]
+    factors: Float[Array, "K D D"]  # C, lower, of the precision C C^T
+    heights: Float[Array, " K"]  # log p(x, z) at the mode; -inf in an unused slot
 
+    @classmethod
+    def none(cls, like: Float[Array, " D"], slots: int = SLOTS) -> "Modes":
+        """Unused slots: standard normals."""
+        eye = jnp.eye(like.size, dtype=like.dtype)
+        return cls(
+            jnp.zeros((slots, like.size), like.dtype),
+            jnp.broadcast_to(eye, (slots, *eye.shape)),
+            jnp.full(slots, -jnp.inf, like.dtype),
+        )
 
-class _Search(NamedTuple):
-    """The state of the search."""
+    @property
+    def used(self) -> Bool[Array, " K"]:
+        """Whether each slot has a mode."""
+        return ~jnp.isneginf(self.heights)
 
-    z: Latent  # points [C, ...]; the end of a climb replaces its start if it is higher
-    log_p: Float[Array, " C"]  # log p(x, z) at z
-    normals: Laplace  # [K, ...]
-    log_masses: Float[Array, " K"]  # of p(x, z) under each, up to a constant; -inf if unused
-    covered: Float[Array, " C"]  # log-density of q and the modes at z
-    tried: Bool[Array, " C"]
-    num_climbs: Int[Array, ""]
-    num_idle: Int[Array, ""]  # climbs to known modes since the last new one
-    num_evaluations: Int[Array, ""]
+    @property
+    def number(self) -> Int[Array, ""]:
+        """The number of modes; they occupy the first slots."""
+        return self.used.sum()
 
+    def log_masses(self) -> Float[Array, " K"]:
+        """The integral of p(x, z) under each mode by Laplace's approximation, in nats."""
+        return self.heights + 0.5 * self.means.shape[1] * LOG_2PI - self._log_dets()
 
-def cover(q: Distribution, modes: Modes | None) -> Distribution:
-    """The mixture of q and the normals at the modes."""
-    if modes is None:
-        return q
-    return Mixed(q, Mixture(_log_share(modes), (), modes.normals, _own), modes.shares.sum())
+    def _log_dets(self) -> Float[Array, " K"]:
+        return jnp.log(jnp.diagonal(self.factors, axis1=1, axis2=2)).sum(1)
 
+    @precision.full
+    def log_parts(self, value: Float[Array, " D"]) -> Float[Array, "K 2"]:
+        """Log-densities of the normal and the Student component of each mode."""
+        dim, nu = value.size, FREEDOM
+        white = jnp.einsum("kd,kde->ke", value[None] - self.means, self.factors)
+        square, log_det = (white**2).sum(1), self._log_dets()
+        normal = log_det - 0.5 * (square + dim * LOG_2PI)
+        constant = gammaln(0.5 * (nu + dim)) - gammaln(0.5 * nu)
+        constant -= dim * (0.5 * jnp.log(nu * jnp.pi) + jnp.log(WIDTH))
+        student = constant + log_det - 0.5 * (nu + dim) * jnp.log1p(square / (nu * WIDTH**2))
+        return jnp.stack([normal, student], 1)
 
-def _own(shared: Params, normal: Laplace) -> Laplace:
-    return normal
-
-
-def _log_share(modes: Modes) -> Float[Array, " K"]:
-    """Log-weights of the modes in their mixture; equal without a mode, when they are unused."""
-    none = modes.shares.sum() == 0
-    shares = jnp.where(none, 1.0, modes.shares)
-    return jnp.log(shares) - jnp.log(shares.sum())
-
-
-def search(log_joint: LogJoint, q: Distribution, z: Latent) -> tuple[Modes, Scalar]:
-    """Distinct modes of log p(x, z) by gradient ascent from points z [C, ...], of ONE data point.
-
-    Climbs (`guides.laplace`) run in sequence. Each starts from the point with the largest weight
-    p(x, z) / q(z), where q includes the modes found so far. The search ends after PATIENCE climbs
-    to known modes since the last new one. An end within one standard deviation of a known mode, by
-    both of their curvatures, is that mode. Half of SHARE is divided equally among the modes, the
-    other half in proportion to their masses by Laplace's approximation.
-
-    Returns the modes, and the largest log-weight, in nats, of the points and the ends of climbs
-    under q with the modes.
-    """
-    # Traced once, for the shapes and for the loop.
-    ascend = jax.jit(lambda start: laplace(log_joint, start, widen=WIDEN))
-
-    def climb(state: _Search) -> _Search:
-        start = jnp.where(state.tried, -jnp.inf, state.log_p - state.covered).argmax()
-        end = ascend(jax.tree.map(lambda leaf: leaf[start], state.z))
-        return _after(log_joint, state, start, end)
-
-    def more(state: _Search) -> Bool[Array, ""]:
-        free = jnp.isneginf(state.log_masses).any()
-        unseen = (state.num_idle < PATIENCE) & (state.num_climbs < NUM_CLIMBS)
-        return free & unseen & ~state.tried.all()
-
-    found = jax.lax.while_loop(more, climb, _nothing(log_joint, q, z, ascend))
-    modes = Modes(found.normals, _shares(found.log_masses), found.num_evaluations)
-    return modes, (found.log_p - jax.vmap(cover(q, modes).log_prob)(found.z)).max()
-
-
-def _nothing(
-    log_joint: LogJoint, q: Distribution, z: Latent, ascend: Callable[[Latent], Laplace]
-) -> _Search:
-    """The state before the first climb."""
-    log_p, covered = jax.vmap(log_joint)(z), jax.vmap(q.log_prob)(z)
-    first = jax.tree.map(lambda leaf: leaf[0], z)
-    shapes = jax.eval_shape(ascend, first)
-    standard = _usable(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), False)
-    normals = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (MOST, *leaf.shape)), standard)
-    tried = ~jnp.isfinite(log_p - covered)  # these have no gradient
-    no_masses, zero = jnp.full(MOST, -jnp.inf, log_p.dtype), jnp.int32(0)
-    return _Search(z, log_p, normals, no_masses, covered, tried, zero, zero, zero)
-
-
-def _after(log_joint: LogJoint, state: _Search, start: Array, end: Laplace) -> _Search:
-    """The state after one more climb."""
-    known = _known(end, state)
-    new = end.found & ~known
-    slot = jnp.isneginf(state.log_masses).argmax()  # the first free slot
-    mode, height = _usable(end, new), log_joint(end.mode)
-    gain = jnp.log(SHARE / MOST) + jax.vmap(mode.log_prob)(state.z)
-
-    def put(where: Array, if_: Bool[Array, ""], old: Any, one: Any) -> Any:
-        return jax.tree.map(lambda a, b: jnp.where(if_, a.at[where].set(b), a), old, one)
-
-    higher = height > state.log_p[start]
-    return _Search(
-        put(start, higher, state.z, end.mode),
-        put(start, higher, state.log_p, height),
-        put(slot, new, state.normals, mode),
-        put(slot, new, state.log_masses, height - mode.log_prob(end.mode)),
-        jnp.where(new, jnp.logaddexp(state.covered, gain), state.covered),
-        state.tried.at[start].set(True),
-        state.num_climbs + 1,
-        jnp.where(new, 0, state.num_idle + (end.found & known)),
-        state.num_evaluations + end.num_evaluations + 1,
-    )
+    @precision.full
+    def place(
+        self, key: Key[Array, ""], mode: Int[Array, " S"], kind: Int[Array, " S"]
+    ) -> Float[Array, "S D"]:
+        """One draw of component (mode, kind) each."""
+        key_noise, key_chi = jax.random.split(key)
+        dtype, dim = self.means.dtype, self.means.shape[1]
+        noise = jax.random.normal(key_noise, (*mode.shape, dim), dtype)
+        chi = 2 * jax.random.gamma(key_chi, 0.5 * FREEDOM, mode.shape, dtype)
+        noise *= jnp.where(kind == 0, 1.0, WIDTH * jnp.sqrt(FREEDOM / chi))[:, None]
+        roots = inverses(self.factors)  # (C C^T)^-1 = roots^T roots
+        # Every mode places all draws, because a factor for each draw takes more memory.
+        away = jnp.einsum("sd,kde->ske", noise, roots)
+        away = jnp.take_along_axis(away, mode[:, None, None], 1)[:, 0]
+        return self.means[mode] + away
 
 
 @precision.full
-def _known(end: Laplace, state: _Search) -> Bool[Array, ""]:
-    """Whether the end of a climb is a known mode."""
-
-    def distance(normal: Laplace) -> Scalar:
-        away = ravel_pytree(end.mode)[0] - ravel_pytree(normal.mode)[0]
-        by_either = jnp.stack([away @ normal.factor, away @ end.factor])
-        return jnp.linalg.norm(by_either, axis=1).max()
-
-    return ((jax.vmap(distance)(state.normals) < SAME) & ~jnp.isneginf(state.log_masses)).any()
+def inverses(factors: Float[Array, "K D D"]) -> Float[Array, "K D D"]:
+    """The inverses of lower triangular matrices."""
+    eye = jnp.broadcast_to(jnp.eye(factors.shape[-1], dtype=factors.dtype), factors.shape)
+    found: Array = jax.lax.linalg.triangular_solve(factors, eye, left_side=True, lower=True)
+    return found
 
 
-def _usable(end: Laplace, new: bool | Bool[Array, ""]) -> Laplace:
-    """The end of a climb if it is `new`, otherwise a standard normal."""
-    factor = jnp.where(new, end.factor, jnp.eye(end.factor.shape[0], dtype=end.factor.dtype))
-    mode = jax.tree.map(lambda leaf: jnp.where(new, leaf, 0.0), end.mode)
-    return end._replace(mode=mode, factor=factor)
+class Cover(NamedTuple):
+    """A mixture of q, the prior and two components for each mode, as a distribution of z."""
+
+    q: Distribution
+    prior: Distribution
+    modes: Modes | None  # None for a discrete z
+    log_shares: Float[Array, " C"]  # of q, of the prior, and of (mode, kind) row by row
+    proper: Bool[Array, ""]  # whether the prior has a density at its own draws
+
+    @property
+    def reparameterized(self) -> bool:
+        """False: the choice of the component has no gradient."""
+        return False
+
+    @property
+    def discrete(self) -> bool:
+        """Whether z is discrete."""
+        return distributions.is_discrete(self.prior)
+
+    def log_parts(self, value: Latent) -> Float[Array, " C"]:
+        """Log-densities of the components at one z."""
+        prior = outside_is_zero(self.prior.log_prob(value), self.proper)
+        both = jnp.stack([self.q.log_prob(value), prior])
+        if self.modes is None:
+            return both
+        own = self.modes.log_parts(ravel_pytree(value)[0]).ravel()
+        return jnp.concatenate([jnp.where(prior > -jnp.inf, both, -jnp.inf), own])
+
+    def log_prob(self, value: Latent) -> Scalar:
+        """Log-density of one z, in nats."""
+        return jax.nn.logsumexp(self.log_parts(value) + self.log_shares)
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Latent:
+        """Draws, each from a component that is drawn by the shares."""
+        key_label, key_q, key_prior, key_modes = jax.random.split(seed, 4)
+        label = jax.random.categorical(key_label, self.log_shares, shape=sample_shape)
+        from_q = self.q.sample(seed=key_q, sample_shape=sample_shape)
+        from_prior = self.prior.sample(seed=key_prior, sample_shape=sample_shape)
+        found = _choose(label == 0, from_q, from_prior)
+        if self.modes is None:
+            return found
+        flat = jnp.maximum(label.ravel() - 2, 0)
+        placed = self.modes.place(key_modes, flat // KINDS, flat % KINDS)
+        one = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape[len(sample_shape) :], leaf.dtype), found
+        )
+        own = jax.vmap(ravel_pytree(one)[1])(placed)
+        own = jax.tree.map(lambda leaf: leaf.reshape(*sample_shape, *leaf.shape[1:]), own)
+        return _choose(label < 2, found, own)
 
 
-def _shares(log_masses: Float[Array, " K"]) -> Float[Array, " K"]:
-    used = ~jnp.isneginf(log_masses)
-    number = jnp.maximum(used.sum(), 1)
-    by_mass = jax.nn.softmax(jnp.where(used.any(), log_masses, 0.0))
-    return jnp.where(used, SHARE * 0.5 * (by_mass + 1 / number), 0.0)
+def _choose(first: Bool[Array, " ..."], one: Latent, other: Latent) -> Latent:
+    def choose(a: Array, b: Array) -> Array:
+        return jnp.where(first.reshape(*first.shape, *[1] * (a.ndim - first.ndim)), a, b)
+
+    return jax.tree.map(choose, one, other)
+
+
+def cover(
+    q: Distribution, prior: Distribution, modes: Modes | None, log_shares: Float[Array, " C"]
+) -> Cover:
+    """The mixture with these shares."""
+    at_draw = prior.log_prob(prior.sample(seed=jax.random.key(0)))
+    return Cover(q, prior, modes, log_shares, jnp.isfinite(at_draw))
+
+
+def outside_is_zero(log_prior: Scalar, proper: Bool[Array, ""]) -> Scalar:
+    """-inf for NaN, the log-density of some priors outside their support.
+
+    A prior without a density at its own draws keeps its NaN.
+    """
+    return jnp.where(jnp.isnan(log_prior) & proper, -jnp.inf, log_prior)
+
+
+def supported(log_joint: LogJoint, prior: Distribution) -> LogJoint:
+    """The log-joint, -inf outside the support of the prior, where it may be NaN."""
+    proper = jnp.isfinite(prior.log_prob(prior.sample(seed=jax.random.key(0))))
+
+    def density(z: Latent) -> Scalar:
+        inside = outside_is_zero(prior.log_prob(z), proper) != -jnp.inf
+        return jnp.where(inside, log_joint(z), -jnp.inf)
+
+    return density

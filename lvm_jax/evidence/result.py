@@ -31,6 +31,7 @@ class Check(IntFlag):
     CONTRADICTED = 32
     BUDGET = 64
     VARIANCE = 128
+    UNSEEN = 256
 
 
 WORDS = {
@@ -42,6 +43,7 @@ WORDS = {
     Check.ACCEPTANCE: "moves are rejected at some temperature: step sizes do not fit",
     Check.CONTRADICTED: "a scout found mass that the draws miss",
     Check.BUDGET: "the budget was too small to search for mass that the draws miss",
+    Check.UNSEEN: "modes that one start alone reached: others are likely unseen",
 }
 
 

@@ -4,6 +4,7 @@ from functools import reduce
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import annealing, compiling
@@ -12,18 +13,31 @@ from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_o
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.tuning import MOST
 from lvm_jax.evidence import pareto, programs
+from lvm_jax.evidence.fitting import Loose, Pilot, first_shares
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.evidence.modes import Modes
-from lvm_jax.evidence.programs import CHAINS, PILOT, Capacity, Chains, Sizes
+from lvm_jax.evidence.programs import (
+    CHAINS,
+    PILOT,
+    Capacity,
+    Chains,
+    DrawSizes,
+    Proposal,
+    Sizes,
+)
 from lvm_jax.evidence.result import Evidence
-from lvm_jax.guides.defensive import defensive
+from lvm_jax.evidence.scouting import Searched, Symmetries
+from lvm_jax.evidence.search import BATCH
 from lvm_jax.typing import Array, ConditionalDensity, Generative, Key
 
-START, GROWTH = CHUNK_SIZE, 4  # draws of the first round, and the growth of rounds
+START, GROWTH = CHUNK_SIZE, 4  # draws of the first round, and the growth of annealed rounds
 TEMPERATURES = 16  # of the first annealed round
-SCOUT_TEMPERATURES = 1
-FEW, TOGETHER = 3, 8  # with more than 3 points, chains and searches of 8 points run together
+FEW, TOGETHER = 3, 8  # with more than 3 points, chains of 8 points run together
 SHORT = 16 * CHUNK_SIZE  # the most draws for which the short tail is used
+FEW_MODES, SPARE = 6, 1  # slots if they suffice, of which one stays free for a pilot
+DEFENSIVE = 0.05  # shares of q and the prior below which annealed chains do not start there
+SEARCH_SHARE = 0.5  # of the budget
+SEARCH, MOVES = 2, 3  # stages of keys
 
 
 class Runner:
@@ -40,81 +54,155 @@ class Runner:
         budget: float,
         num_scouts: int,
     ) -> None:
-        x = jax.tree.map(np.asarray, check_problem(p, q, x))
-        if checks.number(prior_share, "prior_share") != 0:
-            q = defensive(p, q, prior_share)
+        self.x = jax.tree.map(np.asarray, check_problem(p, q, x))
+        if not 0 <= checks.number(prior_share, "prior_share") < 1:
+            raise ValueError(f"prior_share: expected a number in [0, 1), got {prior_share}")
         self.key, self.p, self.q = key, p, q
-        self.x, self.num_scouts = x, num_scouts
+        self.prior_share, self.budget = prior_share, budget
+        self.num_scouts = num_scouts
+        self.symmetries: Symmetries = ()
         self.transition = annealing.hmc() if transition is None else transition
         self.per_move = 1.0 + self.transition.cost
-        self.modes: Modes | None = None
-        self.num_points = num_rows(x)
+        self.num_points = num_rows(self.x)
         self.size = compiling.bucket(self.num_points)
-        self.capacity = _capacity(budget, self.per_move, num_scouts)
+        self.capacity = _capacity(budget, self.per_move)
         rows = rows_for_device(TOGETHER * CHAINS)
         self.together = 1 if self.num_points <= FEW else batch_size(rows, CHAINS, self.size)
+        self.loose: Loose | None = None
+        self.shares = first_shares(None, np.zeros(self.num_points), prior_share)  # of a pilot
+        self.proposal = Proposal(None, self.shares)
 
-    def importance(self, points: np.ndarray, num_samples: int, stage: int) -> Evidence:
-        """Importance sampling from q and the modes, if any; num_samples in multiples of 1,000."""
+    def search(self) -> Searched:
+        """Search for the modes of all points, and set the proposal and the loose ends."""
+        every, together = np.arange(self.num_points), rows_for_device(BATCH) // BATCH
+        rows = compiling.pad_rows((every, self.x), self.size)
+        budget = int(min(SEARCH_SHARE * self.budget, 2**30))
+        parts = self._key(SEARCH, self.num_scouts), self.p, self.q, rows
+        found = programs.find_modes(
+            *parts, tuple(_traced(len(every), budget)), self.num_scouts,
+            _simulates(self.p, self.x), self.symmetries, min(together, self.size),
+        )  # fmt: skip
+        found = compiling.first_rows(found, len(every))
+        found = found._replace(modes=_first_slots(found.modes))
+        self.loose = found.loose
+        self.shares = first_shares(found.modes, found.number, self.prior_share)
+        self.proposal = Proposal(found.modes, self.shares)
+        return found
+
+    def move_scouts(self) -> None:
+        """Draw and move the scouts of a discrete z, which are loose ends."""
+        every = np.arange(self.num_points)
+        rows = compiling.pad_rows((every, self.x), self.size)
+        found = programs.move_scouts(
+            self._key(MOVES, self.num_scouts), self.p, self.q, rows,
+            *_traced(len(every)), self.num_scouts, self.transition,
+            self._rows_together(self.num_scouts),
+        )  # fmt: skip
+        self.loose = compiling.first_rows(found, len(every))
+
+    def importance(
+        self, points: np.ndarray, num_samples: int, stage: int, proposal: Proposal | None = None
+    ) -> tuple[Evidence, Pilot]:
+        """Importance sampling; num_samples in multiples of 1,000.
+
+        With a `proposal` of all points this is a pilot, whose draws suggest another.
+        """
         rows = compiling.pad_rows(points, self.size)
-        modes = rows_of(self.modes, rows)
         longest = SHORT if num_samples <= SHORT else self.capacity.samples
+        fits = proposal is not None
+        parts = self.x, self.proposal if proposal is None else proposal, self.loose
+        sizes = _traced(num_samples // CHUNK_SIZE, pareto.tail_size(num_samples), fits)
         found = programs.importance(
-            self._key(stage, num_samples), self.p, self.q, (rows, rows_of(self.x, rows), modes),
-            *_traced(len(points), num_samples // CHUNK_SIZE, pareto.tail_size(num_samples)),
-            pareto.tail_size(longest),
-            batch_size(rows_for_device(CHUNK_SIZE), CHUNK_SIZE, self.size),
+            self._key(stage, num_samples), self.p, self.q,
+            (rows, *(rows_of(part, rows) for part in parts)), *_traced(len(points)),
+            DrawSizes._make(sizes), pareto.tail_size(longest), self.prior_share,
+            self._rows_together(CHUNK_SIZE),
         )  # fmt: skip
         return compiling.first_rows(found, len(points))
-
-    def scout(self) -> tuple[np.ndarray, np.ndarray]:
-        """Run the scouts and find the modes; return the largest log-weight and the cost, [N]."""
-        every = np.arange(self.num_points)
-        setting = self.num_scouts, SCOUT_TEMPERATURES
-        ends = self._chains(every, *setting, from_prior=True, answers=False).z
-        found = programs.find_modes(
-            self.p, self.q, (compiling.pad_rows(self.x, self.size), ends),
-            *_traced(len(every)), self.transition.continuous, self.together,
-        )  # fmt: skip
-        self.modes, reach = compiling.first_rows(found, len(every))
-        cost = self.scouting(self.num_scouts) + np.zeros(len(every))
-        return reach, cost if self.modes is None else cost + self.modes.num_evaluations
 
     def chains(
         self, points: np.ndarray, chains: int, temperatures: int, from_prior: bool, answers: bool
     ) -> Chains:
-        """Annealed chains from the prior or from q; pilots and final rounds use different keys."""
-        found = self._chains(points, chains, temperatures, from_prior, answers)
-        return compiling.first_rows(found, len(points))
+        """Annealed chains from the prior or from the proposal.
 
-    def _chains(
-        self, points: np.ndarray, chains: int, temperatures: int, from_prior: bool, answers: bool
-    ) -> Chains:
-        """`chains` with its leaves on the device, padded."""
+        Pilots and final rounds use different keys.
+        """
         rows = compiling.pad_rows(points, self.size)
-        return programs.chains(
+        proposal = rows_of(self.proposal, rows)
+        proposal = proposal._replace(log_shares=_start_shares(proposal.log_shares, from_prior))
+        found = programs.chains(
             self._key(int(from_prior), int(answers), chains, temperatures),
-            self.p, self.q, (rows, rows_of(self.x, rows)),
+            self.p, self.q, (rows, rows_of(self.x, rows), proposal),
             *_traced(len(points)),
-            Sizes._make(_traced(chains, pareto.tail_size(chains), temperatures, from_prior)),
+            Sizes._make(_traced(chains, pareto.tail_size(chains), temperatures)),
             self.transition, self.capacity, self.together,
         )  # fmt: skip
+        return compiling.first_rows(found, len(points))
 
     def cost(self, chains: int, temperatures: int) -> float:
         """Evaluations of the joint density per point in an annealed round."""
         moves = chains * temperatures + PILOT * min(temperatures, MOST)
         return moves * self.per_move
 
-    def scouting(self, num_scouts: int) -> float:
-        """Evaluations of the joint density per point by scouts, without the search for modes."""
-        return self.cost(num_scouts, SCOUT_TEMPERATURES) + 2 * num_scouts if num_scouts else 0.0
+    def scouting(self) -> float:
+        """The least evaluations of the joint density per point in a search."""
+        if not self.transition.continuous:
+            return self.num_scouts * self.per_move
+        return float(self.num_scouts + 4 * BATCH)
+
+    def _rows_together(self, rows: int) -> int:
+        return batch_size(rows_for_device(CHUNK_SIZE), rows, self.size)
 
     def _key(self, *round_of: int) -> Key[Array, ""]:
         """The key of a round; it does not depend on the rounds of other points."""
         return reduce(jax.random.fold_in, round_of, self.key)
 
 
-def _capacity(budget: float, per_move: float, num_scouts: int) -> Capacity:
+def _start_shares(log_shares: np.ndarray, from_prior: bool) -> np.ndarray:
+    """Shares of the start of annealed chains: of the prior alone, or without defensive shares.
+
+    Chains from a q or a prior that does not fit would spread the log-weights.
+    """
+    if from_prior:
+        only = np.full_like(log_shares, -np.inf)
+        only[:, 1] = 0.0
+        return only
+    least = np.full(log_shares.shape[1], -np.inf)
+    least[:2] = np.log(DEFENSIVE)
+    kept = np.where(log_shares < least, -np.inf, log_shares)
+    return (kept - np.logaddexp.reduce(kept, axis=1, keepdims=True)).astype(kept.dtype)
+
+
+def _first_slots(modes: Modes) -> Modes:
+    """The shoulders of each point in the slots after its modes, and few slots if they suffice."""
+    unused = np.isneginf(modes.heights)
+    order = np.argsort(unused, axis=1, kind="stable")
+    most = int((~unused).sum(1).max())
+    order = order[:, : FEW_MODES if most + SPARE <= FEW_MODES else None]
+    rows = np.arange(len(order))[:, None]
+    return jax.tree.map(lambda leaf: leaf[rows, order], modes)
+
+
+def _simulates(p: Generative, x: Any) -> bool:
+    """Whether the model draws data with real-valued leaves of the shapes of x."""
+    if getattr(getattr(p, "model", None), "given", None) is not None or not hasattr(p, "sample"):
+        return False
+    try:
+        drawn = jax.eval_shape(lambda: p.sample(jax.random.key(0))[1])
+    except (TypeError, ValueError):
+        return False
+    if len({jax.tree.structure(tree) for tree in (drawn, x)}) > 1:
+        return False
+    pairs = zip(jax.tree.leaves(drawn), jax.tree.leaves(x), strict=True)
+    return all(
+        one.shape == leaf.shape[1:]
+        and jnp.issubdtype(one.dtype, jnp.floating)
+        and np.issubdtype(leaf.dtype, np.floating)
+        for one, leaf in pairs
+    )
+
+
+def _capacity(budget: float, per_move: float) -> Capacity:
     """The largest sizes within `budget`, rounded down to sizes of rounds."""
 
     def most(least: int, factor: int, cost: float) -> int:
@@ -123,12 +211,10 @@ def _capacity(budget: float, per_move: float, num_scouts: int) -> Capacity:
             size *= factor
         return size
 
-    scouts = -(-num_scouts // CHAINS) * CHAINS
     return Capacity(
-        most(START, GROWTH, 1.0),
-        max(most(CHAINS, 2, TEMPERATURES * per_move), scouts),
+        most(START, 2, 1.0),
+        most(CHAINS, 2, TEMPERATURES * per_move),
         most(TEMPERATURES, GROWTH, CHAINS * per_move),
-        num_scouts,
     )
 
 

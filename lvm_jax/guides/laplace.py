@@ -72,7 +72,13 @@ def laplace(log_joint: Callable[[Latent], Scalar], start: Latent, *, widen: floa
     flat, unravel = ravel_pytree(start)
 
     top = maximize(lambda u: log_joint(unravel(u)), flat)
-    scale = jnp.sqrt(jnp.abs(jnp.diagonal(top.curvature)))
-    scaled = top.curvature / jnp.outer(scale, scale)  # independent of the units of z
-    factor = scale[:, None] * jnp.linalg.cholesky(scaled) / widen
+    factor = factor_of(top.curvature) / widen
     return Laplace(unravel(top.u), factor, top.num_steps * (flat.size + 1), top.distance)
+
+
+def factor_of(curvature: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """C, lower, with C C^T = `curvature`; NaN where that is not positive definite."""
+    scale = jnp.sqrt(jnp.abs(jnp.diagonal(curvature)))
+    scaled = curvature / jnp.outer(scale, scale)  # independent of the units of z
+    factor: Array = scale[:, None] * jnp.linalg.cholesky(scaled)
+    return factor

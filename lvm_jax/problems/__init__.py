@@ -19,6 +19,7 @@ from lvm_jax.problems.gaussian import Affine, correlated, linear_gaussian, mixin
 from lvm_jax.problems.modes import two_modes, two_normals
 from lvm_jax.problems.regression import breast_cancer, credit, credit_likelihood
 from lvm_jax.problems.schools import eight_schools
+from lvm_jax.problems.squares import four_modes
 from lvm_jax.problems.student import StudentT, heavy_tails
 from lvm_jax.problems.synthetic import funnel, gaussians_40, many_well, spike, wells
 from lvm_jax.problems.target import Target
@@ -37,6 +38,7 @@ __all__ = [
     "discrete",
     "eight_schools",
     "expected_bounds",
+    "four_modes",
     "funnel",
     "gaussian_mixture",
     "gaussians_40",

@@ -25,12 +25,12 @@ import numpy as np
 
 from lvm_jax import precision
 from lvm_jax._core import checks
+from lvm_jax._core.lbfgs import Climb, climb
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import FullRankNormal
 from lvm_jax.distributions.mixtures import NormalMixture
 from lvm_jax.typing import Array, Float, Int, Key, Scalar
 from lvm_jax.vi.gaussian import run_from
-from lvm_jax.vi.lbfgs import Climb, climb
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.mixing import Draws, draw_evenly, masses, mixture_weights
 from lvm_jax.vi.modes_table import UNSEEN, Modes, good_turing

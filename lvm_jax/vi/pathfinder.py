@@ -23,12 +23,12 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
 from lvm_jax._core import checks
+from lvm_jax._core.lbfgs import MAX_EVALUATIONS, Climb, Pairs, climb, usable
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import FullRankNormal
 from lvm_jax.distributions.factored import FactoredNormal
 from lvm_jax.distributions.mixtures import NormalMixture
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
-from lvm_jax.vi.lbfgs import MAX_EVALUATIONS, Climb, Pairs, climb, usable
 from lvm_jax.vi.method import Found, Method, Reason, Task, Trace
 from lvm_jax.vi.mixing import draw_evenly, mixture_weights
 from lvm_jax.vi.starts import draw_starts

@@ -24,6 +24,8 @@ INCREASE, CURVATURE = 1e-4, 0.9  # the two conditions of Wolfe
 CLOSE = 1e-4  # nats: the predicted gain of a step at which a path ends
 LOST = 4.0  # digits of the value that rounding may lose, in units of the spacing of floats
 
+Objective = Callable[[Array], tuple[Scalar, Array]]  # value and gradient
+
 
 class Pairs(NamedTuple):
     """The last steps s and changes y of the negative gradient, newest last; unused rows are 0.
@@ -112,24 +114,39 @@ def _climb(
     density: Callable[[Array], Scalar], limit: int, num_points: int, start: Float[Array, " D"]
 ) -> Climb:
     objective = jax.value_and_grad(density)
+    return jax.lax.while_loop(
+        lambda state: ~state.ended & (state.evaluations < limit),
+        partial(advance, objective),
+        begin(objective, start, num_points),
+    )
+
+
+def begin(objective: Objective, start: Float[Array, " D"], num_points: int = 1) -> Climb:
+    """The path at its start; it has ended if the density there has no finite gradient."""
     value, gradient = objective(start)
     proper = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     points = jnp.zeros((num_points, start.size), start.dtype)
     one, inf = jnp.ones((), start.dtype), jnp.full((), jnp.inf, start.dtype)
     pairs = Pairs.empty(start)
-    first = Climb(
+    return Climb(
         *(start, value, gradient, pairs, pairs.direction(gradient), one, 0 * one, inf),
         *(jnp.int32(0), jnp.int32(1), ~proper, jnp.zeros((), bool)),
         *(points.at[0].set(start), points.at[0].set(gradient), jnp.int32(1)),
     )
-    return jax.lax.while_loop(
-        lambda state: ~state.ended & (state.evaluations < limit),
-        partial(_advance, objective),
-        first,
+
+
+def unstarted(like: Float[Array, " D"]) -> Climb:
+    """The path at 0 before any evaluation; `advance` evaluates it there first."""
+    zeros, inf = jnp.zeros_like(like), jnp.full((), jnp.inf, like.dtype)
+    pairs, none, false = Pairs.empty(like), jnp.int32(0), jnp.zeros((), bool)
+    one = jnp.ones((), like.dtype)
+    return Climb(
+        *(zeros, -inf, zeros, pairs, zeros, one, 0 * one, inf, none, none, false, false),
+        *(zeros[None], zeros[None], none),
     )
 
 
-def _advance(objective: Callable[[Array], tuple[Scalar, Array]], state: Climb) -> Climb:
+def advance(objective: Objective, state: Climb) -> Climb:
     """One more point: a step of the path, or a narrower line search."""
     point = state.point + state.step * state.direction
     value, gradient = objective(point)

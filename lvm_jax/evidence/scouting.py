@@ -1,0 +1,144 @@
+"""The starts of a search for modes of ONE data point, and its result."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from lvm_jax import annealing, weights
+from lvm_jax._core.batching import rows_of
+from lvm_jax.annealing.path import make_path
+from lvm_jax.evidence.fitting import Loose
+from lvm_jax.evidence.merging import FULL, NONE, OPEN, UNUSED
+from lvm_jax.evidence.modes import SLOTS, Modes, supported
+from lvm_jax.evidence.search import BATCH, Starts, search
+from lvm_jax.typing import (
+    Array,
+    Bool,
+    ConditionalDensity,
+    Generative,
+    Int,
+    Key,
+    Latent,
+    Scalar,
+)
+
+FOLLOWED = BATCH // 2  # starts from simulated data; as many are draws of q
+SIMULATED = 64  # pairs (z, x) drawn for all points, of which each point takes the nearest
+LOOSE = 8  # ends without a mode that are kept
+Symmetries = tuple[Callable[[Latent], Latent], ...]
+
+
+class Searched(NamedTuple):
+    """The results of a search, of one point or with leaves [N, ...]."""
+
+    modes: Modes  # SLOTS modes, then the shoulders
+    number: Int[Array, " N"]  # modes
+    reached: Int[Array, "N K"]  # starts that ended in each mode
+    climbed: Int[Array, " N"]  # starts whose path has ended
+    unfinished: Int[Array, " N"]  # starts that the budget did not pay for
+    full: Bool[Array, " N"]  # there are more modes than slots
+    loose: Loose
+    cost: Int[Array, " N"]
+
+
+def search_point(
+    key: Key[Array, ""],
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
+    pairs: Any,
+    num_scouts: int,
+    symmetries: Symmetries,
+    budget: Int[Array, ""],
+) -> Searched:
+    """The modes of one point; `pairs` (z, x) are draws of the model, or None."""
+    starts, unravel = _starts(key, p, q, x, pairs, num_scouts, SLOTS * len(symmetries))
+
+    def density_of(offset: Any) -> Callable[[Array], Scalar]:
+        at = x if offset is None else jax.tree.map(jnp.add, x, offset)
+        own = supported(p.log_joint(at), p.prior(at))
+        return lambda flat: own(unravel(flat))
+
+    def images(means: Array) -> Array:
+        moved = [lambda flat, s=s: ravel_pytree(s(unravel(flat)))[0] for s in symmetries]
+        return jax.vmap(lambda one: jnp.stack([s(one) for s in moved]))(means).reshape(
+            -1, means.shape[1]
+        )
+
+    found = search(density_of, starts, images if symmetries else None, budget)
+    end = found.end[: starts.number]
+    none = (found.end <= NONE) & (found.end != UNUSED) & jnp.isfinite(found.value)
+    value, rows = jax.lax.top_k(jnp.where(none, found.value, -jnp.inf), LOOSE)
+    both = (jnp.concatenate(pair) for pair in zip(found.modes, found.shoulders, strict=True))
+    return Searched(
+        Modes(*both),
+        found.modes.number,
+        jax.nn.one_hot(end, SLOTS, dtype=jnp.int32).sum(0),
+        (end != OPEN).sum(),
+        (end == OPEN).sum(),
+        (found.end == FULL).any(),
+        Loose(jax.vmap(unravel)(found.z[rows]), value),
+        found.evaluations,
+    )
+
+
+def _starts(
+    key: Key[Array, ""],
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
+    pairs: Any,
+    num_scouts: int,
+    num_images: int,
+) -> tuple[Starts, Callable[[Array], Latent]]:
+    """Starts from pairs near x, q and the prior, and the function that unravels them."""
+    key_q, key_prior = jax.random.split(key)
+    ravel = jax.vmap(lambda z: ravel_pytree(z)[0])
+    prior = weights.draw(key_prior, p.prior(x), num_scouts)
+    make_path(p.log_joint(x), q(x), prior, True)  # checks them
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], prior))[1]
+    first, offsets = ravel(weights.draw(key_q, q(x), BATCH)), None
+    if pairs is not None:
+        near = _nearest(pairs[1], x)
+        first = jnp.concatenate([ravel(rows_of(pairs[0], near[:FOLLOWED])), first[FOLLOWED:]])
+        offsets = jax.tree.map(lambda rows, leaf: rows[near] - leaf[None], pairs[1], x)
+    rows = jnp.concatenate([first, ravel(prior)])
+    z = jnp.pad(rows, ((0, num_images), (0, 0)))
+    return Starts(z, offsets, 0 if pairs is None else FOLLOWED, len(rows)), unravel
+
+
+def _nearest(drawn: Any, x: Any) -> Int[Array, " B"]:
+    """The BATCH simulated data nearest to x, in units of their standard deviations."""
+
+    def squares(rows: Array, leaf: Array) -> Array:
+        scale = rows.std(0)
+        away = (rows - leaf[None]) / jnp.where(scale > 0, scale, 1.0)[None]
+        return (away.reshape(len(rows), -1) ** 2).sum(1)
+
+    distance = sum(jax.tree.leaves(jax.tree.map(squares, drawn, x)))
+    return jnp.argsort(distance)[:BATCH]
+
+
+def move_scouts(
+    key: Key[Array, ""],
+    p: Generative,
+    q: ConditionalDensity,
+    x: Any,
+    num_scouts: int,
+    transition: annealing.Transition,
+) -> Loose:
+    """Draws of the prior after one move towards the posterior, for a discrete z."""
+    key_z, key_move = jax.random.split(key)
+    joint, z = p.log_joint(x), weights.draw(key_z, p.prior(x), num_scouts)
+    make_path(joint, q(x), z, transition.continuous)  # checks them
+    scale = jax.tree.map(lambda leaf: jnp.ones(leaf.shape[1:]), z)
+    size = jnp.asarray(transition.step_size, jnp.result_type(float))
+
+    def move(key: Key[Array, ""], z: Latent) -> tuple[Latent, Scalar]:
+        moved = transition.move(key, joint, z, scale, size)[0]
+        return moved, joint(moved)
+
+    return Loose(*jax.vmap(move)(jax.random.split(key_move, num_scouts), z))

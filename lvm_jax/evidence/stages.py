@@ -1,0 +1,283 @@
+"""The stages of `certify`: search, importance sampling, annealed chains."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy.stats import norm
+
+from lvm_jax.evidence.fitting import Pilot
+from lvm_jax.evidence.modes import KINDS, Modes
+from lvm_jax.evidence.programs import CHAINS, Proposal
+from lvm_jax.evidence.result import Check, Evidence, least_samples
+from lvm_jax.evidence.rounds import GROWTH, START, TEMPERATURES, Runner
+from lvm_jax.evidence.search import BATCH
+from lvm_jax.evidence.statement import UNSEEN, Search
+
+SEARCH, PILOT, IMPORTANCE, ANNEALED = "search", "pilot", "importance", "annealed"
+TRUSTED = 0.5  # k-hat below which the weights have a finite variance, which an interval needs
+HEAVY = 0.7  # k-hat of a pilot above which importance sampling is not tried
+SPREAD = 1.0  # the largest standard deviation of log-weights of chains that have converged, nats
+SAFETY = 1.3  # factor on the number of draws, because the pilot's variance is an estimate
+ANSWER, AGAIN, PILOTING = 4, 5, 6  # stages of keys of importance sampling
+PILOTS = 3  # the most pilots of a point
+MANY = 4 * START  # draws above which another pilot is worth its cost
+UNFINISHED = 0.05  # the largest share of starts that the budget did not pay for
+
+
+class Round(NamedTuple):
+    """One call: its method, number of points and size."""
+
+    method: str  # "search", "pilot", "importance" or "annealed"
+    num_points: int
+    num_samples: int  # starts, draws, or chains
+    num_temperatures: int  # 1 for all but annealed chains
+
+
+class State:
+    """The last result of each point, on the host."""
+
+    def __init__(self, num_points: int, tolerance: float, level: float) -> None:
+        self.tolerance, self.level = tolerance, level
+        self.answer = {
+            name: np.full(num_points, np.nan) for name in ("log_evidence", "low", "high", "k_hat")
+        }
+        self.within = np.zeros(num_points, bool)
+        self.failed = np.zeros(num_points, int)  # of the result, as bits of `Check`
+        self.share = np.zeros(num_points)  # ESS of the result, over its number of draws
+        self.method = np.full(num_points, IMPORTANCE, dtype="U10")
+        self.num_samples = np.zeros(num_points)  # of the result
+        self.cost = np.zeros(num_points)
+        self.variance = np.full(num_points, np.inf)  # of the fitted proposal's weights, relative
+        self.heavy = np.zeros(num_points, bool)  # k-hat of the pilot is above HEAVY
+        self.reach = np.full(num_points, -np.inf)  # largest log-weight of loose ends
+        self.search: Search | None = None
+        self.rounds: list[Round] = []
+
+    def spend(self, points: np.ndarray, now: Round, cost_each: float | np.ndarray) -> None:
+        """Add a round of these points, and its cost."""
+        self.cost[points] += cost_each
+        self.rounds.append(now)
+
+    def enter(self, points: np.ndarray, found: Evidence, now: Round) -> None:
+        """Replace the results of these points by those of one round."""
+        low, high = found.nominal_interval(self.level)
+        values = (found.log_evidence, low, high, found.k_hat)
+        for name, value in zip(self.answer, values, strict=True):
+            self.answer[name][points] = np.asarray(value)[: len(points)]
+        tail = int(Check.PARETO | Check.VARIANCE)
+        failed = np.asarray(found.failed)[: len(points)]
+        heavy = np.where(failed & tail == 0, int(Check.VARIANCE), failed & tail)
+        failed = failed & ~tail | np.where(self.trusted(points), 0, heavy)
+        self.failed[points] = failed
+        self.within[points] = (self.half_width(points) <= self.tolerance) & (failed == 0)
+        self.share[points] = (np.asarray(found.ess) / np.asarray(found.num_samples))[: len(points)]
+        self.method[points] = now.method
+        self.num_samples[points] = now.num_samples
+
+    def improved(self, points: np.ndarray, own: Evidence, found: Pilot) -> np.ndarray:
+        """Enter a pilot of these points where it suggests a better proposal; return where."""
+        heavy, variance = ~(np.asarray(own.k_hat) <= HEAVY), np.asarray(found.variance)
+        before = self.heavy[points]
+        kept = (before & ~heavy) | ((before == heavy) & (variance < self.variance[points]))
+        kept |= np.isinf(self.variance[points])
+        rows = points[kept]
+        now = Round(IMPORTANCE, len(rows), START, 1)
+        self.enter(rows, jax.tree.map(lambda leaf: np.asarray(leaf)[kept], own), now)
+        self.heavy[rows], self.variance[rows] = heavy[kept], variance[kept]
+        self.reach[rows] = np.asarray(found.reach)[kept]
+        if self.search is not None and found.modes is not None:
+            self.search.masses[rows] = np.asarray(found.masses)[kept]
+        return kept
+
+    def trusted(self, points: np.ndarray) -> np.ndarray:
+        """Whether the weights have a finite variance (k-hat at most 0.5)."""
+        trusted: np.ndarray = self.answer["k_hat"][points] <= TRUSTED
+        return trusted
+
+    def half_width(self, points: np.ndarray) -> np.ndarray:
+        """Half the width of the intervals, in nats."""
+        return 0.5 * (self.answer["high"] - self.answer["low"])[points]
+
+    def contradicted(self) -> np.ndarray:
+        """Where the largest weight of the loose ends, as one more draw, exceeds the tolerance."""
+        total = self.answer["log_evidence"] + np.log(self.num_samples)
+        return ~np.isneginf(self.reach) & ~(self.reach - total <= np.log(self.tolerance))
+
+    def needed(self, points: np.ndarray) -> np.ndarray:
+        """The draws of the fitted proposal that the tolerance and `least_ess` need."""
+        quantile = norm.ppf(0.5 + self.level / 2)
+        variance = self.variance[points]
+        width = quantile**2 * variance / self.tolerance**2
+        return SAFETY * np.maximum(width, least_samples(1 / (1 + variance)))
+
+
+def search(run: Runner, state: State) -> np.ndarray:
+    """Search for the modes, if the budget allows; return the failed checks, [N] bits."""
+    every = np.arange(run.num_points)
+    if not run.num_scouts:
+        return np.zeros(run.num_points, int)
+    if run.scouting() > run.budget:
+        return np.full(run.num_points, int(Check.BUDGET))
+    if not run.transition.continuous:
+        run.move_scouts()
+        state.spend(every, Round(SEARCH, len(every), run.num_scouts, 1), run.scouting())
+        scouts, none = np.full(len(every), run.num_scouts), np.zeros((len(every), 0))
+        state.search = Search(scouts, scouts, none, none, none.astype(bool))
+        return np.zeros(run.num_points, int)
+    found = run.search()
+    climbed, late, reached = map(np.asarray, (found.climbed, found.unfinished, found.reached))
+    total = climbed + late
+    state.spend(every, Round(SEARCH, len(every), int(total[0]), 1), np.asarray(found.cost))
+    slots = found.modes.heights.shape[1]
+    reached = np.pad(reached, ((0, 0), (0, max(slots - reached.shape[1], 0))))[:, :slots]
+    is_mode = np.arange(slots)[None] < np.asarray(found.number)[:, None]
+    scouts = np.maximum(climbed - BATCH, 0)
+    state.search = Search(climbed, scouts, reached, np.zeros(is_mode.shape), is_mode)
+    short = (late > UNFINISHED * total) | np.asarray(found.full)
+    unseen = state.search.unseen > UNSEEN
+    return np.where(short, int(Check.BUDGET), 0) | np.where(unseen, int(Check.UNSEEN), 0)
+
+
+def fit(run: Runner, state: State, todo: np.ndarray, again: bool = False) -> None:
+    """Pilots: fit the proposal of each point of `todo`, and keep the best of at most PILOTS.
+
+    With `again` the last fit has failed: at least two pilots start from it, and replace it.
+    """
+    drawn, best = run.proposal, run.proposal
+    if again:
+        state.variance[todo] = np.inf
+        state.heavy[todo] = True
+    for turn in range(PILOTS):
+        own, found = run.importance(todo, START, PILOTING + turn + PILOTS * again, drawn)
+        state.spend(todo, Round(PILOT, len(todo), START, 1), START)
+        kept = state.improved(todo, own, found)
+        now = Proposal(_rows(drawn.modes, todo[kept]), _rows(found.log_shares, kept))
+        best = _put(best, todo[kept], now)
+        more = (state.needed(todo) > MANY) | ~(np.asarray(own.k_hat) <= TRUSTED)
+        more = (more | (again & (turn == 0))) & (state.cost[todo] + 2 * START <= run.budget)
+        if drawn.modes is None or not more.any():
+            break
+        shares = _next_shares(_rows(drawn.modes, todo), found, _rows(run.shares, todo))
+        drawn = _put(drawn, todo, Proposal(found.modes, shares))
+        todo = todo[more]
+    run.proposal = best
+
+
+def _next_shares(before: Modes, found: Any, first: np.ndarray) -> np.ndarray:
+    """Log-shares of the next pilot: half as fitted, half as in the first; a tenth if new."""
+    new = np.isneginf(np.asarray(before.heights)) & ~np.isneginf(np.asarray(found.modes.heights))
+    shares = np.logaddexp(found.log_shares, first) - np.log(2)
+    shares[:, 2:] = np.where(np.repeat(new, KINDS, 1), np.log(0.1 / KINDS), shares[:, 2:])
+    shares -= np.logaddexp.reduce(shares, axis=1, keepdims=True)
+    return shares.astype(first.dtype)
+
+
+def _rows(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)
+
+
+def _put(tree: Any, rows: np.ndarray, new: Any) -> Any:
+    """`tree` with these rows of every leaf replaced."""
+
+    def put(old: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+        old = np.array(old)
+        old[rows] = leaf
+        return old
+
+    return jax.tree.map(put, tree, new)
+
+
+def by_importance(run: Runner, state: State) -> None:
+    """The final runs, and a larger one where the first is wider than the tolerance."""
+    every = np.arange(run.num_points)
+    state.within[:] = False  # the pilot gives no result
+    sizes = np.where(state.heavy, np.inf, _size(state.needed(every)))
+    for stage in (ANSWER, AGAIN):
+        for size in np.unique(sizes[np.isfinite(sizes)]):
+            points = np.flatnonzero((sizes == size) & (state.cost + size <= run.budget))
+            if len(points):
+                now = Round(IMPORTANCE, len(points), int(size), 1)
+                state.spend(points, now, size)
+                state.enter(points, run.importance(points, int(size), stage)[0], now)
+        if stage == ANSWER:
+            sizes = _sizes_again(run, state, np.isfinite(sizes))
+
+
+def _sizes_again(run: Runner, state: State, answered: np.ndarray) -> np.ndarray:
+    """The sizes of second runs: of a new proposal for a heavy tail, or wider; inf for no run."""
+    tail = int(Check.PARETO | Check.VARIANCE)
+    heavy = answered & (state.failed & tail != 0) & (state.cost + 3 * START <= run.budget)
+    wide = answered & (state.failed & ~int(Check.ESS) == 0) & ~state.within
+    more = state.num_samples * (state.half_width(np.arange(len(wide))) / state.tolerance) ** 2
+    more = np.maximum(SAFETY * more, least_samples(state.share))
+    sizes = np.where(wide, np.maximum(_size(more), 2 * state.num_samples), np.inf)
+    if run.proposal.modes is not None and heavy.any():
+        points = np.flatnonzero(heavy)
+        fit(run, state, points, again=True)
+        needed = np.where(state.heavy[points], np.inf, _size(state.needed(points)))
+        sizes[points] = np.maximum(needed, 2 * START)
+    return sizes
+
+
+def _size(needed: np.ndarray) -> np.ndarray:
+    """START times a power of 2."""
+    powers = np.ceil(np.log2(np.maximum(np.asarray(needed) / START, 1.0)))
+    return START * 2.0 ** np.nan_to_num(powers, posinf=99.0, nan=99.0)
+
+
+class _Setting(NamedTuple):
+    """An annealed round: a pilot, or one that `answers` (gives the result)."""
+
+    chains: int
+    temperatures: int
+    from_prior: bool
+    answers: bool
+
+    def longer(self) -> "_Setting":
+        """A pilot of more temperatures, for log-weights that spread too much."""
+        return self._replace(temperatures=GROWTH * self.temperatures, answers=False)
+
+    def wider(self, needed: float) -> "_Setting":
+        """A final round of `needed` times the chains, rounded up to a power of 2."""
+        power = math.ceil(math.log2(min(max(needed, 2.0 if self.answers else 1.0), 2.0**20)))
+        return self._replace(chains=2**power * self.chains, answers=True)
+
+
+def by_annealing(run: Runner, state: State, from_prior: np.ndarray, wanted: np.ndarray) -> None:
+    """Run growing annealed rounds until all points are within or the budget is spent.
+
+    Points that are not `wanted` stay open.
+    """
+    settings = {
+        int(point): _Setting(CHAINS, TEMPERATURES, bool(from_prior[point]), answers=False)
+        for point in np.flatnonzero(~state.within & wanted)
+    }
+    while settings:
+        for setting in sorted(set(settings.values())):
+            group = np.array([point for point, now in settings.items() if now == setting])
+            cost = run.cost(setting.chains, setting.temperatures)
+            afford = state.cost[group] + cost <= run.budget
+            for point in group[~afford]:
+                del settings[int(point)]
+            if afford.any():
+                _anneal(run, state, settings, group[afford], setting)
+
+
+def _anneal(
+    run: Runner, state: State, settings: dict[int, _Setting], group: np.ndarray, setting: _Setting
+) -> None:
+    """Run one round of a group; remove finished points and choose the others' next settings."""
+    now = Round(ANNEALED, len(group), setting.chains, setting.temperatures)
+    found = run.chains(group, *setting)
+    state.spend(group, now, run.cost(setting.chains, setting.temperatures))
+    state.enter(group, found.evidence, now)
+    state.within[group] &= setting.answers & (found.spread <= SPREAD)
+    needed = SAFETY * (state.half_width(group) / state.tolerance) ** 2
+    for point, wide, factor in zip(group, found.spread, needed, strict=True):
+        if state.within[point]:
+            del settings[int(point)]
+        else:
+            more = setting.longer() if wide > SPREAD else setting.wider(factor)
+            settings[int(point)] = more
