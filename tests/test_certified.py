@@ -62,7 +62,8 @@ def test_the_cost_is_that_of_the_rounds(case):
         each = now.num_samples
         if now.method == "annealed":
             pilot = 8 * min(now.num_temperatures, 100)
-            each = (now.num_samples * now.num_temperatures + pilot) * 4
+            moves = now.num_samples * now.num_temperatures + pilot
+            each = now.num_samples + 8 + moves * 3
         total += now.num_points * each
     np.testing.assert_allclose(found.cost.sum(), total)
     # The pilot's draws decide how many the answer takes, and are not among them.

@@ -101,8 +101,8 @@ def test_scouts_of_a_discrete_z_are_draws_of_the_prior_after_a_move():
     guide = Guide(lambda key: (), lambda phi, x: uniform)
     x = np.zeros((2, 4), np.float32)
 
-    def one_up(key, log_density, z, scale, step_size):
-        return (z + 1) % 3, jnp.ones(())
+    def one_up(key, density, place, scale, step_size):
+        return density.at((place.z + 1) % 3), jnp.ones(())
 
     move = annealing.Transition(one_up, continuous=False)
     run = Runner(jax.random.key(8), model(()), guide(()), x, 0.1, move, 2e4, 4_000)

@@ -119,7 +119,7 @@ def certify(
     A point is `within` if the half-width of its interval is at most the tolerance and every check
     of `Evidence.failed` passes, with k-hat at most 0.5 instead of 0.7 and the standard deviation of
     annealed log-weights at most 1. A point stops before the round that would exceed `budget`
-    evaluations of the joint density (a move counts its `cost` + 1). It then keeps its interval,
+    evaluations of the joint density (a move counts its `cost`). It then keeps its interval,
     wider than the tolerance; or [-inf, inf] with the reasons in `failed`: BUDGET where half the
     budget does not pay for the search or there are more than 32 modes, UNSEEN where many modes, or
     modes with a tenth of the evidence, were reached by one start alone.

@@ -62,7 +62,7 @@ class Runner:
         self.num_scouts = num_scouts
         self.symmetries: Symmetries = ()
         self.transition = annealing.hmc() if transition is None else transition
-        self.per_move = 1.0 + self.transition.cost
+        self.per_move = float(self.transition.cost)
         self.num_points = num_rows(self.x)
         self.size = compiling.bucket(self.num_points)
         self.capacity = _capacity(budget, self.per_move)
@@ -142,12 +142,12 @@ class Runner:
     def cost(self, chains: int, temperatures: int) -> float:
         """Evaluations of the joint density per point in an annealed round."""
         moves = chains * temperatures + PILOT * min(temperatures, MOST)
-        return moves * self.per_move
+        return chains + PILOT + moves * self.per_move
 
     def scouting(self) -> float:
         """The least evaluations of the joint density per point in a search."""
         if not self.transition.continuous:
-            return self.num_scouts * self.per_move
+            return self.num_scouts * (1 + self.per_move)
         return float(self.num_scouts + 4 * BATCH)
 
     def _rows_together(self, rows: int) -> int:

@@ -133,12 +133,13 @@ def move_scouts(
     """Draws of the prior after one move towards the posterior, for a discrete z."""
     key_z, key_move = jax.random.split(key)
     joint, z = p.log_joint(x), weights.draw(key_z, p.prior(x), num_scouts)
-    make_path(joint, q(x), z, transition.continuous)  # checks them
+    path = make_path(joint, q(x), z, transition.continuous)
     scale = jax.tree.map(lambda leaf: jnp.ones(leaf.shape[1:]), z)
     size = jnp.asarray(transition.step_size, jnp.result_type(float))
 
     def move(key: Key[Array, ""], z: Latent) -> tuple[Latent, Scalar]:
-        moved = transition.move(key, joint, z, scale, size)[0]
-        return moved, joint(moved)
+        place = path.place(z, transition.slopes)
+        moved = transition.apply(key, path, jnp.ones_like(size), place, scale, size)[0]
+        return moved.z, moved.log_joint
 
     return Loose(*jax.vmap(move)(jax.random.split(key_move, num_scouts), z))
