@@ -1,4 +1,4 @@
-"""Estimates of log p(x) with errors: importance sampling, annealing, SMC, unbiased estimators."""
+"""Estimates of log p(x) with errors: importance sampling, annealing, SMC, nested sampling."""
 
 from lvm_jax.evidence.annealed import Annealed, annealed, evaluate_annealed
 from lvm_jax.evidence.certified import Certificate, Round, certify
@@ -6,6 +6,7 @@ from lvm_jax.evidence.dataset import Summary, evaluate, summarize
 from lvm_jax.evidence.debiased import average, jackknife, multilevel
 from lvm_jax.evidence.importance import from_log_weights, importance
 from lvm_jax.evidence.naive import naive, uniform
+from lvm_jax.evidence.nested import Nested, nested
 from lvm_jax.evidence.resampling import Resampled, resample
 from lvm_jax.evidence.result import Check, Evidence, larger
 from lvm_jax.evidence.sandwich import Bidirectional, Sandwich, bidirectional, sandwich
@@ -20,6 +21,7 @@ __all__ = [
     "Certificate",
     "Check",
     "Evidence",
+    "Nested",
     "Resampled",
     "Round",
     "Sandwich",
@@ -41,6 +43,7 @@ __all__ = [
     "larger",
     "multilevel",
     "naive",
+    "nested",
     "resample",
     "sandwich",
     "sequential",
