@@ -46,9 +46,11 @@ if version("jaxlib").startswith("0.10."):
     mlir.make_ir_context = cache(mlir.make_ir_context)
 
     if os.environ.setdefault("XLA_FLAGS", quick) == quick:
+        import small_programs
         import threefry
 
         threefry.install()
+        small_programs.install()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
