@@ -7,7 +7,7 @@ import pytest
 from model_cases import quick_jit
 from scipy.stats import multivariate_normal
 
-from lvm_jax import distributions, evidence
+from lvm_jax import distributions, evidence, problems
 from lvm_jax.evidence import Check
 from lvm_jax.evidence.nested import _evidence
 
@@ -87,3 +87,31 @@ def test_bad_arguments_are_refused():
         evidence.nested(KEY, spike, NORMAL, num_runs=1)
     with pytest.raises(ValueError, match="remaining: expected a share"):
         evidence.nested(KEY, spike, NORMAL, remaining=1.0)
+
+
+@pytest.mark.parametrize("scouts", [0, 64])
+def test_a_second_opinion_withdraws_a_wrong_certificate(scouts):
+    """q covers the wider of two modes; without a search its certificate misses the other."""
+    problem = problems.two_modes(4)
+    data = problems.simulate(jax.random.key(6), problem, 64)
+    square = (np.asarray(data.x) ** 2).sum(1)
+    rows = np.flatnonzero((square > 7) & (square < 9))[:2]  # apart, with 40% of the mass in the narrow mode
+    x, truth = np.asarray(data.x)[rows], np.asarray(data.log_evidence)[rows]
+    found = evidence.certify(
+        KEY, problem.p, problem.q, x, tolerance=0.05, budget=1e5, num_nested=6,
+        num_scouts=scouts, prior_share=0.02 if scouts else 0.0,
+    )  # fmt: skip
+    assert found.rounds[-1].method == "nested"
+    error = np.asarray(found.nested.standard_error)
+    assert (abs(found.nested.log_evidence - truth) < 4 * error).all()
+    missed = abs(found.log_evidence - truth) > 0.3
+    assert missed.all() != bool(scouts)
+    np.testing.assert_array_equal((found.failed & Check.NESTED) != 0, missed)
+    assert (found.within != missed).all()
+
+
+def test_bad_numbers_of_nested_runs_are_refused():
+    problem = problems.two_modes(2)
+    x = np.zeros((1, 2), np.float32)
+    with pytest.raises(ValueError, match="num_nested: expected 0 or at least 2 runs, got 1"):
+        evidence.certify(KEY, problem.p, problem.q, x, tolerance=0.1, num_nested=1)

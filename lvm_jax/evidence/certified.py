@@ -33,6 +33,7 @@ class Certificate(NamedTuple):
     level: float
     rounds: tuple[Round, ...]
     search: Search | None = None  # None without scouts, or without a budget for them
+    nested: Evidence | None = None  # the second opinion, leaves [N]
 
     def __repr__(self) -> str:
         """The numbers of points within the tolerance and open, the verdict, and the search."""
@@ -87,6 +88,7 @@ def certify(
     num_scouts: int = 512,
     symmetries: Sequence[Callable[[Latent], Latent]] = (),
     transition: annealing.Transition | None = None,
+    num_nested: int = 0,
 ) -> Certificate:
     """log p(x) of every point of x [N, ...] within `tolerance` nats, as far as the budget allows.
 
@@ -112,6 +114,10 @@ def certify(
        then 4 times as many temperatures until the standard deviation of the log-weights is at most
        1. A fresh run with the number of chains that the tolerance needs (64 times a power of 2)
        gives the result.
+
+    5. A SECOND OPINION with `num_nested` >= 2: so many runs of `evidence.nested` for each point,
+       without q, whatever the budget. A difference above the tolerance and 3.5 standard errors
+       withdraws the certificate (NESTED). Agreement changes nothing: both may miss a narrow mode.
 
     For a discrete z (a `transition` that is not continuous) there are no ascents: the scouts make
     one move, and their weights contradict an estimate that misses them.
@@ -142,7 +148,11 @@ def certify(
         tolerance=tolerance, level=level, budget=budget, prior_share=prior_share,
         num_scouts=num_scouts, symmetries=symmetries, transition=transition,
     )  # fmt: skip
-    return answer(run, state)
+    if checks.integer(num_nested, "num_nested", 0) == 1:
+        raise ValueError("num_nested: expected 0 or at least 2 runs, got 1")
+    if num_nested and not run.transition.continuous:
+        raise ValueError(f"num_nested: expected 0 for a discrete z, got {num_nested}")
+    return answer(run, state, num_nested)
 
 
 def prepared(
@@ -171,7 +181,7 @@ def prepared(
     return run, State(run.num_points, tolerance, level)
 
 
-def answer(run: Runner, state: State) -> Certificate:
+def answer(run: Runner, state: State, num_nested: int = 0) -> Certificate:
     """The certificate of all points, by all stages."""
     failed = stages.search(run, state)
     stages.fit(run, state, np.arange(run.num_points))
@@ -185,6 +195,7 @@ def answer(run: Runner, state: State) -> Certificate:
     stages.by_annealing(run, state, from_prior, failed == 0)
     state.failed |= failed
     state.within &= state.failed == 0
+    second = stages.second_opinion(run, state, num_nested) if num_nested else None
     low, high = opened(state.answer["low"], state.answer["high"], state.failed != 0)
     return Certificate(
         **(state.answer | {"low": low, "high": high}),
@@ -197,4 +208,5 @@ def answer(run: Runner, state: State) -> Certificate:
         level=state.level,
         rounds=tuple(state.rounds),
         search=state.search,
+        nested=second,
     )

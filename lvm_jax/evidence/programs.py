@@ -16,6 +16,7 @@ from lvm_jax.evidence import scouting
 from lvm_jax.evidence.fitting import Chunk, Loose, Pilot, chunk, fit
 from lvm_jax.evidence.importance import from_first, streamed
 from lvm_jax.evidence.modes import Cover, Modes, cover, supported
+from lvm_jax.evidence.nested import Nested, nested
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.evidence.scouting import SIMULATED, Searched, Symmetries, search_point
 from lvm_jax.typing import (
@@ -191,6 +192,27 @@ def chains(
         return Chains(found, spread)
 
     return map_first_points(one, points, together, number)
+
+
+@bounded_jit(4, 5, lean=True)
+def nested_points(
+    key: Key[Array, ""],
+    p: Generative,
+    points: tuple[Array, Any],
+    number: Int[Array, ""],
+    num_live: int,
+    num_runs: int,
+) -> Nested:
+    """Nested sampling from the prior of every point; leaves [N]."""
+
+    def one(point: tuple[Array, Any]) -> Nested:
+        index, x = point
+        joint, prior = p.log_joint(x), p.prior(x)
+        likelihood = lambda z: joint(z) - prior.log_prob(z)  # noqa: E731
+        own = jax.random.fold_in(key, index)
+        return nested(own, likelihood, prior, num_live, num_runs=num_runs)
+
+    return map_first_points(one, points, 1, number)
 
 
 def _anneal(

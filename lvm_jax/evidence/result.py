@@ -32,6 +32,7 @@ class Check(IntFlag):
     BUDGET = 64
     VARIANCE = 128
     UNSEEN = 256
+    NESTED = 512
 
 
 WORDS = {
@@ -43,6 +44,7 @@ WORDS = {
     Check.ACCEPTANCE: "moves are rejected at some temperature: step sizes do not fit",
     Check.CONTRADICTED: "a scout found mass that the draws miss",
     Check.BUDGET: "the budget was too small to search for mass that the draws miss",
+    Check.NESTED: "nested sampling disagrees",
     Check.UNSEEN: "modes that one start alone reached: others are likely unseen",
 }
 

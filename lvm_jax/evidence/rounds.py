@@ -16,6 +16,7 @@ from lvm_jax.evidence import pareto, programs
 from lvm_jax.evidence.fitting import Loose, Pilot, first_shares
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.evidence.modes import Modes
+from lvm_jax.evidence.nested import Nested
 from lvm_jax.evidence.programs import (
     CHAINS,
     PILOT,
@@ -37,7 +38,8 @@ SHORT = 16 * CHUNK_SIZE  # the most draws for which the short tail is used
 FEW_MODES, SPARE = 6, 1  # slots if they suffice, of which one stays free for a pilot
 DEFENSIVE = 0.05  # shares of q and the prior below which annealed chains do not start there
 SEARCH_SHARE = 0.5  # of the budget
-SEARCH, MOVES = 2, 3  # stages of keys
+SEARCH, MOVES, NESTING = 2, 3, 20  # stages of keys
+NUM_LIVE = 500  # points of nested sampling
 
 
 class Runner:
@@ -138,6 +140,14 @@ class Runner:
             self.transition, self.capacity, self.together,
         )  # fmt: skip
         return compiling.first_rows(found, len(points))
+
+    def nested(self, num_runs: int) -> Nested:
+        """Nested sampling of every point, [N]."""
+        rows = compiling.pad_rows((np.arange(self.num_points), self.x), self.size)
+        found = programs.nested_points(
+            self._key(NESTING), self.p, rows, *_traced(self.num_points), NUM_LIVE, num_runs
+        )
+        return compiling.first_rows(found, self.num_points)
 
     def cost(self, chains: int, temperatures: int) -> float:
         """Evaluations of the joint density per point in an annealed round."""

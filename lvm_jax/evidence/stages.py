@@ -16,6 +16,8 @@ from lvm_jax.evidence.search import BATCH
 from lvm_jax.evidence.statement import UNSEEN, Search
 
 SEARCH, PILOT, IMPORTANCE, ANNEALED = "search", "pilot", "importance", "annealed"
+NESTED = "nested"
+APART = 3.5  # standard errors, and the tolerance, from which nested sampling disagrees
 TRUSTED = 0.5  # k-hat below which the weights have a finite variance, which an interval needs
 HEAVY = 0.7  # k-hat of a pilot above which importance sampling is not tried
 SPREAD = 1.0  # the largest standard deviation of log-weights of chains that have converged, nats
@@ -29,9 +31,9 @@ UNFINISHED = 0.05  # the largest share of starts that the budget did not pay for
 class Round(NamedTuple):
     """One call: its method, number of points and size."""
 
-    method: str  # "search", "pilot", "importance" or "annealed"
+    method: str  # "search", "pilot", "importance", "annealed" or "nested"
     num_points: int
-    num_samples: int  # starts, draws, or chains
+    num_samples: int  # starts, draws, chains, or runs
     num_temperatures: int  # 1 for all but annealed chains
 
 
@@ -225,6 +227,21 @@ def _size(needed: np.ndarray) -> np.ndarray:
     """START times a power of 2."""
     powers = np.ceil(np.log2(np.maximum(np.asarray(needed) / START, 1.0)))
     return START * 2.0 ** np.nan_to_num(powers, posinf=99.0, nan=99.0)
+
+
+def second_opinion(run: Runner, state: State, num_runs: int) -> Evidence:
+    """Nested sampling of all points; a clear difference from a reliable result withdraws it."""
+    every = np.arange(run.num_points)
+    found = run.nested(num_runs)
+    cost = np.asarray(found.evaluations).sum(1)
+    state.spend(every, Round(NESTED, len(every), num_runs, 1), cost)
+    second = jax.tree.map(np.asarray, found.evidence)
+    own = state.half_width(every) / norm.ppf(0.5 + state.level / 2)
+    apart = np.abs(second.log_evidence - state.answer["log_evidence"])
+    clear = apart > APART * np.hypot(second.standard_error, own) + state.tolerance
+    state.failed |= np.where(clear & (second.failed == 0), int(Check.NESTED), 0)
+    state.within &= state.failed == 0
+    return second
 
 
 class _Setting(NamedTuple):
