@@ -1,7 +1,7 @@
 """Densities of `benchmarks.vi_coverage` beyond `lvm_jax.problems`, with log Z by other methods.
 
-log Z is exact, or by quadrature of the scales in closed form of the rest. For two densities it is by
-importance sampling in float64 with 4,000,000 draws of a fitted Student's t, and by annealing
+log Z is exact, or by quadrature of the scales in closed form of the rest. For two densities it is
+by importance sampling in float64 with 4,000,000 draws of a fitted Student's t, and by annealing
 (`python -m benchmarks.vi_truths`).
 """
 

@@ -11,7 +11,7 @@ import pytest
 from lvm_jax import problems, vi
 from lvm_jax.distributions import normal
 from lvm_jax.evidence import Check, from_log_weights
-from lvm_jax.vi import boosting, chains, quality
+from lvm_jax.vi import boosting, chains, far, quality
 from lvm_jax.vi.adaptive import Drawn
 from lvm_jax.vi.bridge import bridge
 from lvm_jax.vi.density import check_density
@@ -157,6 +157,22 @@ def test_chains_contradict_a_q_that_misses_a_tail():
     assert drawn.evidence.reliable
     assert checked.contradicted
     assert checked.share == pytest.approx(0.0228, abs=0.012)
+
+
+def test_far_from_q_the_evidence_is_right_or_not_reliable():
+    """Logarithms of 70 gamma variables: the bridge. A funnel: its chains drift, and no verdict."""
+    curved = lambda z: (3 * z - jnp.exp(z)).sum() - 70 * np.log(2.0)  # noqa: E731
+    density, _ = check_density(curved, jnp.ones(70))
+    q = normal(jnp.full(70, -0.1), jnp.full(70, 0.6))
+    found, evaluations = far.from_afar(KEY, q, density)
+    assert found.reliable
+    assert abs(found.log_evidence) < 3.5 * found.standard_error < 0.5
+    assert evaluations == 10_000 + chains.LONG.cost
+
+    density, _ = check_density(problems.funnel(10).log_density, jnp.zeros(10))
+    q = normal(jnp.zeros(10), jnp.ones(10))
+    found, _ = far.from_afar(KEY, q, density)
+    assert not found.reliable or abs(found.log_evidence) < 3 * found.standard_error
 
 
 def test_the_bridge_has_the_value_of_overlapping_normals():

@@ -24,6 +24,7 @@ from lvm_jax.vi.density import Density
 NUM_CHAINS, NUM_TEMPERATURES, NUM_LEAPFROGS = 256, 200, 10  # of annealing
 MAX_FULL = 2_000  # dimensions with the full covariance of q in the coordinates of the chains
 WARM_UP = 4  # moves that no estimate uses
+MIXED = 1.2  # the largest R-hat of chains that have moved through p
 ERROR = 0.2  # nats, the largest standard error of a bridge; its linear formula holds below
 
 
@@ -34,16 +35,26 @@ class Bridged(NamedTuple):
     early: Estimate  # by earlier states
     unweighted: Estimate  # by later states of chains from draws of q
     weighted: Estimate  # by those of chains from weighted draws
+    r_hat: float  # of later states, the largest over coordinates and log p
+
+    @property
+    def drift(self) -> float:
+        """The rise from earlier to all later states [nats]: chains reach mass that starts miss."""
+        return max(float(self.every.value - self.early.value), 0.0)
 
     @property
     def settled(self) -> bool:
-        """Whether parts agree with a small error: the chains have no drift, and forgot starts."""
-        pairs = (self.every, self.early), (self.unweighted, self.weighted)
-        near = [
-            abs(one.value - two.value) <= 2 * np.hypot(one.standard_error, two.standard_error)
-            for one, two in pairs
-        ]
-        return bool(self.every.standard_error <= ERROR and all(near))
+        """Whether the error is small and every chain moves through p, without drift or start."""
+        within = self.drift <= np.hypot(self.every.standard_error, self.early.standard_error)
+        error = np.hypot(self.unweighted.standard_error, self.weighted.standard_error)
+        apart = abs(self.unweighted.value - self.weighted.value)
+        small = self.every.standard_error <= ERROR and self.r_hat <= MIXED
+        return bool(small and within and apart <= 2 * error)
+
+    @property
+    def estimate(self) -> Estimate:
+        """log Z, with the drift in its standard error."""
+        return Estimate(self.every.value, np.hypot(self.every.standard_error, self.drift))
 
 
 def from_afar(key: Key[Array, ""], q: Distribution, density: Density) -> tuple[Evidence, int]:
@@ -61,7 +72,7 @@ def from_afar(key: Key[Array, ""], q: Distribution, density: Density) -> tuple[E
     bridged = _bridged(key_chains, q, density, drawn, starts)
     spent = ROUND + chains.LONG.cost
     if bridged.settled:
-        return _as_evidence(drawn.evidence, bridged.every), spent
+        return _as_evidence(drawn.evidence, bridged.estimate), spent
     found = _anneal(key_anneal, q, density)
     spent += NUM_CHAINS * NUM_TEMPERATURES * (NUM_LEAPFROGS + 1)
     if not np.isfinite(found.evidence.log_evidence):
@@ -87,7 +98,16 @@ def _bridged(
     middle, half = log_w.shape[1] // 2, len(log_w) // 2
     late = log_w[:, middle:]
     parts = late, log_w[:, WARM_UP:middle], late[:half], late[half:]
-    return Bridged(*(bridge(drawn.log_weights, part) for part in parts))
+    every, early, unweighted, weighted = (bridge(drawn.log_weights, part) for part in parts)
+    rows = np.concatenate([states.u, np.asarray(states.log_p)[..., None]], 2)[:, middle:]
+    return Bridged(every, early, unweighted, weighted, r_hat(rows))
+
+
+def r_hat(states: Float[np.ndarray, "C T D"]) -> float:
+    """The largest over D of Gelman and Rubin's sqrt(1 + Var(chain means) / Var(within chains))."""
+    between = states.mean(1, dtype=float).var(0, ddof=1)
+    within = states.var(1, dtype=float, ddof=1).mean(0)
+    return float(np.sqrt(1 + between / np.maximum(within, np.finfo(float).tiny)).max())
 
 
 def _coordinates(u: Float[np.ndarray, "S D"]) -> tuple[np.ndarray, np.ndarray]:

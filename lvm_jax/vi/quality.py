@@ -15,7 +15,7 @@ from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Check, Evidence, from_log_weights
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
-from lvm_jax.vi.adaptive import Drawn
+from lvm_jax.vi.adaptive import Drawn, agree
 from lvm_jax.vi.boosting import MAX_DIM, Measured, boost
 from lvm_jax.vi.density import Density
 from lvm_jax.vi.far import from_afar
@@ -68,13 +68,14 @@ def refine(
 
     1. Where the weights of q are not trusted, rounds of importance sampling (`vi.adaptive`) lead to
        a first proposal.
-    2. Chains of p (`vi.chains`) start at weighted draws. The estimate is contradicted where the
-       weight of a state, as one more draw, would shift it by more than its standard error, or where
-       bridge sampling by the states disagrees. The proposal then gets one more part, fitted to the
-       states by the share of p in them that it misses, and new draws.
+    2. Chains of p (`vi.chains`) start at weighted draws. A state whose weight, as one more draw,
+       would shift log Z by more than its standard error contradicts it. The proposal then gets one
+       more part, fitted to the states with their weights, and new draws (`vi.boosting`).
     3. Ascents from far points (`vi.scouts`) search for modes without draws.
 
-    For D > 64, or where this fails, by the bridge from q or by annealing (`vi.far`).
+    For D > 64, or where k-hat distrusts the last proposal, log Z is that of the bridge from q to
+    chains of p, or of chains annealed from q (`vi.far`). An annealed log Z that disagrees with that
+    of the proposal is contradicted.
     """
     importance = first.importance
     if not np.isfinite(importance.ess) or importance.ess == 0:
@@ -88,6 +89,8 @@ def refine(
     far = density.dim > MAX_DIM and not importance.reliable
     if far or found.evidence.failed & int(Check.PARETO):
         evidence, spent = from_afar(key_far, q, density)
+        if not far and not agree(found.evidence, evidence):
+            evidence = evidence._replace(failed=evidence.failed | int(Check.CONTRADICTED))
         found = Measured(evidence, found.proposal, found.evaluations + spent)
     return _scouted(key_scouts, q, density, found, draw_start)
 
