@@ -76,6 +76,7 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.startup
 	.venv/bin/python -m benchmarks.latency
 	.venv/bin/python -m benchmarks.coverage
+	.venv/bin/python -m benchmarks.vi_coverage
 
 clean:
 	rm -rf .jax_cache .venv .venv-dist .venv-floors .venv-newest dist site

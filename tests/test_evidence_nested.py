@@ -95,7 +95,9 @@ def test_a_second_opinion_withdraws_a_wrong_certificate(scouts):
     problem = problems.two_modes(4)
     data = problems.simulate(jax.random.key(6), problem, 64)
     square = (np.asarray(data.x) ** 2).sum(1)
-    rows = np.flatnonzero((square > 7) & (square < 9))[:2]  # apart, with 40% of the mass in the narrow mode
+    rows = np.flatnonzero((square > 7) & (square < 9))[
+        :2
+    ]  # apart, with 40% of the mass in the narrow mode
     x, truth = np.asarray(data.x)[rows], np.asarray(data.log_evidence)[rows]
     found = evidence.certify(
         KEY, problem.p, problem.q, x, tolerance=0.05, budget=1e5, num_nested=6,

@@ -65,10 +65,11 @@ def fit(
 
     z is a pytree of real numbers with the structure of `start`. Z is the evidence p(x) where
     log_density is log p(x, z) with every constant. q is a distribution on all of R^D: give
-    `constrain` for a z on a part of it. New draws after the fit measure ELBO and log Z. Where k-hat
-    distrusts the weights of q, log Z is measured by a better proposal, fitted to weighted draws,
-    and where this fails by annealing. Modes that q does not cover are missing in all of these, and
-    no check shows them: take the family mixture where several are possible.
+    `constrain` for a z on a part of it. New draws after the fit measure ELBO and log Z. Markov
+    chains and ascents search for mass that these draws miss. Where they find some, or k-hat
+    distrusts the weights of q, log Z is measured by a better proposal, fitted to weighted draws and
+    to states of chains, and where this fails by bridge sampling or annealing. A mode that no ascent
+    reaches is missing in all of these: take the family mixture where several are possible.
 
     Args:
         key: a typed PRNG key.
@@ -118,7 +119,7 @@ def fit(
         raise FloatingPointError(odd)
     draw_start = unconstrained(draw_start, constraint)
     found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
-    fitted = _measure(keys, density, found, constraint, num_chunks, odd)
+    fitted = _measure(keys, density, found, constraint, num_chunks, odd, draw_start)
     if fitted.reason is Reason.DIVERGED and throw:
         raise FloatingPointError(fitted.problem)
     return fitted._replace(log_density=log_density)
@@ -131,21 +132,33 @@ def _measure(
     constraint: Constraint | None,
     num_chunks: int,
     odd: str | None,
+    draw_start: Callable | None,
 ) -> VariationalFit:
     """The result, with the ELBO and log Z from new draws."""
     key_draws, key_chains, key_lines = keys
     table = None if found.modes is None else found.modes.constrained(constraint)
     q = density.around(found.flat)
-    elbo, importance = quality.measure(key_draws, found.flat, density, num_chunks)
-    reason, problem = _end(key_lines, density, found, elbo.value, odd)
+    first = quality.measure(key_draws, found.flat, density, num_chunks)
+    reason, problem = _end(key_lines, density, found, first.elbo.value, odd)
     if problem is not None:
-        elbo, importance = quality.unknown(density.dtype)
-    measured = quality.refine(key_chains, found.flat, density, importance)
+        first = quality.unknown(first)
+    measured = quality.refine(key_chains, found.flat, density, first, draw_start)
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
+    evidence = quality.with_unseen(measured.evidence, table)
     return VariationalFit(
-        *(of_z(q), elbo, importance, quality.with_unseen(measured.evidence, table), reason),
-        *(found.evaluations, found.trace, found.method, density.log_density),
-        *(of_z(density.around(measured.proposal)), table, problem),
+        q=of_z(q),
+        elbo=first.elbo,
+        importance=first.importance,
+        log_evidence=evidence,
+        reason=reason,
+        evaluations=found.evaluations,
+        evidence_evaluations=num_chunks * quality.CHUNK + measured.evaluations,
+        trace=found.trace,
+        method=found.method,
+        log_density=density.log_density,
+        proposal=of_z(density.around(measured.proposal)),
+        modes=table,
+        problem=problem,
     )
 
 

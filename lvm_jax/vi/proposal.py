@@ -21,13 +21,14 @@ from lvm_jax import precision
 from lvm_jax._core import keys
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Scalar
 
-DOF = 10.0  # of Student's t
+DOF = 10  # of Student's t, even
 RIDGE = 1.0  # of the regressions, in effective draws
 SHARE, SIGNIFICANT = 0.01, 12.0  # least squared correlation of a parent, and times effective draws
 MAX_PARENTS = 3
 LARGEST = 100.0  # squared residual
-MAX_ITERATIONS = 15
+MAX_ITERATIONS, CLOSE = 15, 0.02  # a change of the log-scales that ends the fit
 MARGIN = 1.0  # of the range of the log-scales beyond that at the draws
+MAX_PARTS = 6  # of a mixture
 
 
 class ConditionalScales(NamedTuple):
@@ -53,41 +54,74 @@ class ConditionalScales(NamedTuple):
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws, [*sample_shape, D]."""
         dim = self.loc.size
-        noise = jax.random.t(keys.unrolled(seed), DOF, (*sample_shape, dim), self.loc.dtype)
+        noise = _draw_t(seed, (*sample_shape, dim), self.loc.dtype)
         return jax.vmap(self._place)(noise.reshape(-1, dim)).reshape(noise.shape)
 
     @precision.full
     def _place(self, noise: Float[Array, " D"]) -> Float[Array, " D"]:
-        def step(v: Array, now: tuple) -> tuple[Array, None]:
-            index, t, a, b, low, high = now
-            features = _features(v)
-            scale = jnp.exp(jnp.clip(b @ features, low, high))
-            return v.at[index].set(a @ features + scale * t), None
+        dim = noise.size
 
-        rows = (jnp.arange(noise.size), noise, self.mean, self.log_scale, self.low, self.high)
-        v = jax.lax.scan(step, jnp.zeros_like(noise), rows)[0]
+        def step(features: Array, now: tuple) -> tuple[Array, Array]:
+            index, t, a, b, low, high = now
+            v = a @ features + jnp.exp(jnp.clip(b @ features, low, high)) * t
+            features = features.at[1 + index].set(v).at[1 + dim + index].set(_log_cosh(v))
+            return features, v
+
+        rows = (jnp.arange(dim), noise, self.mean, self.log_scale, self.low, self.high)
+        first = _features(jnp.zeros_like(noise))
+        v = jax.lax.scan(step, first, rows)[1]
         return jnp.zeros_like(noise).at[self.order].set(self.loc + self.scale * v)
 
 
 class Defended(NamedTuple):
-    """(1 - share) proposal + share q: weights p / Defended are at most p / q / share."""
+    """A mixture of q with at most `MAX_PARTS` parts: weights p / Defended are <= p / q / share."""
 
-    proposal: ConditionalScales
+    parts: ConditionalScales  # leaves [K, ...]; unused ones have a share of 0
+    log_shares: Float[Array, " K1"]  # of the parts, and of q
     q: Distribution
-    share: Scalar
+
+    @classmethod
+    def of(cls, part: ConditionalScales, q: Distribution, share: float) -> "Defended":
+        """One part, and q with this share."""
+        parts = jax.tree.map(lambda leaf: jnp.stack([leaf] * MAX_PARTS), part)
+        shares = np.full(MAX_PARTS + 1, -np.inf)
+        shares[0], shares[-1] = np.log1p(-share), np.log(share)
+        return cls(parts, jnp.asarray(shares, part.loc.dtype), q)
+
+    def extended(self, part: ConditionalScales, share: float) -> "Defended":
+        """With one more part of this share, in the first unused place or that of the least."""
+        place = int(np.argmin(self.log_shares[:-1]))
+        shares = np.array(self.log_shares, float)
+        shares[place] = -np.inf
+        shares += np.log1p(-share) - np.log(np.exp(shares).sum())
+        shares[place] = np.log(share)
+        parts = jax.tree.map(lambda all_, new: all_.at[place].set(new), self.parts, part)
+        return self._replace(parts=parts, log_shares=jnp.asarray(shares, self.log_shares.dtype))
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:
         """Log-density of one point, in nats."""
-        new = jnp.log1p(-self.share) + self.proposal.log_prob(value)
-        return jnp.logaddexp(new, jnp.log(self.share) + self.q.log_prob(value))
+        parts = jax.vmap(lambda part: part.log_prob(value))(self.parts)
+        every = jnp.append(parts, self.q.log_prob(value)) + self.log_shares
+        return jax.nn.logsumexp(every)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws, [*sample_shape, D]."""
-        key_new, key_q, key_pick = jax.random.split(seed, 3)
-        new = self.proposal.sample(seed=key_new, sample_shape=sample_shape)
-        old = self.q.sample(seed=key_q, sample_shape=sample_shape)
-        pick = jax.random.uniform(key_pick, sample_shape, new.dtype) < self.share
-        return jnp.where(pick[..., None], old, new)
+        key_pick, key_parts, key_q = jax.random.split(seed, 3)
+        number = self.log_shares.size - 1
+        label = jax.random.categorical(key_pick, self.log_shares, shape=sample_shape)
+
+        def put(z: Array, now: tuple) -> tuple[Array, None]:
+            index, part, key = now
+
+            def replaced(z: Array) -> Array:
+                drawn = part.sample(seed=key, sample_shape=sample_shape)
+                return jnp.where((label == index)[..., None], drawn, z)
+
+            return jax.lax.cond((label == index).any(), replaced, lambda z: z, z), None
+
+        first = self.q.sample(seed=key_q, sample_shape=sample_shape)
+        rows = (jnp.arange(number), self.parts, jax.random.split(key_parts, number))
+        return jax.lax.scan(put, first, rows)[0]
 
 
 def fit_scales(z: Float[np.ndarray, "S D"], weights: Float[np.ndarray, " S"]) -> ConditionalScales:
@@ -131,7 +165,10 @@ def _fit_one(
         prior = ridge * b[of_scale] * (of_scale > 0)
         weighted = g * p[:, None]
         step = _solve(2 * weighted.T @ g, weighted.T @ excess - prior, ridge)
-        b[of_scale] += step / max(1.0, np.abs(g @ step).max())
+        size = np.abs(g @ step).max()
+        b[of_scale] += step / max(1.0, size)
+        if size < CLOSE:
+            break
     kept = (g @ b[of_scale])[p > 0.01 / len(p)]
     return a, b, kept.min() - MARGIN, kept.max() + MARGIN
 
@@ -177,6 +214,13 @@ def _log_cosh(v: Any, xp: Any = jnp) -> Any:
 
 def _features(v: Float[Array, " D"]) -> Float[Array, " F"]:
     return jnp.concatenate([jnp.ones(1, v.dtype), v, _log_cosh(v)])
+
+
+def _draw_t(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Array:
+    """Student's t; chi^2 of `DOF` is twice a sum of exponential draws, without rejections."""
+    key_normal, key_scale = jax.random.split(keys.unrolled(key))
+    half = jax.random.exponential(key_scale, (DOF // 2, *shape), dtype).sum(0)
+    return jax.random.normal(key_normal, shape, dtype) * jnp.sqrt(DOF / 2 / half)
 
 
 def _log_t(t: Array) -> Array:

@@ -22,9 +22,11 @@ class VariationalFit(NamedTuple):
     q: Unflattened | Constrained  # of z
     elbo: Estimate  # E_q[log p(z) - log q(z)], nats
     importance: Evidence  # log Z, the log of the integral of exp(log_density), by draws of q
-    log_evidence: Evidence  # log Z by draws of q if reliable, else of `proposal`, or by annealing
+    log_evidence: Evidence  # log Z by draws of q if nothing contradicts them, else of `proposal`,
+    # by bridge sampling or by annealing
     reason: Reason
-    evaluations: int  # gradients of log_density in the fit; `log_evidence` has its own draws
+    evaluations: int  # gradients of log_density in the fit
+    evidence_evaluations: int  # its values and gradients for the ELBO and log Z, after the fit
     trace: Trace
     method: str  # the method that ran
     log_density: LogDensity
