@@ -9,7 +9,7 @@ from experiments.vi_lab import measure
 from experiments.vi_lab.config import METHODS, TARGETS, Config
 
 SMALL = Config(
-    targets=("eight_schools",), methods=("mean_field", "full_rank"), budgets=(1_000, 30_000),
+    targets=("eight_schools",), methods=("mean_field", "full_rank"), budgets=(1_000, 50_000),
     num_draws=4_000,
 )  # fmt: skip
 finished = run_once("vi_lab", SMALL)

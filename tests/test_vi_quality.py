@@ -15,6 +15,7 @@ from lvm_jax.vi import boosting, chains, far, quality
 from lvm_jax.vi.adaptive import Drawn
 from lvm_jax.vi.bridge import bridge
 from lvm_jax.vi.density import check_density
+from lvm_jax.vi.method import Task
 from lvm_jax.vi.proposal import Defended, fit_scales
 
 KEY = jax.random.key(5)
@@ -40,11 +41,26 @@ def test_the_evidence_of_a_funnel_from_a_poor_normal():
     density, _ = check_density(target.log_density, jnp.zeros(4))
     q = normal(jnp.array([0.5, 0.0, 0.0, 0.0]), jnp.array([1.0, 1.2, 1.2, 1.2]))
     first = quality.measure(KEY, q, density, 10)
-    found = quality.refine(KEY, q, density, first)
+    task = Task(density, "full_rank", 0.01, 100_000)
+    found = quality.refine(KEY, q, task, first, 1_000_000)
     assert not first.importance.reliable
     assert found.evidence.reliable
     assert abs(found.evidence.log_evidence) < 4 * found.evidence.standard_error
     assert found.evidence.standard_error < 0.02
+    for budget in (0, 60_000, 100_000):
+        short = quality.refine(KEY, q, task, first, budget)
+        assert short.evidence.failed & Check.BUDGET
+        assert short.evaluations <= budget
+
+
+def test_a_budget_that_does_not_pay_for_chains_withholds_the_verdict():
+    """The log Z of an exact normal is exact, and no search was made."""
+    exact = lambda z: -0.5 * (z**2).sum()  # noqa: E731
+    found = vi.fit(KEY, exact, jnp.ones(2), max_evaluations=1_000, num_draws=1_000)
+    assert found.log_evidence.failed == Check.BUDGET
+    assert found.evidence_evaluations == 1_000
+    assert found.importance.reliable
+    assert float(found.log_evidence.log_evidence) == pytest.approx(np.log(2 * np.pi), abs=1e-4)
 
 
 def test_a_fit_of_exact_draws_recovers_the_scales_and_the_parent():
@@ -131,7 +147,7 @@ def test_no_wrong_number_is_reliable(kind, float64):
     """A log Z that misses the tails, a mode or a part of other scale is not called reliable."""
     log_density, dim, truth = KINDS[kind]
     with jax.enable_x64(float64):
-        found = vi.fit(KEY, log_density, jnp.zeros(dim), max_evaluations=3_000)
+        found = vi.fit(KEY, log_density, jnp.zeros(dim), max_evaluations=50_000)
         evidence = found.log_evidence
         if kind == "modes":
             assert not evidence.reliable
@@ -164,14 +180,14 @@ def test_far_from_q_the_evidence_is_right_or_not_reliable():
     curved = lambda z: (3 * z - jnp.exp(z)).sum() - 70 * np.log(2.0)  # noqa: E731
     density, _ = check_density(curved, jnp.ones(70))
     q = normal(jnp.full(70, -0.1), jnp.full(70, 0.6))
-    found, evaluations = far.from_afar(KEY, q, density)
+    found, evaluations = far.from_afar(KEY, q, density, 10**7)
     assert found.reliable
     assert abs(found.log_evidence) < 3.5 * found.standard_error < 0.5
     assert evaluations == 10_000 + chains.LONG.cost
 
     density, _ = check_density(problems.funnel(10).log_density, jnp.zeros(10))
     q = normal(jnp.zeros(10), jnp.ones(10))
-    found, _ = far.from_afar(KEY, q, density)
+    found, _ = far.from_afar(KEY, q, density, 10**7)
     assert not found.reliable or abs(found.log_evidence) < 3 * found.standard_error
 
 

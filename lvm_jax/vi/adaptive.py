@@ -41,15 +41,17 @@ class Adapted(NamedTuple):
     evaluations: int
 
 
-def adapt(key: Key[Array, ""], q: Distribution, density: Density, start: Distribution) -> Adapted:
-    """The proposal after rounds from `start`, until two in turn are reliable and agree.
+def adapt(
+    key: Key[Array, ""], q: Distribution, density: Density, start: Distribution, most: int
+) -> Adapted:
+    """The proposal after at most `most` rounds, until two in turn are reliable and agree.
 
     q keeps a share of 0.1 in each proposal.
     """
     pool: list[tuple[np.ndarray, np.ndarray]] = []
     before: Evidence | None = None
     now = start
-    for index in range(MAX_ROUNDS):
+    for index in range(min(most, MAX_ROUNDS)):
         drawn = draw(jax.random.fold_in(key, index), now, density, 1)
         found = drawn.evidence
         reliable = before is not None and before.reliable and found.reliable
@@ -71,6 +73,11 @@ def draw(key: Key[Array, ""], q: Distribution, density: Density, num_rounds: int
         for part in zip(*(_draw(one, q, density) for one in keys), strict=True)
     )
     return Drawn(np.asarray(u), np.asarray(log_w), _evidence(log_w))
+
+
+def short_of_budget(found: Evidence) -> Evidence:
+    """The evidence, not reliable because its budget did not pay for the search for missed mass."""
+    return found._replace(failed=found.failed | int(Check.BUDGET))
 
 
 def agree(one: Evidence, two: Evidence) -> bool:

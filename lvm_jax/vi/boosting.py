@@ -24,6 +24,7 @@ from lvm_jax.vi.adaptive import (
     draw,
     largest_log_weight,
     resampled,
+    short_of_budget,
     tempered,
     thinned,
 )
@@ -58,33 +59,43 @@ class Checked(NamedTuple):
     share: float  # of the states of chains from draws as p that contradict
 
 
-def boost(key: Key[Array, ""], q: Distribution, density: Density, drawn: Drawn) -> Measured:
+def boost(
+    key: Key[Array, ""], q: Distribution, density: Density, drawn: Drawn, budget: int
+) -> Measured:
     """log Z by q, whose draws are `drawn`, or by a proposal with more parts.
 
     C chains see no mass below about Z / C: the standard error of a proposal that replaces a
     contradicted one includes 1 / C, and the share of states that still contradict it. Above
-    `MISSED` of them the result has `Check.CONTRADICTED`.
+    `MISSED` of them the result has `Check.CONTRADICTED`. It has `Check.BUDGET` where `budget`
+    evaluations do not pay for the chains of the last proposal.
     """
     key_adapt, *keys = jax.random.split(key, 1 + ATTEMPTS)
     now, spent = q, 0
+    attempt_cost = MIN_ROUNDS * ROUND + chains.NARROW.cost
     if drawn.evidence.failed & adaptive.POOR:
-        adapted = adapt(key_adapt, q, density, q)
+        if budget < 2 * ROUND + attempt_cost:
+            return Measured(short_of_budget(drawn.evidence), q, 0)
+        adapted = adapt(key_adapt, q, density, q, (budget - attempt_cost) // ROUND)
         now, spent = adapted.proposal, adapted.evaluations
         drawn = draw(jax.random.fold_in(key_adapt, 1), now, density, MIN_ROUNDS)
         spent += MIN_ROUNDS * ROUND
     checked: Checked | None = None
+    if spent + chains.NARROW.cost > budget:
+        return Measured(short_of_budget(drawn.evidence), now, spent)
     for attempt, key_one in enumerate(keys):
         key_chains, key_draws = jax.random.split(key_one)
         checked = check(key_chains, now, density, drawn, checked)
         spent += chains.NARROW.cost
         if drawn.evidence.reliable and not checked.contradicted:
             break
+        if spent + attempt_cost > budget:
+            return Measured(short_of_budget(drawn.evidence), now, spent)
         if attempt + 1 < ATTEMPTS:
             now = _extended(now, q, checked)
             drawn = draw(key_draws, now, density, MIN_ROUNDS)
             spent += MIN_ROUNDS * ROUND
     found = drawn.evidence
-    number = _rounds(found)
+    number = min(_rounds(found), (budget - spent) // ROUND)
     if found.standard_error > ERROR and number > MIN_ROUNDS:
         found = draw(jax.random.fold_in(key, 1), now, density, number).evidence
         spent += number * ROUND

@@ -17,11 +17,14 @@ from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Annealed, Check, Evidence
 from lvm_jax.typing import Array, Distribution, Float, Key
 from lvm_jax.vi import chains
-from lvm_jax.vi.adaptive import AGREE, ROUND, Drawn, draw, resampled, tempered
+from lvm_jax.vi.adaptive import AGREE, ROUND, Drawn, draw, resampled, short_of_budget, tempered
 from lvm_jax.vi.bridge import bridge
 from lvm_jax.vi.density import Density
 
 NUM_CHAINS, NUM_TEMPERATURES, NUM_LEAPFROGS = 256, 200, 10  # of annealing
+ANNEALING = annealing.chain_cost(NUM_CHAINS, NUM_TEMPERATURES, NUM_LEAPFROGS)
+ANNEALING += annealing.pilot_cost(NUM_TEMPERATURES, NUM_LEAPFROGS)
+BRIDGE = ROUND + chains.LONG.cost  # evaluations
 MAX_FULL = 2_000  # dimensions with the full covariance of q in the coordinates of the chains
 WARM_UP = 4  # moves that no estimate uses
 MIXED = 1.2  # the largest R-hat of chains that have moved through p
@@ -57,11 +60,14 @@ class Bridged(NamedTuple):
         return Estimate(self.every.value, np.hypot(self.every.standard_error, self.drift))
 
 
-def from_afar(key: Key[Array, ""], q: Distribution, density: Density) -> tuple[Evidence, int]:
+def from_afar(
+    key: Key[Array, ""], q: Distribution, density: Density, budget: int
+) -> tuple[Evidence, int]:
     """log Z, and its evaluations: by the bridge if it is settled, else by annealing from q.
 
     The evidence of annealing is contradicted where the bridge from the ends of its chains, which
-    have moved on, is not settled or disagrees.
+    have moved on, is not settled or disagrees. `budget` has to pay for a round of draws and the
+    bridge; it is not reliable (BUDGET) where it does not pay for the annealing that is needed.
     """
     key_draw, key_chains, key_anneal, key_ends = jax.random.split(key, 4)
     drawn = draw(key_draw, q, density, 1)
@@ -70,11 +76,13 @@ def from_afar(key: Key[Array, ""], q: Distribution, density: Density) -> tuple[E
     weighted = drawn.u[resampled(np.log(tempered(drawn.log_weights)), half, rng)]
     starts = np.concatenate([drawn.u[:half], weighted])
     bridged = _bridged(key_chains, q, density, drawn, starts)
-    spent = ROUND + chains.LONG.cost
+    spent = BRIDGE
     if bridged.settled:
         return _as_evidence(drawn.evidence, bridged.estimate), spent
+    if spent + ANNEALING + chains.LONG.cost > budget:
+        return short_of_budget(drawn.evidence), spent
     found = _anneal(key_anneal, q, density)
-    spent += NUM_CHAINS * NUM_TEMPERATURES * (NUM_LEAPFROGS + 1)
+    spent += ANNEALING
     if not np.isfinite(found.evidence.log_evidence):
         return found.evidence, spent
     log_w = np.nan_to_num(np.asarray(found.log_weights), nan=-np.inf)

@@ -41,6 +41,7 @@ AUTO = {  # others: adam
     "mixture": "modes",
     "low_rank": "batch_and_match",
 }
+MOST_FOR_EVIDENCE = 10  # evaluations of log Z for each of max_evaluations
 INSIDE = "training.ascend, then evidence.importance"
 
 
@@ -82,7 +83,8 @@ def fit(
             `vi.adam(num_samples=4)`; "auto" is natural_gradient for Gaussians of full or diagonal
             covariance, batch_and_match for low_rank, and adam for other families.
         tolerance: nats of ELBO. The fit ends when the predicted gain of a longer one is below.
-        max_evaluations: the most gradients of log_density in the fit.
+        max_evaluations: the most gradients of log_density in the fit. log Z takes at most ten times
+            as many evaluations after it; its verdict is BUDGET where these are too few.
         constrain: names of `vi.CONSTRAINTS` for leaves of z, such as {"tau": "positive"}, other
             leaves being real; or a function of an unconstrained u, like `start`, to
             (z, log |det dz/du|). log_density takes the constrained z, without Jacobian. The fit is
@@ -118,8 +120,9 @@ def fit(
     if odd is not None and throw:
         raise FloatingPointError(odd)
     draw_start = unconstrained(draw_start, constraint)
-    found = chosen.run(key_fit, Task(density, family, tolerance, budget, draw_start))
-    fitted = _measure(keys, density, found, constraint, num_chunks, odd, draw_start)
+    task = Task(density, family, tolerance, budget, draw_start)
+    found = chosen.run(key_fit, task)
+    fitted = _measure(keys, task, found, constraint, num_chunks, odd)
     if fitted.reason is Reason.DIVERGED and throw:
         raise FloatingPointError(fitted.problem)
     return fitted._replace(log_density=log_density)
@@ -127,22 +130,22 @@ def fit(
 
 def _measure(
     keys: list[Key[Array, ""]],
-    density: Density,
+    task: Task,
     found: Found,
     constraint: Constraint | None,
     num_chunks: int,
     odd: str | None,
-    draw_start: Callable | None,
 ) -> VariationalFit:
     """The result, with the ELBO and log Z from new draws."""
-    key_draws, key_chains, key_lines = keys
+    (key_draws, key_chains, key_lines), density = keys, task.density
     table = None if found.modes is None else found.modes.constrained(constraint)
     q = density.around(found.flat)
     first = quality.measure(key_draws, found.flat, density, num_chunks)
     reason, problem = _end(key_lines, density, found, first.elbo.value, odd)
     if problem is not None:
         first = quality.unknown(first)
-    measured = quality.refine(key_chains, found.flat, density, first, draw_start)
+    limit = MOST_FOR_EVIDENCE * task.max_evaluations
+    measured = quality.refine(key_chains, found.flat, task, first, limit)
     of_z = lambda q: q if constraint is None else Constrained(q, constraint)  # noqa: E731
     evidence = quality.with_unseen(measured.evidence, table)
     return VariationalFit(

@@ -3,8 +3,7 @@
 Source: Yao et al. (2018) for k-hat of q; `vi.boosting`, `vi.far` and `vi.scouts` for log Z.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,11 @@ from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Check, Evidence, from_log_weights
 from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
-from lvm_jax.vi.adaptive import Drawn, agree
+from lvm_jax.vi.adaptive import Drawn, agree, short_of_budget
 from lvm_jax.vi.boosting import MAX_DIM, Measured, boost
 from lvm_jax.vi.density import Density
-from lvm_jax.vi.far import from_afar
+from lvm_jax.vi.far import BRIDGE, from_afar
+from lvm_jax.vi.method import Task
 from lvm_jax.vi.modes_table import UNSEEN, Modes
 from lvm_jax.vi.scouts import scout
 
@@ -57,13 +57,7 @@ def unknown(first: First) -> First:
     return First(Estimate.of_draws(log_w), from_log_weights(log_w), first.u, log_w)
 
 
-def refine(
-    key: Key[Array, ""],
-    q: Distribution,
-    density: Density,
-    first: First,
-    draw_start: Callable[[Key[Array, ""]], Any] | None = None,
-) -> Measured:
+def refine(key: Key[Array, ""], q: Distribution, task: Task, first: First, budget: int) -> Measured:
     """log Z by q's own draws if no check contradicts them, else by those of a better proposal.
 
     1. Where the weights of q are not trusted, rounds of importance sampling (`vi.adaptive`) lead to
@@ -75,9 +69,10 @@ def refine(
 
     For D > 64, or where k-hat distrusts the last proposal, log Z is that of the bridge from q to
     chains of p, or of chains annealed from q (`vi.far`). An annealed log Z that disagrees with that
-    of the proposal is contradicted.
+    of the proposal is contradicted. The evidence has `Check.BUDGET` where `budget` evaluations do
+    not pay for this.
     """
-    importance = first.importance
+    importance, density = first.importance, task.density
     if not np.isfinite(importance.ess) or importance.ess == 0:
         return Measured(importance, q, 0)
     key_near, key_far, key_scouts = jax.random.split(key, 3)
@@ -85,35 +80,32 @@ def refine(
     if density.dim <= MAX_DIM:
         log_w = np.nan_to_num(np.asarray(first.log_weights), nan=-np.inf, posinf=np.inf)
         drawn = Drawn(np.asarray(first.u), log_w, importance)
-        found = boost(key_near, q, density, drawn)
+        found = boost(key_near, q, density, drawn, budget)
     far = density.dim > MAX_DIM and not importance.reliable
     if far or found.evidence.failed & int(Check.PARETO):
-        evidence, spent = from_afar(key_far, q, density)
+        left = budget - found.evaluations
+        if left < BRIDGE:
+            return found._replace(evidence=short_of_budget(found.evidence))
+        evidence, spent = from_afar(key_far, q, density, left)
         if not far and not agree(found.evidence, evidence):
             evidence = evidence._replace(failed=evidence.failed | int(Check.CONTRADICTED))
         found = Measured(evidence, found.proposal, found.evaluations + spent)
-    return _scouted(key_scouts, q, density, found, draw_start)
+    return _scouted(key_scouts, q, task, found)
 
 
 def with_unseen(found: Evidence, modes: Modes | None) -> Evidence:
     """The evidence, not reliable (`Check.BUDGET`) where many modes may not have been found."""
     if modes is None or modes.unseen <= UNSEEN:
         return found
-    return found._replace(failed=found.failed | int(Check.BUDGET))
+    return short_of_budget(found)
 
 
-def _scouted(
-    key: Key[Array, ""],
-    q: Distribution,
-    density: Density,
-    found: Measured,
-    draw_start: Callable[[Key[Array, ""]], Any] | None,
-) -> Measured:
+def _scouted(key: Key[Array, ""], q: Distribution, task: Task, found: Measured) -> Measured:
     """The same, contradicted where scouts find modes that hold more than `MISSED` of Z."""
     evidence = found.evidence
     if not evidence.reliable:
         return found
-    scouted = scout(key, q, found.proposal, density, evidence, draw_start)
+    scouted = scout(key, q, found.proposal, task.density, evidence, task.draw_start)
     spent = found.evaluations + scouted.evaluations
     if scouted.share > MISSED:
         evidence = evidence._replace(failed=evidence.failed | int(Check.CONTRADICTED))
