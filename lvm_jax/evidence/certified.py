@@ -12,7 +12,7 @@ from lvm_jax._core import checks
 from lvm_jax.evidence import stages, symmetry
 from lvm_jax.evidence.result import Check, Evidence, describe, opened
 from lvm_jax.evidence.rounds import Runner
-from lvm_jax.evidence.stages import Round, State
+from lvm_jax.evidence.state import Round, State
 from lvm_jax.evidence.statement import LATE, Search
 from lvm_jax.typing import Array, ConditionalDensity, Generative, Key, Latent
 
