@@ -293,6 +293,8 @@ def test_a_budget_too_small_for_the_scouts_certifies_nothing(case):
     assert not found.contradicted.any()
     assert {now.method for now in found.rounds} == {"pilot", "importance"}
     assert (found.failed & evidence.Check.BUDGET != 0).all()
+    # 4,096 gradients and those of four batches of 32 are half of it.
+    assert found.statement(0).endswith("; the search takes a budget of about 8,448")
     assert found.search is None
 
 

@@ -33,6 +33,7 @@ class Certificate(NamedTuple):
     level: float
     rounds: tuple[Round, ...]
     search: Search | None = None  # None without scouts, or without a budget for them
+    least_budget: np.ndarray | None = None  # [N], that pays for the search; 0 where it is complete
 
     def __repr__(self) -> str:
         """The numbers of points within the tolerance and open, the verdict, and the search."""
@@ -52,7 +53,10 @@ class Certificate(NamedTuple):
     def statement(self, point: int) -> str:
         """The condition under which the interval of one point holds, as a sentence."""
         if self.failed[point]:
-            return describe(np.asarray(self.failed[point]))
+            words = describe(np.asarray(self.failed[point]))
+            if self.least_budget is not None and self.least_budget[point] > 0:
+                words += f"; the search takes a budget of about {self.least_budget[point]:,.0f}"
+            return words
         if self.search is None:
             return "holds if q and the prior cover p(z | x): there was no search"
         return self.search.statement(point, 0.5 * (self.high[point] - self.low[point]))
@@ -197,4 +201,5 @@ def answer(run: Runner, state: State) -> Certificate:
         level=state.level,
         rounds=tuple(state.rounds),
         search=state.search,
+        least_budget=state.least_budget,
     )

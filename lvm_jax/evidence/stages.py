@@ -9,7 +9,7 @@ import numpy as np
 from lvm_jax.evidence.modes import KINDS, Modes
 from lvm_jax.evidence.programs import CHAINS, Proposal
 from lvm_jax.evidence.result import Check, least_samples
-from lvm_jax.evidence.rounds import GROWTH, START, TEMPERATURES, Runner
+from lvm_jax.evidence.rounds import GROWTH, SEARCH_SHARE, START, TEMPERATURES, Runner
 from lvm_jax.evidence.search import BATCH
 from lvm_jax.evidence.state import (
     ANNEALED,
@@ -36,6 +36,7 @@ def search(run: Runner, state: State) -> np.ndarray:
     if not run.num_scouts:
         return np.zeros(run.num_points, int)
     if run.scouting() > run.budget:
+        state.least_budget[:] = run.scouting() / SEARCH_SHARE
         return np.full(run.num_points, int(Check.BUDGET))
     if not run.transition.continuous:
         run.move_scouts()
@@ -52,7 +53,9 @@ def search(run: Runner, state: State) -> np.ndarray:
     is_mode = np.arange(slots)[None] < np.asarray(found.number)[:, None]
     scouts = np.maximum(climbed - BATCH, 0)
     state.search = Search(climbed, scouts, reached, np.zeros(is_mode.shape), is_mode)
-    short = (late > UNFINISHED * total) | np.asarray(found.full)
+    cost = np.asarray(found.cost) * total / np.maximum(climbed, 1) / SEARCH_SHARE
+    state.least_budget[:] = np.where(late > UNFINISHED * total, cost, 0.0)
+    short = (state.least_budget > 0) | np.asarray(found.full)
     unseen = state.search.unseen > UNSEEN
     return np.where(short, int(Check.BUDGET), 0) | np.where(unseen, int(Check.UNSEEN), 0)
 

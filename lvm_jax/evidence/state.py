@@ -43,6 +43,7 @@ class State:
         self.method = np.full(num_points, IMPORTANCE, dtype="U10")
         self.num_samples = np.zeros(num_points)  # of the result
         self.cost = np.zeros(num_points)
+        self.least_budget = np.zeros(num_points)  # that pays for the search, where it did not
         self.variance = np.full(num_points, np.inf)  # of the fitted proposal's weights, relative
         self.heavy = np.zeros(num_points, bool)  # k-hat of the pilot is above HEAVY
         self.reach = np.full(num_points, -np.inf)  # largest log-weight of loose ends
