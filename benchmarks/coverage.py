@@ -196,7 +196,7 @@ def main(runs: int, only: str = "") -> None:
             limits = found.nominal_interval(), found.interval()
             print(row(name, np.asarray(truth), *limits, found.reliable), flush=True)
     for name, deviations in (("certify, condition 10", (1.0, 0.3)), ("1e6", (1.0, 1e-3))):
-        print_certified(name, *certificates(deviations, 64))
+        print_certified(name, *certificates(deviations, 400))
     for name, problem in PROBLEMS.items():
         print_certified(f"certify, {name}", *certified(problem, runs))
 
