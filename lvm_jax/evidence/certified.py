@@ -181,7 +181,7 @@ def answer(run: Runner, state: State) -> Certificate:
     stages.fit(run, state, np.arange(run.num_points))
     if state.search is not None:
         failed |= np.where(state.search.late > LATE, int(Check.UNSEEN), 0)
-    stages.by_importance(run, state)
+    stages.by_importance(run, state, failed == 0)
     contradicted = state.contradicted()
     state.failed |= np.where(contradicted, int(Check.CONTRADICTED), 0)
     state.within &= state.failed == 0

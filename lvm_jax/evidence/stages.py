@@ -109,11 +109,15 @@ def _put(tree: Any, rows: np.ndarray, new: Any) -> Any:
     return jax.tree.map(put, tree, new)
 
 
-def by_importance(run: Runner, state: State) -> None:
-    """The final runs, and a larger one where the first is wider than the tolerance."""
+def by_importance(run: Runner, state: State, wanted: np.ndarray) -> None:
+    """The final runs, and a larger one where the first is wider than the tolerance.
+
+    Points that are not `wanted` stay open, and get the smallest run.
+    """
     every = np.arange(run.num_points)
     state.within[:] = False  # the pilot gives no result
     sizes = np.where(state.heavy, np.inf, _size(state.needed(every)))
+    sizes = np.where(wanted, sizes, START)
     for stage in (ANSWER, AGAIN):
         for size in np.unique(sizes[np.isfinite(sizes)]):
             points = np.flatnonzero((sizes == size) & (state.cost + size <= run.budget))
@@ -122,7 +126,7 @@ def by_importance(run: Runner, state: State) -> None:
                 state.spend(points, now, size)
                 state.enter(points, run.importance(points, int(size), stage)[0], now)
         if stage == ANSWER:
-            sizes = _sizes_again(run, state, np.isfinite(sizes))
+            sizes = _sizes_again(run, state, wanted & np.isfinite(sizes))
 
 
 def _sizes_again(run: Runner, state: State, answered: np.ndarray) -> np.ndarray:
