@@ -1,10 +1,11 @@
 """Coverage of the intervals of `evidence`, for all runs and for reliable ones.
 
-    python -m benchmarks.coverage [runs]
+    python -m benchmarks.coverage [runs] [certify]
 
 Prints a Markdown table of problems with known log p(x), many data sets or seeds of each, and 95%
-intervals. `nominal` is the coverage of Student's interval over all runs, `reliable` the share of
-runs whose checks pass, `of those` the coverage among them, `misses` the share of all runs that are
+intervals; with `certify` of its certificates only. `nominal` is the coverage of Student's interval
+over all runs, `reliable` the share of runs whose checks pass (of `certify`: and whose interval is
+within the tolerance), `of those` the coverage among them, `misses` the share of all runs that are
 reliable and whose interval misses log p(x); the nominal value is 5%.
 """
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax import annealing, distributions, evidence
+from lvm_jax import annealing, distributions, evidence, problems
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.result import check_chains
 from lvm_jax.guides import Guide
@@ -149,12 +150,31 @@ def certificates(deviations: tuple[float, float], num_points: int) -> tuple[np.n
     model = Model(lambda key: (), lambda _: prior, lambda _, z: distributions.normal(z, scale))
     wide = np.sqrt(1 + np.square(deviations))
     x = (np.random.default_rng(0).normal(size=(num_points, 2)) * wide).astype(np.float32)
-    found = evidence.certify(
-        jax.random.key(0), model(()), (Guide(lambda key: (), lambda _, x: prior))(()), x,
-        tolerance=0.1, budget=1e5,
-    )  # fmt: skip
+    guide = Guide(lambda key: (), lambda _, x: prior)
+    found = evidence.certify(jax.random.key(0), model(()), guide(()), x, **CERTIFY)
     truth = -(0.5 * (x / wide) ** 2 + np.log(wide * np.sqrt(2 * np.pi))).sum(1)
     return truth, found
+
+
+def certified(problem: problems.Problem, num_points: int) -> tuple[np.ndarray, Any]:
+    """`certify` of data that a problem draws."""
+    data = problems.simulate(jax.random.key(0), problem, num_points)
+    moves = annealing.gibbs(3, 6) if problem.name == "discrete" else None
+    found = evidence.certify(
+        jax.random.key(1), problem.p, problem.q, data.x, transition=moves, **CERTIFY
+    )
+    return data.log_evidence, found
+
+
+CERTIFY = {"tolerance": 0.1, "budget": 1e5}
+LOGITS = np.linspace(-0.8, 0.8, 6)[:, None] * np.arange(-1.0, 2.0)
+PROBLEMS = {
+    **{f"two modes, D = {d}": problems.two_modes(d) for d in (2, 4, 8, 16)},
+    **{f"four modes, D = {d}": problems.four_modes(d) for d in (2, 3, 4)},
+    **{f"Gaussian, D = {d}": problems.linear_gaussian(d) for d in (2, 8, 32)},
+    "heavy tails": problems.heavy_tails(2),
+    "discrete": problems.discrete(LOGITS),
+}
 
 
 def row(name: str, truth: np.ndarray, nominal: Any, interval: Any, reliable: np.ndarray) -> str:
@@ -165,20 +185,28 @@ def row(name: str, truth: np.ndarray, nominal: Any, interval: Any, reliable: np.
     return f"| {name} | {holds[0].mean():.1%} | {reliable.mean():.0%} | {inside} | {misses:.1%} |"
 
 
-def main(runs: int) -> None:
+def main(runs: int, only: str = "") -> None:
     """Print the table of `runs` data sets a problem, and 4 * `runs` for the first problems."""
     print("| problem | nominal | reliable | of those | misses |\n|---|---|---|---|---|")
-    for table, number in ((LAWS, 4 * runs), (CHAINS, runs)):
+    tables = () if only == "certify" else ((LAWS, 4 * runs), (CHAINS, runs))
+    for table, number in tables:
         for name, run in table.items():
             keys = jax.random.split(jax.random.key(1), number)
             truth, found = jax.device_get(jax.jit(lambda k, run=run: jax.lax.map(run, k))(keys))
             limits = found.nominal_interval(), found.interval()
             print(row(name, np.asarray(truth), *limits, found.reliable), flush=True)
     for name, deviations in (("certify, condition 10", (1.0, 0.3)), ("1e6", (1.0, 1e-3))):
-        truth, found = certificates(deviations, 64)
-        limits = found.low, found.high
-        print(row(name, truth, limits, limits, found.reliable), found.verdict(), flush=True)
+        print_certified(name, *certificates(deviations, 400))
+    for name, problem in PROBLEMS.items():
+        print_certified(f"certify, {name}", *certified(problem, runs))
+
+
+def print_certified(name: str, truth: np.ndarray, found: evidence.Certificate) -> None:
+    """The row of one problem, its mean cost and its verdict."""
+    limits = found.low, found.high
+    words = f"{found.cost.mean():,.0f} evaluations, {found.verdict()}"
+    print(row(name, truth, limits, limits, found.within), words, flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500, *sys.argv[2:3])

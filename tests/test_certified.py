@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from lvm_jax import annealing, distributions, evidence
-from lvm_jax.evidence import rounds, stages
+from lvm_jax.evidence import rounds, state
 from lvm_jax.guides.base import Guide
 from lvm_jax.models import Model
 
@@ -251,12 +251,24 @@ def test_every_mode_that_scouts_reach_is_covered(dim):
 
 
 def test_an_answer_is_contradicted_beyond_the_tolerance():
-    book = stages.State(3, tolerance=0.1, level=0.95)
+    book = state.State(3, tolerance=0.1, level=0.95)
     book.answer["log_evidence"][:], book.num_samples[:] = (-2.0, -5.0, -2.0), (1_000, 4_000, 1_000)
     # A weight w as one draw more of S moves log p by w / (S p): to 0.099, 0.101 and NaN.
     moves = np.array([0.099, 0.101, np.nan])
     book.reach = book.answer["log_evidence"] + np.log(book.num_samples * moves)
     assert book.contradicted().tolist() == [False, True, True]
+
+
+def test_the_error_counts_two_more_draws_of_weight_zero():
+    # 12 of 1,000 weights are 0 and the others 1: with 14 of 1,000 the relative variance is
+    # 0.014 / 0.986, and the error is that of 14 zeros to first order.
+    log_w = np.where(np.arange(1_000) < 12, -np.inf, 0.0).astype(np.float32)
+    found = evidence.from_log_weights(jnp.asarray(log_w))
+    wider = state._with_zeros(jax.tree.map(lambda leaf: leaf[None], found))
+    np.testing.assert_allclose(found.standard_error, (0.012 / 0.988 / 999) ** 0.5, rtol=1e-4)
+    np.testing.assert_allclose(wider.standard_error, (0.014 / 1_000) ** 0.5, rtol=0.01)
+    equal = evidence.from_log_weights(jnp.zeros(1_000))
+    assert state._with_zeros(jax.tree.map(lambda leaf: leaf[None], equal)).standard_error == 0
 
 
 def test_equal_weights_have_no_tail_and_no_error():
@@ -282,6 +294,8 @@ def test_a_budget_too_small_for_the_scouts_certifies_nothing(case):
     assert not found.contradicted.any()
     assert {now.method for now in found.rounds} == {"pilot", "importance"}
     assert (found.failed & evidence.Check.BUDGET != 0).all()
+    # 4,096 gradients and those of four batches of 32 are half of it.
+    assert found.statement(0).endswith("; the search takes a budget of about 8,448")
     assert found.search is None
 
 

@@ -149,10 +149,9 @@ def test_a_budget_ends_the_search():
     assert (found.end == -1).any()
 
 
-@pytest.mark.parametrize("dim", [16])
-def test_modes_of_simulated_data_are_followed_to_the_data(dim):
-    """A mode whose basin has 0.03% of the prior's mass: no draw of the prior climbs to it."""
-    problem = problems.two_modes(dim)
+def test_modes_of_simulated_data_are_followed_to_the_data():
+    """No draw of the prior climbs to the narrow mode, of deviation 0.03 in 16 dimensions."""
+    problem = problems.two_modes(16, (0.03, 1.0))
     data = problems.simulate(jax.random.key(0), problem, 16)
     found = evidence.certify(
         jax.random.key(1), problem.p, problem.q, data.x, tolerance=0.1, budget=2e4
@@ -208,4 +207,4 @@ def test_more_modes_than_slots_are_not_certified():
     found = evidence.certify(jax.random.key(3), model(()), guide(()), x, tolerance=0.1, budget=1e5)
     assert found.failed[0] & Check.BUDGET
     assert np.isinf(found.high[0])
-    assert "budget was too small" in found.statement(0)
+    assert "the search for mass that the draws miss is incomplete" in found.statement(0)

@@ -12,7 +12,7 @@ from lvm_jax._core import checks
 from lvm_jax.evidence import stages, symmetry
 from lvm_jax.evidence.result import Check, Evidence, describe, opened
 from lvm_jax.evidence.rounds import Runner
-from lvm_jax.evidence.stages import Round, State
+from lvm_jax.evidence.state import Round, State
 from lvm_jax.evidence.statement import LATE, Search
 from lvm_jax.typing import Array, ConditionalDensity, Generative, Key, Latent
 
@@ -34,6 +34,7 @@ class Certificate(NamedTuple):
     rounds: tuple[Round, ...]
     search: Search | None = None  # None without scouts, or without a budget for them
     nested: Evidence | None = None  # the second opinion, leaves [N]
+    least_budget: np.ndarray | None = None  # [N], that pays for the search; 0 where it is complete
 
     def __repr__(self) -> str:
         """The numbers of points within the tolerance and open, the verdict, and the search."""
@@ -53,7 +54,10 @@ class Certificate(NamedTuple):
     def statement(self, point: int) -> str:
         """The condition under which the interval of one point holds, as a sentence."""
         if self.failed[point]:
-            return describe(np.asarray(self.failed[point]))
+            words = describe(np.asarray(self.failed[point]))
+            if self.least_budget is not None and self.least_budget[point] > 0:
+                words += f"; the search takes a budget of about {self.least_budget[point]:,.0f}"
+            return words
         if self.search is None:
             return "holds if q and the prior cover p(z | x): there was no search"
         return self.search.statement(point, 0.5 * (self.high[point] - self.low[point]))
@@ -187,7 +191,7 @@ def answer(run: Runner, state: State, num_nested: int = 0) -> Certificate:
     stages.fit(run, state, np.arange(run.num_points))
     if state.search is not None:
         failed |= np.where(state.search.late > LATE, int(Check.UNSEEN), 0)
-    stages.by_importance(run, state)
+    stages.by_importance(run, state, failed == 0)
     contradicted = state.contradicted()
     state.failed |= np.where(contradicted, int(Check.CONTRADICTED), 0)
     state.within &= state.failed == 0
@@ -209,4 +213,5 @@ def answer(run: Runner, state: State, num_nested: int = 0) -> Certificate:
         rounds=tuple(state.rounds),
         search=state.search,
         nested=second,
+        least_budget=state.least_budget,
     )

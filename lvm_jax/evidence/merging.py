@@ -27,6 +27,7 @@ class Found(NamedTuple):
     inverses: Float[Array, "K D D"]  # of the factors of the modes
     shoulders: Modes  # normals that predict value and gradient of many starts, but are no modes
     scale: Float[Array, " D"]  # of the starts: the frame of ascents before there is a mode
+    previous: Float[Array, "B D"]  # the rows of the last round before it
     polishing: Int[Array, ""]  # evaluations of Newton's method
     failures: Int[Array, ""]
     tries: Int[Array, ""]  # for shoulders

@@ -4,7 +4,7 @@ Starts are rows; BATCH of them climb at a time by L-BFGS:
 
     stage 1   the first BATCH rows climb
     stage 2   rows of other data x' climb to a mode of p(x', z), which is followed as x' changes
-              into x in STEPS steps
+              into x in STEPS steps, with a prediction by the secant
     stage 3   every row is evaluated once, and merged with a known mode where its value and its
               gradient are those of that mode's quadratic: on a Gaussian posterior all are; where
               the quadratic at another row predicts many rows, its normal is a shoulder, such as
@@ -83,7 +83,7 @@ def _nothing(starts: Starts) -> Found:
         starts.z, jnp.full(size, -jnp.inf, starts.z.dtype),
         jnp.where(jnp.arange(size) < starts.number, OPEN, UNUSED), jnp.zeros(size, jnp.int32),
         known, inverses(known.factors), Modes.none(starts.z[0], SHOULDERS),
-        _spread(starts.z[: starts.number]), none, none, none, none, none,
+        _spread(starts.z[: starts.number]), starts.z[:BATCH], none, none, none, none, none,
     )  # fmt: skip
 
 
@@ -112,11 +112,13 @@ def _spread(z: Float[Array, "C D"]) -> Float[Array, " D"]:
 
 def _round(density_of: DensityOf, starts: Starts, state: Found) -> Found:
     """Climb BATCH rows for a while, and add the modes at their ends."""
-    rows, active, away = _turn(starts, state)
+    rows, active, away, reach = _turn(starts, state)
     in_sweep = (state.round >= _sweep(starts)) & (state.round < _last(starts))
     limit = jnp.where(in_sweep, 1, ROUND)
     offsets = jax.tree.map(lambda leaf: (away * leaf).astype(leaf.dtype), starts.offsets)
-    ends = _ascend(density_of, offsets, state, state.z[rows], active, away == 0, limit)
+    before = state.z[rows]
+    first = before + reach * (before - state.previous)
+    ends = _ascend(density_of, offsets, state, first, active, away == 0, limit)
     put = lambda all_, new: all_.at[rows].set(jnp.where(active, new, all_[rows]))  # noqa: E731
     spent = put(state.spent, state.spent[rows] + ends.evaluations)
     z = state.z.at[rows].set(jnp.where(active[:, None], ends.z, state.z[rows]))
@@ -124,7 +126,7 @@ def _round(density_of: DensityOf, starts: Starts, state: Found) -> Found:
     end = jnp.where(away == 0, jnp.where(ends.mode >= 0, ends.mode, late), OPEN)
     found = state._replace(
         z=z, value=put(state.value, ends.value), spent=spent, end=put(state.end, end),
-        round=state.round + 1,
+        previous=before, round=state.round + 1,
     )  # fmt: skip
     ended = active & ends.ended & (away == 0)
     # The first rows have climbed, and are no longer draws.
@@ -141,18 +143,25 @@ def _last(starts: Starts) -> int:
     return _sweep(starts) + -(-starts.number // BATCH)
 
 
-def _turn(starts: Starts, state: Found) -> tuple[Int[Array, " B"], Bool[Array, " B"], Scalar]:
-    """The rows of a round, whether they climb, and the share of x' - x in their data."""
+def _turn(
+    starts: Starts, state: Found
+) -> tuple[Int[Array, " B"], Bool[Array, " B"], Scalar, Scalar]:
+    """The rows of a round and whether they climb, the share of x' - x in their data, and a reach.
+
+    Of x' - x the share 1 - (k / STEPS)^2 is left after step k. A followed row starts its climb at
+    the secant's prediction: its last move times `reach`, the ratio of the steps in the data.
+    """
     now, place, sweep = state.round, jnp.arange(BATCH), _sweep(starts)
-    in_order = jnp.maximum(now - sweep, 0) * BATCH + place
+    in_order = jnp.maximum(now - sweep, 0) * BATCH + place  # out of range at the end
     open_ = jnp.argsort(state.end != OPEN, stable=True)[:BATCH]
-    rows = jnp.where(now < _last(starts), jnp.minimum(in_order, len(state.z) - 1), open_)
-    is_followed = (now > 0) & (now < sweep)
-    takes_part = jnp.where(is_followed, place < starts.num_followed, rows >= starts.num_followed)
-    takes_part |= now >= sweep
-    repeated = (now < _last(starts)) & (rows != in_order)
-    away = jnp.where(is_followed, 1 - (now - 1) / STEPS, 0.0)
-    return rows, (state.end[rows] == OPEN) & takes_part & ~repeated, away
+    rows = jnp.where(now < _last(starts), in_order, open_)
+    follows = (now > 0) & (now < sweep)
+    takes_part = jnp.where(follows, place < starts.num_followed, rows >= starts.num_followed)
+    takes_part = (takes_part | (now >= sweep)) & (rows < len(state.z))
+    step = now - 1.0
+    away = jnp.where(follows, 1 - (step / STEPS) ** 2, 0.0)
+    reach = jnp.where(follows & (now > 2), (2 * step - 1) / (2 * step - 3), 0.0)
+    return rows, (state.end[rows] == OPEN) & takes_part, away, reach
 
 
 @precision.full

@@ -7,112 +7,30 @@ import jax
 import numpy as np
 from scipy.stats import norm
 
-from lvm_jax.evidence.fitting import Pilot
 from lvm_jax.evidence.modes import KINDS, Modes
 from lvm_jax.evidence.programs import CHAINS, Proposal
 from lvm_jax.evidence.result import Check, Evidence, least_samples
-from lvm_jax.evidence.rounds import GROWTH, START, TEMPERATURES, Runner
+from lvm_jax.evidence.rounds import GROWTH, SEARCH_SHARE, START, TEMPERATURES, Runner
 from lvm_jax.evidence.search import BATCH
+from lvm_jax.evidence.state import (
+    ANNEALED,
+    IMPORTANCE,
+    NESTED,
+    PILOT,
+    SAFETY,
+    SEARCH,
+    TRUSTED,
+    Round,
+    State,
+)
 from lvm_jax.evidence.statement import UNSEEN, Search
 
-SEARCH, PILOT, IMPORTANCE, ANNEALED = "search", "pilot", "importance", "annealed"
-NESTED = "nested"
 APART = 3.5  # standard errors, and the tolerance, from which nested sampling disagrees
-TRUSTED = 0.5  # k-hat below which the weights have a finite variance, which an interval needs
-HEAVY = 0.7  # k-hat of a pilot above which importance sampling is not tried
 SPREAD = 1.0  # the largest standard deviation of log-weights of chains that have converged, nats
-SAFETY = 1.3  # factor on the number of draws, because the pilot's variance is an estimate
 ANSWER, AGAIN, PILOTING = 4, 5, 6  # stages of keys of importance sampling
 PILOTS = 3  # the most pilots of a point
 MANY = 4 * START  # draws above which another pilot is worth its cost
 UNFINISHED = 0.05  # the largest share of starts that the budget did not pay for
-
-
-class Round(NamedTuple):
-    """One call: its method, number of points and size."""
-
-    method: str  # "search", "pilot", "importance", "annealed" or "nested"
-    num_points: int
-    num_samples: int  # starts, draws, chains, or runs
-    num_temperatures: int  # 1 for all but annealed chains
-
-
-class State:
-    """The last result of each point, on the host."""
-
-    def __init__(self, num_points: int, tolerance: float, level: float) -> None:
-        self.tolerance, self.level = tolerance, level
-        self.answer = {
-            name: np.full(num_points, np.nan) for name in ("log_evidence", "low", "high", "k_hat")
-        }
-        self.within = np.zeros(num_points, bool)
-        self.failed = np.zeros(num_points, int)  # of the result, as bits of `Check`
-        self.share = np.zeros(num_points)  # ESS of the result, over its number of draws
-        self.method = np.full(num_points, IMPORTANCE, dtype="U10")
-        self.num_samples = np.zeros(num_points)  # of the result
-        self.cost = np.zeros(num_points)
-        self.variance = np.full(num_points, np.inf)  # of the fitted proposal's weights, relative
-        self.heavy = np.zeros(num_points, bool)  # k-hat of the pilot is above HEAVY
-        self.reach = np.full(num_points, -np.inf)  # largest log-weight of loose ends
-        self.search: Search | None = None
-        self.rounds: list[Round] = []
-
-    def spend(self, points: np.ndarray, now: Round, cost_each: float | np.ndarray) -> None:
-        """Add a round of these points, and its cost."""
-        self.cost[points] += cost_each
-        self.rounds.append(now)
-
-    def enter(self, points: np.ndarray, found: Evidence, now: Round) -> None:
-        """Replace the results of these points by those of one round."""
-        low, high = found.nominal_interval(self.level)
-        values = (found.log_evidence, low, high, found.k_hat)
-        for name, value in zip(self.answer, values, strict=True):
-            self.answer[name][points] = np.asarray(value)[: len(points)]
-        tail = int(Check.PARETO | Check.VARIANCE)
-        failed = np.asarray(found.failed)[: len(points)]
-        heavy = np.where(failed & tail == 0, int(Check.VARIANCE), failed & tail)
-        failed = failed & ~tail | np.where(self.trusted(points), 0, heavy)
-        self.failed[points] = failed
-        self.within[points] = (self.half_width(points) <= self.tolerance) & (failed == 0)
-        self.share[points] = (np.asarray(found.ess) / np.asarray(found.num_samples))[: len(points)]
-        self.method[points] = now.method
-        self.num_samples[points] = now.num_samples
-
-    def improved(self, points: np.ndarray, own: Evidence, found: Pilot) -> np.ndarray:
-        """Enter a pilot of these points where it suggests a better proposal; return where."""
-        heavy, variance = ~(np.asarray(own.k_hat) <= HEAVY), np.asarray(found.variance)
-        before = self.heavy[points]
-        kept = (before & ~heavy) | ((before == heavy) & (variance < self.variance[points]))
-        kept |= np.isinf(self.variance[points])
-        rows = points[kept]
-        now = Round(IMPORTANCE, len(rows), START, 1)
-        self.enter(rows, jax.tree.map(lambda leaf: np.asarray(leaf)[kept], own), now)
-        self.heavy[rows], self.variance[rows] = heavy[kept], variance[kept]
-        self.reach[rows] = np.asarray(found.reach)[kept]
-        if self.search is not None and found.modes is not None:
-            self.search.masses[rows] = np.asarray(found.masses)[kept]
-        return kept
-
-    def trusted(self, points: np.ndarray) -> np.ndarray:
-        """Whether the weights have a finite variance (k-hat at most 0.5)."""
-        trusted: np.ndarray = self.answer["k_hat"][points] <= TRUSTED
-        return trusted
-
-    def half_width(self, points: np.ndarray) -> np.ndarray:
-        """Half the width of the intervals, in nats."""
-        return 0.5 * (self.answer["high"] - self.answer["low"])[points]
-
-    def contradicted(self) -> np.ndarray:
-        """Where the largest weight of the loose ends, as one more draw, exceeds the tolerance."""
-        total = self.answer["log_evidence"] + np.log(self.num_samples)
-        return ~np.isneginf(self.reach) & ~(self.reach - total <= np.log(self.tolerance))
-
-    def needed(self, points: np.ndarray) -> np.ndarray:
-        """The draws of the fitted proposal that the tolerance and `least_ess` need."""
-        quantile = norm.ppf(0.5 + self.level / 2)
-        variance = self.variance[points]
-        width = quantile**2 * variance / self.tolerance**2
-        return SAFETY * np.maximum(width, least_samples(1 / (1 + variance)))
 
 
 def search(run: Runner, state: State) -> np.ndarray:
@@ -121,6 +39,7 @@ def search(run: Runner, state: State) -> np.ndarray:
     if not run.num_scouts:
         return np.zeros(run.num_points, int)
     if run.scouting() > run.budget:
+        state.least_budget[:] = run.scouting() / SEARCH_SHARE
         return np.full(run.num_points, int(Check.BUDGET))
     if not run.transition.continuous:
         run.move_scouts()
@@ -137,7 +56,9 @@ def search(run: Runner, state: State) -> np.ndarray:
     is_mode = np.arange(slots)[None] < np.asarray(found.number)[:, None]
     scouts = np.maximum(climbed - BATCH, 0)
     state.search = Search(climbed, scouts, reached, np.zeros(is_mode.shape), is_mode)
-    short = (late > UNFINISHED * total) | np.asarray(found.full)
+    cost = np.asarray(found.cost) * total / np.maximum(climbed, 1) / SEARCH_SHARE
+    state.least_budget[:] = np.where(late > UNFINISHED * total, cost, 0.0)
+    short = (state.least_budget > 0) | np.asarray(found.full)
     unseen = state.search.unseen > UNSEEN
     return np.where(short, int(Check.BUDGET), 0) | np.where(unseen, int(Check.UNSEEN), 0)
 
@@ -191,11 +112,15 @@ def _put(tree: Any, rows: np.ndarray, new: Any) -> Any:
     return jax.tree.map(put, tree, new)
 
 
-def by_importance(run: Runner, state: State) -> None:
-    """The final runs, and a larger one where the first is wider than the tolerance."""
+def by_importance(run: Runner, state: State, wanted: np.ndarray) -> None:
+    """The final runs, and a larger one where the first is wider than the tolerance.
+
+    Points that are not `wanted` stay open, and get the smallest run.
+    """
     every = np.arange(run.num_points)
     state.within[:] = False  # the pilot gives no result
     sizes = np.where(state.heavy, np.inf, _size(state.needed(every)))
+    sizes = np.where(wanted, sizes, START)
     for stage in (ANSWER, AGAIN):
         for size in np.unique(sizes[np.isfinite(sizes)]):
             points = np.flatnonzero((sizes == size) & (state.cost + size <= run.budget))
@@ -204,7 +129,7 @@ def by_importance(run: Runner, state: State) -> None:
                 state.spend(points, now, size)
                 state.enter(points, run.importance(points, int(size), stage)[0], now)
         if stage == ANSWER:
-            sizes = _sizes_again(run, state, np.isfinite(sizes))
+            sizes = _sizes_again(run, state, wanted & np.isfinite(sizes))
 
 
 def _sizes_again(run: Runner, state: State, answered: np.ndarray) -> np.ndarray:

@@ -74,5 +74,6 @@ class Search(NamedTuple):
         number = self.num_modes[point]
         masses = np.sort(self.masses[point][self.is_mode[point]])[::-1]
         words = ", ".join(f"{mass:.3g}" for mass in masses[:4]) + (", ..." if number > 4 else "")
-        modes = f"{number} mode{'' if number == 1 else 's'} ({words}) from {self.starts[point]}"
+        words = f" ({words})" if number else ""
+        modes = f"{number} mode{'' if number == 1 else 's'}{words} from {self.starts[point]}"
         return f"{condition}; {modes} ascents, {self.unseen[point]:.2%} unseen"
