@@ -177,22 +177,6 @@ def _ascend(
     """L-BFGS in the frame of the largest mode, z = start + root u, until rows end or merge."""
     root, inverse = frame(state)
 
-    def objective(offset: Any, start: Array) -> lbfgs.Objective:
-        both = jax.value_and_grad(density_of(offset))
-
-        def at(u: Array) -> tuple[Scalar, Array]:
-            value, gradient = both(start + root @ u)
-            return value, gradient @ root
-
-        return at
-
-    def begin(path: Climb) -> Climb:
-        """The first step is the gradient, which is exact for a normal of this frame."""
-        length = jnp.sqrt((path.gradient**2).sum())
-        most = REACH * jnp.sqrt(jnp.asarray(path.point.size, path.point.dtype))
-        step = path.gradient * jnp.where(length > most, most / length, 1.0)
-        return path._replace(direction=step, ended=path.trials > 0)
-
     def ends(paths: Climb) -> Ends:
         here = z + paths.point @ root.T
         gradient = paths.gradient @ inverse
@@ -200,23 +184,10 @@ def _ascend(
         mode = jnp.where(merges, mode, -1)
         return Ends(here, paths.value, gradient, mode, paths.ended, paths.evaluations)
 
-    def advance(paths: Climb) -> Climb:
-        move = lambda offset, start, path: lbfgs.advance(objective(offset, start), path)  # noqa: E731
-        moved = jax.vmap(move, (axis, 0, 0))(offsets, z, paths)
-        started = jax.vmap(begin)(moved)
-        first = paths.evaluations == 0
-        moved = jax.tree.map(
-            lambda a, b: jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b), started, moved
-        )
-        rest = lambda new, old: jnp.where(paths.ended.reshape(-1, *[1] * (new.ndim - 1)), old, new)  # noqa: E731
-        return stop(jax.tree.map(rest, moved, paths))
-
-    def stop(paths: Climb) -> Climb:
-        return paths._replace(ended=paths.ended | (ends(paths).mode >= 0))
-
-    axis = None if offsets is None else 0
-    first = jax.vmap(lbfgs.unstarted)(z)
-    first = first._replace(ended=~active)
+    def step(paths: Climb) -> Climb:
+        axes = (None if offsets is None else 0, 0, 0)
+        moved = jax.vmap(partial(_advance, density_of, root), axes)(offsets, z, paths)
+        return moved._replace(ended=moved.ended | (ends(moved).mode >= 0))
 
     def more(paths: Climb) -> Bool[Array, ""]:
         # A new mode first: others may then merge with it at once.
@@ -224,4 +195,35 @@ def _ascend(
         late = new.any() & (state.failures < FAILURES)
         return (~paths.ended & (paths.evaluations < limit)).any() & ~late
 
-    return ends(jax.lax.while_loop(more, advance, first))
+    first = jax.vmap(lbfgs.unstarted)(z)._replace(ended=~active)
+    return ends(jax.lax.while_loop(more, step, first))
+
+
+@precision.full
+def _advance(
+    density_of: DensityOf,
+    root: Float[Array, "D D"],
+    offset: Any,
+    start: Float[Array, " D"],
+    path: Climb,
+) -> Climb:
+    """One more point of a path, unless it has ended.
+
+    The first step is the gradient, which is exact for a normal of this frame.
+    """
+    both = jax.value_and_grad(density_of(offset))
+
+    def objective(u: Array) -> tuple[Scalar, Array]:
+        value, gradient = both(start + root @ u)
+        return value, gradient @ root
+
+    moved = lbfgs.advance(objective, path)
+    length = jnp.sqrt((moved.gradient**2).sum())
+    most = REACH * jnp.sqrt(jnp.asarray(start.size, start.dtype))
+    step = moved.gradient * jnp.where(length > most, most / length, 1.0)
+    first = path.evaluations == 0
+    moved = moved._replace(
+        direction=jnp.where(first, step, moved.direction),
+        ended=jnp.where(first, moved.trials > 0, moved.ended),
+    )
+    return jax.tree.map(lambda new, old: jnp.where(path.ended, old, new), moved, path)

@@ -143,6 +143,7 @@ def _sizes_again(run: Runner, state: State, answered: np.ndarray) -> np.ndarray:
     if run.proposal.modes is not None and heavy.any():
         points = np.flatnonzero(heavy)
         fit(run, state, points, again=True)
+        state.within[points] = False  # a pilot gives no result
         needed = np.where(state.heavy[points], np.inf, _size(state.needed(points)))
         sizes[points] = np.maximum(needed, 2 * START)
     return sizes
