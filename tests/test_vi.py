@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from lvm_jax import distributions, evidence, guides, vi
+from lvm_jax import distributions, evidence, guides, problems, vi
 from lvm_jax.vi import gaussian
 
 KEY = jax.random.key(2)
@@ -231,3 +231,11 @@ def test_a_diagonal_start_and_metric_reach_the_best_mean_field(method, monkeypat
     fit = vi.fit(KEY, log_density, START, family="mean_field", method=method, tolerance=0.002)
     best = TRUTH + 0.5 * np.linalg.slogdet(PRECISION)[1] - 0.5 * np.log(np.diag(PRECISION)).sum()
     assert float(fit.elbo.value) == pytest.approx(best, abs=0.01)
+
+
+@pytest.mark.parametrize("family", ["mean_field", "full_rank"])
+def test_a_start_at_a_saddle_is_left(family):
+    """The gradient is 0 between the wells; the best normal is in one of them."""
+    target = problems.wells(2, 2, 4.0)
+    found = vi.fit(KEY, target.log_density, jnp.zeros(2), family=family, max_evaluations=20_000)
+    assert float(found.elbo.value) == pytest.approx(target.log_evidence - 2 * np.log(2), abs=0.1)

@@ -13,6 +13,7 @@ from lvm_jax.typing import Array, Float, Key, Scalar
 from lvm_jax.vi.density import Density
 from lvm_jax.vi.natural import Gaussian, root_of_curvature
 
+ASIDE = 0.01  # standard deviation of the step from a start of gradient 0
 MEMORY = 20  # pairs of points in the inverse Hessian of L-BFGS
 PATH_SHARE, NORMAL_SHARE = 0.05, 0.2  # of the budget: for the ascent, for normals along it
 LONG_SHARE = 0.2  # of the budget, for the ascent alone
@@ -39,7 +40,8 @@ class Started(NamedTuple):
 def ascend_path(density: Density, start: Float[np.ndarray, " D"], max_evaluations: int) -> Path:
     """The path of L-BFGS (scipy's) from u = `start` uphill, with at most that many evaluations.
 
-    The density may have no mode: the ascent then ends at the budget or where it is not finite.
+    The density may have no mode: the ascent then ends at the budget or where it is not finite. From
+    a start of gradient 0, which may be a saddle, it goes on from a point near it.
     """
     from scipy.optimize import minimize
 
@@ -53,11 +55,18 @@ def ascend_path(density: Density, start: Float[np.ndarray, " D"], max_evaluation
             return 1e300, np.zeros_like(u)  # the line search then takes a shorter step
         return -float(value), -np.asarray(gradient, float)
 
-    limits = {"maxcor": MEMORY, "maxfun": max_evaluations, "maxiter": max_evaluations}
-    minimize(
-        loss, points[0], jac=True, method="L-BFGS-B", options=limits,
-        callback=lambda u: points.append(np.array(u)),
-    )  # fmt: skip
+    def climb() -> None:
+        left = max_evaluations - count
+        minimize(
+            loss, points[-1], jac=True, method="L-BFGS-B",
+            options={"maxcor": MEMORY, "maxfun": left, "maxiter": left},
+            callback=lambda u: points.append(np.array(u)),
+        )  # fmt: skip
+
+    climb()
+    if len(points) == 1 and count < max_evaluations:  # a mode, or a saddle that has to be left
+        points.append(points[0] + ASIDE * np.random.default_rng(0).normal(size=density.dim))
+        climb()
     return Path(np.array(points), count)
 
 
