@@ -53,6 +53,17 @@ def test_the_evidence_of_a_funnel_from_a_poor_normal():
         assert short.evaluations <= budget
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_the_error_of_equal_weights_is_that_of_rounding(scale):
+    """q is exact: the weights differ by float32's rounding only."""
+    scales = np.geomspace(1, scale, 20).astype(np.float32)
+    exact = lambda z: -0.5 * (((z - 3) / scales) ** 2).sum()  # noqa: E731
+    found = vi.fit(KEY, exact, jnp.ones(20), tolerance=1e-3).log_evidence
+    truth = np.log(scales.astype(float)).sum() + 10 * np.log(2 * np.pi)
+    assert abs(float(found.log_evidence) - truth) < 4 * found.standard_error < 1e-3
+    assert found.reliable
+
+
 def test_a_budget_that_does_not_pay_for_chains_withholds_the_verdict():
     """The log Z of an exact normal is exact, and no search was made."""
     exact = lambda z: -0.5 * (z**2).sum()  # noqa: E731
@@ -93,7 +104,7 @@ def test_reliable_weights_of_q_are_kept():
     target = lambda z: -0.5 * (z**2).sum()  # noqa: E731
     found = vi.fit(KEY, target, jnp.ones(3))
     assert found.proposal.flat is found.q.flat
-    assert found.log_evidence is found.importance
+    assert found.log_evidence.log_evidence == found.importance.log_evidence
     assert found.evidence_evaluations > 10_000 + chains.NARROW.cost  # draws, chains and ascents
     assert found.evidence_evaluations < 10_000 + chains.NARROW.cost + 32 * 61
 

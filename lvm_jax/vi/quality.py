@@ -90,7 +90,18 @@ def refine(key: Key[Array, ""], q: Distribution, task: Task, first: First, budge
         if not far and not agree(found.evidence, evidence):
             evidence = evidence._replace(failed=evidence.failed | int(Check.CONTRADICTED))
         found = Measured(evidence, found.proposal, found.evaluations + spent)
+    found = found._replace(evidence=_with_rounding(found.evidence, density.dim))
     return _scouted(key_scouts, q, task, found)
+
+
+def _with_rounding(found: Evidence, dim: int) -> Evidence:
+    """With the rounding of log p and log q, sums of D terms, in the standard error.
+
+    It is the largest part where the weights are nearly equal.
+    """
+    log_z = found.log_evidence
+    rounding = jnp.finfo(log_z.dtype).eps * jnp.maximum(jnp.abs(log_z), dim)
+    return found._replace(standard_error=jnp.hypot(found.standard_error, rounding))
 
 
 def with_unseen(found: Evidence, modes: Modes | None) -> Evidence:
