@@ -333,7 +333,7 @@ def test_open_points_of_a_certificate_have_no_error():
         log_evidence=np.array([-3.0, -4.0]), low=np.array([-3.5, -np.inf]),
         high=np.array([-2.5, np.inf]), within=np.array([True, False]), failed=np.array([0, 32]),
         method=np.array(["importance", "annealed"]), contradicted=np.array([False, True]),
-        k_hat=np.array([0.1, 0.6]), cost=np.ones(2), tolerance=0.5, level=0.95, rounds=(),
+        k_hat=np.array([0.1, 0.6]), cost=np.ones(2), tolerance=0.5, level=0.95, rounds=(), proposal=None,
     )  # fmt: skip
     points = found.as_evidence()
     np.testing.assert_allclose(points.standard_error, [0.5 / 1.959964, np.inf], rtol=1e-6)

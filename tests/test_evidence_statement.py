@@ -53,7 +53,7 @@ def test_a_certificate_prints_and_states():
     found = evidence.Certificate(
         **parts, high=np.array([0.1, np.inf]), within=np.array([True, False]),
         failed=np.array([0, int(evidence.Check.UNSEEN)]), method=np.array(["importance"] * 2),
-        contradicted=np.zeros(2, bool), tolerance=0.1, level=0.95, rounds=(), search=search(),
+        contradicted=np.zeros(2, bool), tolerance=0.1, level=0.95, rounds=(), proposal=None, search=search(),
     )  # fmt: skip
     assert found.statement(0) == found.search.statement(0, 0.05)
     reason = "modes that one start alone reached: others are likely unseen"

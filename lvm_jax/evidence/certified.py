@@ -10,6 +10,7 @@ from scipy.stats import norm
 from lvm_jax import annealing
 from lvm_jax._core import checks
 from lvm_jax.evidence import stages, symmetry
+from lvm_jax.evidence.programs import Proposal
 from lvm_jax.evidence.result import Check, Evidence, describe, opened
 from lvm_jax.evidence.rounds import Runner
 from lvm_jax.evidence.state import Round, State
@@ -32,6 +33,7 @@ class Certificate(NamedTuple):
     tolerance: float
     level: float
     rounds: tuple[Round, ...]
+    proposal: Proposal  # the fitted modes and shares, leaves [N]
     search: Search | None = None  # None without scouts, or without a budget for them
     nested: Evidence | None = None  # the second opinion, leaves [N]
     least_budget: np.ndarray | None = None  # [N], that pays for the search; 0 where it is complete
@@ -143,37 +145,11 @@ def certify(
     result does not depend on the other points. The interval is Student's, for independent weights.
 
     Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1), a
-    prior_share outside [0, 1), num_scouts < 0, symmetries that change log p(x, z), and as
-    `evaluate`; TypeError for a discrete z without a `transition` for it. A prior of your own type
-    with a discrete z needs an attribute `discrete`, because its draws may be floats.
+    prior_share outside [0, 1), num_scouts < 0, num_nested of 1 or for a discrete z, symmetries
+    that change log p(x, z), and as `evaluate`; TypeError for a discrete z without a `transition`.
+    A prior of your own type with a discrete z needs an attribute `discrete`, because its draws
+    may be floats.
     """
-    run, state = prepared(
-        *(key, p, q, x),
-        tolerance=tolerance, level=level, budget=budget, prior_share=prior_share,
-        num_scouts=num_scouts, symmetries=symmetries, transition=transition,
-    )  # fmt: skip
-    if checks.integer(num_nested, "num_nested", 0) == 1:
-        raise ValueError("num_nested: expected 0 or at least 2 runs, got 1")
-    if num_nested and not run.transition.continuous:
-        raise ValueError(f"num_nested: expected 0 for a discrete z, got {num_nested}")
-    return answer(run, state, num_nested)
-
-
-def prepared(
-    key: Key[Array, ""],
-    p: Generative,
-    q: ConditionalDensity,
-    x: Any,
-    *,
-    tolerance: float,
-    level: float = 0.95,
-    budget: float = 1e6,
-    prior_share: float = 0.02,
-    num_scouts: int = 512,
-    symmetries: Sequence[Callable[[Latent], Latent]] = (),
-    transition: annealing.Transition | None = None,
-) -> tuple[Runner, State]:
-    """The rounds and the state of `certify` before the first round; raises its errors."""
     checks.host("evidence.certify", "evidence.importance or evidence.annealed", key, p, q, x)
     checks.key(key)
     for value, name in ((tolerance, "tolerance"), (budget, "budget")):
@@ -182,10 +158,14 @@ def prepared(
     level, num_scouts = checks.level(level), checks.integer(num_scouts, "num_scouts", 0)
     run = Runner(*(key, p, q, x, prior_share, transition, budget, num_scouts))
     run.symmetries = symmetry.checked(key, p, run.x, symmetries)
-    return run, State(run.num_points, tolerance, level)
+    if checks.integer(num_nested, "num_nested", 0) == 1:
+        raise ValueError("num_nested: expected 0 or at least 2 runs, got 1")
+    if num_nested and not run.transition.continuous:
+        raise ValueError(f"num_nested: expected 0 for a discrete z, got {num_nested}")
+    return _answer(run, State(run.num_points, tolerance, level), num_nested)
 
 
-def answer(run: Runner, state: State, num_nested: int = 0) -> Certificate:
+def _answer(run: Runner, state: State, num_nested: int) -> Certificate:
     """The certificate of all points, by all stages."""
     failed = stages.search(run, state)
     stages.fit(run, state, np.arange(run.num_points))
@@ -213,5 +193,6 @@ def answer(run: Runner, state: State, num_nested: int = 0) -> Certificate:
         rounds=tuple(state.rounds),
         search=state.search,
         nested=second,
+        proposal=run.proposal,
         least_budget=state.least_budget,
     )

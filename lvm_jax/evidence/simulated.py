@@ -26,7 +26,7 @@ from lvm_jax._core.batching import map_first_points, num_rows
 from lvm_jax._core.inputs import check_simulated
 from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
 from lvm_jax.estimate import Estimate
-from lvm_jax.evidence.certified import Certificate, answer, prepared
+from lvm_jax.evidence.certified import Certificate, certify
 from lvm_jax.evidence.modes import supported
 from lvm_jax.evidence.programs import Proposal, make_cover
 from lvm_jax.evidence.scoring import Share, share
@@ -82,9 +82,8 @@ def certify_on_simulated(
     check_simulated(p, q)
     key_data, key_certify, key_g = jax.random.split(key, 3)
     z, x = jax.device_get(_simulate(key_data, p, num_points))
-    run, state = prepared(key_certify, p, q, x, **settings)
-    found = answer(run, state)
-    at_z, at_draws = _log_ratios(key_g, p, q, z, x, run.proposal)
+    found = certify(key_certify, p, q, x, **settings)
+    at_z, at_draws = _log_ratios(key_g, p, q, z, x, found.proposal)
     kept, truth, held = found.within, _truth(p, x), None
     if truth is not None:
         held = share(((found.low <= truth) & (truth <= found.high))[kept])
