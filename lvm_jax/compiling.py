@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lvm_jax._core import checks
+from lvm_jax._core import checks, lapack
 from lvm_jax._core.recognition import recognized
+
+lapack.install()  # otherwise programs with batches of matrices can hang
 
 MAX_MAPS = 6_000  # maximum number of memory maps of all programs in the store
 ASSUMED_MAPS = 60  # of a program, on systems without /proc/self/maps
@@ -158,7 +160,11 @@ class BoundedJit:
             return jitted(*args)
         before = count_maps()
         jitted = self._jit(args)
-        value = jitted(*args)
+        with lapack.Watch() as watch:
+            value = jitted(*args)
+            if watch.calls:
+                jax.block_until_ready(value)
+                jitted = lapack.with_one_blas_thread(jitted)
         maps = max(count_maps() - before, 1) if before else ASSUMED_MAPS
         STORE.add((self, static, structure, shapes), jitted, maps)
         return value
@@ -195,6 +201,7 @@ def bounded_jit(
 
     All arguments are positional; those at `static_argnums` are static. A call with known shapes,
     types and static arguments finds its program in `STORE` (about 20 us); another call compiles.
+    On a CPU a program that calls LAPACK runs with one BLAS thread.
     Static arguments of equal structure share a program (see `recognition`). If an argument is
     traced, the function runs without `jax.jit`. With `lean`, a CPU program is compiled with the
     options LEAN and LLVM's optimisation `level`: compared with level 3, level 2 takes two thirds of

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from lvm_jax._core import lapack
 from lvm_jax.em import compiling
 
 
@@ -51,7 +52,7 @@ def seen_inside(error=None):
 @pytest.fixture
 def two_threads():
     """Two threads for every BLAS, whatever the machine has."""
-    with compiling._blas().limit(limits=2, user_api="blas"):
+    with lapack.blas().limit(limits=2, user_api="blas"):
         yield
 
 
