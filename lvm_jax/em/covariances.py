@@ -1,5 +1,6 @@
 """The four covariance types: their features of x x^T and their natural parameters."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -19,6 +20,12 @@ from lvm_jax.typing import Array, Float, Scalar
 
 def _inverse_factor(cholesky: Float[Array, "D D"]) -> Float[Array, "D D"]:
     return solve_triangular(cholesky, jnp.eye(cholesky.shape[-1], dtype=cholesky.dtype), lower=True)
+
+
+def _on_diagonal(function: Callable[[Array], Array], matrix: Float[Array, "D D"]) -> Array:
+    """A function of the diagonal numbers; the others stay."""
+    here = jnp.eye(matrix.shape[-1], dtype=bool)
+    return jnp.where(here, function(jnp.where(here, matrix, 1)), matrix)
 
 
 class _Matrix:
@@ -51,6 +58,16 @@ class _Matrix:
 
     def variance_one(self, scale: Array, dim: int) -> Array:
         return (scale * scale).sum(1)
+
+    def free_scale_one(self, scale: Array, unit: Array, dim: int) -> Array:
+        white = solve_triangular(unit, scale, lower=True)
+        return _on_diagonal(lambda d: np.sqrt(2.0) * jnp.log(d), white)
+
+    def bound_scale_one(self, free: Array, unit: Array, dim: int) -> Array:
+        return unit @ jnp.tril(_on_diagonal(lambda d: jnp.exp(d / np.sqrt(2.0)), free))
+
+    def colour_one(self, scale: Array, white: Array) -> Array:
+        return scale @ white
 
     def from_covariance(self, covariance: Array) -> Array:
         return jnp.linalg.cholesky(covariance)

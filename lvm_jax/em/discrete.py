@@ -55,6 +55,15 @@ class Bernoulli(ExponentialFamily):
             lambda p: (jnp.log(p) - jnp.log1p(-p), jnp.log1p(-p).sum()),
         )(components)
 
+    def unconstrain(self, components: Params, at: Params, size: Float[Array, " K"]) -> Params:
+        """logit(p), in standard deviations of one bit."""
+        return jax.scipy.special.logit(components) * (jnp.sqrt(at * (1 - at)) * size[:, None])
+
+    def constrain(self, free: Params, at: Params, size: Float[Array, " K"]) -> Params:
+        """Probabilities, clipped to [epsilon, 1 - epsilon]."""
+        p = jax.nn.sigmoid(free / (jnp.sqrt(at * (1 - at)) * size[:, None]))
+        return jnp.clip(p, self.epsilon, 1 - self.epsilon)
+
     def maximize(self, summary: Sums, previous: Params, settings: Settings) -> Params:
         """p_k = sum_n r_nk x_n / sum_n r_nk."""
         mean = divide(summary.features, summary.counts)
@@ -133,6 +142,14 @@ class Poisson(ExponentialFamily):
         counts = a.counts + b.counts
         share = divide(b.counts[:, None], counts)
         return Means(counts, a.means + share * (b.means - a.means))
+
+    def unconstrain(self, components: Params, at: Params, size: Float[Array, " K"]) -> Params:
+        """log rate, in standard deviations of one count."""
+        return jnp.log(components) * (jnp.sqrt(at) * size[:, None])
+
+    def constrain(self, free: Params, at: Params, size: Float[Array, " K"]) -> Params:
+        """Rates, at least epsilon."""
+        return jnp.maximum(jnp.exp(free / (jnp.sqrt(at) * size[:, None])), self.epsilon)
 
     def maximize(self, summary: Means, previous: Params, settings: Settings) -> Params:
         """rate_k = sum_n r_nk x_n / sum_n r_nk."""

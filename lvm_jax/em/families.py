@@ -113,6 +113,18 @@ class ExponentialFamily:
         """Draw one point from one component."""
         raise TypeError(f"{type(self).__name__} must define sample_one(key, component)")
 
+    def unconstrain(self, components: Params, at: Params, size: Float[Array, " K"]) -> Params:
+        """Unconstrained coordinates of `components`, for acceleration.
+
+        Their scale should make size_k^2 times the Fisher information of component k at `at` the
+        identity. The default are the components, multiplied by the size.
+        """
+        return jax.tree.map(lambda leaf: leaf * like(size, leaf), components)
+
+    def constrain(self, free: Params, at: Params, size: Float[Array, " K"]) -> Params:
+        """The inverse of `unconstrain`, of its first argument."""
+        return jax.tree.map(lambda leaf: leaf / like(size, leaf), free)
+
     def select(self, components: Params, k: Int[Array, "..."]) -> Params:
         """The parameters of component k."""
         return jax.tree.map(lambda leaf: leaf[k], components)
@@ -135,10 +147,15 @@ def divide(sums: Float[Array, "K D"], counts: Float[Array, " K"]) -> Float[Array
     return sums / jnp.where(counts > 0, counts, 1)[:, None]
 
 
+def like(per_component: Float[Array, " K"], leaf: Array) -> Array:
+    """Numbers of K components with the rank of a leaf [K, ...]."""
+    return per_component.reshape(-1, *(1,) * (leaf.ndim - 1))
+
+
 def keep_empty(counts: Float[Array, " K"], new: Params, previous: Params) -> Params:
     """`new` where a component has points, `previous` where it has none."""
 
     def pick(fresh: Array, old: Array) -> Array:
-        return jnp.where(counts.reshape(-1, *(1,) * (fresh.ndim - 1)) > 0, fresh, old)
+        return jnp.where(like(counts, fresh) > 0, fresh, old)
 
     return jax.tree.map(pick, new, previous)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core.outcome import Outcome
-from lvm_jax.em import priors, starts
+from lvm_jax.em import priors, squarem, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.statistics import (
@@ -34,6 +34,7 @@ class State(NamedTuple):
     num_steps: Any  # [R], M-steps accepted
     exact_steps: Any  # steps on the exact path
     step: Any
+    cycle: squarem.Cycle | None = None  # with acceleration
 
 
 class Conclusion(NamedTuple):
@@ -61,6 +62,7 @@ class Problem(NamedTuple):
     family: ExponentialFamily
     uniform: bool  # start from random responsibilities (True) or from nearest centres (False)
     rows: int  # per chunk
+    accelerated: bool  # by SQUAREM
     key: Key[Array, ""]
     centres: Float[Array, "R K D"]
     parameters: MixtureParameters
@@ -144,37 +146,46 @@ def begin(problem: Problem, state: State) -> State:
 
 
 def advance(problem: Problem, state: State) -> tuple[State, Float[Array, " R"]]:
-    """The state after one step, and the objective before it (NaN for a finished restart)."""
+    """The state after one step, and the objective before it (NaN for a finished restart).
+
+    After a jump that is not accepted the objective is that of the step before.
+    """
     new, value, exact = step(problem, state)
     starting, running = state.step < 0, state.outcome == Outcome.RUNNING
     leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(new.components)]
     proper = jnp.stack([leaf.reshape(leaf.shape[0], -1).all(1) for leaf in leaves]).all(0)
     finite = jnp.isfinite(value)
-    converged = jnp.abs(value - state.objective) < problem.controls.tolerance
+    cycle, jumped, rejected = state.cycle, jnp.array(False), jnp.zeros_like(running)
+    if cycle is not None:
+        jumped = ~starting & squarem.has_jumped(state.step)
+        rejected = jumped & ~(proper & finite & (value >= state.objective))
+        value = jnp.where(rejected, state.objective, value)
+    converged = ~jumped & (jnp.abs(value - state.objective) < problem.controls.tolerance)
     outcome = jnp.where(converged, Outcome.CONVERGED, Outcome.RUNNING)
-    outcome = jnp.where(proper, outcome, Outcome.DEGENERATE)
-    outcome = jnp.where(finite, outcome, Outcome.DIVERGED)
-    accept = running & proper & finite
-
-    def choose(fresh: Array, old: Array) -> Array:
-        taken = (accept | starting).reshape(-1, *(1,) * (old.ndim - 1))
-        return jnp.where(taken, fresh, old)
-
+    outcome = jnp.where(proper | rejected, outcome, Outcome.DEGENERATE)
+    outcome = jnp.where(finite | rejected, outcome, Outcome.DIVERGED)
+    accept = running & (proper & finite | rejected)
+    if cycle is not None:
+        taken = (problem.family, state.step, state.parameters, new, cycle, ~rejected)
+        then, cycle = jax.lax.cond(starting, lambda: (new, cycle), lambda: squarem.follow(*taken))
+        new = squarem.choose(outcome == Outcome.RUNNING, then, new)
     return State(
-        parameters=jax.tree.map(choose, new, state.parameters),
-        objective=jnp.where(running & finite & ~starting, value, state.objective),
+        parameters=squarem.choose(accept | starting, new, state.parameters),
+        objective=jnp.where(running & (finite | rejected) & ~starting, value, state.objective),
         outcome=jnp.where(running & ~starting, outcome, state.outcome).astype(jnp.int32),
         num_steps=state.num_steps + (accept & ~starting),
         exact_steps=state.exact_steps + (exact & ~starting),
         step=state.step + 1,
+        cycle=cycle,
     ), jnp.where(running, value, jnp.nan)
 
 
-@over_data(0, 1, 2, 3)
+@over_data(0, 1, 2, 3, 4)
 def segment(
     family: ExponentialFamily,
     uniform: bool,
     rows: int,
+    accelerated: bool,
     assign: bool,
     rest: tuple[Any, ...],
     state: State,
@@ -186,7 +197,7 @@ def segment(
     One program is a whole fit: it includes the initial M-step (step -1), and the conclusion once
     no restart is running or step `last` is reached (until then the conclusion is zeros).
     """
-    problem = Problem(family, uniform, rows, *rest)
+    problem = Problem(family, uniform, rows, accelerated, *rest)
     first = jnp.maximum(state.step, 0)
 
     def body(carry: tuple[State, Array]) -> tuple[State, Array]:
@@ -208,8 +219,16 @@ def segment(
         labels = jnp.zeros(problem.data.x.shape[0], jnp.int32) if assign else None
         return Conclusion(jnp.int32(0), chosen, Evaluation(zero, zero, zero), zero, labels)
 
-    finish = partial(conclude, problem, state, assign)
+    finish = partial(conclude, problem, measured(state), assign)
     return state, trace, jax.lax.cond(done, finish, unfinished_conclusion)
+
+
+def measured(state: State) -> State:
+    """The state without jumps whose objective is not measured."""
+    if state.cycle is None:
+        return state
+    jumped = (state.outcome == Outcome.RUNNING) & squarem.has_jumped(state.step)
+    return state._replace(parameters=squarem.choose(jumped, state.cycle.kept, state.parameters))
 
 
 def conclude(problem: Problem, state: State, assign: bool) -> Conclusion:
@@ -248,13 +267,14 @@ def run(
         np.zeros(num_restarts, np.int32),
         np.int32(0),
         problem.first_step,
+        squarem.start(problem.parameters) if problem.accelerated else None,
     )
     traces = [np.zeros((num_restarts, 0))]
     length = SEGMENT if on_progress is None else min(SEGMENT, progress_interval)
-    static, last, step_number, running = (*problem[:3], assign), np.int32(max_steps), 0, True
+    static, last, step_number, running = (*problem[:4], assign), np.int32(max_steps), 0, True
     while running:
         stop = np.int32(min(max_steps, step_number + length))
-        state, trace, conclusion = segment(*static, problem[3:], state, stop, last)
+        state, trace, conclusion = segment(*static, problem[4:], state, stop, last)
         made, step_number = int(state.step) - step_number, int(state.step)
         traces.append(np.asarray(trace, np.float64)[:, :made])
         number = int((np.asarray(state.outcome) == Outcome.RUNNING).sum())
