@@ -134,7 +134,8 @@ def certify(
     evaluations of the joint density (a move counts its `cost`). It then keeps its interval,
     wider than the tolerance; or [-inf, inf] with the reasons in `failed`: BUDGET where half the
     budget does not pay for the search or there are more than 32 modes, UNSEEN where many modes, or
-    modes with a tenth of the evidence, were reached by one start alone.
+    modes with a tenth of the evidence, were reached by one start alone, UNBOUNDED where ascents of
+    log p(x | z) do not end, as of a normal likelihood whose scale is free and tends to 0.
 
     No search finds every mode. `statement(i)` is the condition under which the interval of point i
     holds, and `certify_on_simulated` measures how often it does.
@@ -172,7 +173,7 @@ def _answer(run: Runner, state: State, num_nested: int) -> Certificate:
     if state.search is not None:
         failed |= np.where(state.search.late > LATE, int(Check.UNSEEN), 0)
     stages.by_importance(run, state, failed == 0)
-    contradicted = state.contradicted()
+    contradicted = state.contradicted() & (failed & int(Check.UNBOUNDED) == 0)
     state.failed |= np.where(contradicted, int(Check.CONTRADICTED), 0)
     state.within &= state.failed == 0
     from_prior = contradicted | (state.search is None)

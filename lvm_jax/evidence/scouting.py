@@ -28,6 +28,7 @@ from lvm_jax.typing import (
 FOLLOWED = BATCH // 2  # starts from simulated data; as many are draws of q
 SIMULATED = 64  # pairs (z, x) drawn for all points, of which each point takes the nearest
 LOOSE = 8  # ends without a mode that are kept
+STEEP = 1e5  # nats per spread of the starts, at the end of an ascent of log p(x | z)
 Symmetries = tuple[Callable[[Latent], Latent], ...]
 
 
@@ -40,6 +41,7 @@ class Searched(NamedTuple):
     climbed: Int[Array, " N"]  # starts whose path has ended
     unfinished: Int[Array, " N"]  # starts that the budget did not pay for
     full: Bool[Array, " N"]  # there are more modes than slots
+    unbounded: Bool[Array, " N"]  # log p(x | z) is steep at ends of ascents without a mode
     loose: Loose
     cost: Int[Array, " N"]
 
@@ -72,6 +74,8 @@ def search_point(
     end = found.end[: starts.number]
     none = (found.end <= NONE) & (found.end != UNUSED) & jnp.isfinite(found.value)
     value, rows = jax.lax.top_k(jnp.where(none, found.value, -jnp.inf), LOOSE)
+    slope = jax.grad(lambda flat: p.prior(x).log_prob(unravel(flat)))
+    steepness = jnp.abs(found.gradient[rows] - jax.vmap(slope)(found.z[rows])) * found.scale[None]
     both = (jnp.concatenate(pair) for pair in zip(found.modes, found.shoulders, strict=True))
     return Searched(
         Modes(*both),
@@ -80,6 +84,7 @@ def search_point(
         (end != OPEN).sum(),
         (end == OPEN).sum(),
         (found.end == FULL).any(),
+        (~jnp.isneginf(value)[:, None] & (steepness > STEEP)).any(),
         Loose(jax.vmap(unravel)(found.z[rows]), value),
         found.evaluations,
     )

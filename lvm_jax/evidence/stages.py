@@ -57,10 +57,12 @@ def search(run: Runner, state: State) -> np.ndarray:
     scouts = np.maximum(climbed - BATCH, 0)
     state.search = Search(climbed, scouts, reached, np.zeros(is_mode.shape), is_mode)
     cost = np.asarray(found.cost) * total / np.maximum(climbed, 1) / SEARCH_SHARE
-    state.least_budget[:] = np.where(late > UNFINISHED * total, cost, 0.0)
+    endless = np.asarray(found.unbounded)
+    state.least_budget[:] = np.where((late > UNFINISHED * total) & ~endless, cost, 0.0)
     short = (state.least_budget > 0) | np.asarray(found.full)
     unseen = state.search.unseen > UNSEEN
-    return np.where(short, int(Check.BUDGET), 0) | np.where(unseen, int(Check.UNSEEN), 0)
+    failed = np.where(short, int(Check.BUDGET), 0) | np.where(unseen, int(Check.UNSEEN), 0)
+    return np.where(endless, int(Check.UNBOUNDED), failed)
 
 
 def fit(run: Runner, state: State, todo: np.ndarray, again: bool = False) -> None:
