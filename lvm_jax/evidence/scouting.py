@@ -41,7 +41,7 @@ class Searched(NamedTuple):
     climbed: Int[Array, " N"]  # starts whose path has ended
     unfinished: Int[Array, " N"]  # starts that the budget did not pay for
     full: Bool[Array, " N"]  # there are more modes than slots
-    unbounded: Bool[Array, " N"]  # log p(x | z) is steep at ends of ascents without a mode
+    unbounded: Bool[Array, " N"]  # log p(x | z) is steep at an end above all modes
     loose: Loose
     cost: Int[Array, " N"]
 
@@ -84,7 +84,7 @@ def search_point(
         (end != OPEN).sum(),
         (end == OPEN).sum(),
         (found.end == FULL).any(),
-        (~jnp.isneginf(value)[:, None] & (steepness > STEEP)).any(),
+        ((value > found.modes.heights.max())[:, None] & (steepness > STEEP)).any(),
         Loose(jax.vmap(unravel)(found.z[rows]), value),
         found.evaluations,
     )
