@@ -26,7 +26,7 @@ class Certificate(NamedTuple):
     high: np.ndarray  # inf where not reliable
     within: np.ndarray  # [N] booleans: the half-width is within the tolerance, and reliable
     failed: np.ndarray  # [N] bits of `Check`: the reasons not to trust the interval, 0 for none
-    method: np.ndarray  # [N], "importance" or "annealed"
+    method: np.ndarray  # [N], "importance", "annealed" or "sequential"
     contradicted: np.ndarray  # [N] booleans: a start ended at mass that the draws miss
     k_hat: np.ndarray
     cost: np.ndarray  # [N] evaluations of the joint density or its gradient
@@ -116,10 +116,11 @@ def certify(
        draw, would shift the estimate by more than the tolerance.
     4. ANNEALED CHAINS replace the result where k-hat exceeds 0.5, the point is contradicted, or
        the draws needed exceed the budget. They start from the mixture, or from the prior where the
-       point is contradicted or there are no scouts. The pilot has 64 chains and 16 temperatures,
-       then 4 times as many temperatures until the standard deviation of the log-weights is at most
-       1. A fresh run with the number of chains that the tolerance needs (64 times a power of 2)
-       gives the result.
+       point is contradicted or there are no scouts. The pilot has 64 chains and 16 temperatures.
+       Until the standard deviation of its log-weights is at most 1, there are pilots of sequential
+       Monte Carlo, 32 runs of 8 particles, which cost 4 times as much, and of 64 chains with 4
+       times as many temperatures, in turn. A fresh run of the first kind that passes, with the
+       number of chains that the tolerance needs (a power of 2), gives the result.
 
     5. A SECOND OPINION with `num_nested` >= 2: so many runs of `evidence.nested` for each point,
        without q, whatever the budget. A difference above the tolerance and 3.5 standard errors
@@ -130,7 +131,7 @@ def certify(
 
     A point is `within` if the half-width of its interval is at most the tolerance and every check
     of `Evidence.failed` passes, with k-hat at most 0.5 instead of 0.7 and the standard deviation of
-    annealed log-weights at most 1. A point stops before the round that would exceed `budget`
+    annealed log-weights at most 1, of those of runs at most 0.44. A point stops before the round that would exceed `budget`
     evaluations of the joint density (a move counts its `cost`). It then keeps its interval,
     wider than the tolerance; or [-inf, inf] with the reasons in `failed`: BUDGET where half the
     budget does not pay for the search or there are more than 32 modes, UNSEEN where many modes, or

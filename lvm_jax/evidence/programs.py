@@ -31,6 +31,8 @@ from lvm_jax.typing import (
 )
 
 CHAINS = 64  # that run at a time
+PARTICLES = 8  # chains of a run of sequential Monte Carlo
+POOR = 0.5  # effective number of particles, relative to all, below which they are resampled
 PILOT = 8  # chains that set the step sizes
 
 
@@ -53,8 +55,14 @@ class Sizes(NamedTuple):
     """The sizes that are traced, so that another round does not compile."""
 
     chains: Int[Array, ""]
+    weights: Int[Array, ""]  # one of each chain, or of each run of PARTICLES chains
     tail: Int[Array, ""]  # `pareto.tail_size` of them
     temperatures: Int[Array, ""]
+
+    @property
+    def resamples(self) -> Bool[Array, ""]:
+        """Whether the chains are particles of runs."""
+        return self.weights < self.chains
 
 
 class DrawSizes(NamedTuple):
@@ -173,8 +181,7 @@ def chains(
     capacity: Capacity,
     together: int,
 ) -> Chains:
-    """Annealed chains of every point from its proposal; leaves [N]."""
-    num_chains, tail, temperatures = sizes
+    """Annealed chains or runs of particles of every point from its proposal; leaves [N]."""
 
     def one(point: tuple[Array, Any, Proposal]) -> Chains:
         index, x, proposal = point
@@ -182,11 +189,11 @@ def chains(
         joint = supported(p.log_joint(x), start.prior)
         log_w, accepted = _anneal(
             jax.random.fold_in(key, index),
-            *(joint, start, num_chains, temperatures, transition, capacity),
+            *(joint, start, sizes, transition, capacity),
         )
-        used = jnp.arange(log_w.size) < num_chains
-        found = from_first(log_w, used, num_chains, tail)
-        found = check_chains(found, log_w, accepted, transition.target is not None, num_chains)
+        used = jnp.arange(log_w.size) < sizes.weights
+        found = from_first(log_w, used, sizes.weights, sizes.tail)
+        found = check_chains(found, log_w, accepted, transition.target is not None, sizes.weights)
         variance = moments(log_w, jnp.isfinite(log_w)).variance
         spread = jnp.where(jnp.isnan(variance), jnp.inf, jnp.sqrt(variance))
         return Chains(found, spread)
@@ -219,12 +226,12 @@ def _anneal(
     key: Key[Array, ""],
     joint: weights.LogJoint,
     start: Cover,
-    chains: Int[Array, ""],
-    temperatures: Int[Array, ""],
+    sizes: Sizes,
     transition: annealing.Transition,
     capacity: Capacity,
 ) -> tuple[Float[Array, " C"], Float[Array, " T"]]:
-    """Log-weights (-inf beyond the chains) and acceptance (1 beyond the last temperature)."""
+    """Log-weights (-inf beyond the last) and acceptance (1 beyond the last temperature)."""
+    temperatures, resamples = sizes.temperatures, sizes.resamples
     key_pilot, key_start, key_chains = jax.random.split(key, 3)
 
     # Traced once, for the shapes and for the loop.
@@ -238,14 +245,47 @@ def _anneal(
         log_w, accepted = state
         keys = jax.random.split(jax.random.fold_in(key_chains, group), CHAINS)
         first = draw(jax.random.fold_in(key_start, group))
-        _, new, rate = elastic.anneal(keys, path, first, schedule, temperatures, transition)
-        log_w = jax.lax.dynamic_update_slice_in_dim(log_w, new, group * CHAINS, 0)
+        _, new, rate = elastic.anneal(
+            keys, path, first, schedule, temperatures, transition, partial(_resample, resamples)
+        )
+        # A later group replaces the weights beyond those of the runs of this one.
+        new = jnp.where(resamples, jnp.tile(_means(new)[:, 0], PARTICLES), new)
+        place = group * jnp.where(resamples, CHAINS // PARTICLES, CHAINS)
+        log_w = jax.lax.dynamic_update_slice_in_dim(log_w, new, place, 0)
         return log_w, accepted + rate
 
     betas = schedule.temperatures
-    groups = (chains + CHAINS - 1) // CHAINS
+    groups = (sizes.chains + CHAINS - 1) // CHAINS
     empty = jnp.full(capacity.chains, -jnp.inf, betas.dtype), jnp.zeros_like(betas[1:])
     log_w, accepted = jax.lax.fori_loop(0, groups, step, empty)
-    log_w = jnp.where(jnp.arange(log_w.size) < chains, log_w, -jnp.inf)
+    log_w = jnp.where(jnp.arange(log_w.size) < sizes.weights, log_w, -jnp.inf)
     accepted = jnp.where(jnp.arange(accepted.size) < temperatures, accepted / groups, 1.0)
     return log_w, accepted
+
+
+def _means(log_w: Float[Array, " C"]) -> Float[Array, "R 1"]:
+    """The log of the mean weight of each run of PARTICLES chains."""
+    mean = jax.nn.logsumexp(log_w.reshape(-1, PARTICLES), axis=1, keepdims=True)
+    return mean - jnp.log(jnp.asarray(PARTICLES, log_w.dtype))
+
+
+def _resample(
+    resamples: Bool[Array, ""], key: Key[Array, ""], log_w: Float[Array, " C"]
+) -> tuple[Int[Array, " C"], Float[Array, " C"]]:
+    """Rows of the chains after systematic resampling within runs whose weights are unequal.
+
+    All chains of such a run then have its mean weight, so that the mean of all weights is
+    unbiased for p(x) in each run.
+    """
+    from blackjax.smc.resampling import systematic
+
+    means = _means(log_w)
+    share = jnp.exp(log_w.reshape(-1, PARTICLES) - means) / PARTICLES
+    poor = resamples & ((share**2).sum(1, keepdims=True) > 1 / (POOR * PARTICLES))
+    poor &= jnp.isfinite(means)
+    own = jnp.arange(PARTICLES)[None]
+    keys = jax.random.split(key, len(means))
+    picked = jax.vmap(lambda key, one: systematic(key, one, PARTICLES))(keys, share)
+    rows = jnp.arange(len(means))[:, None] * PARTICLES + jnp.where(poor, picked, own)
+    kept = jnp.where(poor, means, log_w.reshape(-1, PARTICLES))
+    return rows.ravel(), kept.ravel()

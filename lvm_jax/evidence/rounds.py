@@ -19,6 +19,7 @@ from lvm_jax.evidence.modes import Modes
 from lvm_jax.evidence.nested import Nested
 from lvm_jax.evidence.programs import (
     CHAINS,
+    PARTICLES,
     PILOT,
     Capacity,
     Chains,
@@ -123,20 +124,27 @@ class Runner:
         return compiling.first_rows(found, len(points))
 
     def chains(
-        self, points: np.ndarray, chains: int, temperatures: int, from_prior: bool, answers: bool
+        self,
+        points: np.ndarray,
+        chains: int,
+        temperatures: int,
+        from_prior: bool,
+        resamples: bool,
+        answers: bool,
     ) -> Chains:
-        """Annealed chains from the prior or from the proposal.
+        """Annealed chains from the prior or from the proposal, or runs of PARTICLES that resample.
 
         Pilots and final rounds use different keys.
         """
+        number = chains // PARTICLES if resamples else chains
         rows = compiling.pad_rows(points, self.size)
         proposal = rows_of(self.proposal, rows)
         proposal = proposal._replace(log_shares=_start_shares(proposal.log_shares, from_prior))
         found = programs.chains(
-            self._key(int(from_prior), int(answers), chains, temperatures),
+            self._key(int(from_prior), int(answers) + 2 * resamples, chains, temperatures),
             self.p, self.q, (rows, rows_of(self.x, rows), proposal),
             *_traced(len(points)),
-            Sizes._make(_traced(chains, pareto.tail_size(chains), temperatures)),
+            Sizes._make(_traced(chains, number, pareto.tail_size(number), temperatures)),
             self.transition, self.capacity, self.together,
         )  # fmt: skip
         return compiling.first_rows(found, len(points))

@@ -22,7 +22,7 @@ class Tempered(NamedTuple):
 
     evidence: Evidence  # num_samples is the number of ladders, each one weight
     log_evidences: Float[Array, " R"]
-    z: Latent  # draws of the posterior after every sweep but those of the warm-up, leaves [R, S, ...]
+    z: Latent  # draws of the posterior, after each sweep but the first quarter, [R, 3 S / 4, ...]
     acceptance: Float[Array, " T"]  # of the moves at beta_1, ..., beta_T
     exchanges: Float[Array, " T"]  # share of accepted exchanges of beta_{t-1} with beta_t
     schedule: annealing.Schedule
@@ -56,8 +56,8 @@ def tempered(
 
     Raises ValueError for num_sweeps < 4 or num_runs < 2, and as `annealed`.
 
-    Source: Geyer (1991); Okabe et al. (2001) and Syed et al. (2021) for even and odd pairs; Meng and
-    Wong (1996) for the bridge.
+    Source: Geyer (1991); Okabe et al. (2001) and Syed et al. (2021) for even and odd pairs; Meng
+    and Wong (1996) for the bridge.
     """
     checks.key(key)
     num_sweeps = checks.integer(num_sweeps, "num_sweeps", WARM)
