@@ -131,12 +131,13 @@ def certify(
 
     A point is `within` if the half-width of its interval is at most the tolerance and every check
     of `Evidence.failed` passes, with k-hat at most 0.5 instead of 0.7 and the standard deviation of
-    annealed log-weights at most 1, of those of runs at most 0.44. A point stops before the round that would exceed `budget`
-    evaluations of the joint density (a move counts its `cost`). It then keeps its interval,
-    wider than the tolerance; or [-inf, inf] with the reasons in `failed`: BUDGET where half the
-    budget does not pay for the search or there are more than 32 modes, UNSEEN where many modes, or
-    modes with a tenth of the evidence, were reached by one start alone, UNBOUNDED where ascents of
-    log p(x | z) do not end, as of a normal likelihood whose scale is free and tends to 0.
+    annealed log-weights at most 1, of those of runs at most 0.44. A point stops before the round
+    that would exceed `budget` evaluations of the joint density (a move counts its `cost`). It then
+    keeps its interval, wider than the tolerance; or [-inf, inf] with the reasons in `failed`:
+    BUDGET where half the budget does not pay for the search or there are more than 32 modes, UNSEEN
+    where many modes, or modes with a tenth of the evidence, were reached by one start alone,
+    UNBOUNDED where ascents of log p(x | z) do not end, as of a normal likelihood whose scale is
+    free and tends to 0.
 
     No search finds every mode. `statement(i)` is the condition under which the interval of point i
     holds, and `certify_on_simulated` measures how often it does.
