@@ -8,7 +8,7 @@ from model_cases import quick_jit
 from scipy import stats
 
 from lvm_jax import annealing, distributions, evidence
-from lvm_jax.evidence import programs
+from lvm_jax.evidence import particles
 from lvm_jax.evidence.modes import cover
 from lvm_jax.evidence.result import Check
 from lvm_jax.evidence.rounds import Runner
@@ -105,7 +105,7 @@ def test_particles_are_resampled_within_their_run_and_keep_its_mean():
     equal, unequal = jnp.zeros(8), jnp.log(jnp.array([5.0, 2, 1, 1e-9, 1e-9, 1e-9, 1e-9, 1e-9]))
     none = jnp.full(8, -jnp.inf)
     log_w = jnp.concatenate([equal, unequal, none])
-    resample = quick_jit(programs._resample)
+    resample = quick_jit(particles.resample)
     rows, after = resample(jnp.array(True), jax.random.key(0), log_w)
     assert rows[:8].tolist() == list(range(8))
     assert np.bincount(rows[8:16] - 8, minlength=8).tolist() == [5, 2, 1, 0, 0, 0, 0, 0]

@@ -102,8 +102,10 @@ def certify(
        p(x, z): `num_scouts` draws of the prior; 16 of q; 16 pairs (z', x') that the model draws,
        the nearest to x of 64, whose modes are followed as x' changes into x (where x is
        real-valued and the model draws it); and the images of found modes under `symmetries`,
-       functions of z that do not change p(x, z). A start ends as soon as value and gradient are
-       those of a known mode's quadratic. On a Gaussian posterior each costs one gradient.
+       functions of z that do not change p(x, z). Where the model does not draw x, or x is discrete,
+       modes of the 4 nearest points of the batch are followed instead. A start ends as soon as
+       value and gradient are those of a known mode's quadratic. On a Gaussian posterior each costs
+       one gradient.
     2. PROPOSAL. A mixture of q, the prior, and for each of at most 32 modes Laplace's normal and a
        Student t. A pilot of 1,000 draws fits the shares; where its k-hat exceeds 0.5 or more than
        4,000 draws are needed, up to two more pilots fit the moments of each mode. The prior keeps
@@ -145,7 +147,8 @@ def certify(
     One program serves every number of draws, chains and temperatures. Numbers of points are padded
     to few sizes (`compiling.bucket`): a new model, guide or shape of a point compiles three
     programs, or four with chains. The keys of point i depend on i and on the round's size only: its
-    result does not depend on the other points. The interval is Student's, for independent weights.
+    result does not depend on the other points, unless their modes were followed. The interval is
+    Student's, for independent weights.
 
     Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1), a
     prior_share outside [0, 1), num_scouts < 0, num_nested of 1 or for a discrete z, symmetries

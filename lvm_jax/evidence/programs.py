@@ -12,11 +12,13 @@ from lvm_jax._core.moments import moments
 from lvm_jax.annealing import elastic
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.evidence import scouting
+from lvm_jax.evidence import particles, scouting
 from lvm_jax.evidence.fitting import Chunk, Loose, Pilot, chunk, fit
 from lvm_jax.evidence.importance import from_first, streamed
 from lvm_jax.evidence.modes import Cover, Modes, cover, supported
+from lvm_jax.evidence.neighbours import Followed
 from lvm_jax.evidence.nested import Nested, nested
+from lvm_jax.evidence.particles import PARTICLES
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.evidence.scouting import SIMULATED, Searched, Symmetries, search_point
 from lvm_jax.typing import (
@@ -31,8 +33,6 @@ from lvm_jax.typing import (
 )
 
 CHAINS = 64  # that run at a time
-PARTICLES = 8  # chains of a run of sequential Monte Carlo
-POOR = 0.5  # effective number of particles, relative to all, below which they are resampled
 PILOT = 8  # chains that set the step sizes
 
 
@@ -112,6 +112,16 @@ def find_modes(
         return search_point(own, p, q, x, pairs, num_scouts, symmetries, sizes[1])
 
     return map_first_points(one, points, together, sizes[0])
+
+
+@bounded_jit(3, lean=True, level=2)
+def follow(p: Generative, points: tuple, number: Int[Array, ""], together: int) -> Followed:
+    """The modes of points (x, known modes, modes z of other data, these data or None, budget)."""
+
+    def one(point: tuple) -> Followed:
+        return Followed(*scouting.follow_point(p, *point))
+
+    return map_first_points(one, points, together, number)
 
 
 @bounded_jit(5, 6, 7, lean=True, level=2)
@@ -246,10 +256,16 @@ def _anneal(
         keys = jax.random.split(jax.random.fold_in(key_chains, group), CHAINS)
         first = draw(jax.random.fold_in(key_start, group))
         _, new, rate = elastic.anneal(
-            keys, path, first, schedule, temperatures, transition, partial(_resample, resamples)
+            keys,
+            path,
+            first,
+            schedule,
+            temperatures,
+            transition,
+            partial(particles.resample, resamples),
         )
         # A later group replaces the weights beyond those of the runs of this one.
-        new = jnp.where(resamples, jnp.tile(_means(new)[:, 0], PARTICLES), new)
+        new = jnp.where(resamples, jnp.tile(particles.means(new)[:, 0], PARTICLES), new)
         place = group * jnp.where(resamples, CHAINS // PARTICLES, CHAINS)
         log_w = jax.lax.dynamic_update_slice_in_dim(log_w, new, place, 0)
         return log_w, accepted + rate
@@ -261,31 +277,3 @@ def _anneal(
     log_w = jnp.where(jnp.arange(log_w.size) < sizes.weights, log_w, -jnp.inf)
     accepted = jnp.where(jnp.arange(accepted.size) < temperatures, accepted / groups, 1.0)
     return log_w, accepted
-
-
-def _means(log_w: Float[Array, " C"]) -> Float[Array, "R 1"]:
-    """The log of the mean weight of each run of PARTICLES chains."""
-    mean = jax.nn.logsumexp(log_w.reshape(-1, PARTICLES), axis=1, keepdims=True)
-    return mean - jnp.log(jnp.asarray(PARTICLES, log_w.dtype))
-
-
-def _resample(
-    resamples: Bool[Array, ""], key: Key[Array, ""], log_w: Float[Array, " C"]
-) -> tuple[Int[Array, " C"], Float[Array, " C"]]:
-    """Rows of the chains after systematic resampling within runs whose weights are unequal.
-
-    All chains of such a run then have its mean weight, so that the mean of all weights is
-    unbiased for p(x) in each run.
-    """
-    from blackjax.smc.resampling import systematic
-
-    means = _means(log_w)
-    share = jnp.exp(log_w.reshape(-1, PARTICLES) - means) / PARTICLES
-    poor = resamples & ((share**2).sum(1, keepdims=True) > 1 / (POOR * PARTICLES))
-    poor &= jnp.isfinite(means)
-    own = jnp.arange(PARTICLES)[None]
-    keys = jax.random.split(key, len(means))
-    picked = jax.vmap(lambda key, one: systematic(key, one, PARTICLES))(keys, share)
-    rows = jnp.arange(len(means))[:, None] * PARTICLES + jnp.where(poor, picked, own)
-    kept = jnp.where(poor, means, log_w.reshape(-1, PARTICLES))
-    return rows.ravel(), kept.ravel()

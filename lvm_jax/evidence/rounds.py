@@ -1,6 +1,6 @@
 """The rounds of `certify` on the host: every method on a subset of the points."""
 
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -12,14 +12,15 @@ from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_of
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.tuning import MOST
-from lvm_jax.evidence import pareto, programs
+from lvm_jax.evidence import neighbours, pareto, programs
 from lvm_jax.evidence.fitting import Loose, Pilot, first_shares
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.evidence.modes import Modes
+from lvm_jax.evidence.modes import SLOTS, Modes
+from lvm_jax.evidence.neighbours import Followed
 from lvm_jax.evidence.nested import Nested
+from lvm_jax.evidence.particles import PARTICLES
 from lvm_jax.evidence.programs import (
     CHAINS,
-    PARTICLES,
     PILOT,
     Capacity,
     Chains,
@@ -81,16 +82,37 @@ class Runner:
         rows = compiling.pad_rows((every, self.x), self.size)
         budget = int(min(SEARCH_SHARE * self.budget, 2**30))
         parts = self._key(SEARCH, self.num_scouts), self.p, self.q, rows
+        simulates = _simulates(self.p, self.x)
         found = programs.find_modes(
             *parts, tuple(_traced(len(every), budget)), self.num_scouts,
-            _simulates(self.p, self.x), self.symmetries, min(together, self.size),
+            simulates, self.symmetries, min(together, self.size),
         )  # fmt: skip
         found = compiling.first_rows(found, len(every))
+        if not simulates and self.num_points > 1:
+            found = neighbours.spread(self.x, found, partial(self._follow, found.cost, budget))
         found = found._replace(modes=_first_slots(found.modes))
         self.loose = found.loose
-        self.shares = first_shares(found.modes, found.number, self.prior_share)
+        self.shares = first_shares(found.modes, np.asarray(found.number), self.prior_share)
         self.proposal = Proposal(found.modes, self.shares)
         return found
+
+    def _follow(
+        self,
+        spent: np.ndarray,
+        budget: int,
+        points: np.ndarray,
+        rows: np.ndarray,
+        z: np.ndarray,
+        known: Modes,
+    ) -> Followed:
+        """The modes of these points after those z [P, B, D] of the rows of x were followed."""
+        is_real = all(np.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(self.x))
+        others = rows_of(self.x, rows) if is_real else None
+        left = np.maximum(budget - np.asarray(spent)[points], 0).astype(np.int32)
+        known = jax.tree.map(lambda leaf: leaf[:, :SLOTS], known)
+        parts = compiling.pad_rows((rows_of(self.x, points), known, z, others, left), self.size)
+        found = programs.follow(self.p, parts, *_traced(len(points)), 1)
+        return compiling.first_rows(found, len(points))
 
     def move_scouts(self) -> None:
         """Draw and move the scouts of a discrete z, which are loose ends."""

@@ -14,10 +14,12 @@ from lvm_jax.evidence.fitting import Loose
 from lvm_jax.evidence.merging import FULL, NONE, OPEN, UNUSED
 from lvm_jax.evidence.modes import SLOTS, Modes, supported
 from lvm_jax.evidence.search import BATCH, Starts, search
+from lvm_jax.evidence.settling import DensityOf
 from lvm_jax.typing import (
     Array,
     Bool,
     ConditionalDensity,
+    Float,
     Generative,
     Int,
     Key,
@@ -59,18 +61,13 @@ def search_point(
     """The modes of one point; `pairs` (z, x) are draws of the model, or None."""
     starts, unravel = _starts(key, p, q, x, pairs, num_scouts, SLOTS * len(symmetries))
 
-    def density_of(offset: Any) -> Callable[[Array], Scalar]:
-        at = x if offset is None else jax.tree.map(jnp.add, x, offset)
-        own = supported(p.log_joint(at), p.prior(at))
-        return lambda flat: own(unravel(flat))
-
     def images(means: Array) -> Array:
         moved = [lambda flat, s=s: ravel_pytree(s(unravel(flat)))[0] for s in symmetries]
         return jax.vmap(lambda one: jnp.stack([s(one) for s in moved]))(means).reshape(
             -1, means.shape[1]
         )
 
-    found = search(density_of, starts, images if symmetries else None, budget)
+    found = search(_densities(p, x, unravel), starts, images if symmetries else None, budget)
     end = found.end[: starts.number]
     none = (found.end <= NONE) & (found.end != UNUSED) & jnp.isfinite(found.value)
     value, rows = jax.lax.top_k(jnp.where(none, found.value, -jnp.inf), LOOSE)
@@ -88,6 +85,40 @@ def search_point(
         Loose(jax.vmap(unravel)(found.z[rows]), value),
         found.evaluations,
     )
+
+
+def follow_point(
+    p: Generative,
+    x: Any,
+    known: Modes,
+    z: Float[Array, "B D"],
+    others: Any,
+    budget: Int[Array, ""],
+) -> tuple[Modes, Int[Array, ""]]:
+    """The modes of one point, with those `known`, and the evaluations.
+
+    z are FOLLOWED modes of other data, rows of `others`, which are followed to x. Without `others`
+    they climb from where they are.
+    """
+    drawn = weights.draw(jax.random.key(0), p.prior(x), 1)
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], drawn))[1]
+    rows, offsets = jnp.arange(BATCH) % FOLLOWED, None
+    if others is not None:
+        offsets = jax.tree.map(lambda all_, leaf: all_[rows] - leaf[None], others, x)
+    starts = Starts(z[rows], offsets, 0 if others is None else FOLLOWED, FOLLOWED)
+    found = search(_densities(p, x, unravel), starts, None, budget, known)
+    return found.modes, found.evaluations
+
+
+def _densities(p: Generative, x: Any, unravel: Callable[[Array], Latent]) -> DensityOf:
+    """The log-densities of flat z, by the offset of x."""
+
+    def density_of(offset: Any) -> Callable[[Array], Scalar]:
+        at = x if offset is None else jax.tree.map(jnp.add, x, offset)
+        own = supported(p.log_joint(at), p.prior(at))
+        return lambda flat: own(unravel(flat))
+
+    return density_of
 
 
 def _starts(

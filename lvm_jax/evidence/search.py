@@ -54,8 +54,9 @@ def search(
     starts: Starts,
     images: Callable[[Float[Array, "K D"]], Float[Array, "M D"]] | None,
     budget: Int[Array, ""],
+    known: Modes | None = None,
 ) -> Found:
-    """The ends of ascents from all starts, and the modes.
+    """The ends of ascents from all starts, and the modes, of which some may be `known`.
 
     `images` maps the means of SLOTS modes to M = SLOTS I images, I of each in order. The search
     ends with all rows, or when `budget` evaluations are spent; then the remaining rows are OPEN.
@@ -71,14 +72,14 @@ def search(
     def step(state: Found) -> Found:
         return run(state if images is None else _with_images(images, starts, state))
 
-    found: Found = jax.lax.while_loop(unfinished, step, _nothing(starts))
+    found: Found = jax.lax.while_loop(unfinished, step, _nothing(starts, known))
     return found
 
 
-def _nothing(starts: Starts) -> Found:
+def _nothing(starts: Starts, known: Modes | None) -> Found:
     """The state before the first round."""
-    size = starts.z.shape[0]
-    known, none = Modes.none(starts.z[0]), jnp.int32(0)
+    size, none = starts.z.shape[0], jnp.int32(0)
+    known = Modes.none(starts.z[0]) if known is None else known
     return Found(
         starts.z, jnp.full(size, -jnp.inf, starts.z.dtype), jnp.zeros_like(starts.z),
         jnp.where(jnp.arange(size) < starts.number, OPEN, UNUSED), jnp.zeros(size, jnp.int32),

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.stats import norm
 
 from lvm_jax.evidence.modes import KINDS, Modes
-from lvm_jax.evidence.programs import CHAINS, PARTICLES, Proposal
+from lvm_jax.evidence.particles import PARTICLES
+from lvm_jax.evidence.programs import CHAINS, Proposal
 from lvm_jax.evidence.result import Check, Evidence, least_samples
 from lvm_jax.evidence.rounds import GROWTH, SEARCH_SHARE, START, TEMPERATURES, Runner
 from lvm_jax.evidence.search import BATCH
