@@ -15,7 +15,7 @@ from lvm_jax.evidence.rounds import Runner
 from lvm_jax.guides.base import Guide
 from lvm_jax.models import Model
 
-NUM_POINTS, NUM_SCOUTS = 5, 70
+NUM_POINTS = 5
 MODEL = Model(
     lambda key: (),
     lambda theta: distributions.normal(jnp.zeros(2), jnp.ones(2)),
@@ -37,7 +37,7 @@ STAY = annealing.Transition(stay, target=0.5, cost=2)
 
 def runner(guide):
     parts = jax.random.key(7), MODEL(()), guide(()), X
-    return Runner(*parts, 0.0, STAY, 2e4, NUM_SCOUTS)
+    return Runner(*parts, STAY, 2e4, 0)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_scouts_of_a_discrete_z_are_draws_of_the_prior_after_a_move():
         return density.at((place.z + 1) % 3), jnp.ones(())
 
     move = annealing.Transition(one_up, continuous=False)
-    run = Runner(jax.random.key(8), model(()), guide(()), x, 0.1, move, 2e4, 4_000)
+    run = Runner(jax.random.key(8), model(()), guide(()), x, move, 2e4, 4_000)
     run.move_scouts()
     z = np.asarray(run.loose.z)
     assert z.shape == (2, 4_000, 4)

@@ -90,7 +90,6 @@ def certify(
     tolerance: float,
     level: float = 0.95,
     budget: float = 1e6,
-    prior_share: float = 0.02,
     num_scouts: int = 512,
     symmetries: Sequence[Callable[[Latent], Latent]] = (),
     transition: annealing.Transition | None = None,
@@ -109,8 +108,8 @@ def certify(
     2. PROPOSAL. A mixture of q, the prior, and for each of at most 32 modes Laplace's normal and a
        Student t. A pilot of 1,000 draws fits the shares; where its k-hat exceeds 0.5 or more than
        4,000 draws are needed, up to two more pilots fit the moments of each mode. The prior keeps
-       at least `prior_share`. With prior_share=0 and num_scouts=0 all draws come from q, for a q
-       that is known to be good.
+       at least 2%. With num_scouts=0 all draws come from q, without a search, for a q that is known
+       to be good.
     3. IMPORTANCE SAMPLING from that mixture. The pilot's variance gives the number of draws that
        the tolerance needs (1,000 times a power of 2), and a FRESH run of that size gives the
        result. The pilot's draws are not reused: stopping when the error is small is biased. A point
@@ -150,9 +149,9 @@ def certify(
     result does not depend on the other points, unless their modes were followed. The interval is
     Student's, for independent weights.
 
-    Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1), a
-    prior_share outside [0, 1), num_scouts < 0, num_nested of 1 or for a discrete z, symmetries
-    that change log p(x, z), and as `evaluate`; TypeError for a discrete z without a `transition`.
+    Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1),
+    num_scouts < 0, num_nested of 1 or for a discrete z, symmetries that change log p(x, z), and as
+    `evaluate`; TypeError for a discrete z without a `transition`.
     A prior of your own type with a discrete z needs an attribute `discrete`, because its draws
     may be floats.
     """
@@ -162,7 +161,7 @@ def certify(
         if not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     level, num_scouts = checks.level(level), checks.integer(num_scouts, "num_scouts", 0)
-    run = Runner(*(key, p, q, x, prior_share, transition, budget, num_scouts))
+    run = Runner(*(key, p, q, x, transition, budget, num_scouts))
     run.symmetries = symmetry.checked(key, p, run.x, symmetries)
     if checks.integer(num_nested, "num_nested", 0) == 1:
         raise ValueError("num_nested: expected 0 or at least 2 runs, got 1")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import annealing, compiling
-from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_of
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.tuning import MOST
@@ -40,6 +39,7 @@ SHORT = 16 * CHUNK_SIZE  # the most draws for which the short tail is used
 FEW_MODES, SPARE = 6, 1  # slots if they suffice, of which one stays free for a pilot
 DEFENSIVE = 0.05  # shares of q and the prior below which annealed chains do not start there
 SEARCH_SHARE = 0.5  # of the budget
+PRIOR_SHARE = 0.02  # least share of the prior in the proposal, where there are scouts
 SEARCH, MOVES, NESTING = 2, 3, 20  # stages of keys
 NUM_LIVE = 500  # points of nested sampling
 
@@ -53,17 +53,14 @@ class Runner:
         p: Generative,
         q: ConditionalDensity,
         x: Any,
-        prior_share: float,
         transition: annealing.Transition | None,
         budget: float,
         num_scouts: int,
     ) -> None:
         self.x = jax.tree.map(np.asarray, check_problem(p, q, x))
-        if not 0 <= checks.number(prior_share, "prior_share") < 1:
-            raise ValueError(f"prior_share: expected a number in [0, 1), got {prior_share}")
         self.key, self.p, self.q = key, p, q
-        self.prior_share, self.budget = prior_share, budget
-        self.num_scouts = num_scouts
+        self.budget, self.num_scouts = budget, num_scouts
+        self.prior_share = PRIOR_SHARE if num_scouts else 0.0
         self.symmetries: Symmetries = ()
         self.transition = annealing.hmc() if transition is None else transition
         self.per_move = float(self.transition.cost)
@@ -73,7 +70,7 @@ class Runner:
         rows = rows_for_device(TOGETHER * CHAINS)
         self.together = 1 if self.num_points <= FEW else batch_size(rows, CHAINS, self.size)
         self.loose: Loose | None = None
-        self.shares = first_shares(None, np.zeros(self.num_points), prior_share)  # of a pilot
+        self.shares = first_shares(None, np.zeros(self.num_points), self.prior_share)  # of a pilot
         self.proposal = Proposal(None, self.shares)
 
     def search(self) -> Searched:
