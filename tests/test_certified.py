@@ -316,6 +316,33 @@ def test_refusals(case):
         run(tolerance=0.1, level=1.0)
 
 
+def test_a_prior_that_cannot_be_sampled_is_refused():
+    class Flat:
+        def sample(self, *, seed, sample_shape=()):
+            raise NotImplementedError("improper")
+
+        def log_prob(self, z):
+            return jnp.zeros(())
+
+    class NoSample:
+        log_prob = Flat.log_prob
+
+    for prior, words in (
+        (Flat(), "p: .* that can be sampled, .*: improper"),
+        (NoSample(), "prior"),
+    ):
+        model = Model(
+            lambda key: (),
+            lambda theta, own=prior: own,
+            lambda theta, z: distributions.normal(z, 1),
+        )
+        guide = Guide(lambda key: (), lambda phi, x: distributions.normal(x, jnp.ones(1)))
+        with pytest.raises(TypeError, match=words):
+            evidence.certify(
+                jax.random.key(0), model(()), guide(()), np.ones((1, 1)), tolerance=0.1
+            )
+
+
 def test_open_points_of_a_certificate_have_no_error():
     """Half-widths of 95% are 1.96 standard errors."""
     found = evidence.Certificate(

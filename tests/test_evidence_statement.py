@@ -95,8 +95,9 @@ def test_a_figure_of_a_certificate_is_in_the_order_of_widths(certified):
     np.testing.assert_allclose(wider.get_xydata(), [[3, 0.4]], atol=1e-12)
     assert without.get_xdata().tolist() == [4]
     heights = np.reshape([bar.get_height() for bar in modes.patches], (-1, 4))
-    # The largest first; below the second the sum of both.
-    np.testing.assert_allclose(heights[:3], [[0.65, 0.7, 0.8, 1], [0.3, 0.2, 0, 0], [0, 0.1, 0, 0]])
+    # The largest mode first, and the points by it.
+    want = [[1, 0.8, 0.7, 0.65], [0, 0, 0.2, 0.3], [0, 0, 0.1, 0]]
+    np.testing.assert_allclose(heights[:3], want)
     named = {text.get_text(): bar.get_width() for text, bar in zip(
         verdicts.get_yticklabels(), verdicts.patches, strict=True)}  # fmt: skip
     assert named == {"within": 2, "wider": 1, "ESS": 1}

@@ -151,7 +151,8 @@ def certify(
 
     Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1),
     num_scouts < 0, num_nested of 1 or for a discrete z, symmetries that change log p(x, z), and as
-    `evaluate`; TypeError for a discrete z without a `transition`.
+    `evaluate`; TypeError for a discrete z without a `transition`, or a prior that cannot be
+    sampled.
     A prior of your own type with a discrete z needs an attribute `discrete`, because its draws
     may be floats.
     """

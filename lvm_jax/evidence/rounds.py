@@ -57,7 +57,13 @@ class Runner:
         budget: float,
         num_scouts: int,
     ) -> None:
-        self.x = jax.tree.map(np.asarray, check_problem(p, q, x))
+        try:
+            self.x = jax.tree.map(np.asarray, check_problem(p, q, x))
+        except NotImplementedError as error:
+            raise TypeError(
+                "p: expected a prior that can be sampled, for starts and draws, got one whose "
+                f"`sample` raises NotImplementedError: {error}"
+            ) from error
         self.key, self.p, self.q = key, p, q
         self.budget, self.num_scouts = budget, num_scouts
         self.prior_share = PRIOR_SHARE if num_scouts else 0.0

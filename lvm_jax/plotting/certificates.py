@@ -22,8 +22,8 @@ def certificate(found: Certificate) -> Figure:
 
     Left: the half-width of each point's interval, in order, with the tolerance; points without an
     interval are crosses above. Middle, with a search that found modes: the share of each mode in
-    the evidence of each point, in the same order, from the largest on. Right: the numbers of points
-    within the tolerance, reliable but wider, and with each failed check.
+    the evidence of each point, by the largest. Right: the numbers of points within the tolerance,
+    reliable but wider, and with each failed check.
     """
     half = 0.5 * (found.high - found.low)
     order = np.argsort(np.where(np.isfinite(half), half, np.inf), kind="stable")
@@ -32,7 +32,7 @@ def certificate(found: Certificate) -> Figure:
     figure, axes = new_figure(3 if has_modes else 2, width=4.0, height=3.2)
     _intervals(axes[0], found, half[order], found.within[order])
     if search is not None and has_modes:
-        _masses(axes[1], search, order)
+        _masses(axes[1], search)
     _verdicts(axes[-1], found)
     legend_below(figure, axes[0], 3)
     return figure
@@ -53,15 +53,16 @@ def _intervals(ax: Axes, found: Certificate, half: np.ndarray, within: np.ndarra
     finish(ax, f"Intervals at {found.level:.0%}", labels, ylim=(0, 1.1 * top))
 
 
-def _masses(ax: Axes, search: Search, order: np.ndarray) -> None:
-    masses = -np.sort(-np.where(search.is_mode, search.masses, 0.0), axis=1)[order]
+def _masses(ax: Axes, search: Search) -> None:
+    masses = -np.sort(-np.where(search.is_mode, search.masses, 0.0), axis=1)
+    masses = masses[np.argsort(-masses[:, 0], kind="stable")]
     parts = [*masses[:, :SHOWN].T, masses[:, SHOWN:].sum(1)]
-    place, below = np.arange(1, len(order) + 1), np.zeros(len(order))
+    place, below = np.arange(1, len(masses) + 1), np.zeros(len(masses))
     for number, part in enumerate(parts):
         shade = GREY if number == SHOWN else PALETTE[2 + number]
         ax.bar(place, part, 1.0, below, color=shade, linewidth=0)
         below = below + part
-    finish(ax, "Modes", ("point, by width", "share of the evidence"), ylim=(0, 1.05))
+    finish(ax, "Modes", ("point, by its largest mode", "share of the evidence"), ylim=(0, 1.05))
 
 
 def _verdicts(ax: Axes, found: Certificate) -> None:
