@@ -24,6 +24,8 @@ def _inverse_factor(cholesky: Float[Array, "D D"]) -> Float[Array, "D D"]:
 class _Matrix:
     """One-component operations of a [D, D] covariance."""
 
+    by_pattern: ClassVar[bool] = True
+
     def whiten_one(self, scale: Array, centred: Array) -> Array:
         return centred @ _inverse_factor(scale).T
 
