@@ -171,10 +171,8 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     regularization = checks.number(regularization, "regularization")
     x, missing = inputs.check_data(x, num_components, family, sample_weight, regularization)
     weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])
-    rows = incomplete.Rows(family, x, weight)
-    if missing:
-        rows = incomplete.arrange_fit(*rows[:3])
-    family, x, weight, places, fill = rows
+    arrange = incomplete.arrange_fit if missing else incomplete.Rows
+    family, x, weight, places, fill = arrange(family, x, weight)
     origin = inputs.centre(x, weight, family.translates, fill)
     total = float(x.shape[0]) if weight is None else float(weight.sum())
     data = read(x, weight, origin, fill)

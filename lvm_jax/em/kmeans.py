@@ -110,6 +110,16 @@ def nearest(
     return hot, jnp.maximum((x * x).sum(1) - 2 * scores.max(1), 0)
 
 
+def totals(
+    hot: Float[Array, "n K"], x: Float[Array, "n D"], incomplete: bool
+) -> tuple[Float[Array, "K E"], Float[Array, "K D"]]:
+    """Counts of rows, E = 1, or of observed entries, E = D; and the sums of the rows."""
+    if not incomplete:
+        return hot.sum(0)[:, None], hot.T @ x
+    live = ~jnp.isnan(x)
+    return hot.T @ live.astype(x.dtype), hot.T @ jnp.where(live, x, 0)
+
+
 def lloyd(
     centres: Float[Array, "R K D"],
     data: Data,
@@ -134,10 +144,7 @@ def lloyd(
             def one(c: Array) -> tuple[Array, Array, Array]:
                 hot, squared = nearest(c, x, num_live, incomplete)
                 hot = hot * weight[:, None]
-                if not incomplete:
-                    return hot.sum(0)[:, None], hot.T @ x, weight @ squared
-                live = ~jnp.isnan(x)
-                return hot.T @ live.astype(x.dtype), hot.T @ jnp.where(live, x, 0), weight @ squared
+                return *totals(hot, x, incomplete), weight @ squared
 
             return compensated_add(carry, jax.vmap(one)(centres))
 
