@@ -4,10 +4,9 @@ With the precision P = Sigma^-1 of a component, and d = x - mean with 0 for miss
 
     Cov[x_m | x_o] = P_mm^-1,    E[x_m | x_o] - mean_m = -P_mm^-1 (P d)_m
 
-(Ghahramani and Jordan 1994; Little and Rubin 2019, section 11.2). P_mm is embedded in the identity,
-so that the shapes do not depend on the pattern. The rows come in blocks of equal size, and all rows
-of a block have the pattern of missing entries of its first row. A step costs about N K D^2
-multiplications, and K D^3 for each block.
+(Ghahramani and Jordan 1994; Little and Rubin 2019, section 11.2). The rows come in blocks of equal
+size, and all rows of a block have the pattern of missing entries of its first row. A step costs
+about N K D^2 multiplications, and K D^3 for each block.
 """
 
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
 from lvm_jax.em.covariances import GAUSSIANS, Full, Tied
 from lvm_jax.em.families import ExponentialFamily
@@ -39,22 +37,48 @@ class Conditional(NamedTuple):
     """The conditional laws of the missing entries under one covariance, for each block."""
 
     whiten: Float[Array, "D D"]  # the inverse of the Cholesky factor
+    precision: Float[Array, "D D"]
     covariance: Float[Array, "B D D"]
     log_norm: Float[Array, " B"]  # log-density of the observed entries at the mean
+
+
+def sweep(
+    precision: Float[Array, "D D"], missing: Bool[Array, "D B"]
+) -> tuple[Float[Array, "D D B"], Float[Array, " B"]]:
+    """Sweep P on the missing entries of B patterns: -P_mm^-1 in their rows, and log |P_mm| / 2.
+
+    The sweep operator (Goodnight 1979) needs no factorisation, and the elementwise operations along
+    the patterns vectorise: it takes half the time of batched Cholesky factors on a CPU.
+    """
+    dim = len(precision)
+
+    def body(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        matrix, half_log_det = carry
+        column = jax.lax.dynamic_index_in_dim(matrix, j, 0, keepdims=False)
+        pivot = jax.lax.dynamic_index_in_dim(column, j, 0, keepdims=False)
+        chosen = jax.lax.dynamic_index_in_dim(missing, j, 0, keepdims=False)
+        here = (jnp.arange(dim) == j)[:, None]
+        ratio = column / pivot[None]
+        rest = matrix - ratio[:, None] * column[None]
+        edge = jnp.where(here, -1 / pivot[None], ratio)
+        swept = jnp.where(here[:, None], edge[None], jnp.where(here[None], edge[:, None], rest))
+        swept = jnp.where(chosen[None, None], swept, matrix)
+        return swept, half_log_det + jnp.where(chosen, 0.5 * jnp.log(pivot), 0)
+
+    start = jnp.broadcast_to(precision[:, :, None], (dim, *missing.shape))
+    return jax.lax.fori_loop(0, dim, body, (start, jnp.zeros_like(start[0, 0])))
 
 
 def condition(whiten: Float[Array, "D D"], missing: Bool[Array, "B D"]) -> Conditional:
     """The conditional laws for B patterns, from the inverse of the Cholesky factor."""
     precision = whiten.T @ whiten
     both = missing[:, :, None] & missing[:, None, :]
-    identity = jnp.eye(missing.shape[1], dtype=whiten.dtype)
-    factor = jnp.linalg.cholesky(jnp.where(both, precision[None], identity[None]))
-    inverse = solve_triangular(factor, jnp.broadcast_to(identity, factor.shape), lower=True)
-    covariance = jnp.where(both, jnp.swapaxes(inverse, 1, 2) @ inverse, 0)
+    swept, half_log_det = sweep(precision, missing.T)
+    covariance = jnp.where(both, -jnp.moveaxis(swept, 2, 0), 0)
     # log |Sigma_oo| = log |Sigma| + log |P_mm|
-    half_log_det = jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(1)
     log_norm = jnp.log(jnp.diagonal(whiten)).sum() - half_log_det
-    return Conditional(whiten, covariance, log_norm - 0.5 * LOG_2PI * (~missing).sum(1))
+    log_norm = log_norm - 0.5 * LOG_2PI * (~missing).sum(1)
+    return Conditional(whiten, precision, covariance, log_norm)
 
 
 class _Grouped(Gaussian):
@@ -80,7 +104,7 @@ class _Grouped(Gaussian):
 
         def one(mean: Array, low: Array, law: Conditional) -> tuple[Array, Array]:
             d = jnp.where(missing, 0, (x - mean[None]) - low[None])
-            pulled = (d @ law.whiten.T @ law.whiten).reshape(len(patterns), self.block, -1)
+            pulled = (d @ law.precision).reshape(len(patterns), self.block, -1)
             residual = d - (pulled @ law.covariance).reshape(d.shape)
             # The residual minimises this norm over its missing entries, so that their rounding
             # errors are of second order in it.

@@ -97,9 +97,9 @@ def arrange(family: ExponentialFamily, x: np.ndarray, weight: np.ndarray | None)
 def block_size(counts: np.ndarray, dim: int) -> int:
     """The block size with the least work for patterns with these counts of rows.
 
-    A block costs the factorisation of a [D, D] matrix, about as much as 2 D rows.
+    A block costs D rank-one updates of a [D, D] matrix, about as much as D rows.
     """
-    return min(BLOCKS, key=lambda size: int((-(-counts // size)).sum()) * (2 * dim + size))
+    return min(BLOCKS, key=lambda size: int((-(-counts // size)).sum()) * (dim + size))
 
 
 def _family(family: ExponentialFamily, block: int) -> ExponentialFamily:
