@@ -313,7 +313,7 @@ def test_rows_and_columns_without_values(x64):
 def test_bad_input_is_refused_by_name():
     infinite = HOLES.copy()
     infinite[3, 1] = np.inf
-    with pytest.raises(ValueError, match="x: expected finite numbers, got .* 1 inf"):
+    with pytest.raises(ValueError, match="x: .*got 1 inf, the first at row 3, column 1"):
         em.fit(KEY, infinite, K)
     with pytest.raises(ValueError, match="x: expected finite numbers, got 1 NaN"):
         em.default_prior(np.array([[1.0, 2.0], [np.nan, 3.0]]), 2)

@@ -121,15 +121,9 @@ def check_observed(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
 
     Raises ValueError for columns without any observed entry.
     """
-    missing = np.isnan(x)
     weight = np.ones(len(x), x.dtype) if weight is None else weight
-    lost = np.flatnonzero(missing[weight > 0].all(0)).tolist()
-    if lost:
-        raise ValueError(
-            f"x: expected an observed value in every column, got none in {_some('column', lost)}; "
-            "drop them"
-        )
-    empty = missing.all(1)
+    check_columns(x[weight > 0], "x")
+    empty = np.isnan(x).all(1)
     rows = np.flatnonzero(empty & (weight > 0)).tolist()
     if rows:
         warnings.warn(
@@ -138,6 +132,16 @@ def check_observed(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
             stacklevel=5,
         )
     return np.where(empty, 0, weight).astype(weight.dtype)
+
+
+def check_columns(x: np.ndarray, name: str) -> None:
+    """Raise ValueError for columns without any observed entry."""
+    lost = np.flatnonzero(np.isnan(x).all(0)).tolist()
+    if lost:
+        raise ValueError(
+            f"{name}: expected an observed value in every column, got none in "
+            f"{_some('column', lost)}; drop them"
+        )
 
 
 def _some(name: str, places: list[int]) -> str:

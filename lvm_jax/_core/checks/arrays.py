@@ -111,8 +111,13 @@ def points_or_nan(value: object, name: str = "x") -> tuple[np.ndarray, bool]:
     array = np.asarray(table(value, name, 1))
     if array.dtype.kind in "iub" or all(_is_finite(block) for _, block in blocks(array)):
         return array, False
-    if any(np.isinf(block).any() for _, block in blocks(array)):
-        finite(array, name)
+    found = [np.argwhere(np.isinf(block)) + [start, 0] for start, block in blocks(array)]
+    infinite = np.concatenate(found)
+    if len(infinite):
+        raise ValueError(
+            f"{name}: expected finite numbers, or NaN for missing ones, got {len(infinite)} inf, "
+            f"the first at row {infinite[0, 0]}, column {infinite[0, 1]}; drop or impute them first"
+        )
     return array, True
 
 
