@@ -289,7 +289,7 @@ def test_other_rows_and_patterns_share_the_programs(store):
 def test_rows_and_columns_without_values(x64):
     empty = HOLES.copy()
     empty[[4, 9]] = np.nan
-    with pytest.warns(UserWarning, match=r"x: 2 rows \(\[4, 9\]\) of 101 have no observed value"):
+    with pytest.warns(UserWarning, match=r"x: 2 rows \(\[4, 9\]\) of 101 without an observed value"):
         fit = em.fit(KEY, empty, K, "full", start=start_mixture("full"), **OPTIONS, max_steps=3)
     weight = np.where(np.isnan(empty).all(1), 0.0, 1.0)
     rest = steps("full", HOLES, 3, sample_weight=weight)
@@ -302,11 +302,11 @@ def test_rows_and_columns_without_values(x64):
     lost = HOLES.copy()
     lost[:, 1] = np.nan
     with pytest.raises(
-        ValueError, match=r"x: .*every column, got none in 1 columns \(\[1\]\); drop"
+        ValueError, match=r"x: .*every column, got none in 1 column \(\[1\]\); drop"
     ):
         em.fit(KEY, lost, K)
     lost[5:7, 1] = 0.0, 1.0
-    with pytest.raises(ValueError, match=r"got none in 1 columns \(\[1\]\)"):
+    with pytest.raises(ValueError, match=r"got none in 1 column \(\[1\]\)"):
         em.fit(KEY, lost, K, sample_weight=np.isnan(lost[:, 1]).astype(float))
 
 

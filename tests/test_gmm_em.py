@@ -169,7 +169,7 @@ REFUSED = {  # a table of one's own or none, options, part of the message
         "a,b\n" + ROWS + "9,9\n", ["--num-components", "4"],
         "data outside fold 1 of 5: expected at least 4 distinct rows for 4 components, got 3",
     ),
-    "no value": ("a,b\n" + "1,\n2,\n3,\n" * 10, [], "every column, got none in 1 columns ([1])"),
+    "no value": ("a,b\n" + "1,\n2,\n3,\n" * 10, [], "every column, got none in 1 column ([1])"),
     "infinite": ("a,b\n" + ROWS + "inf,1\n", [], "finite numbers, got 1 missing or infinite"),
     "axes": ("a,b\n" + ROWS, ["--pca-dim", "3"], "--pca-dim: expected at most 2"),
 }  # fmt: skip

@@ -127,7 +127,7 @@ def check_observed(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     rows = np.flatnonzero(empty & (weight > 0)).tolist()
     if rows:
         warnings.warn(
-            f"x: {_some('row', rows)} of {len(x)} have no observed value and do not affect the fit",
+            f"x: {_some('row', rows)} of {len(x)} without an observed value do not affect the fit",
             UserWarning,
             stacklevel=5,
         )
@@ -146,4 +146,5 @@ def check_columns(x: np.ndarray, name: str) -> None:
 
 def _some(name: str, places: list[int]) -> str:
     """A count of rows or columns and the first of them."""
-    return f"{len(places)} {name}s ({places[:10]}{'...' if len(places) > 10 else ''})"
+    plural = "s" if len(places) > 1 else ""
+    return f"{len(places)} {name}{plural} ({places[:10]}{'...' if len(places) > 10 else ''})"
