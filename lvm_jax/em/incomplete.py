@@ -52,9 +52,13 @@ def read_rows(x: Any, family: ExponentialFamily) -> tuple[np.ndarray, bool]:
     if not missing:
         family.check(x)
         return x, False
+    lost = np.isnan(x)
     if family.incomplete(1) is None:
-        checks.finite(x, "x")
-    seen = x[~np.isnan(x)]
+        raise ValueError(
+            f"x: expected finite numbers for {type(family).__name__} components, got {lost.sum()} "
+            f"NaN, the first at {checks.place(checks.position(0, lost))}; drop or impute them first"
+        )
+    seen = x[~lost]
     if seen.size:
         family.check(seen[:, None])
     return x, True
