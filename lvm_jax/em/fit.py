@@ -36,7 +36,7 @@ class Info(NamedTuple):
     restart_outcomes: np.ndarray  # [R] of Outcome
     restart_num_steps: np.ndarray  # [R]
     empty_components: tuple[int, ...]  # components that lost all their points
-    exact_steps: int  # steps that used the slower, exact path
+    exact_steps: int  # steps that used the slower, exact path; all, of full or tied with NaN
 
 
 class MixtureFit(NamedTuple):
