@@ -58,7 +58,7 @@ def problem(covariance_type, x, sample_weight=None):
     """Family, parameters [1, K, ...], data padded to 512 rows, chunk size and origin."""
     start = start_mixture(covariance_type, x.dtype)
     options = {"regularization": 0.0, "sample_weight": sample_weight, "tolerance": 0.0}
-    made, origin, _ = prepare(KEY, Request(x, K, covariance_type, start, **options))
+    made, origin, *_ = prepare(KEY, Request(x, K, covariance_type, start, **options))
     parameters = padding.each(padding.cut, made.family, made.parameters, K)
     return made.family, parameters, made.data, made.rows, origin
 

@@ -8,6 +8,7 @@ import pytest
 from em_reference import log_joint
 from experiment_cycle import check_whole, read
 from scipy.special import logsumexp
+from scipy.stats import norm
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 
@@ -60,6 +61,29 @@ def test_the_written_parameters_have_the_written_likelihood(finished):
     assert found["criteria"]["log_likelihood"] == pytest.approx(total, rel=1e-10)
     assert found["info"]["log_likelihood"] == pytest.approx(total / 272, rel=1e-10)
     assert found["criteria"]["bic"] == pytest.approx(-2 * total + 11 * np.log(272), rel=1e-10)
+
+
+def test_missing_values_are_reported_and_every_point_is_scored_by_what_it_has(
+    tmp_path, compile_quickly
+):
+    x = data.old_faithful().x.copy()
+    x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+    empty = np.isnan(x).all(1)
+    path = tmp_path / "holes.csv"
+    np.savetxt(path, x, delimiter=",", header="eruptions,waiting", comments="")
+    options = {"covariance": "diag", "compare": ("diag",), "num_components": 2}
+    finished = run(tmp_path / "run", data=str(path), **options)
+    page = (finished.path / "report.html").read_text(encoding="utf-8")
+    holes = np.isnan(x[~empty])
+    assert f"without {empty.sum()} empty rows" in page
+    assert f"{holes.sum()} of {holes.size} values" in page
+    found = read(finished, "results.json")
+    weights, means, covariances = (
+        np.array(found["mixture"][name]) for name in ("weights", "means", "covariances")
+    )
+    density = norm.logpdf(x[~empty][:, None], means, np.sqrt(covariances.diagonal(0, 1, 2)))
+    total = logsumexp(np.nansum(density, -1) + np.log(weights), axis=1).sum()
+    assert found["criteria"]["log_likelihood"] == pytest.approx(total, rel=1e-10)
 
 
 def test_held_out_points_are_scored_by_fits_without_them(result):
@@ -145,6 +169,8 @@ REFUSED = {  # a table of one's own or none, options, part of the message
         "a,b\n" + ROWS + "9,9\n", ["--num-components", "4"],
         "data outside fold 1 of 5: expected at least 4 distinct rows for 4 components, got 3",
     ),
+    "no value": ("a,b\n" + "1,\n2,\n3,\n" * 10, [], "every column, got none in 1 column ([1])"),
+    "infinite": ("a,b\n" + ROWS + "inf,1\n", [], "finite numbers, got 1 missing or infinite"),
     "axes": ("a,b\n" + ROWS, ["--pca-dim", "3"], "--pca-dim: expected at most 2"),
 }  # fmt: skip
 

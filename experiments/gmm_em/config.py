@@ -20,7 +20,8 @@ class Config(Options):
     x64: ClassVar[bool] = True  # float32 has too few digits for the known likelihoods
 
     data: str = "three_clusters"
-    """three_clusters, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file."""
+    """three_clusters, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file.
+    Missing values (NaN, empty cells) are missing at random: EM uses the values that are there."""
     columns: tuple[str, ...] | None = None
     """Columns to use, by name; None uses all."""
     standardize: bool = False

@@ -12,8 +12,8 @@ from lvm_jax import em, plotting
 def view(result: Result) -> plotting.Plane:
     """The plane of the figures: the two columns of the data, or two principal axes."""
     if result.dataset.x.shape[1] == 2 or result.pca is not None:
-        return plotting.coordinate_plane(result.dataset)
-    return plotting.principal_plane(result.dataset)
+        return plotting.coordinate_plane(result.shown)
+    return plotting.principal_plane(result.shown)
 
 
 def panels(result: Result, shown: list[tuple[str, np.ndarray, Any]]) -> tuple[Any, np.ndarray]:
@@ -35,9 +35,9 @@ def panels(result: Result, shown: list[tuple[str, np.ndarray, Any]]) -> tuple[An
 
 def clusters(result: Result) -> Any:
     """The data, and the clusters with the ellipses of their components."""
-    x, mixture, config = result.dataset.x, result.fit.mixture, result.config
+    x, mixture, config = result.shown.x, result.fit.mixture, result.config
     title = f"Fitted mixture, K = {config.num_components}, {config.covariance}"
-    fitted = (title, x, np.asarray(mixture.assign(x)))
+    fitted = (title, x, np.asarray(mixture.assign(result.dataset.x)))
     if x.shape[1] == 1:
         return panels(result, [fitted])[0]
     figure, axes = panels(result, [(f"Data, {len(x):,} points", x, None), fitted])
@@ -100,15 +100,15 @@ def criteria(result: Result) -> Any:
 
 def samples(result: Result) -> Any:
     """The data, and equally many points drawn from the fitted mixture."""
-    x, count = result.dataset.x, f"{len(result.samples):,} points"
-    data = (f"Data, {count}", x, np.asarray(result.fit.mixture.assign(x)))
+    x, count = result.shown.x, f"{len(result.samples):,} points"
+    data = (f"Data, {count}", x, np.asarray(result.fit.mixture.assign(result.dataset.x)))
     drawn = (f"Samples from the mixture, {count}", result.samples, result.samples_z)
     return panels(result, [data, drawn])[0]
 
 
 def uncertainty(result: Result) -> Any:
     """Density contours of the mixture, and the entropy of its assignment."""
-    x, mixture, title = result.dataset.x, result.fit.mixture, "Uncertainty of the component"
+    x, mixture, title = result.shown.x, result.fit.mixture, "Uncertainty of the component"
     label = "entropy of p(z | x) [nats]"
     if x.shape[1] == 1:
         figure, (ax,) = plotting.new_figure(width=8, height=3)
@@ -128,7 +128,9 @@ def uncertainty(result: Result) -> Any:
         shown = plotting.entropy_map(right, plane.mixture(mixture))
         right.scatter(*points.T, s=2, color=plotting.GREY, linewidths=0)
     else:
-        shown = plotting.entropy_points(right, points, entropy(result, x), len(mixture.weights))
+        shown = plotting.entropy_points(
+            right, points, entropy(result, result.dataset.x), len(mixture.weights)
+        )
     figure.colorbar(shown, ax=right).set_label(label, fontsize=9.5)
     plotting.caption_axes(left, "Density of the mixture", plane.labels)
     plotting.caption_axes(right, title, plane.labels)

@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from experiments.gmm_em.config import Config, Covariance
 from lvm_jax import data, em
 from lvm_jax._core import checks as check
-from lvm_jax.em import inputs
+from lvm_jax.em import incomplete, inputs
 from lvm_jax.report import Check, Run, near, point_ids
 
 RAND, INFORMATION = "adjusted Rand index", "normalised mutual information"
@@ -81,6 +81,18 @@ class Result:
     agreement: dict[str, float]  # with the true labels, if there are any
 
     @property
+    def missing(self) -> np.ndarray:
+        """Which entries are missing, [N, D]."""
+        return np.isnan(self.dataset.x)
+
+    @property
+    def shown(self) -> data.Dataset:
+        """The data of the figures, with the expectations of missing entries."""
+        if not self.missing.any():
+            return self.dataset
+        return self.dataset._replace(x=np.asarray(self.fit.mixture.impute(self.dataset.x)))
+
+    @property
     def best(self) -> Candidate | None:
         """The candidate of lowest BIC among those that did not collapse or fail."""
         sound = [c for c in self.candidates if not c.is_collapsed and c.outcome == "CONVERGED"]
@@ -133,12 +145,14 @@ def spread(covariances: np.ndarray) -> np.ndarray:
 
 def load(config: Config) -> Loaded:
     """Read and transform the data, fill in the defaults, and check that every fit is possible."""
-    original = dataset = data.load(config.data, config.columns)
+    original = dataset = with_values(data.load(config.data, config.columns, missing=True))
+    incomplete.check_columns(original.x, "data")
     config = filled(config, original.x)
     if config.standardize:
         dataset = dataset.standardized()
     pca = None
     if config.pca_dim is not None:
+        check.points(dataset.x, "pca_dim: data")
         dataset, pca = data.reduce(dataset, config.pca_dim)
     if dataset.x.shape[1] == 1:  # full, diag and spherical are equal in one dimension
         is_tied = config.covariance == "tied"
@@ -148,6 +162,15 @@ def load(config: Config) -> Loaded:
     folds = np.array_split(np.asarray(order), config.num_folds)
     check_fits(dataset.x, config, folds)
     return Loaded(config, dataset, original, pca, folds)
+
+
+def with_values(dataset: data.Dataset) -> data.Dataset:
+    """The rows with at least one value."""
+    empty = np.isnan(dataset.x).all(1)
+    if not empty.any():
+        return dataset
+    source = f"{dataset.source}, without {empty.sum():,} empty rows"
+    return dataset._replace(x=dataset.x[~empty], source=source)
 
 
 def keys(config: Config) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -185,8 +208,9 @@ def check_fits(x: np.ndarray, config: Config, folds: list[np.ndarray]) -> None:
         for covariance, k in comparison_grid(config):
             inputs.check_data(x, k, em.GAUSSIANS[covariance], None, config.regularization)
     for number, fold in enumerate(folds, 1):
-        name = f"data outside fold {number} of {len(folds)}"
-        check.distinct_rows(np.delete(x, fold, axis=0), config.num_components, name)
+        name, rest = f"data outside fold {number} of {len(folds)}", np.delete(x, fold, axis=0)
+        check.distinct_rows(rest, config.num_components, name)
+        incomplete.check_columns(rest, name)
 
 
 def comparison_grid(config: Config) -> list[tuple[Covariance, int]]:
@@ -319,7 +343,12 @@ def checks(result: Result) -> list[Check]:
 
 
 def conserved(result: Result) -> list[Check]:
-    """The mixture's mean and total variance are those of the data, plus D times regularization."""
+    """The mixture's mean and total variance are those of the data, plus D times regularization.
+
+    Nothing is conserved with missing entries.
+    """
+    if result.missing.any():
+        return []
     mixture, x = result.fit.mixture, result.dataset.x
     weights, means = np.asarray(mixture.weights), np.asarray(mixture.means)
     mean, spread = weights @ means, x.var(axis=0).sum()

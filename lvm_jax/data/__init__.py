@@ -22,18 +22,19 @@ NAMED: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def load(name_or_path: str, columns: Sequence[str] | None = None) -> Dataset:
+def load(name_or_path: str, columns: Sequence[str] | None = None, missing: bool = False) -> Dataset:
     """Load a data set by its name, or a table by the path of its file.
 
     Names: three_clusters, old_faithful, digits, and banana, moons, pinwheel (3,000 points of seed
-    0). A word without a folder or an extension is a name; ValueError for an unknown name.
+    0). A word without a folder or an extension is a name; ValueError for an unknown name. With
+    `missing` a missing value of a table is NaN, otherwise an error.
     """
     if name_or_path in NAMED:
         dataset = NAMED[name_or_path]()
         return dataset if columns is None else dataset.select(columns)
     path = Path(name_or_path)
     if path.suffix or len(path.parts) > 1 or path.exists():
-        return load_table(path, columns)
+        return load_table(path, columns, missing)
     hint = suggestion(name_or_path, NAMED)
     raise ValueError(
         f"data: expected {', '.join(NAMED)} or the path of a table, got {name_or_path!r}{hint}"

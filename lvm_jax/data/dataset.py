@@ -56,14 +56,19 @@ class Dataset(NamedTuple):
         )
 
     def standardized(self) -> Dataset:
-        """(x - mean) / standard deviation of each column; ValueError for a constant column."""
-        varies = (self.x != self.x[0]).any(axis=0)  # std() of a constant may be 1e-17
+        """(x - mean) / standard deviation of each column; ValueError for a constant column.
+
+        The moments are those of the values that are not missing (NaN).
+        """
+        varies = np.fmin.reduce(self.x) != np.fmax.reduce(
+            self.x
+        )  # std() of a constant may be 1e-17
         if not varies.all():
             name = self.columns[int(np.argmin(varies))]
             raise ValueError(
                 f"x: expected columns that vary, got the constant {name!r}; leave it out"
             )
-        x = (self.x - self.x.mean(axis=0)) / self.x.std(axis=0)
+        x = (self.x - np.nanmean(self.x, axis=0)) / np.nanstd(self.x, axis=0)
         return self._replace(x=x, units=("standard deviations",) * x.shape[1], truth=None)
 
 

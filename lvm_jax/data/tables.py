@@ -15,7 +15,9 @@ from lvm_jax.data.csv_table import Columns, check_distinct, numbered, read_csv
 from lvm_jax.data.dataset import Dataset, column_indices
 
 
-def load_table(path: str | Path, columns: Sequence[str] | None = None) -> Dataset:
+def load_table(
+    path: str | Path, columns: Sequence[str] | None = None, missing: bool = False
+) -> Dataset:
     """Read a table of numbers, one data point per row, into x [N, D] (float64).
 
     `path` ends in .csv, .tsv, .npy or .parquet. `columns` chooses columns by name and sets their
@@ -23,14 +25,14 @@ def load_table(path: str | Path, columns: Sequence[str] | None = None) -> Datase
     header needs at least one name that is not a number: a first line 0,1,2 is a data point.
 
     Raises FileNotFoundError for a missing file, and ValueError, with the line, row or column, for
-    invalid content. Missing values are errors; they are not imputed.
+    invalid content. Missing values are errors, or NaN with `missing`; they are not imputed.
     """
     path = Path(path)
     check_file(path, list(READERS))
     table = READERS[path.suffix.lower()](path, columns)
     if table.x.shape[0] == 0:
         raise ValueError(f"path: expected rows of numbers, got a table without data rows: {path}")
-    _check_finite(path, table)
+    _check_finite(path, table, missing)
     return Dataset(
         name=path.stem,
         source=f"{path.name}: {table.x.shape[0]:,} rows, columns {', '.join(table.names[:12])}",
@@ -60,8 +62,8 @@ def check_file(path: Path, suffixes: Sequence[str]) -> None:
         raise ValueError(f"path: expected a table of numbers, got an empty file: {path}")
 
 
-def _check_finite(path: Path, table: Columns) -> None:
-    bad = ~np.isfinite(table.x)
+def _check_finite(path: Path, table: Columns, missing: bool) -> None:
+    bad = np.isinf(table.x) if missing else ~np.isfinite(table.x)
     if not bad.any():
         return
     row, column = (int(i) for i in np.argwhere(bad)[0])

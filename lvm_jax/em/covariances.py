@@ -31,6 +31,8 @@ def _on_diagonal(function: Callable[[Array], Array], matrix: Float[Array, "D D"]
 class _Matrix:
     """One-component operations of a [D, D] covariance."""
 
+    by_pattern: ClassVar[bool] = True
+
     def whiten_one(self, scale: Array, centred: Array) -> Array:
         return centred @ _inverse_factor(scale).T
 

@@ -40,6 +40,12 @@ class Bernoulli(ExponentialFamily):
     epsilon: float = 1e-6
     has_exact_path: ClassVar[bool] = True
 
+    def incomplete(self, block: int) -> ExponentialFamily | None:
+        """The family of the observed entries."""
+        from lvm_jax.em.masked_discrete import MaskedBernoulli  # a subclass
+
+        return MaskedBernoulli(self.epsilon)
+
     def check(self, x: ArrayLike) -> None:
         """Raise ValueError for data outside [0, 1]."""
         if x.min() < 0 or x.max() > 1:
@@ -108,6 +114,12 @@ class Poisson(ExponentialFamily):
 
     epsilon: float = 1e-6  # the smallest rate
     has_exact_path: ClassVar[bool] = True
+
+    def incomplete(self, block: int) -> ExponentialFamily | None:
+        """The family of the observed entries."""
+        from lvm_jax.em.masked_discrete import MaskedPoisson  # a subclass
+
+        return MaskedPoisson(self.epsilon)
 
     def check(self, x: ArrayLike) -> None:
         """Raise ValueError for negative or fractional counts."""

@@ -47,9 +47,28 @@ class ExponentialFamily:
 
     translates: ClassVar[bool] = False  # whether the data are centred before t(x)
     has_exact_path: ClassVar[bool] = False  # whether `exact_log_prob` avoids cancellation
+    has_fast_path: ClassVar[bool] = True  # whether two matrix products make a step
+    by_pattern: ClassVar[bool] = False  # whether `incomplete` takes blocks of one pattern
 
     def check(self, x: ArrayLike) -> None:
         """Raise ValueError on the host for data outside the support."""
+
+    def incomplete(self, block: int) -> "ExponentialFamily | None":
+        """The family of rows with missing entries (NaN), with the same components; None if none.
+
+        With `by_pattern` every `block` rows have the same missing entries.
+        """
+        return None
+
+    @property
+    def block(self) -> int:
+        """The number of successive rows with one pattern of missing entries."""
+        return 1
+
+    @property
+    def original(self) -> "ExponentialFamily":
+        """The family of complete rows, which a mixture has: the inverse of `incomplete`."""
+        return self
 
     def features(self, x: Float[Array, "n D"]) -> Float[Array, "n F"]:
         """t(x) for a block of rows."""
@@ -128,6 +147,10 @@ class ExponentialFamily:
     def select(self, components: Params, k: Int[Array, "..."]) -> Params:
         """The parameters of component k."""
         return jax.tree.map(lambda leaf: leaf[k], components)
+
+    def floats_per_component(self, dim: int) -> int:
+        """The working memory of a row for each component."""
+        return 3
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:
         """Total number of free parameters of the K components, without the weights."""

@@ -59,6 +59,12 @@ class Gaussian(ExponentialFamily):
     translates: ClassVar[bool] = True
     has_exact_path: ClassVar[bool] = True
 
+    def incomplete(self, block: int) -> ExponentialFamily | None:
+        """The family of rows with missing entries (NaN), with the same components."""
+        from lvm_jax.em.incomplete import gaussian  # its families are subclasses of this one
+
+        return gaussian(self, block)
+
     # Operations of one component; each covariance type overrides some of them.
     def whiten_one(self, scale: Array, centred: Float[Array, "n D"]) -> Float[Array, "n D"]:
         """scale^-1 (x - mean), from centred rows."""

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.em import priors
+from lvm_jax.em import incomplete, priors
 from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.loop import Controls
@@ -17,11 +17,18 @@ from lvm_jax.em.statistics import MixtureParameters
 from lvm_jax.typing import ArrayLike
 
 
-def centre(x: ArrayLike, weight: np.ndarray | None, translates: bool) -> np.ndarray:
-    """The (weighted) mean of the rows, computed in float64 and returned in JAX's dtype."""
+def centre(
+    x: ArrayLike, weight: np.ndarray | None, translates: bool, fill: np.ndarray | None = None
+) -> np.ndarray:
+    """The (weighted) mean of the rows, computed in float64 and returned in JAX's dtype.
+
+    `fill` are the means of the observed entries of rows with missing entries.
+    """
     host = np.asarray(x)
     if not translates:
         return np.zeros(x.shape[1], jax.dtypes.canonicalize_dtype(host.dtype))
+    if fill is not None:
+        return np.asarray(fill, jax.dtypes.canonicalize_dtype(host.dtype))
     mean = host.mean(0, dtype=np.float64) if weight is None else weight @ host / weight.sum()
     return np.asarray(mean, jax.dtypes.canonicalize_dtype(host.dtype))
 
@@ -32,9 +39,9 @@ def check_data(
     family: ExponentialFamily,
     sample_weight: ArrayLike | None,
     regularization: float,
-) -> np.ndarray:
-    """Validate the data of a fit and return them as a NumPy array."""
-    x = np.asarray(checks.points(x, "x"))
+) -> tuple[np.ndarray, bool]:
+    """Validate the data of a fit; a NumPy array, and whether entries are missing."""
+    x, missing = incomplete.read_rows(x, family)
     if x.shape[0] < num_components:
         raise ValueError(
             f"x: expected at least num_components = {num_components} rows, got {x.shape[0]}; "
@@ -45,14 +52,14 @@ def check_data(
         used = x[checks.weights(sample_weight, x.shape[0]) > 0]
     checks.distinct_rows(used, num_components, "x")
     if isinstance(family, Gaussian) and family.covariance_type != "spherical":
-        check_constant(x, regularization)
-    family.check(x)
-    return x
+        check_constant(x, regularization, missing)
+    return x, missing
 
 
-def check_constant(x: ArrayLike, regularization: float) -> None:
+def check_constant(x: np.ndarray, regularization: float, missing: bool = False) -> None:
     """Warn about constant columns; raise ValueError if regularization is 0."""
-    constant = np.flatnonzero(np.asarray(x.min(0)) == np.asarray(x.max(0))).tolist()
+    ends = (np.fmin.reduce(x), np.fmax.reduce(x)) if missing else (x.min(0), x.max(0))
+    constant = np.flatnonzero(ends[0] == ends[1]).tolist()
     if not constant or x.shape[0] == 1:
         return
     named = f"columns {constant[:10]}{'...' if len(constant) > 10 else ''}"

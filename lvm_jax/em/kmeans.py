@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.em.statistics import Data, chunk, compensated_add, mass, over_chunks
+from lvm_jax.em.pairs import compensated_add
+from lvm_jax.em.statistics import Data, chunk, mass, over_chunks
 from lvm_jax.typing import Array, Float, Int, Key
 
 BLOCK = 256  # rows per block of `draw`
@@ -56,7 +57,7 @@ def seed(
     trials = 2 + int(np.log(num_centres))
 
     def distance(rows: Int[Array, " T"]) -> Float[Array, "T N"]:
-        return jax.vmap(lambda row: ((data.x - data.x[row][None]) ** 2).sum(1))(rows)
+        return jax.vmap(lambda row: (observed(data, filled(data, row)) ** 2).sum(1))(rows)
 
     def body(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         nearest, chosen = carry
@@ -69,22 +70,54 @@ def seed(
     first = draw(jax.random.fold_in(key, 0), weight, 1)
     chosen = jnp.zeros(num_centres, first.dtype).at[0].set(first[0])
     _, chosen = jax.lax.fori_loop(1, num_live, body, (distance(first)[0], chosen))
-    return data.x[chosen] - data.shift[None]
+    return filled(data, chosen) - data.shift[None]
+
+
+def filled(data: Data, rows: Int[Array, "..."]) -> Float[Array, "... D"]:
+    """Rows of the data, with the column means for missing entries."""
+    x = data.x[rows]
+    if data.fill is None:
+        return x
+    return jnp.where(jnp.isnan(x), jnp.broadcast_to(data.fill, x.shape), x)
+
+
+def observed(data: Data, point: Float[Array, " D"]) -> Float[Array, "N D"]:
+    """Differences of the rows from a point; 0 for missing entries."""
+    difference = data.x - point[None]
+    return difference if data.fill is None else jnp.where(jnp.isnan(data.x), 0, difference)
 
 
 def nearest(
-    centres: Float[Array, "K D"], x: Float[Array, "n D"], num_live: Int[Array, ""]
+    centres: Float[Array, "K D"],
+    x: Float[Array, "n D"],
+    num_live: Int[Array, ""],
+    incomplete: bool = False,
 ) -> tuple[Array, Array]:
     """The nearest of the first `num_live` centres, one-hot [n, K], and the squared distance [n].
 
-    Ties go to the first centre. argmax is used instead of a comparison with the largest score,
-    because XLA may compute a score twice with different rounding, and then no score is equal.
+    The distance of an `incomplete` row is that of its observed entries. Ties go to the first
+    centre. argmax is used instead of a comparison with the largest score, because XLA may compute a
+    score twice with different rounding, and then no score is equal.
     """
-    scores = x @ centres.T - 0.5 * (centres * centres).sum(1)[None]
+    lengths = (centres * centres).sum(1)[None]
+    if incomplete:
+        lengths = (~jnp.isnan(x)).astype(x.dtype) @ (centres * centres).T
+        x = jnp.where(jnp.isnan(x), 0, x)
+    scores = x @ centres.T - 0.5 * lengths
     live = jnp.arange(centres.shape[0]) < num_live
     scores = jnp.where(live[None], scores, -jnp.inf)
     hot = jax.nn.one_hot(scores.argmax(1), centres.shape[0], dtype=x.dtype)
     return hot, jnp.maximum((x * x).sum(1) - 2 * scores.max(1), 0)
+
+
+def totals(
+    hot: Float[Array, "n K"], x: Float[Array, "n D"], incomplete: bool
+) -> tuple[Float[Array, "K E"], Float[Array, "K D"]]:
+    """Counts of rows, E = 1, or of observed entries, E = D; and the sums of the rows."""
+    if not incomplete:
+        return hot.sum(0)[:, None], hot.T @ x
+    live = ~jnp.isnan(x)
+    return hot.T @ live.astype(x.dtype), hot.T @ jnp.where(live, x, 0)
 
 
 def lloyd(
@@ -99,27 +132,31 @@ def lloyd(
 
     Stops when each restart's squared movement, summed over its centres, is at most `tolerance`
     (in squared units of the data), or after `max_steps`. A centre without points does not move.
+    With missing entries the distances and the means are those of the observed entries, so that
+    both steps lower the sum of the squared deviations (Chi, Chi and Baraniuk 2016).
     """
+    incomplete = data.fill is not None
 
     def sweep(centres: Array) -> tuple[Array, Array, Array]:
         def body(index: Array, carry: tuple) -> tuple:
             x, weight, _ = chunk(data, index, rows)
 
             def one(c: Array) -> tuple[Array, Array, Array]:
-                hot, squared = nearest(c, x, num_live)
+                hot, squared = nearest(c, x, num_live, incomplete)
                 hot = hot * weight[:, None]
-                return hot.sum(0), hot.T @ x, weight @ squared
+                return *totals(hot, x, incomplete), weight @ squared
 
             return compensated_add(carry, jax.vmap(one)(centres))
 
-        zero = jax.tree.map(jnp.zeros_like, (centres[..., 0], centres, centres[:, 0, 0]))
+        counts = centres if incomplete else centres[..., :1]
+        zero = jax.tree.map(jnp.zeros_like, (counts, centres, centres[:, 0, 0]))
         return over_chunks(data, rows, body, (zero, zero))[0]
 
     def body(state: tuple) -> tuple:
         centres, _, _, step = state
         counts, sums, inertia = sweep(centres)
-        means = sums / jnp.maximum(counts, 1e-30)[..., None]
-        moved = jnp.where(counts[..., None] > 0, means, centres)
+        means = sums / jnp.maximum(counts, 1e-30)
+        moved = jnp.where(counts > 0, means, centres)
         return moved, inertia, ((moved - centres) ** 2).sum((1, 2)).max(), step + 1
 
     start = (centres, jnp.zeros_like(centres[:, 0, 0]), jnp.asarray(jnp.inf, centres.dtype), 0)

@@ -12,6 +12,7 @@ from lvm_jax._core.outcome import Outcome
 from lvm_jax.em import priors, squarem, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily, Settings
+from lvm_jax.em.grouped import expected_pass
 from lvm_jax.em.statistics import (
     Data,
     Evaluation,
@@ -87,6 +88,13 @@ def objective(
     return total / controls.total_weight
 
 
+def initial(problem: Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The responsibilities of step -1, as a function of rows."""
+    incomplete = problem.data.fill is not None
+    num_live = problem.controls.num_live
+    return starts.assignment(problem.key, problem.centres, problem.uniform, num_live, incomplete)
+
+
 def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Array]:
     """One EM step of every restart: new parameters, objective before the step, exact path used.
 
@@ -96,7 +104,7 @@ def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Arra
     family, rows, data, controls = problem.family, problem.rows, problem.data, problem.controls
     running = state.outcome == Outcome.RUNNING
     starting = state.step < 0
-    given = starts.assignment(problem.key, problem.centres, problem.uniform, controls.num_live)
+    given = initial(problem)
 
     def safe(parameters: MixtureParameters) -> Array:
         if not family.has_exact_path:
@@ -113,12 +121,16 @@ def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Arra
         return take(*fast_pass(family, state.parameters, data, rows))
 
     def exact_step() -> tuple[MixtureParameters, Array]:
-        return take(*exact_pass(family, state.parameters, data, rows, (starting, given)))
+        run = exact_pass if family.has_fast_path else expected_pass
+        return take(*run(family, state.parameters, data, rows, (starting, given)))
 
-    before = ~starting & safe(state.parameters)
-    fast = jax.lax.cond(before, fast_step, lambda: (state.parameters, state.objective))
-    accepted = before & safe(fast[0])
-    new, log_likelihood = jax.lax.cond(accepted, lambda: fast, exact_step)
+    if not family.has_fast_path:
+        accepted, (new, log_likelihood) = jnp.array(False), exact_step()
+    else:
+        before = ~starting & safe(state.parameters)
+        fast = jax.lax.cond(before, fast_step, lambda: (state.parameters, state.objective))
+        accepted = before & safe(fast[0])
+        new, log_likelihood = jax.lax.cond(accepted, lambda: fast, exact_step)
     value = jax.vmap(lambda p, v: objective(family, p, v, controls))(
         state.parameters, log_likelihood
     )

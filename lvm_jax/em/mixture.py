@@ -12,7 +12,7 @@ import numpy as np
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax.compiling import bucket, first_rows
-from lvm_jax.em import padding
+from lvm_jax.em import imputation, incomplete, padding
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily
@@ -101,7 +101,11 @@ class Mixture:
         return self.family.exact_log_prob(components, x[None])[0] + self.log_weights
 
     def log_prob(self, x: ArrayLike) -> Float[Array, " N"]:
-        """log p(x_n) in nats for rows x [N, D], computed in chunks."""
+        """log p(x_n) in nats for rows x [N, D], computed in chunks.
+
+        Here and below, NaN is an entry missing at random: log p of the observed entries, which is
+        0 for a row without any.
+        """
         return self._map(partial(jax.nn.logsumexp, axis=1), x)
 
     def responsibilities(self, x: ArrayLike) -> Float[Array, "N K"]:
@@ -114,7 +118,35 @@ class Mixture:
 
     def evaluate(self, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Evaluation:
         """Total log-likelihood, assignment entropy and sum_n log max_k r_nk, in nats."""
-        return _evaluate(*self._read(x, sample_weight))
+        return _evaluate(*self._read(x, sample_weight)[0])
+
+    def impute(self, x: ArrayLike) -> Float[Array, "N D"]:
+        """Rows x [N, D] with E[x_missing | x_observed] for NaN.
+
+        The expectation is the mean of the components' conditional means, weighted by the
+        responsibilities. It minimises the squared error. It has less variance than the data: for
+        other statistics than means use `sample_missing`.
+        """
+        return self._fill(x, imputation.expected)
+
+    def sample_missing(self, key: Key[Array, ""], x: ArrayLike) -> Float[Array, "N D"]:
+        """Rows x [N, D] with a draw of p(x_missing | x_observed) for NaN.
+
+        Several keys make a multiple imputation (Rubin 1987) for these parameters.
+        """
+        checks.key(key)
+        return self._fill(x, partial(imputation.conditional, key))
+
+    def _fill(self, x: ArrayLike, program: Callable[..., Array]) -> Array:
+        """The rows with the values of a program for missing entries."""
+        rows = np.asarray(checks.float_array(x, "x"))
+        (parameters, data, family, size), places = self._read(x)
+        if family is self.family:  # complete
+            return jax.device_put(rows)
+        found = np.asarray(program(parameters, data, family, size))
+        found = found[: len(rows)] if places is None else found[places]
+        moved = np.asarray(self.origin) - np.asarray(data.shift)  # 0, or subtracted by `read`
+        return jax.device_put(np.where(np.isnan(rows), found + moved, rows))
 
     def sample(self, key: Key[Array, ""], num_samples: int) -> tuple[Array, Array]:
         """Draw z from pi, then x from component z; returns (x [n, D], z [n])."""
@@ -126,48 +158,61 @@ class Mixture:
     def _map(self, reduction: Callable[[Array], Array], x: ArrayLike) -> Array:
         """A reduction of log p(x_n, z=k) over k, without the padding of rows and components."""
         size, k = np.shape(x)[0], self.log_weights.shape[0]
-        out = _reduce(*self._read(x), reduction)
-        if size == out.shape[0] and (out.ndim == 1 or k == out.shape[1]):
+        arguments, places = self._read(x)
+        out = _reduce(*arguments, reduction)
+        if places is None and size == out.shape[0] and (out.ndim == 1 or k == out.shape[1]):
             return out
-        kept = np.asarray(out)[:size]
+        kept = np.asarray(out)[:size] if places is None else np.asarray(out)[places]
         return jax.device_put(kept if kept.ndim == 1 else kept[:, :k])
 
     def _read(
         self, x: ArrayLike, sample_weight: Any = None
-    ) -> tuple[Any, Data, ExponentialFamily, int]:
-        x = np.asarray(checks.points(x, "x"))
+    ) -> tuple[tuple[Any, Data, ExponentialFamily, int], np.ndarray | None]:
+        """The arguments of a program, and the places of the rows if their order has changed."""
+        x, missing = incomplete.read_rows(x, self.family)
         dim, k = self.origin.shape[0], self.log_weights.shape[0]
         if x.shape[1] != dim:
             raise ValueError(f"x: expected {dim} columns as in the fit, got {x.shape[1]}")
-        self.family.check(x)
         if sample_weight is not None:
             sample_weight = checks.weights(sample_weight, x.shape[0])
+        family, places = self.family, None
+        if missing:
+            family, x, sample_weight, places, _ = incomplete.arrange(family, x, sample_weight)
         data = read(x, sample_weight, self.origin)
-        size = padding.num_components(self.family, data, k)
-        parameters = padding.pad(self.family, self.parameters, size)
-        return parameters, data, self.family, rows_per_chunk(self.family, size, data)
+        size = padding.num_components(family, data, k)
+        parameters = padding.pad(family, self.parameters, size)
+        return (parameters, data, family, rows_per_chunk(family, size, data)), places
 
 
-def read(x: np.ndarray, sample_weight: np.ndarray | None, origin: ArrayLike) -> Data:
+def read(
+    x: np.ndarray,
+    sample_weight: np.ndarray | None,
+    origin: ArrayLike,
+    fill: np.ndarray | None = None,
+) -> Data:
     """Pad the data and put them on the device, with the shift to subtract from each row.
 
-    float64 data without x64 are centred on the host in float64, before they are rounded.
+    `fill` are the column means of rows with missing entries. float64 data without x64 are centred
+    on the host in float64, before they are rounded.
     """
     dtype = jax.dtypes.canonicalize_dtype(x.dtype)
     origin = np.asarray(origin)
     if x.dtype != dtype:
         centred = np.empty(x.shape, dtype)
         np.subtract(x, origin, out=centred, casting="same_kind")
+        fill = None if fill is None else fill - origin
         x, origin = centred, np.zeros_like(origin)
     weight = None if sample_weight is None else np.asarray(sample_weight, dtype)
-    return padding.data(x, weight, origin.astype(dtype))
+    data = padding.data(x, weight, origin.astype(dtype))
+    return data if fill is None else data._replace(fill=jax.device_put(fill.astype(dtype)))
 
 
 def rows_per_chunk(family: ExponentialFamily, columns: int, data: Data) -> int:
     """Chunk size for `columns` = R K responsibilities per row."""
     num_points, dim = data.x.shape
-    floats = padding.num_features(family, dim, data.x.dtype) + dim + 3 * columns
-    return chunk_rows(num_points, floats, data.x.dtype.itemsize)
+    floats = padding.num_features(family, dim, data.x.dtype) + dim
+    floats += columns * family.floats_per_component(dim)
+    return chunk_rows(num_points, floats, data.x.dtype.itemsize, max(64, family.block))
 
 
 def gaussian_mixture(
@@ -218,7 +263,9 @@ def _reduce(
     reduction: Callable[[Array], Array],
 ) -> Array:
     """The reduction of log p(x_n, z=k), [n, K], for each row."""
-    return map_rows(lambda x: reduction(log_joint(family, parameters, x, data.shift)), data, rows)
+    return map_rows(
+        lambda x, _: reduction(log_joint(family, parameters, x, data.shift)), data, rows
+    )
 
 
 @over_data(2, 3)

@@ -105,10 +105,15 @@ def smallest_spread(mixture: Mixture, x: ArrayLike) -> float:
 
     A value near 0 means that a component has collapsed onto a few points: the likelihood is
     unbounded there, and the criteria are meaningless. Directions in which x [N, D] does not vary
-    are omitted. NaN for a mixture that is not finite and for constant data. Gaussians only.
+    are omitted; a covariance of columns with missing entries is that of the rows with both. NaN for
+    a mixture that is not finite and for constant data. Gaussians only.
     """
     covariances = np.asarray(mixture.covariances, np.float64)
-    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(np.asarray(x, np.float64).T)))
+    rows = np.asarray(x, np.float64)
+    spread = np.cov(rows.T)
+    if np.isnan(rows).any():
+        spread = np.ma.cov(np.ma.masked_invalid(rows).T).filled(0)
+    values, vectors = np.linalg.eigh(np.atleast_2d(spread))
     kept = values > 1e-12 * values.max()
     if not np.isfinite(covariances).all() or not kept.any():
         return float("nan")

@@ -53,15 +53,28 @@ def centres(
 
 
 def spread(data: Data) -> Float[Array, " D"]:
-    """The standard deviations of the columns, without padded rows."""
+    """The standard deviations of the columns, without padded rows or missing entries."""
+    if data.fill is not None:
+        return _observed_spread(data)
     live = (mass(data._replace(weight=None)) > 0)[:, None]
     size = live.sum(dtype=data.x.dtype)
     mean = jnp.where(live, data.x, 0).sum(0) / size
     return jnp.sqrt((jnp.where(live, data.x - mean[None], 0) ** 2).sum(0) / size)
 
 
+def _observed_spread(data: Data) -> Float[Array, " D"]:
+    live = (mass(data) > 0)[:, None] & ~jnp.isnan(data.x)
+    size = live.sum(0, dtype=data.x.dtype)
+    mean = jnp.where(live, data.x, 0).sum(0) / size
+    return jnp.sqrt((jnp.where(live, data.x - mean[None], 0) ** 2).sum(0) / size)
+
+
 def assignment(
-    key: Key[Array, ""], centres: Float[Array, "R K D"], uniform: bool, num_live: Int[Array, ""]
+    key: Key[Array, ""],
+    centres: Float[Array, "R K D"],
+    uniform: bool,
+    num_live: Int[Array, ""],
+    incomplete: bool = False,
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The responsibilities of the initial M-step, as the `assign` function of `assigned_pass`.
 
@@ -86,7 +99,7 @@ def assignment(
         return resp, jnp.zeros_like(resp[..., 0])
 
     def hard(x: Array, begin: Array) -> tuple[Array, Array]:
-        return jax.vmap(lambda c: kmeans.nearest(c, x, num_live))(centres)
+        return jax.vmap(lambda c: kmeans.nearest(c, x, num_live, incomplete))(centres)
 
     return random if uniform else hard
 
@@ -102,8 +115,10 @@ def _different_rows(
     def body(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         left, chosen = carry
         row = kmeans.draw(jax.random.fold_in(key, k), left, 1)[0]
-        left = jnp.where((data.x == data.x[row][None]).all(1), 0, left)
+        left = jnp.where((x == x[row][None]).all(1), 0, left)
         return left, chosen.at[k].set(row)
 
-    chosen = jnp.zeros(num, jnp.int32)
-    return data.x[jax.lax.fori_loop(0, num_live, body, (mass(data), chosen))[1]] - data.shift[None]
+    x, chosen = data.x, jnp.zeros(num, jnp.int32)
+    if data.fill is not None:
+        x = jnp.where(jnp.isnan(x), data.fill[None], x)
+    return x[jax.lax.fori_loop(0, num_live, body, (mass(data), chosen))[1]] - data.shift[None]

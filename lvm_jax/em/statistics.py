@@ -7,12 +7,14 @@ Both products of a chunk read the same features from cache. Memory does not grow
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lvm_jax.em.families import ExponentialFamily, Sums
+from lvm_jax.em.pairs import compensated_add
 from lvm_jax.typing import Array, Float, Int, Params, Scalar
 
 # Features and responsibilities of a chunk: the fastest of 3 to 48 MB on a CPU, where they should
@@ -34,6 +36,7 @@ class Data(NamedTuple):
     weight: Float[Array, " N"] | None
     shift: Float[Array, " D"]
     size: Int[Array, ""] | None = None  # number of rows without padding; None: all rows
+    fill: Float[Array, " D"] | None = None  # column means of rows with NaN; None: complete rows
 
 
 class Evaluation(NamedTuple):
@@ -44,7 +47,7 @@ class Evaluation(NamedTuple):
     classification: Scalar  # sum_n w_n log max_k r_nk
 
 
-def chunk_rows(num_points: int, floats_per_row: int, itemsize: int) -> int:
+def chunk_rows(num_points: int, floats_per_row: int, itemsize: int, multiple: int = 64) -> int:
     """Rows per chunk, at least 128, from the working set that suits the device.
 
     Chunks of equal size cover the data. The size is reduced so that the last chunk is nearly full:
@@ -54,19 +57,7 @@ def chunk_rows(num_points: int, floats_per_row: int, itemsize: int) -> int:
     most = (CHUNK_BYTES if on_cpu else ACCELERATOR_BYTES) // (floats_per_row * itemsize)
     most = max(128, most - most % 64)
     rows = -(-num_points // -(-num_points // most))
-    return min(num_points, rows + -rows % 64)
-
-
-def compensated_add(carry: tuple[Any, Any], value: Any) -> tuple[Any, Any]:
-    """Kahan summation of a pytree, so that rounding errors of many float32 chunks do not grow."""
-
-    def one(total: Array, lost: Array, term: Array) -> tuple[Array, Array]:
-        term = term - lost
-        new = total + term
-        return new, (new - total) - term
-
-    pairs = jax.tree.map(one, *carry, value)
-    return jax.tree.transpose(jax.tree.structure(value), jax.tree.structure((0, 0)), pairs)
+    return min(num_points, rows + -rows % multiple)
 
 
 def mass(data: Data) -> Float[Array, " N"]:
@@ -174,11 +165,21 @@ def assigned_pass(
     assign(x [n, D], first row) -> responsibilities [R, n, K] and values [R, n].
     """
 
-    def block(index: Array) -> tuple[Any, Array]:
-        x, weight, begin = chunk(data, index, rows)
+    def block(x: Array, weight: Array, begin: Array) -> tuple[Any, Array]:
         resp, values = assign(x, begin)
         summarize = jax.vmap(lambda r: family.summarize_assigned(x, r * weight[:, None]))
         return summarize(resp), values @ weight
+
+    return merged_pass(family, data, rows, block)
+
+
+def merged_pass(
+    family: ExponentialFamily, data: Data, rows: int, function: Callable[..., tuple[Any, Array]]
+) -> tuple[Any, Float[Array, " R"]]:
+    """Merge function(x, weight, first row) -> summaries and values of R mixtures over chunks."""
+
+    def block(index: Array) -> tuple[Any, Array]:
+        return function(*chunk(data, index, rows))
 
     def body(index: Array, carry: Any) -> Any:
         summary, value = block(index)
@@ -244,8 +245,8 @@ def log_joint(
     def exact() -> Array:
         return family.exact_log_prob(family.translate(parameters.components, shift), x)
 
-    if not family.has_exact_path:
-        return fast() + parameters.log_weights[None]
+    if not (family.has_exact_path and family.has_fast_path):
+        return (fast if family.has_fast_path else exact)() + parameters.log_weights[None]
     safe = family.is_safe(parameters.components)
     return jax.lax.cond(safe, fast, exact) + parameters.log_weights[None]
 
@@ -279,21 +280,17 @@ def evaluate(
     return total, labels
 
 
-def map_rows(function: Callable[[Array], Any], data: Data, rows: int) -> Any:
-    """Apply function(x [n, D]) -> [n, ...] to all unshifted rows, one chunk at a time."""
+def map_rows(function: Callable[[Array, Array], Any], data: Data, rows: int) -> Any:
+    """Apply function(x [n, D], first row) -> [n, ...] to all unshifted rows, chunk by chunk."""
     if data.x.shape[0] <= rows:
-        return function(data.x)
-    shapes = jax.eval_shape(function, data.x[:rows])
-    out = jax.tree.map(
-        lambda leaf: jnp.zeros((data.x.shape[0], *leaf.shape[1:]), leaf.dtype), shapes
-    )
+        return function(data.x, jnp.int32(0))
+    size = data.x.shape[0]
+    shapes = jax.eval_shape(function, data.x[:rows], jnp.int32(0))
+    out = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), shapes)
 
     def body(index: Array, out: Any) -> Any:
         x, _, begin = chunk(unshifted(data), index, rows)
-        return jax.tree.map(
-            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, begin, 0),
-            out,
-            function(x),
-        )
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=begin, axis=0)
+        return jax.tree.map(put, out, function(x, begin))
 
     return over_chunks(data, rows, body, out)

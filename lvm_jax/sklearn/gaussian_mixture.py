@@ -1,6 +1,5 @@
 """Gaussian mixtures with scikit-learn's parameters, attributes, warnings and errors."""
 
-import math
 import time
 import warnings
 from numbers import Integral, Real
@@ -8,16 +7,17 @@ from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from lvm_jax import em
 from lvm_jax.em import loop
 from lvm_jax.em.fit import Request, conclude, prepare
 from lvm_jax.sklearn import arrays
 from lvm_jax.sklearn.base import DTYPES, draw_seed
+from lvm_jax.sklearn.fitted_mixture import FittedMixture
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -26,13 +26,15 @@ ILL_DEFINED = (
 )
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):
+class GaussianMixture(FittedMixture):
     """Gaussian mixture by EM, with the interface of `sklearn.mixture.GaussianMixture`.
 
     The parameters and attributes have scikit-learn's meaning. Differences: one compiled program
     runs all `n_init` starts; k-means is lvm_jax's; `k-means++` and `random_from_data` assign
-    each point to its nearest seed; `fit` accepts `sample_weight`; and `icl` is available. The
-    computation uses the dtype of X (float32 or float64).
+    each point to its nearest seed; `fit` accepts `sample_weight`; and `icl` is available. NaN is an
+    entry missing at random: every method uses the likelihood of the observed entries, and `impute`
+    computes the expectation of the missing ones. The computation uses the dtype of X (float32 or
+    float64).
 
     Parameters
     ----------
@@ -135,7 +137,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, then return the most probable component of each sample."""
-        X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
+        X = validate_data(
+            self, X, dtype=DTYPES, ensure_min_samples=2, ensure_all_finite="allow-nan"
+        )
         if X.shape[0] < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, "
@@ -150,7 +154,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         given = arrays.check_given(given, *sizes, X.dtype)
         seed = draw_seed(self.random_state)
         with jax.enable_x64(X.dtype == np.float64), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "x: column", UserWarning)
+            warnings.filterwarnings("ignore", "x: columns .* are constant", UserWarning)
             return self._run(jax.random.key(seed), X, given, sample_weight)
 
     def _initial(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> Any:
@@ -198,7 +202,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.lower_bounds_ = info.trace.tolist()
         self._report(time.perf_counter() - began)
         self._set(fit.mixture)
-        return np.asarray(conclusion.labels)[: len(X)].astype(np.int64)
+        labels = np.asarray(conclusion.labels)
+        kept = labels[: len(X)] if prepared.places is None else labels[prepared.places]
+        return kept.astype(np.int64)
 
     def _report(self, seconds: float) -> None:
         """Print the outcome, if verbose, and warn if the fit did not converge."""
@@ -241,58 +247,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if all(now is then for now, then in zip(current, fitted, strict=True)):
             return self._mixture
         return arrays.from_arrays(arrays.Given(*map(np.asarray, current)), self.covariance_type)
-
-    def _apply(self, method: str, X: Any) -> np.ndarray:
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=DTYPES, reset=False)
-        with jax.enable_x64(X.dtype == np.float64 or self.means_.dtype == np.float64):
-            mixture = jax.device_put(self._current())
-            return np.asarray(getattr(mixture, method)(X.astype(mixture.origin.dtype, copy=False)))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most probable component of each sample."""
-        return self._apply("assign", X)
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Responsibilities, [n_samples, n_components]."""
-        return self._apply("responsibilities", X)
-
-    def score_samples(self, X: Any) -> np.ndarray:
-        """Log-likelihood of each sample, in nats."""
-        return self._apply("log_prob", X)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-likelihood per sample, in nats."""
-        return float(self.score_samples(X).mean(dtype=np.float64))
-
-    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Draw (X, y), sorted by component as in scikit-learn."""
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one "
-                "sample."
-            )
-        seed = draw_seed(self.random_state)
-        with jax.enable_x64(self.means_.dtype == np.float64):
-            mixture = jax.device_put(self._current())
-            X, y = map(np.asarray, mixture.sample(jax.random.key(seed), n_samples))
-        order = np.argsort(y, kind="stable")
-        return X[order], y[order].astype(np.int64)
-
-    def _n_parameters(self) -> int:
-        return self._current().num_parameters
-
-    def aic(self, X: Any) -> float:
-        """Akaike information criterion on X; lower is better."""
-        return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
-
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion on X; lower is better."""
-        return -2 * self.score(X) * len(X) + self._n_parameters() * math.log(len(X))
-
-    def icl(self, X: Any) -> float:
-        """Integrated completed likelihood on X: BIC - 2 sum_n log max_k r_nk."""
-        with np.errstate(divide="ignore"):
-            assigned = np.log(self.predict_proba(X).max(1)).sum(dtype=np.float64)
-        return self.bic(X) - 2 * float(assigned)

@@ -101,6 +101,28 @@ def place(index: tuple[int, ...]) -> str:
 
 def points(value: object, name: str = "x", minimum: int = 1) -> ArrayLike:
     """Return `value` as an [N, D] array of finite floats with N >= minimum and D >= 1."""
+    array = table(value, name, minimum)
+    finite(array, name)
+    return array
+
+
+def points_or_nan(value: object, name: str = "x") -> tuple[np.ndarray, bool]:
+    """`points` with NaN for missing entries, and whether there are any."""
+    array = np.asarray(table(value, name, 1))
+    if array.dtype.kind in "iub" or all(_is_finite(block) for _, block in blocks(array)):
+        return array, False
+    found = [np.argwhere(np.isinf(block)) + [start, 0] for start, block in blocks(array)]
+    infinite = np.concatenate(found)
+    if len(infinite):
+        raise ValueError(
+            f"{name}: expected finite numbers, or NaN for missing ones, got {len(infinite)} inf, "
+            f"the first at row {infinite[0, 0]}, column {infinite[0, 1]}; drop or impute them first"
+        )
+    return array, True
+
+
+def table(value: object, name: str, minimum: int) -> ArrayLike:
+    """Return `value` as an [N, D] array of floats with N >= minimum and D >= 1."""
     array = float_array(value, name)
     if array.ndim != 2:
         cure = " (one column: x.reshape(-1, 1))" if array.ndim == 1 else ""
@@ -109,7 +131,6 @@ def points(value: object, name: str = "x", minimum: int = 1) -> ArrayLike:
         raise ValueError(f"{name}: expected at least one column, got shape {array.shape}")
     if array.shape[0] < minimum:
         raise ValueError(f"{name}: expected at least {minimum} rows, got shape {array.shape}")
-    finite(array, name)
     return array
 
 
