@@ -113,7 +113,11 @@ def nearest(
 def totals(
     hot: Float[Array, "n K"], x: Float[Array, "n D"], incomplete: bool
 ) -> tuple[Float[Array, "K E"], Float[Array, "K D"]]:
-    """Counts of rows, E = 1, or of observed entries, E = D; and the sums of the rows."""
+    """Counts of rows, E = 1, or of observed entries, E = D; and the sums of the rows.
+
+    With missing entries the distances and the means are those of the observed ones, so that both
+    steps of Lloyd's algorithm lower the same sum (Chi, Chi and Baraniuk 2016).
+    """
     if not incomplete:
         return hot.sum(0)[:, None], hot.T @ x
     live = ~jnp.isnan(x)
@@ -132,8 +136,6 @@ def lloyd(
 
     Stops when each restart's squared movement, summed over its centres, is at most `tolerance`
     (in squared units of the data), or after `max_steps`. A centre without points does not move.
-    With missing entries the distances and the means are those of the observed entries, so that
-    both steps lower the sum of the squared deviations (Chi, Chi and Baraniuk 2016).
     """
     incomplete = data.fill is not None
 
@@ -143,20 +145,18 @@ def lloyd(
 
             def one(c: Array) -> tuple[Array, Array, Array]:
                 hot, squared = nearest(c, x, num_live, incomplete)
-                hot = hot * weight[:, None]
-                return *totals(hot, x, incomplete), weight @ squared
+                return *totals(hot * weight[:, None], x, incomplete), weight @ squared
 
             return compensated_add(carry, jax.vmap(one)(centres))
 
-        counts = centres if incomplete else centres[..., :1]
-        zero = jax.tree.map(jnp.zeros_like, (counts, centres, centres[:, 0, 0]))
+        sizes = (centres if incomplete else centres[..., :1], centres, centres[:, 0, 0])
+        zero = jax.tree.map(jnp.zeros_like, sizes)
         return over_chunks(data, rows, body, (zero, zero))[0]
 
     def body(state: tuple) -> tuple:
         centres, _, _, step = state
         counts, sums, inertia = sweep(centres)
-        means = sums / jnp.maximum(counts, 1e-30)
-        moved = jnp.where(counts > 0, means, centres)
+        moved = jnp.where(counts > 0, sums / jnp.maximum(counts, 1e-30), centres)
         return moved, inertia, ((moved - centres) ** 2).sum((1, 2)).max(), step + 1
 
     start = (centres, jnp.zeros_like(centres[:, 0, 0]), jnp.asarray(jnp.inf, centres.dtype), 0)
