@@ -1,6 +1,7 @@
 """Mixtures of exponential families by expectation-maximisation."""
 
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
+from lvm_jax.em.accumulation import Statistics, accumulate, maximize
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
@@ -8,8 +9,10 @@ from lvm_jax.em.fit import Info, MixtureFit, fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
+from lvm_jax.em.scoring import stream
 from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
 from lvm_jax.em.starts import STARTS
+from lvm_jax.em.tables import parquet
 
 __all__ = [
     "GAUSSIANS",
@@ -32,13 +35,18 @@ __all__ = [
     "Selection",
     "Settings",
     "Spherical",
+    "Statistics",
     "Sums",
     "Tied",
+    "accumulate",
     "criteria",
     "default_prior",
     "fit",
     "gaussian_mixture",
     "initialize",
+    "maximize",
+    "parquet",
     "select",
     "smallest_spread",
+    "stream",
 ]

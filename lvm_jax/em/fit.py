@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
-from lvm_jax.em import inputs, loop, padding, priors, starts
+from lvm_jax.em import inputs, loop, padding, priors, sources, starts, streaming
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.loop import State
@@ -48,7 +49,7 @@ class MixtureFit(NamedTuple):
 
 def fit(
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     family: ExponentialFamily | str = "full",
     *,
@@ -59,6 +60,7 @@ def fit(
     regularization: float = 1e-6,
     prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
+    checkpoint: str | Path | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     throw: bool = True,
 ) -> MixtureFit:
@@ -69,7 +71,10 @@ def fit(
 
     Args:
         key: a typed PRNG key.
-        x: data, [N, D]. float64 is kept if x64 is on; otherwise float32.
+        x: data, [N, D]. float64 is kept if x64 is on; otherwise float32. A memory map, a Zarr
+            array, the path of a .npy or Parquet file or of a folder of them, a pyarrow dataset,
+            `em.parquet(...)`, and a function that returns an iterator of batches stream: each step
+            reads them once, in chunks, and k-means starts use a sample of at most 65,536 rows.
         num_components: K.
         family: the covariance type of a Gaussian mixture (full, tied, diag or spherical), or
             another family of components, such as `em.Bernoulli()`.
@@ -81,8 +86,12 @@ def fit(
         regularization: added to every variance, in squared units of the data.
         prior: conjugate prior for MAP estimation; see `em.default_prior`.
         sample_weight: non-negative weights [N]; a weight of 2 is equivalent to duplicating the row.
+        checkpoint: a file that is replaced after each step, and every minute within one, so that
+            the same call resumes a killed fit to the same bits.
         on_progress: called every 8 steps with a dict of step, objective (the
-            best so far) and running (number of unfinished restarts).
+            best so far) and running (number of unfinished restarts). For data that stream it is
+            called every second and after each step; the dict then has rows (of this pass),
+            rows_per_second and seconds_left (until max_steps) too.
         throw: raise if every restart failed, and warn at the step limit or at empty components.
             With False the result's `Info` alone reports the outcome.
 
@@ -93,16 +102,40 @@ def fit(
     Source: Dempster, Laird and Rubin (1977); Bishop (2006), section 9.2.2.
     """
     checks.host("em.fit", INSIDE, key, x, sample_weight)
-    prepared = prepare(key, Request(
-        x, num_components, family, start, num_restarts,
+    source = sources.as_source(x)
+    request = Request(
+        x if source is None else source, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, tolerance,
-    ))  # fmt: skip
+    )  # fmt: skip
     max_steps = checks.integer(max_steps, "max_steps", 0)
-    ran = loop.run(prepared.problem, max_steps, on_progress)
-    result = conclude(*ran, prepared)
+    if checkpoint is not None or source is not None:
+        options = streaming.Options(max_steps, on_progress, checkpoint)
+        result = fit_stream(key, request, options)
+    else:
+        prepared = prepare(key, request)
+        result = conclude(*loop.run(prepared.problem, max_steps, on_progress), prepared)
     if throw:
         report(result)
     return result
+
+
+def fit_stream(key: Key[Array, ""], request: "Request", options: streaming.Options) -> MixtureFit:
+    """`fit` of data that stream."""
+    checks.key(key)
+    checks.integer(request.num_components, "num_components", 1)
+    checks.integer(request.num_restarts, "num_restarts", 1)
+    checks.number(request.regularization, "regularization")
+    inputs.check_start(request.start)
+    family = as_family(request.family)
+
+    def begin(x: np.ndarray, weight: np.ndarray | None) -> Mixture:
+        names = ("num_restarts", "regularization", "prior", "start")
+        same: Any = {name: getattr(request, name) for name in names}
+        return initialize(key, x, request.num_components, family, sample_weight=weight, **same)
+
+    ran = streaming.run(key, request, family, begin, options)
+    problem = loop.Problem(family, False, 0, key, None, None, None, ran.controls, np.int32(0))  # type: ignore[arg-type]
+    return conclude(*ran[:3], Prepared(problem, ran.origin, request.num_components))
 
 
 def initialize(
@@ -133,7 +166,7 @@ def initialize(
 class Request(NamedTuple):
     """The arguments of `fit` that define the problem, before validation."""
 
-    x: ArrayLike
+    x: Any
     num_components: int
     family: ExponentialFamily | str = "full"
     start: str | Mixture = "kmeans"

@@ -44,10 +44,15 @@ def check_data(
     if sample_weight is not None:
         used = x[checks.weights(sample_weight, x.shape[0]) > 0]
     checks.distinct_rows(used, num_components, "x")
-    if isinstance(family, Gaussian) and family.covariance_type != "spherical":
-        check_constant(x, regularization)
+    check_range(family, x, regularization)
     family.check(x)
     return x
+
+
+def check_range(family: ExponentialFamily, x: ArrayLike, regularization: float) -> None:
+    """`check_constant` for the families whose variance of a column can be 0."""
+    if isinstance(family, Gaussian) and family.covariance_type != "spherical":
+        check_constant(x, regularization)
 
 
 def check_constant(x: ArrayLike, regularization: float) -> None:
@@ -65,7 +70,7 @@ def check_constant(x: ArrayLike, regularization: float) -> None:
         f"x: {named} are constant; regularization alone sets their variance and their share of "
         "the log-likelihood. Consider dropping them",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

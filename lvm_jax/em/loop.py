@@ -145,26 +145,32 @@ def begin(problem: Problem, state: State) -> State:
 
 def advance(problem: Problem, state: State) -> tuple[State, Float[Array, " R"]]:
     """The state after one step, and the objective before it (NaN for a finished restart)."""
-    new, value, exact = step(problem, state)
+    return accept(problem.controls, state, *step(problem, state))
+
+
+def accept(
+    controls: Controls, state: State, new: MixtureParameters, value: Array, exact: Array
+) -> tuple[State, Float[Array, " R"]]:
+    """The result of `advance`, from the result of the step."""
     starting, running = state.step < 0, state.outcome == Outcome.RUNNING
     leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(new.components)]
     proper = jnp.stack([leaf.reshape(leaf.shape[0], -1).all(1) for leaf in leaves]).all(0)
     finite = jnp.isfinite(value)
-    converged = jnp.abs(value - state.objective) < problem.controls.tolerance
+    converged = jnp.abs(value - state.objective) < controls.tolerance
     outcome = jnp.where(converged, Outcome.CONVERGED, Outcome.RUNNING)
     outcome = jnp.where(proper, outcome, Outcome.DEGENERATE)
     outcome = jnp.where(finite, outcome, Outcome.DIVERGED)
-    accept = running & proper & finite
+    accepted = running & proper & finite
 
     def choose(fresh: Array, old: Array) -> Array:
-        taken = (accept | starting).reshape(-1, *(1,) * (old.ndim - 1))
+        taken = (accepted | starting).reshape(-1, *(1,) * (old.ndim - 1))
         return jnp.where(taken, fresh, old)
 
     return State(
         parameters=jax.tree.map(choose, new, state.parameters),
         objective=jnp.where(running & finite & ~starting, value, state.objective),
         outcome=jnp.where(running & ~starting, outcome, state.outcome).astype(jnp.int32),
-        num_steps=state.num_steps + (accept & ~starting),
+        num_steps=state.num_steps + (accepted & ~starting),
         exact_steps=state.exact_steps + (exact & ~starting),
         step=state.step + 1,
     ), jnp.where(running, value, jnp.nan)
