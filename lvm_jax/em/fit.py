@@ -101,10 +101,11 @@ def fit(
 
     Source: Dempster, Laird and Rubin (1977); Bishop (2006), section 9.2.2.
     """
-    checks.host("em.fit", INSIDE, key, x, sample_weight)
     source = sources.as_source(x)
+    x = x if source is None else source
+    checks.host("em.fit", INSIDE, key, x, sample_weight)
     request = Request(
-        x if source is None else source, num_components, family, start, num_restarts,
+        x, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, tolerance,
     )  # fmt: skip
     max_steps = checks.integer(max_steps, "max_steps", 0)

@@ -75,6 +75,7 @@ def run(
     found = None if path is None else checkpoint.load(path)
     if found is None:
         seen = survey(key, source, family, weight)
+        checks.distinct_rows(seen.sample.live, request.num_components, "x")
     else:
         checkpoint.check(path, found[1]["settings"], settings)  # type: ignore[arg-type]
         seen = seen_before(*found)

@@ -22,6 +22,11 @@ class Sample(NamedTuple):
     x: np.ndarray  # [m, D]
     weight: np.ndarray | None  # [m]
 
+    @property
+    def live(self) -> np.ndarray:
+        """The rows of positive weight."""
+        return self.x if self.weight is None else self.x[self.weight > 0]
+
     def smallest(self, size: int) -> "Sample":
         """The `size` rows of the smallest priorities."""
         if len(self.numbers) <= size:
@@ -107,6 +112,8 @@ def survey(
         on_rows(number)
     if sample is None:
         raise ValueError(f"x: expected rows, got none in {source.name}")
+    if source.num_rows not in (None, number):
+        raise ValueError(f"x: expected {source.num_rows:,} rows in {source.name}, got {number:,}")
     chunks.check_weight_length(sample_weight, number)
     if not total > 0:
         raise ValueError("sample_weight: expected a positive sum, got all zeros")

@@ -31,7 +31,7 @@ class Table(Source):
                 )
                 for part in split():
                     self.parts.append((path, part, number))
-                    number += part.count_rows()
+                    number += rows_of(part)
         if not number:
             raise ValueError(f"x: expected rows, got none in {name}")
         self.num_rows, narrow = number, types <= {"float", "halffloat"}
@@ -101,6 +101,12 @@ def parquet(data: Any, columns: Sequence[str] | None = None) -> Source:
             hint = suggestion(str(column), names)
             raise ValueError(f"columns: {name} has no column {column!r}{hint}; it has {names}")
     return Table(data, chosen, name)
+
+
+def rows_of(part: Any) -> int:
+    """The number of rows of a fragment; `count_rows` of a row group counts the whole file."""
+    groups = getattr(part, "row_groups", None)
+    return part.count_rows() if groups is None else sum(group.num_rows for group in groups)
 
 
 @contextmanager
