@@ -1,5 +1,6 @@
 """The checkpoint of a streamed fit: one .npz file, replaced as a whole."""
 
+import io
 import json
 import os
 import zipfile
@@ -26,15 +27,18 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any])
     temporary.replace(path)
 
 
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """The arrays and facts of a checkpoint, or None if there is none.
+def read(path: Path | None) -> bytes:
+    """The content of a checkpoint; empty if there is none."""
+    return b"" if path is None or not path.exists() else path.read_bytes()
+
+
+def parse(content: bytes, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and facts of the content of a checkpoint.
 
     Raises ValueError for a damaged file: zip archives have a checksum of each array.
     """
-    if not path.exists():
-        return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = dict(archive)
         facts = json.loads(arrays.pop(FACTS).tobytes())
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
@@ -61,6 +62,7 @@ def fit(
     prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
     checkpoint: str | Path | None = None,
+    mesh: Mesh | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     throw: bool = True,
 ) -> MixtureFit:
@@ -88,6 +90,8 @@ def fit(
         sample_weight: non-negative weights [N]; a weight of 2 is equivalent to duplicating the row.
         checkpoint: a file that is replaced after each step, and every minute within one, so that
             the same call resumes a killed fit to the same bits.
+        mesh: of `lvm_jax.parallel.data_mesh`: the rows are divided over its devices. Of several
+            processes each gives its own rows and weights, and all return the same fit.
         on_progress: called every 8 steps with a dict of step, objective (the
             best so far) and running (number of unfinished restarts). For data that stream it is
             called every second and after each step; the dict then has rows (of this pass),
@@ -109,8 +113,8 @@ def fit(
         regularization, prior, sample_weight, tolerance,
     )  # fmt: skip
     max_steps = checks.integer(max_steps, "max_steps", 0)
-    if checkpoint is not None or source is not None:
-        options = streaming.Options(max_steps, on_progress, checkpoint)
+    if source is not None or checkpoint is not None or mesh is not None:
+        options = streaming.Options(max_steps, on_progress, checkpoint, mesh)
         result = fit_stream(key, request, options)
     else:
         prepared = prepare(key, request)

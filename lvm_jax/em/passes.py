@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from lvm_jax.em import chunks, starts
+from lvm_jax.em import checkpoint, chunks, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussians
@@ -21,7 +22,7 @@ from lvm_jax.em.statistics import (
     exact_pass,
     fast_pass,
 )
-from lvm_jax.em.survey import Survey
+from lvm_jax.em.survey import Survey, survey
 from lvm_jax.typing import Array, ArrayLike, Bool, Float
 
 
@@ -71,6 +72,35 @@ class Pass:
         """The numbers of `Evaluation` of one mixture on a chunk."""
         rows = rows_per_chunk(self.family, parameters.log_weights.size, data)
         return widen(_evaluate(self.family, rows, parameters, data))
+
+
+class Streams:
+    """A source and its weights, before the origin is known."""
+
+    writes = True  # checkpoints
+
+    def __init__(self, source: Source, sample_weight: ArrayLike | None) -> None:
+        self.source, self.sample_weight = source, sample_weight
+        self.dim, self.dtype = source.dim, source.dtype
+        self.layout = {"rows": source.num_rows, "chunk_rows": chunks.rows_of(source)}
+
+    def measure(self, key: jax.Array, family: ExponentialFamily, before: Survey | None) -> Survey:
+        """The survey: of a checkpoint, whose checksums each pass compares, or of a first pass."""
+        if before is not None:
+            return before
+        return survey(key, self.source, family, self.sample_weight)
+
+    def rows(self, family: ExponentialFamily, origin: np.ndarray, seen: Survey) -> "Streamed":
+        """The data of the passes."""
+        return Streamed(family, origin, self.source, seen, self.sample_weight)
+
+    def read_checkpoint(self, path: Path | None) -> bytes:
+        """The content of the checkpoint."""
+        return checkpoint.read(path)
+
+    def agreed(self, value: Any) -> Any:
+        """The value of the first process: the only one."""
+        return value
 
 
 class Streamed(Pass):

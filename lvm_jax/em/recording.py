@@ -13,7 +13,7 @@ from lvm_jax.em import checkpoint, inputs, loop, padding
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.loop import State
 from lvm_jax.em.mixture import Mixture
-from lvm_jax.em.passes import Pass, chunk_sums, narrow, wide
+from lvm_jax.em.passes import chunk_sums, wide
 from lvm_jax.em.statistics import Data, MixtureParameters
 
 SAVE_SECONDS, PROGRESS_SECONDS = 60.0, 1.0  # within a pass
@@ -119,7 +119,7 @@ def blank_state(
 
 def resumed(
     arrays: dict[str, np.ndarray], facts: dict[str, Any], family: ExponentialFamily,
-    sizes: tuple[int, int, int], rows: Pass,
+    sizes: tuple[int, int, int],
 ) -> Place:  # fmt: skip
     """The place of a checkpoint; `sizes` are R, K and D."""
     blank = padding.blank(family, *sizes, np.float64)
@@ -129,13 +129,13 @@ def resumed(
     )
     if not place.first:
         return place
-    chunk = np.zeros((1, sizes[2]), rows.dtype)
-    leaves: Any = (chunk, None, rows.origin, np.int32(1))
-    parameters = narrow(place.state.parameters, rows.dtype)
-    shapes = jax.eval_shape(
-        lambda p, d: chunk_sums.function(family, 1, False, p, d), parameters, Data(*leaves)
-    )
-    return place._replace(total=_read(arrays, "total", jax.tree.structure(shapes)))
+    with wide():
+        row = np.zeros((1, sizes[2]))
+        leaves: Any = (row, None, row[0])
+        sums = jax.eval_shape(
+            lambda p, data: chunk_sums.function(family, 1, False, p, data), blank, Data(*leaves)
+        )
+    return place._replace(total=_read(arrays, "total", jax.tree.structure(sums)))
 
 
 def _read(arrays: dict[str, np.ndarray], name: str, structure: Any) -> Any:

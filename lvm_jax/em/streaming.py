@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
 from lvm_jax.em import checkpoint, chunks, inputs, loop
 from lvm_jax.em.compiling import over_data
+from lvm_jax.em.devices import OnMesh
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.loop import Conclusion, Controls, State
 from lvm_jax.em.mixture import Mixture
-from lvm_jax.em.passes import Rows, Streamed, m_step, narrow, safe, wide
+from lvm_jax.em.passes import Rows, Streams, m_step, narrow, safe, wide
 from lvm_jax.em.recording import Place, Recorder, resumed, started
-from lvm_jax.em.sources import ArraySource, Source, as_source
+from lvm_jax.em.sources import ArraySource, as_source
 from lvm_jax.em.statistics import MixtureParameters
-from lvm_jax.em.survey import Sample, Survey, survey
+from lvm_jax.em.survey import Sample, Survey
 from lvm_jax.typing import Array, Key
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Options(NamedTuple):
     max_steps: int
     on_progress: Callable[[dict[str, Any]], None] | None = None
     checkpoint: str | Path | None = None
+    mesh: Mesh | None = None
     previous_objective: float = -np.inf
 
 
@@ -65,43 +68,47 @@ def run(
     begin: Callable[[np.ndarray, np.ndarray | None], Mixture],
     options: Options,
 ) -> Ran:
-    """Fit R mixtures to a source; begin(rows, weights) makes the initial mixtures of a sample."""
+    """Fit R mixtures; begin(rows, weights) makes the initial mixtures of a sample."""
+    data = data_of(request, options.mesh)
+    path = None if options.checkpoint is None else Path(options.checkpoint)
+    settings, found = settings_of(key, request, family, data), None
+    content = data.read_checkpoint(path)
+    if path is not None and content:
+        found = checkpoint.parse(content, path)
+        checkpoint.check(path, found[1]["settings"], settings)
+    seen = data.measure(key, family, None if found is None else seen_before(found[0]))
+    origin, controls = settle(request, family, data.dtype, seen)
+    task = Task(data.rows(family, origin, seen), family, origin.dtype, controls)
+    number, start = request.num_components, request.start
+    if found is None:
+        checks.distinct_rows(seen.sample.live, number, "x")
+        initial = start if isinstance(start, Mixture) else sampled(begin, seen.sample)
+        objective = options.previous_objective
+        place = started(initial, family, number, origin, objective)
+        place = place._replace(state=data.agreed(place.state))
+    else:
+        place = resumed(*found, family, (num_starts(request), number, data.dim))
+    kept = ({name: np.asarray(getattr(seen, name)) for name in KEPT}, {"settings": settings})
+    path = path if data.writes else None
+    recorder = Recorder(path, *kept, options.on_progress, seen.num_rows, options.max_steps)
+    place = run_steps(task, place, options.max_steps, recorder)
+    return Ran(*conclude(task, place), controls, origin)
+
+
+def data_of(request: "Request", mesh: Mesh | None) -> Streams | OnMesh:
+    """The data of a request: a source, or the rows of this process on a mesh."""
+    if mesh is not None:
+        return OnMesh(request.x, request.sample_weight, mesh)
     source = as_source(request.x)
     if source is None:
         source = ArraySource(np.asarray(checks.points(request.x, "x")))
-    weight = chunks.place_of_weights(request.sample_weight)
-    path = None if options.checkpoint is None else Path(options.checkpoint)
-    settings = settings_of(key, request, family, source)
-    found = None if path is None else checkpoint.load(path)
-    if found is None:
-        seen = survey(key, source, family, weight)
-        checks.distinct_rows(seen.sample.live, request.num_components, "x")
-    else:
-        checkpoint.check(path, found[1]["settings"], settings)  # type: ignore[arg-type]
-        seen = seen_before(*found)
-    origin, controls = settle(request, family, source, seen)
-    rows = Streamed(family, origin, source, seen, weight)
-    if found is None:
-        initial = (
-            request.start if isinstance(request.start, Mixture) else sampled(begin, seen.sample)
-        )
-        number, objective = request.num_components, options.previous_objective
-        place = started(initial, family, number, origin, objective)
-    else:
-        place = resumed(
-            *found, family, (num_starts(request), request.num_components, source.dim), rows
-        )
-    kept = ({name: np.asarray(getattr(seen, name)) for name in KEPT}, {"settings": settings})
-    recorder = Recorder(path, *kept, options.on_progress, seen.num_rows, options.max_steps)
-    task = Task(rows, family, origin.dtype, controls)
-    place = run_steps(task, place, options.max_steps, recorder)
-    return Ran(*conclude(task, place), controls, origin)
+    return Streams(source, chunks.place_of_weights(request.sample_weight))
 
 
 KEPT = ("num_rows", "total_weight", "mean", "low", "high", "marks")  # of a survey
 
 
-def seen_before(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Survey:
+def seen_before(arrays: dict[str, np.ndarray]) -> Survey:
     """The survey of a checkpoint, without its sample."""
     empty = np.zeros(0)
     sample = Sample(empty, empty, empty, None)
@@ -111,7 +118,7 @@ def seen_before(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Survey:
 
 
 def settings_of(
-    key: Key[Array, ""], request: "Request", family: ExponentialFamily, source: Source
+    key: Key[Array, ""], request: "Request", family: ExponentialFamily, data: Streams | OnMesh
 ) -> dict[str, Any]:
     """What a checkpoint has to share with the fit that it resumes; max_steps may differ."""
     names = ("num_components", "num_restarts", "start", "regularization", "prior", "tolerance")
@@ -119,10 +126,9 @@ def settings_of(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "family": repr(family),
         **{name: checkpoint.describe(getattr(request, name)) for name in names},
-        "columns": source.dim,
-        "dtype": str(jax.dtypes.canonicalize_dtype(source.dtype)),
-        "rows": source.num_rows,
-        "chunk_rows": chunks.rows_of(source),
+        "columns": data.dim,
+        "dtype": str(jax.dtypes.canonicalize_dtype(data.dtype)),
+        **data.layout,
     }
 
 
@@ -134,12 +140,12 @@ def num_starts(request: "Request") -> int:
 
 
 def settle(
-    request: "Request", family: ExponentialFamily, source: Source, seen: Survey
+    request: "Request", family: ExponentialFamily, dtype: Any, seen: Survey
 ) -> tuple[np.ndarray, Controls]:
     """The origin and the settings; refuses or warns about constant columns."""
     inputs.check_range(family, np.stack([seen.low, seen.high]), request.regularization)
-    dtype = jax.dtypes.canonicalize_dtype(source.dtype)
-    origin = np.asarray(seen.mean if family.translates else np.zeros(source.dim), dtype)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    origin = np.asarray(seen.mean if family.translates else np.zeros_like(seen.mean), dtype)
     controls = inputs.check_controls(
         family, request.regularization, request.prior, request.num_components,
         origin.astype(np.float64), request.tolerance, seen.total_weight,
