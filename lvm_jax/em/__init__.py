@@ -8,6 +8,7 @@ from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.fit import Info, MixtureFit, fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
+from lvm_jax.em.online import Online, online, partial_fit
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
 from lvm_jax.em.scoring import stream
 from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
@@ -30,6 +31,7 @@ __all__ = [
     "Mixture",
     "MixtureFit",
     "NormalInverseWishart",
+    "Online",
     "Outcome",
     "Poisson",
     "Selection",
@@ -45,7 +47,9 @@ __all__ = [
     "gaussian_mixture",
     "initialize",
     "maximize",
+    "online",
     "parquet",
+    "partial_fit",
     "select",
     "smallest_spread",
     "stream",

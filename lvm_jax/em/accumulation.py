@@ -80,7 +80,7 @@ def accumulate(mixture: Mixture, x: Any, sample_weight: ArrayLike | None = None)
     checks.host("em.accumulate", "em.Mixture.responsibilities", mixture, sample_weight)
     source = scoring.source_for(mixture, x)
     weights = chunks.place_of_weights(sample_weight)
-    pass_ = Pass(mixture.family, np.asarray(mixture.origin), source)
+    pass_ = Pass(mixture.family, np.asarray(mixture.origin), source, source.num_rows)
     parameters = jax.tree.map(lambda leaf: np.asarray(leaf)[None], mixture.parameters)
     exact = not safe(mixture.family, parameters).all()
     total, weight, number = None, 0.0, 0

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax.compiling import bucket
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.sources import Source
 from lvm_jax.typing import ArrayLike
@@ -36,10 +37,11 @@ class Chunk(NamedTuple):
         return zlib.crc32(self.x[rows].tobytes() + weight, self.size)
 
 
-def rows_of(source: Source) -> int:
-    """The number of rows of a chunk: it depends on D and on the dtype."""
+def rows_of(source: Source, num_rows: int | None = None) -> int:
+    """The number of rows of a chunk: it depends on D and the dtype, and for few rows on N."""
     rows = CHUNK_BYTES // (source.dim * source.dtype.itemsize)
-    return max(256, rows - rows % 256)
+    rows = max(256, rows - rows % 256)
+    return rows if num_rows is None else min(rows, bucket(num_rows))
 
 
 class Blocks:

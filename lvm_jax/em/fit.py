@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em import inputs, loop, padding, priors, sources, starts, streaming
-from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.loop import State
 from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
@@ -124,21 +123,26 @@ def fit(
     return result
 
 
-def fit_stream(key: Key[Array, ""], request: "Request", options: streaming.Options) -> MixtureFit:
-    """`fit` of data that stream."""
+def fit_stream(
+    key: Key[Array, ""],
+    request: "Request",
+    options: streaming.Options,
+    begin: Callable[[np.ndarray, np.ndarray | None], Mixture] | None = None,
+) -> MixtureFit:
+    """`fit` of data that stream or are on a mesh; begin(rows, weights) makes the starts."""
     checks.key(key)
     checks.integer(request.num_components, "num_components", 1)
     checks.integer(request.num_restarts, "num_restarts", 1)
     checks.number(request.regularization, "regularization")
     inputs.check_start(request.start)
-    family = as_family(request.family)
+    family = inputs.as_family(request.family)
 
-    def begin(x: np.ndarray, weight: np.ndarray | None) -> Mixture:
+    def by_name(x: np.ndarray, weight: np.ndarray | None) -> Mixture:
         names = ("num_restarts", "regularization", "prior", "start")
         same: Any = {name: getattr(request, name) for name in names}
         return initialize(key, x, request.num_components, family, sample_weight=weight, **same)
 
-    ran = streaming.run(key, request, family, begin, options)
+    ran = streaming.run(key, request, family, begin or by_name, options)
     problem = loop.Problem(family, False, 0, key, None, None, None, ran.controls, np.int32(0))  # type: ignore[arg-type]
     return conclude(*ran[:3], Prepared(problem, ran.origin, request.num_components))
 
@@ -197,7 +201,7 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     num_components = checks.integer(request.num_components, "num_components", 1)
     num_restarts = checks.integer(request.num_restarts, "num_restarts", 1)
     inputs.check_start(start)
-    family = as_family(request.family)
+    family = inputs.as_family(request.family)
     regularization = checks.number(regularization, "regularization")
     x = inputs.check_data(x, num_components, family, sample_weight, regularization)
     weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])
@@ -227,18 +231,6 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     uniform = isinstance(start, str) and start == "random"
     problem = loop.Problem(family, uniform, rows, key, centres, parameters, data, controls, step)
     return Prepared(problem, origin, num_components)
-
-
-def as_family(value: Any) -> ExponentialFamily:
-    """Return a family as it is, or the Gaussian family of a covariance type."""
-    if isinstance(value, ExponentialFamily):
-        return value
-    if not isinstance(value, str):
-        raise TypeError(
-            f"family: expected one of {', '.join(GAUSSIANS)} or an em.ExponentialFamily, such as "
-            f"em.Bernoulli(), got {type(value).__name__}"
-        )
-    return GAUSSIANS[checks.choice(value, "family", tuple(GAUSSIANS))]
 
 
 def conclude(

@@ -146,6 +146,11 @@ class Gaussian(ExponentialFamily):
         means, low = move(a.means, low, share[:, None] * high)
         return BlockMoments(counts, means, scatter, low)
 
+    def reweight(self, summary: BlockMoments, factor: Scalar) -> BlockMoments:
+        """The means are not changed."""
+        counts, scatter = factor * summary.counts, factor * summary.scatter
+        return summary._replace(counts=counts, scatter=scatter)
+
     def summarize(self, sums: Sums) -> BlockMoments:
         """Moments from sums of t(x): scatter = sum x x^T - n m m^T."""
         dim = sums.features.shape[1] - self.num_quadratic(sums.features.shape[1])

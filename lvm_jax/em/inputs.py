@@ -8,6 +8,7 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax.em import priors
+from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.loop import Controls
@@ -15,6 +16,18 @@ from lvm_jax.em.mixture import Mixture
 from lvm_jax.em.starts import STARTS
 from lvm_jax.em.statistics import MixtureParameters
 from lvm_jax.typing import ArrayLike
+
+
+def as_family(value: Any) -> ExponentialFamily:
+    """Return a family as it is, or the Gaussian family of a covariance type."""
+    if isinstance(value, ExponentialFamily):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"family: expected one of {', '.join(GAUSSIANS)} or an em.ExponentialFamily, such as "
+            f"em.Bernoulli(), got {type(value).__name__}"
+        )
+    return GAUSSIANS[checks.choice(value, "family", tuple(GAUSSIANS))]
 
 
 def centre(x: ArrayLike, weight: np.ndarray | None, translates: bool) -> np.ndarray:

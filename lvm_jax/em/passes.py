@@ -43,9 +43,11 @@ class Rows(Protocol):
 class Pass:
     """The sums of one pass over a source for R mixtures relative to an origin."""
 
-    def __init__(self, family: ExponentialFamily, origin: np.ndarray, source: Source) -> None:
+    def __init__(
+        self, family: ExponentialFamily, origin: np.ndarray, source: Source, num_rows: int | None
+    ) -> None:
         self.family, self.origin = family, origin
-        self.rows, self.dtype = chunks.rows_of(source), origin.dtype
+        self.rows, self.dtype = chunks.rows_of(source, num_rows), origin.dtype
         self.centres = source.dtype != origin.dtype  # float64 rows are centred before rounding
 
     def prepare(self, chunk: chunks.Chunk) -> Data:
@@ -114,7 +116,7 @@ class Streamed(Pass):
         seen: Survey,
         sample_weight: ArrayLike | None,
     ) -> None:
-        super().__init__(family, origin, source)
+        super().__init__(family, origin, source, seen.num_rows)
         self.source, self.seen, self.sample_weight = source, seen, sample_weight
         self.num_rows = seen.num_rows
 

@@ -28,7 +28,7 @@ def stream(mixture: Mixture, x: Any, method: str = "assign") -> Iterator[np.ndar
 
 
 def _stream(mixture: Mixture, source: Source, method: str) -> Iterator[np.ndarray]:
-    for chunk in chunks.read(source, chunks.rows_of(source)):
+    for chunk in chunks.read(source, chunks.rows_of(source, source.num_rows)):
         chunks.check_rows(source, mixture.family, chunk)
         x = chunk.x if chunk.first else chunk.x[: chunk.size]  # later chunks share one shape
         yield np.asarray(getattr(mixture, method)(x))[: chunk.size]
@@ -40,7 +40,7 @@ def evaluate(
     """`Mixture.evaluate` of data that stream, and the total weight."""
     source = source_for(mixture, x)
     weights = chunks.place_of_weights(sample_weight)
-    pass_ = Pass(mixture.family, np.asarray(mixture.origin), source)
+    pass_ = Pass(mixture.family, np.asarray(mixture.origin), source, source.num_rows)
     total, weight, number = np.zeros(3), 0.0, 0
     for chunk in chunks.read(source, pass_.rows, weights):
         chunks.check_rows(source, mixture.family, chunk)

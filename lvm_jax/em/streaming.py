@@ -77,11 +77,12 @@ def run(
         found = checkpoint.parse(content, path)
         checkpoint.check(path, found[1]["settings"], settings)
     seen = data.measure(key, family, None if found is None else seen_before(found[0]))
+    if found is None:
+        checks.distinct_rows(seen.sample.live, request.num_components, "x")
     origin, controls = settle(request, family, data.dtype, seen)
     task = Task(data.rows(family, origin, seen), family, origin.dtype, controls)
     number, start = request.num_components, request.start
     if found is None:
-        checks.distinct_rows(seen.sample.live, number, "x")
         initial = start if isinstance(start, Mixture) else sampled(begin, seen.sample)
         objective = options.previous_objective
         place = started(initial, family, number, origin, objective)

@@ -89,7 +89,7 @@ def survey(
 
     Raises ValueError at the first row that is not finite or outside the family's support.
     """
-    rows, seed = chunks.rows_of(source), chunks.seed_of(key)
+    rows, seed = chunks.rows_of(source, source.num_rows), chunks.seed_of(key)
     size = sample_size(source.dim, source.dtype.itemsize)
     number, total, sums = 0, 0.0, np.zeros(source.dim)
     low, high = np.full(source.dim, np.inf), np.full(source.dim, -np.inf)

@@ -1,6 +1,5 @@
 """Gaussian mixtures with scikit-learn's parameters, attributes, warnings and errors."""
 
-import math
 import time
 import warnings
 from numbers import Integral, Real
@@ -16,8 +15,11 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from lvm_jax import em
 from lvm_jax.em import loop
 from lvm_jax.em.fit import Request, conclude, prepare
+from lvm_jax.em.sources import as_source
 from lvm_jax.sklearn import arrays
 from lvm_jax.sklearn.base import DTYPES, draw_seed
+from lvm_jax.sklearn.criteria import Criteria
+from lvm_jax.sklearn.streamed import StreamedFits
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -26,7 +28,7 @@ ILL_DEFINED = (
 )
 
 
-class GaussianMixture(DensityMixin, BaseEstimator):
+class GaussianMixture(StreamedFits, Criteria, DensityMixin, BaseEstimator):
     """Gaussian mixture by EM, with the interface of `sklearn.mixture.GaussianMixture`.
 
     The parameters and attributes have scikit-learn's meaning. Differences: one compiled program
@@ -127,14 +129,25 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
 
+    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit by EM; a `sample_weight` [n_samples] of 2 is equivalent to duplicating the row."""
-        self.fit_predict(X, y, sample_weight)
+        """Fit by EM; a `sample_weight` [n_samples] of 2 is equivalent to duplicating the row.
+
+        X may be data that stream, as in `em.fit`, such as a memory map or the path of a file.
+        """
+        if (source := as_source(X)) is None:
+            self.fit_predict(X, y, sample_weight)
+        else:
+            self._fit_source(source, sample_weight)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, then return the most probable component of each sample."""
+        if (source := as_source(X)) is not None:
+            self._fit_source(source, sample_weight)
+            return self.predict(source)
+        self._online = None
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
         if X.shape[0] < self.n_components:
             raise ValueError(
@@ -186,19 +199,22 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             # As in scikit-learn, a warm start may converge at its first step.
             previous_objective=self.lower_bound_ if self._warm() else -np.inf,
         )
-        fit = conclude(state, trace, conclusion, prepared)
+        self._take(conclude(state, trace, conclusion, prepared), X.dtype, began)
+        return np.asarray(conclusion.labels)[: len(X)].astype(np.int64)
+
+    def _take(self, fit: em.MixtureFit, dtype: Any, began: float) -> None:
+        """Set the attributes from a fit; refuse a failed one."""
         info, leaves = fit.info, jax.tree.leaves(fit.mixture.components)
         failed = info.outcome in (em.Outcome.DEGENERATE, em.Outcome.DIVERGED)
         if failed or not all(np.isfinite(leaf).all() for leaf in leaves):
             advice = " The numerical accuracy can also be improved by passing float64 data."
-            raise ValueError(ILL_DEFINED + (advice if X.dtype == np.float32 else ""))
+            raise ValueError(ILL_DEFINED + (advice if dtype == np.float32 else ""))
         self.converged_ = info.outcome == em.Outcome.CONVERGED
         self.n_iter_ = info.num_steps
         self.lower_bound_: float = float(info.restart_objectives[info.best_restart])
         self.lower_bounds_ = info.trace.tolist()
         self._report(time.perf_counter() - began)
         self._set(fit.mixture)
-        return np.asarray(conclusion.labels)[: len(X)].astype(np.int64)
 
     def _report(self, seconds: float) -> None:
         """Print the outcome, if verbose, and warn if the fit did not converge."""
@@ -217,10 +233,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
 
     def _print_step(self, progress: dict[str, Any]) -> None:
-        line = f"  Iteration {progress['step']}"
-        if self.verbose >= 2:
-            line += f"\t best lower bound {progress['objective']:.5f}"
-        print(line)  # noqa: T201
+        bound = f"\t best lower bound {progress['objective']:.5f}" if self.verbose >= 2 else ""
+        print(f"  Iteration {progress['step']}{bound}")  # noqa: T201
 
     def _set(self, mixture: em.Mixture) -> None:
         """Set the attributes from the mixture."""
@@ -244,6 +258,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
 
     def _apply(self, method: str, X: Any) -> np.ndarray:
         check_is_fitted(self)
+        if (source := as_source(X)) is not None:
+            with jax.enable_x64(self.means_.dtype == np.float64):
+                mixture = jax.device_put(self._current())
+                return np.concatenate([*em.stream(mixture, source, method)])
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         with jax.enable_x64(X.dtype == np.float64 or self.means_.dtype == np.float64):
             mixture = jax.device_put(self._current())
@@ -279,20 +297,3 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             X, y = map(np.asarray, mixture.sample(jax.random.key(seed), n_samples))
         order = np.argsort(y, kind="stable")
         return X[order], y[order].astype(np.int64)
-
-    def _n_parameters(self) -> int:
-        return self._current().num_parameters
-
-    def aic(self, X: Any) -> float:
-        """Akaike information criterion on X; lower is better."""
-        return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
-
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion on X; lower is better."""
-        return -2 * self.score(X) * len(X) + self._n_parameters() * math.log(len(X))
-
-    def icl(self, X: Any) -> float:
-        """Integrated completed likelihood on X: BIC - 2 sum_n log max_k r_nk."""
-        with np.errstate(divide="ignore"):
-            assigned = np.log(self.predict_proba(X).max(1)).sum(dtype=np.float64)
-        return self.bic(X) - 2 * float(assigned)
