@@ -11,6 +11,7 @@ it shows the cost of the division and of the all-reduce, not a speed-up.
 
 import argparse
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,8 @@ def passes(case: dict[str, Any]) -> dict[str, Any]:
     data = pass_.prepare(next(chunks.read(source, size)))
     parameters = jax.tree.map(lambda leaf: np.asarray(leaf)[None], start.parameters)
     total = pass_.add(None, parameters, data, False)
-    step = lambda: pass_.add(total, parameters, data, False)
-    step()
-    arithmetic = float(np.median(harness.seconds(step, 10))) * case["rows"] / size
+    times = harness.seconds(lambda: pass_.add(total, parameters, data, False), 10)
+    arithmetic = float(np.median(times)) * case["rows"] / size
     return {
         "seconds": float(np.median(np.diff(ends))),
         "first_seconds": ends[0] - began,
@@ -160,9 +160,10 @@ def devices(case: dict[str, Any]) -> dict[str, Any]:
         np.tile(np.eye(DIM, dtype=np.float32), (COMPONENTS, 1, 1)),
     )  # fmt: skip
     ends: list[float] = []
+    mesh = parallel.data_mesh(jax.devices())
     fit = em.fit(
         jax.random.key(0), x, COMPONENTS, start=start, max_steps=8, tolerance=0.0, throw=False,
-        mesh=parallel.data_mesh(jax.devices()), on_progress=lambda _: ends.append(time.perf_counter()),
+        mesh=mesh, on_progress=lambda _: ends.append(time.perf_counter()),
     )  # fmt: skip
     seconds = float(np.median(np.diff(ends)))
     return {"seconds": seconds, "log_likelihood": fit.info.log_likelihood}
@@ -223,15 +224,14 @@ def tables(rows: int, folder: Path, formats: tuple[str, ...], rounds: int, seed:
 def main() -> None:
     """Measure, print the tables, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.em_stream", description=__doc__)
-    parser.add_argument("--rows", type=float, default=2e6, help="rows of 64 bytes")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("benchmarks/results/data"), help="of the data"
-    )
+    parser.add_argument("--rows", type=float, default=2e6, help="rows of 64 bytes, such as 1e8")
+    parser.add_argument("--folder", type=Path, help="of the data, which are then kept")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     options = harness.read_options(parser, child)
-    found = tables(
-        int(options.rows), options.folder, tuple(options.formats), options.rounds, options.seed
-    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        given = (int(options.rows), folder, tuple(options.formats), options.rounds, options.seed)
+        found = tables(*given)
     print(f"\nwritten: {harness.save('em_stream', options.out, options.seed, found)}")
 
 
