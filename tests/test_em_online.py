@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.mixture import GaussianMixture as Oracle
 
 from lvm_jax import em
 from lvm_jax.em.online import UNIT_ROWS, _blend, _reweighted, _share
 from lvm_jax.sklearn import GaussianMixture
 
-N, D, K = 8_000, 2, 3
+N, D, K = 4_000, 2, 3
 RNG = np.random.default_rng(0)
 MEANS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
 Z = RNG.choice(K, size=N, p=[0.5, 0.3, 0.2])
@@ -27,27 +28,16 @@ def run(x, size, family="diag", key=KEY, weight=None):
     return state
 
 
-@pytest.mark.parametrize("size", [500, 8_000])
+@pytest.mark.parametrize("size", [500, 4_000])
 def test_one_pass_approaches_the_maximum_likelihood_fit(size):
-    """14 parameters cost 14 / (2 N) = 8.8e-4 nats of the fit; the estimate is within twice that."""
-    best = em.fit(KEY, X, K, "diag", num_restarts=4, tolerance=1e-7, max_steps=1_000).info
+    """14 parameters cost 14 / (2 N) = 1.75e-3 nats of the fit; the estimate is within twice that."""
+    best = Oracle(K, covariance_type="diag", tol=1e-7, max_iter=1_000, random_state=0).fit(X)
     state = run(X, size)
     found = float(state.mixture.evaluate(X).log_likelihood) / N
-    assert -1e-6 < best.log_likelihood - found < 1.75e-3
+    assert -1e-6 < best.score(X) - found < 3.5e-3
     last = float(state.current.evaluate(X).log_likelihood) / N
     assert last < found  # the average is better than the last step
     assert state.num_rows == state.total_weight == N
-
-
-def test_counts_have_a_moving_average_too():
-    rates = np.array([[1.0, 9.0], [6.0, 2.0], [12.0, 12.0]])
-    x = np.random.default_rng(1).poisson(rates[Z]).astype(np.float32)
-    state = run(x, 1_000, em.Poisson())
-    found = np.asarray(state.mixture.means)
-    order = np.argsort(found[:, 0])
-    np.testing.assert_allclose(found[order], rates, rtol=0.06)
-    np.testing.assert_allclose(state.mixture.weights[order], [0.5, 0.3, 0.2], atol=0.02)
-    np.testing.assert_allclose(state.statistics.summary.counts.sum(), 1, rtol=1e-6)
 
 
 def test_the_weight_of_a_batch_does_not_depend_on_its_division():
@@ -58,24 +48,27 @@ def test_the_weight_of_a_batch_does_not_depend_on_its_division():
     assert _share(1e6, 1e6 + 1) == pytest.approx(1e6**-0.6, rel=1e-3)
 
 
-def test_a_blend_is_the_average_of_the_moments(x64):
-    start = em.gaussian_mixture(np.full(K, 1 / K), MEANS, np.tile(np.eye(D), (K, 1, 1)))
-    x = X[:300].astype(float)
-    one, other = em.accumulate(start, x[:100]), em.accumulate(start, x[100:])
-    parts = [_reweighted(part, 1 / part.total_weight) for part in (one, other)]
-    blended = _blend(*parts, 0.25)
-    resp = (
-        np.asarray(start.responsibilities(x))
-        * np.repeat([0.75 / 100, 0.25 / 200], [100, 200])[:, None]
-    )
-    np.testing.assert_allclose(blended.summary.counts, resp.sum(0), rtol=1e-10)
-    mean = resp.T @ x / resp.sum(0)[:, None]
-    found = blended.summary.means + blended.summary.remainder + np.asarray(start.origin)
-    np.testing.assert_allclose(found, mean, rtol=1e-10)
-    scatter = np.stack(
-        [((x - m) * r[:, None]).T @ (x - m) for m, r in zip(mean, resp.T, strict=True)]
-    )
-    np.testing.assert_allclose(blended.summary.scatter, scatter, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("name", ["diag", "poisson", "bernoulli"])
+def test_a_blend_is_the_average_of_the_statistics(x64, name):
+    """(1 - g) s + g s' is the statistics of weights (1 - g) / n and g / n'."""
+    x = np.abs(X[:300].round()).astype(float)
+    rates = np.abs(MEANS) + 1.0
+    mixture = {
+        "diag": em.gaussian_mixture(np.full(K, 1 / K), MEANS, np.ones((K, D)), "diag"),
+        "poisson": em.Mixture(np.log(np.full(K, 1 / K)), rates, np.zeros(D), em.Poisson()),
+        "bernoulli": em.Mixture(np.log(np.full(K, 1 / K)), rates / 9, np.zeros(D), em.Bernoulli()),
+    }[name]
+    x = x.clip(max=1) if name == "bernoulli" else x
+    weight = np.repeat([1.0, 0.0], [100, 200]), np.repeat([0.0, 1.0], [100, 200])
+    one, other = (em.accumulate(mixture, x, w) for w in weight)
+    blended = _blend(_reweighted(one, 1 / 100), _reweighted(other, 1 / 200), 0.25)
+    direct = em.accumulate(mixture, x, 0.75 / 100 * weight[0] + 0.25 / 200 * weight[1])
+    for got, want in zip(
+        jax.tree.leaves(blended.summary), jax.tree.leaves(direct.summary), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(blended.log_likelihood, direct.log_likelihood, rtol=1e-12)
+    np.testing.assert_allclose(blended.total_weight, 1, rtol=1e-12)
 
 
 def test_rows_wait_until_they_are_enough():
@@ -94,13 +87,12 @@ def test_rows_wait_until_they_are_enough():
         em.partial_fit(state, np.full((1, D), np.nan)[:, :1])
 
 
-def test_weights_are_repetitions():
-    weight = np.tile([0.0, 2.0], 600)
+def test_weights_are_rows():
+    weight = np.tile([0.5, 2.5], 600)
     state = run(X[:1_200], 400, weight=weight)
-    assert state.total_weight == 1_200
+    assert state.total_weight == 1_800
     assert state.num_rows == 1_200
-    other = run(np.repeat(X[1:1_200:2], 2, axis=0), 400)
-    assert state.time == pytest.approx(other.time)
+    assert state.time == pytest.approx(1_800 / (UNIT_ROWS * K), rel=1e-12)
 
 
 def test_the_estimator_takes_batches():
@@ -108,8 +100,8 @@ def test_the_estimator_takes_batches():
     model.partial_fit(X[[0, 0]])
     with pytest.raises(NotFittedError):
         model.predict(X)
-    for i in range(0, 6_000, 1_000):
-        model.partial_fit(X[i : i + 1_000], sample_weight=np.ones(1_000))
+    for i in range(0, 3_000, 500):
+        model.partial_fit(X[i : i + 500], sample_weight=np.ones(500))
     assert model.n_iter_ == 7
     assert model.n_features_in_ == D
     assert model.means_.dtype == np.float32
@@ -122,34 +114,30 @@ def test_the_estimator_takes_batches():
         GaussianMixture(K, means_init=MEANS).partial_fit(X)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_estimator_streams(tmp_path, dtype):
-    x = X[:2_000].astype(dtype)
-    np.save(tmp_path / "x.npy", x)
-    settings = {
-        "covariance_type": "diag",
-        "random_state": 0,
-        "tol": 0.0,
-        "max_iter": 3,
-        "n_init": 2,
-    }
-    whole, streamed = GaussianMixture(K, **settings), GaussianMixture(K, **settings)
+def test_the_estimator_streams(tmp_path):
+    np.save(tmp_path / "x.npy", X)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    start = {
+        "weights_init": np.full(K, 1 / K),
+        "means_init": MEANS,
+        "precisions_init": np.ones((K, D)),
+    }
+    settings = {"covariance_type": "diag", "random_state": 0, "tol": 0.0, "max_iter": 3}
+    ours, theirs = (model(K, **settings, **start) for model in (GaussianMixture, Oracle))
     with pytest.warns(UserWarning, match="did not converge"):
-        labels = whole.fit_predict(x)
+        found = ours.fit_predict(mapped)
     with pytest.warns(UserWarning, match="did not converge"):
-        found = streamed.fit_predict(mapped)
-    np.testing.assert_array_equal(found, labels)
-    rtol = 1e-4 if dtype == np.float32 else 1e-9
-    np.testing.assert_allclose(streamed.means_, whole.means_, rtol=rtol, atol=rtol)
-    np.testing.assert_allclose(streamed.lower_bounds_, whole.lower_bounds_, rtol=1e-6)
-    assert streamed.means_.dtype == dtype
-    np.testing.assert_allclose(streamed.bic(str(tmp_path / "x.npy")), whole.bic(x), rtol=1e-6)
-    np.testing.assert_allclose(streamed.predict_proba(mapped), whole.predict_proba(x), atol=1e-3)
-    settings |= {"warm_start": True, "means_init": MEANS, "n_init": 1}
-    model = GaussianMixture(K, **settings)
-    with pytest.warns(UserWarning, match="did not converge"):
-        first = model.fit(lambda: iter([x])).lower_bounds_
-    with pytest.warns(UserWarning, match="did not converge"):
-        second = model.fit(lambda: iter([x])).lower_bounds_
-    assert first[-1] < second[0] < second[-1]
+        expected = theirs.fit(X.astype(float)).predict(X.astype(float))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(ours.means_, theirs.means_, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours.lower_bounds_, theirs.lower_bounds_, rtol=1e-6)
+    assert ours.means_.dtype == np.float32
+    np.testing.assert_allclose(ours.bic(str(tmp_path / "x.npy")), theirs.bic(X), rtol=1e-5)
+    np.testing.assert_allclose(ours.predict_proba(mapped), theirs.predict_proba(X), atol=1e-3)
+    model = GaussianMixture(K, warm_start=True, means_init=MEANS, **settings)
+    bounds = []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="did not converge"):
+            bounds += model.fit(lambda: iter([X])).lower_bounds_
+    assert len(bounds) == 6
+    assert (np.diff(bounds) > 0).all()

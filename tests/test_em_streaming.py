@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from em_reference import blobs, e_step, em_step, numbers
+from em_reference import blobs, compact, e_step, em_step, numbers
 from scipy import stats
+from scipy.special import logsumexp
 
 from lvm_jax import em
 from lvm_jax.em import chunks, recording, survey
@@ -48,31 +49,63 @@ def assert_same_bits(one, other):
     assert one.info.log_likelihood == other.info.log_likelihood
 
 
-def assert_close(one, other, rtol=1e-10):
-    np.testing.assert_allclose(one.mixture.means, other.mixture.means, rtol=rtol, atol=rtol)
-    np.testing.assert_allclose(one.mixture.weights, other.mixture.weights, rtol=rtol)
-    if one.mixture.family in em.GAUSSIANS.values():
-        np.testing.assert_allclose(one.mixture.covariances, other.mixture.covariances, rtol=1e-9)
-    np.testing.assert_allclose(one.info.trace, other.info.trace, rtol=rtol)
-    np.testing.assert_allclose(one.info.log_likelihood, other.info.log_likelihood, rtol=rtol)
+def assert_close(one, other):
+    for a, b in zip(numbers(one.mixture), numbers(other.mixture), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(one.info.trace, other.info.trace, rtol=1e-10)
+    np.testing.assert_allclose(one.info.log_likelihood, other.info.log_likelihood, rtol=1e-10)
+
+
+def start_of(name):
+    """A start of a family: its mixture, and (pi, mu, Sigma) or (pi, means)."""
+    pi, mu = np.array([0.5, 0.3, 0.2]), X[:K]
+    if name in em.GAUSSIANS:
+        sigma = np.stack([(1 + 0.5 * (name != "tied") * k) * np.eye(D) for k in range(K)])
+        return em.gaussian_mixture(pi, mu, compact(sigma, name), name), (pi, mu, sigma)
+    means = np.full((K, D), 0.3) + 0.1 * np.arange(K)[:, None]
+    return em.Mixture(np.log(pi), means, np.zeros(D), FAMILIES[name]), (pi, means)
+
+
+def reference(name, x, state, steps):
+    """Steps in NumPy, with WEIGHT: the state after them, and the mean log-likelihood before each."""
+    trace, law = [], {"bernoulli": stats.bernoulli, "poisson": stats.poisson}.get(name)
+    for _ in range(steps):
+        if law is None:
+            state, value = em_step(x, *state, name, WEIGHT, 1e-6)
+            trace.append(value)
+            continue
+        pi, means = state
+        joint = np.log(pi) + law.logpmf(x[:, None, :], means).sum(-1)
+        log_p = logsumexp(joint, axis=1)
+        trace.append(WEIGHT @ log_p / WEIGHT.sum())
+        resp = np.exp(joint - log_p[:, None]) * WEIGHT[:, None]
+        state = resp.sum(0) / WEIGHT.sum(), resp.T @ x / resp.sum(0)[:, None]
+    return state, trace
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_streams_to_the_fit_in_memory(x64, tmp_path, name):
-    """And the step by hand, on three parts of the rows, is the sixth step of the fit."""
-    x, family = rows_of(name), FAMILIES[name]
-    options = {**OPTIONS, "sample_weight": WEIGHT, "tolerance": 0.0}
-    five, six = (em.fit(KEY, x, K, family, **options | {"max_steps": n}) for n in (5, 6))
-    assert_close(em.fit(KEY, mapped(x, tmp_path), K, family, **options), six)
-    statistics = sum(em.accumulate(five.mixture, x[i::3], WEIGHT[i::3]) for i in range(3))
+def test_every_family_makes_the_steps_of_em(x64, tmp_path, name):
+    """Streamed, and by hand: accumulate on three parts of the rows, +, maximize."""
+    x, family, (start, state) = rows_of(name), FAMILIES[name], start_of(name)
+    options = {**OPTIONS, "sample_weight": WEIGHT, "tolerance": 0.0, "start": start}
+    fit = em.fit(KEY, mapped(x, tmp_path), K, family, **options | {"max_steps": 3})
+    state, trace = reference(name, x, state, 3)
+    np.testing.assert_allclose(fit.info.trace, trace, rtol=1e-10)
+    assert_parameters(fit.mixture, state)
+    statistics = sum(em.accumulate(fit.mixture, x[i::3], WEIGHT[i::3]) for i in range(3))
     statistics = pickle.loads(pickle.dumps(statistics))
     assert statistics.num_rows == N
     np.testing.assert_allclose(statistics.total_weight, WEIGHT.sum(), rtol=1e-12)
-    by_hand = em.maximize(statistics, five.mixture)
-    np.testing.assert_allclose(by_hand.means, six.mixture.means, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(by_hand.weights, six.mixture.weights, rtol=1e-10)
+    state, trace = reference(name, x, state, 1)
+    assert_parameters(em.maximize(statistics, fit.mixture), state)
     mean = statistics.log_likelihood / statistics.total_weight
-    np.testing.assert_allclose(mean, six.info.trace[5], rtol=1e-10)
+    np.testing.assert_allclose([mean, fit.info.log_likelihood], trace[0], rtol=1e-10)
+
+
+def assert_parameters(mixture, state):
+    found = numbers(mixture) if len(state) == 3 else (mixture.weights, mixture.means)
+    for got, want in zip(found, state, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-10)
 
 
 def test_restarts_and_a_prior_stream_too(x64, tmp_path):
@@ -89,12 +122,14 @@ def test_restarts_and_a_prior_stream_too(x64, tmp_path):
 def test_steps_are_the_equations_in_float32_and_with_weights(tmp_path):
     """float64 files without x64 are centred in float64 before they are rounded."""
     x = X + 1e6
-    start = em.gaussian_mixture(np.full(K, 1 / K), x[:K], np.tile(np.eye(D), (K, 1, 1)))
+    start = em.gaussian_mixture(np.full(K, 1 / K), x[:K], np.ones((K, D)), "diag")
     options = {**OPTIONS, "start": start, "regularization": 0.0, "sample_weight": WEIGHT}
-    fit = em.fit(KEY, mapped(x, tmp_path), K, **options | {"max_steps": 3, "tolerance": 0.0})
+    fit = em.fit(
+        KEY, mapped(x, tmp_path), K, "diag", **options | {"max_steps": 3, "tolerance": 0.0}
+    )
     state = np.full(K, 1 / K), x[:K].astype(np.float32).astype(float), np.tile(np.eye(D), (K, 1, 1))
     for _ in range(3):
-        state, _ = em_step(x, *state, "full", WEIGHT)
+        state, _ = em_step(x, *state, "diag", WEIGHT)
     centre = np.asarray(fit.mixture.origin, np.float64)
     means = centre + np.asarray(fit.mixture.family.means(fit.mixture.components), np.float64)
     np.testing.assert_allclose(means - 1e6, state[1] - 1e6, atol=0.07)  # the start is rounded
@@ -107,8 +142,10 @@ def test_tight_clusters_use_the_exact_path(tmp_path):
     x = np.where(rng.random((N, 1)) < 0.4, -1000.0, 1000.0) + 0.002 * rng.normal(size=(N, D))
     x = x.astype(np.float32).astype(np.float64)
     rows = mapped(x.astype(np.float32), tmp_path)
-    fit = em.fit(KEY, rows, 2, "diag", regularization=0.0, **OPTIONS)
-    assert fit.info.exact_steps == fit.info.num_steps > 0
+    ends = np.array([[-1000.0], [1000.0]], np.float32) * np.ones(D, np.float32)
+    start = em.gaussian_mixture(np.full(2, 0.5), ends, np.ones((2, D)), "diag")
+    fit = em.fit(KEY, rows, 2, "diag", regularization=0.0, start=start, **OPTIONS)
+    assert 0 < fit.info.exact_steps <= fit.info.num_steps  # the start is wide
     truth = []
     for side in (x[:, 0] < 0, x[:, 0] > 0):
         own = x[side]
@@ -170,8 +207,9 @@ def test_weights_beside_the_rows_are_those_of_sample_weight(tmp_path):
     def pairs():
         return ((X[i : i + 70], WEIGHT[i : i + 70]) for i in range(0, N, 70))
 
-    one = em.fit(KEY, pairs, K, "diag", **OPTIONS)
-    other = em.fit(KEY, mapped(X, tmp_path), K, "diag", sample_weight=WEIGHT, **OPTIONS)
+    options = {**OPTIONS, "start": start_of("diag")[0]}
+    one = em.fit(KEY, pairs, K, "diag", **options)
+    other = em.fit(KEY, mapped(X, tmp_path), K, "diag", sample_weight=WEIGHT, **options)
     assert_same_bits(one, other)
 
 
@@ -197,7 +235,7 @@ def test_a_killed_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, at):
     """In the first pass, in two steps, and in the evaluation; 14 batches a pass."""
     monkeypatch.setattr(recording, "SAVE_SECONDS", 0.0)
     x, path = X.astype(np.float32), tmp_path / "fit.npz"
-    options = {**OPTIONS, "max_steps": 5, "tolerance": 0.0}
+    options = {**OPTIONS, "max_steps": 5, "tolerance": 0.0, "start": start_of("diag")[0]}
     with pytest.raises(Killed):
         em.fit(KEY, killing(x, at + 1), K, "diag", checkpoint=path, **options)
     seen = []
@@ -211,12 +249,12 @@ def test_a_killed_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, at):
 
 def test_a_fit_resumes_with_more_steps_and_refuses_other_settings(tmp_path):
     x, path = X.astype(np.float32), tmp_path / "fit.npz"
-    options = {**OPTIONS, "tolerance": 0.0, "checkpoint": path}
+    options = {**OPTIONS, "tolerance": 0.0, "checkpoint": path, "start": start_of("diag")[0]}
     em.fit(KEY, x, K, "diag", **options | {"max_steps": 2})
     longer = em.fit(KEY, x, K, "diag", **options)
     assert_same_bits(longer, em.fit(KEY, lambda: [x], K, "diag", **options | {"checkpoint": None}))
     with pytest.raises(ValueError, match="other settings .num_components: 3 then, 2 now"):
-        em.fit(KEY, x, 2, "diag", **options)
+        em.fit(KEY, x, 2, "diag", **options | {"start": "kmeans"})
     with pytest.raises(ValueError, match="other settings .rows: 1301 then, 1300 now"):
         em.fit(KEY, x[1:], K, "diag", **options)
     with pytest.raises(ValueError, match="expected the same rows in every pass, but row 512 of"):
@@ -228,7 +266,8 @@ def test_a_fit_resumes_with_more_steps_and_refuses_other_settings(tmp_path):
 
 def test_progress_has_the_rows_and_the_time(monkeypatch, tmp_path):
     monkeypatch.setattr(recording, "PROGRESS_SECONDS", 0.0)
-    seen, options = [], {**OPTIONS, "tolerance": 0.0, "max_steps": 2}
+    options = {**OPTIONS, "tolerance": 0.0, "max_steps": 2, "start": start_of("diag")[0]}
+    seen = []
     fit = em.fit(KEY, lambda: [X], K, "diag", on_progress=seen.append, **options)
     assert [row["rows"] for row in seen] == 2 * [256, 512, 768, 1_024, 1_280, 0]
     assert [row["step"] for row in seen] == 5 * [0] + 6 * [1] + [2]
@@ -237,11 +276,10 @@ def test_progress_has_the_rows_and_the_time(monkeypatch, tmp_path):
 
 
 def test_criteria_and_labels_of_data_that_stream(x64, tmp_path):
-    mixture = em.fit(KEY, X, K, "diag", **OPTIONS).mixture
+    mixture, _ = start_of("diag")
     rows = mapped(X, tmp_path)
-    for weight in (None, WEIGHT):
-        streamed, whole = (em.criteria(mixture, x, weight) for x in (rows, X))
-        np.testing.assert_allclose(streamed, whole, rtol=1e-11)
+    streamed, whole = (em.criteria(mixture, x, WEIGHT) for x in (rows, X))
+    np.testing.assert_allclose(streamed, whole, rtol=1e-11)
     resp, log_p = e_step(X, *numbers(mixture))
     labels = [*em.stream(mixture, rows)]
     assert [len(part) for part in labels] == [256] * 5 + [21]

@@ -206,8 +206,10 @@ def conclude(task: Task, place: Place) -> tuple[State, np.ndarray, Conclusion]:
     best = int(np.argmax(np.where(failed & ~failed.all(), -np.inf, state.objective)))
     chosen = jax.tree.map(lambda leaf: leaf[best], state.parameters)
     evaluation = rows.evaluate(narrow(chosen, dtype))
-    with wide():
-        value = _objective(family, chosen, np.float64(evaluation.log_likelihood), controls)
+    value: Any = evaluation.log_likelihood / controls.total_weight
+    if controls.settings[1:] != (None, None):  # a prior
+        with wide():
+            value = _objective(family, chosen, np.float64(evaluation.log_likelihood), controls)
     outcome = np.where(state.outcome == Outcome.RUNNING, np.int32(Outcome.MAX_STEPS), state.outcome)
     end = Conclusion(best, narrow(chosen, dtype), evaluation, np.asarray(value), None)  # type: ignore[arg-type]
     return state._replace(outcome=outcome), place.trace, end
