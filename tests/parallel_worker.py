@@ -13,10 +13,30 @@ import sys
 import jax
 import numpy as np
 
-from lvm_jax import parallel, training
+from lvm_jax import em, parallel, training
 from lvm_jax.training import Checkpoints, Placement, checkpoint
 
 OPTIONS = {"batch_size": 8, "num_epochs": 2, "num_samples": 3}
+
+
+def mixtures(x, *devices, **options):
+    """A fit of each path on each mesh: fast (one all-reduce), and exact (tight clusters)."""
+    counts = np.floor(np.abs(3 * x))
+    tight = (np.sign(x[:, :1]) * 1000 + 0.002 * x).astype(np.float32)
+    cases = [(x, 3, "full"), (counts, 2, em.Poisson()), (tight, 2, "diag")]
+    settings = {"max_steps": 5, "tolerance": 0.0, "regularization": 0.0, "throw": False}
+    return [
+        [
+            mixture(em.fit(jax.random.key(0), *case, mesh=mesh, **settings, **options))
+            for case in cases
+        ]
+        for mesh in devices
+    ]
+
+
+def mixture(fit):
+    leaves = [np.asarray(leaf).tolist() for leaf in (fit.mixture.means, fit.mixture.weights)]
+    return [leaves, fit.info.trace.tolist(), fit.info.log_likelihood, fit.info.exact_steps]
 
 
 def numbers(found):
@@ -39,6 +59,7 @@ def devices():
         "two, fed": numbers(fit(**options, placement=Placement(two, on_device=False))),
         "one": numbers(fit(**options)),
     }
+    found["mixtures"] = mixtures(rows_of_a_mixture(), eight, two, None)
     rows = parallel.rows_to_global(eight, np.arange(32.0).reshape(16, 2))
     batch = jax.jit(lambda x: parallel.constrain(eight, 1 * x))(np.zeros((16, 2)))
     copy = parallel.replicate(eight, {"w": np.ones(3)})["w"]
@@ -46,6 +67,45 @@ def devices():
         [list(shard.data.shape) for shard in array.addressable_shards]
         for array in (rows, batch, copy)
     ]
+    return found
+
+
+def rows_of_a_mixture():
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(101, 2)) + 3 * rng.integers(2, size=(101, 1))).astype(np.float32)
+
+
+def refused(function, *arguments, **options):
+    try:
+        function(*arguments, **options)
+    except ValueError as error:
+        return str(error)
+
+
+def mixtures_of_two(index, mesh, folder):
+    """Fits in two processes, one of which is interrupted in both and resumed."""
+    x, whole = rows_of_a_mixture(), parallel.data_mesh()
+    own, path = (x[:40], x[40:])[index], f"{folder}/mixture.npz"
+    found = {"mesh": mixtures(own, mesh), "one": mixtures(x, whole)}
+    options = {"mesh": mesh, "max_steps": 5, "tolerance": 0.0, "throw": False}
+
+    def stop(progress):
+        if progress["step"] == 3:
+            raise KeyboardInterrupt
+
+    def fit(rows=own, **more):
+        return em.fit(jax.random.key(0), rows, 3, **options, **more)
+
+    try:
+        fit(checkpoint=path, on_progress=stop)
+    except KeyboardInterrupt:
+        seen = []
+        again = fit(checkpoint=path, on_progress=lambda progress: seen.append(progress["step"]))
+        found |= {"resumed": mixture(again), "whole": mixture(fit()), "seen": seen}
+    bad = own if index == 0 else np.full_like(own, np.nan)
+    found["refused"] = [
+        refused(fit, bad), refused(fit, own[:, : 2 - index]), refused(fit, own + 1, checkpoint=path)
+    ]  # fmt: skip
     return found
 
 
@@ -83,6 +143,7 @@ def process(index, port, folder):
     except checkpoint.CheckpointError as error:
         found["full"] = str(error)
     found["steps"] = 2 * (len(own) // 4)
+    found["mixtures"] = mixtures_of_two(index, mesh, folder)
     return found
 
 

@@ -78,6 +78,22 @@ def test_a_jump_that_no_pass_has_measured_is_not_the_result(x64):
     assert [each["step"] for each in seen] == [8, 16, 20]
 
 
+def test_data_that_stream(x64, tmp_path):
+    options = {"tolerance": 1e-10, "acceleration": "squarem"}
+    whole = em.fit(KEY, PLANE, 2, "full", **options)
+    rows = lambda: iter(np.array_split(PLANE, 4))  # noqa: E731
+    streamed = em.fit(KEY, rows, 2, "full", **options)
+    np.testing.assert_allclose(streamed.info.trace, whole.info.trace, atol=1e-9)
+    # A jump that no pass has measured is not the result, and a checkpoint has the whole cycle.
+    options |= {"tolerance": 0.0, "throw": False, "checkpoint": tmp_path / "fit.npz"}
+    for steps in (2, 4, 8):
+        resumed = em.fit(KEY, rows, 2, "full", max_steps=steps, **options)
+    del options["checkpoint"]
+    at_once = em.fit(KEY, rows, 2, "full", max_steps=8, **options)
+    np.testing.assert_array_equal(resumed.info.trace, at_once.info.trace)
+    assert resumed.info.log_likelihood == at_once.info.log_likelihood
+
+
 def test_float32_is_the_optimum_to_rounding():
     options = {"tolerance": 1e-6, "max_steps": 2_000}
     x = PLANE.astype(np.float32)

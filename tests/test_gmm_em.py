@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pandas
 import pytest
 from em_reference import log_joint
 from experiment_cycle import check_whole, read
@@ -43,6 +44,34 @@ def test_the_run_is_whole_and_the_known_numbers_are_scikit_learns(finished):
     expected = (272 * mean, mean, oracle.bic(x), oracle.weights_.min())
     assert measure.KNOWN["old_faithful"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert [check.expected.split(", ")[-1] for check in finished.checks[2:]] == ["scikit-learn"] * 4
+
+
+def test_a_file_of_more_rows_than_max_rows_streams(tmp_path):
+    """The fit to all rows is that of em.fit, its labels are in a file, and the page has both."""
+    clusters = data.three_clusters()
+    frame = pandas.DataFrame(clusters.x.astype(np.float32), columns=["a", "b"])
+    path = tmp_path / "rows.parquet"
+    frame.to_parquet(path)
+    options = {**SMALL, "num_restarts": 2, "max_components": 3, "tolerance": 1e-5}
+    done = run(tmp_path / "run", data=str(path), max_rows=1_000, columns=("b", "a"), **options)
+    whole = done.result.all_rows
+    assert whole.num_rows == 1_500
+    x = frame[["b", "a"]].to_numpy()
+    with jax.enable_x64(True):
+        mixture = em.gaussian_mixture(whole.weights, whole.means, whole.covariances)
+        assert whole.log_likelihood == pytest.approx(float(mixture.log_prob(x).mean()), rel=1e-5)
+        np.testing.assert_array_equal(np.load(tmp_path / "run/labels.npy"), mixture.assign(x))
+    oracle = GaussianMixture(3, tol=1e-9, max_iter=1000, random_state=0).fit(x.astype(float))
+    assert whole.criteria.bic == pytest.approx(oracle.bic(x.astype(float)), rel=1e-4)
+    assert whole.points.sum() == 1_500
+    assert read(done, "results.json")["all_rows"]["num_rows"] == 1_500
+    assert "All rows" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="--standardize and --pca-dim need the data in memory"):
+        measure.load(Config(data=str(path), max_rows=1_000, standardize=True))
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(ValueError, match="columns: expected a Parquet file"):
+        measure.load(Config(data=str(tmp_path / "x.npy"), max_rows=1_000, columns=("x1",)))
+    assert measure.load(Config(data=str(path))).source is None
 
 
 def test_a_moment_that_an_m_step_does_not_conserve_is_seen(result):

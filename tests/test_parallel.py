@@ -45,9 +45,22 @@ def test_two_and_eight_devices_give_the_numbers_of_one():
     found = answer(start(8, "devices"))
     for name in ("eight", "two, fed"):
         assert_close(found[name], found["one"])
+    eight, two, one = found["mixtures"]
+    assert_mixtures_close(eight, one)
+    assert_mixtures_close(two, one)
     rows, batch, copy = found["shards"]
     assert rows == batch == [[2, 2]] * 8
     assert copy == [[3]] * 8
+
+
+def assert_mixtures_close(one, other):
+    for a, b in zip(one, other, strict=True):
+        *a, exact = a
+        *b, other_exact = b
+        assert exact == other_exact
+        for got, want in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+    assert [case[-1] for case in one] == [0, 0, 5]  # steps on the exact path
 
 
 def test_two_processes_that_each_hold_half_of_the_rows(tmp_path):
@@ -63,7 +76,9 @@ def test_two_processes_that_each_hold_half_of_the_rows(tmp_path):
     full = [one.pop("full") for one in found]
     assert re.search(r"step \d+ could not be written \(No space left on device\)", full[0])
     assert full[1].startswith("process 0 could not write a checkpoint")
+    mixtures = [one.pop("mixtures") for one in found]
     assert found[0] == found[1]
+    check_mixtures(*mixtures)
     assert found[0]["stopped"] == ["INTERRUPTED", 4]
     assert all(found[0]["resumed"][name] == found[0][name] for name in found[0]["resumed"])
     assert re.search(r"checkpoints: .* is of a run with other settings \(x: ", found[0]["refused"])
@@ -71,6 +86,20 @@ def test_two_processes_that_each_hold_half_of_the_rows(tmp_path):
     parameters, bounds = together(data(40), found[0]["steps"])
     np.testing.assert_allclose(found[0]["parameters"], parameters, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(found[0]["bound"], np.reshape(bounds, (2, -1)).mean(1), rtol=1e-5)
+
+
+def check_mixtures(one, other):
+    refused = [each.pop("refused") for each in (one, other)]
+    assert one == other
+    assert_mixtures_close(one["mesh"][0], one["one"][0])
+    assert one["resumed"] == one["whole"]
+    assert one["seen"] == [4, 5]
+    assert refused[0][0] == "x: process 1 refused its rows"
+    assert refused[1][0].startswith("x: expected finite numbers, got 122 NaN")
+    widths = "expected rows of one width in all processes, .* got widths .2, 1."
+    for own in refused:
+        assert re.search(widths, own[1])
+        assert re.search("checkpoint: expected the rows of the fit that it is of, 101 rows", own[2])
 
 
 def together(x, num_steps):

@@ -22,6 +22,9 @@ class Config(Options):
     data: str = "three_clusters"
     """three_clusters, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file.
     Missing values (NaN, empty cells) are missing at random: EM uses the values that are there."""
+    max_rows: Annotated[int, at_least(100)] = 2_000_000
+    """A .npy or .parquet file with more rows streams: the mixture is fitted to all of them, from the
+    fit to a sample of at most 65,536, which the figures and the comparison use."""
     columns: tuple[str, ...] | None = None
     """Columns to use, by name; None uses all."""
     standardize: bool = False

@@ -12,10 +12,13 @@ from scipy.spatial.distance import cdist
 from scipy.stats import sem
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from experiments.gmm_em.all_rows import AllRows, fit_all
+from experiments.gmm_em.all_rows import load as load_rows
 from experiments.gmm_em.config import Config, Covariance
 from lvm_jax import data, em
 from lvm_jax._core import checks as check
 from lvm_jax.em import incomplete, inputs
+from lvm_jax.em.sources import Source
 from lvm_jax.report import Check, Run, near, point_ids
 
 RAND, INFORMATION = "adjusted Rand index", "normalised mutual information"
@@ -38,6 +41,7 @@ class Loaded(NamedTuple):
     original: data.Dataset  # before them
     pca: data.PCA | None
     folds: list[np.ndarray]  # indices of the points held out together
+    source: Source | None = None  # of all rows, if these are a sample
 
 
 class Candidate(NamedTuple):
@@ -79,6 +83,7 @@ class Result:
     samples: np.ndarray  # [N, D], drawn from the fitted mixture
     samples_z: np.ndarray  # [N], their components
     agreement: dict[str, float]  # with the true labels, if there are any
+    all_rows: AllRows | None = None  # the fit to all rows, if `dataset` is a sample
 
     @property
     def missing(self) -> np.ndarray:
@@ -135,6 +140,7 @@ class Result:
             "best_by_bic": self.best,
             "held_out": self.held_out,
             "agreement": self.agreement,
+            "all_rows": self.all_rows and self.all_rows.numbers,
         }
 
 
@@ -145,7 +151,8 @@ def spread(covariances: np.ndarray) -> np.ndarray:
 
 def load(config: Config) -> Loaded:
     """Read and transform the data, fill in the defaults, and check that every fit is possible."""
-    original = dataset = with_values(data.load(config.data, config.columns, missing=True))
+    original, source = load_rows(config)
+    original = dataset = with_values(original)
     incomplete.check_columns(original.x, "data")
     config = filled(config, original.x)
     if config.standardize:
@@ -161,7 +168,7 @@ def load(config: Config) -> Loaded:
     order = jax.random.permutation(keys(config)[2][0], len(dataset.x))
     folds = np.array_split(np.asarray(order), config.num_folds)
     check_fits(dataset.x, config, folds)
-    return Loaded(config, dataset, original, pca, folds)
+    return Loaded(config, dataset, original, pca, folds, source)
 
 
 def with_values(dataset: data.Dataset) -> data.Dataset:
@@ -229,11 +236,12 @@ def comparison_grid(config: Config) -> list[tuple[Covariance, int]]:
 
 def measure(config: Config, run: Run, loaded: Loaded) -> Result:
     """Fit the mixture, compare candidates, cross-validate, and sample."""
-    config, dataset, original, pca, folds = loaded
+    config, dataset, original, pca, folds, source = loaded
     x, grid = dataset.x, comparison_grid(config)
     key_fit, key_grid, (_, key_folds), key_samples = keys(config)
-    run.begin(len(grid) + len(folds) + 1)
+    run.begin(len(grid) + len(folds) + 1 + (source is not None))
     fit = run.stage("fit", fit_mixture, key_fit, x, config, run)
+    whole = source and run.stage("all rows", fit_all, key_fit, source, config, fit.mixture, run)
     # Not in threads: jaxlib's batched Cholesky waits, in a thread of XLA's pool, for work queued to
     # that pool, so that as many fits as threads deadlock.
     candidates = [
@@ -254,6 +262,7 @@ def measure(config: Config, run: Run, loaded: Loaded) -> Result:
         config, dataset, original, pca, fit, candidates,
         HeldOut(float(every.mean()), float(sem(every)), seen, len(every)), points,
         *jax.device_get(fit.mixture.sample(key_samples, len(x))), agreement(fit.mixture, dataset),
+        whole,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lvm_jax._core import saddlepoint
 from lvm_jax.em.families import ROUNDING_NATS, ExponentialFamily, Settings, Sums, divide, keep_empty
-from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Params
+from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Params, Scalar
 
 BLOCK = 128  # terms per block of a sum
 
@@ -162,6 +162,10 @@ class Poisson(ExponentialFamily):
     def constrain(self, free: Params, at: Params, size: Float[Array, " K"]) -> Params:
         """Rates, at least epsilon."""
         return jnp.maximum(jnp.exp(free / (jnp.sqrt(at) * size[:, None])), self.epsilon)
+
+    def reweight(self, summary: Means, factor: Scalar) -> Means:
+        """The means are not changed."""
+        return summary._replace(counts=factor * summary.counts)
 
     def maximize(self, summary: Means, previous: Params, settings: Settings) -> Params:
         """rate_k = sum_n r_nk x_n / sum_n r_nk."""

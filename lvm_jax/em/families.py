@@ -99,6 +99,10 @@ class ExponentialFamily:
         """The summary of the union of two blocks."""
         return jax.tree.map(jnp.add, a, b)
 
+    def reweight(self, summary: Any, factor: Scalar) -> Any:
+        """The summary of the same rows with `factor` times their weights."""
+        return jax.tree.map(lambda leaf: factor * leaf, summary)
+
     def translate(self, components: Params, shift: Float[Array, "*R D"]) -> Params:
         """The components of the rows x + shift, for a family that `translates`."""
         return components

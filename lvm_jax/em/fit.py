@@ -1,54 +1,28 @@
 """Fit a mixture by EM: the entry point, its result, errors and warnings."""
 
-import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from lvm_jax._core import checks
-from lvm_jax._core.outcome import ConvergenceWarning, Outcome
-from lvm_jax.em import incomplete, inputs, loop, padding, priors, starts
-from lvm_jax.em.covariances import GAUSSIANS
+from lvm_jax._core.outcome import Outcome
+from lvm_jax.em import incomplete, inputs, loop, padding, priors, sources, starts, streaming
 from lvm_jax.em.families import ExponentialFamily
-from lvm_jax.em.loop import State
 from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
+from lvm_jax.em.result import Info, MixtureFit, report
+from lvm_jax.em.state import Conclusion, Problem, State
 from lvm_jax.typing import Array, ArrayLike, Key
 
 INSIDE = "the log_evidence of models.gaussian_mixture"
 
 
-class Info(NamedTuple):
-    """Results of a fit besides the mixture. Log-likelihoods are in nats per unit of weight.
-
-    `trace` is the objective before each M-step: the mean log-likelihood, or with a prior
-    `map_objective`, (log-likelihood + log-prior density) / total weight.
-    """
-
-    outcome: Outcome
-    num_steps: int  # M-steps of the best restart
-    log_likelihood: float  # of the returned mixture
-    map_objective: float | None  # of the returned mixture; None without a prior
-    trace: np.ndarray  # [num_steps], best restart
-    best_restart: int
-    restart_objectives: np.ndarray  # [R], the last in each trace
-    restart_outcomes: np.ndarray  # [R] of Outcome
-    restart_num_steps: np.ndarray  # [R]
-    empty_components: tuple[int, ...]  # components that lost all their points
-    exact_steps: int  # steps that used the slower, exact path; all, of full or tied with NaN
-
-
-class MixtureFit(NamedTuple):
-    """A fitted mixture and the `Info` of its fit."""
-
-    mixture: Mixture
-    info: Info
-
-
 def fit(
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Any,
     num_components: int,
     family: ExponentialFamily | str = "full",
     *,
@@ -60,6 +34,8 @@ def fit(
     prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
     acceleration: str | None = None,
+    checkpoint: str | Path | None = None,
+    mesh: Mesh | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     throw: bool = True,
 ) -> MixtureFit:
@@ -71,7 +47,10 @@ def fit(
     Args:
         key: a typed PRNG key.
         x: data, [N, D]. float64 is kept if x64 is on; otherwise float32. NaN is an entry missing
-            at random, for Gaussian, Bernoulli and Poisson components.
+            at random, for Gaussian, Bernoulli and Poisson components. A memory map, a Zarr
+            array, the path of a .npy or Parquet file or of a folder of them, a pyarrow dataset,
+            `em.parquet(...)`, and a function that returns an iterator of batches stream: each step
+            reads them once, in chunks, and k-means starts use a sample of at most 65,536 rows.
         num_components: K.
         family: the covariance type of a Gaussian mixture (full, tied, diag or spherical), or
             another family of components, such as `em.Bernoulli()`.
@@ -84,10 +63,16 @@ def fit(
         prior: conjugate prior for MAP estimation; see `em.default_prior`.
         sample_weight: non-negative weights [N]; a weight of 2 is equivalent to duplicating the row.
         acceleration: "squarem" extrapolates every second step (Varadhan and Roland 2008), and takes
-            the step back if the objective falls. A slow fit needs a tenth to a thirtieth of the
+            the step back if the objective falls. A slow fit needs a half to a fortieth of the
             passes over the data; a step that is taken back counts in `num_steps`.
+        checkpoint: a file that is replaced after each step, and every minute within one, so that
+            the same call resumes a killed fit to the same bits.
+        mesh: of `lvm_jax.parallel.data_mesh`: the rows are divided over its devices. Of several
+            processes each gives its own rows and weights, and all return the same fit.
         on_progress: called every 8 steps with a dict of step, objective (the
-            best so far) and running (number of unfinished restarts).
+            best so far) and running (number of unfinished restarts). For data that stream it is
+            called every second and after each step; the dict then has rows (of this pass),
+            rows_per_second and seconds_left (until max_steps) too.
         throw: raise if every restart failed, and warn at the step limit or at empty components.
             With False the result's `Info` alone reports the outcome.
 
@@ -103,17 +88,51 @@ def fit(
     Source: Dempster, Laird and Rubin (1977); Bishop (2006), section 9.2.2; for missing entries
     Ghahramani and Jordan (1994).
     """
+    source = sources.as_source(x)
+    x = x if source is None else source
     checks.host("em.fit", INSIDE, key, x, sample_weight)
-    prepared = prepare(key, Request(
+    request = Request(
         x, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, tolerance, acceleration,
-    ))  # fmt: skip
+    )  # fmt: skip
     max_steps = checks.integer(max_steps, "max_steps", 0)
-    ran = loop.run(prepared.problem, max_steps, on_progress)
-    result = conclude(*ran, prepared)
+    if source is not None or checkpoint is not None or mesh is not None:
+        options = streaming.Options(max_steps, on_progress, checkpoint, mesh)
+        result = fit_stream(key, request, options)
+    else:
+        prepared = prepare(key, request)
+        result = conclude(*loop.run(prepared.problem, max_steps, on_progress), prepared)
     if throw:
         report(result)
     return result
+
+
+def fit_stream(
+    key: Key[Array, ""],
+    request: "Request",
+    options: streaming.Options,
+    begin: Callable[[np.ndarray, np.ndarray | None], Mixture] | None = None,
+) -> MixtureFit:
+    """`fit` of data that stream or are on a mesh; begin(rows, weights) makes the starts."""
+    checks.key(key)
+    checks.integer(request.num_components, "num_components", 1)
+    checks.integer(request.num_restarts, "num_restarts", 1)
+    checks.number(request.regularization, "regularization")
+    inputs.check_start(request.start)
+    inputs.check_acceleration(request.acceleration)
+    family = inputs.as_family(request.family)
+
+    def by_name(x: np.ndarray, weight: np.ndarray | None) -> Mixture:
+        names = ("num_restarts", "regularization", "prior", "start")
+        same: Any = {name: getattr(request, name) for name in names}
+        return initialize(key, x, request.num_components, family, sample_weight=weight, **same)
+
+    ran = streaming.run(key, request, family, begin or by_name, options)
+    nothing: Any = None
+    problem = Problem(
+        family, False, 0, False, key, nothing, nothing, nothing, ran.controls, np.int32(0)
+    )
+    return conclude(*ran[:3], Prepared(problem, ran.origin, request.num_components))
 
 
 def initialize(
@@ -144,7 +163,7 @@ def initialize(
 class Request(NamedTuple):
     """The arguments of `fit` that define the problem, before validation."""
 
-    x: ArrayLike
+    x: Any
     num_components: int
     family: ExponentialFamily | str = "full"
     start: str | Mixture = "kmeans"
@@ -159,7 +178,7 @@ class Request(NamedTuple):
 class Prepared(NamedTuple):
     """The loop's input, with the origin and the number of components before padding."""
 
-    problem: loop.Problem
+    problem: Problem
     origin: np.ndarray
     num_components: int
     places: np.ndarray | None = None  # [N], of the rows of x in the problem's data; None: their own
@@ -172,9 +191,8 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     num_components = checks.integer(request.num_components, "num_components", 1)
     num_restarts = checks.integer(request.num_restarts, "num_restarts", 1)
     inputs.check_start(start)
-    if acceleration is not None:
-        checks.choice(acceleration, "acceleration", ("squarem",))
-    family = as_family(request.family)
+    inputs.check_acceleration(acceleration)
+    family = inputs.as_family(request.family)
     regularization = checks.number(regularization, "regularization")
     x, missing = inputs.check_data(x, num_components, family, sample_weight, regularization)
     weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])
@@ -204,27 +222,15 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
             centres = starts.centres(key, data, controls.num_live, *sizes)
     step = np.int32(0 if isinstance(start, Mixture) else -1)
     uniform = isinstance(start, str) and start == "random"
-    problem = loop.Problem(
+    problem = Problem(
         family, uniform, chunk, acceleration is not None,
         key, centres, parameters, data, controls, step,
     )  # fmt: skip
     return Prepared(problem, origin, num_components, places)
 
 
-def as_family(value: Any) -> ExponentialFamily:
-    """Return a family as it is, or the Gaussian family of a covariance type."""
-    if isinstance(value, ExponentialFamily):
-        return value
-    if not isinstance(value, str):
-        raise TypeError(
-            f"family: expected one of {', '.join(GAUSSIANS)} or an em.ExponentialFamily, such as "
-            f"em.Bernoulli(), got {type(value).__name__}"
-        )
-    return GAUSSIANS[checks.choice(value, "family", tuple(GAUSSIANS))]
-
-
 def conclude(
-    state: State, trace: np.ndarray, conclusion: loop.Conclusion, prepared: Prepared
+    state: State, trace: np.ndarray, conclusion: Conclusion, prepared: Prepared
 ) -> MixtureFit:
     """The best restart as a `MixtureFit`, without padding."""
     problem, origin, num_components, _ = prepared
@@ -252,28 +258,3 @@ def conclude(
     log_weights, components = jax.device_put(parameters)
     family = problem.family.original
     return MixtureFit(Mixture(log_weights, components, jax.device_put(origin), family), info)
-
-
-def report(result: MixtureFit) -> None:
-    """Raise FloatingPointError for a failed fit; warn about the step limit and empty components."""
-    info, number = result.info, result.mixture.log_weights.shape[0]
-    if info.outcome >= Outcome.DEGENERATE:
-        raise FloatingPointError(
-            f"EM of {number} components: every restart failed ({info.outcome.name.lower()} after "
-            f"{info.num_steps} steps): a covariance is singular or the likelihood has no bound; "
-            "raise regularization, lower num_components, set a prior, or drop constant columns"
-        )
-    if info.outcome == Outcome.MAX_STEPS and info.num_steps > 0:
-        warnings.warn(
-            f"EM of {number} components did not converge in {info.num_steps} steps; raise "
-            "max_steps or tolerance",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    if info.empty_components:
-        warnings.warn(
-            f"EM of {number} components: components {info.empty_components} lost all their points "
-            "and have weight 0; lower num_components or use more restarts",
-            UserWarning,
-            stacklevel=3,
-        )

@@ -9,7 +9,6 @@ semi-definite by construction.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -17,15 +16,8 @@ import jax.numpy as jnp
 
 from lvm_jax import precision
 from lvm_jax.em import priors
-from lvm_jax.em.families import (
-    ROUNDING_NATS,
-    ExponentialFamily,
-    Settings,
-    Sums,
-    divide,
-    keep_empty,
-    like,
-)
+from lvm_jax.em.coordinates import Whitened
+from lvm_jax.em.families import ROUNDING_NATS, ExponentialFamily, Settings, Sums, divide, keep_empty
 from lvm_jax.em.pairs import move
 from lvm_jax.em.priors import LOG_2PI
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Scalar
@@ -52,7 +44,7 @@ class BlockMoments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gaussian(ExponentialFamily):
+class Gaussian(Whitened, ExponentialFamily):
     """The common part of the four covariance types. Each variance gets `regularization` added."""
 
     covariance_type: ClassVar[str]
@@ -114,43 +106,6 @@ class Gaussian(ExponentialFamily):
             return jax.lax.map(lambda each: one(each[0], each[1], scale), (mean, low)).T
         return jax.lax.map(lambda each: one(*each), (mean, low, scale)).T
 
-    def unconstrain(self, components: Gaussians, at: Gaussians, size: Array) -> Gaussians:
-        """Whitened means, and logarithms of whitened scales: see `free_scale_one`."""
-        mean, scale, low = self.complete(components)
-        origin, unit, rest = self.complete(at)
-        dim, axis = mean.shape[1], self.scale_axis
-        moved = ((mean - origin) + (low - rest))[:, None]
-        white = jax.vmap(self.whiten_one, (axis, 0))(unit, moved)[:, 0]
-        free = partial(self.free_scale_one, dim=dim)
-        if axis is None:  # the weights of all components add to 1
-            return Gaussians(white * size[:, None], free(scale, unit))
-        scale = jax.vmap(free)(scale, unit)
-        return Gaussians(white * size[:, None], scale * like(size, scale))
-
-    def constrain(self, free: Gaussians, at: Gaussians, size: Array) -> Gaussians:
-        """Means without remainder, and scales."""
-        origin, unit, rest = self.complete(at)
-        dim, axis = origin.shape[1], self.scale_axis
-        moved = jax.vmap(self.colour_one, (axis, 0))(unit, free.deviations / size[:, None])
-        bound = partial(self.bound_scale_one, dim=dim)
-        if axis is None:
-            scale = bound(free.scale, unit)
-        else:
-            scale = jax.vmap(bound)(free.scale / like(size, free.scale), unit)
-        return Gaussians(origin + (rest + moved), scale, jnp.zeros_like(origin))
-
-    def free_scale_one(self, scale: Array, unit: Array, dim: int) -> Array:
-        """Unconstrained numbers of a scale; their Fisher information at `unit` is the identity."""
-        return jnp.sqrt(2 * dim / scale.size) * jnp.log(scale / unit)
-
-    def bound_scale_one(self, free: Array, unit: Array, dim: int) -> Array:
-        """The inverse of `free_scale_one`."""
-        return unit * jnp.exp(free / jnp.sqrt(2 * dim / free.size))
-
-    def colour_one(self, scale: Array, white: Float[Array, " D"]) -> Float[Array, " D"]:
-        """scale y."""
-        return scale * white
-
     def complete(self, components: Gaussians) -> Gaussians:
         """The components, with a zero remainder where it is None."""
         if components.remainder is not None:
@@ -197,6 +152,11 @@ class Gaussian(ExponentialFamily):
         low = a.remainder + share[:, None] * low
         means, low = move(a.means, low, share[:, None] * high)
         return BlockMoments(counts, means, scatter, low)
+
+    def reweight(self, summary: BlockMoments, factor: Scalar) -> BlockMoments:
+        """The means are not changed."""
+        counts, scatter = factor * summary.counts, factor * summary.scatter
+        return summary._replace(counts=counts, scatter=scatter)
 
     def summarize(self, sums: Sums) -> BlockMoments:
         """Moments from sums of t(x): scatter = sum x x^T - n m m^T."""

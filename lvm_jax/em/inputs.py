@@ -8,13 +8,26 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax.em import incomplete, priors
+from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussian
-from lvm_jax.em.loop import Controls
 from lvm_jax.em.mixture import Mixture
 from lvm_jax.em.starts import STARTS
+from lvm_jax.em.state import Controls
 from lvm_jax.em.statistics import MixtureParameters
 from lvm_jax.typing import ArrayLike
+
+
+def as_family(value: Any) -> ExponentialFamily:
+    """Return a family as it is, or the Gaussian family of a covariance type."""
+    if isinstance(value, ExponentialFamily):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"family: expected one of {', '.join(GAUSSIANS)} or an em.ExponentialFamily, such as "
+            f"em.Bernoulli(), got {type(value).__name__}"
+        )
+    return GAUSSIANS[checks.choice(value, "family", tuple(GAUSSIANS))]
 
 
 def centre(
@@ -51,9 +64,16 @@ def check_data(
     if sample_weight is not None:
         used = x[checks.weights(sample_weight, x.shape[0]) > 0]
     checks.distinct_rows(used, num_components, "x")
+    check_range(family, x, regularization, missing)
+    return x, missing
+
+
+def check_range(
+    family: ExponentialFamily, x: np.ndarray, regularization: float, missing: bool = False
+) -> None:
+    """`check_constant` for the families whose variance of a column can be 0."""
     if isinstance(family, Gaussian) and family.covariance_type != "spherical":
         check_constant(x, regularization, missing)
-    return x, missing
 
 
 def check_constant(x: np.ndarray, regularization: float, missing: bool = False) -> None:
@@ -72,7 +92,7 @@ def check_constant(x: np.ndarray, regularization: float, missing: bool = False) 
         f"x: {named} are constant; regularization alone sets their variance and their share of "
         "the log-likelihood. Consider dropping them",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -85,6 +105,12 @@ def check_start(start: Any) -> None:
             f"start: expected one of {', '.join(STARTS)}, or an em.Mixture, got "
             f"{type(start).__name__}"
         )
+
+
+def check_acceleration(value: Any) -> None:
+    """Refuse an acceleration that is neither None nor a known name."""
+    if value is not None:
+        checks.choice(value, "acceleration", ("squarem",))
 
 
 def check_initial(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,65 +11,19 @@ import numpy as np
 from lvm_jax._core.outcome import Outcome
 from lvm_jax.em import priors, squarem, starts
 from lvm_jax.em.compiling import over_data
-from lvm_jax.em.families import ExponentialFamily, Settings
+from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.grouped import expected_pass
+from lvm_jax.em.state import Conclusion, Controls, Problem, State
 from lvm_jax.em.statistics import (
-    Data,
     Evaluation,
     MixtureParameters,
     evaluate,
     exact_pass,
     fast_pass,
 )
-from lvm_jax.typing import Array, Float, Int, Key
+from lvm_jax.typing import Array, Float, Int
 
 SEGMENT = 128  # maximum steps per call of the compiled loop, the length of its trace
-
-
-class State(NamedTuple):
-    """The loop's state; leaves have a leading restart axis R."""
-
-    parameters: MixtureParameters
-    objective: Any  # [R]
-    outcome: Any  # [R], of Outcome
-    num_steps: Any  # [R], M-steps accepted
-    exact_steps: Any  # steps on the exact path
-    step: Any
-    cycle: squarem.Cycle | None = None  # with acceleration
-
-
-class Conclusion(NamedTuple):
-    """The best restart and the evaluation of its mixture on the data."""
-
-    best: Int[Array, ""]
-    parameters: MixtureParameters
-    evaluation: Evaluation
-    objective: Float[Array, ""]
-    labels: Int[Array, " N"] | None  # the most probable component of each row, with `assign`
-
-
-class Controls(NamedTuple):
-    """Dynamic settings, whose values do not recompile the loop."""
-
-    settings: Settings
-    tolerance: Float[Array, ""]
-    total_weight: Float[Array, ""]
-    num_live: Int[Array, ""]  # number of components without padding
-
-
-class Problem(NamedTuple):
-    """The loop's input, validated, padded and on the device."""
-
-    family: ExponentialFamily
-    uniform: bool  # start from random responsibilities (True) or from nearest centres (False)
-    rows: int  # per chunk
-    accelerated: bool  # by SQUAREM
-    key: Key[Array, ""]
-    centres: Float[Array, "R K D"]
-    parameters: MixtureParameters
-    data: Data
-    controls: Controls
-    first_step: np.int32  # -1: begin with an M-step from the centres; 0: from `parameters`
 
 
 def objective(
@@ -158,11 +112,22 @@ def begin(problem: Problem, state: State) -> State:
 
 
 def advance(problem: Problem, state: State) -> tuple[State, Float[Array, " R"]]:
-    """The state after one step, and the objective before it (NaN for a finished restart).
+    """The state after one step, and the objective before it (NaN for a finished restart)."""
+    return accept(problem.family, problem.controls, state, *step(problem, state))
+
+
+def accept(
+    family: ExponentialFamily,
+    controls: Controls,
+    state: State,
+    new: MixtureParameters,
+    value: Array,
+    exact: Array,
+) -> tuple[State, Float[Array, " R"]]:
+    """The result of `advance`, from the result of the step.
 
     After a jump that is not accepted the objective is that of the step before.
     """
-    new, value, exact = step(problem, state)
     starting, running = state.step < 0, state.outcome == Outcome.RUNNING
     leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(new.components)]
     proper = jnp.stack([leaf.reshape(leaf.shape[0], -1).all(1) for leaf in leaves]).all(0)
@@ -172,20 +137,20 @@ def advance(problem: Problem, state: State) -> tuple[State, Float[Array, " R"]]:
         jumped = ~starting & squarem.has_jumped(state.step)
         rejected = jumped & ~(proper & finite & (value >= state.objective))
         value = jnp.where(rejected, state.objective, value)
-    converged = ~jumped & (jnp.abs(value - state.objective) < problem.controls.tolerance)
+    converged = ~jumped & (jnp.abs(value - state.objective) < controls.tolerance)
     outcome = jnp.where(converged, Outcome.CONVERGED, Outcome.RUNNING)
     outcome = jnp.where(proper | rejected, outcome, Outcome.DEGENERATE)
     outcome = jnp.where(finite | rejected, outcome, Outcome.DIVERGED)
-    accept = running & (proper & finite | rejected)
+    accepted = running & (proper & finite | rejected)
     if cycle is not None:
-        taken = (problem.family, state.step, state.parameters, new, cycle, ~rejected)
+        taken = (family, state.step, state.parameters, new, cycle, ~rejected)
         then, cycle = jax.lax.cond(starting, lambda: (new, cycle), lambda: squarem.follow(*taken))
         new = squarem.choose(outcome == Outcome.RUNNING, then, new)
     return State(
-        parameters=squarem.choose(accept | starting, new, state.parameters),
+        parameters=squarem.choose(accepted | starting, new, state.parameters),
         objective=jnp.where(running & (finite | rejected) & ~starting, value, state.objective),
         outcome=jnp.where(running & ~starting, outcome, state.outcome).astype(jnp.int32),
-        num_steps=state.num_steps + (accept & ~starting),
+        num_steps=state.num_steps + (accepted & ~starting),
         exact_steps=state.exact_steps + (exact & ~starting),
         step=state.step + 1,
         cycle=cycle,

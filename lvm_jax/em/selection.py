@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax.em import scoring, sources
 from lvm_jax.em.families import ExponentialFamily
-from lvm_jax.em.fit import INSIDE, Info, MixtureFit, fit, report
+from lvm_jax.em.fit import INSIDE, fit
 from lvm_jax.em.mixture import Mixture
+from lvm_jax.em.result import Info, MixtureFit, report
 from lvm_jax.em.statistics import Evaluation
 from lvm_jax.typing import Array, ArrayLike, Key
 
@@ -33,8 +35,12 @@ class Criteria(NamedTuple):
     num_parameters: int
 
 
-def criteria(mixture: Mixture, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Criteria:
-    """Information criteria of a fitted mixture on x [N, D], in one pass over the data."""
+def criteria(mixture: Mixture, x: Any, sample_weight: ArrayLike | None = None) -> Criteria:
+    """Information criteria of a fitted mixture in one pass over x, [N, D] or data that stream."""
+    source = sources.as_source(x)
+    if source is not None:
+        evaluation, total = scoring.evaluate(mixture, source, sample_weight)
+        return from_evaluation(evaluation, mixture.num_parameters, total)
     total = x.shape[0] if sample_weight is None else float(np.sum(np.asarray(sample_weight)))
     return from_evaluation(mixture.evaluate(x, sample_weight), mixture.num_parameters, total)
 

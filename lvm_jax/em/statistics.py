@@ -114,9 +114,10 @@ def soften(
 
 
 def fast_pass(
-    family: ExponentialFamily, parameters: MixtureParameters, data: Data, rows: int
-) -> tuple[Any, Float[Array, " R"]]:
-    """Summaries and log-likelihoods of R mixtures by the two matrix products.
+    family: ExponentialFamily, parameters: MixtureParameters, data: Data, rows: int,
+    combine: Callable[[Any], Any] = lambda sums: sums,
+) -> tuple[Any, Float[Array, " R"]]:  # fmt: skip
+    """Summaries and log-likelihoods of R mixtures; `combine` adds the sums of devices.
 
     Diagonal and spherical covariances (D < F <= 2 D) use a column of ones, with which the products
     add log pi_k + offset_k and compute the counts; a step takes 0.91 of the time. Full and tied
@@ -147,7 +148,7 @@ def fast_pass(
     shapes = (() if few else bias, eta, bias[:, 0], shared)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, _ = over_chunks(data, rows, body, (zero, zero))
-    counts, features, log_likelihood, shared = total
+    counts, features, log_likelihood, shared = combine(total)
     if few:
         features, counts = features[..., :-1], features[..., -1]
     sums = jax.vmap(lambda n, s: family.summarize(Sums(n, s, shared)))(counts, features)

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lvm_jax import em
+from lvm_jax.em.sources import as_source
 from lvm_jax.sklearn.base import DTYPES, draw_seed
 
 
@@ -25,6 +26,10 @@ class FittedMixture(DensityMixin, BaseEstimator, ABC):
 
     def _apply(self, method: str, X: Any) -> np.ndarray:
         check_is_fitted(self)
+        if (source := as_source(X)) is not None:
+            with jax.enable_x64(self.means_.dtype == np.float64):
+                mixture = jax.device_put(self._current())
+                return np.concatenate([*em.stream(mixture, source, method)])
         X = validate_data(self, X, dtype=DTYPES, reset=False, ensure_all_finite="allow-nan")
         with jax.enable_x64(X.dtype == np.float64 or self.means_.dtype == np.float64):
             mixture = jax.device_put(self._current())
@@ -75,11 +80,17 @@ class FittedMixture(DensityMixin, BaseEstimator, ABC):
 
     def aic(self, X: Any) -> float:
         """Akaike information criterion on X; lower is better."""
-        return -2 * self.score(X) * len(X) + 2 * self._n_parameters()
+        return -2 * self._total(X)[0] + 2 * self._n_parameters()
+
+    def _total(self, X: Any) -> tuple[float, int]:
+        """The log-likelihood of X, and its number of rows."""
+        scores = self.score_samples(X)
+        return float(scores.mean(dtype=np.float64)) * len(scores), len(scores)
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion on X; lower is better."""
-        return -2 * self.score(X) * len(X) + self._n_parameters() * math.log(len(X))
+        total, number = self._total(X)
+        return -2 * total + self._n_parameters() * math.log(number)
 
     def icl(self, X: Any) -> float:
         """Integrated completed likelihood on X: BIC - 2 sum_n log max_k r_nk."""

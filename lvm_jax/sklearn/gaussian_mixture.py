@@ -15,9 +15,11 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from lvm_jax import em
 from lvm_jax.em import loop
 from lvm_jax.em.fit import Request, conclude, prepare
+from lvm_jax.em.sources import as_source
 from lvm_jax.sklearn import arrays
 from lvm_jax.sklearn.base import DTYPES, draw_seed
 from lvm_jax.sklearn.fitted_mixture import FittedMixture
+from lvm_jax.sklearn.streamed import StreamedFits
 
 ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical "
@@ -26,7 +28,7 @@ ILL_DEFINED = (
 )
 
 
-class GaussianMixture(FittedMixture):
+class GaussianMixture(StreamedFits, FittedMixture):
     """Gaussian mixture by EM, with the interface of `sklearn.mixture.GaussianMixture`.
 
     The parameters and attributes have scikit-learn's meaning. Differences: one compiled program
@@ -129,14 +131,25 @@ class GaussianMixture(FittedMixture):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
 
+    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit by EM; a `sample_weight` [n_samples] of 2 is equivalent to duplicating the row."""
-        self.fit_predict(X, y, sample_weight)
+        """Fit by EM; a `sample_weight` [n_samples] of 2 is equivalent to duplicating the row.
+
+        X may be data that stream, as in `em.fit`, such as a memory map or the path of a file.
+        """
+        if (source := as_source(X)) is None:
+            self.fit_predict(X, y, sample_weight)
+        else:
+            self._fit_source(source, sample_weight)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, then return the most probable component of each sample."""
+        if (source := as_source(X)) is not None:
+            self._fit_source(source, sample_weight)
+            return self.predict(source)
+        self._online = None
         X = validate_data(
             self, X, dtype=DTYPES, ensure_min_samples=2, ensure_all_finite="allow-nan"
         )
@@ -190,21 +203,24 @@ class GaussianMixture(FittedMixture):
             # As in scikit-learn, a warm start may converge at its first step.
             previous_objective=self.lower_bound_ if self._warm() else -np.inf,
         )
-        fit = conclude(state, trace, conclusion, prepared)
+        self._take(conclude(state, trace, conclusion, prepared), X.dtype, began)
+        labels = np.asarray(conclusion.labels)
+        kept = labels[: len(X)] if prepared.places is None else labels[prepared.places]
+        return kept.astype(np.int64)
+
+    def _take(self, fit: em.MixtureFit, dtype: Any, began: float) -> None:
+        """Set the attributes from a fit; refuse a failed one."""
         info, leaves = fit.info, jax.tree.leaves(fit.mixture.components)
         failed = info.outcome in (em.Outcome.DEGENERATE, em.Outcome.DIVERGED)
         if failed or not all(np.isfinite(leaf).all() for leaf in leaves):
             advice = " The numerical accuracy can also be improved by passing float64 data."
-            raise ValueError(ILL_DEFINED + (advice if X.dtype == np.float32 else ""))
+            raise ValueError(ILL_DEFINED + (advice if dtype == np.float32 else ""))
         self.converged_ = info.outcome == em.Outcome.CONVERGED
         self.n_iter_ = info.num_steps
         self.lower_bound_: float = float(info.restart_objectives[info.best_restart])
         self.lower_bounds_ = info.trace.tolist()
         self._report(time.perf_counter() - began)
         self._set(fit.mixture)
-        labels = np.asarray(conclusion.labels)
-        kept = labels[: len(X)] if prepared.places is None else labels[prepared.places]
-        return kept.astype(np.int64)
 
     def _report(self, seconds: float) -> None:
         """Print the outcome, if verbose, and warn if the fit did not converge."""
@@ -223,10 +239,8 @@ class GaussianMixture(FittedMixture):
             )
 
     def _print_step(self, progress: dict[str, Any]) -> None:
-        line = f"  Iteration {progress['step']}"
-        if self.verbose >= 2:
-            line += f"\t best lower bound {progress['objective']:.5f}"
-        print(line)  # noqa: T201
+        bound = f"\t best lower bound {progress['objective']:.5f}" if self.verbose >= 2 else ""
+        print(f"  Iteration {progress['step']}{bound}")  # noqa: T201
 
     def _set(self, mixture: em.Mixture) -> None:
         """Set the attributes from the mixture."""

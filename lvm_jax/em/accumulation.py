@@ -1,0 +1,146 @@
+"""The sufficient statistics of an EM step, which add over batches, files and machines.
+
+    parts = [em.accumulate(mixture, batch) for batch in batches]
+    mixture = em.maximize(sum(parts), mixture)
+
+is one step of EM on all batches. A batch is summed in the dtype of its rows. Parts are merged, and
+parameters estimated, in float64: 10^10 rows in float32 lose no count.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from lvm_jax._core import checks
+from lvm_jax.em import chunks, inputs, priors, scoring
+from lvm_jax.em.compiling import over_data
+from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.mixture import Mixture
+from lvm_jax.em.passes import Pass, m_step, narrow, safe, wide, widen
+from lvm_jax.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of an EM step at a mixture; `a + b` are those of the rows of both.
+
+    Attributes:
+        family: the component family.
+        summary: its statistics, NumPy arrays of float64 with a leading axis K.
+        log_likelihood: sum_n w_n log p(x_n), in nats.
+        total_weight: sum_n w_n.
+        num_rows: N.
+        origin: of the mixture, [D]; the statistics are relative to it.
+        mark: a checksum of the mixture.
+    """
+
+    family: ExponentialFamily
+    summary: Any
+    log_likelihood: float
+    total_weight: float
+    num_rows: int
+    origin: np.ndarray
+    mark: int
+
+    def __add__(self, other: Any) -> "Statistics":
+        """The statistics of the rows of both; ValueError for those of two mixtures."""
+        if not isinstance(other, Statistics):
+            return NotImplemented
+        if self.family != other.family or self.mark != other.mark:
+            raise ValueError(
+                "statistics: expected those of one mixture, got two mixtures; accumulate all parts "
+                "at the same mixture, and maximize once"
+            )
+        return Statistics(
+            self.family,
+            merge(self.family, self.summary, other.summary),
+            self.log_likelihood + other.log_likelihood,
+            self.total_weight + other.total_weight,
+            self.num_rows + other.num_rows,
+            self.origin,
+            self.mark,
+        )
+
+    def __radd__(self, other: Any) -> "Statistics":
+        """Itself for 0, so that `sum` works."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+
+def accumulate(mixture: Mixture, x: Any, sample_weight: ArrayLike | None = None) -> Statistics:
+    """The statistics of one EM step of `mixture` on x, [N, D] or data that `fit` streams.
+
+    Raises ValueError or TypeError for rows of another width, that are not finite or outside the
+    family's support, and for invalid weights.
+
+    Source: Dempster, Laird and Rubin (1977), section 3; Neal and Hinton (1998).
+    """
+    checks.host("em.accumulate", "em.Mixture.responsibilities", mixture, sample_weight)
+    source = scoring.source_for(mixture, x)
+    weights = chunks.place_of_weights(sample_weight)
+    pass_ = Pass(mixture.family, np.asarray(mixture.origin), source, source.num_rows)
+    parameters = jax.tree.map(lambda leaf: np.asarray(leaf)[None], mixture.parameters)
+    exact = not safe(mixture.family, parameters).all()
+    total, weight, number = None, 0.0, 0
+    for chunk in chunks.read(source, pass_.rows, weights):
+        chunks.check_rows(source, mixture.family, chunk)
+        number += chunk.size
+        weight += chunk.size if chunk.weight is None else float(chunk.weight.sum())
+        total = pass_.add(total, parameters, pass_.prepare(chunk), exact)
+    if total is None:
+        raise ValueError(f"x: expected rows, got none in {source.name}")
+    chunks.check_weight_length(weights, number)
+    summary = jax.tree.map(lambda leaf: leaf[0], total[0])
+    origin = np.asarray(mixture.origin, np.float64)
+    return Statistics(
+        mixture.family, summary, float(total[1][0]), weight, number, origin, mark_of(mixture)
+    )
+
+
+def maximize(
+    statistics: Statistics,
+    mixture: Mixture,
+    regularization: float = 1e-6,
+    prior: priors.ConjugatePrior | None = None,
+) -> Mixture:
+    """The M-step: the mixture that follows `mixture`, in its dtype.
+
+    `regularization` and `prior` are those of `fit`; a component without points keeps its
+    parameters. Raises ValueError for the statistics of another mixture or without weight.
+    """
+    if statistics.mark != mark_of(mixture) or statistics.family != mixture.family:
+        raise ValueError("statistics: expected those of this mixture, got those of another one")
+    if not statistics.total_weight > 0:
+        raise ValueError("statistics: expected a positive total weight, got 0")
+    regularization = checks.number(regularization, "regularization")
+    number = mixture.log_weights.shape[0]
+    controls = inputs.check_controls(
+        mixture.family, regularization, prior, number, statistics.origin, 0.0,
+        statistics.total_weight,
+    )  # fmt: skip
+    stacked: Any = jax.tree.map(lambda leaf: leaf[None], statistics.summary)
+    previous: Any = jax.tree.map(lambda leaf: np.asarray(leaf)[None], widen(mixture.parameters))
+    with wide():
+        new = m_step(mixture.family, stacked, previous, controls.settings)
+    found = narrow(jax.tree.map(lambda leaf: np.asarray(leaf)[0], new), mixture.origin.dtype)
+    log_weights, components = jax.device_put(found)
+    return Mixture(log_weights, components, mixture.origin, mixture.family)
+
+
+def mark_of(mixture: Mixture) -> int:
+    """A checksum of a mixture's numbers."""
+    leaves = jax.tree.leaves((mixture.log_weights, mixture.components, mixture.origin))
+    return zlib.crc32(b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
+
+
+def merge(family: ExponentialFamily, a: Any, b: Any) -> Any:
+    """The summary of the union of two blocks, one mixture, in float64."""
+    with wide():
+        return jax.tree.map(np.asarray, _merge(family, a, b))
+
+
+@over_data(0)
+def _merge(family: ExponentialFamily, a: Any, b: Any) -> Any:
+    return family.merge(a, b)
