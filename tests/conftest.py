@@ -95,6 +95,7 @@ def package_of(value: object) -> str:
 
 def pytest_collection_finish() -> None:
     typecheck.recognize()
+    gc.freeze()  # no collection visits what was imported
 
 
 @pytest.fixture
