@@ -25,7 +25,7 @@ MISSING = {
 }
 # One process imports what all need, and each package is missing in a copy of that process.
 PROGRAM = f"""
-import os, sys, flax, jax, optax
+import os, sys, lvm_jax.plotting, lvm_jax.report.command, lvm_jax.vi
 for package, (_, code) in {MISSING}.items():
     assert package not in sys.modules, package
     if os.fork() == 0:

@@ -103,22 +103,22 @@ X64 = {"mixture", "one_hot_curved"}  # in float64: so each kind of discrete row 
 
 
 @functools.cache
-def problem_of(problem_name):
-    return PROBLEMS[problem_name]()
+def kinds_of(problem_name):
+    problem = PROBLEMS[problem_name]()
+    return latent_kinds(problem.guide(problem.phi))
 
 
 def problems_of(name):
     """The problems on which a row is run: of those whose q it takes."""
     for problem_name in CONTRACT:
-        problem, latent = problem_of(problem_name), ROWS[name].latent
+        latent = ROWS[name].latent
         if latent == "any":
             wanted = problem_name in PROBLEMS_OF_ANY
         else:
             wanted = problem_name != "chain_ladder" and (name, problem_name) != ANNEALED_FLAT
         if name in OPTIONS:
             wanted = problem_name == "bits_curved"
-        kinds = latent_kinds(problem.guide(problem.phi))
-        if latent in kinds and (wanted or (name, problem_name) in MORE):
+        if latent in kinds_of(problem_name) and (wanted or (name, problem_name) in MORE):
             yield problem_name
 
 
@@ -307,7 +307,7 @@ def test_a_quadratic_density_hides_the_bias_of_reinmax():
 def test_float64_in_float64_out(x64, problem_name):
     problem = PROBLEMS[problem_name]()
     for name, row in ROWS.items():
-        if row.latent not in latent_kinds(problem.guide(problem.phi)):
+        if row.latent not in kinds_of(problem_name):
             continue
 
         def surrogate(theta, phi, row=row):

@@ -28,10 +28,11 @@ assert "training" in vars(lvm_jax)  # so that nothing is looked up again
 print("imported at its first use")
 
 # distrax imports TensorFlow Probability: half a second and 50 MB.
-from lvm_jax import decomposition, em, evidence, gradients, guides, models, priors, training
+from lvm_jax import decomposition, em, evidence, gradients, guides, models, priors, training, vi
 
 found = {name.partition(".")[0] for name in sys.modules}
 assert not found & {"distrax", "tensorflow_probability", "numpyro"}, found
+assert "scipy.stats" not in sys.modules  # half a second
 """
 
 

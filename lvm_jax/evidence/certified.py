@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from lvm_jax import annealing
 from lvm_jax._core import checks
@@ -74,7 +74,7 @@ class Certificate(NamedTuple):
 
         z = Phi^-1((1 + level) / 2). The ESS is NaN, the numbers of draws are 0.
         """
-        error = 0.5 * (self.high - self.low) / norm.ppf(0.5 + self.level / 2)
+        error = 0.5 * (self.high - self.low) / ndtri(0.5 + self.level / 2)
         values = (self.log_evidence, error, np.full_like(error, np.nan), self.k_hat)
         log_p, error, ess, k_hat = map(jnp.asarray, values)
         none = jnp.zeros(len(error), jnp.int32)

@@ -110,12 +110,12 @@ class Evidence(NamedTuple):
         nearly normal. [-inf, inf] where the standard error is not known (one weight) or every
         weight is zero; NaN where the estimate is NaN.
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         level = checks.level(level)
         centre, error = np.asarray(self.log_evidence), np.asarray(self.standard_error)
         freedom = np.maximum(np.asarray(self.num_samples) - 1, 1)
-        half = t.ppf(0.5 + level / 2, freedom) * np.where(np.isnan(error), np.inf, error)
+        half = stdtrit(freedom, 0.5 + level / 2) * np.where(np.isnan(error), np.inf, error)
         middle = np.where(np.isinf(centre), 0.0, centre)
         return opened(middle - half, middle + half, np.isinf(centre))
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import expit
 
 from lvm_jax import weights
@@ -116,6 +115,7 @@ def _bridge(a: Float[np.ndarray, " N"], b: Float[np.ndarray, "N M"]) -> Estimate
 
     a is log pi-hat - log g at the z that generated x, b the same at M draws of g.
     """
+    from scipy.optimize import brentq
 
     def terms(log_r: float) -> np.ndarray:
         found: np.ndarray = expit(-(log_r + a)) - expit(log_r + b).mean(1)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from lvm_jax.evidence.modes import KINDS, Modes
 from lvm_jax.evidence.particles import PARTICLES
@@ -168,7 +168,7 @@ def second_opinion(run: Runner, state: State, num_runs: int) -> Evidence:
     cost = np.asarray(found.evaluations).sum(1)
     state.spend(every, Round(NESTED, len(every), num_runs, 1), cost)
     second = jax.tree.map(np.asarray, found.evidence)
-    own = state.half_width(every) / norm.ppf(0.5 + state.level / 2)
+    own = state.half_width(every) / ndtri(0.5 + state.level / 2)
     apart = np.abs(second.log_evidence - state.answer["log_evidence"])
     clear = apart > APART * np.hypot(second.standard_error, own) + state.tolerance
     state.failed |= np.where(clear & (second.failed == 0), int(Check.NESTED), 0)

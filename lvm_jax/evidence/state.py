@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from lvm_jax.evidence.fitting import Pilot
 from lvm_jax.evidence.result import Check, Evidence, least_samples
@@ -105,7 +105,7 @@ class State:
 
     def needed(self, points: np.ndarray) -> np.ndarray:
         """The draws of the fitted proposal that the tolerance and `least_ess` need."""
-        quantile = norm.ppf(0.5 + self.level / 2)
+        quantile = ndtri(0.5 + self.level / 2)
         variance = self.variance[points]
         width = quantile**2 * variance / self.tolerance**2
         return SAFETY * np.maximum(width, least_samples(1 / (1 + variance)))
