@@ -36,7 +36,7 @@ def case():
         return evidence.certify(
             jax.random.key(3), model(()), guide(()), factor * x,
             transition=annealing.random_walk(2)._replace(cost=3),
-            **{"prior_share": 0.0, "num_scouts": 0, **options},
+            **{"num_scouts": 0, **options},
         )  # fmt: skip
 
     return run, truth, run(tolerance=0.25)
@@ -125,10 +125,10 @@ def missed():
     prior = 0.7 * stats.norm.pdf(z, -5) + 0.3 * stats.norm.pdf(z, 5)
     truth = np.log((prior * stats.norm.pdf(x, np.abs(z))).sum(1) * (z[1] - z[0]))
 
-    def run(share, scouts):
+    def run(scouts):
         per_move = 3 if scouts else 30  # for which 64 chains are dearer than the budget
         found = evidence.certify(
-            jax.random.key(4), model(()), guide(()), x, tolerance=0.1, prior_share=share,
+            jax.random.key(4), model(()), guide(()), x, tolerance=0.1,
             num_scouts=scouts, transition=annealing.random_walk(2)._replace(cost=per_move),
             budget=2e4,
         )  # fmt: skip
@@ -138,22 +138,13 @@ def missed():
 
 
 def test_q_alone_certifies_what_is_wrong(missed):
-    found, holds = missed(0.0, 0)
+    found, holds = missed(0)
     assert found.within.all()
     assert not holds.any()  # the weights of q do not show that a share of 0.3 is missing
 
 
-def test_a_share_of_the_prior_shows_the_mode_that_q_misses(missed):
-    # Of the 100 draws of the prior 30 are there, with weights far above the others: no reliable
-    # answer without chains, which start from the prior (see below).
-    found, _ = missed(0.1, 0)
-    assert (found.k_hat > 0.7).all()
-    assert not found.reliable.any()
-
-
-# Both together, the default, are in the test of four modes.
 def test_scouts_find_the_mode_that_q_misses(missed):
-    found, holds = missed(0.0, 32)
+    found, holds = missed(32)
     assert found.within.all()
     assert holds.mean() > 0.95 - 4 * (0.95 * 0.05 / holds.size) ** 0.5
     # 32 of the prior, 16 of q, and 16 of simulated pairs.
@@ -196,7 +187,7 @@ def test_a_scout_contradicts_where_no_normal_can_be_put_in_its_place():
 
     def run(scouts, budget):
         return evidence.certify(
-            jax.random.key(5), model(()), guide(()), x, tolerance=0.1, prior_share=0.0,
+            jax.random.key(5), model(()), guide(()), x, tolerance=0.1,
             num_scouts=scouts, transition=annealing.gibbs(2, bits),
             budget=budget,
         )  # fmt: skip
@@ -206,8 +197,8 @@ def test_a_scout_contradicts_where_no_normal_can_be_put_in_its_place():
     assert (blind.method == "importance").all()
     assert answered.sum() > 8
     np.testing.assert_allclose(blind.log_evidence[answered], truth - np.log(2), atol=0.1)
-    assert seen.contradicted.all()
-    assert (seen.method == "annealed").all()
+    assert seen.contradicted.mean() > 0.5  # 2% of the draws, of the prior, reach it for the others
+    assert (seen.method != "importance").all()
     errors = seen.log_evidence - truth  # blind: log(1/2)
     assert (np.abs(errors) <= 2 * (seen.high - seen.low)).all()
     assert abs(np.median(errors)) < 0.2
@@ -280,7 +271,7 @@ def test_equal_weights_have_no_tail_and_no_error():
     guide = Guide(lambda key: (), lambda phi, x: model.prior(()))
     x = np.array([[0.3], [-2.0]], np.float32)
     found = evidence.certify(
-        jax.random.key(6), model(()), guide(()), x, tolerance=0.1, prior_share=0.0, num_scouts=0
+        jax.random.key(6), model(()), guide(()), x, tolerance=0.1, num_scouts=0
     )
     np.testing.assert_allclose(found.log_evidence, stats.norm.logpdf(x[:, 0]), rtol=1e-6)
     assert (found.high - found.low < 1e-6).all()
@@ -303,9 +294,9 @@ def test_without_scouts_chains_start_from_the_prior(case, monkeypatch):
     run, *_ = case
     starts, chains = [], rounds.Runner.chains
 
-    def watch(self, points, setting_chains, temperatures, from_prior, answers):
+    def watch(self, points, setting_chains, temperatures, from_prior, *others):
         starts.append(from_prior)
-        return chains(self, points, setting_chains, temperatures, from_prior, answers)
+        return chains(self, points, setting_chains, temperatures, from_prior, *others)
 
     monkeypatch.setattr(rounds.Runner, "chains", watch)
     run(tolerance=0.25)
@@ -319,12 +310,37 @@ def test_refusals(case):
         run(tolerance=0.0)
     with pytest.raises(ValueError, match="budget: expected a number > 0"):
         run(tolerance=0.1, budget=0.0)
-    with pytest.raises(ValueError, match="share: expected a number in"):
-        run(tolerance=0.1, prior_share=1.0)
     with pytest.raises(ValueError, match="num_scouts: expected an integer >= 0"):
         run(tolerance=0.1, num_scouts=-1)
     with pytest.raises(ValueError, match="level: expected a probability"):
         run(tolerance=0.1, level=1.0)
+
+
+def test_a_prior_that_cannot_be_sampled_is_refused():
+    class Flat:
+        def sample(self, *, seed, sample_shape=()):
+            raise NotImplementedError("improper")
+
+        def log_prob(self, z):
+            return jnp.zeros(())
+
+    class NoSample:
+        log_prob = Flat.log_prob
+
+    for prior, words in (
+        (Flat(), "p: .* that can be sampled, .*: improper"),
+        (NoSample(), "prior"),
+    ):
+        model = Model(
+            lambda key: (),
+            lambda theta, own=prior: own,
+            lambda theta, z: distributions.normal(z, 1),
+        )
+        guide = Guide(lambda key: (), lambda phi, x: distributions.normal(x, jnp.ones(1)))
+        with pytest.raises(TypeError, match=words):
+            evidence.certify(
+                jax.random.key(0), model(()), guide(()), np.ones((1, 1)), tolerance=0.1
+            )
 
 
 def test_open_points_of_a_certificate_have_no_error():

@@ -14,7 +14,7 @@ from lvm_jax import annealing, distributions, evidence
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model
 
-NUM_POINTS, TOLERANCE, NUM_SCOUTS = 32, 0.4, 64
+NUM_POINTS, TOLERANCE = 32, 0.4
 PRECISION = 1e-12
 
 
@@ -58,8 +58,8 @@ def certified():
             before = len(traces)
             with jax.enable_x64(True):
                 found = evidence.certify(
-                    jax.random.key(1), model(case.theta), guide(()), x, tolerance=TOLERANCE, prior_share=0.0,
-                    num_scouts=NUM_SCOUTS, transition=annealing.gibbs(2, 6)._replace(cost=3),
+                    jax.random.key(1), model(case.theta), guide(()), x, tolerance=TOLERANCE,
+                    num_scouts=0, transition=annealing.gibbs(2, 6)._replace(cost=3),
                 )  # fmt: skip
             return found, len(traces) - before
 

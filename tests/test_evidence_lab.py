@@ -31,7 +31,9 @@ finished = run_once("evidence_lab", SMALL, (methods, "sandwich", from_prior))
 
 
 def test_every_method_at_every_budget(finished):
-    written, lines = check_whole(finished, "coverage", "directions", "error", "k_hat")
+    written, lines = check_whole(
+        finished, "certificate", "coverage", "directions", "error", "k_hat"
+    )
     (found,) = finished.result.found.values()
     assert {*found.cells, "certify"} == figures.STYLE.keys()
     assert len(lines) == 1 + sum(c is not None for column in found.cells.values() for c in column)

@@ -101,7 +101,7 @@ def test_a_second_opinion_withdraws_a_wrong_certificate(scouts):
     x, truth = np.asarray(data.x)[rows], np.asarray(data.log_evidence)[rows]
     found = evidence.certify(
         KEY, problem.p, problem.q, x, tolerance=0.05, budget=1e5, num_nested=6,
-        num_scouts=scouts, prior_share=0.02 if scouts else 0.0,
+        num_scouts=scouts,
     )  # fmt: skip
     assert found.rounds[-1].method == "nested"
     error = np.asarray(found.nested.standard_error)

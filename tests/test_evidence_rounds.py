@@ -8,13 +8,14 @@ from model_cases import quick_jit
 from scipy import stats
 
 from lvm_jax import annealing, distributions, evidence
+from lvm_jax.evidence import particles
 from lvm_jax.evidence.modes import cover
 from lvm_jax.evidence.result import Check
 from lvm_jax.evidence.rounds import Runner
 from lvm_jax.guides.base import Guide
 from lvm_jax.models import Model
 
-NUM_POINTS, NUM_SCOUTS = 5, 70
+NUM_POINTS = 5
 MODEL = Model(
     lambda key: (),
     lambda theta: distributions.normal(jnp.zeros(2), jnp.ones(2)),
@@ -36,7 +37,7 @@ STAY = annealing.Transition(stay, target=0.5, cost=2)
 
 def runner(guide):
     parts = jax.random.key(7), MODEL(()), guide(()), X
-    return Runner(*parts, 0.0, STAY, 2e4, NUM_SCOUTS)
+    return Runner(*parts, STAY, 2e4, 0)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +69,10 @@ def test_draws_are_those_of_importance(num_samples):
 
 def test_chains_from_the_posterior_and_from_the_prior(chained):
     every = np.arange(NUM_POINTS)
-    exact = chained.chains(every, 128, 4, from_prior=False, answers=True)
+    exact = chained.chains(every, 128, 4, from_prior=False, resamples=False, answers=True)
     np.testing.assert_allclose(exact.evidence.log_evidence, TRUTH, atol=1e-5)
     assert (exact.spread < 1e-5).all()
-    prior = chained.chains(every, 192, 4, from_prior=True, answers=True)
+    prior = chained.chains(every, 192, 4, from_prior=True, resamples=False, answers=True)
     off = (prior.evidence.log_evidence - TRUTH) / prior.evidence.standard_error
     assert np.abs(off).max() < 4.5
     assert prior.evidence.num_samples.tolist() == [192] * NUM_POINTS
@@ -79,15 +80,46 @@ def test_chains_from_the_posterior_and_from_the_prior(chained):
     variance = 1 + (X**2).sum(1)
     error = (prior.spread**2 / variance - 1) / (2 / 191 * 3) ** 0.5
     assert np.abs(error).max() < 4.5
-    pilot = chained.chains(every, 192, 4, from_prior=True, answers=False)
+    pilot = chained.chains(every, 192, 4, from_prior=True, resamples=False, answers=False)
     assert (pilot.evidence.log_evidence != prior.evidence.log_evidence).all()
-    alone = chained.chains(every[:2], 1, 4, from_prior=True, answers=True)
+    alone = chained.chains(every[:2], 1, 4, from_prior=True, resamples=False, answers=True)
     assert np.isinf(alone.spread).all()
+
+
+def test_runs_of_particles_are_unbiased_and_have_one_weight_each(chained):
+    every = np.arange(NUM_POINTS)
+    run = lambda chains, prior: chained.chains(  # noqa: E731
+        every, chains, 4, from_prior=prior, resamples=True, answers=True
+    )
+    np.testing.assert_allclose(run(128, False).evidence.log_evidence, TRUTH, atol=1e-5)
+    # Particles that stay are copied and not moved, and still unbiased.
+    found = run(512, True)
+    assert found.evidence.num_samples.tolist() == [64] * NUM_POINTS
+    off = (found.evidence.log_evidence - TRUTH) / found.evidence.standard_error
+    assert np.abs(off).max() < 4.5
+    chains = chained.chains(every, 512, 4, from_prior=True, resamples=False, answers=True)
+    assert (found.spread < chains.spread).all()  # of means of 8 weights
+
+
+def test_particles_are_resampled_within_their_run_and_keep_its_mean():
+    equal, unequal = jnp.zeros(8), jnp.log(jnp.array([5.0, 2, 1, 1e-9, 1e-9, 1e-9, 1e-9, 1e-9]))
+    none = jnp.full(8, -jnp.inf)
+    log_w = jnp.concatenate([equal, unequal, none])
+    resample = quick_jit(particles.resample)
+    rows, after = resample(jnp.array(True), jax.random.key(0), log_w)
+    assert rows[:8].tolist() == list(range(8))
+    assert np.bincount(rows[8:16] - 8, minlength=8).tolist() == [5, 2, 1, 0, 0, 0, 0, 0]
+    np.testing.assert_allclose(after[8:16], np.zeros(8), atol=1e-6)  # all 1 = 8 / 8
+    np.testing.assert_array_equal(after[:8], equal)
+    np.testing.assert_array_equal(after[16:], none)
+    rows, after = resample(jnp.array(False), jax.random.key(0), log_w)
+    assert rows.tolist() == list(range(24))
+    np.testing.assert_array_equal(after, log_w)
 
 
 def test_acceptance_is_the_mean_over_the_chains(chained):
     # 0.03 of each group of chains, below the least of 0.05; their sum is above it.
-    found = chained.chains(np.arange(2), 128, 4, from_prior=False, answers=True)
+    found = chained.chains(np.arange(2), 128, 4, from_prior=False, resamples=False, answers=True)
     assert (found.evidence.failed == Check.ACCEPTANCE).all()
 
 
@@ -105,7 +137,7 @@ def test_scouts_of_a_discrete_z_are_draws_of_the_prior_after_a_move():
         return density.at((place.z + 1) % 3), jnp.ones(())
 
     move = annealing.Transition(one_up, continuous=False)
-    run = Runner(jax.random.key(8), model(()), guide(()), x, 0.1, move, 2e4, 4_000)
+    run = Runner(jax.random.key(8), model(()), guide(()), x, move, 2e4, 4_000)
     run.move_scouts()
     z = np.asarray(run.loose.z)
     assert z.shape == (2, 4_000, 4)

@@ -208,3 +208,36 @@ def test_more_modes_than_slots_are_not_certified():
     assert found.failed[0] & Check.BUDGET
     assert np.isinf(found.high[0])
     assert "the search for mass that the draws miss is incomplete" in found.statement(0)
+
+
+class Scales:
+    """mu ~ N(0, 1), and a scale s ~ Exp(1)."""
+
+    def sample(self, *, seed, sample_shape=()):
+        key_mu, key_s = jax.random.split(seed)
+        parts = jax.random.normal(key_mu, sample_shape), jax.random.exponential(key_s, sample_shape)
+        return jnp.stack(parts, -1)
+
+    def log_prob(self, z):
+        inside = jax.scipy.stats.norm.logpdf(z[0]) - z[1]
+        return jnp.where(z[1] > 0, inside, -jnp.inf)
+
+
+def test_an_unbounded_likelihood_is_named_and_not_certified():
+    """log N(x; mu, s) rises without limit as mu = x and s tends to 0; log p(x) is finite."""
+    model = Model(
+        lambda key: (),
+        lambda theta: Scales(),
+        lambda theta, z: distributions.normal(z[:1], z[1:]),
+    )
+    guide = Guide(lambda key: (), lambda phi, x: Scales())
+    x = np.array([[0.3], [-2.0]], np.float32)
+    found = evidence.certify(
+        jax.random.key(4), model(()), guide(()), x, tolerance=0.1, num_scouts=32
+    )
+    assert (found.failed & Check.UNBOUNDED != 0).all()
+    assert not found.within.any()
+    assert np.isinf(found.high).all()
+    assert "it seems to be unbounded" in found.statement(0)
+    assert not found.contradicted.any()
+    assert set(found.method) == {"importance"}  # more budget for chains would not help

@@ -39,7 +39,7 @@ def test_intervals_hold_and_the_ratio_is_one(found):
 
 def test_the_ratio_shows_what_a_search_misses():
     """Draws of q alone miss a mode: p-hat / p is the mass of the other."""
-    blind = run(200, num_scouts=0, prior_share=0.0)
+    blind = run(200, num_scouts=0)
     kept = blind.certificate.within
     assert kept.sum() > 50
     assert blind.held.high < 0.5

@@ -193,7 +193,7 @@ def test_the_open_points_of_a_certificate_have_no_limits():
     x = np.random.default_rng(4).normal(size=(5, 2)).astype(np.float32)
     found = evidence.certify(
         jax.random.key(2), model(()), guide(()), x, tolerance=0.1, budget=7e3, num_scouts=0,
-        prior_share=0.0, transition=annealing.random_walk(2)._replace(cost=1),
+        transition=annealing.random_walk(2)._replace(cost=1),
     )  # fmt: skip
     assert found.num_open == 5
     assert not found.reliable.any()

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.evidence_lab.measure import Cell, Found, Result
+from experiments.evidence_lab.measure import MODES, Cell, Found, Result
 from lvm_jax import plotting
 from lvm_jax.evidence.scoring import Share, share
 
@@ -155,3 +155,9 @@ def k_hat(result: Result) -> Any:
         plotting.finish(ax, title, ("k-hat of the estimate", "coverage"), **limits)
     plotting.legend_below(figure, axes[0][2], len(names))
     return figure
+
+
+def certificate(result: Result) -> Any:
+    """The certificates of the first model with several modes, or of the first."""
+    found = result.found.get(MODES) or next(iter(result.found.values()))
+    return plotting.certificate(found.certified.certificate)

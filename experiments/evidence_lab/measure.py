@@ -60,12 +60,14 @@ class Certified(NamedTuple):
     close: Share  # share with |error| <= tolerance among them
     annealed: float  # share of data sets whose result is from annealed chains
     num_rounds: int
+    certificate: evidence.Certificate
 
     @property
     def numbers(self) -> dict[str, Any]:
         """The fields without those of single data sets, for a file."""
         cells = {"cell": self.cell.numbers, "certified": self.certified and self.certified.numbers}
-        return self._asdict() | cells
+        own = self._asdict() | cells
+        return {name: value for name, value in own.items() if name != "certificate"}
 
 
 class Found(NamedTuple):
@@ -218,6 +220,7 @@ def certify(setting: Setting, data: Simulated, key: Key, config: Config) -> Cert
         share((np.abs(one.errors) <= config.tolerance)[found.within]),
         float((found.method == "annealed").mean()),
         len(found.rounds),
+        found,
     )
 
 

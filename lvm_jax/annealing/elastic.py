@@ -3,6 +3,8 @@
 Arrays have capacity for M temperatures; loops use the first T.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +15,8 @@ from lvm_jax.annealing.tuning import MOST, Schedule, equalize, pilot, spread
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent, Scalar
 
 Number = Int[Array, ""]
+# (key, log-weights) -> rows to keep, and their log-weights
+Resampling = Callable[[Key[Array, ""], Float[Array, " C"]], tuple[Int[Array, " C"], Array]]
 
 
 def tuned(
@@ -56,10 +60,12 @@ def anneal(
     schedule: Schedule,
     number: Number,
     transition: Transition,
+    resample: Resampling | None = None,
 ) -> tuple[Latent, Float[Array, " C"], Float[Array, " M"]]:
     """`annealing.anneal` of C chains z [C, ...] over the first T = `number` temperatures.
 
-    Returns the final z, the log-weights and the mean acceptance at each temperature.
+    Returns the final z, the log-weights and the mean acceptance at each temperature. `resample`
+    chooses the chains that go on, before the moves of each temperature.
     """
     betas = schedule.temperatures
 
@@ -72,6 +78,9 @@ def anneal(
 
         places, log_w, acceptance = state
         log_w = log_w + (beta - before) * places.log_weight
+        if resample is not None:
+            rows, log_w = resample(jax.random.fold_in(keys[0], number + index), log_w)
+            places = jax.tree.map(lambda leaf: leaf[rows], places)
         places, accepted = jax.vmap(one)(keys, places)
         return places, log_w, acceptance.at[index].set(accepted.mean())
 

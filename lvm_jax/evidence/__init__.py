@@ -14,6 +14,7 @@ from lvm_jax.evidence.sequential import Sequential, sequential
 from lvm_jax.evidence.simulated import Simulated, certify_on_simulated
 from lvm_jax.evidence.statement import Search
 from lvm_jax.evidence.sumo import Telescope, sumo
+from lvm_jax.evidence.tempered import Tempered, tempered
 
 __all__ = [
     "Annealed",
@@ -30,6 +31,7 @@ __all__ = [
     "Simulated",
     "Summary",
     "Telescope",
+    "Tempered",
     "annealed",
     "average",
     "bidirectional",
@@ -49,5 +51,6 @@ __all__ = [
     "sequential",
     "summarize",
     "sumo",
+    "tempered",
     "uniform",
 ]

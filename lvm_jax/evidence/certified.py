@@ -26,7 +26,7 @@ class Certificate(NamedTuple):
     high: np.ndarray  # inf where not reliable
     within: np.ndarray  # [N] booleans: the half-width is within the tolerance, and reliable
     failed: np.ndarray  # [N] bits of `Check`: the reasons not to trust the interval, 0 for none
-    method: np.ndarray  # [N], "importance" or "annealed"
+    method: np.ndarray  # [N], "importance", "annealed" or "sequential"
     contradicted: np.ndarray  # [N] booleans: a start ended at mass that the draws miss
     k_hat: np.ndarray
     cost: np.ndarray  # [N] evaluations of the joint density or its gradient
@@ -90,7 +90,6 @@ def certify(
     tolerance: float,
     level: float = 0.95,
     budget: float = 1e6,
-    prior_share: float = 0.02,
     num_scouts: int = 512,
     symmetries: Sequence[Callable[[Latent], Latent]] = (),
     transition: annealing.Transition | None = None,
@@ -102,13 +101,15 @@ def certify(
        p(x, z): `num_scouts` draws of the prior; 16 of q; 16 pairs (z', x') that the model draws,
        the nearest to x of 64, whose modes are followed as x' changes into x (where x is
        real-valued and the model draws it); and the images of found modes under `symmetries`,
-       functions of z that do not change p(x, z). A start ends as soon as value and gradient are
-       those of a known mode's quadratic. On a Gaussian posterior each costs one gradient.
+       functions of z that do not change p(x, z). Where the model does not draw x, or x is discrete,
+       modes of the 4 nearest points of the batch are followed instead. A start ends as soon as
+       value and gradient are those of a known mode's quadratic. On a Gaussian posterior each costs
+       one gradient.
     2. PROPOSAL. A mixture of q, the prior, and for each of at most 32 modes Laplace's normal and a
        Student t. A pilot of 1,000 draws fits the shares; where its k-hat exceeds 0.5 or more than
        4,000 draws are needed, up to two more pilots fit the moments of each mode. The prior keeps
-       at least `prior_share`. With prior_share=0 and num_scouts=0 all draws come from q, for a q
-       that is known to be good.
+       at least 2%. With num_scouts=0 all draws come from q, without a search, for a q that is known
+       to be good.
     3. IMPORTANCE SAMPLING from that mixture. The pilot's variance gives the number of draws that
        the tolerance needs (1,000 times a power of 2), and a FRESH run of that size gives the
        result. The pilot's draws are not reused: stopping when the error is small is biased. A point
@@ -116,10 +117,11 @@ def certify(
        draw, would shift the estimate by more than the tolerance.
     4. ANNEALED CHAINS replace the result where k-hat exceeds 0.5, the point is contradicted, or
        the draws needed exceed the budget. They start from the mixture, or from the prior where the
-       point is contradicted or there are no scouts. The pilot has 64 chains and 16 temperatures,
-       then 4 times as many temperatures until the standard deviation of the log-weights is at most
-       1. A fresh run with the number of chains that the tolerance needs (64 times a power of 2)
-       gives the result.
+       point is contradicted or there are no scouts. The pilot has 64 chains and 16 temperatures.
+       Until the standard deviation of its log-weights is at most 1, there are pilots of sequential
+       Monte Carlo, 32 runs of 8 particles, which cost 4 times as much, and of 64 chains with 4
+       times as many temperatures, in turn. A fresh run of the first kind that passes, with the
+       number of chains that the tolerance needs (a power of 2), gives the result.
 
     5. A SECOND OPINION with `num_nested` >= 2: so many runs of `evidence.nested` for each point,
        without q, whatever the budget. A difference above the tolerance and 3.5 standard errors
@@ -130,11 +132,13 @@ def certify(
 
     A point is `within` if the half-width of its interval is at most the tolerance and every check
     of `Evidence.failed` passes, with k-hat at most 0.5 instead of 0.7 and the standard deviation of
-    annealed log-weights at most 1. A point stops before the round that would exceed `budget`
-    evaluations of the joint density (a move counts its `cost`). It then keeps its interval,
-    wider than the tolerance; or [-inf, inf] with the reasons in `failed`: BUDGET where half the
-    budget does not pay for the search or there are more than 32 modes, UNSEEN where many modes, or
-    modes with a tenth of the evidence, were reached by one start alone.
+    annealed log-weights at most 1, of those of runs at most 0.44. A point stops before the round
+    that would exceed `budget` evaluations of the joint density (a move counts its `cost`). It then
+    keeps its interval, wider than the tolerance; or [-inf, inf] with the reasons in `failed`:
+    BUDGET where half the budget does not pay for the search or there are more than 32 modes, UNSEEN
+    where many modes, or modes with a tenth of the evidence, were reached by one start alone,
+    UNBOUNDED where ascents of log p(x | z) do not end, as of a normal likelihood whose scale is
+    free and tends to 0.
 
     No search finds every mode. `statement(i)` is the condition under which the interval of point i
     holds, and `certify_on_simulated` measures how often it does.
@@ -142,11 +146,13 @@ def certify(
     One program serves every number of draws, chains and temperatures. Numbers of points are padded
     to few sizes (`compiling.bucket`): a new model, guide or shape of a point compiles three
     programs, or four with chains. The keys of point i depend on i and on the round's size only: its
-    result does not depend on the other points. The interval is Student's, for independent weights.
+    result does not depend on the other points, unless their modes were followed. The interval is
+    Student's, for independent weights.
 
-    Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1), a
-    prior_share outside [0, 1), num_scouts < 0, num_nested of 1 or for a discrete z, symmetries
-    that change log p(x, z), and as `evaluate`; TypeError for a discrete z without a `transition`.
+    Raises ValueError for a tolerance or budget that is not positive, a level outside (0, 1),
+    num_scouts < 0, num_nested of 1 or for a discrete z, symmetries that change log p(x, z), and as
+    `evaluate`; TypeError for a discrete z without a `transition`, or a prior that cannot be
+    sampled.
     A prior of your own type with a discrete z needs an attribute `discrete`, because its draws
     may be floats.
     """
@@ -156,7 +162,7 @@ def certify(
         if not checks.number(value, name) > 0:
             raise ValueError(f"{name}: expected a number > 0, got {value}")
     level, num_scouts = checks.level(level), checks.integer(num_scouts, "num_scouts", 0)
-    run = Runner(*(key, p, q, x, prior_share, transition, budget, num_scouts))
+    run = Runner(*(key, p, q, x, transition, budget, num_scouts))
     run.symmetries = symmetry.checked(key, p, run.x, symmetries)
     if checks.integer(num_nested, "num_nested", 0) == 1:
         raise ValueError("num_nested: expected 0 or at least 2 runs, got 1")
@@ -172,7 +178,7 @@ def _answer(run: Runner, state: State, num_nested: int) -> Certificate:
     if state.search is not None:
         failed |= np.where(state.search.late > LATE, int(Check.UNSEEN), 0)
     stages.by_importance(run, state, failed == 0)
-    contradicted = state.contradicted()
+    contradicted = state.contradicted() & (failed & int(Check.UNBOUNDED) == 0)
     state.failed |= np.where(contradicted, int(Check.CONTRADICTED), 0)
     state.within &= state.failed == 0
     from_prior = contradicted | (state.search is None)

@@ -21,6 +21,7 @@ class Found(NamedTuple):
 
     z: Float[Array, "C D"]  # the ends of the paths so far
     value: Float[Array, " C"]  # log p(x, z) there
+    gradient: Float[Array, "C D"]  # its gradient
     end: Int[Array, " C"]  # the mode of each row, or one of OPEN, ..., UNUSED
     spent: Int[Array, " C"]  # evaluations of each row
     modes: Modes

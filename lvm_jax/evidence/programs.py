@@ -12,11 +12,13 @@ from lvm_jax._core.moments import moments
 from lvm_jax.annealing import elastic
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
-from lvm_jax.evidence import scouting
+from lvm_jax.evidence import particles, scouting
 from lvm_jax.evidence.fitting import Chunk, Loose, Pilot, chunk, fit
 from lvm_jax.evidence.importance import from_first, streamed
 from lvm_jax.evidence.modes import Cover, Modes, cover, supported
+from lvm_jax.evidence.neighbours import Followed
 from lvm_jax.evidence.nested import Nested, nested
+from lvm_jax.evidence.particles import PARTICLES
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.evidence.scouting import SIMULATED, Searched, Symmetries, search_point
 from lvm_jax.typing import (
@@ -53,8 +55,14 @@ class Sizes(NamedTuple):
     """The sizes that are traced, so that another round does not compile."""
 
     chains: Int[Array, ""]
+    weights: Int[Array, ""]  # one of each chain, or of each run of PARTICLES chains
     tail: Int[Array, ""]  # `pareto.tail_size` of them
     temperatures: Int[Array, ""]
+
+    @property
+    def resamples(self) -> Bool[Array, ""]:
+        """Whether the chains are particles of runs."""
+        return self.weights < self.chains
 
 
 class DrawSizes(NamedTuple):
@@ -104,6 +112,16 @@ def find_modes(
         return search_point(own, p, q, x, pairs, num_scouts, symmetries, sizes[1])
 
     return map_first_points(one, points, together, sizes[0])
+
+
+@bounded_jit(3, lean=True, level=2)
+def follow(p: Generative, points: tuple, number: Int[Array, ""], together: int) -> Followed:
+    """The modes of points (x, known modes, modes z of other data, these data or None, budget)."""
+
+    def one(point: tuple) -> Followed:
+        return Followed(*scouting.follow_point(p, *point))
+
+    return map_first_points(one, points, together, number)
 
 
 @bounded_jit(5, 6, 7, lean=True, level=2)
@@ -173,8 +191,7 @@ def chains(
     capacity: Capacity,
     together: int,
 ) -> Chains:
-    """Annealed chains of every point from its proposal; leaves [N]."""
-    num_chains, tail, temperatures = sizes
+    """Annealed chains or runs of particles of every point from its proposal; leaves [N]."""
 
     def one(point: tuple[Array, Any, Proposal]) -> Chains:
         index, x, proposal = point
@@ -182,11 +199,11 @@ def chains(
         joint = supported(p.log_joint(x), start.prior)
         log_w, accepted = _anneal(
             jax.random.fold_in(key, index),
-            *(joint, start, num_chains, temperatures, transition, capacity),
+            *(joint, start, sizes, transition, capacity),
         )
-        used = jnp.arange(log_w.size) < num_chains
-        found = from_first(log_w, used, num_chains, tail)
-        found = check_chains(found, log_w, accepted, transition.target is not None, num_chains)
+        used = jnp.arange(log_w.size) < sizes.weights
+        found = from_first(log_w, used, sizes.weights, sizes.tail)
+        found = check_chains(found, log_w, accepted, transition.target is not None, sizes.weights)
         variance = moments(log_w, jnp.isfinite(log_w)).variance
         spread = jnp.where(jnp.isnan(variance), jnp.inf, jnp.sqrt(variance))
         return Chains(found, spread)
@@ -219,12 +236,12 @@ def _anneal(
     key: Key[Array, ""],
     joint: weights.LogJoint,
     start: Cover,
-    chains: Int[Array, ""],
-    temperatures: Int[Array, ""],
+    sizes: Sizes,
     transition: annealing.Transition,
     capacity: Capacity,
 ) -> tuple[Float[Array, " C"], Float[Array, " T"]]:
-    """Log-weights (-inf beyond the chains) and acceptance (1 beyond the last temperature)."""
+    """Log-weights (-inf beyond the last) and acceptance (1 beyond the last temperature)."""
+    temperatures, resamples = sizes.temperatures, sizes.resamples
     key_pilot, key_start, key_chains = jax.random.split(key, 3)
 
     # Traced once, for the shapes and for the loop.
@@ -238,14 +255,25 @@ def _anneal(
         log_w, accepted = state
         keys = jax.random.split(jax.random.fold_in(key_chains, group), CHAINS)
         first = draw(jax.random.fold_in(key_start, group))
-        _, new, rate = elastic.anneal(keys, path, first, schedule, temperatures, transition)
-        log_w = jax.lax.dynamic_update_slice_in_dim(log_w, new, group * CHAINS, 0)
+        _, new, rate = elastic.anneal(
+            keys,
+            path,
+            first,
+            schedule,
+            temperatures,
+            transition,
+            partial(particles.resample, resamples),
+        )
+        # A later group replaces the weights beyond those of the runs of this one.
+        new = jnp.where(resamples, jnp.tile(particles.means(new)[:, 0], PARTICLES), new)
+        place = group * jnp.where(resamples, CHAINS // PARTICLES, CHAINS)
+        log_w = jax.lax.dynamic_update_slice_in_dim(log_w, new, place, 0)
         return log_w, accepted + rate
 
     betas = schedule.temperatures
-    groups = (chains + CHAINS - 1) // CHAINS
+    groups = (sizes.chains + CHAINS - 1) // CHAINS
     empty = jnp.full(capacity.chains, -jnp.inf, betas.dtype), jnp.zeros_like(betas[1:])
     log_w, accepted = jax.lax.fori_loop(0, groups, step, empty)
-    log_w = jnp.where(jnp.arange(log_w.size) < chains, log_w, -jnp.inf)
+    log_w = jnp.where(jnp.arange(log_w.size) < sizes.weights, log_w, -jnp.inf)
     accepted = jnp.where(jnp.arange(accepted.size) < temperatures, accepted / groups, 1.0)
     return log_w, accepted

@@ -33,6 +33,7 @@ class Check(IntFlag):
     VARIANCE = 128
     UNSEEN = 256
     NESTED = 512
+    UNBOUNDED = 1024
 
 
 WORDS = {
@@ -45,6 +46,7 @@ WORDS = {
     Check.CONTRADICTED: "a scout found mass that the draws miss",
     Check.BUDGET: "the search for mass that the draws miss is incomplete: more budget is needed",
     Check.NESTED: "nested sampling disagrees",
+    Check.UNBOUNDED: "log p(x | z) rises without an end: it seems to be unbounded",
     Check.UNSEEN: "modes that one start alone reached: others are likely unseen",
 }
 

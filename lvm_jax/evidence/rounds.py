@@ -1,6 +1,6 @@
 """The rounds of `certify` on the host: every method on a subset of the points."""
 
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import annealing, compiling
-from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_of
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.tuning import MOST
-from lvm_jax.evidence import pareto, programs
+from lvm_jax.evidence import neighbours, pareto, programs
 from lvm_jax.evidence.fitting import Loose, Pilot, first_shares
 from lvm_jax.evidence.importance import CHUNK_SIZE
-from lvm_jax.evidence.modes import Modes
+from lvm_jax.evidence.modes import SLOTS, Modes
+from lvm_jax.evidence.neighbours import Followed
 from lvm_jax.evidence.nested import Nested
+from lvm_jax.evidence.particles import PARTICLES
 from lvm_jax.evidence.programs import (
     CHAINS,
     PILOT,
@@ -38,6 +39,7 @@ SHORT = 16 * CHUNK_SIZE  # the most draws for which the short tail is used
 FEW_MODES, SPARE = 6, 1  # slots if they suffice, of which one stays free for a pilot
 DEFENSIVE = 0.05  # shares of q and the prior below which annealed chains do not start there
 SEARCH_SHARE = 0.5  # of the budget
+PRIOR_SHARE = 0.02  # least share of the prior in the proposal, where there are scouts
 SEARCH, MOVES, NESTING = 2, 3, 20  # stages of keys
 NUM_LIVE = 500  # points of nested sampling
 
@@ -51,17 +53,20 @@ class Runner:
         p: Generative,
         q: ConditionalDensity,
         x: Any,
-        prior_share: float,
         transition: annealing.Transition | None,
         budget: float,
         num_scouts: int,
     ) -> None:
-        self.x = jax.tree.map(np.asarray, check_problem(p, q, x))
-        if not 0 <= checks.number(prior_share, "prior_share") < 1:
-            raise ValueError(f"prior_share: expected a number in [0, 1), got {prior_share}")
+        try:
+            self.x = jax.tree.map(np.asarray, check_problem(p, q, x))
+        except NotImplementedError as error:
+            raise TypeError(
+                "p: expected a prior that can be sampled, for starts and draws, got one whose "
+                f"`sample` raises NotImplementedError: {error}"
+            ) from error
         self.key, self.p, self.q = key, p, q
-        self.prior_share, self.budget = prior_share, budget
-        self.num_scouts = num_scouts
+        self.budget, self.num_scouts = budget, num_scouts
+        self.prior_share = PRIOR_SHARE if num_scouts else 0.0
         self.symmetries: Symmetries = ()
         self.transition = annealing.hmc() if transition is None else transition
         self.per_move = float(self.transition.cost)
@@ -71,7 +76,7 @@ class Runner:
         rows = rows_for_device(TOGETHER * CHAINS)
         self.together = 1 if self.num_points <= FEW else batch_size(rows, CHAINS, self.size)
         self.loose: Loose | None = None
-        self.shares = first_shares(None, np.zeros(self.num_points), prior_share)  # of a pilot
+        self.shares = first_shares(None, np.zeros(self.num_points), self.prior_share)  # of a pilot
         self.proposal = Proposal(None, self.shares)
 
     def search(self) -> Searched:
@@ -80,16 +85,37 @@ class Runner:
         rows = compiling.pad_rows((every, self.x), self.size)
         budget = int(min(SEARCH_SHARE * self.budget, 2**30))
         parts = self._key(SEARCH, self.num_scouts), self.p, self.q, rows
+        simulates = _simulates(self.p, self.x)
         found = programs.find_modes(
             *parts, tuple(_traced(len(every), budget)), self.num_scouts,
-            _simulates(self.p, self.x), self.symmetries, min(together, self.size),
+            simulates, self.symmetries, min(together, self.size),
         )  # fmt: skip
         found = compiling.first_rows(found, len(every))
+        if not simulates and self.num_points > 1:
+            found = neighbours.spread(self.x, found, partial(self._follow, found.cost, budget))
         found = found._replace(modes=_first_slots(found.modes))
         self.loose = found.loose
-        self.shares = first_shares(found.modes, found.number, self.prior_share)
+        self.shares = first_shares(found.modes, np.asarray(found.number), self.prior_share)
         self.proposal = Proposal(found.modes, self.shares)
         return found
+
+    def _follow(
+        self,
+        spent: np.ndarray,
+        budget: int,
+        points: np.ndarray,
+        rows: np.ndarray,
+        z: np.ndarray,
+        known: Modes,
+    ) -> Followed:
+        """The modes of these points after those z [P, B, D] of the rows of x were followed."""
+        is_real = all(np.issubdtype(leaf.dtype, np.floating) for leaf in jax.tree.leaves(self.x))
+        others = rows_of(self.x, rows) if is_real else None
+        left = np.maximum(budget - np.asarray(spent)[points], 0).astype(np.int32)
+        known = jax.tree.map(lambda leaf: leaf[:, :SLOTS], known)
+        parts = compiling.pad_rows((rows_of(self.x, points), known, z, others, left), self.size)
+        found = programs.follow(self.p, parts, *_traced(len(points)), 1)
+        return compiling.first_rows(found, len(points))
 
     def move_scouts(self) -> None:
         """Draw and move the scouts of a discrete z, which are loose ends."""
@@ -123,20 +149,27 @@ class Runner:
         return compiling.first_rows(found, len(points))
 
     def chains(
-        self, points: np.ndarray, chains: int, temperatures: int, from_prior: bool, answers: bool
+        self,
+        points: np.ndarray,
+        chains: int,
+        temperatures: int,
+        from_prior: bool,
+        resamples: bool,
+        answers: bool,
     ) -> Chains:
-        """Annealed chains from the prior or from the proposal.
+        """Annealed chains from the prior or from the proposal, or runs of PARTICLES that resample.
 
         Pilots and final rounds use different keys.
         """
+        number = chains // PARTICLES if resamples else chains
         rows = compiling.pad_rows(points, self.size)
         proposal = rows_of(self.proposal, rows)
         proposal = proposal._replace(log_shares=_start_shares(proposal.log_shares, from_prior))
         found = programs.chains(
-            self._key(int(from_prior), int(answers), chains, temperatures),
+            self._key(int(from_prior), int(answers) + 2 * resamples, chains, temperatures),
             self.p, self.q, (rows, rows_of(self.x, rows), proposal),
             *_traced(len(points)),
-            Sizes._make(_traced(chains, pareto.tail_size(chains), temperatures)),
+            Sizes._make(_traced(chains, number, pareto.tail_size(number), temperatures)),
             self.transition, self.capacity, self.together,
         )  # fmt: skip
         return compiling.first_rows(found, len(points))

@@ -14,10 +14,12 @@ from lvm_jax.evidence.fitting import Loose
 from lvm_jax.evidence.merging import FULL, NONE, OPEN, UNUSED
 from lvm_jax.evidence.modes import SLOTS, Modes, supported
 from lvm_jax.evidence.search import BATCH, Starts, search
+from lvm_jax.evidence.settling import DensityOf
 from lvm_jax.typing import (
     Array,
     Bool,
     ConditionalDensity,
+    Float,
     Generative,
     Int,
     Key,
@@ -28,6 +30,7 @@ from lvm_jax.typing import (
 FOLLOWED = BATCH // 2  # starts from simulated data; as many are draws of q
 SIMULATED = 64  # pairs (z, x) drawn for all points, of which each point takes the nearest
 LOOSE = 8  # ends without a mode that are kept
+STEEP = 1e5  # nats per spread of the starts, at the end of an ascent of log p(x | z)
 Symmetries = tuple[Callable[[Latent], Latent], ...]
 
 
@@ -40,6 +43,7 @@ class Searched(NamedTuple):
     climbed: Int[Array, " N"]  # starts whose path has ended
     unfinished: Int[Array, " N"]  # starts that the budget did not pay for
     full: Bool[Array, " N"]  # there are more modes than slots
+    unbounded: Bool[Array, " N"]  # log p(x | z) is steep at an end above all modes
     loose: Loose
     cost: Int[Array, " N"]
 
@@ -57,21 +61,18 @@ def search_point(
     """The modes of one point; `pairs` (z, x) are draws of the model, or None."""
     starts, unravel = _starts(key, p, q, x, pairs, num_scouts, SLOTS * len(symmetries))
 
-    def density_of(offset: Any) -> Callable[[Array], Scalar]:
-        at = x if offset is None else jax.tree.map(jnp.add, x, offset)
-        own = supported(p.log_joint(at), p.prior(at))
-        return lambda flat: own(unravel(flat))
-
     def images(means: Array) -> Array:
         moved = [lambda flat, s=s: ravel_pytree(s(unravel(flat)))[0] for s in symmetries]
         return jax.vmap(lambda one: jnp.stack([s(one) for s in moved]))(means).reshape(
             -1, means.shape[1]
         )
 
-    found = search(density_of, starts, images if symmetries else None, budget)
+    found = search(_densities(p, x, unravel), starts, images if symmetries else None, budget)
     end = found.end[: starts.number]
     none = (found.end <= NONE) & (found.end != UNUSED) & jnp.isfinite(found.value)
     value, rows = jax.lax.top_k(jnp.where(none, found.value, -jnp.inf), LOOSE)
+    slope = jax.grad(lambda flat: p.prior(x).log_prob(unravel(flat)))
+    steepness = jnp.abs(found.gradient[rows] - jax.vmap(slope)(found.z[rows])) * found.scale[None]
     both = (jnp.concatenate(pair) for pair in zip(found.modes, found.shoulders, strict=True))
     return Searched(
         Modes(*both),
@@ -80,9 +81,44 @@ def search_point(
         (end != OPEN).sum(),
         (end == OPEN).sum(),
         (found.end == FULL).any(),
+        ((value > found.modes.heights.max())[:, None] & (steepness > STEEP)).any(),
         Loose(jax.vmap(unravel)(found.z[rows]), value),
         found.evaluations,
     )
+
+
+def follow_point(
+    p: Generative,
+    x: Any,
+    known: Modes,
+    z: Float[Array, "B D"],
+    others: Any,
+    budget: Int[Array, ""],
+) -> tuple[Modes, Int[Array, ""]]:
+    """The modes of one point, with those `known`, and the evaluations.
+
+    z are FOLLOWED modes of other data, rows of `others`, which are followed to x. Without `others`
+    they climb from where they are.
+    """
+    drawn = weights.draw(jax.random.key(0), p.prior(x), 1)
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], drawn))[1]
+    rows, offsets = jnp.arange(BATCH) % FOLLOWED, None
+    if others is not None:
+        offsets = jax.tree.map(lambda all_, leaf: all_[rows] - leaf[None], others, x)
+    starts = Starts(z[rows], offsets, 0 if others is None else FOLLOWED, FOLLOWED)
+    found = search(_densities(p, x, unravel), starts, None, budget, known)
+    return found.modes, found.evaluations
+
+
+def _densities(p: Generative, x: Any, unravel: Callable[[Array], Latent]) -> DensityOf:
+    """The log-densities of flat z, by the offset of x."""
+
+    def density_of(offset: Any) -> Callable[[Array], Scalar]:
+        at = x if offset is None else jax.tree.map(jnp.add, x, offset)
+        own = supported(p.log_joint(at), p.prior(at))
+        return lambda flat: own(unravel(flat))
+
+    return density_of
 
 
 def _starts(

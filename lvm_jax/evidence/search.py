@@ -54,8 +54,9 @@ def search(
     starts: Starts,
     images: Callable[[Float[Array, "K D"]], Float[Array, "M D"]] | None,
     budget: Int[Array, ""],
+    known: Modes | None = None,
 ) -> Found:
-    """The ends of ascents from all starts, and the modes.
+    """The ends of ascents from all starts, and the modes, of which some may be `known`.
 
     `images` maps the means of SLOTS modes to M = SLOTS I images, I of each in order. The search
     ends with all rows, or when `budget` evaluations are spent; then the remaining rows are OPEN.
@@ -71,16 +72,16 @@ def search(
     def step(state: Found) -> Found:
         return run(state if images is None else _with_images(images, starts, state))
 
-    found: Found = jax.lax.while_loop(unfinished, step, _nothing(starts))
+    found: Found = jax.lax.while_loop(unfinished, step, _nothing(starts, known))
     return found
 
 
-def _nothing(starts: Starts) -> Found:
+def _nothing(starts: Starts, known: Modes | None) -> Found:
     """The state before the first round."""
-    size = starts.z.shape[0]
-    known, none = Modes.none(starts.z[0]), jnp.int32(0)
+    size, none = starts.z.shape[0], jnp.int32(0)
+    known = Modes.none(starts.z[0]) if known is None else known
     return Found(
-        starts.z, jnp.full(size, -jnp.inf, starts.z.dtype),
+        starts.z, jnp.full(size, -jnp.inf, starts.z.dtype), jnp.zeros_like(starts.z),
         jnp.where(jnp.arange(size) < starts.number, OPEN, UNUSED), jnp.zeros(size, jnp.int32),
         known, inverses(known.factors), Modes.none(starts.z[0], SHOULDERS),
         _spread(starts.z[: starts.number]), starts.z[:BATCH], none, none, none, none, none,
@@ -119,13 +120,17 @@ def _round(density_of: DensityOf, starts: Starts, state: Found) -> Found:
     before = state.z[rows]
     first = before + reach * (before - state.previous)
     ends = _ascend(density_of, offsets, state, first, active, away == 0, limit)
-    put = lambda all_, new: all_.at[rows].set(jnp.where(active, new, all_[rows]))  # noqa: E731
+
+    def put(all_: Array, new: Array) -> Array:
+        where = active.reshape(-1, *[1] * (all_.ndim - 1))
+        return all_.at[rows].set(jnp.where(where, new, all_[rows]))
+
     spent = put(state.spent, state.spent[rows] + ends.evaluations)
-    z = state.z.at[rows].set(jnp.where(active[:, None], ends.z, state.z[rows]))
     late = jnp.where(spent[rows] >= MOST, LATE, OPEN)
     end = jnp.where(away == 0, jnp.where(ends.mode >= 0, ends.mode, late), OPEN)
     found = state._replace(
-        z=z, value=put(state.value, ends.value), spent=spent, end=put(state.end, end),
+        z=put(state.z, ends.z), value=put(state.value, ends.value),
+        gradient=put(state.gradient, ends.gradient), spent=spent, end=put(state.end, end),
         previous=before, round=state.round + 1,
     )  # fmt: skip
     ended = active & ends.ended & (away == 0)

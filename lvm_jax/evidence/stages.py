@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from lvm_jax.evidence.modes import KINDS, Modes
+from lvm_jax.evidence.particles import PARTICLES
 from lvm_jax.evidence.programs import CHAINS, Proposal
 from lvm_jax.evidence.result import Check, Evidence, least_samples
 from lvm_jax.evidence.rounds import GROWTH, SEARCH_SHARE, START, TEMPERATURES, Runner
@@ -19,6 +20,7 @@ from lvm_jax.evidence.state import (
     PILOT,
     SAFETY,
     SEARCH,
+    SEQUENTIAL,
     TRUSTED,
     Round,
     State,
@@ -27,6 +29,8 @@ from lvm_jax.evidence.statement import UNSEEN, Search
 
 APART = 3.5  # standard errors, and the tolerance, from which nested sampling disagrees
 SPREAD = 1.0  # the largest standard deviation of log-weights of chains that have converged, nats
+# The same of runs: that of the mean weight of PARTICLES such chains.
+SPREAD_OF_RUNS = math.log1p(math.expm1(SPREAD**2) / PARTICLES) ** 0.5
 ANSWER, AGAIN, PILOTING = 4, 5, 6  # stages of keys of importance sampling
 PILOTS = 3  # the most pilots of a point
 MANY = 4 * START  # draws above which another pilot is worth its cost
@@ -57,10 +61,12 @@ def search(run: Runner, state: State) -> np.ndarray:
     scouts = np.maximum(climbed - BATCH, 0)
     state.search = Search(climbed, scouts, reached, np.zeros(is_mode.shape), is_mode)
     cost = np.asarray(found.cost) * total / np.maximum(climbed, 1) / SEARCH_SHARE
-    state.least_budget[:] = np.where(late > UNFINISHED * total, cost, 0.0)
+    endless = np.asarray(found.unbounded)
+    state.least_budget[:] = np.where((late > UNFINISHED * total) & ~endless, cost, 0.0)
     short = (state.least_budget > 0) | np.asarray(found.full)
     unseen = state.search.unseen > UNSEEN
-    return np.where(short, int(Check.BUDGET), 0) | np.where(unseen, int(Check.UNSEEN), 0)
+    failed = np.where(short, int(Check.BUDGET), 0) | np.where(unseen, int(Check.UNSEEN), 0)
+    return np.where(endless, int(Check.UNBOUNDED), failed)
 
 
 def fit(run: Runner, state: State, todo: np.ndarray, again: bool = False) -> None:
@@ -176,11 +182,25 @@ class _Setting(NamedTuple):
     chains: int
     temperatures: int
     from_prior: bool
+    resamples: bool
     answers: bool
 
+    @property
+    def most(self) -> float:
+        """The largest spread of its log-weights."""
+        return SPREAD_OF_RUNS if self.resamples else SPREAD
+
     def longer(self) -> "_Setting":
-        """A pilot of more temperatures, for log-weights that spread too much."""
-        return self._replace(temperatures=GROWTH * self.temperatures, answers=False)
+        """The next pilot, for log-weights that spread too much: runs of particles, then chains.
+
+        A pilot of runs costs as much as the next one of chains, which has more temperatures.
+        """
+        if self.resamples:
+            more = GROWTH * self.temperatures
+            return _Setting(CHAINS, more, self.from_prior, resamples=False, answers=False)
+        return _Setting(
+            GROWTH * CHAINS, self.temperatures, self.from_prior, resamples=True, answers=False
+        )
 
     def wider(self, needed: float) -> "_Setting":
         """A final round of `needed` times the chains, rounded up to a power of 2."""
@@ -194,7 +214,9 @@ def by_annealing(run: Runner, state: State, from_prior: np.ndarray, wanted: np.n
     Points that are not `wanted` stay open.
     """
     settings = {
-        int(point): _Setting(CHAINS, TEMPERATURES, bool(from_prior[point]), answers=False)
+        int(point): _Setting(
+            CHAINS, TEMPERATURES, bool(from_prior[point]), resamples=False, answers=False
+        )
         for point in np.flatnonzero(~state.within & wanted)
     }
     while settings:
@@ -212,15 +234,18 @@ def _anneal(
     run: Runner, state: State, settings: dict[int, _Setting], group: np.ndarray, setting: _Setting
 ) -> None:
     """Run one round of a group; remove finished points and choose the others' next settings."""
-    now = Round(ANNEALED, len(group), setting.chains, setting.temperatures)
+    method = SEQUENTIAL if setting.resamples else ANNEALED
+    now = Round(method, len(group), setting.chains, setting.temperatures)
     found = run.chains(group, *setting)
     state.spend(group, now, run.cost(setting.chains, setting.temperatures))
     state.enter(group, found.evidence, now)
-    state.within[group] &= setting.answers & (found.spread <= SPREAD)
+    apart = ~(found.spread <= setting.most)
+    state.failed[group] |= np.where(apart & setting.resamples, int(Check.SPREAD), 0)
+    state.within[group] &= setting.answers & ~apart
     needed = SAFETY * (state.half_width(group) / state.tolerance) ** 2
-    for point, wide, factor in zip(group, found.spread, needed, strict=True):
+    for point, wide, factor in zip(group, apart, needed, strict=True):
         if state.within[point]:
             del settings[int(point)]
         else:
-            more = setting.longer() if wide > SPREAD else setting.wider(factor)
+            more = setting.longer() if wide else setting.wider(factor)
             settings[int(point)] = more

@@ -13,7 +13,7 @@ from lvm_jax.evidence.rounds import START
 from lvm_jax.evidence.statement import Search
 
 SEARCH, PILOT, IMPORTANCE, ANNEALED = "search", "pilot", "importance", "annealed"
-NESTED = "nested"
+SEQUENTIAL, NESTED = "sequential", "nested"
 TRUSTED = 0.5  # k-hat below which the weights have a finite variance, which an interval needs
 HEAVY = 0.7  # k-hat of a pilot above which importance sampling is not tried
 SAFETY = 1.3  # factor on the number of draws, because the pilot's variance is an estimate
@@ -24,10 +24,10 @@ ROUNDING = 1e-6  # standard errors below it are those of equal weights
 class Round(NamedTuple):
     """One call: its method, number of points and size."""
 
-    method: str  # "search", "pilot", "importance", "annealed" or "nested"
+    method: str  # "search", "pilot", "importance", "annealed", "sequential" or "nested"
     num_points: int
-    num_samples: int  # starts, draws, chains, or runs
-    num_temperatures: int  # 1 for all but annealed chains
+    num_samples: int  # starts, draws, chains, particles, or runs
+    num_temperatures: int  # 1 for all but annealed and sequential
 
 
 class State:

@@ -20,7 +20,7 @@ class Search(NamedTuple):
 
     starts: np.ndarray  # [N], starts whose ascent has ended, or draws
     scouts: np.ndarray  # [N], those of them that are draws of the prior
-    reached: np.ndarray  # [N, K], starts that ended in each mode; 0 for an image of another mode
+    reached: np.ndarray  # [N, K], independent starts that ended in each mode
     masses: np.ndarray  # [N, K], the share of each mode in the evidence; 0 in an unused slot
     is_mode: np.ndarray  # [N, K] booleans: the slot is in use
 

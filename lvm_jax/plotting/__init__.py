@@ -9,13 +9,15 @@ it is None, on a new figure, and return the figure: `figure.savefig("name.png")`
     traversals          images while one number of z moves
     weight_tail         the largest importance weights, and k-hat
     evidence_intervals  log p(x) by method, with intervals
+    certificate         the intervals, modes and verdicts of `evidence.certify`
     gap_waterfall       log p(x) - ELBO, split into approximation and amortisation gap
 
 Pieces take the axis first, draw on it and return None: points, ellipses, contours, images, scales,
 captions, legends. Colours are Okabe and Ito's, for colour-blind readers; what differs in colour
-differs in line, mark or name too. docs/plotting.md has a figure of each.
+differs in line, mark or name too. docs/plotting.md has a figure of most.
 """
 
+from lvm_jax.plotting.certificates import certificate
 from lvm_jax.plotting.figures import (
     GREY,
     INK,
@@ -78,6 +80,7 @@ __all__ = [
     "Projection",
     "assignment_entropy",
     "caption_axes",
+    "certificate",
     "classes",
     "colour",
     "coordinate_plane",

@@ -7,6 +7,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # type checkers assume True
 if TYPE_CHECKING:
+    from lvm_jax.report.certificates import certificate
     from lvm_jax.report.directory import Directory, plain
     from lvm_jax.report.options import Options, above, at_least, between, inside
     from lvm_jax.report.page import Page, Table, equation, render
@@ -25,6 +26,7 @@ __all__ = [
     "above",
     "at_least",
     "between",
+    "certificate",
     "equation",
     "execute",
     "inside",
@@ -35,6 +37,7 @@ __all__ = [
     "render",
 ]
 _MODULES = {
+    "certificates": ("certificate",),
     "directory": ("Directory", "plain"),
     "options": ("Options", "above", "at_least", "between", "inside"),
     "page": ("Page", "Table", "equation", "render"),
