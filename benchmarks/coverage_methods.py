@@ -14,6 +14,7 @@ from lvm_jax.evidence import Evidence
 
 CHAINS = 32  # of `annealed`; the budget sets the number of temperatures
 RUNS, PARTICLES = 8, 8  # of `sequential`
+LADDERS, RUNGS = 8, 8  # of `tempered`, with the temperatures; the budget sets the sweeps
 BASE, BASE_COST = 16, 5.4 * 16  # of `multilevel`, with the expected cost of a draw
 FEWEST, AT_ONCE = 25, 8  # draws of `multilevel`: for a k-hat, and in one vmap
 ROWS = 500  # chains that run together
@@ -32,7 +33,7 @@ class Method(NamedTuple):
 
 METHODS = (
     "importance, prior", "importance, guide", "multilevel, guide", "annealed, prior",
-    "annealed, guide", "sequential, prior", "sequential, guide",
+    "annealed, guide", "sequential, prior", "sequential, guide", "tempered, prior",
 )  # fmt: skip
 
 
@@ -50,6 +51,8 @@ def make(name: str, problem: Problem, budget: int) -> Method | None:
     if kind == "multilevel":
         count = int(budget / BASE_COST)
         return Method(start, telescopes(count), count * BASE_COST, 0) if count >= FEWEST else None
+    if kind == "tempered":
+        return by_ladders(start, problem.moves, budget)
     return by_chains(kind, start, problem.moves, budget)
 
 
@@ -80,6 +83,21 @@ def by_chains(kind: str, start: str, moves: annealing.Transition, budget: int) -
         return evidence.sequential(key, joint, q, PARTICLES, plan, num_runs=RUNS).evidence
 
     return Method(start, run, cost, size)
+
+
+def by_ladders(start: str, moves: annealing.Transition, budget: int) -> Method | None:
+    """`tempered` with as many sweeps as the budget affords."""
+    sweep = LADDERS * (RUNGS * moves.cost + 1)
+    fixed = annealing.pilot_cost(RUNGS, moves.cost) + LADDERS * (1 + RUNGS * moves.cost)
+    number = (budget - fixed) // sweep
+    if number < 4:
+        return None
+    plan = annealing.plan(annealing.sigmoid(RUNGS), moves, num_pilot=PILOT, adaptive=True)
+
+    def run(key: Any, joint: Callable, q: Any) -> Evidence:
+        return evidence.tempered(key, joint, q, number, plan, num_runs=LADDERS).evidence
+
+    return Method(start, run, fixed + number * sweep, LADDERS * RUNGS)
 
 
 def program(problem: Problem, method: Method, lean: bool = True) -> Callable[[Any], Evidence]:
