@@ -1,212 +1,284 @@
-"""Coverage of the intervals of `evidence`, for all runs and for reliable ones.
+"""Coverage of the 95% intervals of `evidence`: certified, reliable, and all of them.
 
-    python -m benchmarks.coverage [runs] [certify]
+    python -m benchmarks.coverage [--parts certify] [--problems NAME ...] [--data-sets N]
 
-Prints a Markdown table of problems with known log p(x), many data sets or seeds of each, and 95%
-intervals; with `certify` of its certificates only. `nominal` is the coverage of Student's interval
-over all runs, `reliable` the share of runs whose checks pass (of `certify`: and whose interval is
-within the tolerance), `of those` the coverage among them, `misses` the share of all runs that are
-reliable and whose interval misses log p(x); the nominal value is 5%.
+Many data sets or seeds of each problem, with known log p(x). A share has its 95% binomial interval.
+Parts:
+certify: data sets that are certified, and certified intervals that hold log p(x).
+methods: the same for methods at fixed budgets; "reliable" are runs whose checks all pass.
+laws: runs with log-weights of known distributions. "misses" is the share of all runs that are
+reliable and whose interval misses log p(x), nominally 5%.
+digits: `certify` on a VAE that is trained first, against long annealed chains.
 """
 
-import sys
-from collections.abc import Callable
+import argparse
+import time
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from benchmarks import harness
 
-from lvm_jax import annealing, distributions, evidence, problems
-from lvm_jax.evidence import Evidence
-from lvm_jax.evidence.result import check_chains
-from lvm_jax.guides import Guide
-from lvm_jax.models import Model
-
-Run = Callable[[Any], tuple[Any, Evidence]]  # key -> log p(x), Evidence
-LENGTH, DECAY, NOISE = 20, 0.9, 0.5
-
-
-def student(key: Any) -> tuple[Any, Any, Any]:
-    """z ~ N(0, 1), eight x | z ~ z + 0.3 t_2: log p(x) by a sum over a grid."""
-    key_z, key_x = jax.random.split(key)
-    x = jax.random.normal(key_z) + 0.3 * jax.random.t(key_x, 2.0, (8,))
-    prior = distributions.normal(jnp.zeros(1), jnp.ones(1))
-
-    def joint(z: Any) -> Any:
-        return prior.log_prob(z) + jax.scipy.stats.t.logpdf(x, 2.0, z, 0.3).sum()
-
-    grid = jnp.linspace(-8, 8, 4_001)
-    truth = jax.nn.logsumexp(jax.vmap(lambda z: joint(z[None]))(grid)) + jnp.log(grid[1] - grid[0])
-    return truth, joint, prior
+PARTS = ("certify", "methods", "laws", "digits")
+LEVEL = 0.95
+CERTIFY_HEADER = (
+    "problem", "data sets", "certified", "of those hold", "95% interval", "half-width",
+    "RMS error", "evaluations", "seconds",
+)  # fmt: skip
+METHODS_HEADER = (
+    "problem", "method", "evaluations", "reliable", "of those hold", "95% interval", "all hold",
+    "half-width", "RMS error", "",
+)  # fmt: skip
+LAWS_HEADER = ("weights", "all hold", "reliable", "of those hold", "misses")
 
 
-def state_space(key: Any) -> tuple[Any, Any, Any]:
-    """z_t = 0.9 z_{t-1} + noise of 1, x_t = z_t + noise of 0.5, 20 steps; z is whitened."""
-    key_z, key_x = jax.random.split(key)
-    factor = jnp.linalg.inv(jnp.eye(LENGTH) - DECAY * jnp.eye(LENGTH, k=-1))
-    x = factor @ jax.random.normal(key_z, (LENGTH,)) + NOISE * jax.random.normal(key_x, (LENGTH,))
-    prior = distributions.normal(jnp.zeros(LENGTH), jnp.ones(LENGTH))
-
-    def joint(z: Any) -> Any:
-        likelihood = distributions.normal(factor @ z, jnp.full(LENGTH, NOISE))
-        return prior.log_prob(z) + likelihood.log_prob(x)
-
-    covariance = factor @ factor.T + NOISE**2 * jnp.eye(LENGTH)
-    return (
-        jax.scipy.stats.multivariate_normal.logpdf(x, jnp.zeros(LENGTH), covariance),
-        joint,
-        prior,
-    )
+def child(case: dict[str, Any]) -> dict[str, Any]:
+    """One problem, or one problem and method, in this process."""
+    parts = {"certify": certified, "methods": by_method, "laws": of_laws, "digits": of_digits}
+    return parts[case["part"]](case)
 
 
-def chains(problem: Callable, num_chains: int, temperatures: int, runs: int = 0) -> Run:
-    """`annealed`, or with `runs` `sequential`, from the prior."""
-    plan = annealing.plan(annealing.sigmoid(temperatures), annealing.hmc(5), adaptive=True)
+def certified(case: dict[str, Any]) -> dict[str, Any]:
+    """`certify` on all data sets of a problem at once."""
+    import jax
+    import numpy as np
 
-    def run(key: Any) -> tuple[Any, Evidence]:
-        key_x, key = jax.random.split(key)
-        truth, joint, prior = problem(key_x)
-        if runs:
-            found = evidence.sequential(key, joint, prior, num_chains, plan, num_runs=runs)
-            return truth, found.evidence
-        return truth, evidence.annealed(key, joint, prior, num_chains, plan).evidence
+    from benchmarks.coverage_problems import PROBLEMS
+    from lvm_jax import evidence
 
-    return run
-
-
-def normal(dim: int, scale: float, size: int) -> Run:
-    """Importance sampling of N(0, I) from N(0, scale^2 I)."""
-    target = distributions.normal(jnp.zeros(dim), jnp.ones(dim))
-    q = distributions.normal(jnp.zeros(dim), jnp.full(dim, scale))
-    return lambda key: (0.0, evidence.importance(key, target.log_prob, q, size))
-
-
-def drawn(log_weights: Callable, truth: float, size: int, of_chains: bool = False) -> Run:
-    """Log-weights of a known distribution."""
-
-    def run(key: Any) -> tuple[Any, Evidence]:
-        log_w = log_weights(key, size)
-        found = evidence.from_log_weights(log_w)
-        return truth, check_chains(found, log_w, jnp.ones(1), True) if of_chains else found
-
-    return run
-
-
-def lognormal(spread: float, size: int, of_chains: bool = True) -> Run:
-    """log w ~ N(0, spread^2), E[w] = exp(spread^2 / 2)."""
-    draw = lambda key, size: spread * jax.random.normal(key, (size,))  # noqa: E731
-    return drawn(draw, spread**2 / 2, size, of_chains)
-
-
-def pareto(shape: float, size: int) -> Run:
-    """w = u^-shape, E[w] = 1 / (1 - shape)."""
-    draw = lambda key, size: shape * jax.random.exponential(key, (size,))  # noqa: E731
-    return drawn(draw, -np.log1p(-shape), size)
-
-
-def rare(share: float, size: int) -> Run:
-    """A mode of 30 times the weight, drawn with probability `share`."""
-    draw = lambda key, size: jnp.where(  # noqa: E731
-        jax.random.bernoulli(key, share, (size,)), np.log(30.0), 0.0
-    )
-    return drawn(draw, np.log(1 + 29 * share), size)
-
-
-LAWS: dict[str, Run] = {
-    "lognormal weights, spread 0.5, 30 chains": lognormal(0.5, 30),
-    "the same, spread 1": lognormal(1.0, 30),
-    "the same, spread 2": lognormal(2.0, 30),
-    "lognormal weights, spread 1, 1,000 draws": lognormal(1.0, 1_000, False),
-    "the same, spread 1.5": lognormal(1.5, 1_000, False),
-    "the same, spread 3": lognormal(3.0, 1_000, False),
-    "Pareto weights, k = 0.3, 1,000 draws": pareto(0.3, 1_000),
-    "the same, k = 0.5": pareto(0.5, 1_000),
-    "the same, k = 0.7": pareto(0.7, 1_000),
-    "the same, k = 0.9": pareto(0.9, 1_000),
-    "a mode of 30 times the weight, probability 0.02, 1,000 draws": rare(0.02, 1_000),
-    "the same, 30 draws": rare(0.02, 30),
-    "q 1.2 times as wide, D = 4, 1,000 draws": normal(4, 1.2, 1_000),
-    "q 0.9 times as wide": normal(4, 0.9, 1_000),
-    "q 0.6 times as wide": normal(4, 0.6, 1_000),
-}
-CHAINS: dict[str, Run] = {
-    "state space, 30 chains, T = 50": chains(state_space, 30, 50),
-    "the same, T = 100": chains(state_space, 30, 100),
-    "the same, T = 400": chains(state_space, 30, 400),
-    "the same, T = 1,600": chains(state_space, 30, 1_600),
-    "Student likelihood, 64 chains, T = 4": chains(student, 64, 4),
-    "the same, T = 16": chains(student, 64, 16),
-    "the same, T = 64": chains(student, 64, 64),
-    "the same, sequential, 8 runs of 32, T = 4": chains(student, 32, 4, 8),
-    "the same, sequential, T = 32": chains(student, 32, 32, 8),
-}
-
-
-def certificates(deviations: tuple[float, float], num_points: int) -> tuple[np.ndarray, Any]:
-    """`certify` of x = z + noise of two deviations, from the prior; log p(x) in closed form."""
-    scale = jnp.array(deviations)
-    prior = distributions.normal(jnp.zeros(2), jnp.ones(2))
-    model = Model(lambda key: (), lambda _: prior, lambda _, z: distributions.normal(z, scale))
-    wide = np.sqrt(1 + np.square(deviations))
-    x = (np.random.default_rng(0).normal(size=(num_points, 2)) * wide).astype(np.float32)
-    guide = Guide(lambda key: (), lambda _, x: prior)
-    found = evidence.certify(jax.random.key(0), model(()), guide(()), x, **CERTIFY)
-    truth = -(0.5 * (x / wide) ** 2 + np.log(wide * np.sqrt(2 * np.pi))).sum(1)
-    return truth, found
-
-
-def certified(problem: problems.Problem, num_points: int) -> tuple[np.ndarray, Any]:
-    """`certify` of data that a problem draws."""
-    data = problems.simulate(jax.random.key(0), problem, num_points)
-    moves = annealing.gibbs(3, 6) if problem.name == "discrete" else None
+    problem = PROBLEMS[case["problem"]]()(jax.random.key(case["seed"]), case["number"])
+    settings = {"tolerance": case["tolerance"], "budget": case["budget"]}
+    moves = None if problem.moves.continuous else problem.moves
+    began = time.perf_counter()
     found = evidence.certify(
-        jax.random.key(1), problem.p, problem.q, data.x, transition=moves, **CERTIFY
-    )
-    return data.log_evidence, found
+        jax.random.key(case["seed"] + 1), problem.p, problem.q, problem.x, transition=moves,
+        **settings,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    within, half = found.within, 0.5 * (found.high - found.low)
+    methods = {name: float(np.mean(found.method == name)) for name in set(found.method.tolist())}
+    return {
+        **scores(problem.truth, found.log_evidence, found.low, found.high, within),
+        "certified": float(within.mean()),
+        "half_width": float(np.median(half[within])) if within.any() else None,
+        "evaluations": float(found.cost.mean()),
+        "seconds": seconds,
+        "methods": methods,
+        "verdict": found.verdict(),
+        "statement": found.statement(0),
+    }
 
 
-CERTIFY = {"tolerance": 0.1, "budget": 1e5}
-LOGITS = np.linspace(-0.8, 0.8, 6)[:, None] * np.arange(-1.0, 2.0)
-PROBLEMS = {
-    **{f"two modes, D = {d}": problems.two_modes(d) for d in (2, 4, 8, 16)},
-    **{f"four modes, D = {d}": problems.four_modes(d) for d in (2, 3, 4)},
-    **{f"Gaussian, D = {d}": problems.linear_gaussian(d) for d in (2, 8, 32)},
-    "heavy tails": problems.heavy_tails(2),
-    "discrete": problems.discrete(LOGITS),
-}
+def scores(truth: Any, centre: Any, low: Any, high: Any, kept: Any) -> dict[str, Any]:
+    """Coverage and errors of the kept estimates."""
+    import numpy as np
+
+    from lvm_jax.evidence.scoring import share
+
+    holds, off = (low <= truth) & (truth <= high), np.asarray(centre, float) - truth
+    return {
+        "held": share(holds[kept])._asdict(),
+        "too_low": int((high < truth)[kept].sum()),
+        "too_high": int((low > truth)[kept].sum()),
+        "rmse": float(np.sqrt(np.mean(off[kept] ** 2))) if kept.any() else None,
+        "largest_error": float(np.abs(off[kept]).max()) if kept.any() else None,
+    }
 
 
-def row(name: str, truth: np.ndarray, nominal: Any, interval: Any, reliable: np.ndarray) -> str:
-    """One problem of the table."""
-    holds = [(low <= truth) & (truth <= high) for low, high in (nominal, interval)]
-    inside = f"{holds[1][reliable].mean():.1%}" if reliable.any() else "-"
-    misses = (reliable & ~holds[1]).mean()
-    return f"| {name} | {holds[0].mean():.1%} | {reliable.mean():.0%} | {inside} | {misses:.1%} |"
+def by_method(case: dict[str, Any]) -> dict[str, Any]:
+    """Several methods on a problem at every budget that they can use."""
+    import jax
+
+    from benchmarks import coverage_methods
+    from benchmarks.coverage_problems import PROBLEMS
+
+    problem = PROBLEMS[case["problem"]]()(jax.random.key(case["seed"]), case["number"])
+    rows: list[dict[str, Any]] = []
+    for name in filter(lambda name: coverage_methods.applicable(name, problem), case["methods"]):
+        for budget in case["budgets"]:
+            method = coverage_methods.make(name, problem, budget)
+            if method is not None:
+                key = jax.random.fold_in(jax.random.key(case["seed"] + 1), budget)
+                rows.append({"method": name, "budget": budget, **of_budget(problem, method, key)})
+    return {"rows": rows}
 
 
-def main(runs: int, only: str = "") -> None:
-    """Print the table of `runs` data sets a problem, and 4 * `runs` for the first problems."""
-    print("| problem | nominal | reliable | of those | misses |\n|---|---|---|---|---|")
-    tables = () if only == "certify" else ((LAWS, 4 * runs), (CHAINS, runs))
-    for table, number in tables:
-        for name, run in table.items():
-            keys = jax.random.split(jax.random.key(1), number)
-            truth, found = jax.device_get(jax.jit(lambda k, run=run: jax.lax.map(run, k))(keys))
-            limits = found.nominal_interval(), found.interval()
-            print(row(name, np.asarray(truth), *limits, found.reliable), flush=True)
-    for name, deviations in (("certify, condition 10", (1.0, 0.3)), ("1e6", (1.0, 1e-3))):
-        print_certified(name, *certificates(deviations, 400))
-    for name, problem in PROBLEMS.items():
-        print_certified(f"certify, {name}", *certified(problem, runs))
+def of_budget(problem: Any, method: Any, key: Any) -> dict[str, Any]:
+    """The coverage of a method at one budget."""
+    import numpy as np
+
+    from benchmarks import coverage_methods
+
+    began = time.perf_counter()
+    found = coverage_methods.program(problem, method)(key)
+    seconds = time.perf_counter() - began
+    low, high = found.nominal_interval()
+    reliable = np.asarray(found.reliable)
+    return {
+        **scores(problem.truth, found.log_evidence, low, high, reliable),
+        "reliable": float(reliable.mean()),
+        "all_hold": float(((low <= problem.truth) & (problem.truth <= high)).mean()),
+        "half_width": float(np.median(0.5 * (high - low)[reliable])) if reliable.any() else None,
+        "evaluations": method.cost,
+        "seconds": seconds,
+        "verdict": found.verdict(),
+    }
 
 
-def print_certified(name: str, truth: np.ndarray, found: evidence.Certificate) -> None:
-    """The row of one problem, its mean cost and its verdict."""
-    limits = found.low, found.high
-    words = f"{found.cost.mean():,.0f} evaluations, {found.verdict()}"
-    print(row(name, truth, limits, limits, found.within), words, flush=True)
+def of_laws(case: dict[str, Any]) -> dict[str, Any]:
+    """All distributions of weights."""
+    import jax
+    import numpy as np
+
+    from benchmarks.coverage_laws import LAWS
+
+    rows = []
+    for name, run in LAWS.items():
+        keys = jax.random.split(jax.random.key(case["seed"] + 1), case["number"])
+        truth, found = jax.device_get(jax.jit(lambda k, run=run: jax.lax.map(run, k))(keys))
+        low, high = found.nominal_interval()
+        holds, reliable = (low <= truth) & (truth <= high), np.asarray(found.reliable)
+        rows.append({
+            "name": name, "all_hold": float(holds.mean()), "reliable": float(reliable.mean()),
+            "held": float(holds[reliable].mean()) if reliable.any() else None,
+            "misses": float((reliable & ~holds).mean()),
+        })  # fmt: skip
+    return {"rows": rows}
+
+
+def of_digits(case: dict[str, Any]) -> dict[str, Any]:
+    """The comparison on a trained VAE."""
+    from benchmarks import coverage_digits
+
+    return coverage_digits.run(case)
+
+
+def main() -> None:
+    """Measure everything, print the tables, write the JSON."""
+    from benchmarks.coverage_methods import METHODS
+    from benchmarks.coverage_problems import PROBLEMS
+
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.coverage", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these")
+    add("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), metavar="NAME",
+        help=f"only these of: {'; '.join(PROBLEMS)}")  # fmt: skip
+    add("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="NAME",
+        help=f"only these of: {'; '.join(METHODS)}")  # fmt: skip
+    add("--data-sets", type=int, default=300, help="of each problem; 4 times as many for the laws")
+    add("--budgets", type=int, nargs="+", default=[600, 2_000, 6_000, 20_000], help="of methods")
+    add("--budget", type=float, default=1e5, help="evaluations of certify for one data set")
+    add("--tolerance", type=float, default=0.1, help="of certify [nats]")
+    add("--images", type=int, default=200, help="digits of the test set, and drawn ones")
+    options = harness.read_options(parser, child, rounds=1)
+    parts = {
+        "certify": certify_part, "methods": methods_part, "laws": laws_part, "digits": digits_part
+    }  # fmt: skip
+    results = {name: parts[name](options) for name in options.parts}
+    print(f"\nwritten: {harness.save('coverage', options.out, options.seed, results)}")
+
+
+def measured(options: Any, part: str, **more: Any) -> dict[str, Any]:
+    """One case in a process of its own, with its numbers."""
+    case = {
+        "part": part, "number": options.data_sets, "seed": options.seed, "timeout": 3_600.0,
+        "tolerance": options.tolerance, "budget": options.budget, **more,
+    }  # fmt: skip
+    return {"case": case, "found": harness.measure("benchmarks.coverage", case)}
+
+
+def certify_part(options: Any) -> list[dict[str, Any]]:
+    """The table of `certify`."""
+    results = []
+    for name in options.problems:
+        results.append(measured(options, "certify", problem=name))
+        print(certify_line(results[-1]), flush=True)
+    print("\n" + harness.markdown(CERTIFY_HEADER, [certify_line(one) for one in results]))
+    return results
+
+
+def certify_line(result: dict[str, Any]) -> list[str]:
+    """The row of one problem."""
+    case, found = result["case"], result["found"]
+    if "failed" in found:
+        return [case["problem"], found["failed"], *["–"] * (len(CERTIFY_HEADER) - 2)]
+    return [
+        case["problem"], f"{case['number']}", f"{found['certified']:.0%}", *held(found["held"]),
+        *(nats(found[name]) for name in ("half_width", "rmse")),
+        f"{found['evaluations']:,.0f}", f"{found['seconds']:.0f}",
+    ]  # fmt: skip
+
+
+def held(part: dict[str, float]) -> list[str]:
+    """A share and its interval."""
+    if not part["of"]:
+        return ["–", "–"]
+    return [f"{part['share']:.1%}", f"[{part['low']:.1%}, {part['high']:.1%}]"]
+
+
+def nats(value: float | None) -> str:
+    """A number in nats, or a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def methods_part(options: Any) -> list[dict[str, Any]]:
+    """The table of methods at fixed budgets; marks coverages below the level by their error."""
+    results, rows = [], []
+    more = {"methods": list(options.methods), "budgets": options.budgets}
+    for problem in options.problems:
+        results.append(measured(options, "methods", problem=problem, **more))
+        fresh = method_lines(results[-1])
+        print(*fresh, sep="\n", flush=True)
+        rows += fresh
+    print("\n" + harness.markdown(METHODS_HEADER, rows))
+    return results
+
+
+def method_lines(result: dict[str, Any]) -> list[list[str]]:
+    """The rows of one problem."""
+    name, found = result["case"]["problem"], result["found"]
+    if "failed" in found:
+        return [[name, found["failed"], *["–"] * (len(METHODS_HEADER) - 2)]]
+    return [
+        [
+            name, row["method"], f"{row['evaluations']:,.0f}",
+            f"{row['reliable']:.0%}", *held(row["held"]), f"{row['all_hold']:.1%}",
+            *(nats(row[part]) for part in ("half_width", "rmse")),
+            "low" if row["held"]["high"] < LEVEL else "",
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+
+
+def laws_part(options: Any) -> dict[str, Any]:
+    """The table of known distributions of weights."""
+    result = measured(options, "laws", number=4 * options.data_sets)
+    rows = [
+        [
+            row["name"], f"{row['all_hold']:.1%}", f"{row['reliable']:.0%}",
+            "–" if row["held"] is None else f"{row['held']:.1%}", f"{row['misses']:.1%}",
+        ]
+        for row in result["found"]["rows"]
+    ]  # fmt: skip
+    print("\n" + harness.markdown(LAWS_HEADER, rows))
+    return result
+
+
+def digits_part(options: Any) -> dict[str, Any]:
+    """The comparison on a trained VAE, as lines of names and numbers."""
+    more = {"epochs": 100, "chains": 32, "temperatures": 500}
+    result = measured(options, "digits", number=options.images, **more)
+    found = result["found"]
+    rows = [
+        [images, name, str(value) if not isinstance(value, float) else f"{value:.4g}"]
+        for images in ("test", "drawn")
+        for name, value in found.get(images, {}).items()
+    ]
+    print(f"\nVAE of the digits: {found.get('failed', 'measured')}\n")
+    print(harness.markdown(("images", "quantity", "value"), rows))
+    return result
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500, *sys.argv[2:3])
+    main()

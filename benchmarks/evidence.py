@@ -5,8 +5,9 @@ The data are simulated from two models: a linear-Gaussian one with known log p(x
 `evidence.sandwich`. At each budget every method makes as many passes through the model, forward or
 backward, as HMC chains with T temperatures. The pilot runs of lvm_jax are additional, and part of
 its seconds. Peers: TFP's AIS on JAX, blackjax's tempered SMC, AIS by hand. Further tables: long
-chains of many images as a share of the matrix products of their gradients, and the memory of
-`evidence.evaluate_annealed` against the number of images.
+chains of many images as a share of the matrix products of their gradients, the memory of
+`evidence.evaluate_annealed` against the number of images, and the cost of each method to a stated
+root mean squared error on problems of `benchmarks.coverage_problems`.
 """
 
 import argparse
@@ -15,8 +16,16 @@ from typing import Any
 from benchmarks import harness
 
 MODELS = ("linear-Gaussian", "decoder")
-PARTS = ("error", "speed", "memory")
+PARTS = ("error", "speed", "memory", "tolerance")
 PEERS = ("annealed, HMC", "AIS, TFP", "AIS, TFP, recomputed", "AIS by hand", "product")
+TOLERANCE_PROBLEMS = [
+    "Gaussian, D = 8", "two modes, D = 4", "heavy tails", "wells (5, 5, 4)", "spike, D = 10",
+    "funnel, D = 10",
+]  # fmt: skip
+TOLERANCE_METHODS = (
+    "importance, guide", "importance, prior", "certify", "annealed, prior", "sequential, prior",
+    "nested", "AIS, TFP", "tempered SMC, BlackJAX", "nested, dynesty",
+)  # fmt: skip
 ERROR_HEADER = (
     "model", "T", "method", "seconds", "TFP's / own", "RMSE nats", "+-", "mean error", "compile s",
     "peak MB",
@@ -30,6 +39,10 @@ def child(case: dict[str, Any]) -> dict[str, Any]:
     """One measurement in this process."""
     from benchmarks import evidence_contestants, evidence_floor, evidence_models, evidence_peers
 
+    if "problem" in case:
+        from benchmarks import evidence_tolerance
+
+        return evidence_tolerance.run(case)
     problem = evidence_models.make(case)
     if case["contestant"] == "reference":
         if case["model"] == "linear-Gaussian":
@@ -72,8 +85,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="for the speed")
     parser.add_argument("--temperatures", type=int, default=1_000, help="for the speed")
     parser.add_argument("--many", type=int, nargs="+", default=[10, 100, 1_000], help="for memory")
+    parser.add_argument("--problems", nargs="+", default=TOLERANCE_PROBLEMS, help="for tolerance")
+    parser.add_argument("--tolerances", type=float, nargs="+", default=[0.1, 0.02], help="nats")
     options = harness.read_options(parser, child, rounds=1)
-    parts = {"error": error_part, "speed": speed_part, "memory": memory_part}
+    parts = {
+        "error": error_part, "speed": speed_part, "memory": memory_part,
+        "tolerance": tolerance_part,
+    }  # fmt: skip
     results = {name: parts[name](options) for name in options.parts}
     print(f"\nwritten: {harness.save('evidence', options.out, options.seed, results)}")
 
@@ -176,6 +194,52 @@ def memory_part(options: Any) -> list[dict[str, Any]]:
     print("\nmemory of evaluate_annealed, 16 chains\n")
     print(harness.markdown(("images", "data MB", "peak MB", "above idle"), rows))
     return results
+
+
+def tolerance_part(options: Any) -> list[dict[str, Any]]:
+    """Evaluations and seconds of every method to each tolerance on every problem."""
+    results, rows = [], []
+    for problem in options.problems:
+        case = {
+            "problem": problem, "points": options.points, "tolerances": options.tolerances,
+            "seed": options.seed, "most_seconds": 30.0, "timeout": 900.0,
+        }  # fmt: skip
+        found = harness.take_turns("benchmarks.evidence", case, TOLERANCE_METHODS, options.rounds)
+        results.append({"case": case, "found": found})
+        fresh = [tolerance_line(case, name, found) for name in found]
+        print(*fresh, sep="\n", flush=True)
+        rows += fresh
+    header = ["problem", "method"]
+    for tolerance in options.tolerances:
+        header += [f"evaluations to {tolerance:g}", "of best", f"s to {tolerance:g}", "of best"]
+    print(f"\n{options.points} data sets\n")
+    print(harness.markdown([*header, "smallest error"], rows))
+    return results
+
+
+def tolerance_line(case: dict[str, Any], name: str, found: dict[str, dict[str, Any]]) -> list[str]:
+    """One method's row; ratios are to the smallest of the column."""
+    cells = [case["problem"], name]
+    if "failed" in found[name]:
+        return [*cells, found[name]["failed"], *["–"] * (4 * len(case["tolerances"]))]
+    for tolerance in case["tolerances"]:
+        rungs = {other: reached(one, tolerance) for other, one in found.items()}
+        for part, form in (("evaluations", ",.0f"), ("seconds", ".2f")):
+            best = min((rung[part] for rung in rungs.values() if rung), default=None)
+            own = rungs[name]
+            cells += [format(own[part], form), f"{own[part] / best:.1f}x"] if own else ["–", "–"]
+    curve = curve_of(found[name])
+    return [*cells, f"{min(rung['rmse'] for rung in curve):.3f}" if curve else "–"]
+
+
+def curve_of(found: dict[str, Any]) -> list[dict[str, float]]:
+    """The settings of a method, in the last round."""
+    return found["rounds"][-1]["curve"] if "rounds" in found else []
+
+
+def reached(found: dict[str, Any], tolerance: float) -> dict[str, float] | None:
+    """The first setting within the tolerance, or None."""
+    return next((rung for rung in curve_of(found) if rung["rmse"] <= tolerance), None)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def mean_weight(log_w: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(log_w, axis=1) - jnp.log(log_w.shape[1])
 
 
-def tfp(case: dict[str, Any], problem: Problem, recomputed: bool = False) -> Program:
-    """TensorFlow Probability's chains on JAX, all points at once."""
+def recomputed_kernel() -> Any:
+    """TFP's HMC with the log-density and the gradient computed at the start of each move."""
     from tensorflow_probability.substrates.jax import mcmc
 
     class Recomputed(mcmc.HamiltonianMonteCarlo):
@@ -63,7 +63,14 @@ def tfp(case: dict[str, Any], problem: Problem, recomputed: bool = False) -> Pro
             fresh = self.bootstrap_results(current_state)
             return super().one_step(current_state, fresh, seed=seed)
 
-    kernel = Recomputed if recomputed else mcmc.HamiltonianMonteCarlo
+    return Recomputed
+
+
+def tfp(case: dict[str, Any], problem: Problem, recomputed: bool = False) -> Program:
+    """TensorFlow Probability's chains on JAX, all points at once."""
+    from tensorflow_probability.substrates.jax import mcmc
+
+    kernel = recomputed_kernel() if recomputed else mcmc.HamiltonianMonteCarlo
     log_q, log_joint = densities(problem)
     temperatures = annealing.linear(case["temperatures"])
     step_size = step_sizes(case, problem, temperatures)[:, None, None]

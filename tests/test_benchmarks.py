@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 import benchmarks
-from benchmarks import evidence_contestants, evidence_models, training_contestants, vi_contestants
+from benchmarks import (
+    coverage,
+    coverage_methods,
+    coverage_problems,
+    evidence_contestants,
+    evidence_models,
+    evidence_tolerance,
+    training_contestants,
+    vi_contestants,
+)
+from benchmarks import evidence as evidence_benchmark
 from benchmarks import vi as vi_benchmark
 
 
@@ -34,6 +44,39 @@ def test_annealed_chains_are_near_the_exact_evidence():
     problem = evidence_models.make(case)
     found = evidence_contestants.PROGRAMS["annealed, HMC"](case, problem)(jax.random.key(0))
     assert np.abs(np.asarray(found) - np.asarray(evidence_models.exact(problem))).max() < 1.0
+
+
+@pytest.mark.parametrize(
+    "name", ["Cauchy likelihood", "Student likelihood", "gamma-Poisson", "beta-binomial"]
+)
+def test_the_truth_of_a_coverage_problem_is_that_of_importance_sampling(name):
+    problem = coverage_problems.PROBLEMS[name]()(jax.random.key(0), 4)
+    method = coverage_methods.make("importance, prior", problem, 20_000)
+    found = coverage_methods.program(problem, method)(jax.random.key(1))
+    assert (np.abs(found.log_evidence - problem.truth) < 5 * found.standard_error).all()
+    z = problem.p.prior(problem.x[0]).sample(seed=jax.random.key(2), sample_shape=(4_000,))
+    mapped = problem.from_unit(np.random.default_rng(0).random(z.shape))
+    error = np.sqrt((z.var(0) + mapped.var(0)) / 4_000)
+    assert (np.abs(z.mean(0) - mapped.mean(0)) < 5 * error).all()
+
+
+def test_coverage_counts_reliable_runs_and_their_intervals():
+    case = {"part": "methods", "problem": "beta-binomial", "number": 40, "seed": 0}
+    case |= {"methods": ["importance, prior", "importance, guide"], "budgets": [500]}
+    (row,) = coverage.child(case)["rows"]  # the guide is the prior, and has no row of its own
+    assert 10 < row["held"]["of"] == round(40 * row["reliable"])
+    assert row["held"]["low"] < 0.95 < row["held"]["high"]
+    line = coverage.method_lines({"case": case, "found": {"rows": [row]}})[0]
+    assert line[:4] == ["beta-binomial", "importance, prior", "500", f"{row['reliable']:.0%}"]
+
+
+def test_the_first_setting_within_the_tolerance_counts():
+    case = {"problem": "Gaussian, D = 2", "points": 10, "seed": 0, "most_seconds": 9.0}
+    case |= {"contestant": "importance, guide", "tolerances": [0.1]}
+    found = evidence_benchmark.child(case)
+    assert [rung["evaluations"] for rung in found["curve"]] == [evidence_tolerance.BUDGETS[0]]
+    assert evidence_benchmark.reached({"rounds": [found]}, 0.1) == found["curve"][0]
+    assert evidence_benchmark.reached({"rounds": [found]}, 1e-9) is None
 
 
 VI_CASE = {"target": "gaussian", "budgets": [500, 1_000], "more": [], "rates": [0.1], "repeats": 1}
