@@ -5,7 +5,6 @@ import io
 import os
 import signal
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache, partial
 from importlib.metadata import version
@@ -67,19 +66,13 @@ MANY_MAPS = 20_000  # of memory, which compiled programs hold; Linux allows 65,5
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out: slow.txt, and the tests that import an experiment.
-
-    The files with the most slow tests start first: the last file to end is then a short one.
-    """
+    """Mark what `make check` leaves out: slow.txt, and the tests that import an experiment."""
     slow = cpu_times.slow_names()
-    slow_in: Counter[Path] = Counter()
     for item in items:
         if cpu_times.is_slow(item.nodeid, slow):
             item.add_marker("slow")
-            slow_in[item.path] += 1
         if imports_an_experiment(item.module):
             item.add_marker("experiments")
-    items.sort(key=lambda item: -slow_in[item.path])
 
 
 def imports_an_experiment(module: ModuleType) -> bool:

@@ -360,3 +360,17 @@ def test_the_estimator_takes_missing_entries():
     size = model._current().num_parameters
     np.testing.assert_allclose(model.bic(HOLES), -2 * log_p.sum() + size * np.log(N), rtol=1e-10)
     assert model.__sklearn_tags__().input_tags.allow_nan
+
+
+COMPLETE = (*em.GAUSSIANS.values(), em.Bernoulli(), em.Poisson())
+MASKED = [f.incomplete(1) for f in COMPLETE if not f.by_pattern]
+
+
+@pytest.mark.parametrize("family", [*COMPLETE, *MASKED], ids=lambda f: type(f).__name__)
+def test_half_the_weights_are_half_the_sums(x64, family):
+    rows = np.abs(HOLES if family in MASKED else X).round().clip(max=1)
+    resp = np.random.default_rng(4).uniform(size=(N, K))
+    both = (jnp.asarray(resp), jnp.asarray(resp / 2))
+    whole, half = (family.summarize_assigned(jnp.asarray(rows), r) for r in both)
+    for a, b in zip(family.reweight(whole, jnp.asarray(0.5)), half, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)

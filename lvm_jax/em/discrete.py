@@ -1,14 +1,22 @@
 """Bernoulli and Poisson components, with exact paths for float32."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import saddlepoint
-from lvm_jax.em.families import ROUNDING_NATS, ExponentialFamily, Settings, Sums, divide, keep_empty
+from lvm_jax.em.families import (
+    ROUNDING_NATS,
+    ExponentialFamily,
+    Settings,
+    Sums,
+    divide,
+    keep_empty,
+    reweighted,
+)
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Params, Scalar
 
 BLOCK = 128  # terms per block of a sum
@@ -163,9 +171,9 @@ class Poisson(ExponentialFamily):
         """Rates, at least epsilon."""
         return jnp.maximum(jnp.exp(free / (jnp.sqrt(at) * size[:, None])), self.epsilon)
 
-    def reweight(self, summary: Means, factor: Scalar) -> Means:
+    def reweight(self, summary: Any, factor: Scalar) -> Any:
         """The means are not changed."""
-        return summary._replace(counts=factor * summary.counts)
+        return reweighted(summary, factor)
 
     def maximize(self, summary: Means, previous: Params, settings: Settings) -> Params:
         """rate_k = sum_n r_nk x_n / sum_n r_nk."""

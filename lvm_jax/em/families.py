@@ -20,6 +20,9 @@ from lvm_jax.typing import Array, ArrayLike, Bool, Float, Int, Key, Params, Scal
 ROUNDING_NATS = {4: 1e-3, 8: 1e-7}
 
 
+AVERAGES = ("means", "remainder")  # fields of a summary that are not sums over rows
+
+
 class Settings(NamedTuple):
     """Settings of the M-step; a pytree, so that changed values do not recompile."""
 
@@ -172,6 +175,12 @@ class ExponentialFamily:
 def divide(sums: Float[Array, "K D"], counts: Float[Array, " K"]) -> Float[Array, "K D"]:
     """sums_k / counts_k; 0 for a component without points."""
     return sums / jnp.where(counts > 0, counts, 1)[:, None]
+
+
+def reweighted(summary: Any, factor: Scalar) -> Any:
+    """A summary whose sums are multiplied by `factor`, and whose means are not changed."""
+    sums = {name: leaf for name, leaf in summary._asdict().items() if name not in AVERAGES}
+    return summary._replace(**jax.tree.map(lambda leaf: factor * leaf, sums))
 
 
 def like(per_component: Float[Array, " K"], leaf: Array) -> Array:

@@ -17,7 +17,15 @@ import jax.numpy as jnp
 from lvm_jax import precision
 from lvm_jax.em import priors
 from lvm_jax.em.coordinates import Whitened
-from lvm_jax.em.families import ROUNDING_NATS, ExponentialFamily, Settings, Sums, divide, keep_empty
+from lvm_jax.em.families import (
+    ROUNDING_NATS,
+    ExponentialFamily,
+    Settings,
+    Sums,
+    divide,
+    keep_empty,
+    reweighted,
+)
 from lvm_jax.em.pairs import move
 from lvm_jax.em.priors import LOG_2PI
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Scalar
@@ -153,10 +161,9 @@ class Gaussian(Whitened, ExponentialFamily):
         means, low = move(a.means, low, share[:, None] * high)
         return BlockMoments(counts, means, scatter, low)
 
-    def reweight(self, summary: BlockMoments, factor: Scalar) -> BlockMoments:
+    def reweight(self, summary: Any, factor: Scalar) -> Any:
         """The means are not changed."""
-        counts, scatter = factor * summary.counts, factor * summary.scatter
-        return summary._replace(counts=counts, scatter=scatter)
+        return reweighted(summary, factor)
 
     def summarize(self, sums: Sums) -> BlockMoments:
         """Moments from sums of t(x): scatter = sum x x^T - n m m^T."""

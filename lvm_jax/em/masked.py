@@ -47,6 +47,10 @@ class MaskedMoments(NamedTuple):
 class Masked(ExponentialFamily):
     """The posterior of the missing entries, which are independent of the observed ones given z."""
 
+    def features(self, x: Float[Array, "n D"]) -> Float[Array, "n F"]:
+        """(m x, m)."""
+        return jnp.concatenate(split(x), 1)
+
     def expected(
         self, components: Params, x: Float[Array, "n D"], resp: Float[Array, "n K"]
     ) -> Float[Array, "n D"]:

@@ -22,10 +22,6 @@ class MaskedBernoulli(Masked, Bernoulli):
         """The family of complete rows."""
         return Bernoulli(self.epsilon)
 
-    def features(self, x: Float[Array, "n D"]) -> Float[Array, "n F"]:
-        """(m x, m)."""
-        return jnp.concatenate(split(x), 1)
-
     def natural(self, components: Params) -> tuple[Array, Array]:
         """eta_k = (logit(p_k), log(1 - p_k)), offset_k = 0."""
         losses = jnp.log1p(-components)
@@ -65,10 +61,6 @@ class MaskedPoisson(Masked, Poisson):
     def original(self) -> ExponentialFamily:
         """The family of complete rows."""
         return Poisson(self.epsilon)
-
-    def features(self, x: Float[Array, "n D"]) -> Float[Array, "n F"]:
-        """(m x, m)."""
-        return jnp.concatenate(split(x), 1)
 
     def natural(self, components: Params) -> tuple[Array, Array]:
         """eta_k = (log rate_k, -rate_k), offset_k = 0."""

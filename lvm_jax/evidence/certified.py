@@ -140,6 +140,10 @@ def certify(
     UNBOUNDED where ascents of log p(x | z) do not end, as of a normal likelihood whose scale is
     free and tends to 0.
 
+    Mass beyond the prior's, where p(x | z) grows faster than the prior falls, makes intervals too
+    low, and no check shows it: on a funnel in 2 dimensions with the prior N(0, 9 I) 72% of 298
+    certified intervals hold.
+
     No search finds every mode. `statement(i)` is the condition under which the interval of point i
     holds, and `certify_on_simulated` measures how often it does.
 
