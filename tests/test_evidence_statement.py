@@ -112,7 +112,7 @@ def test_the_page_of_a_certificate_has_its_condition_and_its_coverage(certified)
     page = report.certificate(certified, simulated, most=3)
     for words in (
         "2 of 4", "points within 0.1 nats", certified.statement(1), "The 3 widest of 4",
-        "at most 0.58%", "0.987 ± 0.004", "95.0%", f"{held.low:.1%} to {held.high:.1%}", ">38<",
+        "prior mass 0.58%", "0.987 ± 0.004", "95.0%", f"{held.low:.1%} to {held.high:.1%}", ">38<",
         ">40<", ">50<", "0.7, 0.2, 0.1", "2,544", "reliable, wider than the tolerance",
     ):  # fmt: skip
         assert (words in page) == (words != ">38<"), words
