@@ -102,6 +102,10 @@ class ExponentialFamily:
         """The summary of the union of two blocks."""
         return jax.tree.map(jnp.add, a, b)
 
+    def lift(self, summary: Any) -> Any:
+        """A summary of `original`, of complete rows, as one of this family."""
+        return summary
+
     def reweight(self, summary: Any, factor: Scalar) -> Any:
         """The summary of the same rows with `factor` times their weights."""
         return jax.tree.map(lambda leaf: factor * leaf, summary)

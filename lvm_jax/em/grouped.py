@@ -21,8 +21,17 @@ from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.gaussian import BlockMoments, Gaussian, Gaussians
 from lvm_jax.em.pairs import move
 from lvm_jax.em.priors import LOG_2PI
-from lvm_jax.em.statistics import Data, MixtureParameters, merged_pass, soften, unshifted
+from lvm_jax.em.statistics import (
+    Data,
+    MixtureParameters,
+    exact_pass,
+    merged_pass,
+    soften,
+    unshifted,
+)
 from lvm_jax.typing import Array, Bool, Float, Int
+
+Start = tuple[Array, Callable[[Array, Array], tuple[Array, Array]]]  # of `exact_pass`
 
 
 class Expectation(NamedTuple):
@@ -213,27 +222,38 @@ def expected_pass(
     parameters: MixtureParameters,
     data: Data,
     rows: int,
-    start: tuple[Array, Callable[[Array, Array], tuple[Array, Array]]],
+    start: Start | None = None,
 ) -> tuple[BlockMoments, Float[Array, " R"]]:
     """`exact_pass` for rows with missing entries: expected summaries and log-likelihoods.
 
     Where the flag of `start` is True its responsibilities replace the posterior of z; the
     posterior of the missing entries is that of the parameters.
     """
-    flag, given = start
     log_weights, components = parameters
     components = jax.vmap(lambda c: family.translate(c, data.shift))(components)
 
     def block(x: Array, weight: Array, begin: Array) -> tuple[BlockMoments, Array]:
         expected = jax.vmap(lambda c: family.expectation(c, x))(components)
         logits = expected.log_prob + log_weights[:, None, :]
-        resp, values = jax.lax.cond(
-            flag,
-            lambda: given(x - data.shift[None], begin),
-            lambda: jax.vmap(lambda one: soften(one, jnp.ones_like(weight)))(logits),
-        )
+
+        def posterior() -> tuple[Array, Array]:
+            return jax.vmap(lambda one: soften(one, jnp.ones_like(weight)))(logits)
+
+        if start is None:
+            resp, values = posterior()
+        else:
+            flag, given = start
+            resp, values = jax.lax.cond(flag, lambda: given(x - data.shift[None], begin), posterior)
         resp = resp * weight[None, :, None]
         return jax.vmap(family.summarize_expected)(components, expected, resp), values @ weight
 
     summary, log_likelihood = merged_pass(family, unshifted(data), rows, block)
     return jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary), log_likelihood
+
+
+def centred_pass(
+    family: Any, parameters: MixtureParameters, data: Data, rows: int, start: Start | None = None
+) -> tuple[Any, Float[Array, " R"]]:
+    """The pass without cancellation of the family: `exact_pass`, or `expected_pass`."""
+    run = exact_pass if family.has_fast_path else expected_pass
+    return run(family, parameters, data, rows, start)

@@ -6,6 +6,7 @@ then sufficient, and EM maximises it.
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,32 +71,44 @@ def arrange_fit(family: ExponentialFamily, x: np.ndarray, weight: np.ndarray | N
     return arrange(family, x, weight)._replace(fill=column_means(x, weight))
 
 
-def arrange(family: ExponentialFamily, x: np.ndarray, weight: np.ndarray | None) -> Rows:
+def arrange(
+    family: ExponentialFamily, x: np.ndarray, weight: np.ndarray | None, block: int | None = None
+) -> Rows:
     """Order rows with missing entries for their family.
 
     For a family `by_pattern` the rows are sorted by their pattern of missing entries, and each
-    pattern is padded to a multiple of the block size with copies of its last row and weight 0.
+    pattern is padded to a multiple of `block`, by default that of `block_size`, with copies of its
+    last row and weight 0.
     """
     if not family.by_pattern:
-        return Rows(_family(family, 1), x, weight)
-    bits = np.packbits(np.isnan(x), axis=1)
-    keys = np.ascontiguousarray(bits).view(np.dtype((np.void, bits.shape[1]))).ravel()
-    _, pattern, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    block = block_size(counts, x.shape[1])
+        return Rows(with_missing(family), x, weight)
+    order, counts = by_pattern(x)
+    block = block_size(counts, x.shape[1]) if block is None else block
     padded = -(-counts // block) * block
-    order = np.argsort(pattern, kind="stable")
-    shift = np.concatenate([[0], np.cumsum(padded - counts)[:-1]])
+    more = padded - counts
+    to = np.arange(len(x)) + np.repeat(np.cumsum(more) - more, counts)  # of each row in order
+    rows = np.repeat(order[np.cumsum(counts) - 1], padded)
+    rows[to] = order
     places = np.empty(len(x), np.int64)
-    places[order] = np.arange(len(x)) + shift[pattern[order]]
-    last = np.zeros(padded.sum(), np.int64)  # of the places up to here, the last with a row
-    last[places] = places
-    rows = np.empty(len(last), np.int64)
-    rows[places] = np.arange(len(x))
-    rows = rows[np.maximum.accumulate(last)]
+    places[order] = to
     given = np.ones(len(x), x.dtype) if weight is None else weight
-    spread = np.zeros(len(last), given.dtype)
-    spread[places] = given
-    return Rows(_family(family, block), x[rows], spread, places)
+    spread = np.zeros(len(rows), given.dtype)
+    spread[to] = given[order]
+    return Rows(with_missing(family, block), x[rows], spread, places)
+
+
+def by_pattern(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order that sorts rows [N, D] by their missing entries; the rows of each pattern."""
+    bits = np.packbits(np.isnan(x), axis=1)
+    size = next((size for size in (1, 2, 4, 8) if bits.shape[1] <= size), None)
+    if size is None:
+        keys = np.unique(bits, axis=0, return_inverse=True)[1].ravel()
+    else:  # integers sort faster
+        bits = np.pad(bits, ((0, 0), (0, size - bits.shape[1])))
+        keys = np.ascontiguousarray(bits).view(f"u{size}").ravel()
+    order = np.argsort(keys, kind="stable")
+    first = np.flatnonzero(np.diff(keys[order])) + 1
+    return order, np.diff(np.concatenate([[0], first, [len(x)]]))
 
 
 def block_size(counts: np.ndarray, dim: int) -> int:
@@ -106,7 +119,8 @@ def block_size(counts: np.ndarray, dim: int) -> int:
     return min(BLOCKS, key=lambda size: int((-(-counts // size)).sum()) * (dim + size))
 
 
-def _family(family: ExponentialFamily, block: int) -> ExponentialFamily:
+def with_missing(family: ExponentialFamily, block: int = 1) -> ExponentialFamily:
+    """The family of rows with missing entries, of which every `block` have one pattern."""
     made = family.incomplete(block)
     if made is None:  # refused by `read_rows`
         raise TypeError(f"{type(family).__name__} has no family for rows with missing entries")
@@ -125,22 +139,36 @@ def check_observed(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
 
     Raises ValueError for columns without any observed entry.
     """
-    weight = np.ones(len(x), x.dtype) if weight is None else weight
-    check_columns(x[weight > 0], "x")
-    empty = np.isnan(x).all(1)
-    rows = np.flatnonzero(empty & (weight > 0)).tolist()
+    given = np.ones(len(x), x.dtype) if weight is None else weight
+    check_columns(x[given > 0], "x")
+    weight = observed_weight(x, given)
+    rows = np.flatnonzero(weight != given).tolist()
     if rows:
-        warnings.warn(
-            f"x: {_some('row', rows)} of {len(x)} without an observed value do not affect the fit",
-            UserWarning,
-            stacklevel=5,
-        )
-    return np.where(empty, 0, weight).astype(weight.dtype)
+        warn_empty(_some("row", rows), len(x))
+    return weight
+
+
+def observed_weight(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """The weights [N], by default 1, with 0 for rows without any observed entry."""
+    weight = np.ones(len(x), x.dtype) if weight is None else weight.copy()
+    some = np.flatnonzero(np.isnan(x[:, 0]))
+    weight[some[np.isnan(x[some]).all(1)]] = 0
+    return weight
+
+
+def warn_empty(rows: str, number: int, stacklevel: int = 6) -> None:
+    """Warn about rows without any observed entry, named by `rows`."""
+    message = f"x: {rows} of {number:,} without an observed value do not affect the fit"
+    warnings.warn(message, UserWarning, stacklevel=stacklevel)
 
 
 def check_columns(x: np.ndarray, name: str) -> None:
     """Raise ValueError for columns without any observed entry."""
-    lost = np.flatnonzero(np.isnan(x).all(0)).tolist()
+    refuse_columns(np.flatnonzero(np.isnan(x).all(0)).tolist(), name)
+
+
+def refuse_columns(lost: Sequence[Any], name: str) -> None:
+    """Raise ValueError if any columns, given by name or number, are `lost`."""
     if lost:
         raise ValueError(
             f"{name}: expected an observed value in every column, got none in "
@@ -148,7 +176,7 @@ def check_columns(x: np.ndarray, name: str) -> None:
         )
 
 
-def _some(name: str, places: list[int]) -> str:
+def _some(name: str, places: Sequence[Any]) -> str:
     """A count of rows or columns and the first of them."""
     plural = "s" if len(places) > 1 else ""
     return f"{len(places)} {name}{plural} ({places[:10]}{'...' if len(places) > 10 else ''})"

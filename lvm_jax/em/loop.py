@@ -12,13 +12,12 @@ from lvm_jax._core.outcome import Outcome
 from lvm_jax.em import priors, squarem, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily
-from lvm_jax.em.grouped import expected_pass
+from lvm_jax.em.grouped import centred_pass
 from lvm_jax.em.state import Conclusion, Controls, Problem, State
 from lvm_jax.em.statistics import (
     Evaluation,
     MixtureParameters,
     evaluate,
-    exact_pass,
     fast_pass,
 )
 from lvm_jax.typing import Array, Float, Int
@@ -75,8 +74,7 @@ def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Arra
         return take(*fast_pass(family, state.parameters, data, rows))
 
     def exact_step() -> tuple[MixtureParameters, Array]:
-        run = exact_pass if family.has_fast_path else expected_pass
-        return take(*run(family, state.parameters, data, rows, (starting, given)))
+        return take(*centred_pass(family, state.parameters, data, rows, (starting, given)))
 
     if not family.has_fast_path:
         accepted, (new, log_likelihood) = jnp.array(False), exact_step()

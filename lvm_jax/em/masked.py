@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Spherical
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
-from lvm_jax.em.gaussian import Gaussian, Gaussians
+from lvm_jax.em.gaussian import BlockMoments, Gaussian, Gaussians
 from lvm_jax.em.pairs import move
 from lvm_jax.em.priors import LOG_2PI
 from lvm_jax.typing import Array, Float, Int, Params
@@ -122,6 +122,12 @@ class _MaskedGaussian(Masked, Gaussian):
 
         scatter, low = jax.lax.map(one, (means, resp.T, observed))
         return MaskedMoments(resp.sum(0), observed, means, scatter, low)
+
+    def lift(self, summary: BlockMoments) -> MaskedMoments:
+        """Every entry of a complete row is observed."""
+        counts, means, scatter, remainder = summary
+        observed = jnp.broadcast_to(counts[:, None], means.shape)
+        return MaskedMoments(counts, observed, means, scatter, remainder)
 
     def merge(self, a: Any, b: Any) -> Any:
         """Moments of the union of two blocks (Chan, Golub and LeVeque 1983), by entry."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import saddlepoint
-from lvm_jax.em.discrete import Bernoulli, Poisson, blocked_product
+from lvm_jax.em.discrete import Bernoulli, Means, Poisson, blocked_product
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.masked import Masked, ratio, split
 from lvm_jax.typing import Array, Bool, Float, Params
@@ -27,6 +27,11 @@ class MaskedBernoulli(Masked, Bernoulli):
         losses = jnp.log1p(-components)
         eta = jnp.concatenate([jnp.log(components) - losses, losses], 1)
         return eta, jnp.zeros_like(eta[:, 0])
+
+    def lift(self, summary: Sums) -> Sums:
+        """Every entry of a complete row is observed."""
+        observed = jnp.broadcast_to(summary.counts[:, None], summary.features.shape)
+        return summary._replace(features=jnp.concatenate([summary.features, observed], 1))
 
     def maximize(self, summary: Sums, previous: Params, settings: Settings) -> Params:
         """p_kd = sum_n r_nk m_nd x_nd / sum_n r_nk m_nd."""
@@ -83,6 +88,11 @@ class MaskedPoisson(Masked, Poisson):
         means = ratio(resp.T @ x, observed)
         rest = jax.lax.map(lambda each: each[1] @ ((x - each[0][None]) * mask), (means, resp.T))
         return MaskedMeans(resp.sum(0), observed, means + ratio(rest, observed))
+
+    def lift(self, summary: Means) -> MaskedMeans:
+        """Every entry of a complete row is observed."""
+        counts, means = summary
+        return MaskedMeans(counts, jnp.broadcast_to(counts[:, None], means.shape), means)
 
     def merge(self, a: Any, b: Any) -> Any:
         """Counts and means of the union of two blocks."""
