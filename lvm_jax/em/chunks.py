@@ -13,6 +13,7 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax.compiling import bucket
+from lvm_jax.em import incomplete
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.sources import Source
 from lvm_jax.typing import ArrayLike
@@ -130,21 +131,54 @@ def check_stamp(source: Source, before: Any) -> None:
     )
 
 
-def check_rows(source: Source, family: ExponentialFamily, chunk: Chunk) -> None:
-    """Refuse rows that are not finite or not in the family's support, naming the first."""
+def observed(chunk: Chunk) -> Chunk:
+    """The chunk with weight 0 for rows without any observed entry."""
+    weight = incomplete.observed_weight(chunk.x, chunk.weight)
+    weight[chunk.size :] = 0
+    return chunk._replace(weight=weight)
+
+
+def check_rows(source: Source, family: ExponentialFamily, chunk: Chunk) -> bool:
+    """Whether entries are missing; refuses invalid rows, naming the first.
+
+    Raises ValueError for infinity, for entries outside the family's support, for NaN if the family
+    has no `incomplete` family, and for invalid weights.
+    """
+    x = chunk.x[: chunk.size]
+    missing = _is_missing(source, family, chunk)
+    try:
+        _check_entries(family, x, missing)
+    except ValueError as error:
+        row = next(i for i in range(len(x)) if _is_refused(family, x[i : i + 1], missing))
+        raise ValueError(f"{error}, the first at {source.place(chunk.first + row)}") from error
+    _check_weights(source, chunk)
+    return missing
+
+
+def _is_missing(source: Source, family: ExponentialFamily, chunk: Chunk) -> bool:
     x = chunk.x[: chunk.size]
     with np.errstate(over="ignore", invalid="ignore"):
-        if not np.isfinite(x.sum()) and not np.isfinite(x).all():
-            row, column = (int(i) for i in np.argwhere(~np.isfinite(x))[0])
-            raise ValueError(
-                f"x: expected finite numbers, got {x[row, column]} at "
-                f"{source.place(chunk.first + row)}, column {column}; drop or impute them first"
-            )
-    try:
-        family.check(x)
-    except ValueError as error:
-        row = next(i for i in range(len(x)) if _is_refused(family, x[i : i + 1]))
-        raise ValueError(f"{error}, the first at {source.place(chunk.first + row)}") from error
+        if np.isfinite(x.sum()) or np.isfinite(x).all():
+            return False
+    admits = family.incomplete(1) is not None
+    bad = np.isinf(x) if admits else ~np.isfinite(x)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"x: expected finite numbers{', or NaN for missing ones' if admits else ''}, got "
+            f"{x[row, column]} at {source.place(chunk.first + row)}, column {column}; drop or "
+            "impute them first"
+        )
+    return True
+
+
+def _check_entries(family: ExponentialFamily, x: np.ndarray, missing: bool) -> None:
+    seen = x[~np.isnan(x)][:, None] if missing else x
+    if seen.size:
+        family.check(seen)
+
+
+def _check_weights(source: Source, chunk: Chunk) -> None:
     if chunk.weight is not None:
         weight = chunk.weight[: chunk.size]
         bad = ~(np.isfinite(weight) & (weight >= 0))
@@ -156,9 +190,9 @@ def check_rows(source: Source, family: ExponentialFamily, chunk: Chunk) -> None:
             )
 
 
-def _is_refused(family: ExponentialFamily, row: np.ndarray) -> bool:
+def _is_refused(family: ExponentialFamily, row: np.ndarray, missing: bool) -> bool:
     try:
-        family.check(row)
+        _check_entries(family, row, missing)
     except ValueError:
         return True
     return False

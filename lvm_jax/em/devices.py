@@ -16,9 +16,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lvm_jax import parallel
 from lvm_jax._core import checks
-from lvm_jax.em import checkpoint, chunks
+from lvm_jax.em import checkpoint, chunks, incomplete
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.grouped import centred_pass
 from lvm_jax.em.mixture import rows_per_chunk
 from lvm_jax.em.passes import add, wide, widen
 from lvm_jax.em.sources import Source, float_dtype
@@ -27,7 +28,6 @@ from lvm_jax.em.statistics import (
     Evaluation,
     MixtureParameters,
     evaluate,
-    exact_pass,
     fast_pass,
 )
 from lvm_jax.em.survey import Sample, Survey, join, priorities, sample_size
@@ -53,6 +53,7 @@ class OnMesh:
             )
         self.mesh, self.x = mesh, np.asarray(checks.real_array(x, "x"))
         self.weight = None if sample_weight is None else np.asarray(sample_weight)
+        self.missing = False
         self.dim, self.dtype = self.x.shape[-1], float_dtype(self.x.dtype, "x")
         self.writes = parallel.writes(mesh)
 
@@ -62,38 +63,56 @@ class OnMesh:
         x, weight, mesh = self.x, self.weight, self.mesh
         counts = parallel.from_every_process(mesh, np.int64(len(x)))
         first = int(counts[: jax.process_index()].sum()) if len(counts) > 1 else 0
-        live = np.ones(len(x)) if weight is None else weight
-        sums = sum(live[start : start + len(rows)] @ rows for start, rows in checks.blocks(x))
-        own = np.stack([sums, x.min(0), x.max(0), np.full(self.dim, live.sum())])
-        found = parallel.from_every_process(mesh, own.astype(np.float64))
-        number, total = int(counts.sum()), float(found[:, 3, 0].sum())
-        parts = found[:, 0].sum(0) / total, found[:, 1].min(0), found[:, 2].max(0)
+        found = parallel.from_every_process(mesh, self._totals())
+        number, total, observed = int(counts.sum()), float(found[:, 0, 0].sum()), found[:, 1].sum(0)
+        incomplete.refuse_columns(np.flatnonzero(observed == 0).tolist(), "x")
+        parts = found[:, 2].sum(0) / observed, found[:, 3].min(0), found[:, 4].max(0)
         if before is not None:
             self._compare(number, parts, before)
         size = min(sample_size(self.dim, x.dtype.itemsize), number)
         drawn = priorities(chunks.seed_of(key) + jax.process_index(), 0, len(x))
         sample = Sample(first + np.arange(len(x)), drawn, x, weight).smallest(size)
-        return Survey(number, total, *parts, np.zeros(0), gathered(sample, size, mesh))
+        sample = gathered(sample, size, mesh)
+        return Survey(number, total, *parts, np.zeros(0), self.missing, sample)
+
+    def _totals(self) -> np.ndarray:
+        """The weight of the rows, and of each column's entries; their sum, minimum and maximum."""
+        live = np.ones(len(self.x)) if self.weight is None else self.weight
+        total = np.full(self.dim, live.sum())
+        counts, sums = total if not self.missing else np.zeros(self.dim), np.zeros(self.dim)
+        for start, rows in checks.blocks(self.x):
+            weight = live[start : start + len(rows)]
+            if self.missing:
+                counts += weight @ ~np.isnan(rows)
+            sums += weight @ (np.nan_to_num(rows) if self.missing else rows)
+        low = np.fmin.reduce(self.x, initial=np.inf)
+        high = np.fmax.reduce(self.x, initial=-np.inf)
+        return np.stack([total, counts, sums, low, high]).astype(np.float64)
 
     def _check(self, family: ExponentialFamily) -> None:
         """Refuse invalid rows in every process: the others would wait for ever."""
-        problem: Exception | None = None
+        problem, missing = None, False
         try:
-            self.x = np.asarray(checks.points(self.x, "x")).astype(self.dtype, copy=False)
-            family.check(self.x)
+            x, missing = incomplete.read_rows(self.x, family)
+            self.x = x.astype(self.dtype, copy=False)
             if self.weight is not None:
                 self.weight = checks.weights(self.weight, len(self.x)).astype(np.float64)
         except (TypeError, ValueError) as error:
             problem = error
-        state = np.array([problem is not None, self.dim, self.weight is not None])
+        state = np.array([problem is not None, self.dim, self.weight is not None, missing])
         found = parallel.from_every_process(self.mesh, state.astype(np.int64))
         if found[:, 0].any():
             raise problem or ValueError(f"x: process {found[:, 0].argmax()} refused its rows")
-        if (found != found[0]).any():
+        if (found[:, :3] != found[0, :3]).any():
             raise ValueError(
                 f"x: expected rows of one width in all processes, with weights in all or in none, "
                 f"got widths {found[:, 1].tolist()} and weights {found[:, 2].tolist()}"
             )
+
+        self.missing = bool(found[:, 3].any())
+        if self.missing:
+            given = np.ones(len(self.x)) if self.weight is None else self.weight
+            self.weight = incomplete.drop_empty(self.x, given)
 
     def _compare(self, number: int, parts: tuple[np.ndarray, ...], before: Survey) -> None:
         same = [np.allclose(a, b, rtol=1e-9) for a, b in zip(parts, before[2:5], strict=True)]
@@ -138,6 +157,16 @@ def gathered(own: Sample, size: int, mesh: Mesh) -> Sample:
     return joined  # type: ignore[return-value]
 
 
+def by_pattern(
+    family: ExponentialFamily, x: np.ndarray, weight: np.ndarray, mesh: Mesh
+) -> tuple[ExponentialFamily, np.ndarray, np.ndarray]:
+    """The rows by their missing entries, in blocks of a size that all processes share."""
+    own = incomplete.block_size(incomplete.by_pattern(x)[1], x.shape[1])
+    block = int(parallel.from_every_process(mesh, np.int64(own)).min())
+    family, x, spread, *_ = incomplete.arrange(family.original, x, weight, block)
+    return family, x, weight if spread is None else spread
+
+
 class Resident:
     """`Rows` on the devices; each process gives its own."""
 
@@ -150,15 +179,18 @@ class Resident:
         mesh: Mesh,
         num_rows: int,
     ) -> None:
+        live = np.ones(len(x)) if weight is None else weight
+        if incomplete.is_grouped(family):
+            family, x, live = by_pattern(family, x, live, mesh)
         self.family, self.mesh, self.num_rows = family, mesh, num_rows
         dtype, shift = origin.dtype, origin
         if x.dtype != dtype:  # float64 rows are centred before they are rounded
             x, shift = (x - origin.astype(np.float64)).astype(dtype), np.zeros_like(origin)
         local = mesh.size // parallel.num_processes(mesh)
         most = int(parallel.from_every_process(mesh, np.int64(len(x))).max())
-        size = -(-most // local) * local
-        live = np.ones(len(x), dtype) if weight is None else weight.astype(dtype)
-        live = np.concatenate([live, np.zeros(size - len(x), dtype)])
+        unit = local * family.block
+        size = -(-most // unit) * unit
+        live = np.concatenate([live, np.zeros(size - len(x))]).astype(dtype)
         x = np.concatenate([x, np.broadcast_to(x[-1:], (size - len(x), x.shape[1]))])
         rows, weights = parallel.rows_to_global(mesh, (x, live))
         self.data = Data(rows, weights, parallel.replicate(mesh, shift))
@@ -204,7 +236,7 @@ def _sums(
 ) -> Any:  # fmt: skip
     def one(parameters: MixtureParameters, data: Data) -> Any:
         if exact:
-            return jax.lax.all_gather(exact_pass(family, parameters, data, rows), DATA)
+            return jax.lax.all_gather(centred_pass(family, parameters, data, rows), DATA)
         return fast_pass(family, parameters, data, rows, _add_up)
 
     return _on_each(mesh, one, parameters, data)

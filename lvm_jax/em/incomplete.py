@@ -119,6 +119,11 @@ def block_size(counts: np.ndarray, dim: int) -> int:
     return min(BLOCKS, key=lambda size: int((-(-counts // size)).sum()) * (dim + size))
 
 
+def is_grouped(family: ExponentialFamily) -> bool:
+    """Whether the family takes rows with missing entries in blocks of one pattern."""
+    return family.by_pattern and family != family.original
+
+
 def with_missing(family: ExponentialFamily, block: int = 1) -> ExponentialFamily:
     """The family of rows with missing entries, of which every `block` have one pattern."""
     made = family.incomplete(block)
@@ -139,8 +144,13 @@ def check_observed(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
 
     Raises ValueError for columns without any observed entry.
     """
+    check_columns(x if weight is None else x[weight > 0], "x")
+    return drop_empty(x, weight)
+
+
+def drop_empty(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """`observed_weight`, with a warning if it drops rows."""
     given = np.ones(len(x), x.dtype) if weight is None else weight
-    check_columns(x[given > 0], "x")
     weight = observed_weight(x, given)
     rows = np.flatnonzero(weight != given).tolist()
     if rows:
@@ -156,7 +166,7 @@ def observed_weight(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     return weight
 
 
-def warn_empty(rows: str, number: int, stacklevel: int = 6) -> None:
+def warn_empty(rows: str, number: int, stacklevel: int = 7) -> None:
     """Warn about rows without any observed entry, named by `rows`."""
     message = f"x: {rows} of {number:,} without an observed value do not affect the fit"
     warnings.warn(message, UserWarning, stacklevel=stacklevel)

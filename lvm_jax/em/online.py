@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.em import priors
+from lvm_jax.em import incomplete, priors
 from lvm_jax.em.accumulation import Statistics, accumulate, mark_of, maximize
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily
@@ -125,18 +125,25 @@ def partial_fit(state: Online, x: ArrayLike, sample_weight: ArrayLike | None = N
     batch makes several steps, so that one pass over many draws of a distribution approaches its
     maximum-likelihood fit, whatever the size of the batches.
 
-    Raises ValueError or TypeError for another width, and for invalid rows and weights.
+    NaN is an entry missing at random; a row without any observed entry has weight 0. Raises
+    ValueError or TypeError for another width, for invalid rows and weights, and for a column that
+    is not observed in the first rows.
 
     Source: Cappe and Moulines (2009), equations 10 and 11.
     """
-    x = np.asarray(checks.points(x, "x"))
+    x, missing = incomplete.read_rows(x, state.family)
     given = np.ones(len(x)) if sample_weight is None else sample_weight
     weight = checks.weights(given, len(x)).astype(np.float64)
+    if missing:
+        weight = incomplete.observed_weight(x, weight)
     state = dataclasses.replace(
         state, num_rows=state.num_rows + len(x), total_weight=state.total_weight + weight.sum()
     )
     if state.statistics is None:
         state, x, weight = _begin(state, x, weight)
+    elif x.shape[1] != state.statistics.origin.size:
+        width = state.statistics.origin.size
+        raise ValueError(f"x: expected {width} columns as in the mixture, got {x.shape[1]}")
     done = 0
     while done < len(x):
         units = max(STEP_UNITS, state.time**POWER / 4)  # a quarter of the memory of the average
@@ -176,10 +183,14 @@ def _begin(
         if x.shape[1] != width:
             raise ValueError(f"x: expected {width} columns as before, got {x.shape[1]}")
         x, weight = (np.concatenate(pair) for pair in zip(state.waiting, (x, weight), strict=True))
-    state.family.check(x)
     live, needed = np.flatnonzero(weight > 0), START_ROWS * state.num_components
     first = len(x) if len(live) < needed else int(live[needed - 1]) + 1
-    distinct = len(np.unique(x[live], axis=0)) >= state.num_components
+    same = np.where(np.isnan(x[live]), np.inf, x[live])  # NaN differs from NaN, infinity does not
+    distinct = len(np.unique(same, axis=0)) >= state.num_components
+    if len(live) >= needed:
+        incomplete.check_columns(x[live], f"x: the first {len(live):,} rows")
+    elif np.isnan(x[live]).all(0).any():
+        distinct = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of columns that are constant so far
         if distinct and len(live) >= needed:

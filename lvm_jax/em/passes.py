@@ -3,23 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from lvm_jax.em import checkpoint, chunks, starts
+from lvm_jax.compiling import bucket, pad_rows
+from lvm_jax.em import checkpoint, chunks, incomplete, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussians
-from lvm_jax.em.mixture import rows_per_chunk
+from lvm_jax.em.grouped import centred_pass
+from lvm_jax.em.mixture import Mixture, rows_per_chunk
 from lvm_jax.em.sources import Source
 from lvm_jax.em.statistics import (
     Data,
     Evaluation,
     MixtureParameters,
     evaluate,
-    exact_pass,
     fast_pass,
 )
 from lvm_jax.em.survey import Survey, survey
@@ -40,6 +41,13 @@ class Rows(Protocol):
         """`Evaluation` of one mixture."""
 
 
+class Part(NamedTuple):
+    """The rows of a chunk in the order of their family."""
+
+    family: ExponentialFamily
+    data: Data
+
+
 class Pass:
     """The sums of one pass over a source for R mixtures relative to an origin."""
 
@@ -50,30 +58,47 @@ class Pass:
         self.rows, self.dtype = chunks.rows_of(source, num_rows), origin.dtype
         self.centres = source.dtype != origin.dtype  # float64 rows are centred before rounding
 
-    def prepare(self, chunk: chunks.Chunk) -> Data:
-        """The chunk in the dtype of the mixture, and its shift."""
-        x, shift, size = chunk.x, self.origin, np.int32(chunk.size)
+    def prepare(self, chunk: chunks.Chunk) -> Part:
+        """The chunk in the dtype of the mixture, and its shift.
+
+        Rows with missing entries are sorted by their patterns, if the family needs it.
+        """
+        (_, size, x, weight), shift, family = chunk, self.origin, self.family
+        if incomplete.is_grouped(family):
+            family, x, weight, *_ = incomplete.arrange(
+                family.original, x[:size], None if weight is None else weight[:size]
+            )
+            size = len(x)
+            x, weight = pad_rows((x, weight), bucket(size))
         if self.centres:
             x = (x - self.origin.astype(np.float64)).astype(self.dtype)
             shift = np.zeros_like(self.origin)
-        weight = None if chunk.weight is None else chunk.weight.astype(self.dtype)
-        leaves: Any = (x, weight, shift, size)
-        return Data(*leaves)
+        weight = None if weight is None else weight.astype(self.dtype)
+        leaves: Any = (x, weight, shift, np.int32(size))
+        return Part(family, Data(*leaves))
 
-    def add(self, total: Any, parameters: MixtureParameters, data: Data, exact: bool) -> Any:
+    def add(self, total: Any, parameters: MixtureParameters, part: Part, exact: bool) -> Any:
         """`total` and the summaries and log-likelihoods of a chunk, in float64."""
-        columns = parameters.log_weights.size
-        rows = rows_per_chunk(self.family, columns, data)
-        part = widen(chunk_sums(self.family, rows, exact, parameters, data))
+        family, data = part
+        rows = rows_per_chunk(family, parameters.log_weights.size, data)
+        found = widen(chunk_sums(family, rows, exact, parameters, data))
         if total is None:
-            return part
+            return found
         with wide():
-            return jax.tree.map(np.asarray, add(self.family, total, part))
+            return jax.tree.map(np.asarray, add(self.family, total, found))
 
-    def evaluate_chunk(self, parameters: MixtureParameters, data: Data) -> np.ndarray:
+    def evaluate_chunk(self, parameters: MixtureParameters, part: Part) -> np.ndarray:
         """The numbers of `Evaluation` of one mixture on a chunk."""
-        rows = rows_per_chunk(self.family, parameters.log_weights.size, data)
-        return widen(_evaluate(self.family, rows, parameters, data))
+        family, data = part
+        rows = rows_per_chunk(family, parameters.log_weights.size, data)
+        return widen(_evaluate(family, rows, parameters, data))
+
+
+def both(mixture: Mixture, source: Source) -> tuple[Pass, ...]:
+    """The passes of a mixture over complete rows, and over rows with missing entries if it can."""
+    families = (mixture.family, mixture.family.incomplete(1))
+    origin = np.asarray(mixture.origin)
+    return tuple(Pass(f, origin, source, source.num_rows) for f in families if f is not None)
 
 
 class Streams:
@@ -124,20 +149,20 @@ class Streamed(Pass):
         self, parameters: MixtureParameters, exact: bool, total: Any, first: int, on_chunk: Any
     ) -> Any:
         """One pass, or the rest of one; on_chunk(total, first) is called after each chunk."""
-        for data, first in self._chunks(first):  # noqa: B020 - the end of one is the next's first
-            total = self.add(total, parameters, data, exact)
+        for part, first in self._chunks(first):  # noqa: B020 - the end of one is the next's first
+            total = self.add(total, parameters, part, exact)
             on_chunk(total, first)
         return total
 
     def evaluate(self, parameters: MixtureParameters) -> Evaluation:
         """A pass for one mixture."""
         total = np.zeros(3)
-        for data, _ in self._chunks(0):
-            total += self.evaluate_chunk(parameters, data)
+        for part, _ in self._chunks(0):
+            total += self.evaluate_chunk(parameters, part)
         return Evaluation(*total)
 
     def _chunks(self, first: int) -> Any:
-        """Pairs of a chunk's data and the number of the row after it."""
+        """Pairs of a chunk's `Part` and the number of the row after it."""
         end = first
         for chunk in chunks.read(
             self.source, self.rows, self.sample_weight, first, self._prepare_known
@@ -150,14 +175,14 @@ class Streamed(Pass):
                 f"got {end:,}"
             )
 
-    def _prepare_known(self, chunk: chunks.Chunk) -> tuple[Data, int]:
+    def _prepare_known(self, chunk: chunks.Chunk) -> tuple[Part, int]:
         index, end = chunk.first // self.rows, chunk.first + chunk.size
         if index >= len(self.seen.marks) or chunk.mark != self.seen.marks[index]:
             raise ValueError(
                 f"x: expected the same rows in every pass, but {self.source.place(chunk.first)} or "
                 f"one of the {chunk.size - 1:,} rows after it changed"
             )
-        return self.prepare(chunk), end
+        return self.prepare(chunks.observed(chunk) if self.seen.missing else chunk), end
 
 
 @contextmanager
@@ -199,12 +224,14 @@ def chunk_sums(
     family: ExponentialFamily, rows: int, exact: bool, parameters: MixtureParameters, data: Data
 ) -> tuple[Any, Float[Array, " R"]]:
     """Summaries and log-likelihoods of R mixtures on one chunk."""
-    return (exact_pass if exact else fast_pass)(family, parameters, data, rows)
+    return (centred_pass if exact else fast_pass)(family, parameters, data, rows)
 
 
 @over_data(0)
 def safe(family: ExponentialFamily, parameters: MixtureParameters) -> Bool[Array, " R"]:
-    """Whether the fast path is precise enough for each of R mixtures."""
+    """Whether there is a fast path that is precise enough for each of R mixtures."""
+    if not family.has_fast_path:
+        return jax.numpy.zeros(parameters.log_weights.shape[0], bool)
     if not family.has_exact_path:
         return jax.numpy.ones(parameters.log_weights.shape[0], bool)
     return jax.vmap(family.is_safe)(parameters.components)

@@ -101,7 +101,7 @@ def started(
 ) -> Place:  # fmt: skip
     """The place before the first step, from the initial mixtures."""
     wide_origin = origin.astype(np.float64)
-    given, shift = inputs.check_initial(initial, family, num_components, wide_origin)
+    given, shift = inputs.check_initial(initial, family.original, num_components, wide_origin)
     number = given.log_weights.shape[0]
     with wide():
         parameters = jax.tree.map(np.asarray, loop.translated(family, given, shift))

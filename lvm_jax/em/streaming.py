@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
-from lvm_jax.em import checkpoint, chunks, inputs, loop
+from lvm_jax.em import checkpoint, chunks, incomplete, inputs, loop
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.devices import OnMesh
 from lvm_jax.em.families import ExponentialFamily
@@ -80,9 +80,11 @@ def run(
     if found is None:
         checks.distinct_rows(seen.sample.live, request.num_components, "x")
     origin, controls = settle(request, family, data.dtype, seen)
+    if seen.missing:
+        family = incomplete.with_missing(family)
     task = Task(data.rows(family, origin, seen), family, origin.dtype, controls)
     number, start, accelerated = request.num_components, request.start, bool(request.acceleration)
-    sizes = (num_starts(request), number, data.dim)
+    sizes = num_starts(request), number, data.dim
     if found is None:
         initial = start if isinstance(start, Mixture) else sampled(begin, seen.sample)
         objective = options.previous_objective
@@ -103,11 +105,11 @@ def data_of(request: "Request", mesh: Mesh | None) -> Streams | OnMesh:
         return OnMesh(request.x, request.sample_weight, mesh)
     source = as_source(request.x)
     if source is None:
-        source = ArraySource(np.asarray(checks.points(request.x, "x")))
+        source = ArraySource(checks.points_or_nan(request.x, "x")[0])
     return Streams(source, chunks.place_of_weights(request.sample_weight))
 
 
-KEPT = ("num_rows", "total_weight", "mean", "low", "high", "marks")  # of a survey
+KEPT = ("num_rows", "total_weight", "mean", "low", "high", "marks", "missing")  # of a survey
 
 
 def seen_before(arrays: dict[str, np.ndarray]) -> Survey:
@@ -115,8 +117,8 @@ def seen_before(arrays: dict[str, np.ndarray]) -> Survey:
     empty = np.zeros(0)
     sample = Sample(empty, empty, empty, None)
     number, total, *rest = (arrays[name] for name in KEPT)
-    mean, low, high, marks = rest
-    return Survey(int(number), float(total), mean, low, high, marks, sample)
+    mean, low, high, marks, missing = rest
+    return Survey(int(number), float(total), mean, low, high, marks, bool(missing), sample)
 
 
 def settings_of(
@@ -161,6 +163,12 @@ def settle(
 
 def sampled(begin: Callable[..., Mixture], sample: Sample) -> Mixture:
     """The initial mixtures of a sample, without warnings about the sample."""
+    lost = np.flatnonzero(np.isnan(sample.live).all(0)).tolist()
+    if lost:
+        raise ValueError(
+            f"x: expected an observed value in every column of the {len(sample.live):,} rows drawn "
+            f"for the starts, got none in columns {lost}; give `start` a mixture, or drop them"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return begin(sample.x, sample.weight)

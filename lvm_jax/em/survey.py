@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lvm_jax.em import chunks
+from lvm_jax.em import chunks, incomplete
 from lvm_jax.em.chunks import Chunk
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.sources import Source
@@ -44,7 +44,58 @@ class Survey(NamedTuple):
     low: np.ndarray  # [D], smallest values
     high: np.ndarray  # [D], largest values
     marks: np.ndarray  # [C], checksums of the chunks
+    missing: bool  # whether entries are missing
     sample: Sample
+
+
+class Totals:
+    """The size of the data, and sums and ranges of the observed entries of each column, [D]."""
+
+    def __init__(self, dim: int) -> None:
+        self.number, self.weight, self.missing = 0, 0.0, False
+        self.sums, self.counts = np.zeros(dim), np.zeros(dim)
+        self.low, self.high = np.full(dim, np.inf), np.full(dim, -np.inf)
+        self.empty, self.first_empty = 0, 0  # rows without any observed entry
+
+    def add(self, chunk: Chunk, missing: bool) -> None:
+        """Add the rows of a chunk."""
+        x, given = chunk.x[: chunk.size], chunk.weight
+        self.number, self.missing = self.number + chunk.size, self.missing or missing
+        self.low = np.fmin(self.low, np.fmin.reduce(x))
+        self.high = np.fmax(self.high, np.fmax.reduce(x))
+        if missing:
+            self._add_observed(chunk)
+        elif given is None:
+            self.weight, self.counts = self.weight + chunk.size, self.counts + chunk.size
+            self.sums += x.sum(0, dtype=np.float64)
+        else:
+            total = float(given[: chunk.size].sum())
+            self.weight, self.counts = self.weight + total, self.counts + total
+            self.sums += given[: chunk.size] @ x
+
+    def _add_observed(self, chunk: Chunk) -> None:
+        x, rows = chunk.x[: chunk.size], slice(chunk.size)
+        given = np.ones(chunk.size) if chunk.weight is None else chunk.weight[rows]
+        weight = incomplete.observed_weight(x, given)
+        empty = np.flatnonzero(weight != given)
+        if len(empty) and not self.empty:
+            self.first_empty = chunk.first + int(empty[0])
+        self.empty += len(empty)
+        seen = ~np.isnan(x)
+        self.weight += float(weight.sum())
+        self.counts += weight @ seen
+        self.sums += weight @ np.where(seen, x, 0)
+
+    def check(self, source: Source) -> None:
+        """Refuse data without weight and columns without values; warn about rows without."""
+        if not self.weight > 0:
+            raise ValueError("sample_weight: expected a positive sum, got all zeros")
+        lost = np.flatnonzero(self.counts == 0)
+        names = getattr(source, "columns", range(source.dim))
+        incomplete.refuse_columns([names[j] for j in lost], "x")
+        if self.empty:
+            where = f"{self.empty:,} rows (the first: {source.place(self.first_empty)})"
+            incomplete.warn_empty(where, self.number)
 
 
 def sample_size(dim: int, itemsize: int) -> int:
@@ -90,31 +141,21 @@ def survey(
     Raises ValueError at the first row that is not finite or outside the family's support.
     """
     rows, seed = chunks.rows_of(source, source.num_rows), chunks.seed_of(key)
-    size = sample_size(source.dim, source.dtype.itemsize)
-    number, total, sums = 0, 0.0, np.zeros(source.dim)
-    low, high = np.full(source.dim, np.inf), np.full(source.dim, -np.inf)
+    size, totals = sample_size(source.dim, source.dtype.itemsize), Totals(source.dim)
     sample, marks = None, []
     for index, chunk in enumerate(chunks.read(source, rows, sample_weight)):
-        chunks.check_rows(source, family, chunk)
-        x = chunk.x[: chunk.size]
-        number, low, high = (
-            number + chunk.size,
-            np.minimum(low, x.min(0)),
-            np.maximum(high, x.max(0)),
-        )
-        if chunk.weight is None:
-            total, sums = total + chunk.size, sums + x.sum(0, dtype=np.float64)
-        else:
-            weight = chunk.weight[: chunk.size]
-            total, sums = total + float(weight.sum()), sums + weight @ x
+        totals.add(chunk, chunks.check_rows(source, family, chunk))
         sample = draw(seed, index, chunk, sample, size)
         marks.append(chunk.mark)
-        on_rows(number)
+        on_rows(totals.number)
+    number = totals.number
     if sample is None:
         raise ValueError(f"x: expected rows, got none in {source.name}")
     if source.num_rows not in (None, number):
         raise ValueError(f"x: expected {source.num_rows:,} rows in {source.name}, got {number:,}")
     chunks.check_weight_length(sample_weight, number)
-    if not total > 0:
-        raise ValueError("sample_weight: expected a positive sum, got all zeros")
-    return Survey(number, total, sums / total, low, high, np.array(marks, np.uint32), sample)
+    totals.check(source)
+    return Survey(
+        number, totals.weight, totals.sums / totals.counts, totals.low, totals.high,
+        np.array(marks, np.uint32), totals.missing, sample,
+    )  # fmt: skip

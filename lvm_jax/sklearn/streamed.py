@@ -41,7 +41,9 @@ class StreamedFits:
                 "partial_fit starts from init_params; weights_init, means_init and precisions_init "
                 "have to be None"
             )
-        X = validate_data(self, X, dtype=DTYPES, reset=online is None)
+        X = validate_data(
+            self, X, dtype=DTYPES, reset=online is None, ensure_all_finite="allow-nan"
+        )
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=X.dtype, ensure_non_negative=True
