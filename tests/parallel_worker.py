@@ -2,6 +2,7 @@
 
 python parallel_worker.py devices            eight devices, one process
 python parallel_worker.py process I PORT DIR process I of two, each with two devices and half the rows
+python parallel_worker.py lost I PORT DIR    one of two that fit, of which the second is killed in step 3
 """
 
 import errno
@@ -17,14 +18,18 @@ from lvm_jax import em, parallel, training
 from lvm_jax.training import Checkpoints, Placement, checkpoint
 
 OPTIONS = {"batch_size": 8, "num_epochs": 2, "num_samples": 3}
+STEPS = {"max_steps": 5, "tolerance": 0.0, "throw": False}
 
 
 def mixtures(x, *devices, **options):
-    """A fit of each path on each mesh: fast (one all-reduce), and exact (tight clusters)."""
+    """A fit of each path on each mesh: fast (one all-reduce), exact (tight clusters), and both with
+    missing entries, which only some of the rows of two processes have."""
     counts = np.floor(np.abs(3 * x))
     tight = (np.sign(x[:, :1]) * 1000 + 0.002 * x).astype(np.float32)
+    holes = np.where(x[:, :1] > 3, np.float32([[0, np.nan]]), 0) + x
     cases = [(x, 3, "full"), (counts, 2, em.Poisson()), (tight, 2, "diag")]
-    settings = {"max_steps": 5, "tolerance": 0.0, "regularization": 0.0, "throw": False}
+    cases += [(holes, 2, "diag"), (holes, 2, "full")]
+    settings = {**STEPS, "regularization": 0.0}
     return [
         [
             mixture(em.fit(jax.random.key(0), *case, mesh=mesh, **settings, **options))
@@ -87,7 +92,10 @@ def mixtures_of_two(index, mesh, folder):
     x, whole = rows_of_a_mixture(), parallel.data_mesh()
     own, path = (x[:40], x[40:])[index], f"{folder}/mixture.npz"
     found = {"mesh": mixtures(own, mesh), "one": mixtures(x, whole)}
-    options = {"mesh": mesh, "max_steps": 5, "tolerance": 0.0, "throw": False}
+    options, seen = {**STEPS, "mesh": mesh}, []
+
+    def note(progress):
+        seen.append(progress["step"])
 
     def stop(progress):
         if progress["step"] == 3:
@@ -99,14 +107,37 @@ def mixtures_of_two(index, mesh, folder):
     try:
         fit(checkpoint=path, on_progress=stop)
     except KeyboardInterrupt:
-        seen = []
-        again = fit(checkpoint=path, on_progress=lambda progress: seen.append(progress["step"]))
+        again = fit(checkpoint=path, on_progress=note)
         found |= {"resumed": mixture(again), "whole": mixture(fit()), "seen": seen}
-    bad = own if index == 0 else np.full_like(own, np.nan)
+    bad = own if index == 0 else np.full_like(own, np.inf)
+    path = f"{folder}/lost.npz"  # of processes of which one was killed
+    found["after a loss"] = mixture(fit(checkpoint=path, on_progress=note))
     found["refused"] = [
         refused(fit, bad), refused(fit, own[:, : 2 - index]), refused(fit, own + 1, checkpoint=path)
     ]  # fmt: skip
     return found
+
+
+def lost(index, port, folder):
+    """A fit of which process 1 is killed in the pass of step 3."""
+    mesh = joined(index, port, heartbeat_timeout_seconds=20)  # the other one ends so much later
+    x = rows_of_a_mixture()
+
+    def die(progress):
+        if index == 1 and progress["step"] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    em.fit(
+        jax.random.key(0), (x[:40], x[40:])[index], 3, mesh=mesh, on_progress=die,
+        checkpoint=f"{folder}/lost.npz", **STEPS,
+    )  # fmt: skip
+
+
+def joined(index, port, **options):
+    """The mesh of the devices of both processes."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", 2, index, **options)
+    return parallel.data_mesh(jax.devices())
 
 
 def full_disk(path, *_):
@@ -114,11 +145,9 @@ def full_disk(path, *_):
 
 
 def process(index, port, folder):
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", 2, index)
+    mesh = joined(index, port)
     from training_cases import data, fit  # these make arrays, which only now may be made
 
-    mesh = parallel.data_mesh(jax.devices())
     assert (mesh.size, parallel.num_processes(mesh)) == (4, 2)
     own = data(40)[index::2]
     options = {**OPTIONS, "placement": Placement(mesh), "validation": data(21, seed=2)}
@@ -149,5 +178,6 @@ def process(index, port, folder):
 
 if __name__ == "__main__":
     way, *rest = sys.argv[1:]
-    found = devices() if way == "devices" else process(int(rest[0]), int(rest[1]), rest[2])
+    ways = {"devices": devices, "process": process, "lost": lost}
+    found = ways[way](*map(int, rest[:2]), *rest[2:])
     print(json.dumps(found))  # noqa: T201

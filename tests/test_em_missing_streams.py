@@ -229,7 +229,9 @@ def test_bad_input_is_refused_by_name(tmp_path, monkeypatch):
         def incomplete(self, block):
             return None
 
-    with pytest.raises(ValueError, match=r"x: expected finite numbers, got nan at row \d of .*colu"):
+    with pytest.raises(
+        ValueError, match=r"x: expected finite numbers, got nan at row \d of .*colu"
+    ):
         fit(lambda: [rows_of("poisson")], Unknown())
     x = rows_of("bernoulli")
     x[500] = np.nan, np.nan, 2.0

@@ -69,9 +69,15 @@ def test_a_file_of_more_rows_than_max_rows_streams(tmp_path):
     with pytest.raises(ValueError, match="--standardize and --pca-dim need the data in memory"):
         measure.load(Config(data=str(path), max_rows=1_000, standardize=True))
     np.save(tmp_path / "x.npy", x)
-    with pytest.raises(ValueError, match="columns: expected a Parquet file"):
+    with pytest.raises(ValueError, match="columns: expected Parquet files"):
         measure.load(Config(data=str(tmp_path / "x.npy"), max_rows=1_000, columns=("x1",)))
     assert measure.load(Config(data=str(path))).source is None
+    folder = tmp_path / "parts"  # streams, whatever its number of rows
+    folder.mkdir()
+    np.save(folder / "a.npy", np.where(x > 4, np.nan, x))
+    loaded = measure.load(Config(data=str(folder)))
+    assert loaded.source.num_rows == 1_500
+    assert np.isnan(loaded.dataset.x).sum() == (x > 4).sum() > 0
 
 
 def test_a_moment_that_an_m_step_does_not_conserve_is_seen(result):

@@ -1,4 +1,4 @@
-"""Files with more rows than fit in memory: a sample for the figures, and a fit to all rows."""
+"""Files and folders with more rows than fit in memory: a sample for the figures, and a fit to all rows."""
 
 import dataclasses
 import time
@@ -13,6 +13,7 @@ from experiments.gmm_em.config import Config
 from lvm_jax import data, em
 from lvm_jax.em.sources import Source, as_source
 from lvm_jax.em.survey import survey
+from lvm_jax.em.tables import Table
 from lvm_jax.report import Run
 
 LABELS, CHECKPOINT = "labels.npy", "all_rows.npz"
@@ -41,14 +42,14 @@ class AllRows:
 
 
 def load(config: Config) -> tuple[data.Dataset, Source | None]:
-    """The data set of the options: of a file with more than `max_rows` rows a sample and a source."""
+    """The data set of the options: of data that stream a sample, and their source."""
     source = large_source(config)
     if source is None:
         return data.load(config.data, config.columns, missing=True), None
     if config.standardize or config.pca_dim is not None:
         raise ValueError(
-            f"data: {config.data} has {source.num_rows:,} rows, more than max_rows, and streams: "
-            "--standardize and --pca-dim need the data in memory; write transformed rows to a file"
+            f"data: {config.data} has {source.num_rows:,} rows and streams: --standardize "
+            "and --pca-dim need the data in memory; write transformed rows to a file"
         )
     family = em.GAUSSIANS[config.covariance]
     sample = survey(jax.random.key(config.seed), source, family, None).sample
@@ -63,22 +64,21 @@ def load(config: Config) -> tuple[data.Dataset, Source | None]:
 
 
 def large_source(config: Config) -> Source | None:
-    """The source of a .npy or Parquet file with more than `max_rows` rows."""
+    """The source of a folder, and of a .npy or Parquet file with more than `max_rows` rows."""
     path = Path(config.data)
-    kinds = (".npy", ".parquet")
-    if config.data in data.NAMED or path.suffix not in kinds or not path.is_file():
+    is_file = path.suffix in (".npy", ".parquet") and path.is_file()
+    if config.data in data.NAMED or not (is_file or path.is_dir()):
         return None
-    if path.stat().st_size <= config.max_rows:  # a row has a byte or more
+    if is_file and path.stat().st_size <= config.max_rows:  # a row has a byte or more
         return None
-    if path.suffix == ".parquet":
-        source: Source | None = em.parquet(path, config.columns)
-    else:
-        source = as_source(path)
-    if source is None or (source.num_rows or 0) <= config.max_rows:
+    source: Any = as_source(path)
+    if is_file and source.num_rows <= config.max_rows:
         return None
-    if path.suffix == ".npy" and config.columns is not None:
-        raise ValueError("columns: expected a Parquet file to choose from while rows stream")
-    return source
+    if config.columns is None:
+        return source
+    if not isinstance(source, Table):
+        raise ValueError("columns: expected Parquet files to choose from while rows stream")
+    return em.parquet(path, config.columns)
 
 
 def fit_all(key: jax.Array, source: Source, config: Config, start: em.Mixture, run: Run) -> AllRows:

@@ -20,11 +20,12 @@ class Config(Options):
     x64: ClassVar[bool] = True  # float32 has too few digits for the known likelihoods
 
     data: str = "three_clusters"
-    """three_clusters, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file.
-    Missing values (NaN, empty cells) are missing at random: EM uses the values that are there."""
+    """three_clusters, old_faithful, digits, or the path of a .csv, .tsv, .npy or .parquet file or
+    of a folder of .npy or .parquet files. Missing values (NaN, empty cells) are missing at random: EM uses the values that are there."""
     max_rows: Annotated[int, at_least(100)] = 2_000_000
-    """A .npy or .parquet file with more rows streams: the mixture is fitted to all of them, from the
-    fit to a sample of at most 65,536, which the figures and the comparison use."""
+    """A folder of .npy or Parquet files, and a file with more rows than this, stream: the mixture is
+    fitted to all rows, from the fit to a sample of at most 65,536, which the figures and the
+    comparison use."""
     columns: tuple[str, ...] | None = None
     """Columns to use, by name; None uses all."""
     standardize: bool = False
