@@ -8,6 +8,7 @@ python parallel_worker.py lost I PORT DIR    one of two that fit, of which the s
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -102,7 +103,7 @@ def mixtures_of_two(index, mesh, folder):
             raise KeyboardInterrupt
 
     def fit(rows=own, **more):
-        return em.fit(jax.random.key(0), rows, 3, **options, **more)
+        return em.fit(jax.random.key(0), rows, 3, **{**options, **more})
 
     try:
         fit(checkpoint=path, on_progress=stop)
@@ -111,6 +112,9 @@ def mixtures_of_two(index, mesh, folder):
         found |= {"resumed": mixture(again), "whole": mixture(fit()), "seen": seen}
     bad = own if index == 0 else np.full_like(own, np.inf)
     path = f"{folder}/lost.npz"  # of processes of which one was killed
+    shutil.copy(path, f"{folder}/{index}.npz")
+    fewer = fit(x, mesh=whole, checkpoint=f"{folder}/{index}.npz", on_progress=note)
+    found["on fewer devices"] = mixture(fewer)
     found["after a loss"] = mixture(fit(checkpoint=path, on_progress=note))
     found["refused"] = [
         refused(fit, bad), refused(fit, own[:, : 2 - index]), refused(fit, own + 1, checkpoint=path)
