@@ -52,8 +52,9 @@ def fit(
             `em.parquet(...)`, and a function that returns an iterator of batches stream: each step
             reads them once, in chunks, and k-means starts use a sample of at most 65,536 rows.
         num_components: K.
-        family: the covariance type of a Gaussian mixture (full, tied, diag or spherical), or
-            another family of components, such as `em.Bernoulli()`.
+        family: the covariance type of a Gaussian mixture: full, tied, diag, spherical or a name of
+            `em.COVARIANCE_FAMILIES`, such as VEV; or another family of components, such as
+            `em.Bernoulli()`.
         start: kmeans, k-means++, random or random_from_data; or a mixture, whose leaves may have a
             leading axis R.
         num_restarts: R, unless `start` is a mixture.
@@ -119,8 +120,8 @@ def fit_stream(
     checks.integer(request.num_restarts, "num_restarts", 1)
     checks.number(request.regularization, "regularization")
     inputs.check_start(request.start)
-    inputs.check_acceleration(request.acceleration)
     family = inputs.as_family(request.family)
+    inputs.check_acceleration(request.acceleration, family)
 
     def by_name(x: np.ndarray, weight: np.ndarray | None) -> Mixture:
         names = ("num_restarts", "regularization", "prior", "start")
@@ -191,8 +192,8 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     num_components = checks.integer(request.num_components, "num_components", 1)
     num_restarts = checks.integer(request.num_restarts, "num_restarts", 1)
     inputs.check_start(start)
-    inputs.check_acceleration(acceleration)
     family = inputs.as_family(request.family)
+    inputs.check_acceleration(acceleration, family)
     regularization = checks.number(regularization, "regularization")
     x, missing = inputs.check_data(x, num_components, family, sample_weight, regularization)
     weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])
