@@ -15,6 +15,8 @@ from lvm_jax.em.result import Info, MixtureFit, report
 from lvm_jax.em.search import Candidate
 from lvm_jax.typing import Array, ArrayLike, Key
 
+CRITERIA = ("aic", "bic", "icl")
+
 
 class Selection(NamedTuple):
     """The fits of a search, and the one with the lowest criterion.
@@ -29,6 +31,15 @@ class Selection(NamedTuple):
     criteria: dict[int, Criteria]
     family: str  # of the best
     table: tuple[Candidate, ...]  # family by family
+
+    def values(self, criterion: str = "bic") -> dict[str, dict[int, float]]:
+        """A criterion by family and number of components; NaN for a singular fit."""
+        checks.choice(criterion, "criterion", CRITERIA)
+        found: dict[str, dict[int, float]] = {one.family: {} for one in self.table}
+        for one in self.table:
+            value = math.nan if one.is_singular else getattr(one.criteria, criterion)
+            found[one.family][one.num_components] = value
+        return found
 
 
 def select(
@@ -59,7 +70,7 @@ def select(
     """
     checks.host("em.select", INSIDE, key, x, sample_weight)
     checks.key(key)
-    checks.choice(criterion, "criterion", ("aic", "bic", "icl"))
+    checks.choice(criterion, "criterion", CRITERIA)
     sizes = [checks.integer(size, "num_components", 1) for size in num_components]
     if not sizes or len(set(sizes)) < len(sizes):
         raise ValueError(f"num_components: expected different numbers >= 1, got {num_components}")
