@@ -195,7 +195,7 @@ def test_select_takes_the_lowest_criterion(x64):
 def test_select_names_the_number_of_components_that_did_not_converge():
     x = np.random.default_rng(1).normal(size=(60, 2))
     options = {"max_steps": 2, "tolerance": 0.0}
-    words = "EM of 3 components did not converge in 2 steps; raise max_steps or tolerance"
+    words = "EM did not converge in 2 steps: 1 of 1 fits (diag of 3); raise max_steps or tolerance"
     with pytest.warns(em.ConvergenceWarning) as caught:
         em.select(jax.random.key(3), x, (3,), "diag", **options)
     assert [str(one.message) for one in caught] == [words]

@@ -19,7 +19,7 @@ from experiments.gmm_em.config import Config
 from lvm_jax import data, em
 from lvm_jax.report import execute
 
-SMALL = {"max_components": 2, "compare": ("full",), "num_folds": 2}
+SMALL = {"max_components": 2, "compare": ("full",), "num_folds": 2, "search": ("none",)}
 
 
 def run(out, **options):
@@ -29,12 +29,19 @@ def run(out, **options):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, compile_quickly):
-    return run(tmp_path_factory.mktemp("gmm") / "run", data="old_faithful")
+    return run(tmp_path_factory.mktemp("gmm") / "run", data="old_faithful", search=("EEI", "VEV"))
 
 
 def test_the_run_is_whole_and_the_known_numbers_are_scikit_learns(finished):
-    names = ("clusters", "convergence", "criteria", "samples", "uncertainty")
+    names = ("clusters", "convergence", "criteria", "search", "samples", "uncertainty")
     _, lines = check_whole(finished, *names)
+    rows = read(finished, "results.json")["search"]
+    assert [(row["model"], row["num_components"]) for row in rows] == [
+        ("EEI", 1), ("EEI", 2), ("VEV", 1), ("VEV", 2)
+    ]  # fmt: skip
+    assert (
+        rows[3]["bic"] == pytest.approx(2325.4, abs=0.1) == finished.result.search.criteria[2].bic
+    )
     stages = [line["stage"] for line in lines]
     assert stages.count("compare") == 2
     assert "fit" in stages

@@ -98,6 +98,22 @@ def criteria(result: Result) -> Any:
     return figure
 
 
+def search(result: Result) -> Any:
+    """The data with the best mixture of the search, and BIC of every covariance model against K."""
+    found = result.search
+    plane = view(result)
+    figure, (left, right) = plotting.new_figure(2, width=5.2)
+    plotting.scatter(
+        left, plane.points(result.shown.x), np.asarray(found.mixture.assign(result.dataset.x))
+    )
+    plotting.ellipses(left, plane.mixture(found.mixture))
+    title = f"{found.family}, K = {found.num_components}: the lowest BIC"
+    plotting.caption_axes(left, title, plane.labels)
+    plotting.selection(found.values("bic"), ax=right)
+    right.set_title(f"BIC of {len(found.values())} covariance models", loc="left", fontsize=10.5)
+    return figure
+
+
 def samples(result: Result) -> Any:
     """The data, and equally many points drawn from the fitted mixture."""
     x, count = result.shown.x, f"{len(result.samples):,} points"

@@ -15,6 +15,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from experiments.gmm_em.all_rows import AllRows, fit_all
 from experiments.gmm_em.all_rows import load as load_rows
 from experiments.gmm_em.config import Config, Covariance
+from experiments.gmm_em.search import NONE, lowest, models, search
+from experiments.gmm_em.search import rows as search_rows
 from lvm_jax import data, em
 from lvm_jax._core import checks as check
 from lvm_jax.em import incomplete, inputs
@@ -30,7 +32,13 @@ KNOWN = {
     "three_clusters": (-4752.983, -3.168655, 9630.290, 0.331237, 0.896269),
 }
 TOLERANCES = (2e-3, 1e-5, 4e-3, 1e-4, 2e-3)
-FREE = ("seed", "max_components", "compare", "num_folds")  # options that KNOWN does not depend on
+FREE = (
+    "seed",
+    "max_components",
+    "compare",
+    "num_folds",
+    "search",
+)  # options that KNOWN does not depend on
 
 
 class Loaded(NamedTuple):
@@ -84,6 +92,7 @@ class Result:
     samples_z: np.ndarray  # [N], their components
     agreement: dict[str, float]  # with the true labels, if there are any
     all_rows: AllRows | None = None  # the fit to all rows, if `dataset` is a sample
+    search: em.Selection | None = None  # over the covariance models of mclust
 
     @property
     def missing(self) -> np.ndarray:
@@ -102,6 +111,11 @@ class Result:
         """The candidate of lowest BIC among those that did not collapse or fail."""
         sound = [c for c in self.candidates if not c.is_collapsed and c.outcome == "CONVERGED"]
         return min(sound, key=lambda c: c.criteria.bic, default=None)
+
+    @property
+    def leading(self) -> list[em.Candidate]:
+        """The five fits of the search with the lowest BIC."""
+        return [] if self.search is None else lowest(self.search)
 
     @property
     def components(self) -> list[tuple[Any, ...]]:
@@ -141,6 +155,7 @@ class Result:
             "held_out": self.held_out,
             "agreement": self.agreement,
             "all_rows": self.all_rows and self.all_rows.numbers,
+            "search": self.search and search_rows(self.search),
         }
 
 
@@ -204,7 +219,8 @@ def filled(config: Config, x: np.ndarray) -> Config:
             f"and a comparison of up to {largest} components, got {len(x)}; lower --num-components, "
             "--num-folds or --max-components"
         )
-    return dataclasses.replace(config, num_components=k, max_components=largest, pca_dim=pca_dim)
+    config = dataclasses.replace(config, num_components=k, max_components=largest, pca_dim=pca_dim)
+    return dataclasses.replace(config, search=models(x, config))
 
 
 def check_fits(x: np.ndarray, config: Config, folds: list[np.ndarray]) -> None:
@@ -239,7 +255,7 @@ def measure(config: Config, run: Run, loaded: Loaded) -> Result:
     config, dataset, original, pca, folds, source = loaded
     x, grid = dataset.x, comparison_grid(config)
     key_fit, key_grid, (_, key_folds), key_samples = keys(config)
-    run.begin(len(grid) + len(folds) + 1 + (source is not None))
+    run.begin(len(grid) + len(folds) + 1 + (source is not None) + (config.search != NONE))
     fit = run.stage("fit", fit_mixture, key_fit, x, config, run)
     whole = source and run.stage("all rows", fit_all, key_fit, source, config, fit.mixture, run)
     # Not in threads: jaxlib's batched Cholesky waits, in a thread of XLA's pool, for work queued to
@@ -251,6 +267,8 @@ def measure(config: Config, run: Run, loaded: Loaded) -> Result:
         )
         for index, (covariance, k) in enumerate(grid)
     ]  # fmt: skip
+    is_searched = config.search != NONE
+    found = run.stage("search", search, key_grid, x, config, run) if is_searched else None
     scores = [
         run.stage(f"fold {i + 1}", hold_out, jax.random.fold_in(key_folds, i), x, fold, config)
         for i, fold in enumerate(folds)
@@ -262,7 +280,7 @@ def measure(config: Config, run: Run, loaded: Loaded) -> Result:
         config, dataset, original, pca, fit, candidates,
         HeldOut(float(every.mean()), float(sem(every)), seen, len(every)), points,
         *jax.device_get(fit.mixture.sample(key_samples, len(x))), agreement(fit.mixture, dataset),
-        whole,
+        whole, found,
     )  # fmt: skip
 
 

@@ -7,20 +7,25 @@ from lvm_jax.em.discrete import Bernoulli, Poisson
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.fit import fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
+from lvm_jax.em.information import Criteria, criteria, smallest_spread
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.online import Online, online, partial_fit
+from lvm_jax.em.parsimonious import COVARIANCE_FAMILIES
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
 from lvm_jax.em.result import Info, MixtureFit
 from lvm_jax.em.scoring import stream
-from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
+from lvm_jax.em.search import Candidate
+from lvm_jax.em.selection import Selection, select
 from lvm_jax.em.starts import STARTS
 from lvm_jax.em.tables import parquet
 
 __all__ = [
+    "COVARIANCE_FAMILIES",
     "GAUSSIANS",
     "STARTS",
     "Bernoulli",
     "BlockMoments",
+    "Candidate",
     "ConjugatePrior",
     "ConvergenceWarning",
     "Criteria",

@@ -1,6 +1,7 @@
 """Fit a mixture by EM: the entry point, its result, errors and warnings."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from lvm_jax.em.state import Conclusion, Problem, State
 from lvm_jax.typing import Array, ArrayLike, Key
 
 INSIDE = "the log_evidence of models.gaussian_mixture"
+MAX_STEPS = 100
 
 
 def fit(
@@ -28,7 +30,7 @@ def fit(
     *,
     start: str | Mixture = "kmeans",
     num_restarts: int = 1,
-    max_steps: int = 100,
+    max_steps: int = MAX_STEPS,
     tolerance: float = 1e-3,
     regularization: float = 1e-6,
     prior: priors.ConjugatePrior | None = None,
@@ -52,8 +54,9 @@ def fit(
             `em.parquet(...)`, and a function that returns an iterator of batches stream: each step
             reads them once, in chunks, and k-means starts use a sample of at most 65,536 rows.
         num_components: K.
-        family: the covariance type of a Gaussian mixture (full, tied, diag or spherical), or
-            another family of components, such as `em.Bernoulli()`.
+        family: the covariance type of a Gaussian mixture: full, tied, diag, spherical or a name of
+            `em.COVARIANCE_FAMILIES`, such as VEV; or another family of components, such as
+            `em.Bernoulli()`.
         start: kmeans, k-means++, random or random_from_data; or a mixture, whose leaves may have a
             leading axis R.
         num_restarts: R, unless `start` is a mixture.
@@ -119,8 +122,8 @@ def fit_stream(
     checks.integer(request.num_restarts, "num_restarts", 1)
     checks.number(request.regularization, "regularization")
     inputs.check_start(request.start)
-    inputs.check_acceleration(request.acceleration)
     family = inputs.as_family(request.family)
+    inputs.check_acceleration(request.acceleration, family)
 
     def by_name(x: np.ndarray, weight: np.ndarray | None) -> Mixture:
         names = ("num_restarts", "regularization", "prior", "start")
@@ -184,15 +187,30 @@ class Prepared(NamedTuple):
     places: np.ndarray | None = None  # [N], of the rows of x in the problem's data; None: their own
 
 
-def prepare(key: Key[Array, ""], request: Request) -> Prepared:
+class Shared:
+    """What the fits of a search share: the largest K, and centres by K and by padded K."""
+
+    def __init__(self, most: int = 0) -> None:
+        self.most = most
+        self.centres: dict[tuple[int, int], Any] = {}
+
+    def centres_of(self, place: tuple[int, int], compute: Callable[[], Any]) -> Any:
+        """The centres of a place, computed once."""
+        if place not in self.centres:
+            self.centres[place] = compute()
+        return self.centres[place]
+
+
+def prepare(key: Key[Array, ""], request: Request, shared: Shared | None = None) -> Prepared:
     """Validate on the host, pad, and compute the initial centres."""
     checks.key(key)
+    shared = Shared() if shared is None else shared
     x, _, _, start, _, regularization, prior, sample_weight, tolerance, acceleration = request
     num_components = checks.integer(request.num_components, "num_components", 1)
     num_restarts = checks.integer(request.num_restarts, "num_restarts", 1)
     inputs.check_start(start)
-    inputs.check_acceleration(acceleration)
     family = inputs.as_family(request.family)
+    inputs.check_acceleration(acceleration, family)
     regularization = checks.number(regularization, "regularization")
     x, missing = inputs.check_data(x, num_components, family, sample_weight, regularization)
     weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])
@@ -209,7 +227,7 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
         num_restarts = given.log_weights.shape[0]
     size = num_components
     if prior is None:  # a prior may have one parameter per component, which padding would change
-        size = padding.num_components(family, data, num_components, num_restarts)
+        size = padding.num_components(family, data, num_components, num_restarts, shared.most)
     chunk = rows_per_chunk(family, num_restarts * size, data)
     centres: Any = np.zeros((num_restarts, size, x.shape[1]), origin.dtype)
     if isinstance(start, Mixture):
@@ -219,7 +237,8 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
         parameters = padding.blank(family, num_restarts, size, x.shape[1], origin.dtype)
         if start != "random":
             sizes = (start, size, num_restarts, chunk)
-            centres = starts.centres(key, data, controls.num_live, *sizes)
+            compute = partial(starts.centres, key, data, controls.num_live, *sizes)
+            centres = shared.centres_of((num_components, size), compute)
     step = np.int32(0 if isinstance(start, Mixture) else -1)
     uniform = isinstance(start, str) and start == "random"
     problem = Problem(

@@ -12,6 +12,7 @@ from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.mixture import Mixture
+from lvm_jax.em.parsimonious import COVARIANCE_FAMILIES, Constrained
 from lvm_jax.em.starts import STARTS
 from lvm_jax.em.state import Controls
 from lvm_jax.em.statistics import MixtureParameters
@@ -22,12 +23,13 @@ def as_family(value: Any) -> ExponentialFamily:
     """Return a family as it is, or the Gaussian family of a covariance type."""
     if isinstance(value, ExponentialFamily):
         return value
+    named = GAUSSIANS | COVARIANCE_FAMILIES
     if not isinstance(value, str):
         raise TypeError(
-            f"family: expected one of {', '.join(GAUSSIANS)} or an em.ExponentialFamily, such as "
+            f"family: expected one of {', '.join(named)} or an em.ExponentialFamily, such as "
             f"em.Bernoulli(), got {type(value).__name__}"
         )
-    return GAUSSIANS[checks.choice(value, "family", tuple(GAUSSIANS))]
+    return named[checks.choice(value, "family", tuple(named))]
 
 
 def centre(
@@ -72,7 +74,9 @@ def check_range(
     family: ExponentialFamily, x: np.ndarray, regularization: float, missing: bool = False
 ) -> None:
     """`check_constant` for the families whose variance of a column can be 0."""
-    if isinstance(family, Gaussian) and family.covariance_type != "spherical":
+    if not isinstance(family, Gaussian) or family.covariance_type == "spherical":
+        return
+    if not isinstance(family, Constrained) or family.name != "EII":
         check_constant(x, regularization, missing)
 
 
@@ -107,10 +111,16 @@ def check_start(start: Any) -> None:
         )
 
 
-def check_acceleration(value: Any) -> None:
-    """Refuse an acceleration that is neither None nor a known name."""
-    if value is not None:
-        checks.choice(value, "acceleration", ("squarem",))
+def check_acceleration(value: Any, family: ExponentialFamily) -> None:
+    """Refuse an acceleration that is neither None nor a known name, or not of this family."""
+    if value is None:
+        return
+    checks.choice(value, "acceleration", ("squarem",))
+    if isinstance(family, Constrained):
+        raise ValueError(
+            f"acceleration: expected None for {family.name} covariances, got {value!r}: an "
+            "extrapolation would not keep their constraints"
+        )
 
 
 def check_initial(
@@ -150,6 +160,11 @@ def check_controls(
     ]
     concentration = components = None
     if prior is not None:
+        if prior.components is not None and isinstance(family, Constrained):
+            raise ValueError(
+                f"prior.components: expected None for {family.name} covariances, got a prior; "
+                "priors are for full, tied, diag and spherical ones"
+            )
         kind = family.covariance_type if isinstance(family, Gaussian) else None
         concentration, components = priors.check(prior, num_components, origin.size, kind)
         if components is not None:

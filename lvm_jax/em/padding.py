@@ -37,17 +37,23 @@ def data(x: np.ndarray, weight: np.ndarray | None, origin: np.ndarray) -> Data:
 
 
 def num_components(
-    family: ExponentialFamily, rows: Data, number: int, num_restarts: int = 1
+    family: ExponentialFamily, rows: Data, number: int, num_restarts: int = 1, most: int = 0
 ) -> int:
-    """The padded number of components, 8, 16, 32, ...; `number` where a pass would cost more."""
+    """The padded number of components, 8, 16, 32, ...; `number` where a pass would cost more.
+
+    A search of up to `most` components shares one size, where that is as cheap.
+    """
     if rows.size is None:
         return number
     n, dim = rows.x.shape
-    padded = FEWEST
-    while padded < number:
-        padded *= 2
-    work = n * padded * num_restarts * (num_features(family, dim, rows.x.dtype) + 8)
-    return padded if work <= CHEAP else number
+    for largest in (max(most, number), number):
+        padded = FEWEST
+        while padded < largest:
+            padded *= 2
+        work = n * padded * num_restarts * (num_features(family, dim, rows.x.dtype) + 8)
+        if work <= CHEAP:
+            return padded
+    return number
 
 
 def pad(family: ExponentialFamily, parameters: MixtureParameters, size: int) -> MixtureParameters:

@@ -1,127 +1,103 @@
-"""Selection of the number of components by AIC, BIC or ICL."""
+"""Selection of the number of components and the family by AIC, BIC or ICL."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from lvm_jax._core import checks
-from lvm_jax.em import scoring, sources
+from lvm_jax._core.outcome import Outcome
+from lvm_jax.em import search
 from lvm_jax.em.families import ExponentialFamily
-from lvm_jax.em.fit import INSIDE, fit
+from lvm_jax.em.fit import INSIDE
+from lvm_jax.em.information import Criteria
 from lvm_jax.em.mixture import Mixture
 from lvm_jax.em.result import Info, MixtureFit, report
-from lvm_jax.em.statistics import Evaluation
+from lvm_jax.em.search import Candidate
 from lvm_jax.typing import Array, ArrayLike, Key
 
-
-class Criteria(NamedTuple):
-    """Information criteria; lower values of AIC, BIC and ICL are better.
-
-    With W = sum_n w_n (N without weights), p free parameters and l = sum_n w_n log p(x_n):
-
-        AIC = -2 l + 2 p                                                  (Akaike 1974)
-        BIC = -2 l + p log W                                              (Schwarz 1978)
-        ICL = BIC - 2 sum_n w_n log max_k r_nk    (Biernacki, Celeux and Govaert 2000, as mclust)
-        entropy = -sum_n w_n sum_k r_nk log r_nk
-    """
-
-    log_likelihood: float  # total, nats
-    aic: float
-    bic: float
-    icl: float
-    entropy: float  # total, nats
-    num_parameters: int
-
-
-def criteria(mixture: Mixture, x: Any, sample_weight: ArrayLike | None = None) -> Criteria:
-    """Information criteria of a fitted mixture in one pass over x, [N, D] or data that stream."""
-    source = sources.as_source(x)
-    if source is not None:
-        evaluation, total = scoring.evaluate(mixture, source, sample_weight)
-        return from_evaluation(evaluation, mixture.num_parameters, total)
-    total = x.shape[0] if sample_weight is None else float(np.sum(np.asarray(sample_weight)))
-    return from_evaluation(mixture.evaluate(x, sample_weight), mixture.num_parameters, total)
-
-
-def from_evaluation(evaluation: Evaluation, num_parameters: int, total_weight: float) -> Criteria:
-    """Information criteria from the result of `Mixture.evaluate`, p and W."""
-    log_likelihood, entropy, classification = map(float, evaluation)
-    bic = -2 * log_likelihood + num_parameters * math.log(total_weight)
-    return Criteria(
-        log_likelihood=log_likelihood,
-        aic=-2 * log_likelihood + 2 * num_parameters,
-        bic=bic,
-        icl=bic - 2 * classification,
-        entropy=entropy,
-        num_parameters=num_parameters,
-    )
+CRITERIA = ("aic", "bic", "icl")
 
 
 class Selection(NamedTuple):
-    """Fits with several numbers of components, and the one with the lowest criterion."""
+    """The fits of a search, and the one with the lowest criterion.
+
+    `fits` and `criteria` are those of the best family, and `table` has the fits of all families.
+    """
 
     num_components: int  # of the best
     mixture: Mixture
     info: Info
     fits: dict[int, MixtureFit]  # by number of components
     criteria: dict[int, Criteria]
+    family: str  # of the best
+    table: tuple[Candidate, ...]  # family by family
+
+    def values(self, criterion: str = "bic") -> dict[str, dict[int, float]]:
+        """A criterion by family and number of components; NaN for a singular fit."""
+        checks.choice(criterion, "criterion", CRITERIA)
+        found: dict[str, dict[int, float]] = {one.family: {} for one in self.table}
+        for one in self.table:
+            value = math.nan if one.is_singular else getattr(one.criteria, criterion)
+            found[one.family][one.num_components] = value
+        return found
 
 
 def select(
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Any,
     num_components: Sequence[int],
     family: ExponentialFamily | str = "full",
     *,
+    families: Sequence[ExponentialFamily | str] | None = None,
     criterion: str = "bic",
     sample_weight: ArrayLike | None = None,
     throw: bool = True,
     **options: Any,
 ) -> Selection:
-    """Fit each number of components, and select the fit with the lowest aic, bic or icl.
+    """Fit each number of components, in each family, and select the lowest aic, bic or icl.
 
-    All fits use the same key; `throw` and `options` are those of `fit`, and an error or a warning
-    names the number of components. A fit whose criterion is not finite is not selected unless all
-    are.
+    `families` are compared where they are given, such as `tuple(em.COVARIANCE_FAMILIES)`; otherwise
+    `family` is the only one. All fits use the same key, and those of one number of components the
+    same k-means centres. `options` are those of `fit`.
+
+    A fit is singular if it failed, or if a component's variance in some direction is mostly
+    `regularization`, so that the likelihood depends on it. The best fit is not singular and has a
+    finite criterion, unless there is none. With `throw` it is an error if all fits failed, and a
+    warning names those that did not converge.
 
     Raises ValueError or TypeError for an unknown criterion, for empty or repeated numbers of
-    components, and the errors of `fit`.
+    components or families, and the errors of `fit`.
     """
     checks.host("em.select", INSIDE, key, x, sample_weight)
     checks.key(key)
-    checks.choice(criterion, "criterion", ("aic", "bic", "icl"))
+    checks.choice(criterion, "criterion", CRITERIA)
     sizes = [checks.integer(size, "num_components", 1) for size in num_components]
     if not sizes or len(set(sizes)) < len(sizes):
         raise ValueError(f"num_components: expected different numbers >= 1, got {num_components}")
-    fits = {}
-    for k in sizes:
-        fits[k] = fit(key, x, k, family, sample_weight=sample_weight, throw=False, **options)
-        if throw:
-            report(fits[k])
-    found = {k: criteria(one.mixture, x, sample_weight) for k, one in fits.items()}
-    scores = {k: getattr(one, criterion) for k, one in found.items()}
-    best = min(sizes, key=lambda k: scores[k] if math.isfinite(scores[k]) else math.inf)
-    return Selection(best, fits[best].mixture, fits[best].info, fits, found)
+    known = search.check_families((family,) if families is None else families)
+    table = search.candidates(key, x, sizes, known, sample_weight, options)
+    best = best_of(table, criterion)
+    if throw:
+        if best.fit.info.outcome >= Outcome.DEGENERATE:
+            report(best.fit)
+        search.warn(table)
+    own = [one for one in table if one.family == best.family]
+    return Selection(
+        best.num_components,
+        *best.fit,
+        {one.num_components: one.fit for one in own},
+        {one.num_components: one.criteria for one in own},
+        best.family,
+        tuple(table),
+    )
 
 
-def smallest_spread(mixture: Mixture, x: ArrayLike) -> float:
-    """The smallest ratio of a component's variance to the data's variance, over all directions.
+def best_of(table: Sequence[Candidate], criterion: str) -> Candidate:
+    """The lowest criterion of the fits that are not singular; of all if there are none."""
 
-    A value near 0 means that a component has collapsed onto a few points: the likelihood is
-    unbounded there, and the criteria are meaningless. Directions in which x [N, D] does not vary
-    are omitted; a covariance of columns with missing entries is that of the rows with both. NaN for
-    a mixture that is not finite and for constant data. Gaussians only.
-    """
-    covariances = np.asarray(mixture.covariances, np.float64)
-    rows = np.asarray(x, np.float64)
-    spread = np.cov(rows.T)
-    if np.isnan(rows).any():
-        spread = np.ma.cov(np.ma.masked_invalid(rows).T).filled(0)
-    values, vectors = np.linalg.eigh(np.atleast_2d(spread))
-    kept = values > 1e-12 * values.max()
-    if not np.isfinite(covariances).all() or not kept.any():
-        return float("nan")
-    whiten = vectors[:, kept] / np.sqrt(values[kept])
-    return float(np.linalg.eigvalsh(whiten.T @ covariances @ whiten).min())
+    def score(one: Candidate) -> float:
+        value = getattr(one.criteria, criterion)
+        return value if math.isfinite(value) else math.inf
+
+    sound = [one for one in table if not one.is_singular and math.isfinite(score(one))]
+    return min(sound or table, key=score)

@@ -4,6 +4,7 @@ Whole figures, in one call each. They take results of the library, draw on the a
 it is None, on a new figure, and return the figure: `figure.savefig("name.png")`.
 
     mixture             data and the mixture fitted to them, in one, two or more dimensions
+    selection           a criterion against the number of components, a line for each family
     learning_curve      the bound by epoch, and averages with both errors
     latent_space        posterior means of the data in a plane of z
     traversals          images while one number of z moves
@@ -18,6 +19,7 @@ differs in line, mark or name too. docs/plotting.md has a figure of most.
 """
 
 from lvm_jax.plotting.certificates import certificate
+from lvm_jax.plotting.criteria import selection
 from lvm_jax.plotting.figures import (
     GREY,
     INK,
@@ -108,6 +110,7 @@ __all__ = [
     "png",
     "principal_plane",
     "scatter",
+    "selection",
     "signed_log",
     "tiles",
     "trace",

@@ -11,6 +11,7 @@ from sklearn.utils import check_array
 from lvm_jax import em
 from lvm_jax._core import checks
 from lvm_jax.em.gaussian import Gaussians
+from lvm_jax.em.inputs import as_family
 
 
 class Given(NamedTuple):
@@ -37,8 +38,15 @@ def check_given(
         _check_shape(means, (num_components, dim), "means")
     if precisions is not None:
         array = check_array(precisions, dtype=dtype, ensure_2d=False, allow_nd=True)
-        precisions = _check_precisions(array, num_components, covariance_type, dim)
+        kind = kind_of(covariance_type)
+        precisions = _check_precisions(array, num_components, kind, dim)
     return Given(weights, means, precisions)
+
+
+def kind_of(covariance_type: str) -> str:
+    """The one of full, tied, diag and spherical whose arrays a covariance type has."""
+    family: Any = as_family(covariance_type)
+    return str(family.covariance_type)
 
 
 def from_arrays(given: Given, covariance_type: str) -> em.Mixture:
@@ -48,7 +56,7 @@ def from_arrays(given: Given, covariance_type: str) -> em.Mixture:
     with np.errstate(divide="ignore"):
         log_weights = np.log(given.weights)
     log_weights, components, origin = jax.device_put((log_weights, components, origin))
-    return em.Mixture(log_weights, components, origin, em.GAUSSIANS[covariance_type])
+    return em.Mixture(log_weights, components, origin, as_family(covariance_type))
 
 
 def override(start: em.Mixture, given: Given, covariance_type: str) -> em.Mixture:
@@ -71,7 +79,7 @@ def override(start: em.Mixture, given: Given, covariance_type: str) -> em.Mixtur
 
 def covariances(scale: np.ndarray, covariance_type: str) -> tuple[np.ndarray, ...]:
     """Covariances, precisions, and the factors U of the precisions U U^T."""
-    if covariance_type in ("full", "tied"):
+    if kind_of(covariance_type) in ("full", "tied"):
         factors = _inverse_transpose(scale)
         return scale @ np.swapaxes(scale, -1, -2), factors @ np.swapaxes(factors, -1, -2), factors
     factors = 1 / scale
@@ -84,7 +92,7 @@ def scale_of(factors: np.ndarray, covariance_type: str) -> np.ndarray:
     U may be any factor, as in scikit-learn; the result is the Cholesky factor of U^-T U^-1.
     """
     factors = np.asarray(factors)
-    if covariance_type in ("diag", "spherical"):
+    if kind_of(covariance_type) in ("diag", "spherical"):
         return 1 / factors
     # QR, because forming U^-T U^-1 would square the condition number.
     upper = np.linalg.qr(np.linalg.inv(factors), mode="r")

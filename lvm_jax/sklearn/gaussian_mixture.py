@@ -42,8 +42,9 @@ class GaussianMixture(StreamedFits, FittedMixture):
     ----------
     n_components : int, default=1
         K.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        Shape of the covariances.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'} or a mclust name, default='full'
+        Shape of the covariances. Names of `em.COVARIANCE_FAMILIES`, such as 'VEV', have the arrays
+        of 'diag' (the last letter is I) or 'full'; VII, VVI, EEE and VVV are scikit-learn's.
     tol : float, default=1e-3
         Stop when the mean log-likelihood (nats per sample) changes by less.
     reg_covar : float, default=1e-6
@@ -83,7 +84,7 @@ class GaussianMixture(StreamedFits, FittedMixture):
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions(set(em.GAUSSIANS))],
+        "covariance_type": [StrOptions({*em.GAUSSIANS, *em.COVARIANCE_FAMILIES})],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
