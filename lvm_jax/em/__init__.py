@@ -2,6 +2,7 @@
 
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em.accumulation import Statistics, accumulate, maximize
+from lvm_jax.em.categorical import Categorical
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
@@ -10,7 +11,8 @@ from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.online import Online, online, partial_fit
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
-from lvm_jax.em.result import Info, MixtureFit
+from lvm_jax.em.product import Product
+from lvm_jax.em.result import BoundaryWarning, Info, MixtureFit
 from lvm_jax.em.scoring import stream
 from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
 from lvm_jax.em.starts import STARTS
@@ -21,6 +23,8 @@ __all__ = [
     "STARTS",
     "Bernoulli",
     "BlockMoments",
+    "BoundaryWarning",
+    "Categorical",
     "ConjugatePrior",
     "ConvergenceWarning",
     "Criteria",
@@ -35,6 +39,7 @@ __all__ = [
     "Online",
     "Outcome",
     "Poisson",
+    "Product",
     "Selection",
     "Settings",
     "Spherical",
