@@ -3,6 +3,7 @@
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em.accumulation import Statistics, accumulate, maximize
 from lvm_jax.em.categorical import Categorical
+from lvm_jax.em.counts import Multinomial, NegativeBinomial
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
@@ -10,6 +11,7 @@ from lvm_jax.em.fit import fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.online import Online, online, partial_fit
+from lvm_jax.em.positive import Exponential, Gamma
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
 from lvm_jax.em.product import Product
 from lvm_jax.em.result import BoundaryWarning, Info, MixtureFit
@@ -17,6 +19,7 @@ from lvm_jax.em.scoring import stream
 from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
 from lvm_jax.em.starts import STARTS
 from lvm_jax.em.tables import parquet
+from lvm_jax.em.von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "GAUSSIANS",
@@ -29,12 +32,16 @@ __all__ = [
     "ConvergenceWarning",
     "Criteria",
     "Diagonal",
+    "Exponential",
     "ExponentialFamily",
     "Full",
+    "Gamma",
     "Gaussians",
     "Info",
     "Mixture",
     "MixtureFit",
+    "Multinomial",
+    "NegativeBinomial",
     "NormalInverseWishart",
     "Online",
     "Outcome",
@@ -46,6 +53,7 @@ __all__ = [
     "Statistics",
     "Sums",
     "Tied",
+    "VonMisesFisher",
     "accumulate",
     "criteria",
     "default_prior",
