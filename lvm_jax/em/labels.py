@@ -68,18 +68,18 @@ def detach(result: MixtureFit) -> MixtureFit:
     return MixtureFit(mixture, result.info._replace(boundary=boundary))
 
 
-def check_labels(y: Any, size: int, number: int, sample_weight: Any) -> np.ndarray:
+def check_labels(y: Any, size: int, number: int, sample_weight: Any, name: str = "y") -> np.ndarray:
     """Labels [N] of 0 to K - 1, or -1; ValueError for others and for a label without weight."""
     labels = np.asarray(y)
-    checks.shape(labels, (size,), "y")
+    checks.shape(labels, (size,), name)
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"y: expected integers, -1 for an unknown label, got {labels.dtype}")
+        raise TypeError(f"{name}: expected integers, -1 for an unknown label, got {labels.dtype}")
     bad = (labels < UNKNOWN) | (labels >= number)
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"y: expected labels 0 to {number - 1}, one for each component, or -1 for an unknown "
-            f"label, got {labels[row]} at row {row}"
+            f"{name}: expected labels 0 to {number - 1}, one for each component, or -1 for an "
+            f"unknown label, got {labels[row]} at row {row}"
         )
     if sample_weight is not None:
         live = checks.weights(sample_weight, size) > 0
@@ -87,8 +87,8 @@ def check_labels(y: Any, size: int, number: int, sample_weight: Any) -> np.ndarr
         lost = lost[lost != UNKNOWN]
         if lost.size:
             raise ValueError(
-                f"y: expected a row of positive weight for each label, got none for {lost[0]}; set "
-                "its rows to -1, or raise their weights"
+                f"{name}: expected a row of positive weight for each label, got none for "
+                f"{lost[0]}; set its rows to -1, or raise their weights"
             )
     return labels
 

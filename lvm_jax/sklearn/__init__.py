@@ -5,6 +5,13 @@ from lvm_jax._core import extras
 with extras.needed("sklearn"):
     from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
     from lvm_jax.sklearn.linear_gaussian import FactorAnalysis, ProbabilisticPCA
+    from lvm_jax.sklearn.mixed_mixture import MixedMixture
     from lvm_jax.sklearn.variational_autoencoder import VariationalAutoencoder
 
-__all__ = ["FactorAnalysis", "GaussianMixture", "ProbabilisticPCA", "VariationalAutoencoder"]
+__all__ = [
+    "FactorAnalysis",
+    "GaussianMixture",
+    "MixedMixture",
+    "ProbabilisticPCA",
+    "VariationalAutoencoder",
+]
