@@ -177,6 +177,15 @@ def test_missing_categories_are_the_most_probable_level(x64):
     np.testing.assert_array_equal(filled[~lost], HOLES[~lost])
 
 
+def test_a_level_of_probability_zero_has_no_likelihood(x64):
+    """A zero of one component moves the row to the others; a zero of all has log p = -inf."""
+    p = jnp.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    mixture = em.Mixture(jnp.log(jnp.array([0.4, 0.6])), p, jnp.zeros(1), em.Categorical((3,)))
+    found = np.asarray(mixture.log_prob(np.array([[0.0], [1.0], [2.0], [np.nan]])))
+    np.testing.assert_allclose(found, [np.log(0.8), np.log(0.2), -np.inf, 0], atol=1e-14)
+    np.testing.assert_array_equal(mixture.responsibilities(np.array([[1.0]])), [[1, 0]])
+
+
 def carcinoma():
     pairs = [pair.split(":") for pair in CARCINOMA.split()]
     rows = np.array([[float(digit) for digit in pattern] for pattern, _ in pairs])

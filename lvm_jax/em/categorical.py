@@ -8,13 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.em.families import ExponentialFamily, Settings, Sums
+from lvm_jax.em.families import IMPOSSIBLE, ExponentialFamily, Settings, Sums
 from lvm_jax.em.masked import Masked
 from lvm_jax.em.refusals import OutsideSupport
 from lvm_jax.typing import Array, Float, Int, Key, Params
 
-# log 0 in a matrix product, where -inf times 0 would be NaN.
-IMPOSSIBLE = -1e30
 # Probabilities below this are named as estimates on the boundary.
 ZERO = 1e-10
 
@@ -28,8 +26,8 @@ class Categorical(Masked):
         log p(x | z=k) = sum_d log p_kd(x_d),    p_kd(l) = sum_n r_nk [x_nd = l] / sum_n r_nk
 
     (latent class analysis; Goodman 1974). Components are probabilities, [K, sum_d L_d], column
-    after column. A probability of 0 is kept: such a row has log p(x | z=k) = -1e30, and
-    `Info.boundary` names it. NaN is a missing entry.
+    after column. A probability of 0 is kept, and `Info.boundary` names it: a row that needs it
+    in every component has log p(x) = -inf. NaN is a missing entry.
 
     Args:
         levels: L_d of each column, or one number for all columns.

@@ -9,9 +9,9 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from lvm_jax._core import checks, saddlepoint
-from lvm_jax.em.categorical import IMPOSSIBLE, ZERO
+from lvm_jax.em.categorical import ZERO
 from lvm_jax.em.entries import Entries, named
-from lvm_jax.em.families import ROUNDING_NATS, ExponentialFamily, Settings, Sums, like
+from lvm_jax.em.families import IMPOSSIBLE, ROUNDING_NATS, ExponentialFamily, Settings, Sums, like
 from lvm_jax.em.masked import ratio
 from lvm_jax.em.refusals import refuse
 from lvm_jax.typing import Array, Bool, Float, Key, Params

@@ -20,7 +20,8 @@ from lvm_jax.typing import Array, ArrayLike, Bool, Float, Int, Key, Params, Scal
 
 # Largest root mean square rounding error per point of the fast path, for float32 and float64.
 ROUNDING_NATS = {4: 1e-3, 8: 1e-7}
-
+# log 0 in a matrix product, where -inf times 0 would be NaN.
+IMPOSSIBLE = -1e30
 
 AVERAGES = ("means", "remainder")  # fields of a summary that are not sums over rows
 

@@ -59,7 +59,7 @@ def fit(
     Args:
         key: a typed PRNG key.
         x: data, [N, D]. float64 is kept if x64 is on; otherwise float32. NaN is an entry missing
-            at random, for Gaussian, Bernoulli and Poisson components. A memory map, a Zarr
+            at random, except for multinomial and von Mises-Fisher components. A memory map, a Zarr
             array, the path of a .npy or Parquet file or of a folder of them, a pyarrow dataset,
             `em.parquet(...)`, and a function that returns an iterator of batches stream: each step
             reads them once, in chunks, and k-means starts use a sample of at most 65,536 rows.
