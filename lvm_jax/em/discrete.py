@@ -17,6 +17,7 @@ from lvm_jax.em.families import (
     keep_empty,
     reweighted,
 )
+from lvm_jax.em.refusals import refuse
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Params, Scalar
 
 BLOCK = 128  # terms per block of a sum
@@ -56,8 +57,7 @@ class Bernoulli(ExponentialFamily):
 
     def check(self, x: ArrayLike) -> None:
         """Raise ValueError for data outside [0, 1]."""
-        if x.min() < 0 or x.max() > 1:
-            raise ValueError(f"x: expected values in [0, 1], got [{x.min():g}, {x.max():g}]")
+        refuse(x, (x < 0) | (x > 1), "values in [0, 1]")
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Params:
         """The centres, clipped to [epsilon, 1 - epsilon]."""
@@ -131,8 +131,7 @@ class Poisson(ExponentialFamily):
 
     def check(self, x: ArrayLike) -> None:
         """Raise ValueError for negative or fractional counts."""
-        if x.min() < 0 or not (x == np.round(x)).all():
-            raise ValueError("x: expected counts 0, 1, 2, ..., got negative or fractional values")
+        refuse(x, (x < 0) | (x != np.round(x)), "counts 0, 1, 2, ...")
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Params:
         """The centres, at least epsilon."""

@@ -13,12 +13,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lvm_jax.em.refusals import in_columns
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Int, Key, Params, Scalar
 
 # Largest root mean square rounding error per point of the fast path, for float32 and float64.
 ROUNDING_NATS = {4: 1e-3, 8: 1e-7}
-
+# log 0 in a matrix product, where -inf times 0 would be NaN.
+IMPOSSIBLE = -1e30
 
 AVERAGES = ("means", "remainder")  # fields of a summary that are not sums over rows
 
@@ -51,10 +54,31 @@ class ExponentialFamily:
     translates: ClassVar[bool] = False  # whether the data are centred before t(x)
     has_exact_path: ClassVar[bool] = False  # whether `exact_log_prob` avoids cancellation
     has_fast_path: ClassVar[bool] = True  # whether two matrix products make a step
+    keeps_zeros: ClassVar[bool] = False  # whether EM cannot leave a parameter of 0
     by_pattern: ClassVar[bool] = False  # whether `incomplete` takes blocks of one pattern
 
     def check(self, x: ArrayLike) -> None:
         """Raise ValueError on the host for data outside the support."""
+
+    def check_observed(self, x: np.ndarray) -> None:
+        """`check` of the observed entries of rows with NaN, column by column."""
+        for column, values in enumerate(x.T):
+            seen = values[~np.isnan(values)]
+            if seen.size:
+                with in_columns((column,)):
+                    self.check(seen[:, None])
+
+    def accepts_nan(self, dim: int) -> np.ndarray:
+        """Whether each of D columns may have missing entries."""
+        return np.full(dim, self.incomplete(1) is not None)
+
+    def centre(self, mean: np.ndarray) -> np.ndarray:
+        """The origin that is subtracted from the rows before t(x), from their mean [D]."""
+        return mean if self.translates else np.zeros_like(mean)
+
+    def boundary(self, components: Params) -> tuple[str, ...]:
+        """The estimates of a fit that are on the boundary of their range, in words."""
+        return ()
 
     def incomplete(self, block: int) -> "ExponentialFamily | None":
         """The family of rows with missing entries (NaN), with the same components; None if none.

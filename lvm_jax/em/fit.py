@@ -11,7 +11,17 @@ from jax.sharding import Mesh
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
-from lvm_jax.em import incomplete, inputs, loop, padding, priors, sources, starts, streaming
+from lvm_jax.em import (
+    incomplete,
+    inputs,
+    labels,
+    loop,
+    padding,
+    priors,
+    sources,
+    starts,
+    streaming,
+)
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
 from lvm_jax.em.result import Info, MixtureFit, report
@@ -35,6 +45,7 @@ def fit(
     regularization: float = 1e-6,
     prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     acceleration: str | None = None,
     checkpoint: str | Path | None = None,
     mesh: Mesh | None = None,
@@ -49,7 +60,7 @@ def fit(
     Args:
         key: a typed PRNG key.
         x: data, [N, D]. float64 is kept if x64 is on; otherwise float32. NaN is an entry missing
-            at random, for Gaussian, Bernoulli and Poisson components. A memory map, a Zarr
+            at random, except for multinomial and von Mises-Fisher components. A memory map, a Zarr
             array, the path of a .npy or Parquet file or of a folder of them, a pyarrow dataset,
             `em.parquet(...)`, and a function that returns an iterator of batches stream: each step
             reads them once, in chunks, and k-means starts use a sample of at most 65,536 rows.
@@ -65,6 +76,8 @@ def fit(
         regularization: added to every variance, in squared units of the data.
         prior: conjugate prior for MAP estimation; see `em.default_prior`.
         sample_weight: non-negative weights [N]; a weight of 2 is equivalent to duplicating the row.
+        y: known components of some rows, integers [N]: a label k is component k, and -1 is unknown.
+            The objective is then the likelihood of rows and labels; x is in memory.
         acceleration: "squarem" extrapolates every second step (Varadhan and Roland 2008), and takes
             the step back if the objective falls. A slow fit needs a half to a fortieth of the
             passes over the data; a step that is taken back counts in `num_steps`.
@@ -98,6 +111,8 @@ def fit(
         x, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, tolerance, acceleration,
     )  # fmt: skip
+    if y is not None:
+        request = labels.attach(request, y, partial(_initialize, key))
     max_steps = checks.integer(max_steps, "max_steps", 0)
     if source is not None or checkpoint is not None or mesh is not None:
         options = streaming.Options(max_steps, on_progress, checkpoint, mesh)
@@ -105,6 +120,8 @@ def fit(
     else:
         prepared = prepare(key, request)
         result = conclude(*loop.run(prepared.problem, max_steps, on_progress), prepared)
+    if y is not None:
+        result = labels.detach(result)
     if throw:
         report(result)
     return result
@@ -152,10 +169,14 @@ def initialize(
 ) -> Mixture:
     """The initial mixtures of `fit`; every leaf has a leading restart axis R."""
     checks.host("em.initialize", INSIDE, key, x, sample_weight)
-    problem, origin, num_components, _ = prepare(key, Request(
+    return _initialize(key, Request(
         x, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, 0.0,
     ))  # fmt: skip
+
+
+def _initialize(key: Key[Array, ""], request: "Request") -> Mixture:
+    problem, origin, num_components, _ = prepare(key, request)
     family = problem.family.original
     state, *_ = loop.run(problem, 0)
     begun = padding.each(padding.cut, family, state.parameters, num_components)
@@ -216,7 +237,7 @@ def prepare(key: Key[Array, ""], request: Request, shared: Shared | None = None)
     weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])
     arrange = incomplete.arrange_fit if missing else incomplete.Rows
     family, x, weight, places, fill = arrange(family, x, weight)
-    origin = inputs.centre(x, weight, family.translates, fill)
+    origin = inputs.centre(x, weight, family, fill)
     total = float(x.shape[0]) if weight is None else float(weight.sum())
     data = read(x, weight, origin, fill)
     controls = inputs.check_controls(
@@ -253,6 +274,7 @@ def conclude(
 ) -> MixtureFit:
     """The best restart as a `MixtureFit`, without padding."""
     problem, origin, num_components, _ = prepared
+    family = problem.family.original
     outcome = np.asarray(state.outcome)
     best = int(conclusion.best)
     parameters = padding.cut(problem.family, conclusion.parameters, num_components)
@@ -273,7 +295,7 @@ def conclude(
         restart_num_steps=num_steps,
         empty_components=tuple(int(k) for k in empty),
         exact_steps=int(state.exact_steps),
+        boundary=family.boundary(parameters.components),
     )
     log_weights, components = jax.device_put(parameters)
-    family = problem.family.original
     return MixtureFit(Mixture(log_weights, components, jax.device_put(origin), family), info)

@@ -223,7 +223,7 @@ def expected_pass(
     data: Data,
     rows: int,
     start: Start | None = None,
-) -> tuple[BlockMoments, Float[Array, " R"]]:
+) -> tuple[Any, Float[Array, " R"]]:
     """`exact_pass` for rows with missing entries: expected summaries and log-likelihoods.
 
     Where the flag of `start` is True its responsibilities replace the posterior of z; the
@@ -232,7 +232,7 @@ def expected_pass(
     log_weights, components = parameters
     components = jax.vmap(lambda c: family.translate(c, data.shift))(components)
 
-    def block(x: Array, weight: Array, begin: Array) -> tuple[BlockMoments, Array]:
+    def block(x: Array, weight: Array, begin: Array) -> tuple[Any, Array]:
         expected = jax.vmap(lambda c: family.expectation(c, x))(components)
         logits = expected.log_prob + log_weights[:, None, :]
 

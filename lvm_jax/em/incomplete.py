@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax.em import refusals
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.gaussian import Gaussian
@@ -51,17 +52,15 @@ def read_rows(x: Any, family: ExponentialFamily) -> tuple[np.ndarray, bool]:
     """
     x, missing = checks.points_or_nan(x, "x")
     if not missing:
-        family.check(x)
+        refusals.check_rows(family.check, x)
         return x, False
-    lost = np.isnan(x)
-    if family.incomplete(1) is None:
+    lost = np.isnan(x) & ~family.accepts_nan(x.shape[1])[None]
+    if lost.any():
         raise ValueError(
             f"x: expected finite numbers for {type(family).__name__} components, got {lost.sum()} "
             f"NaN, the first at {checks.place(checks.position(0, lost))}; drop or impute them first"
         )
-    seen = x[~lost]
-    if seen.size:
-        family.check(seen[:, None])
+    refusals.check_rows(family.check_observed, x)
     return x, True
 
 

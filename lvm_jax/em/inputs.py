@@ -33,19 +33,20 @@ def as_family(value: Any) -> ExponentialFamily:
 
 
 def centre(
-    x: ArrayLike, weight: np.ndarray | None, translates: bool, fill: np.ndarray | None = None
+    x: ArrayLike,
+    weight: np.ndarray | None,
+    family: ExponentialFamily,
+    fill: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The (weighted) mean of the rows, computed in float64 and returned in JAX's dtype.
+    """The family's origin, from the (weighted) mean of the rows in float64, in JAX's dtype.
 
     `fill` are the means of the observed entries of rows with missing entries.
     """
     host = np.asarray(x)
-    if not translates:
-        return np.zeros(x.shape[1], jax.dtypes.canonicalize_dtype(host.dtype))
-    if fill is not None:
-        return np.asarray(fill, jax.dtypes.canonicalize_dtype(host.dtype))
-    mean = host.mean(0, dtype=np.float64) if weight is None else weight @ host / weight.sum()
-    return np.asarray(mean, jax.dtypes.canonicalize_dtype(host.dtype))
+    mean = fill
+    if mean is None:
+        mean = host.mean(0, dtype=np.float64) if weight is None else weight @ host / weight.sum()
+    return np.asarray(family.centre(mean), jax.dtypes.canonicalize_dtype(host.dtype))
 
 
 def check_data(

@@ -45,7 +45,8 @@ def initial(problem: Problem) -> Callable[[Array, Array], tuple[Array, Array]]:
     """The responsibilities of step -1, as a function of rows."""
     incomplete = problem.data.fill is not None
     num_live = problem.controls.num_live
-    return starts.assignment(problem.key, problem.centres, problem.uniform, num_live, incomplete)
+    given = starts.assignment(problem.key, problem.centres, problem.uniform, num_live, incomplete)
+    return starts.softened(given, num_live) if problem.family.keeps_zeros else given
 
 
 def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Array]:

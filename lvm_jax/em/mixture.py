@@ -15,7 +15,7 @@ from lvm_jax.compiling import bucket, first_rows
 from lvm_jax.em import imputation, incomplete, padding
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.covariances import GAUSSIANS
-from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.families import IMPOSSIBLE, ExponentialFamily
 from lvm_jax.em.gaussian import Gaussian, Gaussians
 from lvm_jax.em.statistics import (
     Data,
@@ -106,7 +106,7 @@ class Mixture:
         Here and below, NaN is an entry missing at random: log p of the observed entries, which is
         0 for a row without any.
         """
-        return self._map(partial(jax.nn.logsumexp, axis=1), x)
+        return self._map(log_total, x)
 
     def responsibilities(self, x: ArrayLike) -> Float[Array, "N K"]:
         """p(z_n=k | x_n) for rows x [N, D]."""
@@ -141,7 +141,7 @@ class Mixture:
         """The rows with the values of a program for missing entries."""
         rows = np.asarray(checks.float_array(x, "x"))
         (parameters, data, family, size), places = self._read(x)
-        if family is self.family:  # complete
+        if not np.isnan(rows).any():
             return jax.device_put(rows)
         found = np.asarray(program(parameters, data, family, size))
         found = found[: len(rows)] if places is None else found[places]
@@ -182,6 +182,12 @@ class Mixture:
         size = padding.num_components(family, data, k)
         parameters = padding.pad(family, self.parameters, size)
         return (parameters, data, family, rows_per_chunk(family, size, data)), places
+
+
+def log_total(log_joint: Float[Array, "n K"]) -> Float[Array, " n"]:
+    """log p(x_n); -inf for rows that no component can have."""
+    total = jax.nn.logsumexp(log_joint, axis=1)
+    return jnp.where(total < 0.1 * IMPOSSIBLE, -jnp.inf, total)
 
 
 def read(

@@ -203,14 +203,18 @@ def widen(tree: Any) -> Any:
 
 def narrow(parameters: MixtureParameters, dtype: Any) -> MixtureParameters:
     """Parameters in `dtype`; the means of Gaussians keep their rounding error as the remainder."""
-    cast: MixtureParameters = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), parameters)
-    given = parameters.components
-    if not isinstance(given, Gaussians) or given.remainder is None or dtype == np.float64:
-        return cast
-    means = np.asarray(given.deviations, np.float64) + np.asarray(given.remainder, np.float64)
-    high = means.astype(dtype)
-    pair = {"deviations": high, "remainder": (means - high).astype(dtype)}
-    return cast._replace(components=cast.components._replace(**pair))
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Gaussians):
+            return np.asarray(leaf, dtype)
+        cast = jax.tree.map(lambda part: np.asarray(part, dtype), leaf)
+        if leaf.remainder is None or dtype == np.float64:
+            return cast
+        means = np.asarray(leaf.deviations, np.float64) + np.asarray(leaf.remainder, np.float64)
+        high = means.astype(dtype)
+        return cast._replace(deviations=high, remainder=(means - high).astype(dtype))
+
+    return jax.tree.map(one, parameters, is_leaf=lambda leaf: isinstance(leaf, Gaussians))
 
 
 @over_data(0)

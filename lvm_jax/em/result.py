@@ -9,6 +9,10 @@ from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em.mixture import Mixture
 
 
+class BoundaryWarning(UserWarning):
+    """Estimates are on the boundary of their range, such as a probability of 0."""
+
+
 class Info(NamedTuple):
     """Results of a fit besides the mixture. Log-likelihoods are in nats per unit of weight.
 
@@ -27,6 +31,7 @@ class Info(NamedTuple):
     restart_num_steps: np.ndarray  # [R]
     empty_components: tuple[int, ...]  # components that lost all their points
     exact_steps: int  # steps that used the slower, exact path; all, of full or tied with NaN
+    boundary: tuple[str, ...] = ()  # estimates on the boundary, such as probabilities of 0
 
 
 class MixtureFit(NamedTuple):
@@ -37,7 +42,10 @@ class MixtureFit(NamedTuple):
 
 
 def report(result: MixtureFit) -> None:
-    """Raise FloatingPointError for a failed fit; warn about the step limit and empty components."""
+    """Raise FloatingPointError for a failed fit; warn about what else `Info` reports.
+
+    The warnings are of the step limit, of empty components and of estimates on the boundary.
+    """
     info, number = result.info, result.mixture.log_weights.shape[0]
     if info.outcome >= Outcome.DEGENERATE:
         raise FloatingPointError(
@@ -50,6 +58,14 @@ def report(result: MixtureFit) -> None:
             f"EM of {number} components did not converge in {info.num_steps} steps; raise "
             "max_steps or tolerance",
             ConvergenceWarning,
+            stacklevel=3,
+        )
+    if info.boundary:
+        shown = "; ".join(info.boundary[:3]) + ("; ..." if len(info.boundary) > 3 else "")
+        warnings.warn(
+            f"EM of {number} components: {len(info.boundary)} boundary estimates ({shown}), which "
+            "are kept; Info.boundary has all",
+            BoundaryWarning,
             stacklevel=3,
         )
     if info.empty_components:

@@ -15,6 +15,7 @@ from lvm_jax.typing import Array, Float, Int, Key
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
 KMEANS_STEPS = 300
 KMEANS_TOLERANCE = 1e-4
+SHARE = 0.5  # of the assigned component in `softened`
 
 
 def maximize(
@@ -102,6 +103,20 @@ def assignment(
         return jax.vmap(lambda c: kmeans.nearest(c, x, num_live, incomplete))(centres)
 
     return random if uniform else hard
+
+
+def softened(
+    given: Callable[[Array, Array], tuple[Array, Array]], num_live: Int[Array, ""]
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """`given` responsibilities mixed with equal ones, so that no probability begins at 0."""
+
+    def soft(x: Array, begin: Array) -> tuple[Array, Array]:
+        resp, values = given(x, begin)
+        live = jnp.arange(resp.shape[-1]) < num_live
+        equal = live.astype(resp.dtype) / num_live.astype(resp.dtype)
+        return SHARE * resp + (1 - SHARE) * equal[None, None], values
+
+    return soft
 
 
 def _different_rows(

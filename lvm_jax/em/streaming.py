@@ -153,7 +153,7 @@ def settle(
     """The origin and the settings; refuses or warns about constant columns."""
     inputs.check_range(family, np.stack([seen.low, seen.high]), request.regularization)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
-    origin = np.asarray(seen.mean if family.translates else np.zeros_like(seen.mean), dtype)
+    origin = np.asarray(family.centre(seen.mean), dtype)
     controls = inputs.check_controls(
         family, request.regularization, request.prior, request.num_components,
         origin.astype(np.float64), request.tolerance, seen.total_weight,

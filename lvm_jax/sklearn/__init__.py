@@ -6,12 +6,14 @@ with extras.needed("sklearn"):
     from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
     from lvm_jax.sklearn.gaussian_mixture_ic import GaussianMixtureIC
     from lvm_jax.sklearn.linear_gaussian import FactorAnalysis, ProbabilisticPCA
+    from lvm_jax.sklearn.mixed_mixture import MixedMixture
     from lvm_jax.sklearn.variational_autoencoder import VariationalAutoencoder
 
 __all__ = [
     "FactorAnalysis",
     "GaussianMixture",
     "GaussianMixtureIC",
+    "MixedMixture",
     "ProbabilisticPCA",
     "VariationalAutoencoder",
 ]
