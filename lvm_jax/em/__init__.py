@@ -2,17 +2,21 @@
 
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em.accumulation import Statistics, accumulate, maximize
+from lvm_jax.em.bootstrap import Bootstrap, bootstrap
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
+from lvm_jax.em.estimates import Estimates
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.fit import fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
 from lvm_jax.em.online import Online, online, partial_fit
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
+from lvm_jax.em.ratio_test import LikelihoodRatioTest, likelihood_ratio_test
 from lvm_jax.em.result import Info, MixtureFit
 from lvm_jax.em.scoring import stream
 from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
+from lvm_jax.em.standard_errors import StandardErrors, standard_errors
 from lvm_jax.em.starts import STARTS
 from lvm_jax.em.tables import parquet
 
@@ -21,14 +25,17 @@ __all__ = [
     "STARTS",
     "Bernoulli",
     "BlockMoments",
+    "Bootstrap",
     "ConjugatePrior",
     "ConvergenceWarning",
     "Criteria",
     "Diagonal",
+    "Estimates",
     "ExponentialFamily",
     "Full",
     "Gaussians",
     "Info",
+    "LikelihoodRatioTest",
     "Mixture",
     "MixtureFit",
     "NormalInverseWishart",
@@ -38,20 +45,24 @@ __all__ = [
     "Selection",
     "Settings",
     "Spherical",
+    "StandardErrors",
     "Statistics",
     "Sums",
     "Tied",
     "accumulate",
+    "bootstrap",
     "criteria",
     "default_prior",
     "fit",
     "gaussian_mixture",
     "initialize",
+    "likelihood_ratio_test",
     "maximize",
     "online",
     "parquet",
     "partial_fit",
     "select",
     "smallest_spread",
+    "standard_errors",
     "stream",
 ]
