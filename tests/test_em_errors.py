@@ -3,7 +3,6 @@
 import warnings
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -81,50 +80,54 @@ def test_covariance_matrices_are_those_of_numerical_derivatives(fit):
 
 
 def test_chunks_files_and_float32_have_the_same_errors(fit, monkeypatch, tmp_path):
-    whole = em.standard_errors(fit, FAITHFUL, WEIGHT)
+    whole = em.standard_errors(fit, FAITHFUL, WEIGHT, kind="scores")
+    narrow = jax.tree.map(lambda leaf: leaf.astype(np.float32), fit.mixture)
+    found = em.standard_errors(narrow, FAITHFUL, WEIGHT, kind="scores")
+    np.testing.assert_allclose(found.means, whole.means, rtol=1e-4)
     monkeypatch.setattr(information, "CHUNK_FLOATS", 64 * 43)
     np.save(tmp_path / "x.npy", FAITHFUL)
     for rows in (FAITHFUL, tmp_path / "x.npy"):
-        parts = em.standard_errors(fit, rows, WEIGHT)
+        parts = em.standard_errors(fit, rows, WEIGHT, kind="scores")
         np.testing.assert_allclose(parts.means, whole.means, rtol=1e-9)
         np.testing.assert_allclose(parts.covariances, whole.covariances, rtol=1e-9)
-    narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), fit.mixture)
-    found = em.standard_errors(narrow, FAITHFUL, WEIGHT)
-    np.testing.assert_allclose(found.means, whole.means, rtol=1e-4)
 
 
 def test_one_gaussian_has_closed_forms():
-    single = em.fit(KEY, FAITHFUL, 1, regularization=0.0, tolerance=1e-9)
+    number, variance, mean = len(FAITHFUL), FAITHFUL.var(0), FAITHFUL.mean(0)
+    single = em.gaussian_mixture([1.0], mean[None], np.cov(FAITHFUL.T, bias=True)[None])
     found = em.standard_errors(single, FAITHFUL, kind="hessian")
-    number, variance = len(FAITHFUL), FAITHFUL.var(0)
     np.testing.assert_allclose(found.means[0], np.sqrt(variance / number), rtol=1e-3)
     expected = variance * np.sqrt(2 / number)
     np.testing.assert_allclose(np.diag(found.covariances[0]), expected, rtol=1e-3)
     robust = em.standard_errors(single, FAITHFUL)  # of a variance: from the fourth moment
-    fourth = ((FAITHFUL - FAITHFUL.mean(0)) ** 2).var(0)
+    fourth = ((FAITHFUL - mean) ** 2).var(0)
     np.testing.assert_allclose(np.diag(robust.covariances[0]), np.sqrt(fourth / number), rtol=1e-3)
     assert robust.weights[0] == 0
+
+
+def test_missing_entries_have_no_information():
     holes = np.where(RNG.uniform(size=FAITHFUL.shape) < 0.3, np.nan, FAITHFUL)
-    holes = holes[~np.isnan(holes).all(1)]
-    with jax.enable_x64(True):
-        single = em.fit(KEY, holes, 1, "diag", **SURE)
+    mean, variance = np.nanmean(holes, 0), np.nanvar(holes, 0)
+    single = em.gaussian_mixture([1.0], mean[None], variance[None], "diag")
     found = em.standard_errors(single, holes, kind="hessian")
     seen = (~np.isnan(holes)).sum(0)
-    np.testing.assert_allclose(found.means[0], np.nanstd(holes, 0) / np.sqrt(seen), rtol=1e-6)
+    np.testing.assert_allclose(found.means[0], np.sqrt(variance / seen), rtol=1e-4)
 
 
 def test_discrete_families_and_estimates_at_a_boundary():
-    counts = RNG.poisson([3.0, 0.5], (200, 2)).astype(float)
-    found = em.standard_errors(em.fit(KEY, counts, 1, em.Poisson()), counts, kind="hessian")
-    expected = np.sqrt(counts.mean(0) / 200)
-    np.testing.assert_allclose(found.components[0], expected, rtol=1e-3)
-    bits = (counts > 1).astype(float)
-    bits[:, 1] = 0
-    bernoulli = em.fit(KEY, bits, 1, em.Bernoulli())
+    zero = (np.zeros(1, np.float32), np.zeros(2, np.float32))
+    counts = RNG.poisson([9.0, 0.5], (200, 2)).astype(float)
+    rates = counts.mean(0, keepdims=True)
+    poisson = em.Mixture(zero[0], rates, zero[1], em.Poisson())
+    found = em.standard_errors(poisson, counts, kind="hessian")
+    np.testing.assert_allclose(found.components, np.sqrt(rates / 200), rtol=1e-6)
+    p = np.array([[(counts[:, 0] > 9).mean(), 1e-6]], np.float32)
+    bits = np.stack([counts[:, 0] > 9, np.zeros(200)], 1)
+    bernoulli = em.Mixture(zero[0], p, zero[1], em.Bernoulli())
     with pytest.warns(UserWarning, match=r"at a boundary: components\[0, 1\] \(1 in all\)"):
         found = em.standard_errors(bernoulli, bits, kind="hessian", with_covariance=True)
-    p = bits[:, 0].mean()
-    np.testing.assert_allclose(found.components, [[np.sqrt(p * (1 - p) / 200), np.nan]], rtol=1e-3)
+    expected = [[np.sqrt(p[0, 0] * (1 - p[0, 0]) / 200), np.nan]]
+    np.testing.assert_allclose(found.components, expected, rtol=1e-3)
     assert np.isnan(found.covariance).sum() == 3
 
 
@@ -153,20 +156,15 @@ def test_what_the_rows_do_not_determine_is_named(fit):
     assert np.isnan(found.covariances[1]).all()
 
 
-def test_the_errors_are_the_spread_of_fits_to_simulated_data():
-    truth = em.gaussian_mixture(
-        [0.4, 0.6], [[-2.0, 0], [1.5, 1]], [np.eye(2), [[1, 0.5], [0.5, 2]]]
-    )
-    with jax.enable_x64(True):
-        x = np.asarray(truth.sample(KEY, 1500)[0], np.float64)
-        fit = em.fit(KEY, x, 2, start=truth, **SURE)
-    spread = em.bootstrap(KEY, fit, x, 1000, kind="parametric").standard_errors()
-    found = em.standard_errors(fit, x, kind="hessian")
+def test_the_errors_are_the_spread_of_fits_to_simulated_data(fit):
+    rows = np.repeat(FAITHFUL, WEIGHT.astype(int), axis=0)
+    spread = em.bootstrap(KEY, fit, rows, 1000, kind="parametric").standard_errors()
+    found = em.standard_errors(fit, FAITHFUL, WEIGHT, kind="hessian")
     for name in ("weights", "means", "covariances"):
         np.testing.assert_allclose(getattr(found, name), getattr(spread, name), rtol=0.1)
 
 
-def test_a_refit_is_the_fit_with_its_weights(fit):
+def test_the_bootstrap_has_the_errors_of_the_sandwich(fit):
     found = em.bootstrap(KEY, fit, FAITHFUL, 1000, sample_weight=WEIGHT, tolerance=1e-10)
     assert (found.failed, found.unconverged, found.swapped) == (0, 0, 0)
     errors = em.standard_errors(fit, FAITHFUL, WEIGHT)
@@ -179,7 +177,8 @@ def test_a_refit_is_the_fit_with_its_weights(fit):
 
 
 def test_weighted_means_have_their_exact_variance():
-    single = em.fit(KEY, FAITHFUL, 1)
+    covariance = np.cov(FAITHFUL.T, bias=True)
+    single = em.gaussian_mixture([1.0], FAITHFUL.mean(0)[None], covariance[None])
     found = em.bootstrap(KEY, single, FAITHFUL, 1000)
     exact = FAITHFUL.std(0) / np.sqrt(len(FAITHFUL) + 1)  # of a mean with Dirichlet weights
     np.testing.assert_allclose(found.standard_errors().means[0], exact, rtol=5 / np.sqrt(2000))
@@ -207,8 +206,11 @@ def test_faithful_has_more_than_one_component():
     assert abs(found.statistic - 319.065) < 0.01  # mclustBootstrapLRT
     assert found.p_value == 1 / 20
     assert found.interval == (0.0, stats.beta.ppf(0.975, 1, 19))
+
+
+def test_mclusts_three_components_are_a_lower_maximum():
     more = em.likelihood_ratio_test(KEY, FAITHFUL, 2, num_samples=19, num_starts=4)
-    # mclust's fit of three components is a lower local maximum: -1127.199, and 6.13
+    # mclustBootstrapLRT: 6.13, from a local maximum at -1127.199
     assert abs(more.log_likelihoods[0] + 1130.264) < 0.001
     assert more.log_likelihoods[1] > -1127.199
     assert more.statistic == 2 * (more.log_likelihoods[1] - more.log_likelihoods[0])

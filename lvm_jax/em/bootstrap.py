@@ -116,6 +116,9 @@ def bootstrap(
             mixture.family, checks.number(regularization, "regularization"), prior,
             len(parameters.log_weights), origin, tolerance, float(rows.weight.sum()),
         )  # fmt: skip
+        still: Any = np.zeros_like(origin)
+        whole = mixture.family.translate(parameters.components, still)  # with remainders
+        parameters = jax.tree.map(np.asarray, parameters._replace(components=whole))
         refitted = refit(key, rows, parameters, number, kind, controls, max_steps)
         found = finish(mixture, refitted, float(rows.weight.sum()), origin)
     if throw:
