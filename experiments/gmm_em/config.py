@@ -49,5 +49,7 @@ class Config(Options):
     """Compare K from 1 to this by AIC, BIC and ICL; None means 6, or 2 K if that is more."""
     compare: tuple[Covariance, ...] = ("full", "tied", "diag", "spherical")
     """Covariance types to compare; that of the mixture is always included."""
+    num_refits: Annotated[int, at_least(0)] | None = None
+    """Refits of the bootstrap; 0: none. None means 200, or 0 if N K D^2 is above a million."""
     num_folds: Annotated[int, at_least(2)] = 5
     """Folds of the cross-validated log-likelihood."""
