@@ -19,7 +19,9 @@ from experiments.gmm_em.config import Config
 from lvm_jax import data, em
 from lvm_jax.report import execute
 
-SMALL = {"max_components": 2, "compare": ("full",), "num_folds": 2, "search": ("none",)}
+SMALL = {
+    "max_components": 2, "compare": ("full",), "num_folds": 2, "search": ("none",), "num_refits": 0,
+}  # fmt: skip
 
 
 def run(out, **options):
@@ -29,11 +31,12 @@ def run(out, **options):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, compile_quickly):
-    return run(tmp_path_factory.mktemp("gmm") / "run", data="old_faithful", search=("EEI", "VEV"))
+    options = {"search": ("EEI", "VEV"), "num_refits": 100}
+    return run(tmp_path_factory.mktemp("gmm") / "run", data="old_faithful", **options)
 
 
 def test_the_run_is_whole_and_the_known_numbers_are_scikit_learns(finished):
-    names = ("clusters", "convergence", "criteria", "search", "samples", "uncertainty")
+    names = ("clusters", "convergence", "criteria", "search", "refits", "samples", "uncertainty")
     _, lines = check_whole(finished, *names)
     rows = read(finished, "results.json")["search"]
     assert [(row["model"], row["num_components"]) for row in rows] == [
@@ -45,6 +48,9 @@ def test_the_run_is_whole_and_the_known_numbers_are_scikit_learns(finished):
     stages = [line["stage"] for line in lines]
     assert stages.count("compare") == 2
     assert "fit" in stages
+    errors = read(finished, "results.json")["refits"]["standard_errors"]["means"]
+    expected = [[0.028, 0.46], [0.032, 0.60]]  # em.standard_errors, each column sorted
+    np.testing.assert_allclose(np.sort(errors, axis=0), expected, rtol=0.3)
     x = data.old_faithful().x
     oracle = GaussianMixture(2, tol=1e-10, max_iter=1000, random_state=0).fit(x)
     mean = oracle.score(x)

@@ -53,5 +53,7 @@ class Config(Options):
     search: tuple[str, ...] | None = None
     """Covariance models of mclust, such as VEV, to search by BIC with K from 1 to `max_components`.
     None means all fourteen for complete data of at most 2,000 rows in 2 to 5 columns; "none" is no search."""
+    num_refits: Annotated[int, at_least(0)] | None = None
+    """Refits of the bootstrap; 0: none. None means 200, or 0 if N K D^2 is above a million."""
     num_folds: Annotated[int, at_least(2)] = 5
     """Folds of the cross-validated log-likelihood."""

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.gmm_em import refits as refitted
 from experiments.gmm_em.measure import Result
 from lvm_jax import em, plotting
 
@@ -111,6 +112,23 @@ def search(result: Result) -> Any:
     plotting.caption_axes(left, title, plane.labels)
     plotting.selection(found.values("bic"), ax=right)
     right.set_title(f"BIC of {len(found.values())} covariance models", loc="left", fontsize=10.5)
+    return figure
+
+
+def refits(result: Result) -> Any:
+    """The data with the ellipses of the refits, and intervals of the means in two columns."""
+    found, means = result.refits, np.asarray(result.fit.mixture.means)
+    names = [*result.dataset.axis_labels][:2]
+    if means.shape[1] == 1:
+        figure, axes = plotting.new_figure(width=8, height=2.5)
+        refitted.intervals(axes, found, means, names)
+        return figure
+    figure, (left, *rest) = plotting.new_figure(3)
+    plane = view(result)
+    plotting.scatter(left, plane.points(result.shown.x))
+    refitted.draw(left, found, plane)
+    plotting.caption_axes(left, "90% ellipses of the refits", plane.labels)
+    refitted.intervals(rest, found, means, names)
     return figure
 
 

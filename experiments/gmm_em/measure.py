@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import sem
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from experiments.gmm_em import refits
 from experiments.gmm_em.all_rows import AllRows, fit_all
 from experiments.gmm_em.all_rows import load as load_rows
 from experiments.gmm_em.config import Config, Covariance
@@ -32,13 +33,8 @@ KNOWN = {
     "three_clusters": (-4752.983, -3.168655, 9630.290, 0.331237, 0.896269),
 }
 TOLERANCES = (2e-3, 1e-5, 4e-3, 1e-4, 2e-3)
-FREE = (
-    "seed",
-    "max_components",
-    "compare",
-    "num_folds",
-    "search",
-)  # options that KNOWN does not depend on
+# Options that KNOWN does not depend on.
+FREE = ("seed", "max_components", "compare", "num_folds", "search", "num_refits")
 
 
 class Loaded(NamedTuple):
@@ -93,6 +89,7 @@ class Result:
     agreement: dict[str, float]  # with the true labels, if there are any
     all_rows: AllRows | None = None  # the fit to all rows, if `dataset` is a sample
     search: em.Selection | None = None  # over the covariance models of mclust
+    refits: em.Bootstrap | None = None
 
     @property
     def missing(self) -> np.ndarray:
@@ -156,6 +153,7 @@ class Result:
             "agreement": self.agreement,
             "all_rows": self.all_rows and self.all_rows.numbers,
             "search": self.search and search_rows(self.search),
+            "refits": self.refits and refits.numbers(self.refits),
         }
 
 
@@ -212,6 +210,9 @@ def filled(config: Config, x: np.ndarray) -> Config:
         pca_dim = 16
     elif pca_dim is not None and pca_dim > min(x.shape):
         raise ValueError(f"pca_dim: expected at most {min(x.shape)} for {x.shape}, got {pca_dim}")
+    num_refits = config.num_refits
+    if num_refits is None:
+        num_refits = 200 if x.size * x.shape[1] * k <= 1e6 else 0
     needed = 2 * max(k, largest, config.num_folds)
     if len(x) < needed:
         raise ValueError(
@@ -219,7 +220,8 @@ def filled(config: Config, x: np.ndarray) -> Config:
             f"and a comparison of up to {largest} components, got {len(x)}; lower --num-components, "
             "--num-folds or --max-components"
         )
-    config = dataclasses.replace(config, num_components=k, max_components=largest, pca_dim=pca_dim)
+    changes = {"num_components": k, "max_components": largest, "pca_dim": pca_dim}
+    config = dataclasses.replace(config, **changes, num_refits=num_refits)
     return dataclasses.replace(config, search=models(x, config))
 
 
@@ -255,7 +257,7 @@ def measure(config: Config, run: Run, loaded: Loaded) -> Result:
     config, dataset, original, pca, folds, source = loaded
     x, grid = dataset.x, comparison_grid(config)
     key_fit, key_grid, (_, key_folds), key_samples = keys(config)
-    run.begin(len(grid) + len(folds) + 1 + (source is not None) + (config.search != NONE))
+    run.begin(len(grid) + len(folds) + 2 + (source is not None) + (config.search != NONE))
     fit = run.stage("fit", fit_mixture, key_fit, x, config, run)
     whole = source and run.stage("all rows", fit_all, key_fit, source, config, fit.mixture, run)
     # Not in threads: jaxlib's batched Cholesky waits, in a thread of XLA's pool, for work queued to
@@ -275,12 +277,13 @@ def measure(config: Config, run: Run, loaded: Loaded) -> Result:
     ]
     every = np.concatenate([unseen for unseen, _ in scores]).astype(np.float64)
     seen = float(np.mean([mean for _, mean in scores]))
+    again = run.stage("bootstrap", refits.refit, jax.random.fold_in(key_samples, 1), x, config, fit)
     points = {"point": point_ids(x), "log_evidence": every[np.argsort(np.concatenate(folds))]}
     return Result(
         config, dataset, original, pca, fit, candidates,
         HeldOut(float(every.mean()), float(sem(every)), seen, len(every)), points,
         *jax.device_get(fit.mixture.sample(key_samples, len(x))), agreement(fit.mixture, dataset),
-        whole, found,
+        whole, found, again,
     )  # fmt: skip
 
 

@@ -52,6 +52,9 @@ def log_excess(log_value: Array, a: Array, b: Array) -> Array:
     low = mantissa < math.sqrt(0.5)
     mantissa = jnp.where(low, 2 * mantissa, mantissa)
     exponent = (exponent - low).astype(mantissa.dtype)
+    # A second reverse derivative in a scan omits the rule below, and frexp has derivative 0.
+    ratio, held = a / b, jax.lax.stop_gradient(a / b)
+    mantissa = mantissa + jax.lax.stop_gradient(mantissa) * ((ratio - held) / held)
     far = (log_value - exponent * LN2_HIGH) - (exponent * LN2_LOW + jnp.log(mantissa))
     return jnp.where(near, close, far)
 

@@ -2,10 +2,12 @@
 
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em.accumulation import Statistics, accumulate, maximize
+from lvm_jax.em.bootstrap import Bootstrap, bootstrap
 from lvm_jax.em.categorical import Categorical
 from lvm_jax.em.counts import Multinomial, NegativeBinomial
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
+from lvm_jax.em.estimates import Estimates
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.fit import fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
@@ -16,10 +18,12 @@ from lvm_jax.em.parsimonious import COVARIANCE_FAMILIES
 from lvm_jax.em.positive import Exponential, Gamma
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
 from lvm_jax.em.product import Product
+from lvm_jax.em.ratio_test import LikelihoodRatioTest, likelihood_ratio_test
 from lvm_jax.em.result import BoundaryWarning, Info, MixtureFit
 from lvm_jax.em.scoring import stream
 from lvm_jax.em.search import Candidate
 from lvm_jax.em.selection import Selection, select
+from lvm_jax.em.standard_errors import StandardErrors, standard_errors
 from lvm_jax.em.starts import STARTS
 from lvm_jax.em.tables import parquet
 from lvm_jax.em.von_mises_fisher import VonMisesFisher
@@ -30,6 +34,7 @@ __all__ = [
     "STARTS",
     "Bernoulli",
     "BlockMoments",
+    "Bootstrap",
     "BoundaryWarning",
     "Candidate",
     "Categorical",
@@ -37,12 +42,14 @@ __all__ = [
     "ConvergenceWarning",
     "Criteria",
     "Diagonal",
+    "Estimates",
     "Exponential",
     "ExponentialFamily",
     "Full",
     "Gamma",
     "Gaussians",
     "Info",
+    "LikelihoodRatioTest",
     "Mixture",
     "MixtureFit",
     "Multinomial",
@@ -55,21 +62,25 @@ __all__ = [
     "Selection",
     "Settings",
     "Spherical",
+    "StandardErrors",
     "Statistics",
     "Sums",
     "Tied",
     "VonMisesFisher",
     "accumulate",
+    "bootstrap",
     "criteria",
     "default_prior",
     "fit",
     "gaussian_mixture",
     "initialize",
+    "likelihood_ratio_test",
     "maximize",
     "online",
     "parquet",
     "partial_fit",
     "select",
     "smallest_spread",
+    "standard_errors",
     "stream",
 ]

@@ -47,6 +47,13 @@ class FittedMixture(DensityMixin, BaseEstimator, ABC):
         """X with E[x_missing | x_observed] for NaN, [n_samples, n_features]."""
         return self._apply("impute", X)
 
+    def standard_errors(self, X: Any, sample_weight: Any = None, kind: str = "sandwich") -> Any:
+        """Standard errors of the fit to X: `em.StandardErrors`."""
+        check_is_fitted(self)
+        if as_source(X) is None:
+            X = validate_data(self, X, dtype=DTYPES, reset=False, ensure_all_finite="allow-nan")
+        return em.standard_errors(self._current(), X, sample_weight, kind=kind)
+
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each sample, in nats."""
         return self._apply("log_prob", X)
