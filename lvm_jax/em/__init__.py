@@ -14,6 +14,7 @@ from lvm_jax.em.result import Info, MixtureFit
 from lvm_jax.em.scoring import stream
 from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
 from lvm_jax.em.starts import STARTS
+from lvm_jax.em.student import Student, Students
 from lvm_jax.em.tables import parquet
 
 __all__ = [
@@ -39,6 +40,8 @@ __all__ = [
     "Settings",
     "Spherical",
     "Statistics",
+    "Student",
+    "Students",
     "Sums",
     "Tied",
     "accumulate",

@@ -19,6 +19,7 @@ from lvm_jax._core import checks
 from lvm_jax.em import checkpoint, chunks
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.grouped import expected_pass
 from lvm_jax.em.mixture import rows_per_chunk
 from lvm_jax.em.passes import add, wide, widen
 from lvm_jax.em.sources import Source, float_dtype
@@ -204,7 +205,8 @@ def _sums(
 ) -> Any:  # fmt: skip
     def one(parameters: MixtureParameters, data: Data) -> Any:
         if exact:
-            return jax.lax.all_gather(exact_pass(family, parameters, data, rows), DATA)
+            run = exact_pass if family.has_fast_path else expected_pass
+            return jax.lax.all_gather(run(family, parameters, data, rows), DATA)
         return fast_pass(family, parameters, data, rows, _add_up)
 
     return _on_each(mesh, one, parameters, data)

@@ -31,6 +31,12 @@ class Settings(NamedTuple):
     concentration: Any = None  # Dirichlet parameters [K] of the weights, or None
 
 
+class Density(NamedTuple):
+    """The expectation of a family in which only z is latent."""
+
+    log_prob: Float[Array, "n K"]
+
+
 class Sums(NamedTuple):
     """Sufficient statistics of one pass, which add over chunks, files and devices."""
 
@@ -69,6 +75,11 @@ class ExponentialFamily:
         return 1
 
     @property
+    def normal(self) -> "ExponentialFamily":
+        """The family that has the variances of the columns: itself, or a part."""
+        return self
+
+    @property
     def original(self) -> "ExponentialFamily":
         """The family of complete rows, which a mixture has: the inverse of `incomplete`."""
         return self
@@ -97,6 +108,20 @@ class ExponentialFamily:
         """The summary of a block with given (weighted) responsibilities."""
         sums = Sums(resp.sum(0), resp.T @ self.features(x), self.shared(x, resp.sum(1)))
         return self.summarize(sums)
+
+    def expectation(self, components: Params, x: Float[Array, "n D"]) -> Any:
+        """The posterior of what is latent besides z, for each component; a field is `log_prob`.
+
+        `has_fast_path` is False for a family with such variables, whose statistics depend on the
+        current components.
+        """
+        return Density(self.exact_log_prob(components, x))
+
+    def summarize_expected(
+        self, components: Params, x: Float[Array, "n D"], expected: Any, resp: Float[Array, "n K"]
+    ) -> Any:
+        """The summary of a block from its `expectation` and (weighted) responsibilities."""
+        return self.summarize_assigned(x, resp)
 
     def merge(self, a: Any, b: Any) -> Any:
         """The summary of the union of two blocks."""
@@ -159,6 +184,10 @@ class ExponentialFamily:
         """The working memory of a row for each component."""
         return 3
 
+    def boundary(self, components: Params, settings: Settings) -> tuple[str, ...]:
+        """Parameters at a limit that the likelihood would cross, in words; on the host."""
+        return ()
+
     def num_component_parameters(self, num_components: int, dim: int) -> int:
         """Total number of free parameters of the K components, without the weights."""
         return num_components * dim
@@ -166,6 +195,10 @@ class ExponentialFamily:
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Params:
         """Initial parameters from centres and the standard deviations of the data."""
         return centres
+
+    def covariances(self, components: Params) -> Float[Array, "K D D"]:
+        """Cov[x | z=k] of Gaussian densities; TypeError for others."""
+        raise TypeError(f"covariances: {type(self).__name__} components have none")
 
     def means(self, components: Params) -> Float[Array, "K D"]:
         """E[x | z=k]."""

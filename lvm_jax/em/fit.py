@@ -235,7 +235,7 @@ def conclude(
     """The best restart as a `MixtureFit`, without padding."""
     problem, origin, num_components, _ = prepared
     outcome = np.asarray(state.outcome)
-    best = int(conclusion.best)
+    best, family = int(conclusion.best), problem.family.original
     parameters = padding.cut(problem.family, conclusion.parameters, num_components)
     settings = problem.controls.settings
     prior = settings.prior is not None or settings.concentration is not None
@@ -253,8 +253,8 @@ def conclude(
         restart_outcomes=outcome,
         restart_num_steps=num_steps,
         empty_components=tuple(int(k) for k in empty),
+        boundary=family.boundary(parameters.components, settings),
         exact_steps=int(state.exact_steps),
     )
     log_weights, components = jax.device_put(parameters)
-    family = problem.family.original
     return MixtureFit(Mixture(log_weights, components, jax.device_put(origin), family), info)

@@ -144,7 +144,7 @@ class _Grouped(Gaussian):
         return self.expectation(components, x).log_prob
 
     def summarize_expected(
-        self, components: Gaussians, expected: Expectation, resp: Float[Array, "n K"]
+        self, components: Gaussians, x: Array, expected: Expectation, resp: Float[Array, "n K"]
     ) -> BlockMoments:
         """Counts, expected means and expected scatters about these means."""
         mean, _, low = self.complete(components)
@@ -213,27 +213,31 @@ def expected_pass(
     parameters: MixtureParameters,
     data: Data,
     rows: int,
-    start: tuple[Array, Callable[[Array, Array], tuple[Array, Array]]],
-) -> tuple[BlockMoments, Float[Array, " R"]]:
-    """`exact_pass` for rows with missing entries: expected summaries and log-likelihoods.
+    start: tuple[Array, Callable[[Array, Array], tuple[Array, Array]]] | None = None,
+) -> tuple[Any, Float[Array, " R"]]:
+    """`exact_pass` for families with latent variables besides z, such as missing entries.
 
     Where the flag of `start` is True its responsibilities replace the posterior of z; the
-    posterior of the missing entries is that of the parameters.
+    posterior of the other variables is that of the parameters.
     """
-    flag, given = start
     log_weights, components = parameters
     components = jax.vmap(lambda c: family.translate(c, data.shift))(components)
 
-    def block(x: Array, weight: Array, begin: Array) -> tuple[BlockMoments, Array]:
+    def block(x: Array, weight: Array, begin: Array) -> tuple[Any, Array]:
         expected = jax.vmap(lambda c: family.expectation(c, x))(components)
         logits = expected.log_prob + log_weights[:, None, :]
-        resp, values = jax.lax.cond(
-            flag,
-            lambda: given(x - data.shift[None], begin),
-            lambda: jax.vmap(lambda one: soften(one, jnp.ones_like(weight)))(logits),
-        )
+
+        def posterior() -> tuple[Array, Array]:
+            return jax.vmap(lambda one: soften(one, jnp.ones_like(weight)))(logits)
+
+        if start is None:
+            resp, values = posterior()
+        else:
+            flag, given = start
+            resp, values = jax.lax.cond(flag, lambda: given(x - data.shift[None], begin), posterior)
         resp = resp * weight[None, :, None]
-        return jax.vmap(family.summarize_expected)(components, expected, resp), values @ weight
+        summarize = jax.vmap(lambda c, e, r: family.summarize_expected(c, x, e, r))
+        return summarize(components, expected, resp), values @ weight
 
     summary, log_likelihood = merged_pass(family, unshifted(data), rows, block)
     return jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary), log_likelihood

@@ -72,6 +72,7 @@ def check_range(
     family: ExponentialFamily, x: np.ndarray, regularization: float, missing: bool = False
 ) -> None:
     """`check_constant` for the families whose variance of a column can be 0."""
+    family = family.normal
     if isinstance(family, Gaussian) and family.covariance_type != "spherical":
         check_constant(x, regularization, missing)
 

@@ -12,6 +12,7 @@ from lvm_jax.em import checkpoint, chunks, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.gaussian import Gaussians
+from lvm_jax.em.grouped import expected_pass
 from lvm_jax.em.mixture import rows_per_chunk
 from lvm_jax.em.sources import Source
 from lvm_jax.em.statistics import (
@@ -178,14 +179,16 @@ def widen(tree: Any) -> Any:
 
 def narrow(parameters: MixtureParameters, dtype: Any) -> MixtureParameters:
     """Parameters in `dtype`; the means of Gaussians keep their rounding error as the remainder."""
-    cast: MixtureParameters = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), parameters)
-    given = parameters.components
-    if not isinstance(given, Gaussians) or given.remainder is None or dtype == np.float64:
-        return cast
-    means = np.asarray(given.deviations, np.float64) + np.asarray(given.remainder, np.float64)
-    high = means.astype(dtype)
-    pair = {"deviations": high, "remainder": (means - high).astype(dtype)}
-    return cast._replace(components=cast.components._replace(**pair))
+
+    def one(part: Any) -> Any:
+        if not isinstance(part, Gaussians) or part.remainder is None or dtype == np.float64:
+            return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), part)
+        means = np.asarray(part.deviations, np.float64) + np.asarray(part.remainder, np.float64)
+        high = means.astype(dtype)
+        pair: Any = high, np.asarray(part.scale, dtype), (means - high).astype(dtype)
+        return Gaussians(*pair)
+
+    return jax.tree.map(one, parameters, is_leaf=lambda part: isinstance(part, Gaussians))
 
 
 @over_data(0)
@@ -199,14 +202,15 @@ def chunk_sums(
     family: ExponentialFamily, rows: int, exact: bool, parameters: MixtureParameters, data: Data
 ) -> tuple[Any, Float[Array, " R"]]:
     """Summaries and log-likelihoods of R mixtures on one chunk."""
-    return (exact_pass if exact else fast_pass)(family, parameters, data, rows)
+    slow = exact_pass if family.has_fast_path else expected_pass
+    return (slow if exact else fast_pass)(family, parameters, data, rows)
 
 
 @over_data(0)
 def safe(family: ExponentialFamily, parameters: MixtureParameters) -> Bool[Array, " R"]:
     """Whether the fast path is precise enough for each of R mixtures."""
-    if not family.has_exact_path:
-        return jax.numpy.ones(parameters.log_weights.shape[0], bool)
+    if not (family.has_exact_path and family.has_fast_path):
+        return jax.numpy.full(parameters.log_weights.shape[0], family.has_fast_path)
     return jax.vmap(family.is_safe)(parameters.components)
 
 

@@ -26,6 +26,7 @@ class Info(NamedTuple):
     restart_outcomes: np.ndarray  # [R] of Outcome
     restart_num_steps: np.ndarray  # [R]
     empty_components: tuple[int, ...]  # components that lost all their points
+    boundary: tuple[str, ...]  # parameters at a limit of the family, in words
     exact_steps: int  # steps that used the slower, exact path; all, of full or tied with NaN
 
 
@@ -59,3 +60,5 @@ def report(result: MixtureFit) -> None:
             UserWarning,
             stacklevel=3,
         )
+    for note in info.boundary:
+        warnings.warn(f"EM of {number} components: {note}", UserWarning, stacklevel=3)
