@@ -4,6 +4,7 @@ from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em.accumulation import Statistics, accumulate, maximize
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
+from lvm_jax.em.factors import FactorAnalyzers, Factors
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.fit import fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
@@ -27,6 +28,8 @@ __all__ = [
     "Criteria",
     "Diagonal",
     "ExponentialFamily",
+    "FactorAnalyzers",
+    "Factors",
     "Full",
     "Gaussians",
     "Info",
