@@ -9,6 +9,7 @@ from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.fit import fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
+from lvm_jax.em.noise import with_noise
 from lvm_jax.em.online import Online, online, partial_fit
 from lvm_jax.em.priors import ConjugatePrior, NormalInverseWishart, default_prior
 from lvm_jax.em.result import Info, MixtureFit
@@ -60,4 +61,5 @@ __all__ = [
     "select",
     "smallest_spread",
     "stream",
+    "with_noise",
 ]

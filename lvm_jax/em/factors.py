@@ -118,7 +118,7 @@ class FactorAnalyzers(ExponentialFamily):
         directions = jnp.asarray(_directions(len(spread), self.rank), spread.dtype)
         loadings = size[:, None] * directions
         return Factors(
-            self.normal.start(centres, size),
+            self.normal.start(centres, jnp.where(size > 0, size, 1)),  # 0: a constant column
             jnp.broadcast_to(loadings[None], (len(centres), *loadings.shape)),
         )
 

@@ -57,6 +57,7 @@ class ExponentialFamily:
     translates: ClassVar[bool] = False  # whether the data are centred before t(x)
     has_exact_path: ClassVar[bool] = False  # whether `exact_log_prob` avoids cancellation
     has_fast_path: ClassVar[bool] = True  # whether two matrix products make a step
+    has_starts: ClassVar[bool] = True  # whether `start` makes components from centres
     by_pattern: ClassVar[bool] = False  # whether `incomplete` takes blocks of one pattern
 
     def check(self, x: ArrayLike) -> None:

@@ -118,9 +118,9 @@ def fit_stream(
     checks.integer(request.num_components, "num_components", 1)
     checks.integer(request.num_restarts, "num_restarts", 1)
     checks.number(request.regularization, "regularization")
-    inputs.check_start(request.start)
-    inputs.check_acceleration(request.acceleration)
     family = inputs.as_family(request.family)
+    inputs.check_start(request.start, family)
+    inputs.check_acceleration(request.acceleration)
 
     def by_name(x: np.ndarray, weight: np.ndarray | None) -> Mixture:
         names = ("num_restarts", "regularization", "prior", "start")
@@ -190,9 +190,9 @@ def prepare(key: Key[Array, ""], request: Request) -> Prepared:
     x, _, _, start, _, regularization, prior, sample_weight, tolerance, acceleration = request
     num_components = checks.integer(request.num_components, "num_components", 1)
     num_restarts = checks.integer(request.num_restarts, "num_restarts", 1)
-    inputs.check_start(start)
-    inputs.check_acceleration(acceleration)
     family = inputs.as_family(request.family)
+    inputs.check_start(start, family)
+    inputs.check_acceleration(acceleration)
     regularization = checks.number(regularization, "regularization")
     x, missing = inputs.check_data(x, num_components, family, sample_weight, regularization)
     weight = None if sample_weight is None else checks.weights(sample_weight, x.shape[0])

@@ -127,6 +127,7 @@ class Student(ExponentialFamily):
         if isinstance(degrees, str):
             degrees = min(max(START, self.bounds[0]), self.bounds[1])
         full = jnp.full(centres.shape[:1], degrees, centres.dtype)
+        spread = jnp.where(spread > 0, spread, 1)  # 0: a constant column
         return Students(self.normal.start(centres, spread), full)
 
     def translate(self, components: Students, shift: Float[Array, "*R D"]) -> Students:
