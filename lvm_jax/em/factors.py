@@ -218,6 +218,11 @@ class FactorAnalyzers(ExponentialFamily):
         loadings = free.loadings * scale[:, :, None] / like(size, free.loadings)
         return Factors(self.normal.constrain(free.normal, at.normal, size), loadings)
 
+    def within(self, components: Factors, settings: Settings) -> Factors:
+        """Noise variances of at least the floor."""
+        scale = jnp.maximum(components.normal.scale, jnp.sqrt(settings.regularization))
+        return components._replace(normal=components.normal._replace(scale=scale))
+
     def num_component_parameters(self, num_components: int, dim: int) -> int:
         """K (D q - q (q - 1) / 2), and the means and the noise."""
         loadings = dim * self.rank - self.rank * (self.rank - 1) // 2

@@ -177,6 +177,10 @@ class ExponentialFamily:
         """The inverse of `unconstrain`, of its first argument."""
         return jax.tree.map(lambda leaf: leaf / like(size, leaf), free)
 
+    def within(self, components: Params, settings: Settings) -> Params:
+        """The components, at the limit of the settings where an acceleration has crossed it."""
+        return components
+
     def select(self, components: Params, k: Int[Array, "..."]) -> Params:
         """The parameters of component k."""
         return jax.tree.map(lambda leaf: leaf[k], components)

@@ -124,6 +124,10 @@ class WithNoise(ExponentialFamily):
         inner = self.family.constrain(free.inner, at.inner, size)
         return at._replace(inner=inner)
 
+    def within(self, components: Noisy, settings: Settings) -> Noisy:
+        """Those of the family."""
+        return components._replace(inner=self.family.within(components.inner, settings))
+
     def boundary(self, components: Noisy, settings: Settings) -> tuple[str, ...]:
         """Those of the family's components."""
         kept: Any = np.flatnonzero(np.asarray(components.width)[:, 0] == 0)

@@ -55,7 +55,18 @@ class Weights(NamedTuple):
     log_mean: Float[Array, "n K"]  # E[log u | x]
 
 
-def log_norm(degrees: Float[Array, " K"], dim: int) -> Float[Array, " K"]:
+def weigh(
+    degrees: Float[Array, " K"], distance: Float[Array, "n K"], dim: Any, log_det: Array
+) -> Weights:
+    """The posterior of u, from squared distances in D dimensions (or [n, 1]) and log |L|."""
+    nu = degrees[None]
+    half = (nu + dim) / 2
+    log_prob = log_norm(nu, dim) - log_det - half * jnp.log1p(distance / nu)
+    mean = 2 * half / (nu + distance)
+    return Weights(log_prob, mean, jnp.log(mean) + digamma(half) - jnp.log(half))
+
+
+def log_norm(degrees: Array, dim: Any) -> Array:
     """log Gamma((nu + D) / 2) - log Gamma(nu / 2) - D log(pi nu) / 2, without cancellation."""
     a, b = degrees / 2, dim / 2
     rest = log_factorial_rest(a + b) - log_factorial_rest(a)
@@ -94,7 +105,8 @@ class Student(ExponentialFamily):
 
     `components` are `Students`. For nu > 1 the mean is mu, and for nu > 2 the covariance is
     nu / (nu - 2) Sigma; `scales` computes Sigma. `regularization` is added to its
-    diagonal. A step costs N K D^2 multiplications (full) or N K D. Rows with NaN are refused.
+    diagonal. A step costs N K D^2 multiplications (full) or N K D. Full scale matrices take NaN as
+    entries missing at random; the others refuse it.
 
     Raises ValueError or TypeError for other values.
 
@@ -106,6 +118,7 @@ class Student(ExponentialFamily):
     bounds: tuple[float, float] = (0.5, 200.0)
     translates: ClassVar[bool] = True
     has_fast_path: ClassVar[bool] = False
+    by_pattern: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice(self.covariance_type, "covariance_type", TYPES)
@@ -120,6 +133,14 @@ class Student(ExponentialFamily):
     def normal(self) -> Gaussian:
         """The family of Gaussians with the same scale matrices."""
         return GAUSSIANS[self.covariance_type]
+
+    def incomplete(self, block: int) -> ExponentialFamily | None:
+        """The family of rows with missing entries (NaN), for full scale matrices."""
+        from lvm_jax.em.grouped_student import GroupedStudent  # a subclass
+
+        if self.covariance_type != "full":
+            return None
+        return GroupedStudent(self.covariance_type, self.degrees, self.bounds, block)
 
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Students:
         """Locations at the centres, with the standard deviations of the data."""
@@ -147,14 +168,9 @@ class Student(ExponentialFamily):
 
     def expectation(self, components: Students, x: Float[Array, "n D"]) -> Weights:
         """log p(x | z=k), E[u | x] and E[log u | x]."""
-        dim, nu = x.shape[1], components.degrees
-        distance = self.distances(components.normal, x)
-        half = (nu + dim) / 2
+        dim, distance = x.shape[1], self.distances(components.normal, x)
         log_det = jax.vmap(lambda scale: self.normal.log_det_one(scale, dim))
-        constant = log_norm(nu, dim) - log_det(components.normal.scale)
-        log_prob = constant[None] - half[None] * jnp.log1p(distance / nu[None])
-        mean = 2 * half[None] / (nu[None] + distance)
-        return Weights(log_prob, mean, jnp.log(mean) + (digamma(half) - jnp.log(half))[None])
+        return weigh(components.degrees, distance, dim, log_det(components.normal.scale)[None])
 
     def exact_log_prob(self, components: Students, x: Float[Array, "n D"]) -> Array:
         """log p(x | z=k)."""
