@@ -9,6 +9,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from lvm_jax import data, em
+from lvm_jax.em import fisher
 from lvm_jax.em.refits import Refits
 from lvm_jax.em.statistics import MixtureParameters
 

@@ -8,11 +8,13 @@ from lvm_jax.em.counts import Multinomial, NegativeBinomial
 from lvm_jax.em.covariances import GAUSSIANS, Diagonal, Full, Spherical, Tied
 from lvm_jax.em.discrete import Bernoulli, Poisson
 from lvm_jax.em.estimates import Estimates
+from lvm_jax.em.factors import FactorAnalyzers, Factors
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.fit import fit, initialize
 from lvm_jax.em.gaussian import BlockMoments, Gaussians
 from lvm_jax.em.information import Criteria, criteria, smallest_spread
 from lvm_jax.em.mixture import Mixture, gaussian_mixture
+from lvm_jax.em.noise import with_noise
 from lvm_jax.em.online import Online, online, partial_fit
 from lvm_jax.em.parsimonious import COVARIANCE_FAMILIES
 from lvm_jax.em.positive import Exponential, Gamma
@@ -25,6 +27,7 @@ from lvm_jax.em.search import Candidate
 from lvm_jax.em.selection import Selection, select
 from lvm_jax.em.standard_errors import StandardErrors, standard_errors
 from lvm_jax.em.starts import STARTS
+from lvm_jax.em.student import Student, Students
 from lvm_jax.em.tables import parquet
 from lvm_jax.em.von_mises_fisher import VonMisesFisher
 
@@ -45,6 +48,8 @@ __all__ = [
     "Estimates",
     "Exponential",
     "ExponentialFamily",
+    "FactorAnalyzers",
+    "Factors",
     "Full",
     "Gamma",
     "Gaussians",
@@ -64,6 +69,8 @@ __all__ = [
     "Spherical",
     "StandardErrors",
     "Statistics",
+    "Student",
+    "Students",
     "Sums",
     "Tied",
     "VonMisesFisher",
@@ -83,4 +90,5 @@ __all__ = [
     "smallest_spread",
     "standard_errors",
     "stream",
+    "with_noise",
 ]

@@ -84,7 +84,7 @@ class Categorical(Masked):
         """K sum_d (L_d - 1)."""
         return num_components * int((self.sizes(dim) - 1).sum())
 
-    def boundary(self, components: Params) -> tuple[str, ...]:
+    def boundary(self, components: Params, settings: Settings) -> tuple[str, ...]:
         """The probabilities that are 0."""
         probabilities = np.asarray(components)
         columns, levels = self.places(self.num_columns(probabilities))

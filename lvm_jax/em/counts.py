@@ -96,7 +96,7 @@ class Multinomial(ExponentialFamily):
 
         return jax.lax.map(one, components).T
 
-    def boundary(self, components: Params) -> tuple[str, ...]:
+    def boundary(self, components: Params, settings: Settings) -> tuple[str, ...]:
         """The probabilities that are 0."""
         return named("p = 0", np.argwhere(np.asarray(components) < ZERO))
 
@@ -235,7 +235,7 @@ class NegativeBinomial(Entries):
         mean = jnp.maximum(centres, self.epsilon)
         return NegativeBinomials(mean, jnp.ones_like(mean))
 
-    def boundary(self, components: NegativeBinomials) -> tuple[str, ...]:
+    def boundary(self, components: NegativeBinomials, settings: Settings) -> tuple[str, ...]:
         """Dispersions of 0."""
         return named("dispersion 0", np.argwhere(np.asarray(components.dispersion) == 0))
 

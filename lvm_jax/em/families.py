@@ -34,6 +34,12 @@ class Settings(NamedTuple):
     concentration: Any = None  # Dirichlet parameters [K] of the weights, or None
 
 
+class Density(NamedTuple):
+    """The expectation of a family in which only z is latent."""
+
+    log_prob: Float[Array, "n K"]
+
+
 class Sums(NamedTuple):
     """Sufficient statistics of one pass, which add over chunks, files and devices."""
 
@@ -55,6 +61,7 @@ class ExponentialFamily:
     has_exact_path: ClassVar[bool] = False  # whether `exact_log_prob` avoids cancellation
     has_fast_path: ClassVar[bool] = True  # whether two matrix products make a step
     keeps_zeros: ClassVar[bool] = False  # whether EM cannot leave a parameter of 0
+    has_starts: ClassVar[bool] = True  # whether `start` makes components from centres
     by_pattern: ClassVar[bool] = False  # whether `incomplete` takes blocks of one pattern
 
     def check(self, x: ArrayLike) -> None:
@@ -76,10 +83,6 @@ class ExponentialFamily:
         """The origin that is subtracted from the rows before t(x), from their mean [D]."""
         return mean if self.translates else np.zeros_like(mean)
 
-    def boundary(self, components: Params) -> tuple[str, ...]:
-        """The estimates of a fit that are on the boundary of their range, in words."""
-        return ()
-
     def incomplete(self, block: int) -> "ExponentialFamily | None":
         """The family of rows with missing entries (NaN), with the same components; None if none.
 
@@ -91,6 +94,11 @@ class ExponentialFamily:
     def block(self) -> int:
         """The number of successive rows with one pattern of missing entries."""
         return 1
+
+    @property
+    def normal(self) -> "ExponentialFamily":
+        """The family that has the variances of the columns: itself, or a part."""
+        return self
 
     @property
     def original(self) -> "ExponentialFamily":
@@ -121,6 +129,20 @@ class ExponentialFamily:
         """The summary of a block with given (weighted) responsibilities."""
         sums = Sums(resp.sum(0), resp.T @ self.features(x), self.shared(x, resp.sum(1)))
         return self.summarize(sums)
+
+    def expectation(self, components: Params, x: Float[Array, "n D"]) -> Any:
+        """The posterior of what is latent besides z, for each component; a field is `log_prob`.
+
+        `has_fast_path` is False for a family with such variables, whose statistics depend on the
+        current components.
+        """
+        return Density(self.exact_log_prob(components, x))
+
+    def summarize_expected(
+        self, components: Params, x: Float[Array, "n D"], expected: Any, resp: Float[Array, "n K"]
+    ) -> Any:
+        """The summary of a block from its `expectation` and (weighted) responsibilities."""
+        return self.summarize_assigned(x, resp)
 
     def merge(self, a: Any, b: Any) -> Any:
         """The summary of the union of two blocks."""
@@ -179,6 +201,10 @@ class ExponentialFamily:
         """The inverse of `unconstrain`, of its first argument."""
         return jax.tree.map(lambda leaf: leaf / like(size, leaf), free)
 
+    def within(self, components: Params, settings: Settings) -> Params:
+        """The components, at the limit of the settings where an acceleration has crossed it."""
+        return components
+
     def select(self, components: Params, k: Int[Array, "..."]) -> Params:
         """The parameters of component k."""
         return jax.tree.map(lambda leaf: leaf[k], components)
@@ -187,6 +213,10 @@ class ExponentialFamily:
         """The working memory of a row for each component."""
         return 3
 
+    def boundary(self, components: Params, settings: Settings) -> tuple[str, ...]:
+        """The estimates on the boundary of their range, in words; on the host."""
+        return ()
+
     def num_component_parameters(self, num_components: int, dim: int) -> int:
         """Total number of free parameters of the K components, without the weights."""
         return num_components * dim
@@ -194,6 +224,10 @@ class ExponentialFamily:
     def start(self, centres: Float[Array, "K D"], spread: Float[Array, " D"]) -> Params:
         """Initial parameters from centres and the standard deviations of the data."""
         return centres
+
+    def covariances(self, components: Params) -> Float[Array, "K D D"]:
+        """Cov[x | z=k] of Gaussian densities; TypeError for others."""
+        raise TypeError(f"covariances: {type(self).__name__} components have none")
 
     def means(self, components: Params) -> Float[Array, "K D"]:
         """E[x | z=k]."""

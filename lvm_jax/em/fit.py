@@ -22,7 +22,7 @@ from lvm_jax.em import (
     starts,
     streaming,
 )
-from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.mixture import Mixture, read, rows_per_chunk
 from lvm_jax.em.result import Info, MixtureFit, report
 from lvm_jax.em.state import Conclusion, Problem, State
@@ -121,7 +121,7 @@ def fit(
         prepared = prepare(key, request)
         result = conclude(*loop.run(prepared.problem, max_steps, on_progress), prepared)
     if y is not None:
-        result = labels.detach(result)
+        result = labels.detach(result, Settings(regularization))
     if throw:
         report(result)
     return result
@@ -138,8 +138,8 @@ def fit_stream(
     checks.integer(request.num_components, "num_components", 1)
     checks.integer(request.num_restarts, "num_restarts", 1)
     checks.number(request.regularization, "regularization")
-    inputs.check_start(request.start)
     family = inputs.as_family(request.family)
+    inputs.check_start(request.start, family)
     inputs.check_acceleration(request.acceleration, family)
 
     def by_name(x: np.ndarray, weight: np.ndarray | None) -> Mixture:
@@ -229,8 +229,8 @@ def prepare(key: Key[Array, ""], request: Request, shared: Shared | None = None)
     x, _, _, start, _, regularization, prior, sample_weight, tolerance, acceleration = request
     num_components = checks.integer(request.num_components, "num_components", 1)
     num_restarts = checks.integer(request.num_restarts, "num_restarts", 1)
-    inputs.check_start(start)
     family = inputs.as_family(request.family)
+    inputs.check_start(start, family)
     inputs.check_acceleration(acceleration, family)
     regularization = checks.number(regularization, "regularization")
     x, missing = inputs.check_data(x, num_components, family, sample_weight, regularization)
@@ -276,7 +276,7 @@ def conclude(
     problem, origin, num_components, _ = prepared
     family = problem.family.original
     outcome = np.asarray(state.outcome)
-    best = int(conclusion.best)
+    best, family = int(conclusion.best), problem.family.original
     parameters = padding.cut(problem.family, conclusion.parameters, num_components)
     settings = problem.controls.settings
     prior = settings.prior is not None or settings.concentration is not None
@@ -295,7 +295,7 @@ def conclude(
         restart_num_steps=num_steps,
         empty_components=tuple(int(k) for k in empty),
         exact_steps=int(state.exact_steps),
-        boundary=family.boundary(parameters.components),
+        boundary=family.boundary(parameters.components, settings),
     )
     log_weights, components = jax.device_put(parameters)
     return MixtureFit(Mixture(log_weights, components, jax.device_put(origin), family), info)

@@ -153,7 +153,7 @@ class _Grouped(Gaussian):
         return self.expectation(components, x).log_prob
 
     def summarize_expected(
-        self, components: Gaussians, expected: Expectation, resp: Float[Array, "n K"]
+        self, components: Gaussians, x: Array, expected: Expectation, resp: Float[Array, "n K"]
     ) -> BlockMoments:
         """Counts, expected means and expected scatters about these means."""
         mean, _, low = self.complete(components)
@@ -224,10 +224,10 @@ def expected_pass(
     rows: int,
     start: Start | None = None,
 ) -> tuple[Any, Float[Array, " R"]]:
-    """`exact_pass` for rows with missing entries: expected summaries and log-likelihoods.
+    """`exact_pass` for families with latent variables besides z, such as missing entries.
 
     Where the flag of `start` is True its responsibilities replace the posterior of z; the
-    posterior of the missing entries is that of the parameters.
+    posterior of the other variables is that of the parameters.
     """
     log_weights, components = parameters
     components = jax.vmap(lambda c: family.translate(c, data.shift))(components)
@@ -245,7 +245,8 @@ def expected_pass(
             flag, given = start
             resp, values = jax.lax.cond(flag, lambda: given(x - data.shift[None], begin), posterior)
         resp = resp * weight[None, :, None]
-        return jax.vmap(family.summarize_expected)(components, expected, resp), values @ weight
+        summarize = jax.vmap(lambda c, e, r: family.summarize_expected(c, x, e, r))
+        return summarize(components, expected, resp), values @ weight
 
     summary, log_likelihood = merged_pass(family, unshifted(data), rows, block)
     return jax.vmap(lambda s: family.translate_summary(s, -data.shift))(summary), log_likelihood

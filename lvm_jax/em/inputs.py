@@ -75,6 +75,7 @@ def check_range(
     family: ExponentialFamily, x: np.ndarray, regularization: float, missing: bool = False
 ) -> None:
     """`check_constant` for the families whose variance of a column can be 0."""
+    family = family.normal
     if not isinstance(family, Gaussian) or family.covariance_type == "spherical":
         return
     if not isinstance(family, Constrained) or family.name != "EII":
@@ -101,10 +102,12 @@ def check_constant(x: np.ndarray, regularization: float, missing: bool = False) 
     )
 
 
-def check_start(start: Any) -> None:
-    """Refuse a start that is neither a name nor a mixture."""
+def check_start(start: Any, family: ExponentialFamily) -> None:
+    """Refuse a start that is neither a name nor a mixture, and a name for some families."""
     if isinstance(start, str):
         checks.choice(start, "start", STARTS)
+        if not family.has_starts:
+            raise TypeError(f"start: expected an em.Mixture of em.with_noise, got {start!r}")
     elif not isinstance(start, Mixture):
         raise TypeError(
             f"start: expected one of {', '.join(STARTS)}, or an em.Mixture, got "

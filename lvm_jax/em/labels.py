@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from lvm_jax._core import checks
 from lvm_jax.em import inputs
 from lvm_jax.em.categorical import Labels
+from lvm_jax.em.families import Settings
 from lvm_jax.em.mixture import Mixture
 from lvm_jax.em.product import Product
 from lvm_jax.em.result import MixtureFit
@@ -39,8 +40,8 @@ def attach(request: Any, y: Any, initialize: Callable[[Any], Mixture]) -> Any:
     y = check_labels(y, len(x), number, request.sample_weight)
     family, dim = inputs.as_family(request.family), x.shape[1]
     start = request.start
+    inputs.check_start(start, family)
     if not isinstance(start, Mixture):
-        inputs.check_start(start)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the fit itself warns
             start = matched(initialize(request), x, y, request.sample_weight)
@@ -61,10 +62,10 @@ def with_labels(mixture: Mixture, product: Product) -> Mixture:
     return Mixture(weights, (mixture.components, codes), origin, product)
 
 
-def detach(result: MixtureFit) -> MixtureFit:
+def detach(result: MixtureFit, settings: Settings) -> MixtureFit:
     """The result of a fit without its block of labels."""
     mixture = result.mixture.family.marginal(result.mixture, 0)  # type: ignore[attr-defined]
-    boundary = mixture.family.boundary(mixture.components)
+    boundary = mixture.family.boundary(mixture.components, settings)
     return MixtureFit(mixture, result.info._replace(boundary=boundary))
 
 

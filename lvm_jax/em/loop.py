@@ -142,7 +142,8 @@ def accept(
     outcome = jnp.where(finite | rejected, outcome, Outcome.DIVERGED)
     accepted = running & (proper & finite | rejected)
     if cycle is not None:
-        taken = (family, state.step, state.parameters, new, cycle, ~rejected)
+        settings = controls.settings
+        taken = (family, settings, state.step, state.parameters, new, cycle, ~rejected)
         then, cycle = jax.lax.cond(starting, lambda: (new, cycle), lambda: squarem.follow(*taken))
         new = squarem.choose(outcome == Outcome.RUNNING, then, new)
     return State(

@@ -75,9 +75,7 @@ class Mixture:
 
     @property
     def covariances(self) -> Float[Array, "*R K D D"]:
-        """Cov[x | z=k] as full matrices for every covariance type (Gaussians only)."""
-        if not isinstance(self.family, Gaussian):
-            raise TypeError(f"covariances: {type(self.family).__name__} components have none")
+        """Cov[x | z=k] as full matrices; TypeError for components that are not Gaussian."""
         return self.family.covariances(self.components)
 
     @property

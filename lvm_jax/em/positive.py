@@ -51,7 +51,7 @@ class Exponential(Entries):
         """The centres, at least epsilon."""
         return jnp.maximum(centres, self.epsilon)
 
-    def boundary(self, components: Params) -> tuple[str, ...]:
+    def boundary(self, components: Params, settings: Settings) -> tuple[str, ...]:
         """The means that are epsilon."""
         return named("the least mean", np.argwhere(np.asarray(components) <= self.epsilon))
 
@@ -189,7 +189,7 @@ class Gamma(Entries):
         shape = (mean / jnp.where(spread > 0, spread, 1)[None]) ** 2
         return Gammas(jnp.clip(shape, 1, self.largest_shape), mean)
 
-    def boundary(self, components: Gammas) -> tuple[str, ...]:
+    def boundary(self, components: Gammas, settings: Settings) -> tuple[str, ...]:
         """The shapes that are `largest_shape`."""
         full = np.asarray(components.shapes) >= 0.999 * self.largest_shape
         return named("the largest shape", np.argwhere(full))

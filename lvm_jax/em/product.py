@@ -103,12 +103,12 @@ class Product(ExponentialFamily):
             out[list(block.columns)] = part
         return out
 
-    def boundary(self, components: Params) -> tuple[str, ...]:
+    def boundary(self, components: Params, settings: Settings) -> tuple[str, ...]:
         """Those of the blocks, with the first column of the block."""
         return tuple(
             f"{one} of the block of column {block.columns[0]}"
             for block, part in zip(self.blocks, components, strict=True)
-            for one in block.family.boundary(part)
+            for one in block.family.boundary(part, settings)
         )
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:

@@ -139,7 +139,9 @@ def resumed(
         row = np.zeros((1, sizes[2]))
         leaves: Any = (row, None, row[0])
         sums = jax.eval_shape(
-            lambda p, data: chunk_sums.function(family, 1, False, p, data), blank, Data(*leaves)
+            lambda p, data: chunk_sums.function(family, 1, facts["exact"], p, data),
+            blank,
+            Data(*leaves),
         )
     return place._replace(total=_read(arrays, "total", jax.tree.structure(sums)))
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.families import ExponentialFamily, Settings
 from lvm_jax.em.statistics import MixtureParameters
 from lvm_jax.typing import Array, Int, Scalar
 
@@ -49,6 +49,7 @@ def has_jumped(step: Int[Array, ""]) -> Any:
 
 def extrapolate(
     family: ExponentialFamily,
+    settings: Settings,
     theta_0: MixtureParameters,
     theta_1: MixtureParameters,
     theta_2: MixtureParameters,
@@ -75,6 +76,7 @@ def extrapolate(
     log_weights, free = jax.tree.map(jump, points[0], first, bend)
     log_weights = jnp.where(weights > 0, log_weights / size, -jnp.inf)
     components = family.constrain(free, theta_1.components, size)
+    components = family.within(components, settings)
     return MixtureParameters(jax.nn.log_softmax(log_weights), components), length
 
 
@@ -85,6 +87,7 @@ def inner(a: Any, b: Any) -> Scalar:
 
 def follow(
     family: ExponentialFamily,
+    settings: Settings,
     step: Int[Array, ""],
     before: MixtureParameters,
     after: MixtureParameters,
@@ -100,7 +103,7 @@ def follow(
         return after, cycle._replace(kept=before)
 
     def second() -> tuple[MixtureParameters, Cycle]:
-        one = jax.vmap(lambda a, b, c, d: extrapolate(family, a, b, c, d))
+        one = jax.vmap(lambda a, b, c, d: extrapolate(family, settings, a, b, c, d))
         jumped, length = one(cycle.kept, before, after, cycle.longest)
         return jumped, Cycle(after, cycle.longest, length >= cycle.longest)
 

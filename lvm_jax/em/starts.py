@@ -54,13 +54,13 @@ def centres(
 
 
 def spread(data: Data) -> Float[Array, " D"]:
-    """The standard deviations of the columns, without padded rows or missing entries."""
+    """The weighted standard deviations of the columns, without missing entries."""
     if data.fill is not None:
         return _observed_spread(data)
-    live = (mass(data._replace(weight=None)) > 0)[:, None]
-    size = live.sum(dtype=data.x.dtype)
-    mean = jnp.where(live, data.x, 0).sum(0) / size
-    return jnp.sqrt((jnp.where(live, data.x - mean[None], 0) ** 2).sum(0) / size)
+    weight = mass(data)
+    size = weight.sum()
+    mean = weight @ data.x / size
+    return jnp.sqrt(weight @ (data.x - mean[None]) ** 2 / size)
 
 
 def _observed_spread(data: Data) -> Float[Array, " D"]:

@@ -147,7 +147,7 @@ class VonMisesFisher(ExponentialFamily):
         axis = jnp.zeros_like(centres).at[:, 0].set(1)
         return Directions(unit(centres, axis), jnp.full_like(centres[:, 0], centres.shape[1]))
 
-    def boundary(self, components: Directions) -> tuple[str, ...]:
+    def boundary(self, components: Directions, settings: Settings) -> tuple[str, ...]:
         """The concentrations that are the largest."""
         full = np.asarray(components.concentrations) >= 0.999 * self.largest_concentration
         return tuple(f"the largest concentration in component {k}" for k in np.flatnonzero(full))

@@ -3,6 +3,7 @@
 from lvm_jax._core import extras
 
 with extras.needed("sklearn"):
+    from lvm_jax.sklearn.family_mixture import MixtureOfFactorAnalyzers, StudentMixture
     from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
     from lvm_jax.sklearn.gaussian_mixture_ic import GaussianMixtureIC
     from lvm_jax.sklearn.linear_gaussian import FactorAnalysis, ProbabilisticPCA
@@ -14,6 +15,8 @@ __all__ = [
     "GaussianMixture",
     "GaussianMixtureIC",
     "MixedMixture",
+    "MixtureOfFactorAnalyzers",
     "ProbabilisticPCA",
+    "StudentMixture",
     "VariationalAutoencoder",
 ]
