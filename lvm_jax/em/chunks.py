@@ -160,10 +160,11 @@ def _is_missing(source: Source, family: ExponentialFamily, chunk: Chunk) -> bool
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(x.sum()) or np.isfinite(x).all():
             return False
-    admits = family.incomplete(1) is not None
-    bad = np.isinf(x) if admits else ~np.isfinite(x)
+    accepts = family.accepts_nan(x.shape[1])
+    bad = np.isinf(x) | (np.isnan(x) & ~accepts[None])
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
+        admits = accepts[column]
         raise ValueError(
             f"x: expected finite numbers{', or NaN for missing ones' if admits else ''}, got "
             f"{x[row, column]} at {source.place(chunk.first + row)}, column {column}; drop or "
@@ -173,9 +174,7 @@ def _is_missing(source: Source, family: ExponentialFamily, chunk: Chunk) -> bool
 
 
 def _check_entries(family: ExponentialFamily, x: np.ndarray, missing: bool) -> None:
-    seen = x[~np.isnan(x)][:, None] if missing else x
-    if seen.size:
-        family.check(seen)
+    (family.check_observed if missing else family.check)(x)
 
 
 def _check_weights(source: Source, chunk: Chunk) -> None:

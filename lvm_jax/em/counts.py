@@ -162,6 +162,11 @@ class NegativeBinomial(Entries):
         bad = (x < 0) | (x > self.largest) | (x != np.round(x))
         refuse(x, bad, f"counts 0, 1, ..., {self.largest} = largest")
 
+    @property
+    def num_statistics(self) -> int:
+        """One for each count below `largest`."""
+        return self.largest
+
     def steps(self, dtype: Any) -> Array:
         """j = 0, 1, ..., largest - 1, with an axis for the columns."""
         return jnp.arange(self.largest, dtype=dtype)[:, None]

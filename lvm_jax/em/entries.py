@@ -37,6 +37,11 @@ class Entries(Masked):
         return replace(self, incomplete_rows=True)
 
     @property
+    def num_statistics(self) -> int:
+        """P."""
+        return 1
+
+    @property
     def original(self) -> Self:
         """The family of complete rows."""
         return replace(self, incomplete_rows=False)
@@ -63,6 +68,14 @@ class Entries(Masked):
         if self.incomplete_rows:
             return jnp.concatenate([eta, rest], 1), jnp.zeros_like(rest[:, 0])
         return eta, rest.sum(1)
+
+    def lift(self, summary: Any) -> Any:
+        """Every entry of a complete row is observed."""
+        if not isinstance(summary, Sums):
+            return summary
+        shape = len(summary.counts), summary.features.shape[1] // self.num_statistics
+        observed = jnp.broadcast_to(summary.counts[:, None], shape)
+        return summary._replace(features=jnp.concatenate([summary.features, observed], 1))
 
     def totals(self, sums: Sums, dim: int) -> tuple[Float[Array, "K P D"], Float[Array, "K D"]]:
         """The summed statistics of the entries, and their weights."""

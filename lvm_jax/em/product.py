@@ -239,6 +239,10 @@ class Product(ExponentialFamily):
         """The blocks' merged summaries."""
         return self.each("merge", a, b)
 
+    def lift(self, summary: Any) -> Any:
+        """The blocks' summaries of complete rows, as those of incomplete ones."""
+        return self.each("lift", summary)
+
     def reweight(self, summary: Any, factor: Scalar) -> Any:
         """The blocks' summaries of other weights."""
         return self.each("reweight", summary, [factor] * len(self.blocks))
