@@ -73,10 +73,15 @@ def test_data_that_stream_have_the_same_fit(x64):
 
 
 def test_restarts_keep_their_axis(x64):
-    clusters = em.initialize(KEY, X, K, "full", num_restarts=2)
-    both = em.with_noise(clusters, X)
-    one = jax.tree.map(lambda leaf: leaf[1] if leaf.ndim > 1 else leaf, clusters)
-    alone = em.with_noise(one, X)
+    pair = [
+        em.gaussian_mixture([0.6, 0.4], X[rows], np.tile(np.eye(D), (2, 1, 1)), origin=np.zeros(D))
+        for rows in ([3, 50], [50, 80])
+    ]
+    weights, components = jax.tree.map(
+        lambda *leaves: np.stack(leaves), *[p.parameters for p in pair]
+    )
+    both = em.with_noise(em.Mixture(weights, components, pair[0].origin, pair[0].family), X)
+    alone = em.with_noise(pair[1], X)
     for a, b in zip(
         jax.tree.leaves(both.parameters), jax.tree.leaves(alone.parameters), strict=True
     ):
