@@ -15,6 +15,8 @@ from lvm_jax.em.scoring import stream
 from lvm_jax.em.selection import Criteria, Selection, criteria, select, smallest_spread
 from lvm_jax.em.starts import STARTS
 from lvm_jax.em.tables import parquet
+from lvm_jax.em.variational import VariationalFit, VariationalInfo, variational
+from lvm_jax.em.variational_mixture import VariationalMixture
 
 __all__ = [
     "GAUSSIANS",
@@ -41,6 +43,9 @@ __all__ = [
     "Statistics",
     "Sums",
     "Tied",
+    "VariationalFit",
+    "VariationalInfo",
+    "VariationalMixture",
     "accumulate",
     "criteria",
     "default_prior",
@@ -54,4 +59,5 @@ __all__ = [
     "select",
     "smallest_spread",
     "stream",
+    "variational",
 ]
