@@ -3,8 +3,15 @@
 from lvm_jax._core import extras
 
 with extras.needed("sklearn"):
+    from lvm_jax.sklearn.bayesian_gaussian_mixture import BayesianGaussianMixture
     from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
     from lvm_jax.sklearn.linear_gaussian import FactorAnalysis, ProbabilisticPCA
     from lvm_jax.sklearn.variational_autoencoder import VariationalAutoencoder
 
-__all__ = ["FactorAnalysis", "GaussianMixture", "ProbabilisticPCA", "VariationalAutoencoder"]
+__all__ = [
+    "BayesianGaussianMixture",
+    "FactorAnalysis",
+    "GaussianMixture",
+    "ProbabilisticPCA",
+    "VariationalAutoencoder",
+]
