@@ -69,6 +69,7 @@ figures: .venv/.docs
 bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.em
 	.venv/bin/python -m benchmarks.em_stream
+	.venv/bin/python -m benchmarks.em_variational
 	.venv/bin/python -m benchmarks.bounds
 	.venv/bin/python -m benchmarks.training
 	.venv/bin/python -m benchmarks.evaluation
