@@ -26,9 +26,9 @@ lint: .venv/.test
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# By hand: scikit-learn's own tests of its GaussianMixture against ours, all in one process.
+# By hand: scikit-learn's own tests of its mixtures against ours, all in one process.
 test-peers: .venv/.test
-	.venv/bin/python -m pytest -q tests/peer_sklearn_mixture.py
+	.venv/bin/python -m pytest -q tests/peer_sklearn_mixture.py tests/peer_sklearn_bayesian_mixture.py
 
 # By hand: a slice of the tests at the lowest versions that pyproject.toml declares, and at the newest.
 # Old packages warn of newer ones: DeprecationWarning is no error there.
@@ -70,6 +70,7 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.em
 	.venv/bin/python -m benchmarks.em_stream
 	.venv/bin/python -m benchmarks.em_mixed
+	.venv/bin/python -m benchmarks.em_variational
 	.venv/bin/python -m benchmarks.bounds
 	.venv/bin/python -m benchmarks.training
 	.venv/bin/python -m benchmarks.evaluation

@@ -29,6 +29,8 @@ from lvm_jax.em.standard_errors import StandardErrors, standard_errors
 from lvm_jax.em.starts import STARTS
 from lvm_jax.em.student import Student, Students
 from lvm_jax.em.tables import parquet
+from lvm_jax.em.variational import VariationalFit, VariationalInfo, variational
+from lvm_jax.em.variational_mixture import VariationalMixture
 from lvm_jax.em.von_mises_fisher import VonMisesFisher
 
 __all__ = [
@@ -73,6 +75,9 @@ __all__ = [
     "Students",
     "Sums",
     "Tied",
+    "VariationalFit",
+    "VariationalInfo",
+    "VariationalMixture",
     "VonMisesFisher",
     "accumulate",
     "bootstrap",
@@ -90,5 +95,6 @@ __all__ = [
     "smallest_spread",
     "standard_errors",
     "stream",
+    "variational",
     "with_noise",
 ]

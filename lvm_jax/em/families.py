@@ -172,6 +172,16 @@ class ExponentialFamily:
         """The M-step; a component whose count is zero keeps its `previous` parameters."""
         raise TypeError(f"{type(self).__name__} must define maximize(...)")
 
+    def log_weights(
+        self, counts: Float[Array, " K"], components: Params, settings: Settings
+    ) -> Float[Array, " K"]:
+        """The log-weights of the M-step: log (N_k / N) (Bishop 2006, 9.26)."""
+        return jnp.log(counts) - jnp.log(counts.sum())
+
+    def gain(self, old: Params, new: Params, settings: Settings) -> Scalar:
+        """The increase of the objective by the M-step, which the trace includes; else 0."""
+        return jnp.zeros(())
+
     def log_prior(self, components: Params, prior: Any) -> Scalar:
         """Log-density of `components` under the conjugate prior."""
         return jnp.zeros(())

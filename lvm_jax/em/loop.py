@@ -87,7 +87,10 @@ def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Arra
     value = jax.vmap(lambda p, v: objective(family, p, v, controls))(
         state.parameters, log_likelihood
     )
-    return new, value, ~accepted
+    gain = jax.vmap(lambda old, new: family.gain(old, new, controls.settings))(
+        state.parameters.components, new.components
+    )
+    return new, value + gain / controls.total_weight, ~accepted
 
 
 @over_data(0)

@@ -21,12 +21,12 @@ SHARE = 0.5  # of the assigned component in `softened`
 def maximize(
     family: ExponentialFamily, summary: Any, previous: Any, settings: Settings
 ) -> MixtureParameters:
-    """The M-step of one mixture; the weights are pi_k = N_k / N (Bishop 2006, 9.26) or MAP."""
+    """The M-step of one mixture; with a prior of the weights they are MAP."""
     counts = family.counts(summary)
     if settings.concentration is not None:
         counts = counts + settings.concentration - 1
     components = family.maximize(summary, previous, settings)
-    return MixtureParameters(jnp.log(counts) - jnp.log(counts.sum()), components)
+    return MixtureParameters(family.log_weights(counts, components, settings), components)
 
 
 @over_data(3, 4, 5, 6)

@@ -3,6 +3,7 @@
 from lvm_jax._core import extras
 
 with extras.needed("sklearn"):
+    from lvm_jax.sklearn.bayesian_gaussian_mixture import BayesianGaussianMixture
     from lvm_jax.sklearn.family_mixture import MixtureOfFactorAnalyzers, StudentMixture
     from lvm_jax.sklearn.gaussian_mixture import GaussianMixture
     from lvm_jax.sklearn.gaussian_mixture_ic import GaussianMixtureIC
@@ -11,6 +12,7 @@ with extras.needed("sklearn"):
     from lvm_jax.sklearn.variational_autoencoder import VariationalAutoencoder
 
 __all__ = [
+    "BayesianGaussianMixture",
     "FactorAnalysis",
     "GaussianMixture",
     "GaussianMixtureIC",

@@ -1,4 +1,4 @@
-"""The methods of a fitted `GaussianMixture`: prediction, scores, criteria, imputation, samples."""
+"""The methods of fitted mixtures: prediction, scores, criteria, imputation, samples."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,8 +14,8 @@ from lvm_jax.em.sources import as_source
 from lvm_jax.sklearn.base import DTYPES, draw_seed
 
 
-class FittedMixture(DensityMixin, BaseEstimator, ABC):
-    """Methods of an estimator whose `_current` is a fitted mixture."""
+class FittedDensity(DensityMixin, BaseEstimator, ABC):
+    """Methods of an estimator whose `_current` is a fitted mixture, without criteria."""
 
     means_: np.ndarray
     random_state: Any
@@ -23,6 +23,10 @@ class FittedMixture(DensityMixin, BaseEstimator, ABC):
     @abstractmethod
     def _current(self) -> em.Mixture:
         """The fitted mixture."""
+
+    def _sampled(self) -> em.Mixture:
+        """The mixture of `sample`."""
+        return self._current()
 
     def _apply(self, method: str, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -72,7 +76,7 @@ class FittedMixture(DensityMixin, BaseEstimator, ABC):
             )
         seed = draw_seed(self.random_state)
         with jax.enable_x64(self.means_.dtype == np.float64):
-            mixture = jax.device_put(self._current())
+            mixture = jax.device_put(self._sampled())
             X, y = map(np.asarray, mixture.sample(jax.random.key(seed), n_samples))
         order = np.argsort(y, kind="stable")
         return X[order], y[order].astype(np.int64)
@@ -81,6 +85,10 @@ class FittedMixture(DensityMixin, BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
+
+
+class FittedMixture(FittedDensity):
+    """`FittedDensity` with information criteria."""
 
     def _n_parameters(self) -> int:
         return self._current().num_parameters
