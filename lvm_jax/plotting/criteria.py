@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHARE = 0.8  # of the values, from the lowest, that the window shows
+SHARE = 0.7  # of the values, from the lowest, that the window shows
 
 
 def selection(
@@ -25,7 +25,7 @@ def selection(
 
     The legend has the families in the order of their lowest values, with the K of these. A ring
     marks the lowest value of all. NaN, the value of a singular fit, has no mark. The window has the
-    lowest four fifths of the values. Returns the figure.
+    lowest seven tenths of the values. Returns the figure.
 
     Raises ValueError if no value is finite.
     """
