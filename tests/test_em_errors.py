@@ -12,6 +12,7 @@ from lvm_jax import data, em
 from lvm_jax.em import fisher
 from lvm_jax.em.refits import Refits
 from lvm_jax.em.statistics import MixtureParameters
+from lvm_jax.sklearn import GaussianMixture
 
 KEY = jax.random.key(0)
 FAITHFUL = np.asarray(data.old_faithful().x, np.float64)
@@ -191,12 +192,12 @@ def test_components_that_changed_places_return_to_them(fit):
     other = MixtureParameters(
         parameters.log_weights[::-1], em.Full().select(parameters.components, np.array([1, 0]))
     )
-    lost = other._replace(log_weights=np.array([0.0, -np.inf]))
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), parameters, other, lost)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), parameters, other, other)
+    good = np.array([True, True, False])
     refits = Refits(stacked, np.zeros(3), np.ones(3), np.ones(3))
     cosines = np.stack([np.eye(2), np.eye(2)[::-1], np.eye(2)])
     with jax.enable_x64(True):
-        found = finish(fit.mixture, (refits, cosines), 1.0, np.asarray(fit.mixture.origin))
+        found = finish(fit.mixture, (refits, cosines), good, 1.0, np.asarray(fit.mixture.origin))
     assert (found.failed, found.swapped) == (1, 1)
     np.testing.assert_array_equal(found.estimates.means[0], found.estimates.means[1])
 
@@ -217,6 +218,20 @@ def test_mclusts_three_components_are_a_lower_maximum():
     assert more.p_value == (1 + (more.samples >= more.statistic).sum()) / 20
     total = np.asarray(more.mixtures[1].log_prob(FAITHFUL)).sum()
     assert abs(total - more.log_likelihoods[1]) < 0.1
+
+
+def test_the_estimator_has_the_errors_of_its_fit():
+    estimator = GaussianMixture(2, tol=1e-10, max_iter=1000, random_state=0).fit(FAITHFUL)
+    found = np.sort(estimator.standard_errors(FAITHFUL).means, axis=0)
+    np.testing.assert_allclose(found, [[0.0284, 0.461], [0.0319, 0.597]], rtol=0.01)
+
+
+def test_refits_that_fail_are_counted(fit):
+    few = np.where(np.arange(len(FAITHFUL)) < 4, 1.0, 0.0)
+    options = {"sample_weight": few, "regularization": 0.0}
+    with pytest.raises(FloatingPointError, match="all 125 refits failed"):
+        em.bootstrap(KEY, fit, FAITHFUL, 125, **options)
+    assert em.bootstrap(KEY, fit, FAITHFUL, 125, throw=False, **options).failed == 125
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Bootstrap(NamedTuple):
     estimates: Estimates  # [n, ...]
     log_likelihoods: np.ndarray  # [n], nats per unit of weight of the refit's own rows
     num_steps: np.ndarray  # [n]
-    failed: int  # refits that are not among the n: degenerate, diverged or without a component
+    failed: int  # refits that are not among the n: degenerate, without a component, on a few points
     unconverged: int  # refits among the n that reached the step limit
     swapped: int  # refits among the n whose components had to be reordered
 
@@ -120,7 +120,8 @@ def bootstrap(
         whole = mixture.family.translate(parameters.components, still)  # with remainders
         parameters = jax.tree.map(np.asarray, parameters._replace(components=whole))
         refitted = refit(key, rows, parameters, number, kind, controls, max_steps)
-        found = finish(mixture, refitted, float(rows.weight.sum()), origin)
+        good = refits.is_proper(mixture.family, parameters, refitted[0], controls)
+        found = finish(mixture, refitted, good, float(rows.weight.sum()), origin)
     if throw:
         report(found, number)
     return found
@@ -221,15 +222,19 @@ def all_numbers(
 
 
 def finish(
-    mixture: Mixture, refitted: tuple[Refits, np.ndarray], total: float, origin: np.ndarray
+    mixture: Mixture,
+    refitted: tuple[Refits, np.ndarray],
+    good: np.ndarray,
+    total: float,
+    origin: np.ndarray,
 ) -> Bootstrap:
-    """The refits that did not fail, with their components in the order of the fit's."""
+    """The refits that are `good`, with their components in the order of the fit's."""
     found, shared = refitted
-    empty = np.isneginf(found.parameters.log_weights).any(1)
-    good = (found.outcome < Outcome.DEGENERATE) & ~empty
     kept: Refits = jax.tree.map(lambda leaf: leaf[good], found)
-    orders = np.array([linear_sum_assignment(-one)[1] for one in shared[good]], int)
-    swapped = orders != np.arange(shared.shape[1])[None]
+    k = shared.shape[1]
+    pairs = [linear_sum_assignment(-one)[1] for one in shared[good]]
+    orders: Any = np.array(pairs, int).reshape(-1, k)
+    swapped = orders != np.arange(k)[None]
     family, parameters = mixture.family, kept.parameters
     ordered = [
         MixtureParameters(
@@ -253,13 +258,14 @@ def report(found: Bootstrap, number: int) -> None:
     """Raise if every refit failed; warn about refits that failed or did not converge."""
     if found.failed == number:
         raise FloatingPointError(
-            f"em.bootstrap: all {number} refits failed (degenerate, diverged or without a "
-            "component); lower num_components, raise regularization, or set a prior"
+            f"em.bootstrap: all {number} refits failed (degenerate, diverged, without a "
+            "component or on a few points); lower num_components, or raise regularization"
         )
     if found.failed:
         warnings.warn(
-            f"em.bootstrap: {found.failed} of {number} refits failed (degenerate, diverged or "
-            "without a component) and are left out; errors and intervals are too small",
+            f"em.bootstrap: {found.failed} of {number} refits failed (degenerate, diverged, "
+            "without a component or on a few points) and are left out; errors and intervals are "
+            "too small",
             UserWarning,
             stacklevel=3,
         )

@@ -16,14 +16,12 @@ from lvm_jax.em.bootstrap import Rows, read_rows
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.fit import INSIDE, fit
-from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.mixture import Mixture
 from lvm_jax.em.refits import Refits, Way
 from lvm_jax.em.state import Controls
 from lvm_jax.em.statistics import MixtureParameters
 from lvm_jax.typing import Array, ArrayLike, Float, Key
 
-FLAT = 1e-4  # of the data's variance in a direction: a component with less is spurious
 RESTARTS = 10  # of the fit of k components to the data
 
 
@@ -90,8 +88,9 @@ def likelihood_ratio_test(
         tolerance, max_steps, regularization: those of `em.fit`, in float64.
         throw: warn about fits that failed.
 
-    A Gaussian component with less than 1e-4 of the mixture's variance in a direction is spurious:
-    the likelihood has no bound there (Day 1969). Such a start counts as failed.
+    A Gaussian component is spurious, because the likelihood has no bound there (Day 1969), if half
+    of its variance in a direction is `regularization`, or if it has fewer than 2 (D + 1) points and
+    less than 1e-4 of the mixture's variance in a direction. Such a start counts as failed.
 
     Raises ValueError or TypeError for the errors of `em.fit`; FloatingPointError if no start of
     k + 1 components is proper on the data.
@@ -165,14 +164,14 @@ def search_alternative(problem: Problem, fits: Refits) -> Search:
         many = np.repeat(x, starts, axis=0)
         short = refits.refit(way, begin, many, weight, controls, np.int32(refits.ROUND))
         short = jax.tree.map(np.asarray, short)
-        proper = is_proper(way.family, problem.null, short)
+        proper = refits.is_proper(way.family, problem.null, short, controls)
         spurious += int((~proper)[np.unique(group, return_index=True)[1]].sum())
         score = np.where(proper, short.log_likelihood, -np.inf).reshape(len(group), starts)
         best = score.argmax(1) + starts * np.arange(len(group))
         chosen.append(jax.tree.map(lambda leaf: leaf[best], short.parameters))  # noqa: B023
     begin = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *chosen)
     found = refits.run(way, begin, partial(rows_of, problem), size, controls, problem.max_steps)
-    proper = is_proper(way.family, problem.null, found)
+    proper = refits.is_proper(way.family, problem.null, found, controls)
     value = np.where(proper, found.log_likelihood, -np.inf)
     return Search(found._replace(log_likelihood=value), spurious + int((~proper).sum()))
 
@@ -213,33 +212,6 @@ def divide(
 
     begun = jax.vmap(all_starts)(keys, null, x)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), begun)
-
-
-def is_proper(family: ExponentialFamily, null: MixtureParameters, found: Refits) -> np.ndarray:
-    """Whether fits have finite likelihoods, no empty component and no spurious one, [n]."""
-    weights = np.exp(found.parameters.log_weights)
-    good = (found.outcome < Outcome.DEGENERATE) & (weights > 0).all(1)
-    good &= np.isfinite(found.log_likelihood)
-    if not isinstance(family, Gaussian):
-        return good
-    covariances = matrices(family, found.parameters.components)
-    means, share = family.means(null.components), np.exp(null.log_weights)
-    lifted = jax.tree.map(lambda leaf: leaf[None], null.components)
-    centred = means - (share @ means)[None]
-    whole = np.tensordot(share, matrices(family, lifted)[0], 1) + (centred.T * share) @ centred
-    factor = np.linalg.inv(np.linalg.cholesky(whole))
-    scaled = np.where(good[:, None, None, None], factor @ covariances @ factor.T, 1.0)
-    return good & (np.linalg.eigvalsh(scaled).min((1, 2)) > FLAT)
-
-
-def matrices(family: Gaussian, components: Any) -> np.ndarray:
-    """The covariances of n mixtures, [n, K, D, D]."""
-    return np.asarray(_matrices(family, components))
-
-
-@over_data(0)
-def _matrices(family: Gaussian, components: Any) -> Float[Array, "n K D D"]:
-    return jax.vmap(family.covariances)(jax.tree.map(jnp.asarray, components))
 
 
 def conclude(first: Mixture, fits: Refits, search: Search) -> LikelihoodRatioTest:

@@ -12,6 +12,7 @@ from lvm_jax._core.outcome import Outcome
 from lvm_jax.em import grouped, loop, squarem, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily
+from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.state import Controls, State
 from lvm_jax.em.statistics import (
     Data,
@@ -22,8 +23,9 @@ from lvm_jax.em.statistics import (
 )
 from lvm_jax.typing import Array, Float, Int
 
+FLAT = 1e-4  # of the mixture's variance in a direction: less is spurious on a few points
 BATCH = 128  # fits of a program: those that have converged wait for the slowest
-ROUND = 30  # steps, ten cycles of SQUAREM
+ROUND = 30  # steps of the first round, ten cycles of SQUAREM
 BATCH_FLOATS = 2**26  # of the responsibilities and rows of a program
 
 
@@ -76,14 +78,14 @@ def run(
     """EM from `begin` [n, ...] until every fit has ended, in batches of `size` fits.
 
     rows_of(numbers [b]) are the rows and the weights of these fits. Fits that have not ended after
-    ROUND steps go on in later batches, so that few fits wait for the slowest.
+    ROUND steps go on in later rounds, each twice as long, so that few fits wait for the slowest.
     """
     begin = jax.tree.map(lambda leaf: np.array(leaf, np.float64), begin)
-    number, done = len(begin.log_weights), 0
+    number, done, length = len(begin.log_weights), 0, ROUND
     found = Refits(begin, np.full(number, np.nan), np.full(number, 2), np.zeros(number, int))
     pending = np.arange(number)
     while len(pending) and done < max_steps:
-        steps = np.int32(min(ROUND, max_steps - done))
+        steps = np.int32(min(length, max_steps - done))
         for places in batches(len(pending), size):
             group = pending[places]
             start = jax.tree.map(lambda leaf: leaf[group], found.parameters)  # noqa: B023
@@ -91,7 +93,7 @@ def run(
             part = part._replace(num_steps=found.num_steps[group] + np.asarray(part.num_steps))
             for whole, new in zip(jax.tree.leaves(found), jax.tree.leaves(part), strict=True):
                 whole[group] = new
-        done += ROUND
+        done, length = done + length, 2 * length
         pending = pending[found.outcome[pending] == Outcome.MAX_STEPS]
     return found
 
@@ -198,3 +200,37 @@ def posterior(
         return jax.nn.softmax(joint, axis=1)
 
     return jax.vmap(one)(jax.tree.map(jnp.asarray, parameters))
+
+
+def is_proper(
+    family: ExponentialFamily, reference: MixtureParameters, found: Refits, controls: Controls
+) -> np.ndarray:
+    """Whether fits have finite likelihoods, no empty component and no spurious one, [n].
+
+    A Gaussian is spurious if half of its variance in a direction is the regularization, or if it
+    has fewer than 2 (D + 1) points and less than FLAT of the reference's variance in a direction.
+    """
+    weights = np.exp(found.parameters.log_weights)
+    good = (found.outcome < Outcome.DEGENERATE) & (weights > 0).all(1)
+    good &= np.isfinite(found.log_likelihood)
+    if not isinstance(family, Gaussian):
+        return good
+    covariances = np.array(matrices(family, found.parameters.components))
+    dim = covariances.shape[-1]
+    covariances[~good] = np.eye(dim)
+    components = jax.tree.map(lambda leaf: leaf[None], reference.components)
+    means, share = family.means(reference.components), np.exp(reference.log_weights)
+    centred = means - (share @ means)[None]
+    whole = np.tensordot(share, matrices(family, components)[0], 1) + (centred.T * share) @ centred
+    factor = np.linalg.inv(np.linalg.cholesky(whole))
+    least = np.linalg.eigvalsh(factor @ covariances @ factor.T)[..., 0]
+    few = weights * float(controls.total_weight) < 2 * (dim + 1)
+    bound = 2 * float(controls.settings.regularization)
+    held = np.linalg.eigvalsh(covariances)[..., 0] <= bound
+    return good & ~(held | (few & (least < FLAT))).any(1)
+
+
+@over_data(0)
+def matrices(family: Gaussian, components: Any) -> Float[Array, "n K D D"]:
+    """The covariances of n mixtures."""
+    return jax.vmap(family.covariances)(jax.tree.map(jnp.asarray, components))
