@@ -19,7 +19,7 @@ from lvm_jax.em import chunks, inputs, priors, scoring
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.mixture import Mixture
-from lvm_jax.em.passes import Pass, both, m_step, narrow, safe, wide, widen
+from lvm_jax.em.passes import Pass, m_step, narrow, passes_of, safe, wide, widen
 from lvm_jax.typing import ArrayLike
 
 
@@ -82,7 +82,7 @@ def accumulate(mixture: Mixture, x: Any, sample_weight: ArrayLike | None = None)
     checks.host("em.accumulate", "em.Mixture.responsibilities", mixture, sample_weight)
     source = scoring.source_for(mixture, x)
     weights = chunks.place_of_weights(sample_weight)
-    passes, total = both(mixture, source), None
+    passes, total = passes_of(mixture, source), None
     for chunk in chunks.read(source, passes[0].rows, weights):
         missing = chunks.check_rows(source, mixture.family, chunk)
         part = _of_chunk(mixture, passes[missing], chunks.observed(chunk) if missing else chunk)

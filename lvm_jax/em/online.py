@@ -188,7 +188,7 @@ def _begin(
     same = np.where(np.isnan(x[live]), np.inf, x[live])  # NaN differs from NaN, infinity does not
     distinct = len(np.unique(same, axis=0)) >= state.num_components
     if len(live) >= needed:
-        incomplete.check_columns(x[live], f"x: the first {len(live):,} rows")
+        incomplete.check_columns(x[live[:needed]], f"x: the first {needed:,} rows")
     elif np.isnan(x[live]).all(0).any():
         distinct = False
     with warnings.catch_warnings():

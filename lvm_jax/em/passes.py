@@ -94,7 +94,7 @@ class Pass:
         return widen(_evaluate(family, rows, parameters, data))
 
 
-def both(mixture: Mixture, source: Source) -> tuple[Pass, ...]:
+def passes_of(mixture: Mixture, source: Source) -> tuple[Pass, ...]:
     """The passes of a mixture over complete rows, and over rows with missing entries if it can."""
     families = (mixture.family, mixture.family.incomplete(1))
     origin = np.asarray(mixture.origin)

@@ -8,7 +8,7 @@ import numpy as np
 from lvm_jax._core import checks
 from lvm_jax.em import chunks
 from lvm_jax.em.mixture import Mixture
-from lvm_jax.em.passes import both
+from lvm_jax.em.passes import passes_of
 from lvm_jax.em.sources import ArraySource, Source, as_source
 from lvm_jax.em.statistics import Evaluation
 from lvm_jax.typing import ArrayLike
@@ -40,7 +40,7 @@ def evaluate(
     """`Mixture.evaluate` of data that stream, and the total weight."""
     source = source_for(mixture, x)
     weights = chunks.place_of_weights(sample_weight)
-    passes = both(mixture, source)
+    passes = passes_of(mixture, source)
     total, weight, number = np.zeros(3), 0.0, 0
     for chunk in chunks.read(source, passes[0].rows, weights):
         pass_ = passes[chunks.check_rows(source, mixture.family, chunk)]
