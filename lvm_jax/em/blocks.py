@@ -9,7 +9,7 @@ from lvm_jax._core import checks
 from lvm_jax.em import padding
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily
-from lvm_jax.typing import Array, Float
+from lvm_jax.typing import Array
 
 
 class Block(NamedTuple):
@@ -25,13 +25,6 @@ def take(x: Array, columns: tuple[int, ...]) -> Array:
     if columns == tuple(range(first, first + number)):
         return x[..., first : first + number]
     return x[..., np.array(columns)]
-
-
-class Observed(NamedTuple):
-    """The rows of a block whose missing entries drop out, and log p(x_observed | z=k)."""
-
-    log_prob: Float[Array, "n K"]
-    x: Float[Array, "n D"]
 
 
 class Expected(NamedTuple):

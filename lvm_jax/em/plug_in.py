@@ -89,12 +89,13 @@ class PlugIn(ExponentialFamily):
 
     def expectation(self, components: Posterior, x: Float[Array, "n D"]) -> Any:
         """The posterior of missing entries, of full and tied covariances."""
-        return self.gaussian.expectation(components.gaussians, x)  # type: ignore[attr-defined]
+        return self.gaussian.expectation(components.gaussians, x)
 
-    def summarize_expected(self, components: Posterior, expected: Any, resp: Array) -> Any:
+    def summarize_expected(
+        self, components: Posterior, x: Array, expected: Any, resp: Array
+    ) -> Any:
         """The expected moments, of full and tied covariances."""
-        one: Any = self.gaussian
-        return one.summarize_expected(components.gaussians, expected, resp)
+        return self.gaussian.summarize_expected(components.gaussians, x, expected, resp)
 
     def expected(self, components: Posterior, x: Array, resp: Array) -> Array:
         """E[x | x_observed]."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.em.blocks import Block, Expected, Observed, as_block, take, width
+from lvm_jax.em.blocks import Block, Expected, as_block, take, width
 from lvm_jax.em.families import ExponentialFamily, Settings, Sums
 from lvm_jax.em.refusals import in_columns
 from lvm_jax.typing import Array, Bool, Float, Int, Key, Params, Scalar
@@ -155,25 +155,20 @@ class Product(ExponentialFamily):
         return Product(tuple(Block(f.original, columns) for f, columns in self.blocks))
 
     def expectation(self, components: Params, x: Float[Array, "n D"]) -> Expected:
-        """The posterior of the missing entries of blocks without a fast path."""
-        parts = tuple(
-            family.expectation(own, part)
-            if not family.has_fast_path
-            else Observed(family.exact_log_prob(own, part), part)
-            for (family, _), own, part in zip(self.blocks, components, self.split(x), strict=True)
-        )
+        """The posterior of the latent variables of each block besides z."""
+        parts = self.each("expectation", components, self.split(x))
         return Expected(sum(part.log_prob for part in parts), parts)
 
     def summarize_expected(
-        self, components: Params, expected: Expected, resp: Float[Array, "n K"]
+        self,
+        components: Params,
+        x: Float[Array, "n D"],
+        expected: Expected,
+        resp: Float[Array, "n K"],
     ) -> Any:
-        """The blocks' summaries, with expected statistics of their missing entries."""
-        return tuple(
-            family.summarize_expected(own, part, resp)
-            if not family.has_fast_path
-            else family.summarize_assigned(part.x, resp)
-            for (family, _), own, part in zip(self.blocks, components, expected.parts, strict=True)
-        )
+        """The blocks' summaries, with their expected statistics."""
+        resps = [resp] * len(self.blocks)
+        return self.each("summarize_expected", components, self.split(x), expected.parts, resps)
 
     def expected(
         self, components: Params, x: Float[Array, "n D"], resp: Float[Array, "n K"]

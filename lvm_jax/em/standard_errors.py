@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.em import estimates, information
+from lvm_jax.em import estimates, fisher
 from lvm_jax.em.estimates import Estimates
 from lvm_jax.em.fisher import Information
 from lvm_jax.em.mixture import Mixture
@@ -91,12 +91,12 @@ def standard_errors(
         parameters.log_weights[live], mixture.family.select(parameters.components, live)
     )
     with jax.enable_x64(True):
-        slopes, moved = information.slopes(mixture.family, at, origin)
+        slopes, moved = fisher.slopes(mixture.family, at, origin)
         slopes = jax.tree.map(np.asarray, slopes)
         kept = coordinates(mixture, moved, len(live))
         length = slopes.weights.shape[-1]
         curved = kind != "scores"
-        sums = information.gather(mixture, at, kept, length, x, sample_weight, curved)
+        sums = fisher.gather(mixture, at, kept, length, x, sample_weight, curved)
     solution = solve(sums, kind)
     slopes = jax.tree.map(lambda leaf: leaf[..., kept], slopes)
     number = len(parameters.log_weights)
