@@ -21,6 +21,7 @@ from lvm_jax.report import Directory, plain
 Child = Callable[[dict[str, Any]], dict[str, Any]]  # a case -> its numbers, in its own process
 
 CHILD_TIMEOUT = 120.0  # seconds, where a case names no `timeout`
+WIDEST = 60  # characters of a cell of a table
 
 
 def peak_megabytes() -> float:
@@ -76,7 +77,9 @@ def measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
         return {"failed": f"no result within {limit:.0f} s"}
     if done.returncode:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        return {"failed": "out of memory" if done.returncode == -9 else reason}
+        reason = "out of memory" if done.returncode == -9 else reason
+        print(f"{case.get('contestant', module)}: {reason}", file=sys.stderr, flush=True)
+        return {"failed": reason}
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -107,8 +110,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    cells = [list(header), *(list(row) for row in rows)]
+    """A Markdown table with aligned columns; cells beyond `WIDEST` characters are cut."""
+    cells = [[_cut(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[j]) for row in cells) for j in range(len(header))]
     lines = [
         "| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |"
@@ -116,6 +119,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ]
     rule = "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= WIDEST else f"{cell[: WIDEST - 1]}…"
 
 
 def save(name: str, out: Path, seed: int, results: Any) -> Path:
