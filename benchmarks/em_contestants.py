@@ -37,7 +37,7 @@ def lvm_jax(case: dict[str, Any]) -> dict[str, Any]:
 
     from lvm_jax import em
     from lvm_jax.em import loop
-    from lvm_jax.em.fit import Request, prepare
+    from lvm_jax.em.preparation import Request, prepare
 
     idle = harness.peak_megabytes()
     x, pi, mu, identity = problem(case)

@@ -50,7 +50,7 @@ def step(case: dict[str, Any]) -> dict[str, Any]:
 
     from lvm_jax import em
     from lvm_jax.em import loop
-    from lvm_jax.em.fit import Request, prepare
+    from lvm_jax.em.preparation import Request, prepare
 
     x, _, means, _ = problem(case)
     k, dim = means.shape

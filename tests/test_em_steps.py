@@ -6,8 +6,8 @@ from em_reference import blobs, compact, e_step, em_step, numbers
 
 from lvm_jax import em
 from lvm_jax.em import padding, statistics
-from lvm_jax.em.fit import Request, prepare
 from lvm_jax.em.mixture import rows_per_chunk
+from lvm_jax.em.preparation import Request, prepare
 
 TYPES = tuple(em.GAUSSIANS)
 N, D, K = 301, 3, 3

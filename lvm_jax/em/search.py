@@ -10,10 +10,11 @@ from lvm_jax._core import checks
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em import inputs, loop, sources
 from lvm_jax.em.families import ExponentialFamily
-from lvm_jax.em.fit import MAX_STEPS, Request, Shared, conclude, fit, prepare
+from lvm_jax.em.fit import MAX_STEPS, fit
 from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.information import Criteria, criteria, from_evaluation
 from lvm_jax.em.mixture import Mixture
+from lvm_jax.em.preparation import Request, Shared, conclude, prepare
 from lvm_jax.em.result import MixtureFit
 from lvm_jax.typing import Array, ArrayLike, Key
 

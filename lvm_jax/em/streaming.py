@@ -29,7 +29,7 @@ from lvm_jax.em.survey import Sample, Survey
 from lvm_jax.typing import Array, Key
 
 if TYPE_CHECKING:
-    from lvm_jax.em.fit import Request
+    from lvm_jax.em.preparation import Request
 
 
 class Task(NamedTuple):

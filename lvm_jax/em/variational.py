@@ -11,9 +11,9 @@ from lvm_jax._core.outcome import Outcome
 from lvm_jax.em import loop, priors, sources
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import Settings
-from lvm_jax.em.fit import Prepared, Request, conclude, prepare
 from lvm_jax.em.mixing import WEIGHTS
 from lvm_jax.em.normal_wishart import NormalWishart, VariationalPrior
+from lvm_jax.em.preparation import Prepared, Request, conclude, prepare
 from lvm_jax.em.result import Info, report
 from lvm_jax.em.variational_mixture import VariationalMixture
 from lvm_jax.typing import Array, ArrayLike, Key

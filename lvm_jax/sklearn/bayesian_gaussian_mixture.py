@@ -14,11 +14,11 @@ from sklearn.utils.validation import validate_data
 
 from lvm_jax import em
 from lvm_jax.em import loop
-from lvm_jax.em.fit import Request, conclude
 from lvm_jax.em.gaussian import Gaussians
 from lvm_jax.em.mixing import WEIGHTS
 from lvm_jax.em.normal_wishart import NormalWishart, VariationalPrior
 from lvm_jax.em.plug_in import Posterior
+from lvm_jax.em.preparation import Request, conclude
 from lvm_jax.em.variational import set_up
 from lvm_jax.sklearn import arrays, bayesian_priors
 from lvm_jax.sklearn.base import DTYPES, draw_seed

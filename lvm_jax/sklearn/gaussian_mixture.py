@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from lvm_jax import em
 from lvm_jax.em import loop
-from lvm_jax.em.fit import Request, conclude, prepare
+from lvm_jax.em.preparation import Request, conclude, prepare
 from lvm_jax.em.sources import as_source
 from lvm_jax.sklearn import arrays
 from lvm_jax.sklearn.base import DTYPES, draw_seed

@@ -11,7 +11,8 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from lvm_jax import em
 from lvm_jax.em import streaming
-from lvm_jax.em.fit import Request, fit_stream
+from lvm_jax.em.fit import fit_stream
+from lvm_jax.em.preparation import Request
 from lvm_jax.em.sources import Source
 from lvm_jax.sklearn import arrays
 from lvm_jax.sklearn.base import DTYPES, draw_seed
