@@ -12,6 +12,7 @@ import sys
 
 import jax
 import numpy as np
+import quick
 
 from lvm_jax import em, parallel, training
 from lvm_jax.training import Checkpoints, Placement, checkpoint
@@ -148,6 +149,7 @@ def process(index, port, folder):
 
 
 if __name__ == "__main__":
+    quick.install()
     way, *rest = sys.argv[1:]
     found = devices() if way == "devices" else process(int(rest[0]), int(rest[1]), rest[2])
     print(json.dumps(found))  # noqa: T201
