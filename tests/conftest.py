@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -37,14 +38,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 MANY_MAPS = 20_000  # of memory, which compiled programs hold; Linux allows 65,530
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out: slow.txt, and the tests that import an experiment."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out: slow.txt, and the tests that import an experiment.
+
+    In parallel processes the files with most slow tests come first, so that they end together.
+    """
     slow = cpu_times.slow_names()
     for item in items:
         if cpu_times.is_slow(item.nodeid, slow):
             item.add_marker("slow")
         if imports_an_experiment(item.module):
             item.add_marker("experiments")
+    if hasattr(config, "workerinput"):  # of pytest-xdist
+        tests = Counter(item.path for item in items)
+        slow_tests = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: (-slow_tests[item.path], -tests[item.path], item.path))
 
 
 def imports_an_experiment(module: ModuleType) -> bool:
