@@ -19,7 +19,7 @@ slow: .venv/.test
 	PYTHONPATH=tests .venv/bin/python -m pytest -q -p cpu_times --write-slow -m "not experiments"
 
 test: lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.test
 	.venv/bin/ruff check .

@@ -4,12 +4,10 @@ import gc
 import io
 import os
 import signal
-import zlib
+from collections import Counter
 from collections.abc import Iterator
-from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 # Compiled programs stay in a folder that git ignores, for the next run and for the processes that
@@ -24,6 +22,7 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 gc.disable()
 
 import cpu_times
+import quick
 import typecheck
 
 typecheck.install()  # before lvm_jax is imported
@@ -33,46 +32,27 @@ import pytest
 
 from lvm_jax import compiling
 
-# Most of the time of the tests goes into compiling. Not optimising, fusing without XLA's own MLIR
-# emitters and generating the code in one part takes 40% of it. An unknown flag ends the process:
-# only the jaxlib that the flags were tried on gets them. `XLA_FLAGS= make test` compiles as users do.
-if version("jaxlib").startswith("0.10."):
-    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    quick += " --xla_cpu_parallel_codegen_split_count=1"
-    # JAX makes an MLIR context for each program, in 4 ms, and keeps it with the program, in 0.5 MB.
-    # Here all programs share one, and the lowering of each operation.
-    import shared_lowering
-    from jax._src import compilation_cache
-    from jax._src.interpreters import mlir
-
-    mlir.make_ir_context = cache(mlir.make_ir_context)
-    shared_lowering.install()
-
-    # The default level takes three times as long.
-    compilation_cache.zlib = SimpleNamespace(
-        compress=partial(zlib.compress, level=1), decompress=zlib.decompress
-    )
-
-    if os.environ.setdefault("XLA_FLAGS", quick) == quick:
-        import small_programs
-        import threefry
-
-        threefry.install()
-        small_programs.install()
-
+quick.install()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 MANY_MAPS = 20_000  # of memory, which compiled programs hold; Linux allows 65,530
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out: slow.txt, and the tests that import an experiment."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out: slow.txt, and the tests that import an experiment.
+
+    In parallel processes the files with most slow tests come first, so that they end together.
+    """
     slow = cpu_times.slow_names()
     for item in items:
         if cpu_times.is_slow(item.nodeid, slow):
             item.add_marker("slow")
         if imports_an_experiment(item.module):
             item.add_marker("experiments")
+    if hasattr(config, "workerinput"):  # of pytest-xdist
+        tests = Counter(item.path for item in items)
+        slow_tests = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: (-slow_tests[item.path], -tests[item.path], item.path))
 
 
 def imports_an_experiment(module: ModuleType) -> bool:

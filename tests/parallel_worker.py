@@ -14,6 +14,7 @@ import sys
 
 import jax
 import numpy as np
+import quick
 
 from lvm_jax import em, parallel, training
 from lvm_jax.training import Checkpoints, Placement, checkpoint
@@ -181,6 +182,7 @@ def process(index, port, folder):
 
 
 if __name__ == "__main__":
+    quick.install()
     way, *rest = sys.argv[1:]
     ways = {"devices": devices, "process": process, "lost": lost}
     found = ways[way](*map(int, rest[:2]), *rest[2:])

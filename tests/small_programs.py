@@ -195,7 +195,7 @@ def is_plain(arg: Any) -> bool:
 
 
 def put(aval: Any, x: np.ndarray, committed: bool) -> jax.Array:
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     own = np.array(x, aval.dtype, order="C")  # no view of an argument, which may be given away
     place = SingleDeviceSharding(device)
     # A float64 stays one outside `enable_x64` too, as the result of a compiled program does.

@@ -13,7 +13,7 @@ from lvm_jax.distributions.normals import FullRankNormal, LowRankNormal
 
 @pytest.fixture(autouse=True)
 def draw_with_the_library(monkeypatch):
-    """By its own rounds of Threefry: the other tests draw by a function of C, see conftest.py."""
+    """By its own rounds of Threefry: the other tests draw by a function of C, see quick.py."""
     monkeypatch.setattr(keys, "threefry", threefry.LIBRARY)
 
 
