@@ -12,6 +12,7 @@ from lvm_jax.evidence import Check, beyond
 from lvm_jax.evidence.fitting import Edge
 from lvm_jax.evidence.modes import Modes
 from lvm_jax.evidence.programs import Proposal
+from lvm_jax.evidence.state import State
 from lvm_jax.evidence.tails import explore
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model
@@ -78,6 +79,17 @@ def test_the_share_of_states_is_the_mass_that_the_draws_miss():
 def test_chains_from_the_narrow_normal_reach_the_wide_one():
     starts = np.random.default_rng(1).normal(size=(NUM_STARTS, 2))
     assert 0.05 < float(explored(starts, 16).share[0]) < 0.3
+
+
+def test_missed_mass_raises_the_upper_limit():
+    """Z / (1 - share) is the evidence with a share of it that the draws miss."""
+    own = State(2, 0.1, 0.95)
+    own.answer["low"][:], own.answer["high"][:] = -0.09, 0.09
+    own.within[:] = True
+    own.widen(np.arange(2), np.array([0.01, 0.05]))
+    np.testing.assert_allclose(own.answer["high"], 0.09 - np.log([0.99, 0.95]))
+    np.testing.assert_array_equal(own.answer["low"], [-0.09, -0.09])
+    np.testing.assert_array_equal(own.within, [True, False])  # half-widths 0.095 and 0.116
 
 
 @pytest.mark.parametrize("guarded", [True, False])

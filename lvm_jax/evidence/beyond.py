@@ -18,7 +18,7 @@ TURNS = 3  # the most runs of chains of a point
 SHARE = 0.25  # of the cost so far, that chains cost
 LEAST, MOST = 4, 64  # moves of a chain
 SHIFT = 0.25  # standard errors, by which a weight shifts the estimate as one more draw
-MISSED = 0.25  # standard errors, the most mass of such weights
+MISSED, MOST_MISSED = 0.25, 1.0  # standard errors, mass of such weights: extended; open
 NEW = 0.1  # share of a new component
 
 
@@ -27,7 +27,7 @@ def extend(run: Runner, state: State, wanted: np.ndarray) -> np.ndarray:
 
     A component at the new states joins the proposal, and new pilots and a fresh run follow. Returns
     the failed checks, [N] bits: CONTRADICTED where chains still leave the draws, BUDGET where the
-    budget does not pay for chains.
+    budget does not pay for chains. The share of the last chains' states widens the interval.
     """
     failed = np.zeros(run.num_points, int)
     if state.edge is None or not run.num_scouts:
@@ -40,13 +40,16 @@ def extend(run: Runner, state: State, wanted: np.ndarray) -> np.ndarray:
         for number in np.unique(moves[moves >= LEAST]):
             points = todo[moves == number]
             found = _explore(run, state, points, int(number), turn)
-            missed = np.asarray(found.share) > MISSED * _error(state, points)
-            failed[points] = np.where(missed, int(Check.CONTRADICTED), 0)
-            if missed.any():
+            share, error = np.asarray(found.share), _error(state, points)
+            state.widen(points, share)
+            missed = share > MISSED * error
+            open_ = (share > MOST_MISSED * error) | (missed & ~state.within[points])
+            failed[points] = np.where(open_, int(Check.CONTRADICTED), 0)
+            if missed.any() and turn < TURNS - 1:
                 added = _add(run, state, points[missed], rows_of(found, missed).component)
                 again += points[missed][added].tolist()
         todo = np.array(sorted(again), int)
-        if not len(todo) or turn == TURNS - 1:
+        if not len(todo):
             break
         fit(run, state, todo, again=True, attempt=turn + 1)
         by_importance(run, state, todo, wanted, attempt=turn + 1)

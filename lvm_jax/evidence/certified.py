@@ -116,11 +116,11 @@ def certify(
        is `contradicted` where the weight of the end of an ascent that is no mode, as one more
        draw, would shift the estimate by more than the tolerance.
     4. CHAINS from 32 draws, half of them those with the largest weights, move through p(z | x) by
-       HMC and by changes of scale. They cost a quarter of the cost so far. Where they find mass
-       above a quarter of the standard error, at weights that are larger than those of all draws
-       and than 6 p(x), and that each shift the estimate by a quarter of the standard error as one
-       more draw, a component at their states joins the mixture, and stages 2 to 4 follow again, at
-       most twice.
+       HMC and by changes of scale. They cost a quarter of the cost so far. A state is missed if its
+       weight exceeds those of all draws, 6 p(x), and what shifts the estimate by a quarter of the
+       standard error as one more draw. Where the share of such states exceeds a quarter of the
+       standard error, a component at them joins the mixture, and stages 2 to 4 follow again, at
+       most twice. The last share raises the upper limit of the interval.
     5. ANNEALED CHAINS replace the result where k-hat exceeds 0.5, the point is contradicted, or
        the draws needed exceed the budget. They start from the mixture, or from the prior where the
        point is contradicted or there are no scouts. The pilot has 64 chains and 16 temperatures.
@@ -148,7 +148,7 @@ def certify(
 
     Mass beyond the prior's, where p(x | z) grows faster than the prior falls, makes the weights
     unbounded. The mixture has a component twice as wide as the prior for it, and the chains extend
-    the mixture further or leave the point open (CONTRADICTED).
+    the mixture further. A point is open (CONTRADICTED) if the last share exceeds a standard error.
 
     No search finds every mode. `statement(i)` is the condition under which the interval of point i
     holds, and `certify_on_simulated` measures how often it does.

@@ -85,6 +85,11 @@ class State:
         for old, leaf in zip(self.edge, edge, strict=True):
             old[points] = leaf
 
+    def widen(self, points: np.ndarray, share: np.ndarray) -> None:
+        """Raise the upper limits for a share of the evidence that the draws may have missed."""
+        self.answer["high"][points] -= np.log1p(-np.minimum(share, 0.5))
+        self.within[points] &= self.half_width(points) <= self.tolerance
+
     def improved(self, points: np.ndarray, own: Evidence, found: Pilot) -> np.ndarray:
         """Enter a pilot of these points where it suggests a better proposal; return where."""
         heavy, variance = ~(np.asarray(own.k_hat) <= HEAVY), np.asarray(found.variance)
