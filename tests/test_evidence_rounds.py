@@ -48,7 +48,7 @@ def chained():
 @pytest.mark.parametrize("num_samples", [1_000, 4_000])
 def test_draws_are_those_of_importance(num_samples):
     run, points = runner(WIDE), np.array([1, 4])
-    found, _ = run.importance(points, num_samples, 1)
+    found, _, _ = run.importance(points, num_samples, 1)
     key = run._key(1, num_samples)
 
     @quick_jit
@@ -63,7 +63,7 @@ def test_draws_are_those_of_importance(num_samples):
             if name not in ("k_hat", "failed"):  # k-hat is 0: w <= 2.4 E[w]
                 np.testing.assert_allclose(value[place], plain, rtol=2e-4, atol=1e-6, err_msg=name)
     assert (found.k_hat == 0).all()
-    other, _ = run.importance(points, num_samples, 0)
+    other, _, _ = run.importance(points, num_samples, 0)
     assert (other.log_evidence != found.log_evidence).all()
 
 

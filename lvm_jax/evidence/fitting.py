@@ -22,6 +22,7 @@ from lvm_jax.typing import Array, Float, Key, Latent, Scalar
 STEPS = 100  # of EM
 NEAREST = 50  # draws that give a component its covariance
 LEAST_Q, LEAST_MODES = 0.01, 0.01  # least shares of q, and of all modes
+EDGE = 32  # draws kept: half with the largest weights, half in proportion to their weights
 TAIL = 0.05  # least share of the Student component in that of its mode
 
 
@@ -40,6 +41,13 @@ class Loose(NamedTuple):
 
     z: Latent  # leaves [L, ...]
     log_p: Float[Array, " L"]  # -inf in an unused row
+
+
+class Edge(NamedTuple):
+    """Draws from which chains leave the proposal, of ONE point."""
+
+    largest: Scalar  # log-weight of all draws
+    z: Float[Array, "B D"]  # flat
 
 
 def first_shares(modes: Modes | None, number: np.ndarray, prior_share: float) -> np.ndarray:
@@ -85,6 +93,17 @@ def chunk(
     log_p, parts = jax.vmap(lambda z: (log_joint(z), proposal.log_parts(z)))(z)
     log_w = log_p - jax.nn.logsumexp(parts + proposal.log_shares[None], axis=1)
     return log_w, Chunk(z, log_p, parts)
+
+
+def edge(largest: Scalar, draws: Chunk, proposal: Cover) -> Edge:
+    """EDGE draws: those with the largest weights, and others in proportion to their weights."""
+    log_w = draws.log_p - jax.nn.logsumexp(draws.log_parts + proposal.log_shares[None], axis=1)
+    usable, half = jnp.where(jnp.isfinite(log_w), log_w, -jnp.inf), EDGE // 2
+    below = jnp.cumsum(jax.nn.softmax(usable))
+    weighted = jnp.searchsorted(below, (jnp.arange(half, dtype=below.dtype) + 0.5) / half)
+    rows = [jax.lax.top_k(usable, half)[1], jnp.minimum(weighted, log_w.size - 1)]
+    picked = jax.tree.map(lambda leaf: leaf[jnp.concatenate(rows)], draws.z)
+    return Edge(largest, jax.vmap(lambda one: ravel_pytree(one)[0])(picked))
 
 
 @precision.full

@@ -70,11 +70,12 @@ def streamed(
     num_chunks: Int[Array, ""],
     tail: Int[Array, ""],
     longest: int,
-) -> tuple[Evidence, Any]:
+) -> tuple[Evidence, Scalar, Any]:
     """`importance` of num_chunks chunks of S weights by one program for every number.
 
-    `chunk` makes the log-weights of one chunk, and what is returned of the last. The traced `tail`
-    is `pareto.tail_size` of all weights, at most `longest`, the number of weights kept. k-hat is 0
+    `chunk` makes the log-weights of one chunk and any other result. Returns the estimate, the
+    largest log-weight, and the other result of the last chunk. The traced `tail` is
+    `pareto.tail_size` of all weights, at most `longest`, the number of weights kept. k-hat is 0
     where no weight exceeds BOUNDED times the mean: the largest weights of a mixture that fits are
     those of one component, nearly equal, and k-hat is the shape of their rounding.
     """
@@ -91,7 +92,7 @@ def streamed(
     found = _conclude(running, num_chunks * size, tail)
     k_hat = jnp.where(running.scaled.mean >= 1 / BOUNDED, 0.0, found.k_hat)
     failed = failed_checks(found.ess, k_hat, found.num_samples, running.counts[:2].sum())
-    return found._replace(k_hat=k_hat, failed=failed), last
+    return found._replace(k_hat=k_hat, failed=failed), running.largest, last
 
 
 def from_first(

@@ -13,7 +13,7 @@ from lvm_jax.annealing import elastic
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import particles, scouting
-from lvm_jax.evidence.fitting import Chunk, Loose, Pilot, chunk, fit
+from lvm_jax.evidence.fitting import Chunk, Edge, Loose, Pilot, chunk, edge, fit
 from lvm_jax.evidence.importance import from_first, streamed
 from lvm_jax.evidence.modes import Cover, Modes, cover, supported
 from lvm_jax.evidence.neighbours import Followed
@@ -155,17 +155,17 @@ def importance(
     longest: int,
     prior_share: float,
     together: int,
-) -> tuple[Evidence, Pilot]:
+) -> tuple[Evidence, Pilot, Edge | None]:
     """Importance sampling of every point from its proposal; leaves [N].
 
     Where `sizes.fits`, with the proposal that the last CHUNK_SIZE draws suggest.
     """
 
-    def one(point: tuple[Array, Any, Proposal, Loose | None]) -> tuple[Evidence, Pilot]:
+    def one(point: tuple[Array, Any, Proposal, Loose | None]) -> tuple:
         index, x, proposal, loose = point
         own = make_cover(p, q, x, proposal)
         draw = partial(chunk, log_joint=supported(p.log_joint(x), own.prior), proposal=own)
-        found, last = streamed(
+        found, largest, last = streamed(
             jax.random.fold_in(key, index), draw, sizes.chunks, sizes.tail, longest
         )
 
@@ -174,7 +174,8 @@ def importance(
 
         shapes = jax.eval_shape(suggest, last)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return found, jax.lax.cond(sizes.fits, suggest, lambda _: zeros, last)
+        pilot = jax.lax.cond(sizes.fits, suggest, lambda _: zeros, last)
+        return found, pilot, None if own.modes is None else edge(largest, last, own)
 
     return map_first_points(one, points, together, number)
 

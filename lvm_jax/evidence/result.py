@@ -43,7 +43,7 @@ WORDS = {
     Check.ESS: "the effective sample size is too small",
     Check.SPREAD: "the log-weights of the chains spread too much: more temperatures are needed",
     Check.ACCEPTANCE: "moves are rejected at some temperature: step sizes do not fit",
-    Check.CONTRADICTED: "a scout found mass that the draws miss",
+    Check.CONTRADICTED: "a scout or a chain found mass that the draws miss",
     Check.BUDGET: "the search for mass that the draws miss is incomplete: more budget is needed",
     Check.NESTED: "nested sampling disagrees",
     Check.UNBOUNDED: "log p(x | z) rises without an end: it seems to be unbounded",

@@ -11,8 +11,8 @@ from lvm_jax import annealing, compiling
 from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_of
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.tuning import MOST
-from lvm_jax.evidence import neighbours, pareto, programs
-from lvm_jax.evidence.fitting import Loose, Pilot, first_shares
+from lvm_jax.evidence import neighbours, pareto, programs, tails
+from lvm_jax.evidence.fitting import EDGE, Edge, Loose, Pilot, first_shares
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.evidence.modes import SLOTS, Modes
 from lvm_jax.evidence.neighbours import Followed
@@ -30,6 +30,7 @@ from lvm_jax.evidence.programs import (
 from lvm_jax.evidence.result import Evidence
 from lvm_jax.evidence.scouting import Searched, Symmetries
 from lvm_jax.evidence.search import BATCH
+from lvm_jax.evidence.tails import Tails
 from lvm_jax.typing import Array, ConditionalDensity, Generative, Key
 
 START, GROWTH = CHUNK_SIZE, 4  # draws of the first round, and the growth of annealed rounds
@@ -40,7 +41,7 @@ FEW_MODES, SPARE = 6, 1  # slots if they suffice, of which one stays free for a 
 DEFENSIVE = 0.05  # shares of q and the prior below which annealed chains do not start there
 SEARCH_SHARE = 0.5  # of the budget
 PRIOR_SHARE = 0.02  # least share of the prior in the proposal, where there are scouts
-SEARCH, MOVES, NESTING = 2, 3, 20  # stages of keys
+SEARCH, MOVES, NESTING, TAILS = 2, 3, 20, 21  # stages of keys
 NUM_LIVE = 500  # points of nested sampling
 
 
@@ -130,7 +131,7 @@ class Runner:
 
     def importance(
         self, points: np.ndarray, num_samples: int, stage: int, proposal: Proposal | None = None
-    ) -> tuple[Evidence, Pilot]:
+    ) -> tuple[Evidence, Pilot, Edge | None]:
         """Importance sampling; num_samples in multiples of 1,000.
 
         With a `proposal` of all points this is a pilot, whose draws suggest another.
@@ -171,6 +172,17 @@ class Runner:
             *_traced(len(points)),
             Sizes._make(_traced(chains, number, pareto.tail_size(number), temperatures)),
             self.transition, self.capacity, self.together,
+        )  # fmt: skip
+        return compiling.first_rows(found, len(points))
+
+    def explore(self, points: np.ndarray, edge: Edge, moves: int, turn: int) -> Tails:
+        """Chains of `moves` moves from draws of the proposals of these points."""
+        rows = compiling.pad_rows(points, self.size)
+        parts = rows_of(self.x, rows), rows_of(self.proposal, rows)
+        found = tails.explore(
+            self._key(TAILS, turn), self.p, self.q,
+            (rows, *parts, compiling.pad_rows(edge, self.size)),
+            tuple(_traced(len(points), moves)), self._rows_together(EDGE),
         )  # fmt: skip
         return compiling.first_rows(found, len(points))
 

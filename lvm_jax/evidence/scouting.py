@@ -13,7 +13,7 @@ from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.fitting import Loose
 from lvm_jax.evidence.merging import FULL, NONE, OPEN, UNUSED
 from lvm_jax.evidence.modes import SLOTS, Modes, supported
-from lvm_jax.evidence.search import BATCH, Starts, search
+from lvm_jax.evidence.search import BATCH, Starts, search, spread
 from lvm_jax.evidence.settling import DensityOf
 from lvm_jax.typing import (
     Array,
@@ -30,6 +30,7 @@ from lvm_jax.typing import (
 FOLLOWED = BATCH // 2  # starts from simulated data; as many are draws of q
 SIMULATED = 64  # pairs (z, x) drawn for all points, of which each point takes the nearest
 LOOSE = 8  # ends without a mode that are kept
+REACH = 2.0  # standard deviations of the prior that are one of the component beyond it
 STEEP = 1e5  # nats per spread of the starts, at the end of an ascent of log p(x | z)
 Symmetries = tuple[Callable[[Latent], Latent], ...]
 
@@ -37,7 +38,7 @@ Symmetries = tuple[Callable[[Latent], Latent], ...]
 class Searched(NamedTuple):
     """The results of a search, of one point or with leaves [N, ...]."""
 
-    modes: Modes  # SLOTS modes, then the shoulders
+    modes: Modes  # SLOTS modes, then the shoulders and the component beyond the prior
     number: Int[Array, " N"]  # modes
     reached: Int[Array, "N K"]  # starts that ended in each mode
     climbed: Int[Array, " N"]  # starts whose path has ended
@@ -73,9 +74,9 @@ def search_point(
     value, rows = jax.lax.top_k(jnp.where(none, found.value, -jnp.inf), LOOSE)
     slope = jax.grad(lambda flat: p.prior(x).log_prob(unravel(flat)))
     steepness = jnp.abs(found.gradient[rows] - jax.vmap(slope)(found.z[rows])) * found.scale[None]
-    both = (jnp.concatenate(pair) for pair in zip(found.modes, found.shoulders, strict=True))
+    parts = found.modes, found.shoulders, _beyond(starts.z[BATCH : starts.number])
     return Searched(
-        Modes(*both),
+        Modes(*map(jnp.concatenate, zip(*parts, strict=True))),
         found.modes.number,
         jax.nn.one_hot(end, SLOTS, dtype=jnp.int32).sum(0),
         (end != OPEN).sum(),
@@ -85,6 +86,16 @@ def search_point(
         Loose(jax.vmap(unravel)(found.z[rows]), value),
         found.evaluations,
     )
+
+
+def _beyond(prior: Float[Array, "S D"]) -> Modes:
+    """A component REACH times as wide as draws of the prior, where p(x | z) may grow faster.
+
+    Its height gives it no Laplace mass.
+    """
+    factor = jnp.diag(1 / (REACH * spread(prior)))
+    height = jnp.finfo(prior.dtype).min
+    return Modes(jnp.median(prior, axis=0)[None], factor[None], jnp.full(1, height, prior.dtype))
 
 
 def follow_point(

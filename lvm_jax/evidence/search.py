@@ -84,7 +84,7 @@ def _nothing(starts: Starts, known: Modes | None) -> Found:
         starts.z, jnp.full(size, -jnp.inf, starts.z.dtype), jnp.zeros_like(starts.z),
         jnp.where(jnp.arange(size) < starts.number, OPEN, UNUSED), jnp.zeros(size, jnp.int32),
         known, inverses(known.factors), Modes.none(starts.z[0], SHOULDERS),
-        _spread(starts.z[: starts.number]), starts.z[:BATCH], none, none, none, none, none,
+        spread(starts.z[: starts.number]), starts.z[:BATCH], none, none, none, none, none,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def _with_images(
     )
 
 
-def _spread(z: Float[Array, "C D"]) -> Float[Array, " D"]:
+def spread(z: Float[Array, "C D"]) -> Float[Array, " D"]:
     """Half the distance of the 16% and 84% quantiles of the starts in each coordinate."""
     low, high = jnp.quantile(z, jnp.array([0.16, 0.84]), axis=0)
     half = 0.5 * (high - low)

@@ -32,6 +32,7 @@ SPREAD = 1.0  # the largest standard deviation of log-weights of chains that hav
 # The same of runs: that of the mean weight of PARTICLES such chains.
 SPREAD_OF_RUNS = math.log1p(math.expm1(SPREAD**2) / PARTICLES) ** 0.5
 ANSWER, AGAIN, PILOTING = 4, 5, 6  # stages of keys of importance sampling
+KEYS = 100  # stages of an attempt
 PILOTS = 3  # the most pilots of a point
 MANY = 4 * START  # draws above which another pilot is worth its cost
 UNFINISHED = 0.05  # the largest share of starts that the budget did not pay for
@@ -69,27 +70,30 @@ def search(run: Runner, state: State) -> np.ndarray:
     return np.where(endless, int(Check.UNBOUNDED), failed)
 
 
-def fit(run: Runner, state: State, todo: np.ndarray, again: bool = False) -> None:
+def fit(run: Runner, state: State, todo: np.ndarray, again: bool = False, attempt: int = 0) -> None:
     """Pilots: fit the proposal of each point of `todo`, and keep the best of at most PILOTS.
 
-    With `again` the last fit has failed: at least two pilots start from it, and replace it.
+    With `again` the last fit has failed: at least two pilots start from it, and replace it. Another
+    `attempt` has other keys.
     """
     drawn, best = run.proposal, run.proposal
     if again:
         state.variance[todo] = np.inf
         state.heavy[todo] = True
     for turn in range(PILOTS):
-        own, found = run.importance(todo, START, PILOTING + turn + PILOTS * again, drawn)
+        stage = PILOTING + turn + PILOTS * again + KEYS * attempt
+        own, found, edge = run.importance(todo, START, stage, drawn)
         state.spend(todo, Round(PILOT, len(todo), START, 1), START)
         kept = state.improved(todo, own, found)
-        now = Proposal(_rows(drawn.modes, todo[kept]), _rows(found.log_shares, kept))
-        best = _put(best, todo[kept], now)
+        state.keep(todo[kept], rows_of(edge, kept))
+        now = Proposal(rows_of(drawn.modes, todo[kept]), rows_of(found.log_shares, kept))
+        best = put(best, todo[kept], now)
         more = (state.needed(todo) > MANY) | ~(np.asarray(own.k_hat) <= TRUSTED)
         more = (more | (again & (turn == 0))) & (state.cost[todo] + 2 * START <= run.budget)
         if drawn.modes is None or not more.any():
             break
-        shares = _next_shares(_rows(drawn.modes, todo), found, _rows(run.shares, todo))
-        drawn = _put(drawn, todo, Proposal(found.modes, shares))
+        shares = _next_shares(rows_of(drawn.modes, todo), found, rows_of(run.shares, todo))
+        drawn = put(drawn, todo, Proposal(found.modes, shares))
         todo = todo[more]
     run.proposal = best
 
@@ -103,42 +107,47 @@ def _next_shares(before: Modes, found: Any, first: np.ndarray) -> np.ndarray:
     return shares.astype(first.dtype)
 
 
-def _rows(tree: Any, rows: np.ndarray) -> Any:
+def rows_of(tree: Any, rows: np.ndarray) -> Any:
+    """These rows of every leaf."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)
 
 
-def _put(tree: Any, rows: np.ndarray, new: Any) -> Any:
+def put(tree: Any, rows: np.ndarray, new: Any) -> Any:
     """`tree` with these rows of every leaf replaced."""
 
-    def put(old: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+    def replace(old: np.ndarray, leaf: np.ndarray) -> np.ndarray:
         old = np.array(old)
         old[rows] = leaf
         return old
 
-    return jax.tree.map(put, tree, new)
+    return jax.tree.map(replace, tree, new)
 
 
-def by_importance(run: Runner, state: State, wanted: np.ndarray) -> None:
-    """The final runs, and a larger one where the first is wider than the tolerance.
+def by_importance(
+    run: Runner, state: State, points: np.ndarray, wanted: np.ndarray, attempt: int = 0
+) -> None:
+    """The final runs of `points`, and a larger one where the first is wider than the tolerance.
 
-    Points that are not `wanted` stay open, and get the smallest run.
+    Points that are not `wanted` [N] stay open, and get the smallest run.
     """
-    every = np.arange(run.num_points)
-    state.within[:] = False  # the pilot gives no result
-    sizes = np.where(state.heavy, np.inf, _size(state.needed(every)))
-    sizes = np.where(wanted, sizes, START)
+    state.within[points] = False  # the pilot gives no result
+    sizes = np.full(run.num_points, np.inf)
+    sizes[points] = np.where(state.heavy[points], np.inf, _size(state.needed(points)))
+    sizes[points] = np.where(wanted[points], sizes[points], START)
     for stage in (ANSWER, AGAIN):
         for size in np.unique(sizes[np.isfinite(sizes)]):
-            points = np.flatnonzero((sizes == size) & (state.cost + size <= run.budget))
-            if len(points):
-                now = Round(IMPORTANCE, len(points), int(size), 1)
-                state.spend(points, now, size)
-                state.enter(points, run.importance(points, int(size), stage)[0], now)
+            rows = np.flatnonzero((sizes == size) & (state.cost + size <= run.budget))
+            if len(rows):
+                now = Round(IMPORTANCE, len(rows), int(size), 1)
+                state.spend(rows, now, size)
+                found, _, edge = run.importance(rows, int(size), stage + KEYS * attempt)
+                state.enter(rows, found, now)
+                state.keep(rows, edge)
         if stage == ANSWER:
-            sizes = _sizes_again(run, state, wanted & np.isfinite(sizes))
+            sizes = _sizes_again(run, state, wanted & np.isfinite(sizes), attempt)
 
 
-def _sizes_again(run: Runner, state: State, answered: np.ndarray) -> np.ndarray:
+def _sizes_again(run: Runner, state: State, answered: np.ndarray, attempt: int) -> np.ndarray:
     """The sizes of second runs: of a new proposal for a heavy tail, or wider; inf for no run."""
     tail = int(Check.PARETO | Check.VARIANCE)
     heavy = answered & (state.failed & tail != 0) & (state.cost + 3 * START <= run.budget)
@@ -148,7 +157,7 @@ def _sizes_again(run: Runner, state: State, answered: np.ndarray) -> np.ndarray:
     sizes = np.where(wide, np.maximum(_size(more), 2 * state.num_samples), np.inf)
     if run.proposal.modes is not None and heavy.any():
         points = np.flatnonzero(heavy)
-        fit(run, state, points, again=True)
+        fit(run, state, points, again=True, attempt=attempt)
         state.within[points] = False  # a pilot gives no result
         needed = np.where(state.heavy[points], np.inf, _size(state.needed(points)))
         sizes[points] = np.maximum(needed, 2 * START)

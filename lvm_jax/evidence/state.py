@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri
 
-from lvm_jax.evidence.fitting import Pilot
+from lvm_jax.evidence.fitting import Edge, Pilot
 from lvm_jax.evidence.result import Check, Evidence, least_samples
 from lvm_jax.evidence.rounds import START
 from lvm_jax.evidence.statement import Search
 
 SEARCH, PILOT, IMPORTANCE, ANNEALED = "search", "pilot", "importance", "annealed"
-SEQUENTIAL, NESTED = "sequential", "nested"
+SEQUENTIAL, NESTED, CHAINS = "sequential", "nested", "chains"
 TRUSTED = 0.5  # k-hat below which the weights have a finite variance, which an interval needs
 HEAVY = 0.7  # k-hat of a pilot above which importance sampling is not tried
 SAFETY = 1.3  # factor on the number of draws, because the pilot's variance is an estimate
@@ -24,9 +24,9 @@ ROUNDING = 1e-6  # standard errors below it are those of equal weights
 class Round(NamedTuple):
     """One call: its method, number of points and size."""
 
-    method: str  # "search", "pilot", "importance", "annealed", "sequential" or "nested"
+    method: str  # "search", "pilot", "importance", "chains", "annealed", "sequential" or "nested"
     num_points: int
-    num_samples: int  # starts, draws, chains, particles, or runs
+    num_samples: int  # starts, draws, chains or particles, runs; moves of each of EDGE "chains"
     num_temperatures: int  # 1 for all but annealed and sequential
 
 
@@ -48,6 +48,7 @@ class State:
         self.variance = np.full(num_points, np.inf)  # of the fitted proposal's weights, relative
         self.heavy = np.zeros(num_points, bool)  # k-hat of the pilot is above HEAVY
         self.reach = np.full(num_points, -np.inf)  # largest log-weight of loose ends
+        self.edge: Edge | None = None  # leaves [N, ...]
         self.search: Search | None = None
         self.rounds: list[Round] = []
 
@@ -73,6 +74,21 @@ class State:
         self.share[points] = (np.asarray(found.ess) / np.asarray(found.num_samples))[: len(points)]
         self.method[points] = now.method
         self.num_samples[points] = now.num_samples
+
+    def keep(self, points: np.ndarray, edge: Edge | None) -> None:
+        """Keep the draws from which chains leave the proposal of these points."""
+        if edge is None:
+            return
+        if self.edge is None:
+            number = len(self.cost)
+            self.edge = jax.tree.map(lambda leaf: np.zeros((number, *leaf.shape[1:])), edge)
+        for old, leaf in zip(self.edge, edge, strict=True):
+            old[points] = leaf
+
+    def widen(self, points: np.ndarray, share: np.ndarray) -> None:
+        """Raise the upper limits for a share of the evidence that the draws may have missed."""
+        self.answer["high"][points] -= np.log1p(-np.minimum(share, 0.5))
+        self.within[points] &= self.half_width(points) <= self.tolerance
 
     def improved(self, points: np.ndarray, own: Evidence, found: Pilot) -> np.ndarray:
         """Enter a pilot of these points where it suggests a better proposal; return where."""
