@@ -1,4 +1,4 @@
-"""NaN in data that stream, in statistics that add, in online EM and on a mesh of one device."""
+"""NaN in data that stream, in statistics that add and in online EM; test_parallel.py has meshes."""
 
 import pickle
 
@@ -82,7 +82,7 @@ def assert_parameters(mixture, state):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_makes_the_steps_of_the_definition(x64, name):
-    """Streamed, on a mesh, and by hand on parts of the rows, one of which is complete."""
+    """Streamed, and by hand on parts of the rows, one of which is complete."""
     x, (start, state) = rows_of(name), start_of(name)
     options = {**OPTIONS, "start": start, "sample_weight": WEIGHT}
     with pytest.warns(UserWarning, match=EMPTY):
@@ -101,20 +101,15 @@ def test_every_family_makes_the_steps_of_the_definition(x64, name):
     assert_parameters(em.maximize(total, fit.mixture, 0.0), states[3])
     mean = total.log_likelihood / total.total_weight
     np.testing.assert_allclose(mean, trace[2], rtol=1e-10)
-    if name in ("full", "diag"):
-        with pytest.warns(UserWarning, match=r"x: 2 rows \(\[4, 700\]\) of 768 without"):
-            divided = em.fit(KEY, x, K, name, mesh=parallel.data_mesh(), **options)
-        np.testing.assert_allclose(divided.info.trace, trace[:2], rtol=1e-10)
-        assert_parameters(divided.mixture, states[2])
 
 
 @pytest.mark.filterwarnings("ignore:x. 2 rows")
 def test_starts_and_accelerated_steps_are_those_of_memory(x64):
     """The sample is all rows, and the starts are those of the same rows."""
     options = {**OPTIONS, "num_restarts": 2, "acceleration": "squarem", "max_steps": 7}
-    x = rows_of("full")
-    streamed = em.fit(KEY, lambda: [x], K, "full", sample_weight=WEIGHT, **options)
-    whole = em.fit(KEY, x, K, "full", sample_weight=WEIGHT, **options)
+    x = rows_of("diag")
+    streamed = em.fit(KEY, lambda: [x], K, "diag", sample_weight=WEIGHT, **options)
+    whole = em.fit(KEY, x, K, "diag", sample_weight=WEIGHT, **options)
     np.testing.assert_allclose(streamed.info.trace, whole.info.trace, rtol=1e-9)
     assert streamed.info.best_restart == whole.info.best_restart
     for a, b in zip(numbers(streamed.mixture), numbers(whole.mixture), strict=True):
@@ -184,7 +179,7 @@ def test_the_estimator_streams_missing_entries(tmp_path):
 def test_a_blend_of_complete_and_incomplete_rows_is_the_average_of_their_statistics(x64, name):
     x, mixture = rows_of(name), start_of(name)[0]
     one = np.arange(N) % 3 == 0
-    parts = em.accumulate(mixture, x[one]), em.accumulate(mixture, x[~one])
+    parts = [em.accumulate(mixture, x[i], np.ones(i.sum())) for i in (one, ~one)]
     size = [part.total_weight for part in parts]
     assert size == [256, 510]
     reweighted = [_reweighted(part, 1 / n) for part, n in zip(parts, size, strict=True)]
