@@ -84,7 +84,7 @@ BAD_OPTIONS = {
     "tolerance text": ({"tolerance": "small"}, TypeError, "tolerance: expected a number"),
     "regularization": ({"regularization": -1e-6}, ValueError, "regularization: .* got -1e-06"),
     "type": ({"family": "dia"}, ValueError, "family: .*did you mean 'diag'"),
-    "type far": ({"family": "xyz"}, ValueError, "one of full, tied, diag, spherical, got"),
+    "type far": ({"family": "xyz"}, ValueError, "one of full, tied, diag, spherical, EII"),
     "no family": ({"family": em.Bernoulli}, TypeError, r"family: .*em\.Bernoulli\(\), got type"),
     "start": ({"start": "k-mean"}, ValueError, "start: .*did you mean 'kmeans'"),
     "weight length": ({"sample_weight": np.ones(3)}, ValueError, r"sample_weight: .*\[60\], got"),

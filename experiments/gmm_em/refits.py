@@ -49,4 +49,5 @@ def intervals(axes: Any, found: em.Bootstrap, means: np.ndarray, names: list[str
             ax.plot([low[k, j], high[k, j]], [k + 1, k + 1], **style)
             ax.plot(means[k, j], k + 1, "o", color=plotting.colour(k))
         ax.set_yticks(range(1, len(means) + 1))
+        ax.set_ylim(-0.5, len(means) + 1.5)
         plotting.caption_axes(ax, "Means, 95% intervals", (names[j], "component"))

@@ -164,7 +164,7 @@ def check_controls(
     ]
     concentration = components = None
     if prior is not None:
-        if prior.components is not None and isinstance(family, Constrained):
+        if isinstance(family, Constrained) and getattr(prior, "components", None) is not None:
             raise ValueError(
                 f"prior.components: expected None for {family.name} covariances, got a prior; "
                 "priors are for full, tied, diag and spherical ones"

@@ -90,7 +90,7 @@ def step(problem: Problem, state: State) -> tuple[MixtureParameters, Array, Arra
     gain = jax.vmap(lambda old, new: family.gain(old, new, controls.settings))(
         state.parameters.components, new.components
     )
-    return new, value + gain / controls.total_weight, ~accepted
+    return new, value + (gain / controls.total_weight).astype(value.dtype), ~accepted
 
 
 @over_data(0)

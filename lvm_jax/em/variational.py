@@ -99,6 +99,7 @@ def variational(
     if sources.as_source(x) is not None:
         raise TypeError(f"x: expected an array, got {type(x).__name__}; em.fit takes such data")
     checks.host("em.variational", INSIDE, key, x, sample_weight)
+    checks.key(key)
     gaussian = GAUSSIANS[checks.choice(family, "family", tuple(GAUSSIANS))]
     law = WEIGHTS[checks.choice(weights, "weights", tuple(WEIGHTS))]
     number = checks.integer(num_components, "num_components", 1)

@@ -46,6 +46,10 @@ class FamilyMixture(FittedMixture):
     def _family(self) -> em.ExponentialFamily:
         """The family of the components."""
 
+    def _takes_nan(self) -> bool:
+        """Whether entries may be missing."""
+        return False
+
     @abstractmethod
     def _set(self, components: Any) -> None:
         """Set the family's attributes from its components."""
@@ -54,8 +58,9 @@ class FamilyMixture(FittedMixture):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit by EM; a `sample_weight` [n_samples] of 2 is equivalent to duplicating the row."""
         X = validate_data(
-            self, X, dtype=DTYPES, ensure_min_samples=2, ensure_min_features=self.fewest_features
-        )
+            self, X, dtype=DTYPES, ensure_min_samples=2, ensure_min_features=self.fewest_features,
+            ensure_all_finite="allow-nan" if self._takes_nan() else True,
+        )  # fmt: skip
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=X.dtype, ensure_non_negative=True
@@ -87,12 +92,14 @@ class FamilyMixture(FittedMixture):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = False
+        tags.input_tags.allow_nan = self._takes_nan()
         return tags
 
 
 class StudentMixture(FamilyMixture):
     """Mixture of Student-t components (`em.Student`), for clusters with outliers.
+
+    NaN is an entry missing at random, for full scale matrices.
 
     Parameters
     ----------
@@ -148,6 +155,9 @@ class StudentMixture(FamilyMixture):
 
     def _family(self) -> em.Student:
         return em.Student(self.covariance_type, self.degrees)
+
+    def _takes_nan(self) -> bool:
+        return self.covariance_type == "full"
 
     def _set(self, components: em.Students) -> None:
         self.degrees_ = components.degrees
