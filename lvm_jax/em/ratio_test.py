@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
@@ -227,8 +227,8 @@ def conclude(first: Mixture, fits: Refits, search: Search) -> LikelihoodRatioTes
     good = np.isfinite(values) & (fits.outcome < Outcome.DEGENERATE)
     samples = values[1:][good[1:]]
     above, number = int((samples >= values[0]).sum()), len(samples)
-    low = stats.beta.ppf(0.025, above, number - above + 1) if above else 0.0
-    high = stats.beta.ppf(0.975, above + 1, number - above) if above < number else 1.0
+    low = special.betaincinv(above, number - above + 1, 0.025) if above else 0.0
+    high = special.betaincinv(above + 1, number - above, 0.975) if above < number else 1.0
     origin: Any = np.asarray(first.origin, np.float64)
     leaves: Any = [jax.tree.map(lambda leaf: leaf[0], one.parameters) for one in (fits, found)]
     pair = [Mixture(one.log_weights, one.components, origin, first.family) for one in leaves]

@@ -28,11 +28,14 @@ def eight_schools(centred: bool = True) -> Target:
 
     def log_density(z: Float[Array, " 10"]) -> Scalar:
         mu, log_tau, rest = z[0], z[1], z[2:]
+        # New arrays for each trace: JAX 0.10 keeps the float32 value of an array of NumPy that a
+        # jitted function holds, and fails if x64 is switched on later.
+        y, sigma = EFFECTS.astype(rest.dtype), ERRORS.astype(rest.dtype)
         tau = jnp.exp(log_tau)
         effects = rest if centred else mu + tau * rest
         white = (rest - mu) / tau if centred else rest
         log_prior = (-0.5 * white**2 - 0.5 * LOG_2PI).sum() - (8 * log_tau if centred else 0.0)
-        log_y = -0.5 * ((EFFECTS - effects) / ERRORS) ** 2 - 0.5 * LOG_2PI - np.log(ERRORS)
+        log_y = -0.5 * ((y - effects) / sigma) ** 2 - 0.5 * LOG_2PI - np.log(sigma)
         log_mu = -0.5 * (mu / SCALE) ** 2 - math.log(SCALE) - 0.5 * LOG_2PI
         log_tau_prior = math.log(2 / (math.pi * SCALE)) - jnp.log1p((tau / SCALE) ** 2) + log_tau
         return log_mu + log_tau_prior + log_prior + log_y.sum()
