@@ -7,7 +7,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo check slow test test-peers lint docs figures bench dist test-floors test-newest clean
 
 demo: .venv/.experiments
-	.venv/bin/python -m experiments gmm_em --data old_faithful --out runs/demo-old-faithful --overwrite
+	.venv/bin/python -m experiments gmm_em --data old_faithful --search EEE VVE VEE VVV --out runs/demo-old-faithful --overwrite
 	.venv/bin/python -m experiments gmm_em --data three_clusters --search none --out runs/demo-clusters --overwrite
 
 # For the inner loop: the quick tests, with a warm compilation cache (.jax_cache).

@@ -1,5 +1,7 @@
 """The stage of `certify` after importance sampling: mass that no draw of the proposal reached."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from scipy.special import ndtri
@@ -89,11 +91,11 @@ def _add(run: Runner, state: State, points: np.ndarray, new: Modes) -> np.ndarra
 
     Points whose component is not proper, or whose slots all have modes, keep their proposals.
     """
-    assert state.search is not None
-    assert run.proposal.modes is not None
+    search: Any = state.search  # not None, nor the modes: there was a search
+    modes: Any = run.proposal.modes
     shares = np.exp(np.asarray(run.proposal.log_shares)[points])
     by_slot = shares[:, 2:].reshape(len(points), -1, KINDS).sum(2)
-    by_slot = np.where(state.search.is_mode[points], np.inf, by_slot)
+    by_slot = np.where(search.is_mode[points], np.inf, by_slot)
     slot, row = by_slot.argmin(1), np.arange(len(points))
     added = np.isfinite(by_slot.min(1))
     added &= ~np.isneginf(new.heights[:, 0])
@@ -103,7 +105,7 @@ def _add(run: Runner, state: State, points: np.ndarray, new: Modes) -> np.ndarra
     for kind in range(KINDS):
         shares[row, 2 + KINDS * slot + kind] = NEW / KINDS
     leaves = []
-    for all_, component in zip(run.proposal.modes, new, strict=True):
+    for all_, component in zip(modes, new, strict=True):
         own = np.array(np.asarray(all_)[points])
         own[row, slot] = component[:, 0]
         leaves.append(own[added])

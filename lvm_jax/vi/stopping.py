@@ -230,7 +230,7 @@ class _Course:
     def window(self) -> Window:
         """All blocks of the rate if they are stationary, otherwise the last half of them.
 
-        The average is that of the last half at the first rate, whose first blocks come from far.
+        At the first rate the average is of the last half: the first blocks come from far.
         """
         used, half = len(self.blocks) // GROUPS * GROUPS, len(self.blocks) // 2
         window = self.assess(self.blocks[-used:])
@@ -263,15 +263,12 @@ class _Course:
         return positive - self.distance(one, three) - self.distance(two, four)
 
     def compare(self, before: Window | None, now: Window) -> Window:
-        """The window with its bias, and whether it drifts, from the window of the rate before.
-
-        At twice the rate before, a bias proportional to the rate is four times the distance.
-        """
+        """The window with its bias, and whether it drifts, from the window of the rate before."""
         if before is None:
             return now
         apart = self.distance(before.average, now.average)
         if self.rows[-1][3] > self.rows[before.rows[0]][3]:
-            return now._replace(bias=4 * apart)
+            return now._replace(bias=4 * apart)  # if proportional to the rate
         gain = max(apart - before.noise - now.noise, 0.0)
         if gain > SHRINKS * before.bias:
             return now._replace(bias=apart, drifts=self.rise(before.rows, now.rows) > CLEAR)
@@ -283,10 +280,7 @@ class _Course:
         return abs(found) if np.isfinite(found) else np.inf
 
     def found(self, reason: Reason, before: Window | None) -> Found:
-        """The window before, or the current one if it is less noisy, or far away and higher.
-
-        Without a window, the average of the last half of the blocks.
-        """
+        """The window before, or the current one if it is less noisy, or far away and higher."""
         best = before
         if reason is not Reason.CONVERGED and len(self.blocks) >= GROUPS:
             now = self.window()
@@ -294,10 +288,10 @@ class _Course:
                 best = now
             elif self.distance(before.average, now.average) > before.error + now.noise:
                 best = before if self.rise(before.rows, now.rows) < 0 else now
-        average = self.iteration.average_of(self.state)
-        if best is None and self.blocks:
-            average = mean_of(self.blocks[len(self.blocks) // 2 :])
-        if best is not None:
+        if best is None:
+            last = self.blocks[len(self.blocks) // 2 :]
+            average = mean_of(last) if last else self.iteration.average_of(self.state)
+        else:
             average = best.average
             self.rows[-1] = (*self.rows[-1][:4], best.error)
         flat = self.iteration.build(average)
