@@ -95,6 +95,16 @@ def check_annotations_of_quick_tests_alone(request: pytest.FixtureRequest) -> It
 
 
 @pytest.fixture
+def without_tails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates without chains from draws (tests/test_evidence_tails.py): one program fewer."""
+    import numpy as np
+
+    from lvm_jax.evidence import beyond
+
+    monkeypatch.setattr(beyond, "extend", lambda run, *_: np.zeros(run.num_points, int))
+
+
+@pytest.fixture
 def interrupts() -> Iterator[None]:
     """Python's own handler: a shell starts what it puts into the background with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -28,7 +28,7 @@ def test_the_nearest_points_are_those_in_standard_deviations():
     assert neighbours.nearest(np.zeros((3, 1))).shape == (3, 2)
 
 
-def test_modes_spread_to_points_that_did_not_find_them(monkeypatch):
+def test_modes_spread_to_points_that_did_not_find_them(monkeypatch, without_tails):
     """A narrow mode in 12 dimensions, whose basin has 0.2% of the prior: 512 draws often miss it."""
     problem = problems.two_modes(12)
     data = problems.simulate(jax.random.key(0), problem, 16)
