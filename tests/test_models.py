@@ -1,4 +1,5 @@
 import functools
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +61,7 @@ def compute(model, reference, theta, x, z):
         )
 
     joints, references, log_posteriors, evidence, log_w, slopes = jax.vmap(one)(x)
-    apart = jnp.stack([model.log_evidence(theta, row) for row in x])
+    apart = jax.lax.map(partial(model.log_evidence, theta), x)
     return Facts(joints, references, log_posteriors, evidence, apart, log_w, slopes)
 
 
