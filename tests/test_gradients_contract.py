@@ -304,7 +304,9 @@ def test_a_quadratic_density_hides_the_bias_of_reinmax():
 
 
 # The other rows run in float64 on one problem at least.
-NEVER_IN_FLOAT64 = sorted(set(ROWS) - {name for name, problem_name in cases() if problem_name in X64})
+NEVER_IN_FLOAT64 = sorted(
+    set(ROWS) - {name for name, problem_name in cases() if problem_name in X64}
+)
 
 
 @pytest.mark.parametrize("name", NEVER_IN_FLOAT64)

@@ -18,7 +18,8 @@ both_precisions = pytest.mark.parametrize("x64", [False, True])
 # In float32 one of each kind: the others take the same formulas.
 in_precisions = pytest.mark.parametrize(
     ("name", "x64"),
-    [(name, True) for name in CASES] + [(name, False) for name in ("full", "chain", "mixture", "bits")],
+    [(name, True) for name in CASES]
+    + [(name, False) for name in ("full", "chain", "mixture", "bits")],
 )
 TOLERANCE = {False: 1e-5, True: 1e-10}  # relative to log p, or to 1
 

@@ -74,7 +74,9 @@ def test_a_budget_that_does_not_pay_for_chains_withholds_the_verdict():
     assert found.log_evidence.failed == Check.BUDGET
     assert found.evidence_evaluations == 1_000
     assert found.importance.reliable
-    assert float(found.log_evidence.log_evidence) == pytest.approx(1.5 * np.log(2 * np.pi), abs=1e-4)
+    assert float(found.log_evidence.log_evidence) == pytest.approx(
+        1.5 * np.log(2 * np.pi), abs=1e-4
+    )
 
 
 def test_a_fit_of_exact_draws_recovers_the_scales_and_the_parent():

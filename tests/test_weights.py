@@ -82,7 +82,10 @@ def test_gradient_flows_through_the_draws():
     pair, exact = (problem.theta, problem.phi), lambda pair: problem.elbo(*pair, problem.x)
     draws, truth = jax.device_get(
         quick_jit(
-            lambda pair, keys: (jax.vmap(jax.grad(elbo), (None, 0))(pair, keys), jax.grad(exact)(pair))
+            lambda pair, keys: (
+                jax.vmap(jax.grad(elbo), (None, 0))(pair, keys),
+                jax.grad(exact)(pair),
+            )
         )(pair, keys)
     )
     for found, exact in zip(jax.tree.leaves(draws), jax.tree.leaves(truth), strict=True):
