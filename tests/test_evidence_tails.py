@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from lvm_jax import annealing, distributions, evidence
-from lvm_jax.evidence import Check, beyond
+from lvm_jax.evidence import Check
 from lvm_jax.evidence.fitting import Edge
 from lvm_jax.evidence.modes import Modes
 from lvm_jax.evidence.programs import Proposal
@@ -107,19 +106,14 @@ def test_missed_mass_raises_the_upper_limit():
     np.testing.assert_array_equal(own.within, [True, False])  # half-widths 0.095 and 0.116
 
 
-@pytest.mark.parametrize("guarded", [True, False])
-def test_a_certificate_holds_where_the_prior_does_not_dominate(guarded, monkeypatch):
-    if not guarded:
-        monkeypatch.setattr(beyond, "extend", lambda run, *_: np.zeros(run.num_points, int))
+def test_a_certificate_holds_where_the_prior_does_not_dominate():
+    """Where chains leave the draws, a component joins the proposal, and a fresh run answers."""
     found = certified(tolerance=0.1, budget=3e4)
     kept = found.within
-    missed = (found.high < 0)[kept]
     assert kept.mean() > 0.6
-    if guarded:
-        assert missed.mean() <= 0.2
-        assert "chains" in {now.method for now in found.rounds}
-    else:
-        assert missed.mean() > 0.2  # without the chains the intervals are too low
+    assert (found.high < 0)[kept].mean() <= 0.15
+    methods = [now.method for now in found.rounds]
+    assert "importance" in methods[methods.index("chains") :]
 
 
 def test_a_budget_that_does_not_pay_for_chains_is_named():
