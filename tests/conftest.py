@@ -95,6 +95,41 @@ def check_annotations_of_quick_tests_alone(request: pytest.FixtureRequest) -> It
 
 
 @pytest.fixture
+def without_tails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates without chains from draws (tests/test_evidence_tails.py): one program fewer."""
+    import numpy as np
+
+    from lvm_jax.evidence import beyond
+
+    monkeypatch.setattr(beyond, "extend", lambda run, *_: np.zeros(run.num_points, int))
+
+
+def skip_refining(patch: pytest.MonkeyPatch) -> None:
+    from lvm_jax.vi import quality
+
+    def refine(key: Any, q: Any, task: Any, first: Any, budget: int) -> quality.Measured:
+        return quality.Measured(first.importance, q, 0)
+
+    patch.setattr(quality, "refine", refine)
+
+
+@pytest.fixture
+def unrefined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vi.fit` with the evidence of q's own draws, without the chains and ascents that check it
+    (tests/test_vi_quality.py): half of the programs.
+    """
+    skip_refining(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def unrefined_file() -> Iterator[None]:
+    """`unrefined` in a whole file, with its fixtures."""
+    with pytest.MonkeyPatch.context() as patch:
+        skip_refining(patch)
+        yield
+
+
+@pytest.fixture
 def interrupts() -> Iterator[None]:
     """Python's own handler: a shell starts what it puts into the background with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

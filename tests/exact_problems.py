@@ -5,6 +5,7 @@ other. All parameters are asymmetric. A guide's q is reparameterised on the line
 and on `chain_problem`, whose z is a tuple.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,6 +36,18 @@ class Problem(NamedTuple):
     unflatten: Callable[[Any], Any] = lambda flat: flat
 
 
+def made_once(make: Callable[[], Problem]) -> Callable[[], Problem]:
+    """The same problem at each call in a precision, and its exact answers as one program each."""
+
+    @functools.cache
+    def of(x64: bool) -> Problem:
+        own = make()
+        return own._replace(log_evidence=jax.jit(own.log_evidence), elbo=jax.jit(own.elbo))
+
+    return functools.wraps(make)(lambda: of(jax.config.read("jax_enable_x64")))
+
+
+@made_once
 def linear_gaussian() -> Problem:
     """z ~ N(m, I) in 2 dimensions, x | z ~ N(W z + b, diag(exp(2 s))) in 3."""
     theta = {
@@ -101,6 +114,7 @@ def _finite(name, theta, phi, x, other, log_joint, guide, values) -> Problem:
     return Problem(name, theta, phi, x, other, log_joint, guide, log_evidence, posterior, elbo)
 
 
+@made_once
 def mixture() -> Problem:
     """z in {0, 1, 2}, x | z ~ N(mu_z, s_z^2) in 2 dimensions."""
     theta = {
@@ -127,6 +141,7 @@ def mixture() -> Problem:
     return _finite("mixture", theta, phi, x, other, log_joint, guide, jnp.arange(3))
 
 
+@made_once
 def bits() -> Problem:
     """z in {0, 1}^3 as floats, x | z ~ N(W z + b, s^2) in 2 dimensions; the density relaxes."""
     theta = {
@@ -155,6 +170,7 @@ def bits() -> Problem:
     return _finite("bits", theta, phi, x, other, log_joint, guide, values)
 
 
+@made_once
 def one_hot() -> Problem:
     """Two one-hot rows of three values, x | z normal around a table look-up; the density relaxes."""
     theta = {
@@ -211,6 +227,7 @@ def curved(name: str, sites, values, theta, phi, guide) -> Problem:
     return _finite(name, theta, phi, x, other, log_joint, guide, values)
 
 
+@made_once
 def bits_curved() -> Problem:
     """Three bits, the sites themselves."""
     theta = {"logits": jnp.array([0.4, -0.9, 0.2])}
@@ -227,6 +244,7 @@ def bits_curved() -> Problem:
     )
 
 
+@made_once
 def one_hot_curved() -> Problem:
     """Three one-hot rows of three values, each of which looks up its site in a table."""
     theta = {

@@ -21,9 +21,10 @@ from lvm_jax.training import Checkpoints, Placement, checkpoint
 
 OPTIONS = {"batch_size": 8, "num_epochs": 2, "num_samples": 3}
 STEPS = {"max_steps": 5, "tolerance": 0.0, "throw": False}
+OF_TWO = [0, 2, 4]  # cases of `mixtures` that two processes fit
 
 
-def mixtures(x, *devices, **options):
+def mixtures(x, *devices, places=range(5)):
     """A fit of each path on each mesh: fast (one all-reduce), exact (tight clusters), and both with
     missing entries, which only some of the rows of two processes have."""
     counts = np.floor(np.abs(3 * x))
@@ -34,8 +35,8 @@ def mixtures(x, *devices, **options):
     settings = {**STEPS, "regularization": 0.0}
     return [
         [
-            mixture(em.fit(jax.random.key(0), *case, mesh=mesh, **settings, **options))
-            for case in cases
+            mixture(em.fit(jax.random.key(0), *cases[place], mesh=mesh, **settings))
+            for place in places
         ]
         for mesh in devices
     ]
@@ -55,18 +56,23 @@ def numbers(found):
     }
 
 
-def devices():
-    from training_cases import OPTIMIZER, data, fit
+def options_of_devices():
+    from training_cases import OPTIMIZER, data
 
-    options = OPTIONS | {"validation": data(21, seed=2)}
-    options["optimizer"] = training.with_ema(OPTIMIZER, 0.9)
+    average = training.with_ema(OPTIMIZER, 0.9)
+    return OPTIONS | {"validation": data(21, seed=2), "optimizer": average}
+
+
+def devices():
+    from training_cases import fit
+
+    options = options_of_devices()
     eight, two = parallel.data_mesh(), parallel.data_mesh(jax.devices()[:2])
     found = {
         "eight": numbers(fit(**options, placement=Placement(eight))),
         "two, fed": numbers(fit(**options, placement=Placement(two, on_device=False))),
-        "one": numbers(fit(**options)),
     }
-    found["mixtures"] = mixtures(rows_of_a_mixture(), eight, two, None)
+    found["mixtures"] = mixtures(rows_of_a_mixture(), eight, two)
     rows = parallel.rows_to_global(eight, np.arange(32.0).reshape(16, 2))
     batch = jax.jit(lambda x: parallel.constrain(eight, 1 * x))(np.zeros((16, 2)))
     copy = parallel.replicate(eight, {"w": np.ones(3)})["w"]
@@ -93,7 +99,7 @@ def mixtures_of_two(index, mesh, folder):
     """Fits in two processes, one of which is interrupted in both and resumed."""
     x, whole = rows_of_a_mixture(), parallel.data_mesh()
     own, path = (x[:40], x[40:])[index], f"{folder}/mixture.npz"
-    found = {"mesh": mixtures(own, mesh), "one": mixtures(x, whole)}
+    found = {"mesh": mixtures(own, mesh, places=OF_TWO)[0]}
     options, seen = {**STEPS, "mesh": mesh}, []
 
     def note(progress):

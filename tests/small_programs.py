@@ -5,6 +5,7 @@ compile, 800 times in five files. NumPy does here what it does with the same bit
 (tests/test_small_programs.py): what moves, compares or converts numbers, and one rounding. JAX traces and checks the program as before. With more than that in it, XLA compiles it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,7 @@ from jax._src.interpreters import pxla
 from jax.extend.core import Literal
 from jax.sharding import SingleDeviceSharding
 
-MOST = 8  # operations of a program
+MOST = 16  # operations of a program
 MANY = 2**20  # elements of an array
 TYPES = [np.dtype(name) for name in ("bool", "u1", "u4", "i4", "i8", "f4", "f8")]
 
@@ -44,15 +45,55 @@ def cut_at(x: np.ndarray, *starts: Any, slice_sizes: Any) -> np.ndarray:
     return x[tuple(map(slice, first, first + size))]
 
 
+def pad(x: np.ndarray, filling: np.ndarray, padding_config: Any) -> np.ndarray:
+    return np.pad(x, [(low, high) for low, high, _ in padding_config], constant_values=filling)
+
+
+def split(x: np.ndarray, sizes: Any, axis: int) -> tuple[np.ndarray, ...]:
+    return tuple(np.split(x, np.cumsum(sizes)[:-1], axis))
+
+
+def unstack(x: np.ndarray, axis: int) -> tuple[np.ndarray, ...]:
+    return tuple(np.moveaxis(x, axis, 0))
+
+
+def counts(shape: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The high and the low 32 bits of the place of each element."""
+    place = np.arange(math.prod(shape), dtype=np.uint64).reshape(shape)
+    return (place >> np.uint64(32)).astype(np.uint32), place.astype(np.uint32)
+
+
+def threefry(*given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Threefry 2x32 with 20 rounds (Salmon et al. 2011)."""
+    first, second, x, y = np.broadcast_arrays(*given)
+    keys = first, second, first ^ second ^ np.uint32(0x1BD11BDA)
+    x, y = x + keys[0], y + keys[1]
+    for group in range(5):
+        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x = x + y
+            y = (y << np.uint32(turn) | y >> np.uint32(32 - turn)) ^ x
+        x = x + keys[(group + 1) % 3]
+        y = y + keys[(group + 2) % 3] + np.uint32(group + 1)
+    return x, y
+
+
 ARITHMETIC: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
     "div": np.divide,
     "square": np.square,
+    "sqrt": np.sqrt,
     "integer_pow": lambda x, y: np.square(x),
 }
+LARGEST: dict[str, Callable[..., Any]] = {  # and smallest, of which a zero has either sign
+    "max": np.maximum,
+    "min": np.minimum,
+    "reduce_max": lambda x, axes, **_: np.max(x, axes),
+    "reduce_min": lambda x, axes, **_: np.min(x, axes),
+}
 EXACT: dict[str, Callable[..., Any]] = {
+    **LARGEST,
     "neg": np.negative,
     "abs": np.abs,
     "eq": np.equal,
@@ -81,6 +122,12 @@ EXACT: dict[str, Callable[..., Any]] = {
     "dynamic_slice": cut_at,
     "stack": lambda *parts, axis: np.stack(parts, axis),
     "concatenate": lambda *parts, dimension: np.concatenate(parts, dimension),
+    "unstack": unstack,
+    "split": split,
+    "pad": pad,
+    "shift_right_logical": np.right_shift,
+    "iota_2x32_shape": counts,
+    "threefry2x32": threefry,
 }
 
 
@@ -123,11 +170,19 @@ def is_known(equation: Any) -> bool:
             return kind != "f" or params["new_dtype"].kind in "fb"
         case "select_n" | "reduce_and" | "reduce_or":
             return kind == "b"
+        case "reduce_max" | "reduce_min":
+            return equation.invars[0].aval.size > 0
+        case "pad":
+            return all(
+                low >= 0 <= high and not inner for low, high, inner in params["padding_config"]
+            )
+        case "shift_right_logical":  # by a number below 32, as those of JAX's draws
+            return kind == "u" and isinstance(equation.invars[1], Literal)
     return name in ARITHMETIC or name in EXACT
 
 
-class Subnormal(Exception):
-    """XLA takes for 0 what is as small as this."""
+class Unsure(Exception):
+    """XLA takes a subnormal number for 0; and of two zeros of different signs it takes another."""
 
 
 def evaluate(closed: Any, values: Any) -> list[np.ndarray]:
@@ -138,7 +193,7 @@ def evaluate(closed: Any, values: Any) -> list[np.ndarray]:
     def value(v: Any) -> np.ndarray:
         x = np.asarray(v.val if isinstance(v, Literal) else known[v], v.aval.dtype)
         if x.dtype.kind == "f" and np.any((x != 0) & (np.abs(x) < np.finfo(x.dtype).tiny)):
-            raise Subnormal
+            raise Unsure
         return x
 
     for equation in jaxpr.eqns:
@@ -149,7 +204,10 @@ def evaluate(closed: Any, values: Any) -> list[np.ndarray]:
             exponent = {"y": 2} if name == "integer_pow" else {}
             results = [ARITHMETIC[name](*given, **exponent)]
         else:
-            results = [EXACT[name](*given, **params)]
+            found = EXACT[name](*given, **params)
+            results = list(found) if isinstance(found, tuple) else [found]
+            if name in LARGEST and np.any(results[0] == 0) and results[0].dtype.kind == "f":
+                raise Unsure
         known.update(zip(equation.outvars, results, strict=True))
     return [value(v) for v in jaxpr.outvars]
 
@@ -167,7 +225,7 @@ class Runner:
             try:
                 with np.errstate(all="ignore"):
                     results = evaluate(jaxpr, args)
-            except Subnormal:
+            except Unsure:
                 return self.compile(*args, jaxpr=jaxpr, **options)
             committed = any(getattr(arg, "_committed", False) for arg in args)
             arrays = [put(*pair, committed) for pair in zip(jaxpr.out_avals, results, strict=True)]

@@ -99,7 +99,7 @@ def test_a_point_of_a_certificate_does_not_depend_on_the_others(certified):
     np.testing.assert_array_equal(found.method[kept], changed.method[kept])
 
 
-def test_a_certificate_counts_regions_without_density():
+def test_a_certificate_counts_regions_without_density(without_tails):
     # z ~ |N(0, 1)|, x | z ~ N(z, 1): p(x) = 2 N(x; 0, 2) Phi(x / sqrt(2)), and q's draws below 0
     # weigh nothing.
     class Half:

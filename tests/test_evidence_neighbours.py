@@ -28,7 +28,7 @@ def test_the_nearest_points_are_those_in_standard_deviations():
     assert neighbours.nearest(np.zeros((3, 1))).shape == (3, 2)
 
 
-def test_modes_spread_to_points_that_did_not_find_them(monkeypatch):
+def test_modes_are_followed_from_simulated_data_and_from_other_points(monkeypatch, without_tails):
     """A narrow mode in 12 dimensions, whose basin has 0.2% of the prior: 512 draws often miss it."""
     problem = problems.two_modes(12)
     data = problems.simulate(jax.random.key(0), problem, 16)
@@ -38,6 +38,10 @@ def test_modes_spread_to_points_that_did_not_find_them(monkeypatch):
             jax.random.key(1), problem.p, problem.q, data.x, tolerance=0.1, budget=2e4
         )
 
+    followed = run()
+    assert (followed.search.num_modes == 2).all()
+    assert followed.within.mean() > 0.8
+    assert np.abs(followed.log_evidence - data.log_evidence)[followed.within].max() < 0.1
     monkeypatch.setattr(rounds, "_simulates", lambda p, x: False)
     found = run()
     monkeypatch.setattr(neighbours, "TURNS", 0)

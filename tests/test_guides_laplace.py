@@ -1,5 +1,7 @@
 """Laplace's approximation against normals that it must equal, and curvature that it must refuse."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,13 @@ def off(found, mean, precision):
     return np.sqrt(((away @ precision) * away).sum(-1))
 
 
+@quick_jit
+@partial(jax.vmap, in_axes=(0, None))
+def of_loadings(x, w):
+    q = guides.laplace(lambda z: -0.5 * (((x - w @ z) ** 2).sum() + z @ z), jnp.zeros_like(x))
+    return q, q.found
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("size", [30.0, 3e3])
 def test_of_nearly_collinear_loadings_every_mode_is_found(dtype, size):
@@ -47,13 +56,7 @@ def test_of_nearly_collinear_loadings_every_mode_is_found(dtype, size):
     with jax.enable_x64(dtype == jnp.float64):
         x, w = jnp.asarray(x, dtype), jnp.asarray(loadings, dtype)
 
-        def one(x):
-            q = guides.laplace(
-                lambda z: -0.5 * (((x - w @ z) ** 2).sum() + z @ z), jnp.zeros_like(x)
-            )
-            return q, q.found
-
-        q, found = quick_jit(jax.vmap(one))(x)
+        q, found = of_loadings(x, w)
     precision = loadings.T @ loadings + np.eye(2)
     mean = np.linalg.solve(precision, loadings.T @ np.asarray(x, np.float64).T).T
     assert found.all()

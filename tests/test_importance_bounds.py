@@ -11,7 +11,7 @@ from experiments.importance_bounds.config import Config
 
 FIGURES = ("weights", "bounds", "laws", "noise")
 TOY, MIXTURE, MODES = range(3)
-SMALL = Config(num_weights=2**15, largest=8, fit_from=2, sumo_draws=2_000)
+SMALL = Config(num_weights=2**14, largest=8, fit_from=2, sumo_draws=2_000)
 finished = run_once("importance_bounds", SMALL)
 
 

@@ -28,24 +28,24 @@ def by_hand(start):
     state = optimizer.init(parameters)
 
     @jax.jit
-    def value_and_slope(parameters, key, rows):
+    def advance(parameters, state, key, rows):
         def one(parameters, key, row):
             theta, phi = parameters
             joint = MODEL(theta).log_joint(row)
             return ESTIMATE(key, joint, lambda phi: GUIDE.posterior(phi, row), phi, 2)
 
         def loss(parameters):
-            pairs = zip(jax.random.split(key, 8), rows, strict=True)
-            return -sum(one(parameters, key, row) for key, row in pairs) / 8
+            keys = jax.random.split(key, 8)
+            return -jax.vmap(one, (None, 0, 0))(parameters, keys, rows).mean()
 
-        return jax.value_and_grad(loss)(parameters)
+        value, slope = jax.value_and_grad(loss)(parameters)
+        updates, state = optimizer.update(slope, state, parameters)
+        return value, optax.apply_updates(parameters, updates), state
 
     for index in range(6):
         key_batch, key_noise = jax.random.split(jax.random.fold_in(key_steps, index))
         rows = x[jax.random.randint(key_batch, (8,), 0, len(x))]
-        value, slope = value_and_slope(parameters, key_noise, rows)
-        updates, state = optimizer.update(slope, state, parameters)
-        parameters = optax.apply_updates(parameters, updates)
+        value, parameters, state = advance(parameters, state, key_noise, rows)
         bounds.append(-float(value))
     return parameters[0], np.reshape(bounds, (3, 2)).mean(1)
 
@@ -72,7 +72,7 @@ def test_a_long_run_reaches_the_maximum_of_ppca():
     rate = optax.cosine_decay_schedule(0.05, 1_500)
     found = run(length=1_500, num_records=1, batch_size=43, optimizer=optax.adam(rate))
     best = models.ppca(data(), 2)
-    log_p = jax.vmap(MODEL.log_evidence, (None, 0))
+    log_p = jax.jit(jax.vmap(MODEL.log_evidence, (None, 0)))
     want, got = (float(log_p(theta, data()).mean()) for theta in (best, found.p.theta))
     assert want - 0.02 < got
     assert found.watched.shape == (1, 0)

@@ -27,7 +27,7 @@ def finished(tmp_path_factory, compile_quickly):
     rows = np.sqrt(300) * left * np.sqrt(EIGENVALUES) @ turn.T + rng.normal(size=6)
     np.save(folder / "table.npy", rows)
     config = Config(
-        data=str(folder / "table.npy"), latent_dim=LATENT, noise_variances=(GIVEN,), num_epochs=400,
+        data=str(folder / "table.npy"), latent_dim=LATENT, noise_variances=(GIVEN,), num_epochs=250,
         batch_size=60, learning_rate=0.03, num_records=2, num_samples=2,
     )  # fmt: skip
     return execute("experiments.linear_vae", config, folder / "run")
@@ -49,7 +49,7 @@ def test_results_are_in_the_units_of_the_data(finished):
         curve = run["trained"]["curve"]
         assert curve["elbo"][-1] == pytest.approx(run["trained"]["elbo"], abs=1e-4)
         assert curve["noise_variance"][-1] == pytest.approx(run["trained"]["noise_variance"])
-    assert [line["step"] for line in lines] == 2 * [5, 2000]
+    assert [line["step"] for line in lines] == 2 * [5, 1250]
 
 
 def test_a_wrong_number_fails_its_check(finished):

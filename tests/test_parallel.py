@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from parallel_worker import OF_TWO, mixtures, numbers, options_of_devices, rows_of_a_mixture
 from training_cases import ESTIMATE, GUIDE, KEY, MODEL, OPTIMIZER, data, epoch_order, fit
 
 from lvm_jax import parallel, training
@@ -42,13 +43,21 @@ def assert_close(one, other):
         np.testing.assert_allclose(one[name], other[name], rtol=2e-5, atol=2e-6)
 
 
-def test_two_and_eight_devices_give_the_numbers_of_one():
+@pytest.fixture(scope="module")
+def on_one_device():
+    found = mixtures(rows_of_a_mixture(), None)[0]
+    assert [case[-1] for case in found] == [0, 0, 5, 0, 5]  # steps on the exact path
+    return found
+
+
+def test_two_and_eight_devices_give_the_numbers_of_one(on_one_device):
     found = answer(start(8, "devices"))
+    one = numbers(fit(**options_of_devices()))
     for name in ("eight", "two, fed"):
-        assert_close(found[name], found["one"])
-    eight, two, one = found["mixtures"]
-    assert_mixtures_close(eight, one)
-    assert_mixtures_close(two, one)
+        assert_close(found[name], one)
+    eight, two = found["mixtures"]
+    assert_mixtures_close(eight, on_one_device)
+    assert_mixtures_close(two, on_one_device)
     rows, batch, copy = found["shards"]
     assert rows == batch == [[2, 2]] * 8
     assert copy == [[3]] * 8
@@ -65,10 +74,9 @@ def assert_parts_close(one, other):
 def assert_mixtures_close(one, other):
     for a, b in zip(one, other, strict=True):
         assert_parts_close(a, b)
-    assert [case[-1] for case in one] == [0, 0, 5, 0, 5]  # steps on the exact path
 
 
-def test_two_processes_that_each_hold_half_of_the_rows(tmp_path):
+def test_two_processes_that_each_hold_half_of_the_rows(tmp_path, on_one_device):
     """Against a loop by hand on the batches that the two bring together.
 
     Ctrl-C in one process stops both, and both resume from what the first one wrote. Where that one
@@ -84,9 +92,9 @@ def test_two_processes_that_each_hold_half_of_the_rows(tmp_path):
     full = [one.pop("full") for one in found]
     assert re.search(r"step \d+ could not be written \(No space left on device\)", full[0])
     assert full[1].startswith("process 0 could not write a checkpoint")
-    mixtures = [one.pop("mixtures") for one in found]
+    found_mixtures = [one.pop("mixtures") for one in found]
     assert found[0] == found[1]
-    check_mixtures(*mixtures)
+    check_mixtures(*found_mixtures, on_one_device)
     assert found[0]["stopped"] == ["INTERRUPTED", 4]
     assert all(found[0]["resumed"][name] == found[0][name] for name in found[0]["resumed"])
     assert re.search(r"checkpoints: .* is of a run with other settings \(x: ", found[0]["refused"])
@@ -103,10 +111,10 @@ def start_both(way, folder):
     return [start(2, way, index, port, folder) for index in (0, 1)]
 
 
-def check_mixtures(one, other):
+def check_mixtures(one, other, on_one_device):
     refused = [each.pop("refused") for each in (one, other)]
     assert one == other
-    assert_mixtures_close(one["mesh"][0], one["one"][0])
+    assert_mixtures_close(one["mesh"], [on_one_device[place] for place in OF_TWO])
     assert one["resumed"] == one["whole"]
     assert one["after a loss"] == one["whole"]
     assert_parts_close(one["on fewer devices"], one["whole"])

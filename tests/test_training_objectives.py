@@ -55,16 +55,23 @@ def test_annealed_at_one_is_the_elbo_and_its_schedule_counts_steps():
     def terms(weight, step=0):
         return training.kl_warmup(weight)(KEY, point, 50, jnp.int32(step))
 
-    whole = terms(1.0)
-    joint = MODEL(theta).log_joint(x)
-    want = gradients.reparameterized()(KEY, joint, lambda p: GUIDE.posterior(p, x), phi, 50)
-    np.testing.assert_allclose(whole, [want, want], rtol=1e-5)
-    q, z = GUIDE.posterior(phi, x), GUIDE.posterior(phi, x).sample(seed=KEY, sample_shape=(50,))
-    likelihood = jax.vmap(lambda one: MODEL.likelihood(theta, one).log_prob(x))(z).mean()
-    kl = jax.vmap(lambda one: q.log_prob(one) - MODEL.prior(theta).log_prob(one))(z).mean()
     ramp = optax.linear_schedule(0.0, 1.0, 10)
-    for step, beta in ((0, 0.0), (5, 0.5), (10, 1.0)):
-        np.testing.assert_allclose(terms(ramp, step), [likelihood - beta * kl, want], rtol=1e-5)
+
+    @quick_jit
+    def compute(theta, phi):
+        joint = MODEL(theta).log_joint(x)
+        want = gradients.reparameterized()(KEY, joint, lambda p: GUIDE.posterior(p, x), phi, 50)
+        q = GUIDE.posterior(phi, x)
+        z = q.sample(seed=KEY, sample_shape=(50,))
+        likelihood = jax.vmap(lambda one: MODEL.likelihood(theta, one).log_prob(x))(z).mean()
+        kl = jax.vmap(lambda one: q.log_prob(one) - MODEL.prior(theta).log_prob(one))(z).mean()
+        ramped = [terms(ramp, step) for step in (0, 5, 10)]
+        return terms(1.0), ramped, want, likelihood, kl
+
+    whole, ramped, want, likelihood, kl = compute(theta, phi)
+    np.testing.assert_allclose(whole, [want, want], rtol=1e-5)
+    for found, beta in zip(ramped, (0.0, 0.5, 1.0), strict=True):
+        np.testing.assert_allclose(found, [likelihood - beta * kl, want], rtol=1e-5)
 
 
 def test_history_holds_the_true_bound_beside_the_objective():
@@ -98,9 +105,7 @@ def test_free_bits_floor_each_dimension_of_the_minibatch_mean():
             )
 
         keys = jax.random.split(KEY, 2)
-        return jax.vmap(one, axis_name="batch")(
-            keys, jnp.array(mean), jnp.array(scale), jnp.array(x)
-        )
+        return jax.device_get(quick_jit(jax.vmap(one, axis_name="batch"))(keys, mean, scale, x))
 
     apart, together = run("dimension"), run("all", 2 * floor)
     likelihood = np.asarray(apart.bound) + kl.sum(1)
@@ -133,9 +138,14 @@ def test_free_bits_without_a_closed_form_take_the_draws():
         jnp.int32(0),
     )
     one = lambda key: training.free_bits(0.1, "all")(key, *options)  # noqa: E731
-    terms = jax.vmap(one, axis_name="batch")(jax.random.split(KEY, 1))
-    key = jax.random.split(KEY, 1)[0]
-    want = gradients.reparameterized()(key, MODEL(theta).log_joint(x), lambda p: Logistic(), (), 40)
+
+    @quick_jit
+    def both(keys):
+        joint, q = MODEL(theta).log_joint(x), lambda p: Logistic()
+        want = gradients.reparameterized()(keys[0], joint, q, (), 40)
+        return jax.vmap(one, axis_name="batch")(keys), want
+
+    terms, want = both(jax.random.split(KEY, 1))
     np.testing.assert_allclose(terms.bound[0], want, rtol=1e-5)
     with pytest.raises(TypeError, match='product of Normals.*free_bits\\(minimum, "all"\\)'):
         training.free_bits(0.1)(KEY, *options)

@@ -70,7 +70,7 @@ def test_a_gamma_and_a_dirichlet_density_have_evidence_one():
     assert found.q.log_prob(one) == pytest.approx(float(log_q[1, 2]), abs=1e-3)
 
 
-def test_a_function_constrains_a_pytree_of_another_structure():
+def test_a_function_constrains_a_pytree_of_another_structure(unrefined):
     """z = exp(u) with a log-normal density: q is exact, so that every log-weight is 0."""
 
     def constrain(u):

@@ -52,7 +52,7 @@ def test_a_finite_integral_passes(name):
     assert improper_leaf(KEY, density, NARROW) is None
 
 
-def test_a_fit_of_an_improper_density_raises_or_returns_no_number():
+def test_a_fit_of_an_improper_density_raises_or_returns_no_number(unrefined):
     with pytest.raises(FloatingPointError, match=r"^log_density: .* along start\['b'\]"):
         vi.fit(KEY, IMPROPER["rising"], START, max_evaluations=300)
     found = vi.fit(KEY, IMPROPER["rising"], START, max_evaluations=300, throw=False)

@@ -13,7 +13,7 @@ MASS = np.array([0.7, 0.25, 0.05])
 MEANS = np.array([[-5.0, 0.0], [4.0, 3.0], [3.0, -6.0]])
 ROOTS = np.array([[[1.0, 0.0], [0.5, 0.4]], [[0.3, 0.0], [0.0, 2.0]], [[0.5, 0.0], [-0.2, 0.5]]])
 LOG_Z = -4.0
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "unrefined_file")
 
 
 def three_normals(z):
@@ -31,7 +31,7 @@ def draw(key):
 
 
 @pytest.fixture(scope="module")
-def three():
+def three(unrefined_file):
     return vi.fit(KEY, three_normals, draw, family="mixture", num_draws=4_000)
 
 

@@ -64,7 +64,7 @@ def test_good_turing_is_the_share_of_modes_seen_once():
     assert table.unseen == pytest.approx(2 / 12)
 
 
-def test_a_saddle_is_no_mode_and_few_paths_leave_modes_unseen():
+def test_a_saddle_is_no_mode_and_few_paths_leave_modes_unseen(unrefined):
     """z = 0 is a saddle of wells; 4 paths cannot end in all 8 modes."""
     wells = task(problems.wells(3, 3, 4.0).log_density, 3)
     found = search(KEY, wells._replace(draw_start=lambda key: jnp.zeros(3)), 4, 2.0)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_cases import quick_jit
+from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from lvm_jax import vi
@@ -33,6 +35,17 @@ def gaussian(z):
 def task(log_density, dim, family, **more):
     start = jnp.zeros(dim)
     return Task(check_density(log_density, start)[0], family, 0.01, 100_000, **more)
+
+
+def drawn(q, log_density, number):
+    """Draws of q and their log-weights."""
+
+    @quick_jit
+    def draw(key):
+        z, log_q = q.sample_and_log_prob(seed=key, sample_shape=(number,))
+        return z, jax.vmap(log_density)(z) - log_q
+
+    return jax.device_get(draw(KEY))
 
 
 def bfgs(diagonal, pairs):
@@ -93,10 +106,16 @@ def test_the_factored_normal_against_scipy():
     inside = basis @ (factor @ factor.T - np.eye(2)) @ basis.T + np.eye(4)
     scale = np.diag([1, 2, 0.5, 3])
     np.testing.assert_allclose(q.covariance(), scale @ inside @ scale, rtol=1e-4, atol=1e-5)
-    z, log_q = q.sample_and_log_prob(seed=KEY, sample_shape=(20_000,))
-    np.testing.assert_allclose(log_q, truth.logpdf(np.asarray(z, float)), atol=1e-3)
-    np.testing.assert_allclose(jax.vmap(q.log_prob)(z), log_q, atol=1e-3)
-    np.testing.assert_allclose(np.cov(np.asarray(z).T), q.covariance(), atol=0.3)
+
+    @quick_jit
+    def draw(key):
+        z, log_q = q.sample_and_log_prob(seed=key, sample_shape=(20_000,))
+        return z, log_q, jax.vmap(q.log_prob)(z)
+
+    z, log_q, again = jax.device_get(draw(KEY))
+    np.testing.assert_allclose(log_q, truth.logpdf(z.astype(float)), atol=1e-3)
+    np.testing.assert_allclose(again, log_q, atol=1e-3)
+    np.testing.assert_allclose(np.cov(z.T), q.covariance(), atol=0.3)
     assert q.entropy() == pytest.approx(truth.entropy(), abs=1e-4)
 
 
@@ -129,9 +148,8 @@ def test_a_path_from_an_infinite_value_ends_at_once_and_one_without_a_mode_at_it
 def test_one_path_finds_a_normal(family):
     found = vi.pathfinder().run(KEY, task(gaussian, 4, family))
     assert found.reason is Reason.CONVERGED
-    z, log_q = found.flat.sample_and_log_prob(seed=KEY, sample_shape=(2_000,))
-    elbo = (jax.vmap(gaussian)(z) - log_q).mean()
-    assert elbo == pytest.approx(LOG_Z, abs=0.3)
+    _, log_w = drawn(found.flat, gaussian, 2_000)
+    assert log_w.mean() == pytest.approx(LOG_Z, abs=0.3)
     assert (found.evaluations - int(found.trace.evaluations[-1])) == 0
     assert found.evaluations < 400
 
@@ -179,9 +197,8 @@ def test_weights_by_the_mixture_count_a_mode_once_and_weights_by_each_path_do_no
 
 def test_several_paths_give_a_mixture_of_both_modes():
     found = vi.pathfinder(num_paths=8, start_scale=5.0).run(KEY, task(two_normals, 2, "mixture"))
-    z, log_q = found.flat.sample_and_log_prob(seed=KEY, sample_shape=(4_000,))
-    log_w = jax.vmap(two_normals)(z) - log_q
-    assert jax.nn.logsumexp(log_w) - np.log(4_000) == pytest.approx(3, abs=0.05)
+    z, log_w = drawn(found.flat, two_normals, 4_000)
+    assert logsumexp(log_w) - np.log(4_000) == pytest.approx(3, abs=0.05)
     assert (z[:, 0] > 0).mean() == pytest.approx(0.2, abs=0.05)
     assert found.evaluations > 10_000  # the draws of the weights count
 

@@ -32,7 +32,7 @@ def constrain(z):
 
 
 @pytest.fixture(scope="module")
-def fit():
+def fit(unrefined_file):
     start = {"a": jnp.zeros(()), "b": jnp.zeros(2)}
     return vi.fit(jax.random.key(0), log_density, start, num_draws=4_000)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_cases import quick_jit
 from scipy.stats import multivariate_normal
 
 from lvm_jax import distributions, vi
@@ -16,7 +17,7 @@ KEY = jax.random.key(11)
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(6, 2)).astype(np.float32)
 LABELS = np.array([0, 1, 1, 0, 1, 1], np.float32)
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "unrefined_file")
 
 
 def log_prior(z):
@@ -49,8 +50,12 @@ def test_the_mean_gradient_over_all_batches_is_the_full_gradient(controlled):
     def gradient(density):
         return jax.grad(lambda eta: sticking_the_landing()(KEY, density, build, eta, 4))(eta)
 
-    full = gradient(POSTERIOR)
-    some = jax.vmap(lambda index: gradient(minibatch(index, POSTERIOR, expansion)))(PAIRS)
+    @quick_jit
+    def both(pairs):
+        some = jax.vmap(lambda index: gradient(minibatch(index, POSTERIOR, expansion)))(pairs)
+        return gradient(POSTERIOR), some
+
+    full, some = jax.device_get(both(PAIRS))
     np.testing.assert_allclose(some.mean(0), full, atol=2e-5)
     assert some.std(0).min() > 1e-3
 
@@ -58,17 +63,28 @@ def test_the_mean_gradient_over_all_batches_is_the_full_gradient(controlled):
 def test_the_control_variate_removes_most_noise_near_its_centre():
     z = jnp.array([0.4, -0.1])
     expansion = expand(POSTERIOR, jnp.array([0.3, -0.2]))
-    plain = jax.vmap(lambda index: minibatch(index, POSTERIOR)(z))(PAIRS)
-    controlled = jax.vmap(lambda index: minibatch(index, POSTERIOR, expansion)(z))(PAIRS)
+
+    @quick_jit
+    def values(pairs):
+        plain = jax.vmap(lambda index: minibatch(index, POSTERIOR)(z))(pairs)
+        controlled = jax.vmap(lambda index: minibatch(index, POSTERIOR, expansion)(z))(pairs)
+        return plain, controlled, POSTERIOR(z)
+
+    plain, controlled, whole = jax.device_get(values(PAIRS))
     assert controlled.std() < 0.01 * plain.std()
-    np.testing.assert_allclose(controlled.mean(), POSTERIOR(z), rtol=1e-5)
+    np.testing.assert_allclose(controlled.mean(), whole, rtol=1e-5)
 
 
 def test_a_quadratic_likelihood_has_no_noise():
     posterior = Posterior(linear, None, ROWS)
     expansion = expand(posterior, jnp.array([1.0, 2.0]))
-    some = jax.vmap(lambda index: minibatch(index, posterior, expansion)(jnp.ones(2)))(PAIRS)
-    np.testing.assert_allclose(some, posterior(jnp.ones(2)), rtol=1e-5)
+
+    @quick_jit
+    def values(pairs, z):
+        some = jax.vmap(lambda index: minibatch(index, posterior, expansion)(z))(pairs)
+        return some, posterior(z)
+
+    np.testing.assert_allclose(*values(PAIRS, jnp.ones(2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["natural_gradient", vi.adam(batch_size=2)])

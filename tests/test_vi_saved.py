@@ -14,7 +14,7 @@ from lvm_jax.training.checkpoint import CheckpointError
 
 KEY = jax.random.key(3)
 START = {"tau": np.float32(1.0), "beta": [np.zeros(2, np.float32), (np.zeros(1, np.float32),)]}
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = pytest.mark.usefixtures("compile_quickly", "unrefined_file")
 
 
 def log_density(z):
@@ -27,7 +27,7 @@ def fitted(**given):
 
 
 @pytest.fixture(scope="module")
-def full_rank():
+def full_rank(unrefined_file):
     return fitted(max_evaluations=500)
 
 

@@ -50,7 +50,7 @@ def by_hand(x, num_steps, transform=None):
     state, per_epoch, found, bounds = OPTIMIZER.init(parameters), len(x) // BATCH, [], []
 
     @jax.jit
-    def slope(parameters, keys, rows):
+    def advance(parameters, state, keys, rows):
         def mean_bound(parameters):
             def one(key, row):
                 theta, phi = parameters
@@ -62,16 +62,16 @@ def by_hand(x, num_steps, transform=None):
 
             return jax.vmap(one)(keys, rows).mean()
 
-        return jax.value_and_grad(mean_bound)(parameters)
+        bound, gradient = jax.value_and_grad(mean_bound)(parameters)
+        descent = jax.tree.map(lambda leaf: -leaf, gradient)
+        updates, state = OPTIMIZER.update(descent, state, parameters)
+        return bound, optax.apply_updates(parameters, updates), state
 
     for step in range(num_steps):
         epoch, place = divmod(step, per_epoch)
         rows = np.asarray(epoch_order(keys.order, epoch, len(x)))[place * BATCH :][:BATCH]
         noise = jax.random.split(jax.random.fold_in(keys.noise, step), BATCH)
-        bound, gradient = slope(parameters, noise, x[rows])
-        descent = jax.tree.map(lambda leaf: -leaf, gradient)
-        updates, state = OPTIMIZER.update(descent, state, parameters)
-        parameters = optax.apply_updates(parameters, updates)
+        bound, parameters, state = advance(parameters, state, noise, x[rows])
         found.append(parameters)
         bounds.append(float(bound))
     return found, bounds

@@ -13,7 +13,9 @@ from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, S
 from lvm_jax.weights import LogJoint
 
 SLOTS = 32  # modes of a point
-FREEDOM, WIDTH = 4.0, 1.2  # of the Student component of a mode: degrees of freedom, scale
+# Of the Student component of a mode: degrees of freedom, scale. With fewer than two, draws reach
+# places where a density may overflow; with more, the weights of Cauchy tails have no variance.
+FREEDOM, WIDTH = 2.0, 1.2
 KINDS = 2  # components of a mode: a normal and a Student t
 
 
