@@ -79,6 +79,7 @@ def streamed(
     where no weight exceeds BOUNDED times the mean: the largest weights of a mixture that fits are
     those of one component, nearly equal, and k-hat is the shape of their rounding.
     """
+    chunk = jax.jit(chunk)  # traced once, for the shapes and for the loop
     shapes = jax.eval_shape(chunk, key)
     size, dtype = shapes[0].shape[0], shapes[0].dtype
 

@@ -13,7 +13,7 @@ from lvm_jax.annealing import elastic
 from lvm_jax.annealing.path import make_path
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import particles, scouting
-from lvm_jax.evidence.fitting import Chunk, Edge, Loose, Pilot, chunk, edge, fit
+from lvm_jax.evidence.fitting import Edge, Loose, Pilot, chunk, edge, fit
 from lvm_jax.evidence.importance import from_first, streamed
 from lvm_jax.evidence.modes import Cover, Modes, cover, supported
 from lvm_jax.evidence.neighbours import Followed
@@ -169,9 +169,8 @@ def importance(
             jax.random.fold_in(key, index), draw, sizes.chunks, sizes.tail, longest
         )
 
-        def suggest(draws: Chunk) -> Pilot:
-            return fit(draws, own, loose, prior_share)
-
+        # Traced once, for the shapes and for the branch.
+        suggest = jax.jit(lambda draws: fit(draws, own, loose, prior_share))
         shapes = jax.eval_shape(suggest, last)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         pilot = jax.lax.cond(sizes.fits, suggest, lambda _: zeros, last)
