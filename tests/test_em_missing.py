@@ -137,6 +137,7 @@ def test_a_single_diagonal_gaussian_has_the_moments_of_the_observed(x64, covaria
 def test_float32_far_from_the_origin_is_that_of_float64(covariance_type):
     x = (1e4 + 1e-2 * HOLES).astype(np.float32)
     options = {"tolerance": 0.0, "throw": False, "regularization": 0.0}
+    options["sample_weight"] = np.ones(N)  # as in the programs above
 
     def fit(rows, dtype):
         start = start_mixture(covariance_type, dtype, 1e4, 1e-2)

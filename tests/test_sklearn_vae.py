@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
+from sklearn_checks import not_passed
 from sklearn_vae_cases import DATA, LINEAR, QUICK, D, L, N, X, short
 
 from lvm_jax import evidence
@@ -24,7 +24,7 @@ from lvm_jax.training import batches
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_training():
-    """Training, in which check_estimator meets a dozen shapes, and sampling."""
+    """Training and sampling."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, static in ((batches, "advance", 0), (vae_programs, "sample", 2)):
             function = getattr(module, name).__wrapped__
@@ -51,13 +51,10 @@ def linear():
 
 @pytest.mark.filterwarnings("ignore:score_samples")  # of fits of two epochs
 def test_check_estimator_has_no_failures(quick_evidence, unchecked):
-    estimator = VariationalAutoencoder(hidden_layer_sizes=(), max_iter=2, n_importance_samples=20)
-    results = check_estimator(estimator, on_fail=None, on_skip=None)
-    failed = [r["check_name"] for r in results if r["status"] not in ("passed", "skipped")]
-    # The only check that scikit-learn itself skips needs an environment variable of SciPy.
-    skipped = {r["check_name"] for r in results if r["status"] == "skipped"}
-    assert failed == []
-    assert skipped <= {"check_array_api_input"}
+    # Batches of one size, although the checks' tables have 10 to 150 rows.
+    quick = {"hidden_layer_sizes": (), "max_iter": 2, "batch_size": 8, "n_importance_samples": 20}
+    estimator = VariationalAutoencoder(1, **quick)
+    assert not_passed(estimator) == []
 
 
 def test_a_linear_vae_becomes_probabilistic_pca(linear):
@@ -244,7 +241,7 @@ def test_a_warm_start_goes_on_where_the_last_fit_ended(linear):
     warm = short(warm_start=True, max_iter=1).fit(X)
     first = warm.bound_curve_[0]
     units = warm.scale_
-    for _ in range(100):
+    for _ in range(30):
         warm.fit(X + 0.01)
     np.testing.assert_array_equal(warm.scale_, units)
     assert warm.bound_curve_[0] > first + 0.1

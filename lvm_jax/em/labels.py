@@ -22,7 +22,6 @@ from lvm_jax.em.mixture import Mixture
 from lvm_jax.em.product import Product
 from lvm_jax.em.result import MixtureFit
 from lvm_jax.em.sources import as_source
-from lvm_jax.typing import Array
 
 UNKNOWN = -1
 
@@ -105,14 +104,9 @@ def matched(starts: Mixture, x: np.ndarray, y: np.ndarray, sample_weight: Any) -
     for r in range(len(starts.log_weights)):
         weights, components = jax.tree.map(lambda leaf, r=r: leaf[r], starts.parameters)
         one = Mixture(weights, components, starts.origin, starts.family)
-        log_p = np.asarray(one._map(log_joint, x[rows]), np.float64)
+        log_p = np.asarray(one._map("log_joint", x[rows]), np.float64)
         score = hot.T @ (log_p - np.asarray(weights, np.float64)[None])
         order = linear_sum_assignment(score, maximize=True)[1]
         kept.append((weights[order], starts.family.select(components, order)))
     log_weights, components = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
     return Mixture(log_weights, components, starts.origin, starts.family)
-
-
-def log_joint(logits: Array) -> Array:
-    """log p(x_n, z=k), unreduced."""
-    return logits

@@ -12,10 +12,10 @@ import numpy as np
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax.compiling import bucket, first_rows
-from lvm_jax.em import imputation, incomplete, padding
+from lvm_jax.em import imputation, incomplete, padding, reductions
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.covariances import GAUSSIANS
-from lvm_jax.em.families import IMPOSSIBLE, ExponentialFamily
+from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.gaussian import Gaussian, Gaussians
 from lvm_jax.em.statistics import (
     Data,
@@ -23,8 +23,6 @@ from lvm_jax.em.statistics import (
     MixtureParameters,
     chunk_rows,
     evaluate,
-    log_joint,
-    map_rows,
 )
 from lvm_jax.typing import Array, ArrayLike, Float, Int, Key, Params
 
@@ -104,15 +102,15 @@ class Mixture:
         Here and below, NaN is an entry missing at random: log p of the observed entries, which is
         0 for a row without any.
         """
-        return self._map(log_total, x)
+        return self._map("log_prob", x)
 
     def responsibilities(self, x: ArrayLike) -> Float[Array, "N K"]:
         """p(z_n=k | x_n) for rows x [N, D]."""
-        return self._map(partial(jax.nn.softmax, axis=1), x)
+        return self._map("responsibilities", x)
 
     def assign(self, x: ArrayLike) -> Int[Array, " N"]:
         """The most probable component of each row."""
-        return self._map(partial(jnp.argmax, axis=1), x)
+        return self._map("assign", x)
 
     def evaluate(self, x: ArrayLike, sample_weight: ArrayLike | None = None) -> Evaluation:
         """Total log-likelihood, assignment entropy and sum_n log max_k r_nk, in nats."""
@@ -153,11 +151,11 @@ class Mixture:
         drawn = _sample(key, self, bucket(num_samples))
         return jax.device_put(first_rows(drawn, num_samples))
 
-    def _map(self, reduction: Callable[[Array], Array], x: ArrayLike) -> Array:
+    def _map(self, name: str, x: ArrayLike) -> Array:
         """A reduction of log p(x_n, z=k) over k, without the padding of rows and components."""
         size, k = np.shape(x)[0], self.log_weights.shape[0]
         arguments, places = self._read(x)
-        out = _reduce(*arguments, reduction)
+        out = reductions.reduced(name, *arguments)
         if places is None and size == out.shape[0] and (out.ndim == 1 or k == out.shape[1]):
             return out
         kept = np.asarray(out)[:size] if places is None else np.asarray(out)[places]
@@ -180,12 +178,6 @@ class Mixture:
         size = padding.num_components(family, data, k)
         parameters = padding.pad(family, self.parameters, size)
         return (parameters, data, family, rows_per_chunk(family, size, data)), places
-
-
-def log_total(log_joint: Float[Array, "n K"]) -> Float[Array, " n"]:
-    """log p(x_n); -inf for rows that no component can have."""
-    total = jax.nn.logsumexp(log_joint, axis=1)
-    return jnp.where(total < 0.1 * IMPOSSIBLE, -jnp.inf, total)
 
 
 def read(
@@ -256,20 +248,6 @@ def gaussian_mixture(
     with np.errstate(divide="ignore"):
         log_weights = jnp.asarray(np.log(pi / pi.sum()), dtype)
     return Mixture(log_weights, components, jnp.asarray(centre), family)
-
-
-@over_data(2, 3, 4)
-def _reduce(
-    parameters: MixtureParameters,
-    data: Data,
-    family: ExponentialFamily,
-    rows: int,
-    reduction: Callable[[Array], Array],
-) -> Array:
-    """The reduction of log p(x_n, z=k), [n, K], for each row."""
-    return map_rows(
-        lambda x, _: reduction(log_joint(family, parameters, x, data.shift)), data, rows
-    )
 
 
 @over_data(2, 3)
