@@ -70,6 +70,7 @@ bench: .venv/.benchmarks
 	.venv/bin/python -m benchmarks.em
 	.venv/bin/python -m benchmarks.em_stream
 	.venv/bin/python -m benchmarks.em_mixed
+	.venv/bin/python -m benchmarks.em_families
 	.venv/bin/python -m benchmarks.em_variational
 	.venv/bin/python -m benchmarks.bounds
 	.venv/bin/python -m benchmarks.training

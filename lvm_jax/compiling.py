@@ -13,6 +13,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from concurrent.futures import Executor
 from functools import lru_cache, update_wrapper
 from typing import Any, NamedTuple
 
@@ -142,20 +143,10 @@ class BoundedJit:
 
     def __call__(self, *args: Any) -> Any:
         """Call the compiled function with positional arguments."""
-        static = tuple(args[place] for place in self.static_argnums)
-        leaves, structure = jax.tree.flatten(
-            [arg for place, arg in enumerate(args) if place not in self.static_argnums]
-        )
+        leaves, structure = self._flatten(args)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return self.function(*args)
-        shapes = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
-        jitted = STORE.get((self, static, structure, shapes))
-        if jitted is not None:
-            return jitted(*args)
-        # Functions with equal structure, such as two equal models, are not equal in Python.
-        static = tuple(map(recognized, static))
-        args = self._with_static(args, static)
-        jitted = STORE.get((self, static, structure, shapes))
+        key, args, jitted = self._find(args, leaves, structure)
         if jitted is not None:
             return jitted(*args)
         before = count_maps()
@@ -166,8 +157,45 @@ class BoundedJit:
                 jax.block_until_ready(value)
                 jitted = lapack.with_one_blas_thread(jitted)
         maps = max(count_maps() - before, 1) if before else ASSUMED_MAPS
-        STORE.add((self, static, structure, shapes), jitted, maps)
+        STORE.add(key, jitted, maps)
         return value
+
+    def compile_in(self, pool: Executor, *args: Any) -> None:
+        """Trace for these arguments, and compile in a thread of the pool; a call waits for it.
+
+        XLA compiles without Python's lock, so that programs compile at the same time.
+        """
+        key, args, jitted = self._find(args, *self._flatten(args))
+        if jitted is not None:
+            return
+        jitted = self._jit(args)
+        with lapack.Watch() as watch:
+            lowered = jitted.lower(*args)
+        compiled = pool.submit(lowered.compile)
+        run = lapack.with_one_blas_thread(jitted) if watch.calls else jitted
+
+        def program(*args: Any) -> Any:
+            compiled.result()
+            return run(*args)
+
+        STORE.add(key, program, ASSUMED_MAPS)
+
+    def _flatten(self, args: tuple[Any, ...]) -> tuple[list[Any], Any]:
+        return jax.tree.flatten(
+            [arg for place, arg in enumerate(args) if place not in self.static_argnums]
+        )
+
+    def _find(self, args: tuple[Any, ...], leaves: list[Any], structure: Any) -> tuple[Any, ...]:
+        """The program's key, the arguments with static ones as in the key, and the program."""
+        static = tuple(args[place] for place in self.static_argnums)
+        shapes = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+        jitted = STORE.get((self, static, structure, shapes))
+        if jitted is None:
+            # Functions with equal structure, such as two equal models, are not equal in Python.
+            static = tuple(map(recognized, static))
+            args = self._with_static(args, static)
+            jitted = STORE.get((self, static, structure, shapes))
+        return (self, static, structure, shapes), args, jitted
 
     def _with_static(self, args: tuple[Any, ...], static: tuple[Any, ...]) -> tuple[Any, ...]:
         given = dict(zip(self.static_argnums, static, strict=True))
@@ -177,7 +205,7 @@ class BoundedJit:
         """XLA's compiler options for a call with these arguments."""
         return lean_options(self.level) if self.lean else None
 
-    def _jit(self, args: tuple[Any, ...]) -> Callable[..., Any]:
+    def _jit(self, args: tuple[Any, ...]) -> Any:
         """A new jitted function; JAX releases a program with its Python function."""
         options = self.options(args)
 

@@ -1,5 +1,8 @@
 """Buckets of sizes, and the store of compiled programs: what it shares, bounds and releases."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +148,37 @@ def test_a_system_that_does_not_count_maps_has_a_bound_all_the_same(store, monke
     for size in range(1, 6):
         program(np.zeros(size, np.float32))
     assert len(store) == 2
+
+
+def test_a_program_that_compiles_in_a_thread_is_traced_once(store):
+    """And a call waits for it: the pool has one thread, which is busy until the call."""
+    traces, began = [], threading.Event()
+
+    @bounded_jit(1)
+    def power(x, number):
+        traces.append(number)
+        return x**number
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(began.wait)
+        x = np.arange(4, dtype=np.float32)
+        power.compile_in(pool, x, 3)
+        power.compile_in(pool, x, 3)
+        (entry,) = store._entries.values()
+        threading.Timer(0.01, began.set).start()
+        np.testing.assert_array_equal(power(x, 3), x**3)
+    assert traces == [3]
+    assert next(iter(store._entries.values())) is entry
+
+
+def test_an_error_of_a_compilation_in_a_thread_is_raised_by_the_call(store, monkeypatch):
+    double = bounded_jit()(lambda x: 2 * x)
+
+    def fail(self):
+        raise MemoryError("of the compiler")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail)
+    with ThreadPoolExecutor(1) as pool:
+        double.compile_in(pool, np.ones(3))
+    with pytest.raises(MemoryError, match="of the compiler"):
+        double(np.ones(3))

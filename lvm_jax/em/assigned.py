@@ -1,4 +1,4 @@
-"""Initial mixtures from the clusters of other columns than the data's."""
+"""Initial mixtures from clusters: given labels, or those of other columns than the data's."""
 
 from typing import Any
 
@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lvm_jax.em import inputs, priors, starts
+from lvm_jax._core import checks
+from lvm_jax.em import inputs, priors, sources, starts
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.families import ExponentialFamily, Settings, divide
+from lvm_jax.em.labels import check_labels
 from lvm_jax.em.mixture import Mixture, read
 from lvm_jax.em.statistics import Data, MixtureParameters, mass
 from lvm_jax.typing import Array, Key
@@ -29,6 +31,30 @@ def clusters(
     return np.stack([
         (points @ c.T - length[None]).argmax(1) for c, length in zip(centres, lengths, strict=True)
     ])  # fmt: skip
+
+
+def attach(request: Any) -> Any:
+    """The request of a fit with the mixture of its labels `start`, integers [N], as its start.
+
+    In the M-step of the start a missing entry is the mean of its column.
+    """
+    if sources.as_source(request.x) is not None:
+        raise TypeError("start: expected x as an array in memory with labels, got data that stream")
+    x, _ = checks.points_or_nan(request.x, "x")
+    number = checks.integer(request.num_components, "num_components", 1)
+    family, weight = inputs.as_family(request.family), request.sample_weight
+    labels = check_labels(request.start, len(x), number, weight, "start")
+    counts = np.bincount(labels[labels >= 0], minlength=number)
+    if (labels < 0).any() or (counts == 0).any():
+        raise ValueError(
+            f"start: expected a label 0 to {number - 1} for each row, and a row for each label, "
+            f"got {np.unique(labels).tolist()}"
+        )
+    if np.isnan(x).any():
+        x = np.where(np.isnan(x), np.nanmean(x, 0)[None], x)
+    weight = None if weight is None else checks.weights(weight, len(x))
+    start = assigned(family, x, labels[None], number, weight, request.regularization)
+    return request._replace(start=start)
 
 
 def assigned(
@@ -64,7 +90,13 @@ def _assigned(
     def one(resp: Array) -> Any:
         resp = resp * weight[:, None]
         centres = divide(resp.T @ jnp.where(jnp.isnan(x), 0, x), resp.sum(0))
-        previous = family.start(centres, jnp.ones_like(x[0]))
-        return starts.maximize(family, family.summarize_assigned(x, resp), previous, settings)
+        if family.has_fast_path:
+            previous = family.start(centres, jnp.ones_like(x[0]))
+            summary = family.summarize_assigned(x, resp)
+        else:
+            previous = family.start(centres, starts.spread(data))
+            expected = family.expectation(previous, x)
+            summary = family.summarize_expected(previous, x, expected, resp)
+        return starts.maximize(family, summary, previous, settings)
 
     return jax.vmap(one)(resp)

@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lvm_jax.em.factors import Factors
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.gaussian import Gaussian, Gaussians
 from lvm_jax.em.mixture import Mixture
+from lvm_jax.em.noise import Noisy
 from lvm_jax.em.statistics import MixtureParameters
+from lvm_jax.em.student import Students
 from lvm_jax.typing import Array
+
+CONTINUOUS = (Gaussians, Students, Factors, Noisy)
 
 
 class Estimates(NamedTuple):
@@ -35,13 +40,34 @@ def as_mixture(value: Any) -> Mixture:
 def numbers(family: ExponentialFamily, parameters: MixtureParameters, origin: Array) -> Estimates:
     """The estimates of one mixture."""
     log_weights, components = parameters
-    covariances = None
-    if isinstance(family, Gaussian):
-        mean, scale, low = family.complete(components)
-        components = Gaussians(mean + low, scale)
-        covariances = family.covariances(components)
+    components = jax.tree.map(rounded, components, is_leaf=is_gaussians)
+    covariances = family.covariances(components) if isinstance(family, Gaussian) else None
     means = origin[None] + family.means(components)
     return Estimates(jnp.exp(log_weights), means, covariances, components)
+
+
+def is_gaussians(part: Any) -> bool:
+    """Whether a part of the components are Gaussians."""
+    return isinstance(part, Gaussians)
+
+
+def rounded(part: Any) -> Any:
+    """Gaussians without the remainders of their means; another part as it is."""
+    if not is_gaussians(part) or part.remainder is None:
+        return part
+    return Gaussians(part.deviations + part.remainder, part.scale)
+
+
+def bounded(components: Any) -> Any:
+    """Whether a leaf is at a boundary where no coordinate changes it, such as a probability of 0.
+
+    The constants of continuous components, such as given degrees of freedom, are not.
+    """
+
+    def one(part: Any) -> Any:
+        return jax.tree.map(lambda _: not isinstance(part, CONTINUOUS), part)
+
+    return jax.tree.map(one, components, is_leaf=lambda part: isinstance(part, CONTINUOUS))
 
 
 def widened(mixture: Mixture) -> tuple[MixtureParameters, np.ndarray]:
@@ -50,7 +76,7 @@ def widened(mixture: Mixture) -> tuple[MixtureParameters, np.ndarray]:
     return wide.parameters, wide.origin
 
 
-def listed(family: ExponentialFamily, estimates: Estimates) -> dict[str, np.ndarray]:
+def listed(family: ExponentialFamily, estimates: Estimates) -> dict[str, Any]:
     """The estimates without repetition, by name: the rows of a covariance matrix.
 
     Gaussians have weights, means and covariances; other families weights and components.

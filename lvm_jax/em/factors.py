@@ -14,6 +14,7 @@ and with the residual e = x - mu - Lambda E[z | x]
 which has no cancellation. A step costs about 8 N K D q multiplications.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -203,6 +204,18 @@ class FactorAnalyzers(ExponentialFamily):
         _, _, scale, _ = self.parts(at)
         loadings = free.loadings * scale[:, :, None] / like(size, free.loadings)
         return Factors(self.normal.constrain(free.normal, at.normal, size), loadings)
+
+    def chart(self, at: Factors, size: Float[Array, " K"]) -> tuple[Any, Callable[[Any], Any]]:
+        """Loadings L Q of a fixed rotation Q, with a lower triangle L: others are equivalent."""
+        begin, move = self.normal.chart(at.normal, size)
+        turns = jax.vmap(lambda top: jnp.linalg.qr(top.T)[0])(at.loadings[:, : self.rank])
+        lower = jnp.tril(jnp.ones(at.loadings.shape[1:], at.loadings.dtype))[None]
+
+        def moved(free: Factors) -> Factors:
+            change = (free.loadings * lower) @ jnp.swapaxes(turns, 1, 2)
+            return Factors(move(free.normal), at.loadings + change)
+
+        return Factors(begin, jnp.zeros_like(at.loadings)), moved
 
     def within(self, components: Factors, settings: Settings) -> Factors:
         """Noise variances of at least the floor."""

@@ -8,6 +8,7 @@ so that the E-step is the matrix product T(X) @ eta.T and the M-step the product
 same features. Per-component functions take ONE component and are vmapped over K.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -210,6 +211,13 @@ class ExponentialFamily:
     def constrain(self, free: Params, at: Params, size: Float[Array, " K"]) -> Params:
         """The inverse of `unconstrain`, of its first argument."""
         return jax.tree.map(lambda leaf: leaf / like(size, leaf), free)
+
+    def chart(self, at: Params, size: Float[Array, " K"]) -> tuple[Params, Callable[[Any], Params]]:
+        """Local coordinates for standard errors: their values at `at`, and the map to components.
+
+        By default those of `unconstrain`. A coordinate without effect is left out.
+        """
+        return self.unconstrain(at, at, size), lambda free: self.constrain(free, at, size)
 
     def within(self, components: Params, settings: Settings) -> Params:
         """The components, at the limit of the settings where an acceleration has crossed it."""

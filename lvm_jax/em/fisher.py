@@ -1,7 +1,7 @@
 """Sums of scores, their outer products and second derivatives of log p over rows, in chunks.
 
 The derivatives are those in local coordinates u of the mixture, with u = 0 at the mixture: the
-family's `unconstrain`, and the log-weights relative to the largest one. There the information of
+family's `chart`, and the log-weights relative to the largest one. There the information of
 complete data is about N times the identity, which reduces rounding errors. All is in float64.
 """
 
@@ -45,9 +45,9 @@ def place(
     others = jnp.argsort(-weights)[1:]
     head, tail = u[: len(others)], u[len(others) :]
     log_weights = jax.nn.log_softmax(at.log_weights.at[others].add(head / size[others]))
-    free, unravel = ravel_pytree(family.unconstrain(at.components, at.components, size))
-    components = family.constrain(unravel(free + tail), at.components, size)
-    return MixtureParameters(log_weights, components)
+    start, move = family.chart(at.components, size)
+    free, unravel = ravel_pytree(start)
+    return MixtureParameters(log_weights, move(unravel(free + tail)))
 
 
 @over_data(0)
@@ -56,7 +56,7 @@ def slopes(
 ) -> tuple[Estimates, Any]:
     """d estimates / du, leaves [..., A], and d parameters / du."""
     at = jax.tree.map(jnp.asarray, at)
-    free = family.unconstrain(at.components, at.components, jnp.exp(at.log_weights / 2))
+    free, _ = family.chart(at.components, jnp.exp(at.log_weights / 2))
     number = sum(leaf.size for leaf in jax.tree.leaves(free)) + len(at.log_weights) - 1
 
     def moved(u: Array) -> tuple[Estimates, Any]:

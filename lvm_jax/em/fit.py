@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from lvm_jax._core import checks
 from lvm_jax.em import (
+    assigned,
     labels,
     loop,
     padding,
@@ -35,7 +36,7 @@ def fit(
     num_components: int,
     family: ExponentialFamily | str = "full",
     *,
-    start: str | Mixture = "kmeans",
+    start: str | Mixture | ArrayLike = "kmeans",
     num_restarts: int = 1,
     max_steps: int = MAX_STEPS,
     tolerance: float = 1e-3,
@@ -66,7 +67,7 @@ def fit(
             `em.COVARIANCE_FAMILIES`, such as VEV; or another family of components, such as
             `em.Bernoulli()`.
         start: kmeans, k-means++, random or random_from_data; or a mixture, whose leaves may have a
-            leading axis R.
+            leading axis R; or labels, integers [N] from 0 to K - 1, of another clustering.
         num_restarts: R, unless `start` is a mixture.
         max_steps: maximum number of EM steps of a restart.
         tolerance: stop when the objective changes by less, in nats per unit of weight.
@@ -108,6 +109,8 @@ def fit(
         x, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, tolerance, acceleration,
     )  # fmt: skip
+    if isinstance(start, np.ndarray | jax.Array):
+        request = assigned.attach(request)
     if y is not None:
         request = labels.attach(request, y, partial(_initialize, key))
     max_steps = checks.integer(max_steps, "max_steps", 0)

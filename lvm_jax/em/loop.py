@@ -1,6 +1,7 @@
 """The compiled EM loop for R restarts at once; it returns its outcome as a value."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -226,6 +227,26 @@ def conclude(problem: Problem, state: State, assign: bool) -> Conclusion:
     return Conclusion(best, chosen, evaluation, value, labels)
 
 
+def before(problem: Problem, previous_objective: float = -np.inf) -> State:
+    """The state at the start of `run`."""
+    num_restarts, dtype = problem.centres.shape[0], problem.data.x.dtype
+    return State(
+        problem.parameters,
+        np.full(num_restarts, previous_objective, dtype),
+        np.full(num_restarts, Outcome.RUNNING, np.int32),
+        np.zeros(num_restarts, np.int32),
+        np.int32(0),
+        problem.first_step,
+        squarem.start(problem.parameters) if problem.accelerated else None,
+    )
+
+
+def compile_in(pool: Executor, problem: Problem) -> None:
+    """Compile the program of `run` in a thread of the pool."""
+    stop = np.int32(0)
+    segment.compile_in(pool, *problem[:4], False, problem[4:], before(problem), stop, stop)
+
+
 def run(
     problem: Problem,
     max_steps: int,
@@ -239,16 +260,8 @@ def run(
     A restart converges at its first step if its objective is within the tolerance of
     `previous_objective`.
     """
-    num_restarts, dtype = problem.centres.shape[0], problem.data.x.dtype
-    state = State(
-        problem.parameters,
-        np.full(num_restarts, previous_objective, dtype),
-        np.full(num_restarts, Outcome.RUNNING, np.int32),
-        np.zeros(num_restarts, np.int32),
-        np.int32(0),
-        problem.first_step,
-        squarem.start(problem.parameters) if problem.accelerated else None,
-    )
+    num_restarts = problem.centres.shape[0]
+    state = before(problem, previous_objective)
     traces = [np.zeros((num_restarts, 0))]
     length = SEGMENT if on_progress is None else min(SEGMENT, progress_interval)
     static, last, step_number, running = (*problem[:4], assign), np.int32(max_steps), 0, True

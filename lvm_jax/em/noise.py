@@ -6,6 +6,7 @@ V is the volume of the box, a constant; rows outside the box have the density 1 
 density is improper there (Banfield and Raftery 1993; Fraley and Raftery 1998, section 4.3).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax._core import checks
-from lvm_jax.em.families import ExponentialFamily, Settings
+from lvm_jax.em.families import ExponentialFamily, Settings, like
 from lvm_jax.em.mixture import Mixture
 from lvm_jax.typing import Array, ArrayLike, Bool, Float, Key, Scalar
 
@@ -123,6 +124,22 @@ class WithNoise(ExponentialFamily):
         """The inverse; the noise stays as it is."""
         inner = self.family.constrain(free.inner, at.inner, size)
         return at._replace(inner=inner)
+
+    def chart(self, at: Noisy, size: Float[Array, " K"]) -> tuple[Any, Callable[[Any], Any]]:
+        """The coordinates of the family; the noise has none."""
+        begin, move = self.family.chart(at.inner, size)
+        inner, width = move(begin), at.width[:, 0]
+        one = self.family.select(inner, jnp.int32(0))
+
+        def moved(free: Any) -> Noisy:
+            def keep(new: Array, old: Array, single: Array) -> Array:
+                if single.ndim == new.ndim:  # of all components
+                    return new
+                return jnp.where(like(width, new) > 0, old, new)
+
+            return at._replace(inner=jax.tree.map(keep, move(free), inner, one))
+
+        return begin, moved
 
     def within(self, components: Noisy, settings: Settings) -> Noisy:
         """Those of the family."""

@@ -36,16 +36,23 @@ def common(
     They are the common eigenvectors of the covariances `before`, from which no step raises F, and
     those of the mean of S_k, because the first may be a saddle point.
     """
-    number = jnp.arange(1, len(share) + 1, dtype=spread.dtype)
-    # Irrational factors: a sum with equal ones may have equal eigenvalues, e.g. of exchanged axes.
-    factors = jnp.where(share > 0, 0.5 + (number * math.sqrt(1.25)) % 1, 0)
-    factors = factors / jnp.trace(before, axis1=1, axis2=2)
-    pooled = jnp.stack([jnp.tensordot(w, s, 1) for w, s in ((factors, before), (share, spread))])
-    bases = jnp.linalg.eigh(pooled)[1]
+    both = jnp.stack([pooled(before, share), jnp.tensordot(share, spread, 1)])
+    bases = jnp.linalg.eigh(both)[1]
     bases, values = jax.vmap(lambda basis: descend(spread, share, basis, rule))(bases)
     basis = bases[jnp.argmin(values)]
     variances = rule(jax.vmap(lambda s: jnp.diagonal(basis.T @ s @ basis))(spread))
     return jax.vmap(lambda v: (basis * v[None]) @ basis.T)(variances)
+
+
+def pooled(matrices: Float[Array, "K D D"], share: Float[Array, " K"]) -> Float[Array, "D D"]:
+    """A weighted sum of matrices with common eigenvectors, which it has too.
+
+    The factors are irrational: a sum with equal ones may have equal eigenvalues, for instance of
+    exchanged axes.
+    """
+    number = jnp.arange(1, len(share) + 1, dtype=matrices.dtype)
+    factors = jnp.where(share > 0, 0.5 + (number * math.sqrt(1.25)) % 1, 0)
+    return jnp.tensordot(factors / jnp.trace(matrices, axis1=1, axis2=2), matrices, 1)
 
 
 def descend(

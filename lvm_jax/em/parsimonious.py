@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lvm_jax.em import orientations
+from lvm_jax.em import charts, orientations
 from lvm_jax.em.covariances import Diagonal, Full, Spherical, Tied
 from lvm_jax.em.families import ExponentialFamily, Settings, divide, keep_empty, like
 from lvm_jax.em.gaussian import BlockMoments, Gaussian, Gaussians
@@ -127,6 +127,25 @@ class Constrained(Gaussian):
         """The moments of complete rows."""
         return summary
 
+    def axes(self, scale: Array) -> charts.Axes:
+        """Volumes, shapes and orientations of K scales."""
+        return charts.Axes(2 * jnp.log(scale), None)
+
+    def scales(self, at: charts.Axes, u: charts.Coordinates) -> Array:
+        """The scales at the coordinates u."""
+        return jnp.exp(charts.log_variances(at, u) / 2)
+
+    def chart(self, at: Gaussians, size: Float[Array, " K"]) -> tuple[Any, Callable[[Any], Any]]:
+        """The coordinates of `charts`, whose number is that of the free parameters."""
+        mean, scale, low = self.complete(at)
+        begin = self.axes(scale)
+
+        def move(u: charts.Coordinates) -> Gaussians:
+            change = jax.vmap(self.colour_one)(scale, u.means / size[:, None])
+            return Gaussians(mean + change, self.scales(begin, u), low)
+
+        return charts.zeros(self.name, mean), move
+
     def maximize(self, summary: Any, previous: Gaussians, settings: Settings) -> Gaussians:
         """Weighted means, and the covariances of the model."""
         old = self.complete(previous)
@@ -171,6 +190,14 @@ class ConstrainedFull(Constrained, Full):
     def fit_covariances(self, spread: Array, share: Float[Array, " K"], before: Array) -> Array:
         """The covariances of the model."""
         return matrices(self.name, spread, share, before)
+
+    def axes(self, scale: Array) -> charts.Axes:
+        """Volumes, shapes and orientations of K scales."""
+        return charts.axes(self.name, self.square(scale))
+
+    def scales(self, at: charts.Axes, u: charts.Coordinates) -> Array:
+        """The scales at the coordinates u."""
+        return jnp.linalg.cholesky(charts.matrices(at, u))
 
     def incomplete(self, block: int) -> ExponentialFamily:
         """The family of rows with missing entries."""

@@ -23,7 +23,7 @@ class Request(NamedTuple):
     x: Any
     num_components: int
     family: ExponentialFamily | str = "full"
-    start: str | Mixture = "kmeans"
+    start: Any = "kmeans"
     num_restarts: int = 1
     regularization: float = 1e-6
     prior: priors.ConjugatePrior | None = None

@@ -1,6 +1,6 @@
 """Components that are products of families over blocks of columns, for mixed data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -270,6 +270,11 @@ class Product(ExponentialFamily):
     def constrain(self, free: Params, at: Params, size: Float[Array, " K"]) -> Params:
         """The blocks' components from their coordinates."""
         return self.each("constrain", free, at, [size] * len(self.blocks))
+
+    def chart(self, at: Params, size: Float[Array, " K"]) -> tuple[Params, Callable[[Any], Params]]:
+        """The blocks' coordinates."""
+        begin, moves = zip(*self.each("chart", at, [size] * len(self.blocks)), strict=True)
+        return begin, lambda free: tuple(m(u) for m, u in zip(moves, free, strict=True))
 
     def select(self, components: Params, k: Int[Array, "..."]) -> Params:
         """The blocks' parameters of component k."""

@@ -1,7 +1,9 @@
 """Fits of every family and number of components, with shared starts and programs."""
 
+import os
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +16,12 @@ from lvm_jax.em.fit import MAX_STEPS, fit
 from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.information import Criteria, criteria, from_evaluation
 from lvm_jax.em.mixture import Mixture
-from lvm_jax.em.preparation import Request, Shared, conclude, prepare
+from lvm_jax.em.preparation import Prepared, Request, Shared, conclude, prepare
 from lvm_jax.em.result import MixtureFit
 from lvm_jax.typing import Array, ArrayLike, Key
 
 OF_STREAMS = ("checkpoint", "mesh")  # options of `fit` whose fits are not in one program
+LARGE = 2**22  # numbers in x, whose fits take longer than compilation
 REGULARIZATION: float = Request._field_defaults["regularization"]
 
 
@@ -44,12 +47,18 @@ def is_singular(mixture: Mixture, regularization: float) -> bool:
     """
     if not isinstance(mixture.family, Gaussian):
         return False
-    covariances = np.asarray(mixture.covariances)[np.asarray(mixture.weights) > 0]
-    if not np.isfinite(covariances).all():
+    scale = np.asarray(mixture.components.scale)
+    eps = np.finfo(scale.dtype).eps
+    if mixture.family.scale_axis is None:
+        scale = scale[None]
+    else:
+        scale = scale[np.asarray(mixture.log_weights) > -np.inf]
+    if not np.isfinite(scale).all():
         return True
-    values = np.linalg.eigvalsh(covariances.astype(np.float64))
-    rounding = np.finfo(covariances.dtype).eps * values[:, -1]
-    return bool((values[:, 0] <= np.maximum(2 * regularization, rounding)).any())
+    scale = scale.astype(np.float64)
+    values = np.linalg.svd(scale, compute_uv=False) if scale.ndim == 3 else np.atleast_2d(scale.T).T
+    least, most = values.min(1) ** 2, values.max(1) ** 2
+    return bool((least <= np.maximum(2 * regularization, eps * most)).any())
 
 
 def name_of(family: ExponentialFamily | str) -> str:
@@ -83,42 +92,59 @@ def candidates(
     """The fits of all families and sizes, family by family; the largest sizes are fitted first."""
     streams = sources.as_source(x) is not None
     streams = streams or any(options.get(name) is not None for name in OF_STREAMS)
-    shared = Shared(max(sizes))
-    found: list[Candidate] = []
-    for family in families:
-        made = {}
-        for k in sorted(sizes, reverse=True):
-            if streams:
-                one = fit(key, x, k, family, sample_weight=sample_weight, throw=False, **options)
-                made[k] = one, criteria(one.mixture, x, sample_weight)
-            else:
-                made[k] = in_memory(key, x, k, family, sample_weight, options, shared)
-        found += [judged(name_of(family), k, *made[k], options) for k in sizes]
-    return found
+    order = sorted(sizes, reverse=True)
+    if streams:
+        same: Any = {**options, "sample_weight": sample_weight, "throw": False}
+        fits = [{k: fit(key, x, k, family, **same) for k in order} for family in families]
+        table = [
+            {k: (one, criteria(one.mixture, x, sample_weight)) for k, one in own.items()}
+            for own in fits
+        ]
+    else:
+        table = in_memory(key, x, order, families, sample_weight, options)
+    return [
+        judged(name_of(family), k, *own[k], options)
+        for family, own in zip(families, table, strict=True)
+        for k in sizes
+    ]
 
 
 def in_memory(
     key: Key[Array, ""],
     x: ArrayLike,
-    num_components: int,
-    family: ExponentialFamily | str,
+    sizes: Sequence[int],
+    families: Sequence[ExponentialFamily | str],
     sample_weight: ArrayLike | None,
     options: dict[str, Any],
-    shared: Shared,
-) -> tuple[MixtureFit, Criteria]:
-    """`fit` and `criteria` by one program."""
-    options = dict(options)
+) -> list[dict[int, tuple[MixtureFit, Criteria]]]:
+    """`fit` and `criteria` of each family and size, by one program for each family.
+
+    The programs compile in threads, while the families before them are fitted.
+    """
+    options = {name: value for name, value in options.items() if name not in OF_STREAMS}
     max_steps = checks.integer(options.pop("max_steps", MAX_STEPS), "max_steps", 0)
     on_progress = options.pop("on_progress", None)
-    options = {name: value for name, value in options.items() if name not in OF_STREAMS}
-    request = Request(x, num_components, family, sample_weight=sample_weight, **options)
-    prepared = prepare(key, request, shared)
-    state, trace, conclusion = loop.run(prepared.problem, max_steps, on_progress)
-    made = conclude(state, trace, conclusion, prepared)
-    if prepared.problem.data.fill is not None:  # rows without any value have weight 0 there
-        return made, criteria(made.mixture, x, sample_weight)
-    total = np.shape(x)[0] if sample_weight is None else float(np.sum(np.asarray(sample_weight)))
-    return made, from_evaluation(conclusion.evaluation, made.mixture.num_parameters, total)
+    shared = Shared(max(sizes))
+
+    def prepared(family: ExponentialFamily | str, k: int) -> Prepared:
+        request = Request(x, k, family, sample_weight=sample_weight, **options)
+        return prepare(key, request, shared)
+
+    def one(problem: Prepared) -> tuple[MixtureFit, Criteria]:
+        state, trace, conclusion = loop.run(problem.problem, max_steps, on_progress)
+        made = conclude(state, trace, conclusion, problem)
+        if problem.problem.data.fill is not None:  # rows without any value have weight 0 there
+            return made, criteria(made.mixture, x, sample_weight)
+        total = np.shape(x)[0] if sample_weight is None else float(np.sum(sample_weight))
+        return made, from_evaluation(conclusion.evaluation, made.mixture.num_parameters, total)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        if len(families) > 1 and np.size(x) <= LARGE:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the fits warn
+                for family in families:
+                    loop.compile_in(pool, prepared(family, sizes[0]).problem)
+        return [{k: one(prepared(family, k)) for k in sizes} for family in families]
 
 
 def judged(

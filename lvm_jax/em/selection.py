@@ -58,7 +58,8 @@ def select(
 
     `families` are compared where they are given, such as `tuple(em.COVARIANCE_FAMILIES)`; otherwise
     `family` is the only one. All fits use the same key, and those of one number of components the
-    same k-means centres. `options` are those of `fit`.
+    same k-means centres. `options` are those of `fit`. The programs of several families compile in
+    threads; the fits are in this one.
 
     A fit is singular if it failed, or if a component's variance in some direction is mostly
     `regularization`, so that the likelihood depends on it. The best fit is not singular and has a

@@ -76,10 +76,14 @@ def standard_errors(
     The errors are in the units of the estimates. A component of weight 0, an estimate at its
     boundary and a direction in which the likelihood is flat have no standard error: NaN, named in
     `problems` and in a warning. Other errors are then those with an estimate at its boundary held
-    fixed. Two passes over x in float64, with a memory of P^2 numbers for P parameters.
+    fixed. A constant, such as given degrees of freedom or the box of `with_noise`, has the error 0.
+    Equal volumes, shapes and orientations are one parameter each. Loadings of two or more factors
+    are determined up to a rotation: their errors are those with the rotation held fixed in which
+    the upper triangle of the loadings is 0. Two passes over x in float64, with a memory of P^2
+    numbers for P parameters.
 
-    Raises ValueError or TypeError for an unknown kind, for a family whose `unconstrain` has not as
-    many coordinates as the mixture has parameters, and the errors of `criteria`.
+    Raises ValueError or TypeError for an unknown kind, for a family whose `chart` has more
+    coordinates than the mixture has parameters, and the errors of `criteria`.
 
     Source: McLachlan and Peel (2000), Finite Mixture Models, sections 2.15 and 2.16.
     """
@@ -115,7 +119,7 @@ def coordinates(mixture: Mixture, moved: Any, live: int) -> np.ndarray:
     if len(kept) > expected:
         raise TypeError(
             f"fit: {type(mixture.family).__name__} components have {expected} free parameters and "
-            f"{len(kept)} coordinates in `unconstrain`; use em.bootstrap"
+            f"{len(kept)} coordinates in `chart`; use em.bootstrap"
         )
     return kept
 
@@ -168,8 +172,10 @@ def finish(
     empty = np.setdiff1d(np.arange(number), live).tolist()
     if empty:
         problems.insert(0, f"components {empty} have weight 0 and no standard errors")
+    flags = flags_of(slopes)
+    clipped = {} if slopes.covariances is not None else estimates.listed(mixture.family, flags)
     rows = {
-        name: (slope, *lost(slope, solution, name.startswith("components")))
+        name: (slope, *lost(slope, solution, clipped.get(name, False)))
         for name, slope in estimates.listed(mixture.family, slopes).items()
     }
     for index, reason in ((1, "at a boundary"), (2, "not determined by these rows")):
@@ -177,15 +183,20 @@ def finish(
         if named:
             shown = ", ".join(named[:MOST]) + (", ..." if len(named) > MOST else "")
             problems.append(f"without a standard error, {reason}: {shown} ({len(named)} in all)")
-    discrete = slopes.covariances is None
-    weights = errors(slopes.weights, solution, False)
-    others: Any = jax.tree.map(lambda slope: errors(slope, solution, discrete), slopes)
-    filled = jax.tree.map(lambda leaf: fill(leaf, live, number), others._replace(weights=weights))
+    found = jax.tree.map(lambda slope, flag: errors(slope, solution, flag), slopes, flags)
+    filled = jax.tree.map(lambda leaf: fill(leaf, live, number), found)
     covariance, names = joint(rows, solution, live) if with_covariance else (None, ())
     return StandardErrors(
         filled.weights, filled.means, filled.covariances, filled.components,
         covariance, names, solution.distance, tuple(problems),
     )  # fmt: skip
+
+
+def flags_of(slopes: Estimates) -> Estimates:
+    """Whether estimates can be at a boundary where no coordinate changes them."""
+    components: Any = estimates.bounded(slopes.components)
+    covariances = None if slopes.covariances is None else False
+    return Estimates(False, any(jax.tree.leaves(components)), covariances, components)
 
 
 def errors(slope: np.ndarray, solution: Solution, clipped: bool) -> np.ndarray:

@@ -11,6 +11,7 @@ with a = (nu + D) / 2 (Peel and McLachlan 2000). In the M-step the scale of u is
 not by sum_n r. The optimum is the same, and fewer steps reach it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -232,6 +233,19 @@ class Student(ExponentialFamily):
             return Students(normal, at.degrees)
         degrees = jnp.exp(free.degrees / (_information(at.degrees) * size))
         return Students(normal, jnp.clip(degrees, *self.bounds))
+
+    def chart(self, at: Students, size: Float[Array, " K"]) -> tuple[Any, Callable[[Any], Any]]:
+        """Tied degrees of freedom have one coordinate."""
+        begin, move = super().chart(at, size)
+        if self.degrees != "tied":
+            return begin, move
+
+        def tied(free: Students) -> Students:
+            return move(begin._replace(normal=free.normal))._replace(
+                degrees=jnp.clip(at.degrees * jnp.exp(free.degrees), *self.bounds)
+            )
+
+        return begin._replace(degrees=jnp.zeros(1, at.degrees.dtype)), tied
 
     def num_component_parameters(self, num_components: int, dim: int) -> int:
         """Those of the Gaussians, and K, 1 or 0 degrees of freedom."""

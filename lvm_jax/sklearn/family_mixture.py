@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from lvm_jax import em
+from lvm_jax.em.labels import check_labels
 from lvm_jax.em.result import report
 from lvm_jax.sklearn.base import DTYPES, draw_seed
 from lvm_jax.sklearn.fitted_mixture import FittedMixture
@@ -55,8 +56,8 @@ class FamilyMixture(FittedMixture):
         """Set the family's attributes from its components."""
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit by EM; a `sample_weight` [n_samples] of 2 is equivalent to duplicating the row."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> Self:
+        """Fit by EM; y is ignored, `sample_weight` and `labels` are as in `GaussianMixture`."""
         X = validate_data(
             self, X, dtype=DTYPES, ensure_min_samples=2, ensure_min_features=self.fewest_features,
             ensure_all_finite="allow-nan" if self._takes_nan() else True,
@@ -65,13 +66,16 @@ class FamilyMixture(FittedMixture):
             sample_weight = _check_sample_weight(
                 sample_weight, X, dtype=X.dtype, ensure_non_negative=True
             )
+        if labels is not None:
+            labels = check_labels(labels, len(X), self.n_components, sample_weight, "labels")
         key = jax.random.key(draw_seed(self.random_state))
         with jax.enable_x64(X.dtype == np.float64), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "x: columns .* are constant", UserWarning)
             fitted = em.fit(
                 key, X, self.n_components, self._family(), start=self.init_params,
                 num_restarts=self.n_init, max_steps=self.max_iter, tolerance=self.tol,
-                regularization=self.reg_covar, sample_weight=sample_weight, throw=False,
+                regularization=self.reg_covar, sample_weight=sample_weight, y=labels,
+                throw=False,
             )  # fmt: skip
         report(fitted)
         self._mixture = jax.tree.map(np.asarray, fitted.mixture)
@@ -83,9 +87,11 @@ class FamilyMixture(FittedMixture):
         self._set(self._mixture.components)
         return self
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None
+    ) -> np.ndarray:
         """Fit, then return the most probable component of each sample."""
-        return self.fit(X, y, sample_weight).predict(X)
+        return self.fit(X, y, sample_weight, labels).predict(X)
 
     def _current(self) -> em.Mixture:
         return self._mixture

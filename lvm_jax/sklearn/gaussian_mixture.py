@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -14,6 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from lvm_jax import em
 from lvm_jax.em import loop
+from lvm_jax.em.labels import check_labels
 from lvm_jax.em.preparation import Request, conclude, prepare
 from lvm_jax.em.sources import as_source
 from lvm_jax.sklearn import arrays
@@ -133,21 +135,29 @@ class GaussianMixture(StreamedFits, FittedMixture):
         self.verbose_interval = verbose_interval
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Fit by EM; a `sample_weight` [n_samples] of 2 is equivalent to duplicating the row.
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None) -> Self:
+        """Fit by EM. y is ignored, as in scikit-learn.
 
-        X may be data that stream, as in `em.fit`, such as a memory map or the path of a file.
+        A `sample_weight` [n_samples] of 2 is equivalent to duplicating the row. `labels`
+        [n_samples] are the known components of some samples, -1 for the others: their
+        responsibilities are fixed, and `lower_bound_` is the likelihood of samples and labels.
+        X may be data that stream, as in `em.fit`, such as a memory map or the path of a file;
+        labels are for an array.
         """
-        if (source := as_source(X)) is None:
-            self.fit_predict(X, y, sample_weight)
-        else:
+        if labels is None and (source := as_source(X)) is not None:
             self._fit_source(source, sample_weight)
+        else:
+            self.fit_predict(X, y, sample_weight, labels)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
-        """Fit, then return the most probable component of each sample."""
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: Any = None, labels: Any = None
+    ) -> np.ndarray:
+        """Fit, then return the most probable component of each sample: its label if it has one."""
         if (source := as_source(X)) is not None:
+            if labels is not None:
+                raise TypeError("labels: expected None with data that stream")
             self._fit_source(source, sample_weight)
             return self.predict(source)
         self._online = None
@@ -169,7 +179,8 @@ class GaussianMixture(StreamedFits, FittedMixture):
         seed = draw_seed(self.random_state)
         with jax.enable_x64(X.dtype == np.float64), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "x: columns .* are constant", UserWarning)
-            return self._run(jax.random.key(seed), X, given, sample_weight)
+            run = self._run if labels is None else partial(self._run_labelled, np.asarray(labels))
+            return run(jax.random.key(seed), X, given, sample_weight)
 
     def _initial(self, key: jax.Array, X: np.ndarray, given: Any, weight: Any) -> Any:
         """The initial mixture, or `init_params`."""
@@ -208,6 +219,22 @@ class GaussianMixture(StreamedFits, FittedMixture):
         labels = np.asarray(conclusion.labels)
         kept = labels[: len(X)] if prepared.places is None else labels[prepared.places]
         return kept.astype(np.int64)
+
+    def _run_labelled(
+        self, labels: np.ndarray, key: jax.Array, X: np.ndarray, given: Any, weight: Any
+    ) -> np.ndarray:
+        """`_run` with known components."""
+        began = time.perf_counter()
+        labels = check_labels(labels, len(X), self.n_components, weight, "labels")
+        fit = em.fit(
+            key, X, self.n_components, self.covariance_type, y=labels,
+            start=self._initial(key, X, given, weight), num_restarts=self.n_init,
+            max_steps=self.max_iter, tolerance=self.tol, regularization=self.reg_covar,
+            sample_weight=weight, on_progress=self._print_step if self.verbose else None,
+            throw=False,
+        )  # fmt: skip
+        self._take(fit, X.dtype, began)
+        return np.where(labels >= 0, labels, np.asarray(fit.mixture.assign(X))).astype(np.int64)
 
     def _take(self, fit: em.MixtureFit, dtype: Any, began: float) -> None:
         """Set the attributes from a fit; refuse a failed one."""
