@@ -24,8 +24,8 @@ CERTIFY_HEADER = (
     "RMS error", "evaluations", "seconds",
 )  # fmt: skip
 METHODS_HEADER = (
-    "problem", "method", "evaluations", "reliable", "of those hold", "95% interval", "all hold",
-    "half-width", "RMS error", "",
+    "problem", "method", "evaluations", "of the check", "reliable", "of those hold", "95% interval",
+    "all hold", "half-width", "RMS error", "",
 )  # fmt: skip
 LAWS_HEADER = ("weights", "all hold", "reliable", "of those hold", "misses")
 
@@ -108,7 +108,7 @@ def of_budget(problem: Any, method: Any, key: Any) -> dict[str, Any]:
     from benchmarks import coverage_methods
 
     began = time.perf_counter()
-    found = coverage_methods.program(problem, method)(key)
+    found, checked = coverage_methods.program(problem, method)(key)
     seconds = time.perf_counter() - began
     low, high = found.nominal_interval()
     reliable = np.asarray(found.reliable)
@@ -118,6 +118,7 @@ def of_budget(problem: Any, method: Any, key: Any) -> dict[str, Any]:
         "all_hold": float(((low <= problem.truth) & (problem.truth <= high)).mean()),
         "half_width": float(np.median(0.5 * (high - low)[reliable])) if reliable.any() else None,
         "evaluations": method.cost,
+        "checked": float(np.mean(checked)),
         "seconds": seconds,
         "verdict": found.verdict(),
     }
@@ -242,7 +243,7 @@ def method_lines(result: dict[str, Any]) -> list[list[str]]:
         return [[name, found["failed"], *["–"] * (len(METHODS_HEADER) - 2)]]
     return [
         [
-            name, row["method"], f"{row['evaluations']:,.0f}",
+            name, row["method"], f"{row['evaluations']:,.0f}", f"{row['checked']:,.0f}",
             f"{row['reliable']:.0%}", *held(row["held"]), f"{row['all_hold']:.1%}",
             *(nats(row[part]) for part in ("half_width", "rmse")),
             "low" if row["held"]["high"] < LEVEL else "",
