@@ -65,30 +65,28 @@ def evidence_of(log_evidence, error):
 @jax.vmap
 def failed(second, ends):
     scouted = missed.Scouted(second, jnp.int32(1), jnp.int32(1))
-    return missed.check_missed(
-        evidence_of(jnp.float32(-3), 0.2 + 0 * second), scouted, ends, 8
-    ).failed
+    found = evidence_of(jnp.float32(-3), 0.2 + 0 * second)
+    return missed.check_missed(found, scouted, jnp.zeros((64, 12)), ends, 8).failed
 
 
 def test_the_second_estimate_is_compared_with_the_interval_and_the_tail():
     half = 0.2 * stdtrit(7, 0.975)
     below, inside, above = -3 - half - 0.01, -3 + half - 0.01, -3 + half + 0.01
-    short = np.linspace(0, 1, 64) ** 0.5  # median - 10% quantile = 0.39; 0.29 above the median
-    # The limits are sqrt(log 64) = 2.04 times the lower tail, and 2 nats.
-    ramp = np.linspace(-10, 0, 64)  # 4 below the median, 5 above; 8.16 is long
-    longer, long = np.append(ramp[:-1], 3.0), np.append(ramp[:-1], 3.4)
-    few = np.append(short[:-1], 2.6)  # 1.9 above the median, 4.8 times the lower tail
+    # The limits are D / 4 = 3 nats, and 1.5 times the lower tail of 4.
+    ramp = np.minimum(np.linspace(-10, 0, 64), -2.0)  # 10% quantile -9, median -5
+    longer, long = (np.append(ramp[:-1], top) for top in (0.9, 1.1))
+    few = 0.1 * ramp  # a lower tail of 0.4
     cases = [
-        (above, short, Check.CONTRADICTED), (inside, short, 0), (below, short, 0),
+        (above, 0.5 * ramp, Check.CONTRADICTED), (inside, ramp, 0), (below, 0.5 * ramp, 0),
         (below, longer, 0), (below, long, Check.TAIL), (inside, long, 0),
-        (above, long, Check.CONTRADICTED), (-np.inf, few, 0), (-np.inf, few + few, Check.TAIL),
-        (np.nan, long, Check.TAIL),
+        (above, long, Check.CONTRADICTED), (-np.inf, np.append(few[:-1], 2.4), 0),
+        (-np.inf, np.append(few[:-1], 2.6), Check.TAIL), (np.nan, long, Check.TAIL),
     ]  # fmt: skip
     second, ends, expected = (np.array(part) for part in zip(*cases, strict=True))
     found = failed(jnp.asarray(second, jnp.float32), jnp.asarray(ends, jnp.float32))
     np.testing.assert_array_equal(found, expected)
     nothing = evidence_of(jnp.zeros(()), jnp.zeros(()))
-    assert missed.check_missed(nothing, None, jnp.zeros(3), 3) is nothing
+    assert missed.check_missed(nothing, None, jnp.zeros(3), jnp.zeros(3), 3) is nothing
 
 
 def test_a_discrete_or_long_z_has_no_scouts():

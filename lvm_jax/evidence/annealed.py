@@ -95,7 +95,7 @@ def annealed(
     tuned = transition.target is not None
     found = check_chains(from_log_weights(log_w), log_w, accepted, tuned)
     scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
-    found = check_missed(found, scouted, chains.log_ratios[:, -1], num_chains)
+    found = check_missed(found, scouted, chains.z, chains.log_ratios[:, -1], num_chains)
     return Annealed(found, log_w, chains.z, accepted, schedule, scouted)
 
 

@@ -23,7 +23,7 @@ from lvm_jax.evidence.result import Check, Evidence, bit
 from lvm_jax.guides.laplace import NEAR as CONVERGED
 from lvm_jax.guides.laplace import factor_of
 from lvm_jax.guides.newton import maximize
-from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Scalar
+from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
 SCOUTS = 2_048  # default number of starts
@@ -32,7 +32,7 @@ LARGEST = 128  # numbers in z; the Hessians of a larger z are too expensive
 SLOTS, DRAWS = 32, 256  # modes, and draws from their normals
 ROWS = 64  # densities that are evaluated together
 DEFENSIVE = 0.1  # share of the draws that is the same for all modes
-LONG = 2.0  # nats: a shorter upper tail is harmless
+LONG, RATIO = 2.0, 1.5  # of a long upper tail: nats, and relative to the lower tail
 LEVEL = 0.95  # of the interval that is compared
 
 
@@ -148,14 +148,16 @@ def _log_mixture(modes: Modes, log_shares: Float[Array, " K"], z: Float[Array, "
     return logsumexp(log_shares + log_det + both)
 
 
-def check_missed(found: Evidence, scouted: Scouted | None, log_ratio: Array, size: int) -> Evidence:
+def check_missed(
+    found: Evidence, scouted: Scouted | None, z: Latent, log_ratio: Array, size: int
+) -> Evidence:
     """The Evidence of `size` weights, after a search with CONTRADICTED and TAIL in `failed` too.
 
-    CONTRADICTED: the scouts' estimate is above the 95% interval. TAIL: log p(x, z) - log q(z) has a
-    long upper tail at the n ends of the chains, and the scouts' estimate is below the interval. The
-    tail is long if the maximum is above the median by more than 2 nats, and by more than
-    sqrt(log n) times the distance of the median from the 10% quantile. Where q covers p(z | x) the
-    lower tail is the longer one, because the maximum is bounded.
+    z are the ends of the chains, with log_ratio = log p(x, z) - log q(z). CONTRADICTED: the scouts'
+    estimate is above the 95% interval. TAIL: it is below, and log_ratio has a long upper tail: its
+    maximum is above its median by more than D / 4 and 2 nats, and by more than 1.5 times the
+    distance of the median from the 10% quantile. For a normal p(z | x) and a wide q the median is
+    about D / 2 nats below the largest value, and the lower tail is the longer one.
     """
     from scipy.special import stdtrit
 
@@ -164,9 +166,10 @@ def check_missed(found: Evidence, scouted: Scouted | None, log_ratio: Array, siz
     half = float(stdtrit(max(size - 1, 1), 0.5 + LEVEL / 2)) * found.standard_error
     low, high = found.log_evidence - half, found.log_evidence + half
     values = log_ratio.ravel()
+    dim = sum(leaf.size for leaf in jax.tree.leaves(z)) / values.size
     tenth, median = jnp.quantile(values, jnp.array([0.1, 0.5], values.dtype))
     above = values.max() - median
-    long = (above > LONG) & (above > math.sqrt(math.log(values.size)) * (median - tenth))
+    long = (above > max(LONG, dim / 4)) & (above > RATIO * (median - tenth))
     failed = bit(scouted.log_evidence > high, Check.CONTRADICTED)
     failed |= bit(long & ~(scouted.log_evidence >= low), Check.TAIL)
     return found._replace(failed=found.failed | failed)

@@ -102,7 +102,7 @@ def sequential(
         variance = jax.vmap(_variance)(ess, resampled, ends.log_w)
         found = check_runs(found, log_z, variance, accepted, tuned)
     scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
-    found = check_missed(found, scouted, ends.places.log_weight, num_runs)
+    found = check_missed(found, scouted, ends.places.z, ends.places.log_weight, num_runs)
     return Sequential(
         *(found, log_z, ends.places.z, ends.log_w, ess, resampled, accepted, schedule, scouted)
     )

@@ -80,7 +80,7 @@ def tempered(
     tuned = plan.transition.target is not None
     found = check_chains(from_log_weights(log_z), log_z, lowest if tuned else exchanged, True)
     scouted = scout(key_scouts, log_joint, q, plan.transition, num_scouts)
-    found = check_missed(found, scouted, ratio, num_runs)
+    found = check_missed(found, scouted, draws, ratio, num_runs)
     return Tempered(found, log_z, draws, accepted, exchanged, schedule, scouted)
 
 
