@@ -28,6 +28,7 @@ from lvm_jax.weights import LogJoint
 
 SCOUTS = 2_048  # default number of starts
 MOST = 4  # evaluations of the ascents for each start
+PATIENCE = 32  # ascents after the last one that ended in a new mode
 LARGEST = 128  # numbers in z; the Hessians of a larger z are too expensive
 SLOTS, DRAWS = 32, 256  # modes, and draws from their normals
 ROWS = 64  # densities that are evaluated together
@@ -48,6 +49,7 @@ class _Search(NamedTuple):
     modes: Modes
     left: Bool[Array, " S"]  # starts that no mode explains
     evaluations: Int[Array, ""]
+    idle: Int[Array, ""]  # ascents since the last new mode
 
 
 def scout(
@@ -86,8 +88,8 @@ def _search(density: LogJoint, z: Float[Array, "S D"]) -> _Search:
     value, gradient = map_points(jax.value_and_grad(density), z, together)
 
     def more(state: _Search) -> Bool[Array, ""]:
-        paid = state.evaluations < MOST * len(z)
-        return state.left.any() & paid & (state.modes.number < SLOTS)
+        late = (state.evaluations >= MOST * len(z)) | (state.idle >= PATIENCE)
+        return state.left.any() & ~late & (state.modes.number < SLOTS)
 
     def step(state: _Search) -> _Search:
         pick = jnp.where(state.left, value, -jnp.inf).argmax()
@@ -98,10 +100,12 @@ def _search(density: LogJoint, z: Float[Array, "S D"]) -> _Search:
         explained = arrived(mode, inverses(mode.factors), z, value, gradient) >= 0
         left = (state.left & ~(explained & proper)).at[pick].set(False)
         spent = state.evaluations + top.num_steps * (z.shape[1] + 1) + 1
-        return _Search(_with(state.modes, mode, proper), left, spent)
+        modes = _with(state.modes, mode, proper)
+        idle = jnp.where(modes.number > state.modes.number, 0, state.idle + 1)
+        return _Search(modes, left, spent, idle)
 
     starts = jnp.isfinite(value) & jnp.isfinite(gradient).all(1)
-    first = _Search(Modes.none(z[0], SLOTS), starts, jnp.int32(0))
+    first = _Search(Modes.none(z[0], SLOTS), starts, jnp.int32(0), jnp.int32(0))
     found: _Search = jax.lax.while_loop(more, step, first)
     return found
 
