@@ -5,7 +5,8 @@
 Many data sets or seeds of each problem, with known log p(x). A share has its 95% binomial interval.
 Parts:
 certify: data sets that are certified, and certified intervals that hold log p(x).
-methods: the same for methods at fixed budgets; "reliable" are runs whose checks all pass.
+methods: the same for methods at fixed budgets; "reliable" are runs whose checks all pass. The cost
+of the search for mass that chains miss is not part of the budget, and has its own column.
 laws: runs with log-weights of known distributions. "misses" is the share of all runs that are
 reliable and whose interval misses log p(x), nominally 5%.
 digits: `certify` on a VAE that is trained first, against long annealed chains.
