@@ -64,10 +64,11 @@ def annealed(
 
     The search is a second estimate of log p(x), `scouted`: ascents from `num_scouts` other draws of
     q, and importance sampling from the modes that they reach, a normal and a Student t for each. It
-    does not change the first estimate. CONTRADICTED fails if it is above the 95% interval; TAIL if
-    it is below the interval and the weights p(x, z) / q(z) at the ends of the chains have a long
-    upper tail. A start costs one evaluation, and those on which no known mode's quadratic agrees
-    are climbed by Newton's method, for at most 4 evaluations a start. The log-joint has to have two
+    does not change the first estimate. CONTRADICTED fails if it is above the 95% interval, and
+    above the first estimate by 2 of its own errors; TAIL if it is below the interval and the
+    weights p(x, z) / q(z) at the ends of the chains have a long upper tail. A start costs one
+    evaluation, and those on which no known mode's quadratic agrees are climbed by Newton's method,
+    for at most 4 evaluations a start in all. The log-joint has to have two
     derivatives, unless num_scouts = 0, which omits the search and both checks. There is no search
     for a discrete z, or one of more than 128 numbers. Draws of a q that misses a mode may miss it.
 

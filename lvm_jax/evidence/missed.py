@@ -34,13 +34,14 @@ SLOTS, DRAWS = 32, 256  # modes, and draws from their normals
 ROWS = 64  # densities that are evaluated together
 DEFENSIVE = 0.1  # share of the draws that is the same for all modes
 LONG, RATIO = 2.0, 1.5  # of a long upper tail: nats, and relative to the lower tail
-LEVEL = 0.95  # of the interval that is compared
+LEVEL, OWN = 0.95, 2.0  # of the interval that is compared; errors of the scouts' estimate
 
 
 class Scouted(NamedTuple):
     """A second estimate of log p(x), from the modes that a search reached."""
 
     log_evidence: Scalar  # in nats; -inf without a mode
+    standard_error: Scalar  # of log_evidence, from the draws; inf without a mode
     num_modes: Int[Array, ""]
     evaluations: Int[Array, ""]  # of log p(x, z) or its gradient
 
@@ -78,7 +79,10 @@ def scout(
     draws, log_density = _propose(key_draws, modes)
     log_p = map_points(lambda u: log_joint(unravel(u)), draws, ROWS)
     log_w = jnp.where(jnp.isnan(log_p) | ~modes.used.any(), -jnp.inf, log_p - log_density)
-    return Scouted(logsumexp(log_w) - math.log(DRAWS), modes.number, evaluations)
+    total = logsumexp(log_w)
+    error = jnp.sqrt(jnp.maximum(jnp.exp(logsumexp(2 * log_w) - 2 * total) - 1 / DRAWS, 0.0))
+    error = jnp.where(total == -jnp.inf, jnp.inf, error)
+    return Scouted(total - math.log(DRAWS), error, modes.number, evaluations)
 
 
 @precision.full
@@ -158,10 +162,11 @@ def check_missed(
     """The Evidence of `size` weights, after a search with CONTRADICTED and TAIL in `failed` too.
 
     z are the ends of the chains, with log_ratio = log p(x, z) - log q(z). CONTRADICTED: the scouts'
-    estimate is above the 95% interval. TAIL: it is below, and log_ratio has a long upper tail: its
-    maximum is above its median by more than D / 4 and 2 nats, and by more than 1.5 times the
-    distance of the median from the 10% quantile. For a normal p(z | x) and a wide q the median is
-    about D / 2 nats below the largest value, and the lower tail is the longer one.
+    estimate is above the 95% interval, and above the estimate by 2 of its own errors. TAIL: it is
+    below the interval, and log_ratio has a long upper tail: its maximum is above its median by more
+    than D / 4 and 2 nats, and by more than 1.5 times the distance of the median from the 10%
+    quantile. For a normal p(z | x) and a wide q the median is about D / 2 nats below the largest
+    value, and the lower tail is the longer one.
     """
     from scipy.special import stdtrit
 
@@ -172,8 +177,10 @@ def check_missed(
     values = log_ratio.ravel()
     dim = sum(leaf.size for leaf in jax.tree.leaves(z)) / values.size
     tenth, median = jnp.quantile(values, jnp.array([0.1, 0.5], values.dtype))
-    above = values.max() - median
-    long = (above > max(LONG, dim / 4)) & (above > RATIO * (median - tenth))
-    failed = bit(scouted.log_evidence > high, Check.CONTRADICTED)
+    tail = values.max() - median
+    long = (tail > max(LONG, dim / 4)) & (tail > RATIO * (median - tenth))
+    own = scouted.log_evidence - OWN * scouted.standard_error
+    above = (scouted.log_evidence > high) & (own > found.log_evidence)
+    failed = bit(above, Check.CONTRADICTED)
     failed |= bit(long & ~(scouted.log_evidence >= low), Check.TAIL)
     return found._replace(failed=found.failed | failed)
