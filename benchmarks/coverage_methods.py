@@ -11,6 +11,7 @@ from lvm_jax._core.batching import batch_size, map_points
 from lvm_jax.annealing.plan import PILOT
 from lvm_jax.compiling import lean_options
 from lvm_jax.evidence import Evidence
+from lvm_jax.evidence.missed import SCOUTS, Scouted
 
 CHAINS = 32  # of `annealed`; the budget sets the number of temperatures
 RUNS, PARTICLES = 8, 8  # of `sequential`
@@ -19,7 +20,8 @@ BASE, BASE_COST = 16, 5.4 * 16  # of `multilevel`, with the expected cost of a d
 FEWEST, AT_ONCE = 25, 8  # draws of `multilevel`: for a k-hat, and in one vmap
 ROWS = 500  # chains that run together
 
-Estimate = Callable[[Any, Callable, Any], Evidence]  # key, log-joint, start -> log p(x)
+# key, log-joint, start -> log p(x), and the evaluations of its check
+Estimate = Callable[[Any, Callable, Any], tuple[Evidence, Any]]
 
 
 class Method(NamedTuple):
@@ -27,7 +29,9 @@ class Method(NamedTuple):
 
     start: str  # "prior" or "guide"
     estimate: Estimate
-    cost: float  # evaluations of the joint density or its gradient, for one data set
+    cost: (
+        float  # evaluations of the joint density or its gradient, for one data set, without checks
+    )
     chains: int  # 0: the method batches its draws itself
 
 
@@ -42,31 +46,33 @@ def applicable(name: str, problem: Problem) -> bool:
     return problem.guided or not name.endswith("guide")
 
 
-def make(name: str, problem: Problem, budget: int) -> Method | None:
-    """The method at a budget; None where the budget is too small."""
+def make(name: str, problem: Problem, budget: int, num_scouts: int = SCOUTS) -> Method | None:
+    """The method at a budget, which does not pay for the scouts; None where it is too small."""
     kind, start = name.split(", ")
     if kind == "importance":
-        run = lambda key, joint, q: evidence.importance(key, joint, q, budget)  # noqa: E731
+        run = lambda key, joint, q: (evidence.importance(key, joint, q, budget), 0)  # noqa: E731
         return Method(start, run, budget, 0)
     if kind == "multilevel":
         count = int(budget / BASE_COST)
         return Method(start, telescopes(count), count * BASE_COST, 0) if count >= FEWEST else None
     if kind == "tempered":
-        return by_ladders(start, problem.moves, budget)
-    return by_chains(kind, start, problem.moves, budget)
+        return by_ladders(start, problem.moves, budget, num_scouts)
+    return by_chains(kind, start, problem.moves, budget, num_scouts)
 
 
 def telescopes(count: int) -> Estimate:
     """The mean of `count` draws of `multilevel`."""
 
-    def run(key: Any, joint: Callable, q: Any) -> Evidence:
+    def run(key: Any, joint: Callable, q: Any) -> tuple[Evidence, Any]:
         draw = lambda key: evidence.multilevel(key, joint, q, base=BASE)  # noqa: E731
-        return evidence.average(map_points(draw, jax.random.split(key, count), AT_ONCE))
+        return evidence.average(map_points(draw, jax.random.split(key, count), AT_ONCE)), 0
 
     return run
 
 
-def by_chains(kind: str, start: str, moves: annealing.Transition, budget: int) -> Method | None:
+def by_chains(
+    kind: str, start: str, moves: annealing.Transition, budget: int, num_scouts: int
+) -> Method | None:
     """`annealed` or `sequential` with as many adaptive temperatures as the budget affords."""
     size = CHAINS if kind == "annealed" else RUNS * PARTICLES
     number = annealing.affordable_temperatures(budget, size, moves.cost)
@@ -77,15 +83,21 @@ def by_chains(kind: str, start: str, moves: annealing.Transition, budget: int) -
     cost = annealing.pilot_cost(number, moves.cost)
     cost += annealing.chain_cost(size, number, moves.cost)
 
-    def run(key: Any, joint: Callable, q: Any) -> Evidence:
+    def run(key: Any, joint: Callable, q: Any) -> tuple[Evidence, Any]:
         if kind == "annealed":
-            return evidence.annealed(key, joint, q, CHAINS, plan).evidence
-        return evidence.sequential(key, joint, q, PARTICLES, plan, num_runs=RUNS).evidence
+            chains = evidence.annealed(key, joint, q, CHAINS, plan, num_scouts=num_scouts)
+            return chains.evidence, checked(chains.scouted)
+        runs = evidence.sequential(
+            key, joint, q, PARTICLES, plan, num_runs=RUNS, num_scouts=num_scouts
+        )
+        return runs.evidence, checked(runs.scouted)
 
     return Method(start, run, cost, size)
 
 
-def by_ladders(start: str, moves: annealing.Transition, budget: int) -> Method | None:
+def by_ladders(
+    start: str, moves: annealing.Transition, budget: int, num_scouts: int
+) -> Method | None:
     """`tempered` with as many sweeps as the budget affords."""
     sweep = LADDERS * (RUNGS * moves.cost + 1)
     fixed = annealing.pilot_cost(RUNGS, moves.cost) + LADDERS * (1 + RUNGS * moves.cost)
@@ -94,21 +106,31 @@ def by_ladders(start: str, moves: annealing.Transition, budget: int) -> Method |
         return None
     plan = annealing.plan(annealing.sigmoid(RUNGS), moves, num_pilot=PILOT, adaptive=True)
 
-    def run(key: Any, joint: Callable, q: Any) -> Evidence:
-        return evidence.tempered(key, joint, q, number, plan, num_runs=LADDERS).evidence
+    def run(key: Any, joint: Callable, q: Any) -> tuple[Evidence, Any]:
+        ladders = evidence.tempered(
+            key, joint, q, number, plan, num_runs=LADDERS, num_scouts=num_scouts
+        )
+        return ladders.evidence, checked(ladders.scouted)
 
     return Method(start, run, fixed + number * sweep, LADDERS * RUNGS)
 
 
-def program(problem: Problem, method: Method, lean: bool = True) -> Callable[[Any], Evidence]:
-    """key -> the Evidence of every data set, leaves [N], compiled.
+def checked(scouted: Scouted | None) -> Any:
+    """The evaluations of a check."""
+    return 0 if scouted is None else scouted.evaluations
+
+
+def program(
+    problem: Problem, method: Method, lean: bool = True
+) -> Callable[[Any], tuple[Evidence, Any]]:
+    """key -> the Evidence and the evaluations of its check, of every data set, leaves [N].
 
     With `lean` chains are not optimised, which takes longer than their run on a few data sets.
     """
     number = len(problem.x)
     together = batch_size(ROWS, method.chains, number) if method.chains else 1
 
-    def one(point: tuple[Any, Any]) -> Evidence:
+    def one(point: tuple[Any, Any]) -> tuple[Evidence, Any]:
         key, x = point
         start = problem.p.prior(x) if method.start == "prior" else problem.q(x)
         return method.estimate(key, problem.p.log_joint(x), start)

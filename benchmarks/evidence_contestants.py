@@ -64,7 +64,8 @@ def annealed(
 
     def run(key: jax.Array) -> jax.Array:
         found = evidence.evaluate_annealed(
-            key, problem.model(problem.theta), q, problem.x, case["chains"], planned
+            *(key, problem.model(problem.theta), q, problem.x, case["chains"], planned),
+            num_scouts=0,
         )
         return found.evidence.log_evidence
 

@@ -34,12 +34,12 @@ Contestant = Callable[[Problem, int], "Rung | None"]  # None: the setting is too
 
 
 def at_budget(name: str, problem: Problem, level: int) -> Rung | None:
-    """A method of `coverage_methods`."""
-    method = coverage_methods.make(name, problem, BUDGETS[level])
+    """A method of `coverage_methods`, without scouts, which do not change the estimate."""
+    method = coverage_methods.make(name, problem, BUDGETS[level], num_scouts=0)
     if method is None:
         return None
     run = coverage_methods.program(problem, method, lean=False)
-    return Rung(lambda key: (np.asarray(run(key).log_evidence), method.cost))
+    return Rung(lambda key: (np.asarray(run(key)[0].log_evidence), method.cost))
 
 
 def certify(problem: Problem, level: int) -> Rung:

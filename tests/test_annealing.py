@@ -143,7 +143,7 @@ def test_exact_at_the_posterior():
         problem.posterior(problem.theta, problem.x),
     )
     plan = annealing.plan(annealing.linear(3), num_pilot=0)
-    run = quick_jit(lambda key: evidence.annealed(key, joint, q, 30, plan))
+    run = quick_jit(lambda key: evidence.annealed(key, joint, q, 30, plan, num_scouts=0))
     result = run(jax.random.key(0))
     truth = problem.log_evidence(problem.theta, problem.x)
     np.testing.assert_allclose(result.log_weights, np.full(30, truth), rtol=3e-6)
@@ -283,7 +283,7 @@ def test_every_point_of_a_data_set():
 
     def run(seed, x, theta):
         key = jax.random.key(seed)
-        return evidence.evaluate_annealed(key, model(theta), None, x, 40, plan)
+        return evidence.evaluate_annealed(key, model(theta), None, x, 40, plan, num_scouts=0)
 
     theta = jnp.array([0.3, -0.2])
     result = run(0, x, theta)

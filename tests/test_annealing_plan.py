@@ -59,7 +59,9 @@ def test_an_adaptive_plan_from_an_exact_q_is_exact(dtype):
         q = distributions.normal(jnp.zeros(2, dtype), jnp.ones(2, dtype))
         plan = annealing.plan(annealing.sigmoid(16), annealing.random_walk(1), adaptive=True)
         found = quick_jit(
-            lambda key: evidence.annealed(key, lambda z: q.log_prob(z) - 2.5, q, 5, plan)
+            lambda key: evidence.annealed(
+                key, lambda z: q.log_prob(z) - 2.5, q, 5, plan, num_scouts=0
+            )
         )(jax.random.key(0))
         temperatures = found.schedule.temperatures
         assert temperatures[0] == 0
@@ -81,9 +83,9 @@ def test_a_fixed_plan_is_the_schedule_that_a_pilot_found():
 
     @quick_jit
     def run(key):
-        first = evidence.annealed(key, joint, NORMAL, 30, tuned)
+        first = evidence.annealed(key, joint, NORMAL, 30, tuned, num_scouts=0)
         return first, evidence.annealed(
-            key, joint, NORMAL, 30, annealing.fixed(first.schedule, walk)
+            key, joint, NORMAL, 30, annealing.fixed(first.schedule, walk), num_scouts=0
         )
 
     first, again = run(jax.random.key(2))

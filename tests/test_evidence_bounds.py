@@ -92,9 +92,11 @@ def test_sequential_without_resampling_is_annealed():
 
     @quick_jit
     def run(key):
-        one = evidence.sequential(key, joint, q, 1, PLAN, num_runs=400)
-        many = evidence.sequential(key, joint, q, 16, PLAN, num_runs=400)
-        always = evidence.sequential(key, joint, q, 16, PLAN, num_runs=3, threshold=1.0)
+        one = evidence.sequential(key, joint, q, 1, PLAN, num_runs=400, num_scouts=0)
+        many = evidence.sequential(key, joint, q, 16, PLAN, num_runs=400, num_scouts=0)
+        always = evidence.sequential(
+            key, joint, q, 16, PLAN, num_runs=3, threshold=1.0, num_scouts=0
+        )
         # Without the evidence, whose statistics have tests of their own.
         return [found._replace(evidence=None) for found in (one, many, always)]
 

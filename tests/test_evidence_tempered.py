@@ -25,7 +25,7 @@ def two_modes(z):
 @pytest.fixture(scope="module")
 def found():
     plan = annealing.plan(annealing.linear(8), WALK, adaptive=True)
-    run = lambda key: evidence.tempered(key, two_modes, Q, 400, plan, num_runs=RUNS)  # noqa: E731
+    run = lambda key: evidence.tempered(key, two_modes, Q, 400, plan, num_runs=RUNS, num_scouts=0)  # noqa: E731
     return jax.device_get(quick_jit(run)(jax.random.key(0)))
 
 
@@ -71,7 +71,7 @@ def test_rare_exchanges_are_not_reliable():
         return jax.scipy.stats.norm.logpdf(z[0], 30.0, 0.1)
 
     plan = annealing.plan(annealing.linear(2), WALK, num_pilot=0)
-    run = lambda key: evidence.tempered(key, narrow, Q, 20, plan, num_runs=4)  # noqa: E731
+    run = lambda key: evidence.tempered(key, narrow, Q, 20, plan, num_runs=4, num_scouts=0)  # noqa: E731
     found = quick_jit(run)(jax.random.key(2))
     assert found.evidence.failed & Check.ACCEPTANCE
 

@@ -134,8 +134,8 @@ def moved(precision, step_size):
 
     key, z = jax.random.key(0), jnp.full(2, 0.3)
     return (
-        evidence.annealed(key, joint, NORMAL, 31, plan).evidence,
-        evidence.sequential(key, joint, NORMAL, 1, plan, num_runs=31).evidence,
+        evidence.annealed(key, joint, NORMAL, 31, plan, num_scouts=0).evidence,
+        evidence.sequential(key, joint, NORMAL, 1, plan, num_runs=31, num_scouts=0).evidence,
         evidence.sandwich(key, joint, NORMAL, z, 31, plan),
     )
 

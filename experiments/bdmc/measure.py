@@ -210,7 +210,7 @@ def held_out(start: Start, images: np.ndarray, config: Config) -> Held:
     key_annealed, key_importance = jax.random.split(key)
     longest = plan(config, config.num_temperatures[-1])
     annealed = evidence.evaluate_annealed(
-        key_annealed, start.p, start.q, images, config.num_chains, longest
+        key_annealed, start.p, start.q, images, config.num_chains, longest, num_scouts=0
     ).evidence
     q = start.q or guides.fixed(start.p.prior())(())
     plain = evidence.evaluate(key_importance, start.p, q, images, 5_000)

@@ -189,7 +189,9 @@ def sequential(
 
     def one(key: Key, z: Latent, joint: LogJoint, starts: Starts) -> evidence.Evidence:
         runs = config.num_runs
-        return evidence.sequential(key, joint, starts["prior"], num, chosen, num_runs=runs).evidence
+        return evidence.sequential(
+            key, joint, starts["prior"], num, chosen, num_runs=runs, num_scouts=0
+        ).evidence
 
     found = for_data(key, setting, data, one, size)
     return estimates(found, pilot + chains - size, config.level)  # no last weight, unlike chains

@@ -5,6 +5,7 @@ from lvm_jax.evidence.certified import Certificate, Round, certify
 from lvm_jax.evidence.dataset import Summary, evaluate, summarize
 from lvm_jax.evidence.debiased import average, jackknife, multilevel
 from lvm_jax.evidence.importance import from_log_weights, importance
+from lvm_jax.evidence.missed import Scouted
 from lvm_jax.evidence.naive import naive, uniform
 from lvm_jax.evidence.nested import Nested, nested
 from lvm_jax.evidence.resampling import Resampled, resample
@@ -26,6 +27,7 @@ __all__ = [
     "Resampled",
     "Round",
     "Sandwich",
+    "Scouted",
     "Search",
     "Sequential",
     "Simulated",

@@ -18,6 +18,8 @@ from lvm_jax.typing import Array, ArrayLike, Bool, Float, Int, Scalar
 TRUSTED_K_HAT, FINITE_VARIANCE = 0.7, 0.5
 SKEWNESS = 2 / 3  # of the mean weight; above it Student's interval is too short
 ACCEPTED = 0.05  # the smallest acceptance at a temperature
+FEW_RUNS = 8  # more runs of particles do not raise the limit of their internal spread
+DISAGREEMENT = 2.0  # most spread of the runs, relative to the limit of their internal spread
 
 
 class Check(IntFlag):
@@ -34,6 +36,7 @@ class Check(IntFlag):
     UNSEEN = 256
     NESTED = 512
     UNBOUNDED = 1024
+    TAIL = 2048
 
 
 WORDS = {
@@ -46,6 +49,7 @@ WORDS = {
     Check.CONTRADICTED: "a scout or a chain found mass that the draws miss",
     Check.BUDGET: "the search for mass that the draws miss is incomplete: more budget is needed",
     Check.NESTED: "nested sampling disagrees",
+    Check.TAIL: "log p(x, z) - log q(z) has a long upper tail at the chains' ends: q is too narrow",
     Check.UNBOUNDED: "log p(x | z) rises without an end: it seems to be unbounded",
     Check.UNSEEN: "modes that one start alone reached: others are likely unseen",
 }
@@ -142,10 +146,10 @@ def failed_checks(
     has_tail = num_samples >= 5 * pareto.SHORTEST_TAIL
     heavy = ~(k_hat <= TRUSTED_K_HAT)
     return (
-        _bit(num_odd > 0, Check.NONFINITE)
-        | _bit(heavy & has_tail, Check.PARETO)
-        | _bit(~heavy & (k_hat > FINITE_VARIANCE) & has_tail, Check.VARIANCE)
-        | _bit(~(ess >= least_ess(num_samples)), Check.ESS)
+        bit(num_odd > 0, Check.NONFINITE)
+        | bit(heavy & has_tail, Check.PARETO)
+        | bit(~heavy & (k_hat > FINITE_VARIANCE) & has_tail, Check.VARIANCE)
+        | bit(~(ess >= least_ess(num_samples)), Check.ESS)
     )
 
 
@@ -165,12 +169,44 @@ def check_chains(
     nat, and SPREAD covers the others. `size` is C where log_w is padded with -inf.
     """
     size = log_w.shape[0] if size is None else size
-    most = jnp.sqrt(jnp.log(jnp.maximum(size / least_ess(size), 1.0)))
-    spread = moments(log_w, jnp.isfinite(log_w)).variance ** 0.5
-    failed = _bit(~(spread <= most), Check.SPREAD)
-    if tuned:
-        failed |= _bit(~(acceptance.min() >= ACCEPTED), Check.ACCEPTANCE)
+    apart = ~(_spread(log_w) <= _most_spread(size))
+    failed = bit(apart, Check.SPREAD) | _rejected(acceptance, tuned)
     return found._replace(failed=found.failed & ~int(Check.VARIANCE) | failed)
+
+
+def check_runs(
+    found: Evidence,
+    log_z: Float[Array, " R"],
+    variance: Float[Array, " R"],
+    acceptance: Float[Array, " T"],
+    tuned: bool,
+) -> Evidence:
+    """The Evidence of R runs of particles, with SPREAD and ACCEPTANCE in `failed` too.
+
+    `variance` is each run's own estimate of the relative variance of its Z. SPREAD: the root of its
+    mean exceeds the limit of `check_chains` for R weights, or for 8 if R is larger; or the standard
+    deviation of the finite log Z exceeds twice that limit. ESS and VARIANCE are removed, because
+    they depend on the spread of the runs, which is also the width of the interval: a strict limit
+    on it selects the runs whose intervals are too short by chance.
+    """
+    most = _most_spread(min(log_z.shape[0], FEW_RUNS))
+    near = (jnp.sqrt(variance.mean()) <= most) & (_spread(log_z) <= DISAGREEMENT * most)
+    failed = bit(~near, Check.SPREAD) | _rejected(acceptance, tuned)
+    return found._replace(failed=found.failed & ~int(Check.ESS | Check.VARIANCE) | failed)
+
+
+def _spread(log_w: Float[Array, " C"]) -> Scalar:
+    """The standard deviation of the finite log-weights."""
+    return jnp.sqrt(moments(log_w, jnp.isfinite(log_w)).variance)
+
+
+def _most_spread(size: int | Int[Array, ""]) -> Scalar:
+    """The standard deviation of lognormal log-weights of ESS `least_ess`."""
+    return jnp.sqrt(jnp.log(jnp.maximum(size / least_ess(size), 1.0)))
+
+
+def _rejected(acceptance: Float[Array, " T"], tuned: bool) -> Int[Array, ""]:
+    return bit(~(acceptance.min() >= ACCEPTED) & tuned, Check.ACCEPTANCE)
 
 
 def least_ess(num_samples: int | Int[Array, ""]) -> float | Scalar:
@@ -214,5 +250,6 @@ def describe(failed: ArrayLike) -> str:
     return f"{int((failed != 0).sum())} of {failed.size} not reliable: {reasons}"
 
 
-def _bit(holds: Bool[Array, ""], check: Check) -> Int[Array, ""]:
+def bit(holds: Bool[Array, ""], check: Check) -> Int[Array, ""]:
+    """The bit of a check where it fails, 0 elsewhere."""
     return jnp.where(holds, jnp.int32(check), jnp.int32(0))

@@ -11,7 +11,8 @@ from lvm_jax import annealing, weights
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.result import Evidence, check_chains
+from lvm_jax.evidence.missed import SCOUTS, Scouted, check_missed, scout
+from lvm_jax.evidence.result import Evidence, check_chains, check_runs
 from lvm_jax.typing import Array, Bool, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
@@ -31,6 +32,7 @@ class Sequential(NamedTuple):
     resampled: Bool[Array, "R T"]
     acceptance: Float[Array, " T"]
     schedule: annealing.Schedule
+    scouted: Scouted | None  # the second estimate, which checks the first; None without
 
 
 class _Cloud(NamedTuple):
@@ -49,6 +51,7 @@ def sequential(
     num_runs: int = 8,
     threshold: float = 0.5,
     resampling: str = "systematic",
+    num_scouts: int = SCOUTS,
 ) -> Sequential:
     """log p(x) by R runs of S annealed particles with resampling, of ONE data point, in nats.
 
@@ -56,9 +59,18 @@ def sequential(
 
     with W the normalised weights, equal after a resampling. Particles are resampled when their
     effective sample size is below `threshold` S (0: never, as `annealed`; 1: always). Each Z_r is
-    unbiased for p(x) (Del Moral 2004); their spread gives the standard error. The checks are those
-    of `annealed`, with the Z_r as weights. The plan is as for `annealed`. Resampling by blackjax:
-    systematic, stratified or multinomial.
+    unbiased for p(x) (Del Moral 2004); their spread gives the standard error. The plan is as for
+    `annealed`. Resampling by blackjax: systematic, stratified or multinomial.
+
+    SPREAD fails where the particles' own estimate of the variance of Z_r / p(x),
+
+        v_r = sum_t (S / ESS_t - 1) / (S - 1)    over the resamplings and the end,
+
+    has a mean over the runs above log(R^(1/3) / 1.3), or above that of 8 runs, 0.656^2, if R is
+    larger; or where the standard deviation of log Z_r exceeds twice the root of this limit. The
+    spread of the runs alone would select runs that agree by chance, whose intervals are too short.
+    ESS is not applied. A single particle is a chain: its checks are those of `annealed`. The search
+    by `num_scouts` and its checks, CONTRADICTED and TAIL, are those of `annealed`.
 
     Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
     resampling, and as `annealed`.
@@ -71,8 +83,8 @@ def sequential(
     if not 0 <= checks.number(threshold, "threshold") <= 1:
         raise ValueError(f"threshold: expected a share in [0, 1], got {threshold}")
     checks.choice(resampling, "resampling", RESAMPLING)
-    transition = plan.transition
-    key_pilot, key_start, key_runs = jax.random.split(key, 3)
+    num_scouts, transition = checks.integer(num_scouts, "num_scouts", 0), plan.transition
+    key_pilot, key_start, key_runs, key_scouts = jax.random.split(key, 4)
     z = weights.draw(key_start, q, num_runs * num_particles)
     path = make_path(log_joint, q, z, transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, z)
@@ -83,9 +95,17 @@ def sequential(
 
     ends, (ess, resampled, accepted) = jax.vmap(one)(jax.random.split(key_runs, num_runs), clouds)
     log_z, accepted = ends.log_evidence, accepted.mean(0)
-    tuned = transition.target is not None
-    found = check_chains(from_log_weights(log_z), log_z, accepted, tuned)
-    return Sequential(found, log_z, ends.places.z, ends.log_w, ess, resampled, accepted, schedule)
+    found, tuned = from_log_weights(log_z), transition.target is not None
+    if num_particles == 1:
+        found = check_chains(found, log_z, accepted, tuned)
+    else:
+        variance = jax.vmap(_variance)(ess, resampled, ends.log_w)
+        found = check_runs(found, log_z, variance, accepted, tuned)
+    scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
+    found = check_missed(found, scouted, ends.places.z, ends.places.log_weight, num_runs)
+    return Sequential(
+        *(found, log_z, ends.places.z, ends.log_w, ess, resampled, accepted, schedule, scouted)
+    )
 
 
 def run(
@@ -122,6 +142,21 @@ def run(
     times = (jnp.arange(betas.shape[0] - 1), betas[:-1], betas[1:], schedule.step_sizes)
     places = jax.vmap(lambda z: path.place(z, transition.slopes))(z)
     return jax.lax.scan(step, _Cloud(places, equal, jnp.zeros((), betas.dtype)), times)
+
+
+def _variance(
+    ess: Float[Array, " T"], resampled: Bool[Array, " T"], log_w: Float[Array, " S"]
+) -> Scalar:
+    """A run's own estimate of the relative variance of its Z, from S > 1 particles.
+
+    It adds the relative variances of the mean weights at the resamplings and at the end. Weights
+    that are all zero count as one positive weight.
+    """
+    size = log_w.shape[0]
+    last = jnp.exp(-logsumexp(2 * log_w))
+    each = (size / jnp.append(ess, last) - 1) / (size - 1)
+    each = jnp.where(jnp.isfinite(jnp.append(ess, last)), each, 1.0)
+    return jnp.where(jnp.append(resampled, True), each, 0.0).sum()
 
 
 def _resampler(name: str) -> Resample:

@@ -10,6 +10,7 @@ from lvm_jax import annealing, weights
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
+from lvm_jax.evidence.missed import SCOUTS, Scouted, check_missed, scout
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent
 from lvm_jax.weights import LogJoint
@@ -26,6 +27,7 @@ class Tempered(NamedTuple):
     acceptance: Float[Array, " T"]  # of the moves at beta_1, ..., beta_T
     exchanges: Float[Array, " T"]  # share of accepted exchanges of beta_{t-1} with beta_t
     schedule: annealing.Schedule
+    scouted: Scouted | None  # the second estimate, which checks the first; None without
 
 
 def tempered(
@@ -36,6 +38,7 @@ def tempered(
     plan: annealing.Plan,
     *,
     num_runs: int = 8,
+    num_scouts: int = SCOUTS,
 ) -> Tempered:
     """log p(x) by R ladders of T chains that exchange places, of ONE data point, in nats.
 
@@ -52,7 +55,7 @@ def tempered(
     temperatures suffice, as long as all `exchanges` are frequent. The estimate is consistent in the
     number of sweeps, and not unbiased; the spread of the ladders gives its error. The checks are
     those of `annealed` with the Z_r as weights, and ACCEPTANCE includes the exchanges. The cost is
-    R (1 + T c + S (T c + 1)) evaluations, with c that of a move, and the pilot.
+    R (1 + T c + S (T c + 1)) evaluations, with c that of a move, and the pilot and the search.
 
     Raises ValueError for num_sweeps < 4 or num_runs < 2, and as `annealed`.
 
@@ -62,20 +65,23 @@ def tempered(
     checks.key(key)
     num_sweeps = checks.integer(num_sweeps, "num_sweeps", WARM)
     num_runs = checks.integer(num_runs, "num_runs", 2)
-    key_pilot, key_start, key_runs = jax.random.split(key, 3)
+    num_scouts = checks.integer(num_scouts, "num_scouts", 0)
+    key_pilot, key_start, key_runs, key_scouts = jax.random.split(key, 4)
     z = weights.draw(key_start, q, num_runs)
     path = make_path(log_joint, q, z, plan.transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, z)
 
-    def one(key: Key[Array, ""], z: Latent) -> tuple[Array, Latent, Array, Array]:
+    def one(key: Key[Array, ""], z: Latent) -> tuple[Array, Latent, Array, Array, Array]:
         return ladder(key, path, q, z, schedule, plan.transition, num_sweeps)
 
-    log_z, draws, moved, exchanged = jax.vmap(one)(jax.random.split(key_runs, num_runs), z)
+    log_z, draws, ratio, moved, exchanged = jax.vmap(one)(jax.random.split(key_runs, num_runs), z)
     accepted, exchanged = moved.mean(0), exchanged.mean(0)
     lowest = jnp.minimum(accepted, exchanged)
     tuned = plan.transition.target is not None
     found = check_chains(from_log_weights(log_z), log_z, lowest if tuned else exchanged, True)
-    return Tempered(found, log_z, draws, accepted, exchanged, schedule)
+    scouted = scout(key_scouts, log_joint, q, plan.transition, num_scouts)
+    found = check_missed(found, scouted, draws, ratio, num_runs)
+    return Tempered(found, log_z, draws, accepted, exchanged, schedule, scouted)
 
 
 def ladder(
@@ -86,8 +92,8 @@ def ladder(
     schedule: annealing.Schedule,
     transition: annealing.Transition,
     num_sweeps: int,
-) -> tuple[Float[Array, ""], Latent, Float[Array, " T"], Float[Array, " T"]]:
-    """log Z of one ladder from a draw z of q, its draws, and the acceptances of both kinds."""
+) -> tuple[Float[Array, ""], Latent, Float[Array, " S"], Float[Array, " T"], Float[Array, " T"]]:
+    """log Z of one ladder from a draw z of q, its draws, log p - log q, and both acceptances."""
     key_start, key_sweeps = jax.random.split(key)
     betas, steps = schedule.temperatures, schedule.step_sizes
     number = steps.shape[0]
@@ -120,7 +126,7 @@ def ladder(
     _, places = jax.lax.scan(first, start, (jnp.arange(number), betas[1:], steps))
     _, found = jax.lax.scan(sweep, places, jnp.arange(num_sweeps))
     ratio, draws, accepted, chance = jax.tree.map(lambda leaf: leaf[num_sweeps // WARM :], found)
-    return bridge(ratio, betas), draws, accepted.mean(0), chance.mean(0)
+    return bridge(ratio, betas), draws, ratio[:, -1], accepted.mean(0), chance.mean(0)
 
 
 def exchange(

@@ -143,4 +143,4 @@ def _log_weights(states: chains.States, q: Distribution) -> Float[Array, "C T"]:
 def _anneal(key: Key[Array, ""], q: Distribution, density: Density) -> Annealed:
     moves = annealing.hmc(NUM_LEAPFROGS)
     plan = annealing.plan(annealing.sigmoid(NUM_TEMPERATURES), moves)
-    return evidence.annealed(key, density, q, NUM_CHAINS, plan)
+    return evidence.annealed(key, density, q, NUM_CHAINS, plan, num_scouts=0)

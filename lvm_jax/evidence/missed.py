@@ -1,0 +1,186 @@
+"""Checks of chains of ONE data point for mass of p(x, z) that they miss.
+
+`scout` estimates log p(x) a second time, from Laplace's normals of the modes that ascents from
+draws of q reach. A mode without chains raises it above the chains' interval.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.nn import logsumexp
+from jax.scipy.linalg import solve_triangular
+
+from lvm_jax import precision, weights
+from lvm_jax._core.batching import batch_size, map_points
+from lvm_jax.annealing import Transition
+from lvm_jax.distributions.normals import LOG_2PI
+from lvm_jax.evidence.merging import SAME, arrived
+from lvm_jax.evidence.modes import FREEDOM, WIDTH, Modes, inverses
+from lvm_jax.evidence.result import Check, Evidence, bit
+from lvm_jax.guides.laplace import NEAR as CONVERGED
+from lvm_jax.guides.laplace import factor_of
+from lvm_jax.guides.newton import maximize
+from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, Scalar
+from lvm_jax.weights import LogJoint
+
+SCOUTS = 2_048  # default number of starts
+MOST = 4  # evaluations of the ascents for each start
+PATIENCE = 32  # ascents after the last one that ended in a new mode
+LARGEST = 128  # numbers in z; the Hessians of a larger z are too expensive
+SLOTS, DRAWS = 32, 256  # modes, and draws from their normals
+ROWS = 64  # densities that are evaluated together
+DEFENSIVE = 0.1  # share of the draws that is the same for all modes
+LONG, RATIO = 2.0, 1.5  # of a long upper tail: nats, and relative to the lower tail
+LEVEL, OWN = 0.95, 2.0  # of the interval that is compared; errors of the scouts' estimate
+
+
+class Scouted(NamedTuple):
+    """A second estimate of log p(x), from the modes that a search reached."""
+
+    log_evidence: Scalar  # in nats; -inf without a mode
+    standard_error: Scalar  # of log_evidence, from the draws; inf without a mode
+    num_modes: Int[Array, ""]
+    evaluations: Int[Array, ""]  # of log p(x, z) or its gradient
+
+
+class _Search(NamedTuple):
+    modes: Modes
+    left: Bool[Array, " S"]  # starts that no mode explains
+    evaluations: Int[Array, ""]
+    idle: Int[Array, ""]  # ascents since the last new mode
+
+
+def scout(
+    key: Key[Array, ""],
+    log_joint: LogJoint,
+    q: Distribution,
+    transition: Transition,
+    num_scouts: int,
+) -> Scouted | None:
+    """log p(x) by importance sampling from modes, which ascents from `num_scouts` draws of q reach.
+
+    Starts whose value and gradient are those of a known mode's quadratic are not climbed. The
+    proposal is a mixture of Laplace's normal and a Student t for each mode, with 256 draws.
+    None for num_scouts = 0, a z that is not of floats, or one of more than 128 numbers.
+    """
+    key_starts, key_draws = jax.random.split(key)
+    shapes = jax.eval_shape(lambda key: weights.draw(key, q, 1), key)
+    floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(shapes))
+    dim = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    if not (num_scouts and transition.continuous and floats and dim <= LARGEST):
+        return None
+    z = weights.draw(key_starts, q, num_scouts)
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], z))[1]
+    found = _search(lambda u: log_joint(unravel(u)), jax.vmap(lambda one: ravel_pytree(one)[0])(z))
+    modes, evaluations = found.modes, found.evaluations + num_scouts + DRAWS
+    draws, log_density = _propose(key_draws, modes)
+    log_p = map_points(lambda u: log_joint(unravel(u)), draws, ROWS)
+    log_w = jnp.where(jnp.isnan(log_p) | ~modes.used.any(), -jnp.inf, log_p - log_density)
+    total = logsumexp(log_w)
+    error = jnp.sqrt(jnp.maximum(jnp.exp(logsumexp(2 * log_w) - 2 * total) - 1 / DRAWS, 0.0))
+    error = jnp.where(total == -jnp.inf, jnp.inf, error)
+    return Scouted(total - math.log(DRAWS), error, modes.number, evaluations)
+
+
+@precision.full
+def _search(density: LogJoint, z: Float[Array, "S D"]) -> _Search:
+    """The modes uphill from the starts that no other mode explains, from the highest start down."""
+    together = batch_size(ROWS, 1, len(z))
+    value, gradient = map_points(jax.value_and_grad(density), z, together)
+
+    def more(state: _Search) -> Bool[Array, ""]:
+        late = (state.evaluations >= MOST * len(z)) | (state.idle >= PATIENCE)
+        return state.left.any() & ~late & (state.modes.number < SLOTS)
+
+    def step(state: _Search) -> _Search:
+        pick = jnp.where(state.left, value, -jnp.inf).argmax()
+        top = maximize(density, z[pick])
+        factor = factor_of(top.curvature)
+        mode = Modes(top.u[None], factor[None], density(top.u)[None])
+        proper = jnp.isfinite(factor).all() & jnp.isfinite(top.u).all() & (top.distance < CONVERGED)
+        explained = arrived(mode, inverses(mode.factors), z, value, gradient) >= 0
+        left = (state.left & ~(explained & proper)).at[pick].set(False)
+        spent = state.evaluations + top.num_steps * (z.shape[1] + 1) + 1
+        modes = _with(state.modes, mode, proper)
+        idle = jnp.where(modes.number > state.modes.number, 0, state.idle + 1)
+        return _Search(modes, left, spent, idle)
+
+    starts = jnp.isfinite(value) & jnp.isfinite(gradient).all(1)
+    first = _Search(Modes.none(z[0], SLOTS), starts, jnp.int32(0), jnp.int32(0))
+    found: _Search = jax.lax.while_loop(more, step, first)
+    return found
+
+
+def _with(modes: Modes, mode: Modes, proper: Bool[Array, ""]) -> Modes:
+    """The modes with one more, unless it is known or not proper."""
+    away = mode.means - modes.means
+    by_known = (jnp.einsum("kd,kde->ke", away, modes.factors) ** 2).sum(1)
+    square = jnp.maximum(by_known, ((away @ mode.factors[0]) ** 2).sum(1))
+    new = proper & (jnp.where(modes.used, square, jnp.inf).min() >= SAME**2)
+    pairs = zip(modes, mode, strict=True)
+    slot = jnp.minimum(modes.number, SLOTS - 1)
+    return Modes(*(jnp.where(new, all_.at[slot].set(one[0]), all_) for all_, one in pairs))
+
+
+@precision.full
+def _propose(key: Key[Array, ""], modes: Modes) -> tuple[Float[Array, "S D"], Float[Array, " S"]]:
+    """Draws of the mixture of a normal and a Student t for each mode, and their log-densities."""
+    dtype, dim = modes.means.dtype, modes.means.shape[1]
+    shares = jax.nn.softmax(jnp.where(modes.used, modes.log_masses(), -jnp.inf))
+    shares = (1 - DEFENSIVE) * shares + DEFENSIVE * modes.used / jnp.maximum(modes.number, 1)
+    rank = (jnp.arange(DRAWS) + 0.5) / DRAWS
+    pick = jnp.minimum((jnp.cumsum(shares)[None] < rank[:, None]).sum(1), SLOTS - 1)
+    noise = jax.random.normal(key, (DRAWS, dim + int(FREEDOM)), dtype)
+    wide = WIDTH * jnp.sqrt(FREEDOM / (noise[:, dim:] ** 2).sum(1))
+    noise = jnp.where(jnp.arange(DRAWS) % 2 == 0, 1.0, wide)[:, None] * noise[:, :dim]
+
+    def place(mode: Int[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
+        return modes.means[mode] + solve_triangular(modes.factors[mode], noise, trans=1, lower=True)
+
+    z = jax.vmap(place)(pick, noise)
+    return z, jax.vmap(lambda one: _log_mixture(modes, jnp.log(shares), one))(z)
+
+
+def _log_mixture(modes: Modes, log_shares: Float[Array, " K"], z: Float[Array, " D"]) -> Scalar:
+    """The log-density of the mixture at one z."""
+    dim, nu = z.size, FREEDOM
+    square = (jnp.einsum("kd,kde->ke", z[None] - modes.means, modes.factors) ** 2).sum(1)
+    constant = math.lgamma(0.5 * (nu + dim)) - math.lgamma(0.5 * nu)
+    constant -= dim * (0.5 * math.log(nu * math.pi) + math.log(WIDTH))
+    student = constant - 0.5 * (nu + dim) * jnp.log1p(square / (nu * WIDTH**2))
+    both = jnp.logaddexp(-0.5 * (square + dim * LOG_2PI), student) - math.log(2.0)
+    log_det = jnp.log(jnp.diagonal(modes.factors, axis1=1, axis2=2)).sum(1)
+    return logsumexp(log_shares + log_det + both)
+
+
+def check_missed(
+    found: Evidence, scouted: Scouted | None, z: Latent, log_ratio: Array, size: int
+) -> Evidence:
+    """The Evidence of `size` weights, after a search with CONTRADICTED and TAIL in `failed` too.
+
+    z are the ends of the chains, with log_ratio = log p(x, z) - log q(z). CONTRADICTED: the scouts'
+    estimate is above the 95% interval, and above the estimate by 2 of its own errors. TAIL: it is
+    below the interval, and log_ratio has a long upper tail: its maximum is above its median by more
+    than D / 4 and 2 nats, and by more than 1.5 times the distance of the median from the 10%
+    quantile. For a normal p(z | x) and a wide q the median is about D / 2 nats below the largest
+    value, and the lower tail is the longer one.
+    """
+    from scipy.special import stdtrit
+
+    if scouted is None:
+        return found
+    half = float(stdtrit(max(size - 1, 1), 0.5 + LEVEL / 2)) * found.standard_error
+    low, high = found.log_evidence - half, found.log_evidence + half
+    values = log_ratio.ravel()
+    dim = sum(leaf.size for leaf in jax.tree.leaves(z)) / values.size
+    tenth, median = jnp.quantile(values, jnp.array([0.1, 0.5], values.dtype))
+    tail = values.max() - median
+    long = (tail > max(LONG, dim / 4)) & (tail > RATIO * (median - tenth))
+    own = scouted.log_evidence - OWN * scouted.standard_error
+    above = (scouted.log_evidence > high) & (own > found.log_evidence)
+    failed = bit(above, Check.CONTRADICTED)
+    failed |= bit(long & ~(scouted.log_evidence >= low), Check.TAIL)
+    return found._replace(failed=found.failed | failed)

@@ -1,0 +1,145 @@
+"""Mass that chains miss: a mode without chains, a tail beyond q, and the verdict of particles."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_cases import quick_jit
+from scipy.special import stdtrit
+
+from lvm_jax import annealing, distributions, evidence
+from lvm_jax.evidence import Check, missed, result
+from lvm_jax.evidence.sequential import _variance
+
+NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
+WALK = annealing.random_walk(3)._replace(step_size=0.6)
+PLAN = annealing.plan(annealing.linear(60), WALK, num_pilot=0)
+LOG_Z = -1.3
+MEANS = jnp.array([[-0.6, -0.5], [1.2, 1.1]])
+FACTORS = jnp.array([[[2.0, 0.0], [0.8, 1.9]], [[45.0, 0.0], [-25.0, 50.0]]])  # of the precisions
+
+
+def modes(shares, z):
+    """exp(-1.3) times a mixture of two correlated normals, the second 25 times as narrow."""
+    white = jnp.einsum("kd,kde->ke", z[None] - MEANS, FACTORS)
+    log_det = jnp.log(jnp.diagonal(FACTORS, axis1=1, axis2=2)).sum(1)
+    each = log_det - jnp.log(2 * jnp.pi) - 0.5 * (white**2).sum(1)
+    return jax.nn.logsumexp(each + jnp.log(shares)) + LOG_Z
+
+
+def test_chains_that_miss_a_mode_are_contradicted_and_others_are_not():
+    @quick_jit
+    @jax.vmap
+    def run(shares):
+        anneal = partial(
+            evidence.annealed, jax.random.key(1), partial(modes, shares), NORMAL, 32, PLAN
+        )
+        without = anneal(num_scouts=0)
+        return anneal(), (without.scouted, without.log_weights, without.z)
+
+    found, without = jax.device_get(run(jnp.array([[0.05, 0.95], [1 - 1e-9, 1e-9]])))
+    low, high = found.evidence.nominal_interval()
+    # By the other checks both are reliable, and the first is wrong by more than 3 half-widths.
+    assert high[0] + (high - low)[0] < LOG_Z
+    assert low[1] < LOG_Z < high[1]
+    np.testing.assert_array_equal(found.evidence.failed, [Check.CONTRADICTED, 0])
+    np.testing.assert_allclose(found.scouted.log_evidence, LOG_Z, atol=0.05)
+    np.testing.assert_array_equal(found.scouted.num_modes, [2, 1])
+    # Each start and draw once, and ascents of 3 evaluations a step.
+    least = missed.SCOUTS + missed.DRAWS
+    assert (found.scouted.evaluations > least + 3 * found.scouted.num_modes).all()
+    assert (found.scouted.evaluations < least + 300).all()
+    # The error of 256 draws, half of which are of the normals: their weights are at most 2.
+    assert ((found.scouted.standard_error > 0.01) & (found.scouted.standard_error < 0.06)).all()
+    assert without[0] is None
+    np.testing.assert_array_equal(without[1], found.log_weights)
+    np.testing.assert_array_equal(without[2], found.z)
+
+
+def evidence_of(log_evidence, error):
+    zero = jnp.zeros((), jnp.int32)
+    return evidence.Evidence(log_evidence, error, error, error, zero, zero, zero, zero, zero)
+
+
+@quick_jit
+@jax.vmap
+def failed(second, error, ends):
+    scouted = missed.Scouted(second, error, jnp.int32(1), jnp.int32(1))
+    found = evidence_of(jnp.float32(-3), 0.2 + 0 * second)
+    return missed.check_missed(found, scouted, jnp.zeros((64, 12)), ends, 8).failed
+
+
+def test_the_second_estimate_is_compared_with_the_interval_and_the_tail():
+    half = 0.2 * stdtrit(7, 0.975)
+    below, inside, above = -3 - half - 0.01, -3 + half - 0.01, -3 + half + 0.01
+    # The limits are D / 4 = 3 nats, and 1.5 times the lower tail of 4.
+    ramp = np.minimum(np.linspace(-10, 0, 64), -2.0)  # 10% quantile -9, median -5
+    longer, long = (np.append(ramp[:-1], top) for top in (0.9, 1.1))
+    few = 0.1 * ramp  # a lower tail of 0.4
+    cases = [
+        (above, 0.5 * ramp, Check.CONTRADICTED), (inside, ramp, 0), (below, 0.5 * ramp, 0),
+        (below, longer, 0), (below, long, Check.TAIL), (inside, long, 0),
+        (above, long, Check.CONTRADICTED), (-np.inf, np.append(few[:-1], 2.4), 0),
+        (-np.inf, np.append(few[:-1], 2.6), Check.TAIL), (np.nan, long, Check.TAIL),
+    ]  # fmt: skip
+    second, ends, expected = (np.array(part) for part in zip(*cases, strict=True))
+    second, ends = jnp.asarray(second, jnp.float32), jnp.asarray(ends, jnp.float32)
+    np.testing.assert_array_equal(failed(second, 0.01 + 0 * second, ends), expected)
+    # An estimate that is above the interval by less than 2 of its errors is no contradiction.
+    found = failed(second, jnp.full(len(second), 0.51 * (half + 0.01)), ends)
+    np.testing.assert_array_equal(found, expected & ~int(Check.CONTRADICTED))
+    nothing = evidence_of(jnp.zeros(()), jnp.zeros(()))
+    assert missed.check_missed(nothing, None, jnp.zeros(3), jnp.zeros(3), 3) is nothing
+
+
+def test_a_discrete_or_long_z_has_no_scouts():
+    key, labels = jax.random.key(2), distributions.categorical(jnp.zeros((2, 3)))
+    long = distributions.normal(jnp.zeros(129), jnp.ones(129))
+    zero = lambda z: jnp.zeros(())  # noqa: E731
+    assert missed.scout(key, zero, labels, annealing.gibbs(3), 16) is None
+    assert missed.scout(key, zero, labels, WALK, 16) is None
+    assert missed.scout(key, zero, long, WALK, 16) is None
+    assert missed.scout(key, zero, NORMAL, WALK, 0) is None
+    for method in (evidence.annealed, evidence.sequential, evidence.tempered):
+        with pytest.raises(ValueError, match="num_scouts: expected an integer >= 0, got -1"):
+            method(key, NORMAL.log_prob, NORMAL, 8, PLAN, num_scouts=-1)
+
+
+def test_the_variance_of_a_run_is_that_of_its_estimate():
+    """Against NumPy, and the variance (e^(s^2) - 1) / S of the mean of S lognormal weights."""
+    rng, size = np.random.default_rng(3), 200
+    log_w = 0.5 * rng.standard_normal((2_000, size))
+    w = np.exp(log_w) / np.exp(log_w).sum(1, keepdims=True)
+    ess, resampled = rng.uniform(20, size, (2_000, 5)), rng.random((2_000, 5)) < 0.4
+    run = quick_jit(jax.vmap(_variance))
+    found = run(*(jnp.asarray(part) for part in (ess, resampled, np.log(w))))
+    last = (size * (w**2).sum(1) - 1) / (size - 1)
+    steps = np.where(resampled, (size / ess - 1) / (size - 1), 0).sum(1)
+    np.testing.assert_allclose(found, last + steps, rtol=1e-4)
+    np.testing.assert_allclose(last.mean(), np.expm1(0.25) / size, rtol=0.02)
+    # Weights that are all zero count as one positive weight.
+    none = run(jnp.full((1, 5), np.inf), jnp.zeros((1, 5), bool), jnp.full((1, size), -np.inf))
+    np.testing.assert_allclose(none, 1.0)
+
+
+def test_the_limits_of_particles_are_those_of_their_number():
+    """sqrt(log(8^(1/3) / 1.31)) = 0.650, as the root of the mean variance; twice as log Z."""
+
+    @quick_jit
+    @jax.vmap
+    def spread(log_z, variance):
+        found = evidence_of(jnp.zeros(()), jnp.zeros(()))
+        found = found._replace(failed=jnp.int32(int(Check.ESS | Check.PARETO)))
+        return result.check_runs(found, log_z, variance, jnp.ones(1), True).failed
+
+    limit = np.log(8 / result.least_ess(8)) ** 0.5
+    np.testing.assert_allclose(limit, 0.656, atol=0.01)
+    even = np.tile([-1.0, 1.0], 4) * (7 / 8) ** 0.5  # of standard deviation 1
+    cases = [(0.3, 0.99), (0.3, 1.01), (1.99 * limit, 0.5), (2.01 * limit, 0.5)]
+    log_z = np.array([size * even for size, _ in cases])
+    variance = np.array([np.full(8, (part * limit) ** 2) for _, part in cases])
+    found = spread(jnp.asarray(log_z, jnp.float32), jnp.asarray(variance, jnp.float32))
+    np.testing.assert_array_equal(found & ~int(Check.PARETO), [0, Check.SPREAD] * 2)
+    assert (found & Check.PARETO != 0).all()
