@@ -5,6 +5,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax import em
+from lvm_jax.em import squarem
 from lvm_jax.em.gaussian import Gaussians
 
 KEY = jax.random.key(0)
@@ -77,6 +78,23 @@ def test_a_jump_that_no_pass_has_measured_is_not_the_result(x64):
     )
     np.testing.assert_array_equal(parts.info.trace, whole.info.trace)
     assert [each["step"] for each in seen] == [8, 16, 20]
+
+
+def test_a_jump_that_lowers_the_objective_is_taken_back(x64, store, monkeypatch):
+    """Two cycles of three passes are then four steps of EM."""
+    log_weights, rates = np.log([0.3, 0.7]), jnp.array([[1.0], [3.0]])
+    start = em.Mixture(log_weights, rates, jnp.zeros(1), em.Poisson())
+    options = {"start": start, "sample_weight": COUNTS, "tolerance": 0.0, "throw": False}
+    plain = em.fit(KEY, DAYS, 2, em.Poisson(), max_steps=4, **options)
+
+    def far(family, settings, theta_0, theta_1, theta_2, longest):
+        return theta_2._replace(components=theta_2.components + 5.0), longest
+
+    monkeypatch.setattr(squarem, "extrapolate", far)
+    fast = em.fit(KEY, DAYS, 2, em.Poisson(), acceleration="squarem", max_steps=6, **options)
+    np.testing.assert_allclose(fast.mixture.means, plain.mixture.means, rtol=1e-13)
+    assert fast.info.log_likelihood == pytest.approx(plain.info.log_likelihood, abs=1e-14)
+    assert (np.diff(fast.info.trace) >= -1e-14).all()
 
 
 def test_data_that_stream(x64, tmp_path):
