@@ -100,7 +100,7 @@ BAD_OPTIONS = {
     "weight leaves one row": (
         {"sample_weight": np.r_[1.0, np.zeros(59)]}, ValueError, "2 distinct rows .* got 1"
     ),
-    "start array": ({"start": X}, TypeError, "start: .* or an em.Mixture, got ndarray"),
+    "start array": ({"start": X}, TypeError, "start: .* em.Mixture or labels of shape .60,., got .* .60, 2"),
 }  # fmt: skip
 
 

@@ -42,6 +42,11 @@ def attach(request: Any) -> Any:
         raise TypeError("start: expected x as an array in memory with labels, got data that stream")
     x, _ = checks.points_or_nan(request.x, "x")
     number = checks.integer(request.num_components, "num_components", 1)
+    if np.ndim(request.start) != 1:
+        raise TypeError(
+            f"start: expected a method, an em.Mixture or labels of shape ({len(x)},), got an array of "
+            f"shape {np.shape(request.start)}; em.gaussian_mixture makes a mixture from means"
+        )
     family, weight = inputs.as_family(request.family), request.sample_weight
     labels = check_labels(request.start, len(x), number, weight, "start")
     counts = np.bincount(labels[labels >= 0], minlength=number)
