@@ -44,8 +44,8 @@ def attach(request: Any) -> Any:
     number = checks.integer(request.num_components, "num_components", 1)
     if np.ndim(request.start) != 1:
         raise TypeError(
-            f"start: expected a method, an em.Mixture or labels of shape ({len(x)},), got an array of "
-            f"shape {np.shape(request.start)}; em.gaussian_mixture makes a mixture from means"
+            f"start: expected a method, an em.Mixture or labels of shape ({len(x)},), got an array "
+            f"of shape {np.shape(request.start)}; em.gaussian_mixture makes a mixture from means"
         )
     family, weight = inputs.as_family(request.family), request.sample_weight
     labels = check_labels(request.start, len(x), number, weight, "start")
