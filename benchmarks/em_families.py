@@ -190,12 +190,12 @@ def likelihood_ratio(x: np.ndarray, samples: int) -> Callable[[], float]:
         two = continued(starts.fit(rows)).fit(rows)  # the best after 30 steps, as in lvm_jax
         return 2 * len(rows) * float(two.score(rows) - mixture(1).fit(rows).score(rows))
 
-    def test() -> float:
+    def both() -> float:
         for _ in range(samples):
             statistic(rng.multivariate_normal(null.means_[0], null.covariances_[0], len(x)))
         return statistic(x)
 
-    return test
+    return both
 
 
 THEIRS = {

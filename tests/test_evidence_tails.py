@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import annealing, distributions, evidence
-from lvm_jax.evidence import Check
+from lvm_jax.evidence import Check, beyond, modes
 from lvm_jax.evidence.fitting import Edge
 from lvm_jax.evidence.modes import Modes
 from lvm_jax.evidence.programs import Proposal
@@ -68,8 +68,8 @@ def certified(**options):
 
 def explored(starts, moves):
     """Chains from `starts`, where the proposal is the normal of the one slot."""
-    modes = Modes(jnp.zeros((1, 1, 2)), jnp.eye(2)[None, None], jnp.zeros((1, 1)))
-    proposal = Proposal(modes, jnp.log(jnp.array([[0.0, 0.0, 1.0, 0.0]])))
+    slots = Modes(jnp.zeros((1, 1, 2)), jnp.eye(2)[None, None], jnp.zeros((1, 1)))
+    proposal = Proposal(slots, jnp.log(jnp.array([[0.0, 0.0, 1.0, 0.0]])))
     edge = Edge(jnp.log(jnp.array([10.0])), jnp.asarray(starts, jnp.float32)[None])
     points = np.arange(1), np.zeros((1, 1), np.float32), proposal, edge
     return explore(jax.random.key(0), *TWO_SCALES, points, (np.int32(1), np.int32(moves)), 1)
@@ -114,6 +114,17 @@ def test_a_certificate_holds_where_the_prior_does_not_dominate():
     assert (found.high < 0)[kept].mean() <= 0.15
     methods = [now.method for now in found.rounds]
     assert "importance" in methods[methods.index("chains") :]
+
+
+def test_without_chains_the_intervals_are_too_low(store, monkeypatch):
+    """With four degrees of freedom, where the weights of the Cauchy density have a longer tail."""
+    monkeypatch.setattr(modes, "FREEDOM", 4.0)
+    guarded = certified(tolerance=0.1, budget=3e4)
+    monkeypatch.setattr(beyond, "extend", lambda run, *_: np.zeros(run.num_points, int))
+    bare = certified(tolerance=0.1, budget=3e4)
+    missed = [(found.high < 0)[found.within].mean() for found in (guarded, bare)]
+    assert guarded.within.mean() > 0.6
+    assert missed[0] <= 0.2 < missed[1]
 
 
 def test_a_budget_that_does_not_pay_for_chains_is_named():

@@ -13,8 +13,8 @@ from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, S
 from lvm_jax.weights import LogJoint
 
 SLOTS = 32  # modes of a point
-# Of the Student component of a mode: degrees of freedom, scale. With fewer than two, draws reach
-# places where a density may overflow; with more, the weights of Cauchy tails have no variance.
+# Of the Student component of a mode: degrees of freedom nu, scale. The weights of a Cauchy density
+# have the tail index 1 - 1 / nu, 0.5 here. With nu = 1 draws reach places where a density overflows.
 FREEDOM, WIDTH = 2.0, 1.2
 KINDS = 2  # components of a mode: a normal and a Student t
 
