@@ -14,7 +14,7 @@ from lvm_jax.weights import LogJoint
 
 SLOTS = 32  # modes of a point
 # Of the Student component of a mode: degrees of freedom nu, scale. The weights of a Cauchy density
-# have the tail index 1 - 1 / nu, 0.5 here. With nu = 1 draws reach places where a density overflows.
+# have the tail index 1 - 1 / nu, 0.5 here. Draws of nu = 1 reach places where densities overflow.
 FREEDOM, WIDTH = 2.0, 1.2
 KINDS = 2  # components of a mode: a normal and a Student t
 
