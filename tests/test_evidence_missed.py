@@ -143,3 +143,20 @@ def test_the_limits_of_particles_are_those_of_their_number():
     found = spread(jnp.asarray(log_z, jnp.float32), jnp.asarray(variance, jnp.float32))
     np.testing.assert_array_equal(found & ~int(Check.PARETO), [0, Check.SPREAD] * 2)
     assert (found & Check.PARETO != 0).all()
+
+
+def test_a_log_joint_without_second_derivatives_names_the_cure():
+    @jax.custom_vjp
+    def log_joint(z):
+        return -(z**2).sum()
+
+    log_joint.defvjp(lambda z: (log_joint(z), z), lambda z, slope: (-2 * z * slope,))
+    q = distributions.normal(jnp.zeros(2), jnp.ones(2))
+    plan = annealing.plan(annealing.linear(2), annealing.hmc(1))
+
+    def run(key, **options):
+        return evidence.annealed(key, log_joint, q, 4, plan, **options).log_weights
+
+    with pytest.raises(TypeError, match="log_joint: expected two derivatives.*num_scouts=0"):
+        jax.eval_shape(run, jax.random.key(0))
+    assert jax.eval_shape(partial(run, num_scouts=0), jax.random.key(0)).shape == (4,)

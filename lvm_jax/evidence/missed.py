@@ -74,7 +74,13 @@ def scout(
         return None
     z = weights.draw(key_starts, q, num_scouts)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], z))[1]
-    found = _search(lambda u: log_joint(unravel(u)), jax.vmap(lambda one: ravel_pytree(one)[0])(z))
+    flat = jax.vmap(lambda one: ravel_pytree(one)[0])(z)
+    try:
+        found = _search(lambda u: log_joint(unravel(u)), flat)
+    except TypeError as refusal:  # of JAX, for a function with a derivative of its own (custom_vjp)
+        raise TypeError(
+            "log_joint: expected two derivatives for the search of modes; num_scouts=0 omits it"
+        ) from refusal
     modes, evaluations = found.modes, found.evaluations + num_scouts + DRAWS
     draws, log_density = _propose(key_draws, modes)
     log_p = map_points(lambda u: log_joint(unravel(u)), draws, ROWS)
