@@ -39,12 +39,15 @@ def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
 def costly_batch_size(chunk_size: int, rows: int, number: int) -> int:
     """`batch_size` for `number` points in a bucket, where a row is expensive.
 
-    Below 16 points it is a power of two, because padded rows take as long as others.
+    The batches of the real points are equal, rounded up to one of eight sizes per octave, because
+    padded rows take as long as others. Below 16 points it is a power of two.
     """
-    most = min(max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1), number)
-    if most < compiling.SMALLEST:
-        return 1 << most.bit_length() - 1
-    return batch_size(chunk_size, rows, compiling.bucket(number))
+    most = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
+    if min(most, number) < compiling.SMALLEST:
+        return 1 << min(most, number).bit_length() - 1
+    even = -(-number // -(-number // most))
+    step = max(1 << (even - 1).bit_length() >> 4, 1)
+    return min(-(-even // step) * step, most)
 
 
 def rows_for_device(chunk_size: int) -> int:

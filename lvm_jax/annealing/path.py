@@ -72,6 +72,10 @@ class Tempered(NamedTuple):
         """The place of z: one evaluation."""
         return self.path.place(z, self.slopes)
 
+    def slope_at(self, z: Latent) -> Latent:
+        """The gradient of log f_beta at z."""
+        return jax.grad(lambda z: self.path.log_density(self.beta, z))(z)
+
     def value(self, place: Place) -> Scalar:
         """log f_beta, in nats; NaN, which all moves reject, if q and p are both 0."""
         return place.log_q + self.beta * (place.log_joint - place.log_q)

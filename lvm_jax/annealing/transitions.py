@@ -164,16 +164,23 @@ def _hamiltonian(
     v = unravel(jax.random.normal(key_v, flat.shape, flat.dtype))
     steps = jax.tree.map(lambda unit, z: (step_size * unit).astype(z.dtype), scale, place.z)
 
-    def kick(v: Latent, place: Place) -> Latent:
-        return jax.tree.map(lambda v, e, g: v + 0.5 * e * g, v, steps, density.slope(place))
+    def kick(v: Latent, slope: Latent) -> Latent:
+        return jax.tree.map(lambda v, e, g: v + 0.5 * e * g, v, steps, slope)
 
-    def leapfrog(_: Array, state: tuple[Place, Latent]) -> tuple[Place, Latent]:
-        place, v = state
-        v = kick(v, place)
-        place = density.at(jax.tree.map(lambda z, e, v: z + e * v, place.z, steps, v))
-        return place, kick(v, place)
+    def drift(z: Latent, v: Latent) -> Latent:
+        return jax.tree.map(lambda z, e, v: z + e * v, z, steps, v)
 
-    end, v_end = jax.lax.fori_loop(0, num_leapfrogs, leapfrog, (place, v))
+    def leapfrog(_: Array, state: tuple[Latent, Latent]) -> tuple[Latent, Latent]:
+        z, v = state
+        slope = density.slope_at(z)
+        v = kick(kick(v, slope), slope)
+        return drift(z, v), v
+
+    # The densities are needed at the end only.
+    start = kick(v, density.slope(place))
+    z, v_end = jax.lax.fori_loop(1, num_leapfrogs, leapfrog, (drift(place.z, start), start))
+    end = density.at(z)
+    v_end = kick(v_end, density.slope(end))
     kinetic = [sum((0.5 * leaf**2).sum() for leaf in jax.tree.leaves(one)) for one in (v, v_end)]
     change = density.value(end) - density.value(place) + kinetic[0] - kinetic[1]
     chance = jnp.exp(jnp.minimum(jnp.where(jnp.isnan(change), -jnp.inf, change), 0.0))
