@@ -29,14 +29,16 @@ MAX_MAPS = 6_000  # maximum number of memory maps of all programs in the store
 ASSUMED_MAPS = 60  # of a program, on systems without /proc/self/maps
 SMALLEST = 16  # the smallest bucket
 
-# Compilation without XLA's fusion emitters and in one part takes 40% of the time and half the maps,
-# and saves 90 to 250 MB. Elementwise code becomes slower; matrix products do not.
+LEVEL = "xla_backend_optimization_level"  # LLVM's level; XLA's default is 3
+
+# Compilation without XLA's fusion emitters, in one part and with level 2 takes a third of the time
+# and half the maps, and saves 90 to 250 MB. Elementwise code takes up to 1.6 times as long; matrix
+# products do not.
 LEAN: dict[str, Any] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
+    LEVEL: 2,
 }
-
-LEVEL = "xla_backend_optimization_level"  # LLVM's level; XLA's default is 3
 
 
 def bucket(size: int) -> int:
@@ -131,15 +133,10 @@ class BoundedJit:
     """The return type of `bounded_jit`."""
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        static_argnums: tuple[int, ...],
-        lean: bool,
-        level: int = 3,
+        self, function: Callable[..., Any], static_argnums: tuple[int, ...], lean: bool
     ) -> None:
         update_wrapper(self, function)
-        self.function, self.static_argnums = function, static_argnums
-        self.lean, self.level = lean, level
+        self.function, self.static_argnums, self.lean = function, static_argnums, lean
 
     def __call__(self, *args: Any) -> Any:
         """Call the compiled function with positional arguments."""
@@ -203,7 +200,7 @@ class BoundedJit:
 
     def options(self, args: tuple[Any, ...]) -> dict[str, Any] | None:
         """XLA's compiler options for a call with these arguments."""
-        return lean_options(self.level) if self.lean else None
+        return lean_options() if self.lean else None
 
     def _jit(self, args: tuple[Any, ...]) -> Any:
         """A new jitted function; JAX releases a program with its Python function."""
@@ -220,7 +217,7 @@ class BoundedJit:
 
 
 def bounded_jit(
-    *static_argnums: int, lean: bool = False, level: int = 3
+    *static_argnums: int, lean: bool = False
 ) -> Callable[[Callable[..., Any]], BoundedJit]:
     """`jax.jit` with a limit on compiled programs, across the library.
 
@@ -231,12 +228,10 @@ def bounded_jit(
     types and static arguments finds its program in `STORE` (about 20 us); another call compiles.
     On a CPU a program that calls LAPACK runs with one BLAS thread.
     Static arguments of equal structure share a program (see `recognition`). If an argument is
-    traced, the function runs without `jax.jit`. With `lean`, a CPU program is compiled with the
-    options LEAN and LLVM's optimisation `level`: compared with level 3, level 2 takes two thirds of
-    the compile time of a large program, and level 0 half for a small one, which then runs several
-    times slower.
+    traced, the function runs without `jax.jit`. With `lean`, for a program that runs once or a few
+    times, it is compiled with the options LEAN on a CPU.
     """
-    return lambda function: BoundedJit(function, static_argnums, lean, level)
+    return lambda function: BoundedJit(function, static_argnums, lean)
 
 
 def count_maps() -> int:
@@ -249,15 +244,16 @@ def count_maps() -> int:
 
 
 @lru_cache
-def lean_options(level: int = 3) -> dict[str, Any] | None:
-    """The options of LEAN that the installed XLA accepts on a CPU, with the optimisation level.
+def lean_options(level: int | None = None) -> dict[str, Any] | None:
+    """The options of LEAN that the installed XLA accepts on a CPU, or these with another level.
 
-    None on other backends. A level in the environment variable XLA_FLAGS overrides `level`.
+    None on other backends. A level in the environment variable XLA_FLAGS takes precedence.
     """
     if jax.default_backend() != "cpu":
         return None
-    given = level == 3 or LEVEL in os.environ.get("XLA_FLAGS", "")
-    wanted = LEAN if given else {**LEAN, LEVEL: level}
+    wanted = LEAN if level is None else {**LEAN, LEVEL: level}
+    if LEVEL in os.environ.get("XLA_FLAGS", ""):
+        wanted = {name: value for name, value in wanted.items() if name != LEVEL}
     return {name: value for name, value in wanted.items() if _accepted({name: value})} or None
 
 

@@ -130,8 +130,18 @@ def test_memory_maps_level_off(store):
     assert compiling.count_maps() - start < 2 * store.max_maps
 
 
-def test_options_that_this_xla_accepts_are_kept():
+def test_options_that_this_xla_accepts_are_kept(options, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    options(compiling.LEAN)
     assert compiling.lean_options() == compiling.LEAN
+    assert compiling.lean_options(0) == {**compiling.LEAN, compiling.LEVEL: 0}
+
+
+def test_a_level_in_the_environment_is_kept(options, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", f"--{compiling.LEVEL}=0")
+    options(compiling.LEAN)
+    for level in (None, 1):
+        assert compiling.LEVEL not in compiling.lean_options(level)
 
 
 def test_an_option_that_xla_does_not_accept_is_left_out(options, store):

@@ -96,7 +96,7 @@ class Climb(NamedTuple):
     length: Int[Array, ""]  # points so far, at most T
 
 
-@bounded_jit(2, 3)
+@bounded_jit(2, 3, lean=True)
 def climb(
     starts: Float[Array, "P D"], density: Any, max_evaluations: int, num_points: int
 ) -> Climb:

@@ -20,7 +20,7 @@ class DataProgram(BoundedJit):
     def options(self, args: tuple[Any, ...]) -> dict[str, Any] | None:
         """LEAN options; small data use optimisation level 0 (a step takes 0.1 ms, not 0.02)."""
         size = sum(leaf.size for leaf in jax.tree.leaves(args) if hasattr(leaf, "size"))
-        return lean_options(0 if size <= SMALL_SIZE else self.level)
+        return lean_options(0 if size <= SMALL_SIZE else None)
 
 
 def over_data(*static_argnums: int) -> Callable[[Callable[..., Any]], DataProgram]:

@@ -85,7 +85,7 @@ def make_cover(p: Generative, q: ConditionalDensity, x: Any, proposal: Proposal)
     return cover(q(x), p.prior(x), proposal.modes, jnp.asarray(proposal.log_shares))
 
 
-@bounded_jit(5, 6, 7, 8, lean=True, level=2)
+@bounded_jit(5, 6, 7, 8, lean=True)
 def find_modes(
     key: Key[Array, ""],
     p: Generative,
@@ -114,7 +114,7 @@ def find_modes(
     return map_first_points(one, points, together, sizes[0])
 
 
-@bounded_jit(3, lean=True, level=2)
+@bounded_jit(3, lean=True)
 def follow(p: Generative, points: tuple, number: Int[Array, ""], together: int) -> Followed:
     """The modes of points (x, known modes, modes z of other data, these data or None, budget)."""
 
@@ -124,7 +124,7 @@ def follow(p: Generative, points: tuple, number: Int[Array, ""], together: int) 
     return map_first_points(one, points, together, number)
 
 
-@bounded_jit(5, 6, 7, lean=True, level=2)
+@bounded_jit(5, 6, 7, lean=True)
 def move_scouts(
     key: Key[Array, ""],
     p: Generative,
@@ -144,7 +144,7 @@ def move_scouts(
     return map_first_points(one, points, together, number)
 
 
-@bounded_jit(6, 7, 8, lean=True, level=2)
+@bounded_jit(6, 7, 8, lean=True)
 def importance(
     key: Key[Array, ""],
     p: Generative,
@@ -179,7 +179,7 @@ def importance(
     return map_first_points(one, points, together, number)
 
 
-@bounded_jit(6, 7, 8, lean=True, level=2)
+@bounded_jit(6, 7, 8, lean=True)
 def chains(
     key: Key[Array, ""],
     p: Generative,

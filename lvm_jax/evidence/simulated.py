@@ -145,7 +145,7 @@ def _log_ratios(
     return at_z, at_draws
 
 
-@bounded_jit(lean=True, level=2)
+@bounded_jit(lean=True)
 def _of_points(
     key: Key[Array, ""],
     p: Generative,

@@ -43,7 +43,7 @@ class Tails(NamedTuple):
     component: Modes  # the normal of these states, one slot
 
 
-@bounded_jit(5, lean=True, level=2)
+@bounded_jit(5, lean=True)
 def explore(
     key: Key[Array, ""],
     p: Generative,

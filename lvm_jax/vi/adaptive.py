@@ -129,12 +129,12 @@ def resampled(
     return np.searchsorted(np.cumsum(w) / w.sum(), places).clip(0, w.size - 1)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _draw(key: Key[Array, ""], q: Distribution, density: Density) -> tuple[Array, Array]:
     found = weights.weigh(key, density, q, ROUND)
     return found.z, jnp.where(jnp.isnan(found.log_weights), -jnp.inf, found.log_weights)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _evidence(log_w: Float[Array, " S"]) -> Evidence:
     return from_log_weights(log_w)

@@ -127,14 +127,14 @@ def check(
         known[resampled(2 * of_known, half, rng)],
     ]
     loc, factor = _moments(drawn.u, tempered(drawn.log_weights))
-    arrays = (jnp.asarray(part, density.dtype) for part in (np.concatenate(starts), loc, factor))
-    states = chains.run_chains(key, *arrays, density, chains.NARROW)
+    arrays = (np.asarray(part, density.dtype) for part in (np.concatenate(starts), loc, factor))
+    states = jax.tree.map(np.asarray, chains.run_chains(key, *arrays, density, chains.NARROW))
     u = states.u[:, FIRST::THINNING].reshape(-1, density.dim)
     log_p = states.log_p[:, FIRST::THINNING].ravel()
     log_w = np.asarray(_log_weights(u, log_p, now))
     cut = largest_log_weight(drawn.evidence)
     share = float((log_w[: log_w.size // 2] > cut).mean())
-    every = Checked(np.asarray(u), np.asarray(log_p), log_w, bool((log_w > cut).any()), share)
+    every = Checked(u, log_p, log_w, bool((log_w > cut).any()), share)
     if before is None:
         return every
     return Checked(

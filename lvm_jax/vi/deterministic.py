@@ -164,7 +164,7 @@ class _Rounds:
         return Found(flat, reason, self.spent, Trace.of_rows(self.rows), "deterministic")
 
 
-@bounded_jit(1)
+@bounded_jit(1, lean=True)
 @precision.full
 def _noise(key: Key[Array, ""], shape: tuple[int, int], zero: Float[Array, ""]) -> Array:
     """Draws with a second moment of I exactly, more of them than dimensions."""
@@ -173,6 +173,6 @@ def _noise(key: Key[Array, ""], shape: tuple[int, int], zero: Float[Array, ""]) 
     return solve_triangular(root, noise.T, lower=True).T
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _refresh(density: Density, key: Key[Array, ""], chart: Gaussian) -> Gaussian:
     return natural.refresh_curvature(density, key, chart)

@@ -110,11 +110,11 @@ def _attributes(fit: VariationalFit, resampled: Resampled) -> dict[str, Any]:
     }
 
 
-@bounded_jit(1)
+@bounded_jit(1, lean=True)
 def _mapped(z: Latent, constrain: Callable[[Latent], Any]) -> Any:
     return jax.vmap(constrain)(z)
 
 
-@bounded_jit(1)
+@bounded_jit(1, lean=True)
 def _log_densities(z: Latent, log_density: LogDensity) -> Array:
     return jax.lax.map(log_density, z, batch_size=1_000)

@@ -139,7 +139,7 @@ def _log_weights(states: chains.States, q: Distribution) -> Float[Array, "C T"]:
     return states.log_p - jax.lax.map(jax.vmap(q.log_prob), states.u)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _anneal(key: Key[Array, ""], q: Distribution, density: Density) -> Annealed:
     moves = annealing.hmc(NUM_LEAPFROGS)
     plan = annealing.plan(annealing.sigmoid(NUM_TEMPERATURES), moves)

@@ -122,7 +122,7 @@ def spread(x: Array, noise: Array, density: Density, chart: Gaussian, diagonal: 
     return Spread(terms.mean(), terms.std() / count**0.5, square, variance)
 
 
-@bounded_jit(2)
+@bounded_jit(2, lean=True)
 def normal_of(x: Array, chart: Gaussian, diagonal: bool) -> Gaussian:
     """q as a normal: N(m, (C C^T)^-1), of which mean_field is the diagonal restriction."""
     dim = chart.mean.size

@@ -21,12 +21,10 @@ def improper_leaf(key: Key[Array, ""], density: Density, q: Distribution) -> str
     the smallest curvature, at distances of 10^2 and 10^4 standard deviations. A line that passes
     does not prove a finite integral.
     """
-    key_draws, key_base = jax.random.split(key)
-    draws = np.asarray(q.sample(seed=key_draws, sample_shape=(NUM_DRAWS,)), float)
+    draws, base = map(np.asarray, _draw(key, q))
     if not np.isfinite(draws).all():
         return None
-    base = q.sample(seed=key_base)
-    lines = _lines(draws, base, density)
+    lines = _lines(draws.astype(float), base, density)
     slopes = np.asarray(_slopes(base, np.asarray(lines, base.dtype), density))
     wrong = np.flatnonzero(slopes > -1)  # False for NaN
     if not wrong.size:
@@ -41,7 +39,7 @@ def improper_leaf(key: Key[Array, ""], density: Density, q: Distribution) -> str
 
 
 def _lines(
-    draws: Float[np.ndarray, "S D"], base: Float[Array, " D"], density: Density
+    draws: Float[np.ndarray, "S D"], base: Float[np.ndarray, " D"], density: Density
 ) -> Float[np.ndarray, "L D"]:
     """Directions in the length of one standard deviation, of both signs."""
     scale = draws.std(0)
@@ -57,12 +55,20 @@ def _lines(
     return np.stack([lines, -lines], 1).reshape(-1, scale.size)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
+def _draw(key: Key[Array, ""], q: Distribution) -> tuple[Array, Array]:
+    """`NUM_DRAWS` draws of q, and one more."""
+    key_draws, key_base = jax.random.split(key)
+    draws = q.sample(seed=key_draws, sample_shape=(NUM_DRAWS,))
+    return draws, q.sample(seed=key_base)
+
+
+@bounded_jit(lean=True)
 def _hessian(base: Float[Array, " D"], density: Density) -> Float[Array, "D D"]:
     return jax.hessian(density)(base)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _slopes(
     base: Float[Array, " D"], lines: Float[Array, "L D"], density: Density
 ) -> Float[Array, " L"]:

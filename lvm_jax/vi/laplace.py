@@ -54,7 +54,7 @@ def run(key: Key[Array, ""], task: Task) -> Found:
     return Found(flat, reason, spent, trace, "laplace")
 
 
-@bounded_jit(4)
+@bounded_jit(4, lean=True)
 def _at_mode(
     key: Key[Array, ""],
     start: Float[Array, " D"],

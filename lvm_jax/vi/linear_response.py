@@ -43,7 +43,7 @@ def linear_response(
     return _covariance(key, q.sample(seed=key), mean, scale, bindable(log_density), num_pairs)
 
 
-@bounded_jit(4, 5)
+@bounded_jit(4, 5, lean=True)
 @precision.full
 def _covariance(
     key: Key[Array, ""],

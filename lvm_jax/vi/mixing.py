@@ -44,7 +44,7 @@ class Masses(NamedTuple):
     mass: Estimate  # Z_k / Z, [K]
 
 
-@bounded_jit(3)
+@bounded_jit(3, lean=True)
 def draw_evenly(
     key: Key[Array, ""], mixture: NormalMixture, density: Any, counts: tuple[int, ...]
 ) -> Draws:
@@ -63,7 +63,7 @@ def draw_evenly(
     return Draws(log_p, parts, log_p - log_q)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 @precision.full
 def mixture_weights(draws: Draws) -> Float[Array, "K J"]:
     """The log-weights pi that maximise sum_s w_s log sum_kj pi_kj q_kj(z_s), by EM.
@@ -85,7 +85,7 @@ def mixture_weights(draws: Draws) -> Float[Array, "K J"]:
     return jnp.log(jax.lax.fori_loop(0, NUM_STEPS, step, equal)).reshape(shape[1:])
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 @precision.full
 def masses(draws: Draws, log_weights: Float[Array, "K J"]) -> Masses:
     """The masses of the components of the mixture with these weights.

@@ -181,7 +181,7 @@ class Peak(NamedTuple):
     proper: Scalar  # whether the curvature is positive definite
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _peak(u: Float[Array, " D"], density: Any) -> Peak:
     """The normal after one step of Newton, with the curvature before it."""
     factor = jnp.linalg.cholesky(-jax.hessian(density)(u))
@@ -222,12 +222,12 @@ def _one(key: Key[Array, ""], task: Task, found: Search) -> Found:
     )
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _elbo(key: Key[Array, ""], normal: Gaussian, density: Any) -> Scalar:
     return elbo_of(key, normal, density, False)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 @precision.full
 def _gaussian(flat: FullRankNormal) -> Gaussian:
     inverse = jnp.linalg.inv(flat.cholesky @ flat.cholesky.T)

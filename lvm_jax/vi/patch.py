@@ -206,7 +206,7 @@ def start_low_rank(
     return Started(state, found.evaluations + num_products)
 
 
-@bounded_jit(4, 5)
+@bounded_jit(4, 5, lean=True)
 def _widest(
     key: Key[Array, ""],
     u: Float[Array, " D"],

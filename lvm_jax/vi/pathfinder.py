@@ -108,7 +108,7 @@ def combine(key: Key[Array, ""], task: Task, best: Best) -> tuple[Distribution, 
     return mixture._replace(log_weights=mixture_weights(draws)), draws.log_p.size
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _best_along(key: Key[Array, ""], paths: Climb, density: Any) -> Best:
     # In sequence: paths differ in length, and batched factorisations that run at the same time can
     # deadlock in jaxlib.
@@ -203,7 +203,7 @@ def _dense(normal: FactoredNormal) -> FullRankNormal:
     return FullRankNormal(normal.mean, (upper * sign[:, None]).T)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _precision_factors(normals: FactoredNormal) -> Float[Array, "P D D"]:
     """Lower C of each normal, with (C C^T)^-1 its covariance."""
 

@@ -35,7 +35,7 @@ class First(NamedTuple):
     log_weights: Float[Array, " S"]
 
 
-@bounded_jit(3)
+@bounded_jit(3, lean=True)
 def measure(key: Key[Array, ""], q: Distribution, density: Density, num_chunks: int) -> First:
     """The ELBO and log Z, from the same draws of u by q."""
 
@@ -99,9 +99,10 @@ def _with_rounding(found: Evidence, dim: int) -> Evidence:
 
     It is the largest part where the weights are nearly equal.
     """
-    log_z = found.log_evidence
-    rounding = jnp.finfo(log_z.dtype).eps * jnp.maximum(jnp.abs(log_z), dim)
-    return found._replace(standard_error=jnp.hypot(found.standard_error, rounding))
+    log_z = np.asarray(found.log_evidence)
+    rounding = np.finfo(log_z.dtype).eps * np.maximum(np.abs(log_z), dim)
+    error = np.hypot(np.asarray(found.standard_error), rounding, dtype=log_z.dtype)
+    return found._replace(standard_error=jax.device_put(error))
 
 
 def with_unseen(found: Evidence, modes: Modes | None) -> Evidence:
@@ -123,7 +124,7 @@ def _scouted(key: Key[Array, ""], q: Distribution, task: Task, found: Measured) 
     return Measured(evidence, found.proposal, spent)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def value_and_grad(u: Float[Array, " D"], density: Density) -> tuple[Scalar, Array]:
     """The log-density of one u with its gradient."""
     return jax.value_and_grad(density)(u)

@@ -75,7 +75,7 @@ class VariationalFit(NamedTuple):
         return write_fit(path, self)
 
 
-@bounded_jit(2, 3, 4)
+@bounded_jit(2, 3, 4, lean=True)
 def _resample(
     key: Key[Array, ""],
     q: Distribution,

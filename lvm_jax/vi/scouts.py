@@ -53,17 +53,16 @@ def scout(
     half = NUM_SCOUTS // 2
     task = Task(density, "mixture", 0.0, 0, draw_start)
     around = draw_starts(key_starts, task, half, START_SCALE)
-    wide = q.sample(seed=key_q, sample_shape=(half,))
-    wide = wide.mean(0)[None] + WIDTHS * (wide - wide.mean(0)[None])
-    paths = climb(jnp.concatenate([around, wide]), density, MAX_EVALUATIONS, 1)
+    paths = climb(_with_wide(key_q, q, around), density, MAX_EVALUATIONS, 1)
+    log_w = np.asarray(_log_weights(paths.point, paths.value, proposal), float)
+    paths = jax.tree.map(np.asarray, paths)
     spent = int(paths.evaluations.sum())
 
-    log_w = np.asarray(_log_weights(paths.point, paths.value, proposal), float)
-    log_w = np.where(np.asarray(paths.converged), log_w, -np.inf)
+    log_w = np.where(paths.converged, log_w, -np.inf)
     share = 0.0
     seen: list[tuple[np.ndarray, np.ndarray]] = []
-    for row in np.argsort(-np.asarray(paths.value), kind="stable"):
-        end = np.asarray(paths.point[row], float)
+    for row in np.argsort(-paths.value, kind="stable"):
+        end = paths.point[row].astype(float)
         if not log_w[row] > cut or len(seen) == MAX_MODES or _known(end, seen):
             continue
         key_one = jax.random.fold_in(key_draws, int(row))
@@ -78,6 +77,16 @@ def scout(
 def _known(end: Float[np.ndarray, " D"], seen: list[tuple[np.ndarray, np.ndarray]]) -> bool:
     """Whether an end is within two standard deviations of another."""
     return any(((end - mode) @ factor) @ ((end - mode) @ factor) < 4 for mode, factor in seen)
+
+
+@bounded_jit(lean=True)
+def _with_wide(
+    key: Key[Array, ""], q: Distribution, around: Float[Array, "P D"]
+) -> Float[Array, "S D"]:
+    """These P starts, and as many draws of q, `WIDTHS` times as far from their mean: S = 2 P."""
+    wide = q.sample(seed=key, sample_shape=around.shape[:1])
+    wide = wide.mean(0)[None] + WIDTHS * (wide - wide.mean(0)[None])
+    return jnp.concatenate([around, wide])
 
 
 @bounded_jit(lean=True)

@@ -157,7 +157,7 @@ def elbo_of(key: Key[Array, ""], normal: Gaussian, log_density: Callable, diagon
     return jnp.where(jnp.isfinite(elbo), elbo, -jnp.inf)
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _diagonal_at(
     key: Key[Array, ""], u: Float[Array, " D"], density: Density
 ) -> tuple[Array, Scalar]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.typing import Array, Float, Key, Latent
 from lvm_jax.vi.constraints import Constraint, Named
 from lvm_jax.vi.method import Task
@@ -39,9 +40,15 @@ def draw_starts(key: Key[Array, ""], task: Task, number: int, scale: float) -> F
     """`number` starts u: of the task's own draws, or uniform on (-scale, scale)^D."""
     density, draw = task.density, task.draw_start
     if draw is None:
-        shape = (number, density.dim)
-        return jax.random.uniform(key, shape, density.dtype, minval=-scale, maxval=scale)
+        return _uniform(key, number, density.dim, scale, density.dtype)
     origin = ravel_pytree(density.start)[0]
     keys = jax.random.split(key, number)
     drawn = jax.vmap(lambda key: ravel_pytree(draw(key))[0])(keys)
     return jnp.asarray(drawn, density.dtype) - origin[None]
+
+
+@bounded_jit(1, 2, 3, 4, lean=True)
+def _uniform(
+    key: Key[Array, ""], number: int, dim: int, scale: float, dtype: Any
+) -> Float[Array, "P D"]:
+    return jax.random.uniform(key, (number, dim), dtype, minval=-scale, maxval=scale)

@@ -131,7 +131,7 @@ def _rows(density: Density, batch_size: int, mean: Float[Array, " D"]) -> tuple[
     return Rows(batch_size, expansion, batch_size / posterior.num_rows), density.dim + 2
 
 
-@bounded_jit()
+@bounded_jit(lean=True)
 def _expand(density: Density, mean: Float[Array, " D"]) -> Expansion:
     return expand(density.posterior, density.constrained(mean))
 
