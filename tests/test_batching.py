@@ -12,6 +12,7 @@ from lvm_jax._core.batching import (
     CHUNKS_PER_BATCH,
     batch_size,
     costly_batch_size,
+    even_batch_size,
     map_first_points,
     map_points,
     rows_for_device,
@@ -100,16 +101,17 @@ def test_only_the_first_points_are_computed(together, number):
 
 @pytest.mark.parametrize(
     "number, together",
-    [(1, 1), (3, 2), (7, 4), (15, 8), (17, 18), (90, 96), (99, 100), (1_100, 100)],
+    [(1, 1), (3, 2), (7, 4), (15, 8), (17, 32), (90, 64), (1_100, 96)],
 )
 def test_few_points_make_a_small_batch(number, together):
     assert costly_batch_size(1_000, 10, number) == together
 
 
-def test_costly_batches_have_few_sizes_and_little_padding():
-    sizes = {number: costly_batch_size(1_000, 16, number) for number in range(16, 1_025)}
+def test_even_batches_have_few_sizes_and_little_padding():
+    sizes = {number: even_batch_size(1_000, 16, number) for number in range(16, 1_025)}
     rows = {number: -(-number // size) * size for number, size in sizes.items()}
     assert all(number <= rows[number] <= 1.11 * number for number in sizes)
     assert max(sizes.values()) == 62
     by_bucket = {(bucket(number), size) for number, size in sizes.items()}
     assert len(by_bucket) == 39  # of 1,009 numbers
+    assert [even_batch_size(1_000, 16, number) for number in (3, 15, 17, 100)] == [2, 8, 18, 52]

@@ -39,12 +39,22 @@ def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
 def costly_batch_size(chunk_size: int, rows: int, number: int) -> int:
     """`batch_size` for `number` points in a bucket, where a row is expensive.
 
-    The batches of the real points are equal, rounded up to one of eight sizes per octave, because
-    padded rows take as long as others. Below 16 points it is a power of two.
+    Below 16 points it is a power of two, because padded rows take as long as others.
+    """
+    most = min(max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1), number)
+    if most < compiling.SMALLEST:
+        return 1 << most.bit_length() - 1
+    return batch_size(chunk_size, rows, compiling.bucket(number))
+
+
+def even_batch_size(chunk_size: int, rows: int, number: int) -> int:
+    """`costly_batch_size` where points take longer than compilation: equal batches of real points.
+
+    From 16 points on it is one of eight sizes per octave, and at most 11% of the rows are padding.
     """
     most = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
     if min(most, number) < compiling.SMALLEST:
-        return 1 << min(most, number).bit_length() - 1
+        return costly_batch_size(chunk_size, rows, number)
     even = -(-number // -(-number // most))
     step = max(1 << (even - 1).bit_length() >> 4, 1)
     return min(-(-even // step) * step, most)

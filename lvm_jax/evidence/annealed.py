@@ -7,7 +7,7 @@ import numpy as np
 
 from lvm_jax import annealing, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import costly_batch_size, for_points, num_rows, rows_for_device
+from lvm_jax._core.batching import even_batch_size, for_points, num_rows, rows_for_device
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
@@ -118,8 +118,8 @@ def evaluate_annealed(
     `chunk_size` chains (32 times as many on a GPU or a TPU), so only the result's memory grows with
     N. Point i uses fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned
     integers: its result does not depend on the other points. Compiled once per shape of a point,
-    model, guide, moves, numbers of chains and of temperatures, and for few numbers of points (N is
-    padded to `compiling.bucket`); key, parameters and values of the temperatures may change.
+    model, guide, moves, numbers of chains and of temperatures, and for few numbers of points (eight
+    sizes per octave of N); key, parameters and values of the temperatures may change.
 
     Raises as `annealed` and `evaluate` do.
     """
@@ -130,7 +130,7 @@ def evaluate_annealed(
     x = check_problem(p, q, x)
     index = np.arange(num_rows(x)) if index is None else np.asarray(index)
     checks.shape(index, (num_rows(x),), "index")
-    together = costly_batch_size(rows_for_device(chunk_size), num_chains, num_rows(x))
+    together = even_batch_size(rows_for_device(chunk_size), num_chains, num_rows(x))
     return for_points(_of_point, (num_chains, num_scouts), key, (p, q, plan), (index, x), together)
 
 
