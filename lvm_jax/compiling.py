@@ -168,11 +168,17 @@ class BoundedJit:
         jitted = self._jit(args)
         with lapack.Watch() as watch:
             lowered = jitted.lower(*args)
-        compiled = pool.submit(lowered.compile)
         run = lapack.with_one_blas_thread(jitted) if watch.calls else jitted
 
+        def compiled() -> int:
+            before = count_maps()
+            lowered.compile()
+            return max(count_maps() - before, 1) if before else ASSUMED_MAPS
+
+        maps = pool.submit(compiled)
+
         def program(*args: Any) -> Any:
-            compiled.result()
+            STORE.add(key, run, maps.result())
             return run(*args)
 
         STORE.add(key, program, ASSUMED_MAPS)

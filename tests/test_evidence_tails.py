@@ -106,9 +106,10 @@ def test_missed_mass_raises_the_upper_limit():
     np.testing.assert_array_equal(own.within, [True, False])  # half-widths 0.095 and 0.116
 
 
-def test_a_certificate_holds_where_the_prior_does_not_dominate():
+def test_a_certificate_holds_where_the_prior_does_not_dominate(store):
     """Where chains leave the draws, a component joins the proposal, and a fresh run answers."""
     found = certified(tolerance=0.1, budget=3e4)
+    assert sum(key[0] is explore for key in store._entries) == 1  # compiled ahead of its use
     kept = found.within
     assert kept.mean() > 0.6
     assert (found.high < 0)[kept].mean() <= 0.15

@@ -1,5 +1,6 @@
 """The stage of `certify` after importance sampling: mass that no draw of the proposal reached."""
 
+from concurrent.futures import Executor
 from typing import Any
 
 import jax
@@ -22,6 +23,12 @@ LEAST, MOST = 4, 64  # moves of a chain
 SHIFT = 0.25  # standard errors, by which a weight shifts the estimate as one more draw
 MISSED, MOST_MISSED = 0.25, 1.0  # standard errors, mass of such weights: extended; open
 NEW = 0.1  # share of a new component
+
+
+def compile_ahead(run: Runner, pool: Executor, wanted: np.ndarray) -> None:
+    """Compile the chains of `extend` in a thread, while the stages before it compile and run."""
+    if run.num_scouts and wanted.any():
+        run.compile_exploration(pool)
 
 
 def extend(run: Runner, state: State, wanted: np.ndarray) -> np.ndarray:

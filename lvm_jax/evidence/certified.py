@@ -1,6 +1,7 @@
 """log p(x) of every point to a tolerance: the number of samples and the method are chosen."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -184,11 +185,13 @@ def certify(
 def _answer(run: Runner, state: State, num_nested: int) -> Certificate:
     """The certificate of all points, by all stages."""
     failed = stages.search(run, state)
-    stages.fit(run, state, np.arange(run.num_points))
-    if state.search is not None:
-        failed |= np.where(state.search.late > LATE, int(Check.UNSEEN), 0)
-    stages.by_importance(run, state, np.arange(run.num_points), failed == 0)
-    failed |= beyond.extend(run, state, failed == 0)
+    with ThreadPoolExecutor(1) as pool:
+        beyond.compile_ahead(run, pool, failed == 0)
+        stages.fit(run, state, np.arange(run.num_points))
+        if state.search is not None:
+            failed |= np.where(state.search.late > LATE, int(Check.UNSEEN), 0)
+        stages.by_importance(run, state, np.arange(run.num_points), failed == 0)
+        failed |= beyond.extend(run, state, failed == 0)
     contradicted = state.contradicted() & (failed & int(Check.UNBOUNDED) == 0)
     state.failed |= np.where(contradicted, int(Check.CONTRADICTED), 0)
     state.within &= state.failed == 0

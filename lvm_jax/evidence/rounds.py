@@ -1,5 +1,6 @@
 """The rounds of `certify` on the host: every method on a subset of the points."""
 
+from concurrent.futures import Executor
 from functools import partial, reduce
 from typing import Any
 
@@ -177,14 +178,26 @@ class Runner:
 
     def explore(self, points: np.ndarray, edge: Edge, moves: int, turn: int) -> Tails:
         """Chains of `moves` moves from draws of the proposals of these points."""
+        found = tails.explore(*self._exploration(points, edge, moves, turn))
+        return compiling.first_rows(found, len(points))
+
+    def compile_exploration(self, pool: Executor) -> None:
+        """Compile the program of `explore` in a thread of the pool."""
+        every, modes = np.arange(self.num_points), self.proposal.modes
+        if modes is not None:
+            number, _, dim = modes.means.shape
+            shapes = number, (number, EDGE, dim)
+            edge = Edge._make(np.zeros(shape, self.shares.dtype) for shape in shapes)
+            tails.explore.compile_in(pool, *self._exploration(every, edge, 0, 0))
+
+    def _exploration(self, points: np.ndarray, edge: Edge, moves: int, turn: int) -> tuple:
         rows = compiling.pad_rows(points, self.size)
         parts = rows_of(self.x, rows), rows_of(self.proposal, rows)
-        found = tails.explore(
+        return (
             self._key(TAILS, turn), self.p, self.q,
             (rows, *parts, compiling.pad_rows(edge, self.size)),
             tuple(_traced(len(points), moves)), self._rows_together(EDGE),
         )  # fmt: skip
-        return compiling.first_rows(found, len(points))
 
     def nested(self, num_runs: int) -> Nested:
         """Nested sampling of every point, [N]."""
