@@ -177,6 +177,25 @@ def test_the_bootstrap_has_the_errors_of_the_sandwich(fit):
     np.testing.assert_allclose(drawn.weights, spread.weights * np.sqrt(WEIGHT.mean()), rtol=0.12)
 
 
+def test_the_bootstrap_has_the_errors_of_mclust():
+    """MclustBootstrap(Mclust(faithful, 2, "VVV"), 999, "wlbs") of mclust 6.0.0."""
+    with jax.enable_x64(True):
+        fit = em.fit(KEY, FAITHFUL, 2, **SURE)
+    order = np.argsort(
+        -np.asarray(fit.mixture.means)[:, 0]
+    )  # mclust's first component is the upper
+    found = em.bootstrap(KEY, fit, FAITHFUL, 999).standard_errors()
+    near = {"rtol": 0.1}  # of two times 999 draws: three standard errors
+    np.testing.assert_allclose(found.weights, [0.029779] * 2, **near)
+    means = [[0.0329238, 0.4785752], [0.0283628, 0.5820359]]
+    np.testing.assert_allclose(found.means[order], means, **near)
+    covariances = [
+        [[0.0193225, 0.269975], [0.269975, 4.385219]],
+        [[0.0141306, 0.166951], [0.166951, 4.118618]],
+    ]
+    np.testing.assert_allclose(found.covariances[order], covariances, **near)
+
+
 def test_weighted_means_have_their_exact_variance():
     covariance = np.cov(FAITHFUL.T, bias=True)
     single = em.gaussian_mixture([1.0], FAITHFUL.mean(0)[None], covariance[None])

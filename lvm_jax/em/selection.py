@@ -17,6 +17,8 @@ from lvm_jax.typing import Array, ArrayLike, Key
 
 CRITERIA = ("aic", "bic", "icl")
 
+DEFAULTS = {"num_restarts": 5, "tolerance": 1e-6, "max_steps": 1_000}  # of the fits
+
 
 class Selection(NamedTuple):
     """The fits of a search, and the one with the lowest criterion.
@@ -58,8 +60,10 @@ def select(
 
     `families` are compared where they are given, such as `tuple(em.COVARIANCE_FAMILIES)`; otherwise
     `family` is the only one. All fits use the same key, and those of one number of components the
-    same k-means centres. `options` are those of `fit`. The programs of several families compile in
-    threads; the fits are in this one.
+    same k-means centres. `options` are those of `fit`, by default with 5 restarts, a tolerance of
+    1e-6 and at most 1,000 steps: criteria of lower maxima or of fits that stop early compare the
+    searches, not the models. The programs of several families compile in threads; the fits are in
+    this one.
 
     A fit is singular if it failed, or if a component's variance in some direction is mostly
     `regularization`, so that the likelihood depends on it. The best fit is not singular and has a
@@ -76,7 +80,7 @@ def select(
     if not sizes or len(set(sizes)) < len(sizes):
         raise ValueError(f"num_components: expected different numbers >= 1, got {num_components}")
     known = search.check_families((family,) if families is None else families)
-    table = search.candidates(key, x, sizes, known, sample_weight, options)
+    table = search.candidates(key, x, sizes, known, sample_weight, DEFAULTS | options)
     best = best_of(table, criterion)
     if throw:
         if best.fit.info.outcome >= Outcome.DEGENERATE:
