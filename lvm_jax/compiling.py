@@ -112,6 +112,11 @@ class Store:
             while len(self._entries) > 1 and self.maps > self.max_maps:
                 self._entries.popitem(last=False)
 
+    def remove(self, key: Hashable) -> None:
+        """Release the program of this key, if there is one."""
+        with self._lock:
+            self._entries.pop(key, None)
+
     def clear(self) -> None:
         """Release every program."""
         with self._lock:
@@ -168,17 +173,15 @@ class BoundedJit:
         jitted = self._jit(args)
         with lapack.Watch() as watch:
             lowered = jitted.lower(*args)
+        compiled = pool.submit(lowered.compile)
         run = lapack.with_one_blas_thread(jitted) if watch.calls else jitted
 
-        def compiled() -> int:
-            before = count_maps()
-            lowered.compile()
-            return max(count_maps() - before, 1) if before else ASSUMED_MAPS
-
-        maps = pool.submit(compiled)
-
         def program(*args: Any) -> Any:
-            STORE.add(key, run, maps.result())
+            try:
+                compiled.result()
+            except BaseException:
+                STORE.remove(key)  # so that another call compiles again
+                raise
             return run(*args)
 
         STORE.add(key, program, ASSUMED_MAPS)
@@ -234,8 +237,8 @@ def bounded_jit(
     types and static arguments finds its program in `STORE` (about 20 us); another call compiles.
     On a CPU a program that calls LAPACK runs with one BLAS thread.
     Static arguments of equal structure share a program (see `recognition`). If an argument is
-    traced, the function runs without `jax.jit`. With `lean`, for a program that runs once or a few
-    times, it is compiled with the options LEAN on a CPU.
+    traced, the function runs without `jax.jit`. `lean` compiles with the options LEAN on a CPU, for
+    a program that runs once or a few times.
     """
     return lambda function: BoundedJit(function, static_argnums, lean)
 

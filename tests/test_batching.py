@@ -107,11 +107,15 @@ def test_few_points_make_a_small_batch(number, together):
     assert costly_batch_size(1_000, 10, number) == together
 
 
-def test_even_batches_have_few_sizes_and_little_padding():
-    sizes = {number: even_batch_size(1_000, 16, number) for number in range(16, 1_025)}
-    rows = {number: -(-number // size) * size for number, size in sizes.items()}
-    assert all(number <= rows[number] <= 1.11 * number for number in sizes)
-    assert max(sizes.values()) == 62
-    by_bucket = {(bucket(number), size) for number, size in sizes.items()}
-    assert len(by_bucket) == 39  # of 1,009 numbers
+@pytest.mark.parametrize("rows, programs", [(16, 39), (4, 48)])
+def test_even_batches_have_few_sizes_and_little_padding(rows, programs):
+    sizes = {number: even_batch_size(1_000, rows, number) for number in range(16, 1_025)}
+    computed = {number: -(-number // size) * size for number, size in sizes.items()}
+    assert all(number <= computed[number] <= 1.125 * number for number in sizes)
+    assert max(sizes.values()) == 1_000 // rows
+    assert len({(bucket(number), size) for number, size in sizes.items()}) == programs  # of 1,009
+
+
+def test_even_batches_of_few_points_are_those_of_costly_ones():
     assert [even_batch_size(1_000, 16, number) for number in (3, 15, 17, 100)] == [2, 8, 18, 52]
+    assert even_batch_size(1_000, 64, 17) == costly_batch_size(1_000, 64, 17) == 8

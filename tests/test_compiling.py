@@ -174,14 +174,11 @@ def test_a_program_that_compiles_in_a_thread_is_traced_once(store):
         x = np.arange(4, dtype=np.float32)
         power.compile_in(pool, x, 3)
         power.compile_in(pool, x, 3)
-        assert store.maps == compiling.ASSUMED_MAPS
-        threading.Timer(0.01, began.set).start()
-        np.testing.assert_array_equal(power(x, 3), x**3)
         (entry,) = store._entries.values()
+        threading.Timer(0.01, began.set).start()
         np.testing.assert_array_equal(power(x, 3), x**3)
     assert traces == [3]
     assert next(iter(store._entries.values())) is entry
-    assert 0 < store.maps < compiling.ASSUMED_MAPS  # counted
 
 
 def test_an_error_of_a_compilation_in_a_thread_is_raised_by_the_call(store, monkeypatch):
@@ -195,3 +192,4 @@ def test_an_error_of_a_compilation_in_a_thread_is_raised_by_the_call(store, monk
         double.compile_in(pool, np.ones(3))
     with pytest.raises(MemoryError, match="of the compiler"):
         double(np.ones(3))
+    np.testing.assert_array_equal(double(np.ones(3)), 2 * np.ones(3))  # compiles again

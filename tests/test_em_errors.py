@@ -181,9 +181,8 @@ def test_the_bootstrap_has_the_errors_of_mclust():
     """MclustBootstrap(Mclust(faithful, 2, "VVV"), 999, "wlbs") of mclust 6.0.0."""
     with jax.enable_x64(True):
         fit = em.fit(KEY, FAITHFUL, 2, **SURE)
-    order = np.argsort(
-        -np.asarray(fit.mixture.means)[:, 0]
-    )  # mclust's first component is the upper
+    # The first component of mclust is the upper one.
+    order = np.argsort(-np.asarray(fit.mixture.means)[:, 0])
     found = em.bootstrap(KEY, fit, FAITHFUL, 999).standard_errors()
     near = {"rtol": 0.1}  # of two times 999 draws: three standard errors
     np.testing.assert_allclose(found.weights, [0.029779] * 2, **near)

@@ -7,6 +7,7 @@ from scipy import stats
 from sklearn.mixture import GaussianMixture
 
 from lvm_jax import em
+from lvm_jax.em import selection
 from lvm_jax.em.gaussian import Gaussians
 
 N, D, K = 301, 3, 3
@@ -180,11 +181,12 @@ def test_theta_keeps_the_factor_of_a_covariance_that_is_singular_in_float32():
 def test_select_takes_the_lowest_criterion(x64):
     """Of fits that are those of `em.fit`."""
     x = np.repeat([[0.0, 0.0], [9.0, 1.0]], 30, 0) + np.random.default_rng(1).normal(size=(60, 2))
-    key, options = jax.random.key(3), {"num_restarts": 2, "throw": False}
+    key, options = jax.random.key(3), {**selection.DEFAULTS, "num_restarts": 2, "throw": False}
     weight = np.where(np.arange(60) < 3, 2.0, 1.0)
     found = em.select(key, x, (3, 1, 2), "diag", sample_weight=weight, **options)
     assert found.num_components == 2
     alone = em.fit(key, x, 2, "diag", sample_weight=weight, **options)
+    assert alone.info.restart_objectives.size == 2
     np.testing.assert_array_equal(found.mixture.means, alone.mixture.means)
     for k, one in found.fits.items():
         assert found.criteria[k] == em.criteria(one.mixture, x, weight)

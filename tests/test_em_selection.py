@@ -17,7 +17,7 @@ FAMILIES = ("EII", "diag", "VEI")
 def test_the_table_has_the_fits_of_every_family_and_the_best_is_the_lowest(x64, monkeypatch):
     calls, centres = [], starts.centres
     monkeypatch.setattr(starts, "centres", lambda *args: calls.append(args) or centres(*args))
-    options = {"tolerance": 1e-6, "max_steps": 500}
+    options = {"tolerance": 1e-6, "max_steps": 500, "num_restarts": 1}
     before = {key for key in STORE._entries if key[0] is loop.segment}
     found = em.select(KEY, X, (1, 2, 9), families=FAMILIES, **options)
     assert len(calls) == 3  # one for each K
@@ -42,6 +42,7 @@ def test_a_singular_fit_is_marked_and_not_the_best(x64):
     found = em.select(KEY, x, (1, 3), families=("EII", "diag"))
     marks = {(one.family, one.num_components): one.is_singular for one in found.table}
     assert [cell for cell, mark in marks.items() if mark] == [("diag", 3)]
+    assert all(one.fit.info.restart_objectives.size == 5 for one in found.table)  # by default
     lowest = min(found.table, key=lambda one: one.criteria.bic)
     assert lowest.is_singular
     assert found.family == "EII"

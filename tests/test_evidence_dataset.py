@@ -165,7 +165,7 @@ def test_another_number_of_points_compiles_no_chains(case):
         where = jax.random.key(0), case.model(case.theta), case.guide(case.phi)
         return evidence.evaluate_annealed(*where, case.x[:number], 30, plan, num_scouts=0)
 
-    every, before = run(20), len(case.traces)
+    every, before = run(23), len(case.traces)
     fewer = run(19)
     assert len(case.traces) == before
     for whole, part in zip(jax.tree.leaves(every), jax.tree.leaves(fewer), strict=True):

@@ -10,7 +10,7 @@ from lvm_jax import annealing, distributions, evidence
 from lvm_jax.evidence import Check, beyond, modes
 from lvm_jax.evidence.fitting import Edge
 from lvm_jax.evidence.modes import Modes
-from lvm_jax.evidence.programs import Proposal
+from lvm_jax.evidence.programs import Proposal, importance
 from lvm_jax.evidence.state import State
 from lvm_jax.evidence.tails import explore
 from lvm_jax.guides import Guide
@@ -106,10 +106,16 @@ def test_missed_mass_raises_the_upper_limit():
     np.testing.assert_array_equal(own.within, [True, False])  # half-widths 0.095 and 0.116
 
 
-def test_a_certificate_holds_where_the_prior_does_not_dominate(store):
+def test_a_certificate_holds_where_the_prior_does_not_dominate(store, monkeypatch):
     """Where chains leave the draws, a component joins the proposal, and a fresh run answers."""
+    ahead, compile_in = [], explore.compile_in
+    monkeypatch.setattr(
+        explore, "compile_in", lambda *args: (ahead.append(set(store._entries)), compile_in(*args))
+    )
     found = certified(tolerance=0.1, budget=3e4)
-    assert sum(key[0] is explore for key in store._entries) == 1  # compiled ahead of its use
+    assert len(ahead) == 1
+    assert not any(key[0] is importance for key in ahead[0])  # which compiles at the same time
+    assert sum(key[0] is explore for key in store._entries) == 1  # the program that was used
     kept = found.within
     assert kept.mean() > 0.6
     assert (found.high < 0)[kept].mean() <= 0.15

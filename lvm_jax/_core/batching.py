@@ -48,9 +48,10 @@ def costly_batch_size(chunk_size: int, rows: int, number: int) -> int:
 
 
 def even_batch_size(chunk_size: int, rows: int, number: int) -> int:
-    """`costly_batch_size` where points take longer than compilation: equal batches of real points.
+    """Points per batch, for batches of nearly equal size with little padding.
 
-    From 16 points on it is one of eight sizes per octave, and at most 11% of the rows are padding.
+    One of eight sizes per octave, so that at most an eighth of the points is padding. It depends on
+    the number of points, not on its bucket. Below 16 points per batch it is `costly_batch_size`.
     """
     most = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
     if min(most, number) < compiling.SMALLEST:

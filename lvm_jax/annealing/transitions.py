@@ -176,11 +176,12 @@ def _hamiltonian(
         v = kick(kick(v, slope), slope)
         return drift(z, v), v
 
-    # The densities are needed at the end only.
-    start = kick(v, density.slope(place))
-    z, v_end = jax.lax.fori_loop(1, num_leapfrogs, leapfrog, (drift(place.z, start), start))
+    v_half = kick(v, density.slope(place))
+    z = drift(place.z, v_half)
+    if num_leapfrogs > 1:  # between the ends only the gradient is needed
+        z, v_half = jax.lax.fori_loop(1, num_leapfrogs, leapfrog, (z, v_half))
     end = density.at(z)
-    v_end = kick(v_end, density.slope(end))
+    v_end = kick(v_half, density.slope(end))
     kinetic = [sum((0.5 * leaf**2).sum() for leaf in jax.tree.leaves(one)) for one in (v, v_end)]
     change = density.value(end) - density.value(place) + kinetic[0] - kinetic[1]
     chance = jnp.exp(jnp.minimum(jnp.where(jnp.isnan(change), -jnp.inf, change), 0.0))

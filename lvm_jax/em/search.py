@@ -12,7 +12,7 @@ from lvm_jax._core import checks
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
 from lvm_jax.em import inputs, loop, sources
 from lvm_jax.em.families import ExponentialFamily
-from lvm_jax.em.fit import MAX_STEPS, fit
+from lvm_jax.em.fit import fit
 from lvm_jax.em.gaussian import Gaussian
 from lvm_jax.em.information import Criteria, criteria, from_evaluation
 from lvm_jax.em.mixture import Mixture
@@ -122,7 +122,7 @@ def in_memory(
     The programs compile in threads, while the families before them are fitted.
     """
     options = {name: value for name, value in options.items() if name not in OF_STREAMS}
-    max_steps = checks.integer(options.pop("max_steps", MAX_STEPS), "max_steps", 0)
+    max_steps = checks.integer(options.pop("max_steps"), "max_steps", 0)
     on_progress = options.pop("on_progress", None)
     shared = Shared(max(sizes))
 

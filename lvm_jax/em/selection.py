@@ -61,9 +61,9 @@ def select(
     `families` are compared where they are given, such as `tuple(em.COVARIANCE_FAMILIES)`; otherwise
     `family` is the only one. All fits use the same key, and those of one number of components the
     same k-means centres. `options` are those of `fit`, by default with 5 restarts, a tolerance of
-    1e-6 and at most 1,000 steps: criteria of lower maxima or of fits that stop early compare the
-    searches, not the models. The programs of several families compile in threads; the fits are in
-    this one.
+    1e-6 and at most 1,000 steps, each a pass over data that stream; with fewer the criteria reflect
+    the optimisation, not the models. The programs of several families compile in threads; the fits
+    are in this one.
 
     A fit is singular if it failed, or if a component's variance in some direction is mostly
     `regularization`, so that the likelihood depends on it. The best fit is not singular and has a

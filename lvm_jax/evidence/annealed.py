@@ -7,7 +7,13 @@ import numpy as np
 
 from lvm_jax import annealing, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import even_batch_size, for_points, num_rows, rows_for_device
+from lvm_jax._core.batching import (
+    costly_batch_size,
+    even_batch_size,
+    for_points,
+    num_rows,
+    rows_for_device,
+)
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
@@ -24,6 +30,8 @@ from lvm_jax.typing import (
     Latent,
 )
 from lvm_jax.weights import LogJoint
+
+LONG = 20_000  # evaluations of a point that take longer than compilation
 
 
 class Annealed(NamedTuple):
@@ -118,8 +126,9 @@ def evaluate_annealed(
     `chunk_size` chains (32 times as many on a GPU or a TPU), so only the result's memory grows with
     N. Point i uses fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned
     integers: its result does not depend on the other points. Compiled once per shape of a point,
-    model, guide, moves, numbers of chains and of temperatures, and for few numbers of points (eight
-    sizes per octave of N); key, parameters and values of the temperatures may change.
+    model, guide, moves, numbers of chains and of temperatures, and for few numbers of points (N is
+    padded to `compiling.bucket`; with 20,000 evaluations of a point or more, eight sizes of a batch
+    per octave have less padding); key, parameters and values of the temperatures may change.
 
     Raises as `annealed` and `evaluate` do.
     """
@@ -130,7 +139,9 @@ def evaluate_annealed(
     x = check_problem(p, q, x)
     index = np.arange(num_rows(x)) if index is None else np.asarray(index)
     checks.shape(index, (num_rows(x),), "index")
-    together = even_batch_size(rows_for_device(chunk_size), num_chains, num_rows(x))
+    cost = num_chains * (plan.temperatures.shape[0] - 1) * plan.transition.cost
+    size = even_batch_size if cost >= LONG else costly_batch_size
+    together = size(rows_for_device(chunk_size), num_chains, num_rows(x))
     return for_points(_of_point, (num_chains, num_scouts), key, (p, q, plan), (index, x), together)
 
 

@@ -12,7 +12,7 @@ from lvm_jax.evidence.importance import BOUNDED
 from lvm_jax.evidence.modes import KINDS, Modes
 from lvm_jax.evidence.programs import Proposal
 from lvm_jax.evidence.result import Check
-from lvm_jax.evidence.rounds import Runner
+from lvm_jax.evidence.rounds import START, Runner
 from lvm_jax.evidence.stages import by_importance, fit, put, rows_of
 from lvm_jax.evidence.state import CHAINS, Round, State
 from lvm_jax.evidence.tails import COST, Tails
@@ -25,9 +25,13 @@ MISSED, MOST_MISSED = 0.25, 1.0  # standard errors, mass of such weights: extend
 NEW = 0.1  # share of a new component
 
 
-def compile_ahead(run: Runner, pool: Executor, wanted: np.ndarray) -> None:
-    """Compile the chains of `extend` in a thread, while the stages before it compile and run."""
-    if run.num_scouts and wanted.any():
+def compile_ahead(run: Runner, state: State, wanted: np.ndarray, pool: Executor) -> None:
+    """Compile the chains of `extend` in a thread, while the stages before it compile and run.
+
+    Not where no budget pays for a pilot, an answer and chains.
+    """
+    paid = state.cost + 2 * START + _cost(LEAST) <= run.budget
+    if run.num_scouts and (wanted & paid).any():
         run.compile_exploration(pool)
 
 

@@ -186,7 +186,7 @@ def _answer(run: Runner, state: State, num_nested: int) -> Certificate:
     """The certificate of all points, by all stages."""
     failed = stages.search(run, state)
     with ThreadPoolExecutor(1) as pool:
-        beyond.compile_ahead(run, pool, failed == 0)
+        beyond.compile_ahead(run, state, failed == 0, pool)
         stages.fit(run, state, np.arange(run.num_points))
         if state.search is not None:
             failed |= np.where(state.search.late > LATE, int(Check.UNSEEN), 0)
