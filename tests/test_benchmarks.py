@@ -38,12 +38,12 @@ def test_a_training_has_the_bound_of_the_scan_by_hand():
 
 
 def test_annealed_chains_are_near_the_exact_evidence():
-    """The estimates of this budget spread by a third of a nat; 512 temperatures miss by 1.5."""
+    """The mean of four estimates of this budget spreads by 0.15 nats; 128 temperatures miss by 2.6."""
     case = {"model": "linear-Gaussian", "points": 4, "chains": 16, "temperatures": 2_048}
     case |= {"leapfrogs": 10, "seed": 0}
     problem = evidence_models.make(case)
     found = evidence_contestants.PROGRAMS["annealed, HMC"](case, problem)(jax.random.key(0))
-    assert np.abs(np.asarray(found) - np.asarray(evidence_models.exact(problem))).max() < 1.0
+    assert abs(np.mean(np.asarray(found) - np.asarray(evidence_models.exact(problem)))) < 0.6
 
 
 @pytest.mark.parametrize(
