@@ -1,5 +1,6 @@
 """Evidence of a data set: every point once, compiled once, and its summary."""
 
+import importlib
 from typing import NamedTuple
 
 import jax
@@ -156,6 +157,21 @@ def test_another_number_of_points_in_a_bucket_compiles_nothing(case):
     for whole, part in zip(every, run(1), strict=True):
         np.testing.assert_allclose(part, whole[:1], rtol=1e-5)
     assert len(case.traces) > before
+
+
+@pytest.mark.parametrize("least, is_even", [(90, True), (91, False)])
+def test_long_chains_run_in_even_batches(case, monkeypatch, least, is_even):
+    """A point of 30 chains, 3 temperatures and one evaluation a move costs 90 evaluations."""
+    module = importlib.import_module("lvm_jax.evidence.annealed")
+    even, seen = module.even_batch_size, []
+    plan = annealing.plan(annealing.linear(3), annealing.random_walk(1), num_pilot=0)
+    where = jax.random.key(0), case.model(case.theta), case.guide(case.phi), case.x[:19], 30, plan
+    short = evidence.evaluate_annealed(*where, num_scouts=0)
+    monkeypatch.setattr(module, "even_batch_size", lambda *args: seen.append(args) or even(*args))
+    monkeypatch.setattr(module, "LONG", least)
+    found = evidence.evaluate_annealed(*where, num_scouts=0)
+    assert (seen == [(1_000, 30, 19)]) == is_even
+    np.testing.assert_allclose(found.log_weights, short.log_weights, rtol=1e-5)
 
 
 def test_another_number_of_points_compiles_no_chains(case):
