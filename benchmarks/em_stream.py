@@ -1,9 +1,10 @@
 """EM on files: rows/s and GB/s of a pass, beside arithmetic alone and reading alone; and devices.
 
 A pass of `em.fit` over a file is measured with the pages of the file dropped from memory before
-it ("disk") and with them in memory ("memory"). Arithmetic alone runs the program of one chunk as
-often; reading alone makes the same chunks without a program. The larger of the two limits the pass.
-The three are measured in turns, after each step, and the medians are shown.
+it ("disk"; an .npy file is read as one that exceeds the memory) and with them in memory ("memory").
+Arithmetic alone runs the program of one chunk as often; reading alone makes the same chunks without
+a program. The larger of the two limits the pass. The three are measured in turns, after each step,
+and the medians are shown.
 The memory is the peak of the fit above that of the process after its imports.
 
 The table of devices divides rows over forced host devices, which share the cores of the machine:
@@ -99,9 +100,11 @@ def passes(case: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from lvm_jax import em
+    from lvm_jax.em.sources import as_source
 
     path = Path(case["path"])
-    x = np.load(path, mmap_mode="r") if case["format"] == "memmap" else path
+    x = as_source(np.load(path, mmap_mode="r") if case["format"] == "memmap" else path)
+    x.direct = case["cold"]  # an attribute of .npy files
     centres = means(case["seed"])
     start = em.gaussian_mixture(
         np.full(COMPONENTS, 1 / COMPONENTS, np.float32), centres + np.float32(0.2),
@@ -133,15 +136,13 @@ def passes(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def limits(case: dict[str, Any], x: Any, start: Any) -> tuple[float, float]:
+def limits(case: dict[str, Any], source: Any, start: Any) -> tuple[float, float]:
     """Seconds of the arithmetic of a pass alone, and of its reading alone."""
     import jax
 
     from lvm_jax.em import chunks
     from lvm_jax.em import passes as em_passes
-    from lvm_jax.em.sources import as_source
 
-    source = as_source(x)
     size = chunks.rows_of(source, case["rows"])
     if case["cold"]:
         drop(Path(case["path"]))

@@ -10,7 +10,7 @@ import pytest
 from em_reference import blobs
 
 from lvm_jax import em
-from lvm_jax.em import chunks, tables
+from lvm_jax.em import chunks, npy_files, tables
 from lvm_jax.em import sources as sources_module
 from lvm_jax.em.sources import as_source
 
@@ -102,7 +102,7 @@ def test_files_that_change_while_they_are_read(tmp_path):
 
     after = [path.stat().st_mtime_ns + 10**9] if path.exists() else []
     assert not after
-    source = sources_module.NpyFiles
+    source = npy_files.NpyFiles
     np.save(path, X)
     read = chunks.read(source([path], "x"), 256)
     next(read)
@@ -190,8 +190,38 @@ def test_reading_may_begin_at_any_row(tmp_path, monkeypatch):
     assert isinstance(found[2], tables.Table)
     for source in found:
         for first in (0, 1, 89, 90, 299, 599):
-            read = [x for x, _ in source.batches(first)]
+            read = [x.copy() for x, _ in source.batches(first)]
             np.testing.assert_array_equal(np.concatenate(read), X[first:])
+
+
+def test_files_of_more_than_half_of_the_memory_are_read_directly(tmp_path, monkeypatch):
+    """The same rows, from any row on; a file that becomes shorter is refused."""
+    monkeypatch.setattr(sources_module, "BATCH_BYTES", 700 * 3 * 8)
+    x = np.random.default_rng(0).normal(size=(2_000, 3))
+    np.save(tmp_path / "a.npy", x[:1_201])
+    np.save(tmp_path / "b.npy", x[1_201:])
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    monkeypatch.setattr(npy_files, "memory_bytes", lambda: 2 * size)
+    assert not as_source(tmp_path).direct
+    monkeypatch.setattr(npy_files, "memory_bytes", lambda: 2 * size - 1)
+    source = as_source(tmp_path)
+    assert source.direct == npy_files.can_read_directly(tmp_path / "a.npy")
+    for first in (0, 1, 700, 1_201, 1_999):
+        read = [x.copy() for x, _ in source.batches(first)]
+        np.testing.assert_array_equal(np.concatenate(read), x[first:])
+    rows = source.batches()
+    next(rows)
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"a\.npy: the file became shorter while it was read"):
+        next(rows)
+
+
+def test_direct_reads_are_not_used_where_the_system_has_none(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X)
+    monkeypatch.setattr(npy_files, "O_DIRECT", 0)
+    assert not npy_files.can_read_directly(tmp_path / "x.npy")
+    monkeypatch.undo()
+    assert not npy_files.can_read_directly(tmp_path / "none.npy")
 
 
 def test_weights_beside_a_source_have_its_length(tmp_path):

@@ -1,6 +1,7 @@
-"""Data that do not fit in memory: memory maps, Zarr arrays, .npy files, and functions.
+"""Data that do not fit in memory: memory maps, Zarr arrays, and functions.
 
-A source yields its rows in order, as often as it is read. `tables` reads Parquet.
+A source yields its rows in order, as often as it is read. `tables` reads Parquet, `npy_files`
+.npy files.
 """
 
 import mmap
@@ -82,77 +83,6 @@ class ArraySource(Source):
         """The file of a memory map."""
         path = getattr(self.array, "filename", None)
         return None if path is None else stamps([Path(path)])
-
-
-class NpyFiles(Source):
-    """The rows of .npy files, in the order of their names."""
-
-    def __init__(self, paths: list[Path], name: str) -> None:
-        self.name, self.files = name, [NpyFile(path) for path in paths]
-        first = self.files[0]
-        self.dim, self.dtype = first.shape[1], float_dtype(first.dtype, str(first.path))
-        for file in self.files:
-            if file.shape[1] != self.dim or file.dtype != first.dtype:
-                raise ValueError(
-                    f"{file.path}: expected {self.dim} columns of {first.dtype} as in "
-                    f"{first.path.name}, got {file.shape[1]} of {file.dtype}"
-                )
-        self.starts = np.cumsum([0, *(file.shape[0] for file in self.files)])
-        self.num_rows = int(self.starts[-1])
-
-    def batches(self, first: int = 0) -> Iterator[Batch]:
-        """The rows of one file after the other."""
-        for start, file in zip(self.starts, self.files, strict=False):
-            for x in file.batches(max(first - int(start), 0), self.batch_rows):
-                yield x, None
-
-    def place(self, row: int) -> str:
-        """The row in its file."""
-        index = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return f"row {row - int(self.starts[index]):,} of {self.files[index].path}"
-
-    def stamp(self) -> Any:
-        """Size and time of each file."""
-        return stamps([file.path for file in self.files])
-
-
-class NpyFile:
-    """One .npy file; it is read, not mapped, since a mapped file that shrinks ends the process."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                version = np.lib.format.read_magic(file)
-                read = {(1, 0): np.lib.format.read_array_header_1_0}
-                header = read.get(version, np.lib.format.read_array_header_2_0)(file)
-                self.shape, self.is_fortran, self.dtype = header
-                self.offset = file.tell()
-        except ValueError as error:
-            raise ValueError(f"{path}: expected a .npy file ({error})") from error
-        check_shape(self.shape, str(path))
-        self.row_bytes = self.shape[1] * self.dtype.itemsize
-        size, expected = path.stat().st_size, self.offset + self.shape[0] * self.row_bytes
-        if size < expected:
-            raise ValueError(
-                f"{path}: expected {expected:,} bytes for shape {self.shape}, got {size:,}; the "
-                "file is truncated: write it again"
-            )
-
-    def batches(self, first: int, rows: int) -> Iterator[np.ndarray]:
-        """Batches of rows from row `first` of this file on."""
-        if self.is_fortran:
-            array = np.load(self.path, mmap_mode="r")
-            yield from (array[at : at + rows] for at in range(first, self.shape[0], rows))
-            return
-        with self.path.open("rb") as file:
-            file.seek(self.offset + first * self.row_bytes)
-            for at in range(first, self.shape[0], rows):
-                number = min(rows, self.shape[0] - at)
-                x = np.empty((number, self.shape[1]), self.dtype)
-                if file.readinto(x.view(np.uint8).reshape(-1)) < x.nbytes:  # type: ignore[arg-type]
-                    raise ValueError(f"{self.path}: the file became shorter while it was read")
-                yield x
 
 
 class FunctionSource(Source):
@@ -247,7 +177,8 @@ def as_source(x: Any) -> Source | None:
 
 def _from_path(path: Path) -> Source:
     """A .npy file, a Parquet file, or a folder of either."""
-    from lvm_jax.em.tables import parquet  # imports sources
+    from lvm_jax.em.npy_files import NpyFiles  # both import sources
+    from lvm_jax.em.tables import parquet
 
     if path.is_dir():
         arrays = sorted(path.glob("*.npy"))
