@@ -1,6 +1,5 @@
 """The bootstrap of a fitted mixture: refits to weighted, drawn or simulated rows."""
 
-import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
+from lvm_jax._core.warn import warn
 from lvm_jax.em import chunks, estimates, incomplete, inputs, refits, sources
 from lvm_jax.em.compiling import over_data
 from lvm_jax.em.estimates import Estimates
@@ -262,17 +262,13 @@ def report(found: Bootstrap, number: int) -> None:
             "component or on a few points); lower num_components, or raise regularization"
         )
     if found.failed:
-        warnings.warn(
+        warn(
             f"em.bootstrap: {found.failed} of {number} refits failed (degenerate, diverged, "
             "without a component or on a few points) and are left out; errors and intervals are "
             "too small",
-            UserWarning,
-            stacklevel=3,
         )
     if found.unconverged:
-        warnings.warn(
+        warn(
             f"em.bootstrap: {found.unconverged} of {number} refits did not converge; raise "
             "max_steps or tolerance",
-            UserWarning,
-            stacklevel=3,
         )

@@ -5,13 +5,13 @@ that others are missing does not depend on their values. The likelihood of the o
 then sufficient, and EM maximises it.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax._core.warn import warn
 from lvm_jax.em import refusals
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily
@@ -165,10 +165,10 @@ def observed_weight(x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     return weight
 
 
-def warn_empty(rows: str, number: int, stacklevel: int = 7) -> None:
+def warn_empty(rows: str, number: int) -> None:
     """Warn about rows without any observed entry, named by `rows`."""
     message = f"x: {rows} of {number:,} without an observed value do not affect the fit"
-    warnings.warn(message, UserWarning, stacklevel=stacklevel)
+    warn(message)
 
 
 def check_columns(x: np.ndarray, name: str) -> None:

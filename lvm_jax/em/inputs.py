@@ -1,12 +1,12 @@
 """Validation of the arguments of `em` on the host: data, initial mixtures, priors, numbers."""
 
-import warnings
 from typing import Any
 
 import jax
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax._core.warn import warn
 from lvm_jax.em import incomplete, priors
 from lvm_jax.em.covariances import GAUSSIANS
 from lvm_jax.em.families import ExponentialFamily, Settings
@@ -94,11 +94,9 @@ def check_constant(x: np.ndarray, regularization: float, missing: bool = False) 
             f"x: expected columns that vary, got constant {named}; drop them, or set "
             "regularization > 0"
         )
-    warnings.warn(
+    warn(
         f"x: {named} are constant; regularization alone sets their variance and their share of "
         "the log-likelihood. Consider dropping them",
-        UserWarning,
-        stacklevel=5,
     )
 
 

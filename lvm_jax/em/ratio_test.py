@@ -1,6 +1,5 @@
 """The likelihood-ratio test of k against k + 1 components, by the parametric bootstrap."""
 
-import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from scipy import special
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
+from lvm_jax._core.warn import warn
 from lvm_jax.em import estimates, inputs, refits
 from lvm_jax.em.bootstrap import Rows, read_rows
 from lvm_jax.em.compiling import over_data
@@ -243,17 +243,13 @@ def conclude(first: Mixture, fits: Refits, search: Search) -> LikelihoodRatioTes
 def report(found: LikelihoodRatioTest, number: int) -> None:
     """Warn about samples without a proper fit, and about fits that did not converge."""
     if found.failed:
-        warnings.warn(
+        warn(
             f"em.likelihood_ratio_test: {found.failed} of {number} samples have no proper fit "
             "(degenerate, diverged, without a component or on a few points) and are left out; "
             "raise num_starts",
-            UserWarning,
-            stacklevel=3,
         )
     if found.unconverged:
-        warnings.warn(
+        warn(
             f"em.likelihood_ratio_test: {found.unconverged} fits did not converge; raise "
             "max_steps or tolerance",
-            UserWarning,
-            stacklevel=3,
         )

@@ -1,11 +1,11 @@
 """The result of a fit, its errors and warnings."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
+from lvm_jax._core.warn import warn
 from lvm_jax.em.mixture import Mixture
 
 
@@ -54,24 +54,20 @@ def report(result: MixtureFit) -> None:
             "raise regularization, lower num_components, set a prior, or drop constant columns"
         )
     if info.outcome == Outcome.MAX_STEPS and info.num_steps > 0:
-        warnings.warn(
+        warn(
             f"EM of {number} components did not converge in {info.num_steps} steps; raise "
             "max_steps or tolerance",
             ConvergenceWarning,
-            stacklevel=3,
         )
     if info.boundary:
         shown = "; ".join(info.boundary[:3]) + ("; ..." if len(info.boundary) > 3 else "")
-        warnings.warn(
+        warn(
             f"EM of {number} components: {len(info.boundary)} boundary estimates ({shown}), which "
             "are kept; Info.boundary has all",
             BoundaryWarning,
-            stacklevel=3,
         )
     if info.empty_components:
-        warnings.warn(
+        warn(
             f"EM of {number} components: components {info.empty_components} lost all their points "
             "and have weight 0; lower num_components or use more restarts",
-            UserWarning,
-            stacklevel=3,
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
+from lvm_jax._core.warn import warn
 from lvm_jax.em import inputs, loop, sources
 from lvm_jax.em.families import ExponentialFamily
 from lvm_jax.em.fit import fit
@@ -156,25 +157,22 @@ def judged(
     return Candidate(family, num_components, made, found, singular)
 
 
-def warn(found: list[Candidate]) -> None:
+def report(found: list[Candidate]) -> None:
     """Warn once about fits at the step limit, and once about components without points."""
     left = [one for one in found if one.fit.info.outcome == Outcome.MAX_STEPS]
     left = [one for one in left if one.fit.info.num_steps > 0]
     if left:
         steps = max(one.fit.info.num_steps for one in left)
-        warnings.warn(
+        warn(
             f"EM did not converge in {steps} steps: {_named(left, found)}; raise max_steps or "
             "tolerance",
             ConvergenceWarning,
-            stacklevel=3,
         )
     empty = [one for one in found if one.fit.info.empty_components]
     if empty:
-        warnings.warn(
+        warn(
             f"EM left components without points: {_named(empty, found)}; lower num_components or "
             "use more restarts",
-            UserWarning,
-            stacklevel=3,
         )
 
 

@@ -85,7 +85,7 @@ def select(
     if throw:
         if best.fit.info.outcome >= Outcome.DEGENERATE:
             report(best.fit)
-        search.warn(table)
+        search.report(table)
     own = [one for one in table if one.family == best.family]
     return Selection(
         best.num_components,

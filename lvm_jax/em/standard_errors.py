@@ -1,12 +1,12 @@
 """Standard errors of the maximum-likelihood estimates of a mixture."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax._core.warn import warn
 from lvm_jax.em import estimates, fisher
 from lvm_jax.em.estimates import Estimates
 from lvm_jax.em.fisher import Information
@@ -106,7 +106,7 @@ def standard_errors(
     number = len(parameters.log_weights)
     found = finish(mixture, slopes, solution, live, number, with_covariance)
     if found.problems:
-        warnings.warn("standard_errors: " + "; ".join(found.problems), UserWarning, stacklevel=2)
+        warn("standard_errors: " + "; ".join(found.problems))
     return found
 
 

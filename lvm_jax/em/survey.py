@@ -95,7 +95,7 @@ class Totals:
         incomplete.refuse_columns([names[j] for j in lost], "x")
         if self.empty:
             where = f"{self.empty:,} rows (the first: {source.place(self.first_empty)})"
-            incomplete.warn_empty(where, self.number, stacklevel=8)
+            incomplete.warn_empty(where, self.number)
 
 
 def sample_size(dim: int, itemsize: int) -> int:

@@ -1,7 +1,6 @@
 """Factor analysis: maximum likelihood by compiled EM."""
 
 import math
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jax.scipy.linalg import solve_triangular
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import ConvergenceWarning, Outcome
+from lvm_jax._core.warn import warn
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions.normals import capacitance
 from lvm_jax.models.linear_gaussian import LinearGaussian
@@ -184,8 +184,7 @@ def report(info: FactorInfo, noise: Array, max_steps: int) -> None:
             "add rows, or drop columns that others determine"
         )
     if info.outcome == Outcome.MAX_STEPS and max_steps > 0:
-        warnings.warn(
+        warn(
             f"EM did not converge in {info.num_steps} steps; raise max_steps or tolerance",
             ConvergenceWarning,
-            stacklevel=3,
         )

@@ -1,6 +1,5 @@
 """The methods of a fitted `VariationalAutoencoder`."""
 
-import warnings
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lvm_jax import evidence
 from lvm_jax._core import checks
+from lvm_jax._core.warn import warn
 from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.distributions.chain import positive_scale
 from lvm_jax.evidence import Evidence
@@ -141,13 +141,11 @@ class FittedAutoencoder(LatentEstimator):
         low = np.asarray(found.likely_low)
         if low.mean() > MAX_LOW_SHARE:
             verdict = describe(np.where(low, found.failed, 0))
-            warnings.warn(
+            warn(
                 f"score_samples: {verdict}. These estimates from "
                 f"{self.n_importance_samples} draws are likely to be low, by more than their "
                 "standard errors: raise n_importance_samples, train a wider guide, or leave out "
                 "the rows where evidence(X).likely_low is True",
-                UserWarning,
-                stacklevel=2,
             )
         return np.asarray(found.log_evidence)
 

@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from lvm_jax import em
+from lvm_jax._core.warn import warn
 from lvm_jax.em import loop
 from lvm_jax.em.labels import check_labels
 from lvm_jax.em.preparation import Request, conclude, prepare
@@ -259,11 +260,10 @@ class GaussianMixture(StreamedFits, FittedMixture):
                 f"lower bound {self.lower_bound_:.5f}."
             )
         if not self.converged_ and self.max_iter > 0:
-            warnings.warn(
+            warn(
                 "Best performing initialization did not converge. Try different init parameters, "
                 "or increase max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     def _print_step(self, progress: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Probabilistic PCA and factor analysis with scikit-learn's parameters, attributes and errors."""
 
-import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -11,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from lvm_jax._core.outcome import Outcome
+from lvm_jax._core.warn import warn
 from lvm_jax.models import factor_analysis, ppca
 from lvm_jax.models.factor_analysis import check_columns
 from lvm_jax.sklearn.base import LinearGaussianEstimator
@@ -189,11 +189,10 @@ class FactorAnalysis(LinearGaussianEstimator):
                 f"determine{advice}."
             )
         if outcome == Outcome.MAX_STEPS:
-            warnings.warn(
+            warn(
                 f"FactorAnalysis did not converge in {self.max_iter} steps; increase max_iter or "
                 "tol.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _default_components(self, most: int, num_features: int) -> int:

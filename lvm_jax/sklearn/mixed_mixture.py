@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from lvm_jax import em
+from lvm_jax._core.warn import warn
 from lvm_jax.em.assigned import assigned, clusters
 from lvm_jax.em.labels import check_labels, matched
 from lvm_jax.sklearn.base import draw_seed
@@ -172,10 +173,9 @@ class MixedMixture(FittedMixture):
         self.lower_bound_: float = float(info.restart_objectives[info.best_restart])
         self.lower_bounds_ = info.trace.tolist()
         if not self.converged_:
-            warnings.warn(
+            warn(
                 "Best performing initialization did not converge. Increase max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _probabilities(self) -> dict[Any, np.ndarray]:

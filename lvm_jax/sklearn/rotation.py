@@ -1,9 +1,9 @@
 """Rotations of factor loadings: W and W R, with R orthogonal, define the same model."""
 
-import warnings
-
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+
+from lvm_jax._core.warn import warn
 
 ROTATIONS = {"varimax": 1.0, "quartimax": 0.0}  # the weight of the criterion's second term
 MAX_SWEEPS = 1_000
@@ -32,11 +32,10 @@ def rotate(loadings: np.ndarray, rotation: str) -> np.ndarray:
         if max(np.abs(angles), default=0.0) < 1e-8:
             break
     else:
-        warnings.warn(
+        warn(
             f"{rotation} did not converge in {MAX_SWEEPS} sweeps; the loadings are those of the "
             "last one, a rotation of the same model",
             ConvergenceWarning,
-            stacklevel=2,
         )
     order = np.argsort(-(rotated**2).sum(0), kind="stable")
     return positive(rotated[:, order])

@@ -1,6 +1,5 @@
 """A variational autoencoder with scikit-learn's interface."""
 
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -18,6 +17,7 @@ from sklearn.utils.validation import validate_data
 from lvm_jax import training, vae
 from lvm_jax._core import checks
 from lvm_jax._core.outcome import Outcome
+from lvm_jax._core.warn import warn
 from lvm_jax.likelihoods import LIKELIHOODS
 from lvm_jax.networks import ACTIVATIONS
 from lvm_jax.sklearn.autoencoder import FittedAutoencoder, check_data
@@ -283,9 +283,8 @@ class VariationalAutoencoder(FittedAutoencoder):
         self.n_iter_ = len(self.bound_curve_)
         self.converged_ = fit.outcome == Outcome.CONVERGED
         if self.early_stopping and not self.converged_:
-            warnings.warn(
+            warn(
                 f"VariationalAutoencoder still improved within its {self.max_iter} epochs; "
                 "increase max_iter or learning_rate.",
                 ConvergenceWarning,
-                stacklevel=4,
             )

@@ -2,7 +2,6 @@
 
 import errno
 import shutil
-import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from lvm_jax import parallel
+from lvm_jax._core.warn import warn
 from lvm_jax.training import checkpoint
 from lvm_jax.training.checkpoint import WRITING, Arrays, CheckpointError
 
@@ -71,11 +71,10 @@ class Store:
             problem = checkpoint.verify(path)
             if problem is None:
                 return path, *checkpoint.read(path)
-            warnings.warn(
+            warn(
                 f"checkpoint {path} is damaged ({problem}); it is renamed to "
                 f"{DAMAGED}{path.name}, and the one before it is used",
                 CheckpointWarning,
-                stacklevel=2,
             )
             path.rename(_free_name(path.with_name(DAMAGED + path.name)))
         if found or any(self.folder.glob(DAMAGED + "*")):

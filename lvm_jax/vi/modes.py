@@ -16,7 +16,6 @@ reach is neither found nor counted.
 Source: Good (1953), the estimate of unseen species; `vi.natural` and `vi.mixing` for their steps.
 """
 
-import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +25,7 @@ import numpy as np
 from lvm_jax import precision
 from lvm_jax._core import checks
 from lvm_jax._core.lbfgs import Climb, climb
+from lvm_jax._core.warn import warn
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import FullRankNormal
 from lvm_jax.distributions.mixtures import NormalMixture
@@ -165,12 +165,11 @@ def merge(refined: Refined, num_paths: Int[np.ndarray, " K"]) -> tuple[Refined, 
 def _warn_of_unseen(found: Search) -> None:
     """Warn where one more path is likely to end in a new mode."""
     if found.unseen > UNSEEN:
-        warnings.warn(
+        warn(
             f"modes: {found.total} paths reached {len(found.num_paths)} modes, and another path "
             f"ends in a new one with probability {found.unseen:.2g}, so q and log Z count the "
             "found modes only; give a larger max_evaluations, or vi.modes(num_paths=...)",
             RuntimeWarning,
-            stacklevel=4,
         )
 
 
