@@ -44,6 +44,9 @@ def test_labels_are_the_responsibilities_of_the_first_m_step(x64):
     variances = hot.T @ filled**2 / hot.sum(0)[:, None] - means**2
     np.testing.assert_allclose(fit.mixture.components.scale**2, variances, rtol=1e-6)
     np.testing.assert_allclose(fit.mixture.weights, hot.sum(0) / weight.sum(), rtol=1e-12)
+    options = {"sample_weight": weight, "regularization": 0.0}
+    begun = em.initialize(KEY, x, 3, "diag", start=labels, **options)
+    np.testing.assert_allclose(begun.means, means[None], rtol=1e-10)
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,7 @@ def fit(
         x, num_components, family, start, num_restarts,
         regularization, prior, sample_weight, tolerance, acceleration,
     )  # fmt: skip
-    if isinstance(start, np.ndarray | jax.Array):
-        request = assigned.attach(request)
+    request = with_labels(request)
     if y is not None:
         request = labels.attach(request, y, partial(_initialize, key))
     max_steps = checks.integer(max_steps, "max_steps", 0)
@@ -156,18 +155,24 @@ def initialize(
     num_components: int,
     family: ExponentialFamily | str = "full",
     *,
-    start: str = "kmeans",
+    start: str | ArrayLike = "kmeans",
     num_restarts: int = 1,
     regularization: float = 1e-6,
     prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
 ) -> Mixture:
-    """The initial mixtures of `fit`; every leaf has a leading restart axis R."""
+    """The initial mixtures of `fit`; every leaf has a leading restart axis R (1 for labels)."""
     checks.host("em.initialize", INSIDE, key, x, sample_weight)
-    return _initialize(key, Request(
-        x, num_components, family, start, num_restarts,
-        regularization, prior, sample_weight, 0.0,
-    ))  # fmt: skip
+    request = Request(
+        x, num_components, family, start, num_restarts, regularization, prior, sample_weight, 0.0
+    )
+    return _initialize(key, with_labels(request))
+
+
+def with_labels(request: Request) -> Request:
+    """The request with the mixture of its start, if the start is labels."""
+    is_array = isinstance(request.start, np.ndarray | jax.Array)
+    return assigned.attach(request) if is_array else request
 
 
 def _initialize(key: Key[Array, ""], request: Request) -> Mixture:
