@@ -64,11 +64,13 @@ def evidence_of(log_evidence, error):
 
 
 @quick_jit
-@jax.vmap
-def failed(second, error, ends):
+@partial(jax.vmap, in_axes=(0, 0, 0, None))
+def failed(second, error, ends, accepted):
     scouted = missed.Scouted(second, error, jnp.int32(1), jnp.int32(1))
     found = evidence_of(jnp.float32(-3), 0.2 + 0 * second)
-    return missed.check_missed(found, scouted, jnp.zeros((64, 12)), ends, 8).failed
+    moves = jnp.array([0.9, accepted]), 0.8
+    found = missed.check_missed(found, scouted, jnp.zeros((64, 12)), ends + 6, 8, *moves)
+    return found.failed
 
 
 def test_the_second_estimate_is_compared_with_the_interval_and_the_tail():
@@ -86,12 +88,43 @@ def test_the_second_estimate_is_compared_with_the_interval_and_the_tail():
     ]  # fmt: skip
     second, ends, expected = (np.array(part) for part in zip(*cases, strict=True))
     second, ends = jnp.asarray(second, jnp.float32), jnp.asarray(ends, jnp.float32)
-    np.testing.assert_array_equal(failed(second, 0.01 + 0 * second, ends), expected)
+    np.testing.assert_array_equal(failed(second, 0.01 + 0 * second, ends, 0.41), expected)
     # An estimate that is above the interval by less than 2 of its errors is no contradiction.
-    found = failed(second, jnp.full(len(second), 0.51 * (half + 0.01)), ends)
+    found = failed(second, jnp.full(len(second), 0.51 * (half + 0.01)), ends, 0.41)
     np.testing.assert_array_equal(found, expected & ~int(Check.CONTRADICTED))
     nothing = evidence_of(jnp.zeros(()), jnp.zeros(()))
-    assert missed.check_missed(nothing, None, jnp.zeros(3), jnp.zeros(3), 3) is nothing
+    assert missed.check_missed(nothing, None, *[jnp.zeros(3)] * 2, 3, jnp.zeros(1), 0.8) is nothing
+
+
+def test_the_lower_tail_counts_from_a_tenth_of_the_evidence():
+    """Of draws of the posterior a tenth is below log p - log 10 = -5.3 at most; the median is -5."""
+    below, median = -3 - 0.2 * stdtrit(7, 0.975) - 0.01, -11.0  # `failed` adds 6
+    tops = median + 3 + np.array([-0.1, 0.1])  # D / 4 nats; 1.5 times 0.3 is less
+    body = np.append(np.full(10, median - 9), np.full(53, median))
+    ends = np.stack([np.append(body, top) for top in tops])
+    found = failed(jnp.full(2, below), jnp.full(2, 0.01), jnp.asarray(ends, jnp.float32), 0.41)
+    np.testing.assert_array_equal(found, [0, Check.TAIL])
+
+
+def test_a_share_of_the_weight_without_mass_is_stuck():
+    """Below log p - 5 - log 20 = -11: by its weight, not by the number of chains."""
+    ratio = jnp.where(jnp.arange(100) < 10, -3 - 5 - jnp.log(20.0), 0.0)
+    light = jnp.where(jnp.arange(100) < 10, jnp.log(0.4), 0.0)  # 4.3% of the weight
+    given = evidence_of(jnp.float32(-3), jnp.float32(0.2))
+    cases = [(ratio - 0.1, 0 * light), (ratio + 0.1, 0 * light), (ratio - 0.1, light)]
+    found = [missed.check_ends(given, *case).failed for case in cases]
+    np.testing.assert_array_equal(found, [Check.STUCK, 0, 0])
+    dead = missed.check_ends(given, jnp.full(100, -jnp.inf), jnp.full(100, -jnp.inf))
+    assert dead.failed == 0  # all weights are zero: other checks fail
+
+
+def test_moves_that_no_mode_confirms_have_half_of_their_target_acceptance():
+    """The second estimate is D = 12 nats below the interval, or nothing; the target is 0.8."""
+    limit = -3 - 0.2 * stdtrit(7, 0.975) - 12
+    second = jnp.array([limit + 0.1, limit - 0.1, -jnp.inf], jnp.float32)
+    ends = jnp.broadcast_to(jnp.linspace(-5, 0, 64), (3, 64))
+    found = [failed(second, 0.01 + 0 * second, ends, accepted) for accepted in (0.41, 0.39)]
+    np.testing.assert_array_equal(found, [[0, 0, 0], [0, Check.ACCEPTANCE, Check.ACCEPTANCE]])
 
 
 def test_a_discrete_or_long_z_has_no_scouts():

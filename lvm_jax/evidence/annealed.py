@@ -17,7 +17,7 @@ from lvm_jax._core.batching import (
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
-from lvm_jax.evidence.missed import SCOUTS, Scouted, check_missed, scout
+from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.typing import (
     Array,
@@ -67,8 +67,10 @@ def annealed(
     the log-joint is -inf the weight is zero. The evidence is `reliable` if all of these hold:
     k-hat is at most 0.7; the effective sample size is at least 1.3 C^(2/3); the standard deviation
     of the finite log-weights is at most sqrt(log(C^(1/3) / 1.3)) (0.93 for 30 chains, 1.06 for 64,
-    1.3 for 300); tuned moves have an acceptance of at least 0.05 at every temperature; and a search
-    finds no mass that the chains miss.
+    1.3 for 300); tuned moves have an acceptance of at least 0.05 at every temperature (half of the
+    target where the search does not confirm the estimate to D nats); at most 5% of the weight is of
+    chains whose end has a p(x, z) / q(z) below p(x) e^-5 / 20 (STUCK: such a share of draws of
+    p(z | x) has the probability e^-5 at most); and the search finds no mass that the chains miss.
 
     The search is a second estimate of log p(x), `scouted`: ascents from `num_scouts` other draws of
     q, and importance sampling from the modes that they reach, a normal and a Student t for each. It
@@ -77,7 +79,7 @@ def annealed(
     weights p(x, z) / q(z) at the ends of the chains have a long upper tail. A start costs one
     evaluation, and those on which no known mode's quadratic agrees are climbed by Newton's method,
     for at most 4 evaluations a start in all. The log-joint has to have two
-    derivatives, unless num_scouts = 0, which omits the search and both checks. There is no search
+    derivatives, unless num_scouts = 0, which omits the search and its checks. There is no search
     for a discrete z, or one of more than 128 numbers. Draws of a q that misses a mode may miss it.
 
     Memory grows with C. The function is unjitted: jit it, or use `evidence.evaluate_annealed`.
@@ -103,8 +105,11 @@ def annealed(
     log_w, accepted = chains.log_weights[:, -1], chains.acceptance.mean(0)
     tuned = transition.target is not None
     found = check_chains(from_log_weights(log_w), log_w, accepted, tuned)
+    found = check_ends(found, chains.log_ratios[:, -1], log_w)
     scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
-    found = check_missed(found, scouted, chains.z, chains.log_ratios[:, -1], num_chains)
+    found = check_missed(
+        found, scouted, chains.z, chains.log_ratios[:, -1], num_chains, accepted, transition.target
+    )
     return Annealed(found, log_w, chains.z, accepted, schedule, scouted)
 
 

@@ -1,4 +1,4 @@
-"""Checks of chains of ONE data point for mass of p(x, z) that they miss.
+"""Checks of chains of ONE data point: for mass of p(x, z) that they miss, and where they end.
 
 `scout` estimates log p(x) a second time, from Laplace's normals of the modes that ascents from
 draws of q reach. A mode without chains raises it above the chains' interval.
@@ -35,6 +35,8 @@ ROWS = 64  # densities that are evaluated together
 DEFENSIVE = 0.1  # share of the draws that is the same for all modes
 LONG, RATIO = 2.0, 1.5  # of a long upper tail: nats, and relative to the lower tail
 LEVEL, OWN = 0.95, 2.0  # of the interval that is compared; errors of the scouts' estimate
+STUCK, CHANCE = 0.05, 5.0  # share of the ends without mass; -log of the probability of such a share
+SLOW = 0.5  # smallest acceptance of moves that no mode confirms, relative to its target
 
 
 class Scouted(NamedTuple):
@@ -163,16 +165,26 @@ def _log_mixture(modes: Modes, log_shares: Float[Array, " K"], z: Float[Array, "
 
 
 def check_missed(
-    found: Evidence, scouted: Scouted | None, z: Latent, log_ratio: Array, size: int
+    found: Evidence,
+    scouted: Scouted | None,
+    z: Latent,
+    log_ratio: Array,
+    size: int,
+    acceptance: Float[Array, " T"],
+    target: float | None,
 ) -> Evidence:
-    """The Evidence of `size` weights, after a search with CONTRADICTED and TAIL in `failed` too.
+    """The Evidence of `size` weights, with the checks that the second estimate allows.
 
     z are the ends of the chains, with log_ratio = log p(x, z) - log q(z). CONTRADICTED: the scouts'
     estimate is above the 95% interval, and above the estimate by 2 of its own errors. TAIL: it is
     below the interval, and log_ratio has a long upper tail: its maximum is above its median by more
     than D / 4 and 2 nats, and by more than 1.5 times the distance of the median from the 10%
     quantile. For a normal p(z | x) and a wide q the median is about D / 2 nats below the largest
-    value, and the lower tail is the longer one.
+    value, and the lower tail is the longer one; of draws of p(z | x) a tenth at most is below
+    log p(x) - log 10, so that the 10% quantile counts from there. ACCEPTANCE: the scouts' estimate
+    is below the interval by more than D nats, so that the mass is not near the modes and nothing
+    confirms the estimate, and the acceptance of the moves is below half of its target at some
+    temperature.
     """
     from scipy.special import stdtrit
 
@@ -183,10 +195,27 @@ def check_missed(
     values = log_ratio.ravel()
     dim = sum(leaf.size for leaf in jax.tree.leaves(z)) / values.size
     tenth, median = jnp.quantile(values, jnp.array([0.1, 0.5], values.dtype))
+    tenth = jnp.maximum(tenth, found.log_evidence - math.log(10))
     tail = values.max() - median
     long = (tail > max(LONG, dim / 4)) & (tail > RATIO * (median - tenth))
     own = scouted.log_evidence - OWN * scouted.standard_error
     above = (scouted.log_evidence > high) & (own > found.log_evidence)
     failed = bit(above, Check.CONTRADICTED)
     failed |= bit(long & ~(scouted.log_evidence >= low), Check.TAIL)
+    if target is not None:
+        stuck = ~(acceptance.min() >= SLOW * target)
+        failed |= bit(stuck & ~(scouted.log_evidence >= low - dim), Check.ACCEPTANCE)
     return found._replace(failed=found.failed | failed)
+
+
+def check_ends(found: Evidence, log_ratio: Array, log_w: Array) -> Evidence:
+    """The Evidence of chains whose ends have these log-weights, with STUCK in `failed` too.
+
+    Of draws of p(z | x), log_ratio = log p(x, z) - log q(z) is below log p(x) - t with probability
+    e^-t at most, because E[q(z) / p(x, z)] = 1 / p(x). By Markov's inequality a share of 5% of the
+    weight is below log p(x) - log 20 - 5 with probability e^-5 at most, however the chains depend
+    on each other. STUCK: such a share is there.
+    """
+    low = log_ratio < found.log_evidence - (CHANCE - math.log(STUCK))
+    share = logsumexp(jnp.where(low, log_w, -jnp.inf)) - logsumexp(log_w)
+    return found._replace(failed=found.failed | bit(share > math.log(STUCK), Check.STUCK))

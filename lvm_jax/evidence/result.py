@@ -37,6 +37,7 @@ class Check(IntFlag):
     NESTED = 512
     UNBOUNDED = 1024
     TAIL = 2048
+    STUCK = 4096
 
 
 WORDS = {
@@ -50,6 +51,7 @@ WORDS = {
     Check.BUDGET: "the search for mass that the draws miss is incomplete: more budget is needed",
     Check.NESTED: "nested sampling disagrees",
     Check.TAIL: "log p(x, z) - log q(z) has a long upper tail at the chains' ends: q is too narrow",
+    Check.STUCK: "chains end where p(z | x) has no mass: more temperatures are needed",
     Check.UNBOUNDED: "log p(x | z) rises without an end: it seems to be unbounded",
     Check.UNSEEN: "modes that one start alone reached: others are likely unseen",
 }

@@ -11,7 +11,7 @@ from lvm_jax import annealing, weights
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.missed import SCOUTS, Scouted, check_missed, scout
+from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
 from lvm_jax.evidence.result import Evidence, check_chains, check_runs
 from lvm_jax.typing import Array, Bool, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
@@ -70,7 +70,7 @@ def sequential(
     larger; or where the standard deviation of log Z_r exceeds twice the root of this limit. The
     spread of the runs alone would select runs that agree by chance, whose intervals are too short.
     ESS is not applied. A single particle is a chain: its checks are those of `annealed`. The search
-    by `num_scouts` and its checks, CONTRADICTED and TAIL, are those of `annealed`.
+    by `num_scouts` and its checks are those of `annealed`, and so is STUCK.
 
     Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
     resampling, and as `annealed`.
@@ -101,8 +101,11 @@ def sequential(
     else:
         variance = jax.vmap(_variance)(ess, resampled, ends.log_w)
         found = check_runs(found, log_z, variance, accepted, tuned)
+    found = check_ends(found, ends.places.log_weight, ends.log_w + log_z[:, None])
     scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
-    found = check_missed(found, scouted, ends.places.z, ends.places.log_weight, num_runs)
+    found = check_missed(
+        found, scouted, ends.places.z, ends.places.log_weight, num_runs, accepted, transition.target
+    )
     return Sequential(
         *(found, log_z, ends.places.z, ends.log_w, ess, resampled, accepted, schedule, scouted)
     )

@@ -10,7 +10,7 @@ from lvm_jax import annealing, weights
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.missed import SCOUTS, Scouted, check_missed, scout
+from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent
 from lvm_jax.weights import LogJoint
@@ -79,8 +79,9 @@ def tempered(
     lowest = jnp.minimum(accepted, exchanged)
     tuned = plan.transition.target is not None
     found = check_chains(from_log_weights(log_z), log_z, lowest if tuned else exchanged, True)
+    found = check_ends(found, ratio, jnp.zeros_like(ratio))
     scouted = scout(key_scouts, log_joint, q, plan.transition, num_scouts)
-    found = check_missed(found, scouted, draws, ratio, num_runs)
+    found = check_missed(found, scouted, draws, ratio, num_runs, accepted, plan.transition.target)
     return Tempered(found, log_z, draws, accepted, exchanged, schedule, scouted)
 
 
