@@ -60,7 +60,7 @@ def ours(kind: str, x: np.ndarray, steps: int) -> Callable[[], float]:
 
 
 def theirs(kind: str, x: np.ndarray, steps: int) -> Callable[[], float]:
-    """The same steps of pomegranate, without its checks of the data."""
+    """The same steps of pomegranate, without its checks of the data, after a first call."""
     import torch
     from pomegranate import distributions
     from pomegranate.gmm import GeneralMixtureModel
@@ -76,18 +76,22 @@ def theirs(kind: str, x: np.ndarray, steps: int) -> Callable[[], float]:
     data = torch.tensor(x.astype(np.int64) if kind == "categorical" else x)
     group = labels(x)
 
-    def start() -> tuple[Any, list[Any]]:
+    shares = np.bincount(group, minlength=COMPONENTS) / len(x)
+    if kind == "categorical":
+        shares, probabilities = softened(x)
+
+    def start() -> list[Any]:
         if kind == "categorical":
-            shares, probabilities = softened(x)
-            return shares, [make[kind](part) for part in probabilities]
-        shares = np.bincount(group, minlength=COMPONENTS) / len(x)
-        return shares, [make[kind]().fit(data[group == k]) for k in range(COMPONENTS)]
+            return [make[kind](part, check_data=False) for part in probabilities]
+        parts = [make[kind](check_data=False) for _ in range(COMPONENTS)]
+        return [part.fit(data[group == k]) for k, part in enumerate(parts)]
 
     def fit() -> float:
-        shares, parts = start()
-        model = GeneralMixtureModel(parts, shares, max_iter=steps, tol=-np.inf)
+        options = {"max_iter": steps, "tol": -np.inf, "check_data": False}
+        model = GeneralMixtureModel(start(), shares, **options)
         return float(model.fit(data).log_probability(data).mean())
 
+    fit()
     return fit
 
 

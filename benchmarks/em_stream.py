@@ -100,11 +100,13 @@ def passes(case: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     from lvm_jax import em
+    from lvm_jax.em.npy_files import NpyFiles, can_read_directly
     from lvm_jax.em.sources import as_source
 
     path = Path(case["path"])
     x = as_source(np.load(path, mmap_mode="r") if case["format"] == "memmap" else path)
-    x.direct = case["cold"]  # an attribute of .npy files
+    if isinstance(x, NpyFiles):
+        x.direct = case["cold"] and all(map(can_read_directly, files(path)))
     centres = means(case["seed"])
     start = em.gaussian_mixture(
         np.full(COMPONENTS, 1 / COMPONENTS, np.float32), centres + np.float32(0.2),

@@ -1,5 +1,6 @@
 """Mass that chains miss: a mode without chains, a tail beyond q, and the verdict of particles."""
 
+import importlib
 from functools import partial
 
 import jax
@@ -118,7 +119,46 @@ def test_a_share_of_the_weight_without_mass_is_stuck():
     assert dead.failed == 0  # all weights are zero: other checks fail
 
 
-def test_moves_that_no_mode_confirms_have_half_of_their_target_acceptance():
+@pytest.mark.parametrize("method", ["annealed", "sequential", "tempered"])
+def test_the_ends_of_every_method_are_checked(method, monkeypatch):
+    """With the log-ratios at the ends, and the weights of the chains or particles."""
+    seen = []
+
+    def check_ends(found, *given):
+        seen.append(given)
+        return found._replace(failed=found.failed | Check.STUCK)
+
+    monkeypatch.setattr(
+        importlib.import_module(f"lvm_jax.evidence.{method}"), "check_ends", check_ends
+    )
+    plan = annealing.plan(annealing.linear(3), WALK, num_pilot=0)
+    log_joint, q = partial(modes, jnp.array([0.5, 0.5])), NORMAL
+    key, options = jax.random.key(0), {"num_scouts": 0}
+
+    @jax.jit
+    def run(key):
+        seen.clear()
+        if method == "annealed":
+            found = evidence.annealed(key, log_joint, q, 4, plan, **options)
+            z, weights = found.z, found.log_weights
+        elif method == "sequential":
+            found = evidence.sequential(key, log_joint, q, 3, plan, num_runs=4, **options)
+            z, weights = found.z, found.log_weights + found.log_evidences[:, None]
+        else:
+            found = evidence.tempered(key, log_joint, q, 4, plan, num_runs=2, **options)
+            z, weights = found.z, jnp.zeros(found.z.shape[:2])
+        ratio = lambda z: log_joint(z) - q.log_prob(z)  # noqa: E731
+        for _ in range(z.ndim - 1):
+            ratio = jax.vmap(ratio)
+        return found.evidence.failed, *seen[0], ratio(z), weights
+
+    failed, ratio, weights, expected, expected_weights = run(key)
+    assert failed & Check.STUCK
+    np.testing.assert_allclose(ratio, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(weights, expected_weights, rtol=1e-5, atol=1e-5)
+
+
+def test_far_from_all_modes_moves_have_half_of_their_target_acceptance():
     """The second estimate is D = 12 nats below the interval, or nothing; the target is 0.8."""
     limit = -3 - 0.2 * stdtrit(7, 0.975) - 12
     second = jnp.array([limit + 0.1, limit - 0.1, -jnp.inf], jnp.float32)

@@ -4,7 +4,7 @@ import sys
 import warnings
 
 # The library, and what wraps its functions.
-INSIDE = {"lvm_jax", "sklearn", "jax", "jaxtyping", "beartype", "contextlib"}
+INSIDE = {"lvm_jax", "sklearn", "jax", "jaxtyping", "beartype", "contextlib", "joblib"}
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

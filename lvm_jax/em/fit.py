@@ -36,7 +36,7 @@ def fit(
     num_components: int,
     family: ExponentialFamily | str = "full",
     *,
-    start: str | Mixture | ArrayLike = "kmeans",
+    start: str | Mixture | np.ndarray | Array = "kmeans",
     num_restarts: int = 1,
     max_steps: int = MAX_STEPS,
     tolerance: float = 1e-3,
@@ -155,13 +155,16 @@ def initialize(
     num_components: int,
     family: ExponentialFamily | str = "full",
     *,
-    start: str | ArrayLike = "kmeans",
+    start: str | np.ndarray | Array = "kmeans",
     num_restarts: int = 1,
     regularization: float = 1e-6,
     prior: priors.ConjugatePrior | None = None,
     sample_weight: ArrayLike | None = None,
 ) -> Mixture:
-    """The initial mixtures of `fit`; every leaf has a leading restart axis R (1 for labels)."""
+    """The initial mixtures of `fit`; every leaf has a leading restart axis R (1 for labels).
+
+    start: a method or labels, as in `fit`. Raises ValueError and TypeError as `fit` does.
+    """
     checks.host("em.initialize", INSIDE, key, x, sample_weight)
     request = Request(
         x, num_components, family, start, num_restarts, regularization, prior, sample_weight, 0.0

@@ -36,7 +36,7 @@ class Source:
     weighted: bool = False
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
-        """Rows and weights from row `first` on."""
+        """Rows and weights from row `first` on; a batch is valid until the next is asked for."""
         raise NotImplementedError
 
     def place(self, row: int) -> str:

@@ -67,10 +67,11 @@ def annealed(
     the log-joint is -inf the weight is zero. The evidence is `reliable` if all of these hold:
     k-hat is at most 0.7; the effective sample size is at least 1.3 C^(2/3); the standard deviation
     of the finite log-weights is at most sqrt(log(C^(1/3) / 1.3)) (0.93 for 30 chains, 1.06 for 64,
-    1.3 for 300); tuned moves have an acceptance of at least 0.05 at every temperature (half of the
-    target where the search does not confirm the estimate to D nats); at most 5% of the weight is of
-    chains whose end has a p(x, z) / q(z) below p(x) e^-5 / 20 (STUCK: such a share of draws of
-    p(z | x) has the probability e^-5 at most); and the search finds no mass that the chains miss.
+    1.3 for 300); tuned moves have an acceptance of at least 0.05 at every temperature, or of half
+    their target where the search's estimate is more than D nats below the interval; at most 5% of
+    the weight is of chains whose end has a p(x, z) / q(z) below p(x) e^-5 / 20 (STUCK: such a share
+    of draws of p(z | x) has the probability e^-5 at most); and the search finds no mass that the
+    chains miss.
 
     The search is a second estimate of log p(x), `scouted`: ascents from `num_scouts` other draws of
     q, and importance sampling from the modes that they reach, a normal and a Student t for each. It

@@ -36,7 +36,7 @@ DEFENSIVE = 0.1  # share of the draws that is the same for all modes
 LONG, RATIO = 2.0, 1.5  # of a long upper tail: nats, and relative to the lower tail
 LEVEL, OWN = 0.95, 2.0  # of the interval that is compared; errors of the scouts' estimate
 STUCK, CHANCE = 0.05, 5.0  # share of the ends without mass; -log of the probability of such a share
-SLOW = 0.5  # smallest acceptance of moves that no mode confirms, relative to its target
+SLOW = 0.5  # smallest acceptance far from all modes, relative to its target
 
 
 class Scouted(NamedTuple):
@@ -180,11 +180,10 @@ def check_missed(
     below the interval, and log_ratio has a long upper tail: its maximum is above its median by more
     than D / 4 and 2 nats, and by more than 1.5 times the distance of the median from the 10%
     quantile. For a normal p(z | x) and a wide q the median is about D / 2 nats below the largest
-    value, and the lower tail is the longer one; of draws of p(z | x) a tenth at most is below
-    log p(x) - log 10, so that the 10% quantile counts from there. ACCEPTANCE: the scouts' estimate
-    is below the interval by more than D nats, so that the mass is not near the modes and nothing
-    confirms the estimate, and the acceptance of the moves is below half of its target at some
-    temperature.
+    value, and the lower tail is the longer one. A 10% quantile below log p(x) - log 10 is replaced
+    by this value, below which is at most a tenth of p(z | x). ACCEPTANCE: the scouts' estimate is
+    below the interval by more than D nats, so that the mass is not near the modes, and the
+    acceptance of the moves is below half of its target at some temperature.
     """
     from scipy.special import stdtrit
 
@@ -211,10 +210,12 @@ def check_missed(
 def check_ends(found: Evidence, log_ratio: Array, log_w: Array) -> Evidence:
     """The Evidence of chains whose ends have these log-weights, with STUCK in `failed` too.
 
-    Of draws of p(z | x), log_ratio = log p(x, z) - log q(z) is below log p(x) - t with probability
-    e^-t at most, because E[q(z) / p(x, z)] = 1 / p(x). By Markov's inequality a share of 5% of the
-    weight is below log p(x) - log 20 - 5 with probability e^-5 at most, however the chains depend
-    on each other. STUCK: such a share is there.
+    For z of p(z | x), log_ratio = log p(x, z) - log q(z) is below log p(x) - t with probability
+    e^-t at most, because E[q(z) / p(x, z)] <= 1 / p(x). For weights with E[w f(z)] =
+    p(x) E[f(z) | x], the mean of the w whose log_ratio is below log p(x) - log 20 - 5 is above
+    0.05 p(x) with probability e^-5 at most, by Markov's inequality, however the chains depend on
+    each other. STUCK: more than 5% of the weight is below this limit, with the estimate in place
+    of p(x).
     """
     low = log_ratio < found.log_evidence - (CHANCE - math.log(STUCK))
     share = logsumexp(jnp.where(low, log_w, -jnp.inf)) - logsumexp(log_w)

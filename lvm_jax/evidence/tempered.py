@@ -1,6 +1,6 @@
 """log p(x) by parallel tempering: one chain at each temperature, which exchange their places."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,9 @@ def tempered(
     Use it where moves at beta = 1 mix slowly: the draws `z` are those of the posterior. Few
     temperatures suffice, as long as all `exchanges` are frequent. The estimate is consistent in the
     number of sweeps, and not unbiased; the spread of the ladders gives its error. The checks are
-    those of `annealed` with the Z_r as weights, and ACCEPTANCE includes the exchanges. The cost is
-    R (1 + T c + S (T c + 1)) evaluations, with c that of a move, and the pilot and the search.
+    those of `annealed` with the Z_r as weights; ACCEPTANCE includes the exchanges, and the draws
+    have equal weights in STUCK. The cost is R (1 + T c + S (T c + 1)) evaluations, with c that of a
+    move, and the pilot and the search.
 
     Raises ValueError for num_sweeps < 4 or num_runs < 2, and as `annealed`.
 
@@ -107,7 +108,7 @@ def ladder(
         new, _ = move(jax.random.fold_in(key_start, index), beta, step, place)
         return new, new
 
-    def sweep(places: Place, index: Array) -> tuple[Place, tuple[Array, Latent, Array, Array]]:
+    def sweep(places: Place, index: Array) -> tuple[Place, tuple[Array, Any, Array, Array]]:
         keys = jax.random.split(jax.random.fold_in(key_sweeps, index), 3)
         places, accepted = jax.vmap(move)(
             jax.random.split(keys[0], number), betas[1:], steps, places
@@ -120,14 +121,15 @@ def ladder(
         chance = jnp.exp(jnp.minimum(-jnp.diff(betas) * jnp.diff(ratio), 0.0))
         rows = exchange(keys[2], jnp.where(jnp.isnan(chance), 0.0, chance), index)
         places = jax.tree.map(lambda leaf: leaf[rows[1:]], every)
-        last = jax.tree.map(lambda leaf: leaf[-1], places.z)
+        last = jax.tree.map(lambda leaf: leaf[-1], (places.z, places.log_weight))
         return places, (ratio, last, accepted, chance)
 
     start = path.place(z, transition.slopes)
     _, places = jax.lax.scan(first, start, (jnp.arange(number), betas[1:], steps))
     _, found = jax.lax.scan(sweep, places, jnp.arange(num_sweeps))
-    ratio, draws, accepted, chance = jax.tree.map(lambda leaf: leaf[num_sweeps // WARM :], found)
-    return bridge(ratio, betas), draws, ratio[:, -1], accepted.mean(0), chance.mean(0)
+    kept = jax.tree.map(lambda leaf: leaf[num_sweeps // WARM :], found)
+    ratio, (draws, at_draws), accepted, chance = kept
+    return bridge(ratio, betas), draws, at_draws, accepted.mean(0), chance.mean(0)
 
 
 def exchange(
