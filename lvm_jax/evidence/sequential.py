@@ -70,7 +70,8 @@ def sequential(
     larger; or where the standard deviation of log Z_r exceeds twice the root of this limit. The
     spread of the runs alone would select runs that agree by chance, whose intervals are too short.
     ESS is not applied. A single particle is a chain: its checks are those of `annealed`. The search
-    by `num_scouts` and its checks are those of `annealed`, and so is STUCK.
+    by `num_scouts` and its checks are those of `annealed`, and so is STUCK, in which all particles
+    count equally: the weights since the last resampling would hide those that do not move.
 
     Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
     resampling, and as `annealed`.
@@ -101,7 +102,7 @@ def sequential(
     else:
         variance = jax.vmap(_variance)(ess, resampled, ends.log_w)
         found = check_runs(found, log_z, variance, accepted, tuned)
-    found = check_ends(found, ends.places.log_weight, ends.log_w + log_z[:, None])
+    found = check_ends(found, ends.places.log_weight, jnp.zeros_like(ends.log_w))
     scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
     found = check_missed(
         found, scouted, ends.places.z, ends.places.log_weight, num_runs, accepted, transition.target
