@@ -94,7 +94,8 @@ class NpyFile:
                 begin = self.offset + at * self.row_bytes
                 skip, size = begin % BLOCK, number * self.row_bytes
                 file.seek(begin - skip)
-                if not fill(file, buffer[: -(-(skip + size) // BLOCK) * BLOCK], skip + size):
+                whole = buffer[: -(-(skip + size) // BLOCK) * BLOCK]
+                if not fill(file, whole, skip + size, BLOCK if direct else 1):
                     raise ValueError(f"{self.path}: the file became shorter while it was read")
                 yield np.frombuffer(buffer[skip:][:size], self.dtype).reshape(number, -1)
 
@@ -105,13 +106,13 @@ def open_raw(path: Path, direct: bool) -> Any:
     return open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | flag))
 
 
-def fill(file: Any, buffer: memoryview, size: int) -> bool:
+def fill(file: Any, buffer: memoryview, size: int, unit: int = BLOCK) -> bool:
     """Read at least `size` bytes into the buffer; False if the file ends before.
 
-    A read that is no multiple of BLOCK is the last one of a file.
+    A direct read that is no multiple of `unit` is the last one of a file.
     """
     found = 0
-    while found < size and found % BLOCK == 0 and (more := file.readinto(buffer[found:])):
+    while found < size and found % unit == 0 and (more := file.readinto(buffer[found:])):
         found += more
     return found >= size
 

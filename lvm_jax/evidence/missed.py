@@ -202,8 +202,8 @@ def check_missed(
     failed = bit(above, Check.CONTRADICTED)
     failed |= bit(long & ~(scouted.log_evidence >= low), Check.TAIL)
     if target is not None:
-        stuck = ~(acceptance.min() >= SLOW * target)
-        failed |= bit(stuck & ~(scouted.log_evidence >= low - dim), Check.ACCEPTANCE)
+        slow = ~(acceptance.min() >= SLOW * target)
+        failed |= bit(slow & ~(scouted.log_evidence >= low - dim), Check.ACCEPTANCE)
     return found._replace(failed=found.failed | failed)
 
 
