@@ -1,24 +1,28 @@
 """How many points run together, and that the batches change no answer."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import model_cases
 import numpy as np
 import pytest
 
-from lvm_jax import guides
+from lvm_jax import annealing, decomposition, evidence, guides
 from lvm_jax._core import batching
 from lvm_jax._core.batching import (
     CHUNKS_PER_BATCH,
+    LONG,
     batch_size,
     costly_batch_size,
-    even_batch_size,
     map_first_points,
     map_points,
     rows_for_device,
 )
 from lvm_jax.compiling import bucket
 from lvm_jax.evidence import dataset
+
+GUIDE = guides.shared(guides.mean_field(2))(guides.mean_field(2).init(jax.random.key(0)))
 
 
 @pytest.mark.parametrize(
@@ -104,18 +108,52 @@ def test_only_the_first_points_are_computed(together, number):
     [(1, 1), (3, 2), (7, 4), (15, 8), (17, 32), (90, 64), (1_100, 96)],
 )
 def test_few_points_make_a_small_batch(number, together):
-    assert costly_batch_size(1_000, 10, number) == together
+    assert costly_batch_size(1_000, 10, number, LONG - 1) == together
 
 
 @pytest.mark.parametrize("rows, programs", [(16, 39), (4, 48)])
-def test_even_batches_have_few_sizes_and_little_padding(rows, programs):
-    sizes = {number: even_batch_size(1_000, rows, number) for number in range(16, 1_025)}
+def test_batches_of_long_runs_have_few_sizes_and_little_padding(rows, programs):
+    sizes = {number: costly_batch_size(1_000, rows, number, LONG) for number in range(16, 1_025)}
     computed = {number: -(-number // size) * size for number, size in sizes.items()}
     assert all(number <= computed[number] <= 1.125 * number for number in sizes)
     assert max(sizes.values()) == 1_000 // rows
     assert len({(bucket(number), size) for number, size in sizes.items()}) == programs  # of 1,009
 
 
-def test_even_batches_of_few_points_are_those_of_costly_ones():
-    assert [even_batch_size(1_000, 16, number) for number in (3, 15, 17, 100)] == [2, 8, 18, 52]
-    assert even_batch_size(1_000, 64, 17) == costly_batch_size(1_000, 64, 17) == 8
+@pytest.mark.parametrize("cost", [1, LONG])
+def test_a_batch_below_16_points_is_a_power_of_two_at_any_cost(cost):
+    assert [costly_batch_size(1_000, 16, number, cost) for number in (3, 15)] == [2, 8]
+    assert costly_batch_size(1_000, 64, 17, cost) == 8
+
+
+def test_batches_of_long_runs_depend_on_the_number_of_points():
+    assert [costly_batch_size(1_000, 16, number, LONG) for number in (17, 100)] == [18, 52]
+    assert [costly_batch_size(1_000, 16, number, LONG - 1) for number in (17, 100)] == [32, 32]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "place, rows, cost, call",
+    [
+        ("evidence.annealed", 6, 6 * 4 * 3, lambda *given: evidence.evaluate_annealed(
+            *given[:2], None, given[2], 6, annealing.plan(annealing.linear(4), annealing.hmc(3)))),
+        ("decomposition.rate_distortion", 6, 6 * 4 * 3, lambda *given: decomposition.rate_distortion(
+            *given, 6, betas=np.linspace(0, 1, 5), transition=annealing.hmc(3))),
+        ("decomposition.local", 5 * 2, 5 * 2 * 7, lambda key, p, x: decomposition.fit_local(
+            key, p, GUIDE, x, guides.mean_field(2), ascent=decomposition.Ascent(7, 5, 2))),
+    ],
+)  # fmt: skip
+def test_a_batch_depends_on_the_evaluations_of_a_point(place, rows, cost, call, monkeypatch):
+    """Chains, temperatures and evaluations of a move; or draws, starts and steps of an ascent."""
+    model, theta, x, *_ = model_cases.CASES["diagonal"]()
+
+    def stop(*given):
+        raise Stop(given)
+
+    monkeypatch.setattr(importlib.import_module(f"lvm_jax.{place}"), "costly_batch_size", stop)
+    with pytest.raises(Stop) as found:
+        call(jax.random.key(0), model(theta), x)
+    assert found.value.args[0][1:] == (rows, len(x), cost)

@@ -10,6 +10,7 @@ import pytest
 from model_cases import quick_jit
 
 from lvm_jax import annealing, distributions, em, evidence
+from lvm_jax._core.batching import LONG
 from lvm_jax.guides.base import Guide
 from lvm_jax.models import Model, gaussian_mixture
 
@@ -159,19 +160,22 @@ def test_another_number_of_points_in_a_bucket_compiles_nothing(case):
     assert len(case.traces) > before
 
 
-@pytest.mark.parametrize("least, is_even", [(90, True), (91, False)])
-def test_long_chains_run_in_even_batches(case, monkeypatch, least, is_even):
-    """A point of 30 chains, 3 temperatures and one evaluation a move costs 90 evaluations."""
+def test_long_chains_run_in_other_batches_with_the_same_results(case, monkeypatch):
     module = importlib.import_module("lvm_jax.evidence.annealed")
-    even, seen = module.even_batch_size, []
+    size, sizes = module.costly_batch_size, []
+
+    def costly(*args):
+        sizes.append(size(*args[:-1], cost))
+        return sizes[-1]
+
+    monkeypatch.setattr(module, "costly_batch_size", costly)
     plan = annealing.plan(annealing.linear(3), annealing.random_walk(1), num_pilot=0)
     where = jax.random.key(0), case.model(case.theta), case.guide(case.phi), case.x[:19], 30, plan
-    short = evidence.evaluate_annealed(*where, num_scouts=0)
-    monkeypatch.setattr(module, "even_batch_size", lambda *args: seen.append(args) or even(*args))
-    monkeypatch.setattr(module, "LONG", least)
-    found = evidence.evaluate_annealed(*where, num_scouts=0)
-    assert (seen == [(1_000, 30, 19)]) == is_even
-    np.testing.assert_allclose(found.log_weights, short.log_weights, rtol=1e-5)
+    found = {}
+    for cost in (1, LONG):
+        found[cost] = evidence.evaluate_annealed(*where, num_scouts=0).log_weights
+    assert sizes == [32, 20]
+    np.testing.assert_allclose(found[1], found[LONG], rtol=1e-5)
 
 
 def test_another_number_of_points_compiles_no_chains(case):

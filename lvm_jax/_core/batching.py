@@ -21,6 +21,8 @@ from lvm_jax.typing import Array, Int, Key
 # with convolutions.
 CHUNKS_PER_BATCH = 32
 
+LONG = 20_000  # evaluations of a point that take longer than compilation
+
 
 def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
     """Points per batch, with `rows` rows each: at most `chunk_size` rows, but at least one point.
@@ -36,26 +38,19 @@ def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
     return even if 2 * even >= most else most
 
 
-def costly_batch_size(chunk_size: int, rows: int, number: int) -> int:
+def costly_batch_size(chunk_size: int, rows: int, number: int, cost: int) -> int:
     """`batch_size` for `number` points in a bucket, where a row is expensive.
 
-    Below 16 points it is a power of two, because padded rows take as long as others.
-    """
-    most = min(max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1), number)
-    if most < compiling.SMALLEST:
-        return 1 << most.bit_length() - 1
-    return batch_size(chunk_size, rows, compiling.bucket(number))
-
-
-def even_batch_size(chunk_size: int, rows: int, number: int) -> int:
-    """Points per batch, for batches of nearly equal size with little padding.
-
-    One of eight sizes per octave, so that at most an eighth of the points is padding. It depends on
-    the number of points, not on its bucket. Below 16 points per batch it is `costly_batch_size`.
+    Padded rows take as long as others. Below 16 points it is a power of two. Where the `cost`
+    evaluations of a point take longer than compilation (LONG), it depends on the number of points,
+    not on its bucket: one of eight sizes per octave, so that at most an eighth of the points is
+    padding.
     """
     most = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
     if min(most, number) < compiling.SMALLEST:
-        return costly_batch_size(chunk_size, rows, number)
+        return 1 << min(most, number).bit_length() - 1
+    if cost < LONG:
+        return batch_size(chunk_size, rows, compiling.bucket(number))
     even = -(-number // -(-number // most))
     step = max(1 << (even - 1).bit_length() >> 4, 1)
     return min(-(-even // step) * step, most)

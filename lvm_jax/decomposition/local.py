@@ -113,7 +113,8 @@ def fit_local(
         optimizer=ascent.optimizer or default_optimizer(ascent.num_steps, rate),
         estimate=find_estimate(ascent.estimate or estimate),
     )
-    together = costly_batch_size(chunk_size, ascent.num_draws * ascent.num_starts, num_rows(x))
+    draws = ascent.num_draws * ascent.num_starts
+    together = costly_batch_size(chunk_size, draws, num_rows(x), draws * ascent.num_steps)
     points = np.arange(num_rows(x)), x
     return for_points(_of_point, (family, ascent), key, (p, q), points, together)
 

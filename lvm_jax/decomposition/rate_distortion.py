@@ -132,7 +132,8 @@ def rate_distortion(
     betas = _check_betas(betas)
     x = check_problem(p, None, x)
     transition = annealing.hmc() if transition is None else transition
-    together = costly_batch_size(chunk_size, num_chains, num_rows(x))
+    cost = num_chains * (betas.size - 1) * transition.cost
+    together = costly_batch_size(chunk_size, num_chains, num_rows(x), cost)
     static, points = (num_chains, transition, num_pilot), (np.arange(num_rows(x)), x)
     return for_points(_curve, static, key, (p, betas), points, together)._replace(betas=betas)
 

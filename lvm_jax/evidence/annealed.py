@@ -7,13 +7,7 @@ import numpy as np
 
 from lvm_jax import annealing, weights
 from lvm_jax._core import checks
-from lvm_jax._core.batching import (
-    costly_batch_size,
-    even_batch_size,
-    for_points,
-    num_rows,
-    rows_for_device,
-)
+from lvm_jax._core.batching import costly_batch_size, for_points, num_rows, rows_for_device
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
@@ -30,8 +24,6 @@ from lvm_jax.typing import (
     Latent,
 )
 from lvm_jax.weights import LogJoint
-
-LONG = 20_000  # evaluations of a point that take longer than compilation
 
 
 class Annealed(NamedTuple):
@@ -146,8 +138,7 @@ def evaluate_annealed(
     index = np.arange(num_rows(x)) if index is None else np.asarray(index)
     checks.shape(index, (num_rows(x),), "index")
     cost = num_chains * (plan.temperatures.shape[0] - 1) * plan.transition.cost
-    size = even_batch_size if cost >= LONG else costly_batch_size
-    together = size(rows_for_device(chunk_size), num_chains, num_rows(x))
+    together = costly_batch_size(rows_for_device(chunk_size), num_chains, num_rows(x), cost)
     return for_points(_of_point, (num_chains, num_scouts), key, (p, q, plan), (index, x), together)
 
 
