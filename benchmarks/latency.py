@@ -197,6 +197,19 @@ def entry_gaps(size: int) -> None:
     )  # fmt: skip
 
 
+def entry_vi(size: int) -> None:
+    """vi.fit of a full-rank Gaussian to a regression on the rows, z in 4 dimensions."""
+    from lvm_jax import vi
+
+    def log_likelihood(z: Any, rows: Any) -> Any:
+        return -0.5 * ((rows[:, -1] - rows[:, :-1] @ z) ** 2).sum()
+
+    vi.fit(
+        key(), log_likelihood, np.zeros(4, "f4"), data=linear_gaussian()[-1][:size],
+        log_prior=lambda z: -0.5 * (z**2).sum(),
+    )  # fmt: skip
+
+
 ENTRIES = {
     "em.fit": entry_em,
     "sklearn.GaussianMixture": entry_mixture,
@@ -206,6 +219,7 @@ ENTRIES = {
     "evidence.certify": entry_certify,
     "evidence.evaluate_annealed": entry_annealed,
     "decomposition.gaps": entry_gaps,
+    "vi.fit": entry_vi,
 }
 SIZES = (120, 100, 200)  # the first, another in its bucket, and one in the next bucket
 
