@@ -112,6 +112,7 @@ def skip_refining(patch: pytest.MonkeyPatch) -> None:
         return quality.Measured(first.importance, q, 0)
 
     patch.setattr(quality, "refine", refine)
+    patch.setattr(quality, "compile_ahead", lambda *_: None)
 
 
 @pytest.fixture

@@ -97,3 +97,21 @@ def test_too_many_draws_are_refused():
     many = jax.jit(lambda key: jax.random.bits(key, (2**17, 2**17)))
     with pytest.raises(ValueError, match="at most 2\\^32 draws"):
         many.lower(keys.unrolled(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, keys.MOST, keys.MOST + 1])
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg", "unrolled"])
+def test_split_has_the_keys_of_jax(number, kind):
+    """rbg and the unrolled generator: numbers of keys need not be prefixes of larger ones."""
+    key = keys.unrolled(jax.random.key(3)) if kind == "unrolled" else jax.random.key(3, impl=kind)
+    found = keys.split(key, number)
+    assert isinstance(found, tuple)
+    want = jax.random.key_data(jax.random.split(key, number))
+    np.testing.assert_array_equal([jax.random.key_data(one) for one in found], want)
+
+
+def test_split_is_one_program_for_all_numbers():
+    before = keys._first_keys._cache_size()
+    for seed, number in enumerate((2, 3, 5, keys.MOST)):
+        keys.split(jax.random.key(seed), number)
+    assert keys._first_keys._cache_size() <= before + 1

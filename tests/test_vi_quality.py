@@ -10,6 +10,7 @@ import pytest
 from model_cases import quick_jit
 
 from lvm_jax import problems, vi
+from lvm_jax.compiling import BoundedJit
 from lvm_jax.distributions import normal
 from lvm_jax.evidence import Check, from_log_weights
 from lvm_jax.vi import boosting, chains, far, quality
@@ -34,6 +35,28 @@ class Truncated(NamedTuple):
 
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+
+@pytest.mark.parametrize("dim", [2, 70])
+def test_what_does_not_depend_on_q_compiles_once_while_q_is_fitted(store, monkeypatch, dim):
+    """The programs that a thread compiled are those that the fit calls; no chains for D > 64."""
+    ahead, later, scale = [], [], np.arange(1, dim + 1)
+    compile_in, jit = BoundedJit.compile_in, BoundedJit._jit
+
+    def counted(program, *args):
+        ahead.append(program.__name__)
+        compile_in(program, *args)
+
+    def compiled(program, args):
+        later.append(program.__name__)
+        return jit(program, args)
+
+    monkeypatch.setattr(BoundedJit, "compile_in", counted)
+    monkeypatch.setattr(BoundedJit, "_jit", compiled)
+    fit = vi.fit(KEY, lambda z: -0.5 * (z**2 / scale).sum(), jnp.ones(dim), family="mean_field")
+    assert fit.log_evidence.reliable
+    assert sorted(ahead) == ["_hessian", "_slopes", "climb", *["run_chains"] * (dim == 2)]
+    assert all(later.count(name) == 1 for name in ahead)
 
 
 def test_the_evidence_of_a_funnel_from_a_poor_normal():

@@ -1,4 +1,4 @@
-"""A faster implementation of Threefry on a CPU, with the same draws as `jax.random`.
+"""Keys: splits on the host, and a faster implementation of Threefry on a CPU, as `jax.random`.
 
 On a CPU JAX runs the rounds of Threefry as a loop over arrays in memory. Unrolled rounds are one
 pass, which the compiler fuses with the use of the bits; a draw takes half the time.
@@ -17,7 +17,25 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 NAME = "threefry2x32"
 
+MOST = 8  # keys of one program of `split`
+
 Word = UInt[Array, "..."]  # 32 bits each
+
+
+def split(key: Key[Array, ""], number: int = 2) -> tuple[Key[Array, ""], ...]:
+    """The keys of `jax.random.split(key, number)`, for functions on the host.
+
+    One program serves all numbers up to 8. `jax.random.split` compiles one for each number, and
+    the loop over its result another.
+    """
+    if number > MOST or not has_prefixes(key):
+        return tuple(jax.random.split(key, number))
+    return _first_keys(key)[:number]
+
+
+@jax.jit
+def _first_keys(key: Key[Array, ""]) -> tuple[Key[Array, ""], ...]:
+    return tuple(jax.random.split(key, MOST))
 
 
 def unrolled(key: Key[Array, ""]) -> Key[Array, ""]:

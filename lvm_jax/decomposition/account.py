@@ -10,6 +10,7 @@ from lvm_jax import annealing
 from lvm_jax._core import checks
 from lvm_jax._core.batching import num_rows
 from lvm_jax._core.inputs import check_problem
+from lvm_jax._core.keys import split
 from lvm_jax.decomposition.aggregate import Surgery, surgery
 from lvm_jax.decomposition.calibration import Calibration, calibrate
 from lvm_jax.decomposition.gaps import Gaps, gaps
@@ -115,7 +116,7 @@ def account(
     checks.host("decomposition.account", "decomposition.decompose", key, p, q, x)
     checks.key(key)
     x = check_problem(p, q, x)
-    keys = jax.random.split(key, 6)
+    keys = split(key, 6)
     common = p, q, x
     moves = 0 if transition is not None and not transition.continuous else 8
     return Account(

@@ -20,6 +20,7 @@ from lvm_jax import distributions, weights
 from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, map_first_points, num_rows, padded, rows_of
 from lvm_jax._core.inputs import check_problem, check_rows
+from lvm_jax._core.keys import split
 from lvm_jax._core.moments import moments
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Estimate
@@ -129,7 +130,7 @@ def surgery(
         raise ValueError(f"num_points: expected at most the {total} points of x, got {chosen}")
     if 1 == chosen < total:
         raise ValueError("num_points: expected at least 2 of many points, for an error, got 1")
-    key_choose, *keys = jax.random.split(key, 3)
+    key_choose, *keys = split(key, 3)
     places = np.arange(total)
     if chosen < total:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key_choose)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import evidence, weights
-from lvm_jax._core import checks
+from lvm_jax._core import checks, keys
 from lvm_jax._core.batching import batch_size, for_points, num_rows
 from lvm_jax._core.inputs import check_family, check_problem, one_of
 from lvm_jax._core.moments import moments
@@ -101,7 +101,7 @@ def gaps(
     for family in families.values():
         check_family(p, family, one_of(x))
     given = _given(log_evidence, x)
-    key_fit, key_weigh = jax.random.split(key)
+    key_fit, key_weigh = keys.split(key)
     local = [
         fit_local(
             *(jax.random.fold_in(key_fit, place), p, q, x, family),

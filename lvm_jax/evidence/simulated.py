@@ -23,6 +23,7 @@ from lvm_jax import weights
 from lvm_jax._core import checks
 from lvm_jax._core.batching import map_first_points, num_rows
 from lvm_jax._core.inputs import check_simulated
+from lvm_jax._core.keys import split
 from lvm_jax.compiling import bounded_jit, bucket, first_rows, pad_rows
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence.certified import Certificate, certify
@@ -79,7 +80,7 @@ def certify_on_simulated(
     checks.host("evidence.certify_on_simulated", "evidence.sandwich", key, p, q)
     num_points = checks.integer(num_points, "num_points", 2)
     check_simulated(p, q)
-    key_data, key_certify, key_g = jax.random.split(key, 3)
+    key_data, key_certify, key_g = split(key, 3)
     z, x = jax.device_get(_simulate(key_data, p, num_points))
     found = certify(key_certify, p, q, x, **settings)
     at_z, at_draws = _log_ratios(key_g, p, q, z, x, found.proposal)

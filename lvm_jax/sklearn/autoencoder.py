@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lvm_jax import evidence
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax._core.warn import warn
 from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.distributions.chain import positive_scale
@@ -73,7 +74,7 @@ class FittedAutoencoder(LatentEstimator):
 
     def _keys(self) -> tuple[Key[Array, ""], Key[Array, ""]]:
         """The keys of `evidence` and `transform`."""
-        key_evidence, key_transform = jax.random.split(jax.random.key(self.seed_))
+        key_evidence, key_transform = split(jax.random.key(self.seed_))
         return key_evidence, key_transform
 
     def _measure(self, X: Any) -> tuple[np.ndarray, np.ndarray]:

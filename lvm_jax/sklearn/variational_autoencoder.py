@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 
 from lvm_jax import training, vae
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax._core.outcome import Outcome
 from lvm_jax._core.warn import warn
 from lvm_jax.likelihoods import LIKELIHOODS
@@ -217,7 +218,7 @@ class VariationalAutoencoder(FittedAutoencoder):
                 X, test_size=self.validation_fraction, random_state=seed_split
             )
         with jax.enable_x64(X.dtype == np.float64):
-            key_start, key_fit = jax.random.split(jax.random.key(seed_fit))
+            key_start, key_fit = split(jax.random.key(seed_fit))
             units, initial = self._start(key_start, architecture, rows)
             fit = training.fit(
                 *(key_fit, pair, initial, units.measure(rows)),

@@ -11,6 +11,7 @@ import optax
 
 from lvm_jax import parallel
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax._core.pairs import Pair
 from lvm_jax.gradients.base import Estimator, Surrogate
 from lvm_jax.guides.base import Guide
@@ -131,7 +132,7 @@ def fit(
     )
     if held is not None:
         held = check_data(program, start, held, "validation")
-    key_values = Keys(*jax.random.split(key, len(Keys._fields)))
+    key_values = Keys(*split(key, len(Keys._fields)))
     num_epochs = checks.integer(num_epochs, "num_epochs", 0)
     batches = make_batches(program, key_values, x, placement.on_device, num_epochs)
     plan = RunPlan(

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import priors
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax._core.pairs import Parameters
 from lvm_jax.compiling import bucket, first_rows, pad_rows
 from lvm_jax.distributions.chain import LOG_SCALE_BOUND
@@ -27,7 +27,7 @@ def start(key: Key[Array, ""], architecture: Architecture, x: ArrayLike) -> Para
 
     Raises ValueError for an x of a wrong width, or with too few distinct rows for a VampPrior.
     """
-    key_theta, key_phi, key_prior = jax.random.split(checks.key(key), 3)
+    key_theta, key_phi, key_prior = split(checks.key(key), 3)
     a, parts = architecture, build(architecture)
     rows = np.asarray(checks.points(x, "x", 1))
     if rows.shape[1] != a.dim:

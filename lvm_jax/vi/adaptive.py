@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import weights
+from lvm_jax._core.keys import split
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import Check, Evidence, from_log_weights
 from lvm_jax.typing import Array, Distribution, Float, Int, Key
@@ -67,12 +68,11 @@ def adapt(
 
 def draw(key: Key[Array, ""], q: Distribution, density: Density, num_rounds: int) -> Drawn:
     """`num_rounds` times `ROUND` draws of q; NaN, where p and q are 0, is a weight of 0."""
-    keys = jax.random.split(key, num_rounds)
+    keys = split(key, num_rounds)
     u, log_w = (
-        jnp.concatenate(part)
-        for part in zip(*(_draw(one, q, density) for one in keys), strict=True)
+        np.concatenate(part) for part in zip(*(_draw(one, q, density) for one in keys), strict=True)
     )
-    return Drawn(np.asarray(u), np.asarray(log_w), _evidence(log_w))
+    return Drawn(u, log_w, _evidence(log_w))
 
 
 def short_of_budget(found: Evidence) -> Evidence:

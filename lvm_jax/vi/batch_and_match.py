@@ -25,6 +25,7 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax.distributions.normals import LOG_2PI, upper_factor
 from lvm_jax.guides.families import LowRank
 from lvm_jax.typing import Array, Float, Key, Scalar
@@ -120,7 +121,7 @@ def batch_and_match(
         raise ValueError(f"first_rate: expected a rate between 0 and 1, got {first_rate}")
 
     def run(key: Key[Array, ""], task: Task) -> Found:
-        key_start, key_steps = jax.random.split(key)
+        key_start, key_steps = split(key)
         fit = _low_rank if task.family == "low_rank" else _full_rank
         iteration, state, spent = fit(key_start, task, num_samples, rank)
         found = iterate(key_steps, iteration, state, task, first_rate, spent)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lvm_jax._core.keys import split
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import Check, Evidence
 from lvm_jax.typing import Array, Distribution, Float, Key
@@ -69,10 +70,10 @@ def boost(
     `MISSED` of them the result has `Check.CONTRADICTED`. It has `Check.BUDGET` where `budget`
     evaluations do not pay for the chains of the last proposal.
     """
-    key_adapt, *keys = jax.random.split(key, 1 + ATTEMPTS)
+    key_adapt, *keys = split(key, 1 + ATTEMPTS)
     now, spent = q, 0
     attempt_cost = MIN_ROUNDS * ROUND + chains.NARROW.cost
-    if drawn.evidence.failed & adaptive.POOR:
+    if int(drawn.evidence.failed) & adaptive.POOR:
         if budget < 2 * ROUND + attempt_cost:
             return Measured(short_of_budget(drawn.evidence), q, 0)
         adapted = adapt(key_adapt, q, density, q, (budget - attempt_cost) // ROUND)
@@ -83,7 +84,7 @@ def boost(
     if spent + chains.NARROW.cost > budget:
         return Measured(short_of_budget(drawn.evidence), now, spent)
     for attempt, key_one in enumerate(keys):
-        key_chains, key_draws = jax.random.split(key_one)
+        key_chains, key_draws = split(key_one)
         checked = check(key_chains, now, density, drawn, checked)
         spent += chains.NARROW.cost
         if drawn.evidence.reliable and not checked.contradicted:
@@ -96,7 +97,7 @@ def boost(
             spent += MIN_ROUNDS * ROUND
     found = drawn.evidence
     number = min(_rounds(found), (budget - spent) // ROUND)
-    if found.standard_error > ERROR and number > MIN_ROUNDS:
+    if float(found.standard_error) > ERROR and number > MIN_ROUNDS:
         found = draw(jax.random.fold_in(key, 1), now, density, number).evidence
         spent += number * ROUND
     if now is not q and checked is not None:
@@ -149,8 +150,9 @@ def check(
 def _with_unseen(found: Evidence, share: float) -> Evidence:
     """With the mass that the chains may not have seen in the standard error."""
     unseen = share + 2 / chains.NUM_CHAINS
-    failed = found.failed | (int(Check.CONTRADICTED) if share > MISSED else 0)
-    error = jnp.hypot(found.standard_error, jnp.asarray(unseen, found.standard_error.dtype))
+    failed = np.int32(found.failed) | np.int32(Check.CONTRADICTED if share > MISSED else 0)
+    error = np.hypot(found.standard_error, unseen, dtype=found.standard_error.dtype)
+    error, failed = jax.device_put((error, failed))
     return found._replace(standard_error=error, failed=failed)
 
 

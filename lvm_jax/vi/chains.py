@@ -7,6 +7,7 @@ narrowest part of a density whose scales differ, such as the neck of a funnel.
 Source: Neal (2011), sections 3.2 and 4.2, for the moves and random step sizes.
 """
 
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -69,6 +70,13 @@ def run_chains(
     """The states of chains from C starts; `factor` is lower."""
     run = partial(_chain, density, moves, loc, factor)
     return jax.vmap(run)(jax.random.split(key, len(starts)), starts)
+
+
+def compile_ahead(key: Key[Array, ""], density: Any, moves: Moves, pool: Executor) -> None:
+    """Compile `run_chains` of NUM_CHAINS starts in a thread of the pool."""
+    dim, dtype = density.dim, density.dtype
+    arrays = (np.zeros(shape, dtype) for shape in ((NUM_CHAINS, dim), (dim,), (dim, dim)))
+    run_chains.compile_in(pool, key, *arrays, density, moves)
 
 
 @precision.full

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from lvm_jax._core import checks
 from lvm_jax._core.recognition import bindable
+from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import Unflattened
 from lvm_jax.typing import Array, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.vi.constraints import Constraint, Unconstrained, check_constraint
@@ -94,6 +95,12 @@ class Density:
                 return f"start{jax.tree_util.keystr(path)}"
             index -= leaf.size
         raise IndexError(index)
+
+
+@bounded_jit(lean=True)
+def value_and_grad(u: Float[Array, " D"], density: Density) -> tuple[Scalar, Array]:
+    """The log-density of one u with its gradient."""
+    return jax.value_and_grad(density)(u)
 
 
 def check_density(

@@ -24,6 +24,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
+from lvm_jax._core.keys import split
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.typing import Array, Float, Key
 from lvm_jax.vi import fixed_draws, natural
@@ -57,7 +58,7 @@ def deterministic() -> Method:
 
 def run(key: Key[Array, ""], task: Task) -> Found:
     """The fit from the best normal of a path."""
-    key_start, key_rounds = jax.random.split(key)
+    key_start, key_rounds = split(key)
     diagonal = task.family == "mean_field"
     started = best_normal(key_start, task.density, task.max_evaluations, diagonal)
     rounds = _Rounds(key_rounds, task, started.state, started.evaluations)
@@ -93,7 +94,7 @@ class _Rounds:
     def round(self, num_pairs: int) -> float:
         """Maximise over some draws; the larger of the predicted and the observed error."""
         density = self.task.density
-        keys = jax.random.split(jax.random.fold_in(self.key, len(self.rows)))
+        keys = split(jax.random.fold_in(self.key, len(self.rows)))
         shape, zero = (num_pairs, density.dim), np.zeros((), density.dtype)
         fixed, new = (_noise(key, shape, zero) for key in keys)
         x = self.maximize(fixed)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import annealing, evidence
+from lvm_jax._core.keys import split
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Annealed, Check, Evidence
@@ -69,7 +70,7 @@ def from_afar(
     have moved on, is not settled or disagrees. `budget` has to pay for a round of draws and the
     bridge; it is not reliable (BUDGET) where it does not pay for the annealing that is needed.
     """
-    key_draw, key_chains, key_anneal, key_ends = jax.random.split(key, 4)
+    key_draw, key_chains, key_anneal, key_ends = split(key, 4)
     drawn = draw(key_draw, q, density, 1)
     rng = np.random.default_rng(chains.seed(key))
     half = chains.NUM_CHAINS // 2

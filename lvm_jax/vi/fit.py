@@ -1,22 +1,23 @@
 """Fit q to a log-density, and measure how good q is."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax.guides import Family
 from lvm_jax.typing import Array, Key, Latent, Scalar
-from lvm_jax.vi import quality
+from lvm_jax.vi import improper, quality
 from lvm_jax.vi.batch_and_match import batch_and_match
 from lvm_jax.vi.constraints import Constrained, Constraint
-from lvm_jax.vi.density import Density, LogDensity, check_density
+from lvm_jax.vi.density import Density, LogDensity, check_density, value_and_grad
 from lvm_jax.vi.deterministic import deterministic
 from lvm_jax.vi.families import check_family
 from lvm_jax.vi.gaussian import MAX_DIM, natural_gradient
-from lvm_jax.vi.improper import improper_leaf
 from lvm_jax.vi.laplace import laplace
 from lvm_jax.vi.method import Found, Method, Reason, Task
 from lvm_jax.vi.modes import modes
@@ -105,7 +106,7 @@ def fit(
     Source: Kucukelbir et al. (2017), ADVI; Welandawe et al. (2024); Yao et al. (2018) for k-hat.
     """
     checks.host("vi.fit", INSIDE, key, start)
-    key_fit, *keys = jax.random.split(checks.key(key), 4)
+    key_fit, *keys = split(checks.key(key), 4)
     start, draw_start = check_draw(jax.random.fold_in(key_fit, 1), start)
     log_density = check_posterior(log_density, log_prior, data)
     density, constraint = check_density(log_density, start, constrain)
@@ -121,8 +122,12 @@ def fit(
         raise FloatingPointError(odd)
     draw_start = unconstrained(draw_start, constraint)
     task = Task(density, family, tolerance, budget, draw_start)
-    found = chosen.run(key_fit, task)
-    fitted = _measure(keys, task, found, constraint, num_chunks, odd)
+    with ThreadPoolExecutor(1) as pool:
+        if odd is None:
+            improper.compile_ahead(density, pool)
+            quality.compile_ahead(key, density, MOST_FOR_EVIDENCE * budget, pool)
+        found = chosen.run(key_fit, task)
+        fitted = _measure(keys, task, found, constraint, num_chunks, odd)
     if fitted.reason is Reason.DIVERGED and throw:
         raise FloatingPointError(fitted.problem)
     return fitted._replace(log_density=log_density)
@@ -171,7 +176,7 @@ def _end(
     """The reason, and the problem of a density that has no evidence."""
     if odd is not None:
         return Reason.START_NOT_FINITE, odd
-    problem = improper_leaf(key, density, found.flat)
+    problem = improper.improper_leaf(key, density, found.flat)
     if problem is None and not np.isfinite(elbo):
         problem = (
             "log_density: not finite for draws of q; give `constrain` for a density on a part "
@@ -207,7 +212,7 @@ def _check_method(method: str | Method, family: str | Family, dim: int) -> Metho
 def _odd_leaf(density: Density) -> str | None:
     """A message that names the leaf of the start where value or gradient is not finite, or None."""
     u = np.zeros(density.dim, density.dtype)
-    value, gradient = quality.value_and_grad(u, density)
+    value, gradient = value_and_grad(u, density)
     odd = np.flatnonzero(~np.isfinite(np.asarray(gradient)))
     if np.isfinite(value) and not odd.size:
         return None

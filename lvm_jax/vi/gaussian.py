@@ -2,10 +2,10 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lvm_jax._core.keys import split
 from lvm_jax.typing import Array, Key
 from lvm_jax.vi import natural
 from lvm_jax.vi.blocks import Iteration
@@ -33,7 +33,7 @@ def natural_gradient() -> Method:
 
 def run(key: Key[Array, ""], task: Task) -> Found:
     """The fit from the best normal of a path."""
-    key_start, key_steps = jax.random.split(key)
+    key_start, key_steps = split(key)
     diagonal = task.family == "mean_field"
     if diagonal and task.density.dim > MAX_DENSE:
         found = best_diagonal(key_start, task.density, task.max_evaluations)

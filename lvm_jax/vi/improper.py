@@ -1,5 +1,7 @@
 """A check of far points for densities with an infinite integral."""
 
+from concurrent.futures import Executor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,16 @@ def improper_leaf(key: Key[Array, ""], density: Density, q: Distribution) -> str
         "faster than 1 / distance, and q drifts without end; give this leaf a proper prior, or "
         "leave it out of z"
     )
+
+
+def compile_ahead(density: Density, pool: Executor) -> None:
+    """Compile the evaluations of `improper_leaf` in a thread of the pool."""
+    dim, dtype = density.dim, density.dtype
+    base, number = np.zeros(dim, dtype), min(dim, MAX_AXES)
+    if dim <= MAX_AXES:
+        number += min(dim, NUM_FLAT)
+        _hessian.compile_in(pool, base, density)
+    _slopes.compile_in(pool, base, np.zeros((2 * number, dim), dtype), density)
 
 
 def _lines(

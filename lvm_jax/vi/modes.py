@@ -24,6 +24,7 @@ import numpy as np
 
 from lvm_jax import precision
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax._core.lbfgs import Climb, climb
 from lvm_jax._core.warn import warn
 from lvm_jax.compiling import bounded_jit
@@ -80,7 +81,7 @@ def modes(*, num_paths: int | None = None, start_scale: float = 2.0) -> Method:
         raise ValueError(f"start_scale: expected a number > 0, got {start_scale}")
 
     def run(key: Key[Array, ""], task: Task) -> Found:
-        key_search, key_fit = jax.random.split(key)
+        key_search, key_fit = split(key)
         found = search(key_search, task, num_paths, start_scale)
         _warn_of_unseen(found)
         if len(found.num_paths) > 1:
@@ -196,7 +197,7 @@ def _one(key: Key[Array, ""], task: Task, found: Search) -> Found:
 
     The second is better where the mode has little mass, as in the neck of a funnel.
     """
-    key_start, key_fit, key_mass = jax.random.split(key, 3)
+    key_start, key_fit, key_mass = split(key, 3)
     num_draws = max(min(ONE_DRAWS, int(DRAW_SHARE * task.max_evaluations)), 2)
     alone = task._replace(family="full_rank", max_evaluations=task.max_evaluations - num_draws)
     started = best_normal(key_start, task.density, alone.max_evaluations)
@@ -235,7 +236,7 @@ def _gaussian(flat: FullRankNormal) -> Gaussian:
 
 def _several(key: Key[Array, ""], task: Task, found: Search) -> Found:
     """The mixture of a Gaussian for each mode."""
-    key_refine, key_weights, key_masses = jax.random.split(key, 3)
+    key_refine, key_weights, key_masses = split(key, 3)
     budget = int(REFINE_SHARE * task.max_evaluations)
     refined = refine(key_refine, task, found.normals, budget)
     refined, num_paths = merge(refined, found.num_paths)

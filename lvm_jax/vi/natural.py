@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
@@ -204,7 +205,7 @@ def _diagonal(matrix: Matrix) -> Float[Array, " D"]:
 def _lower_root_of_inverse(matrix: Float[Array, "D D"]) -> Array:
     """Lower L with L L^T = matrix^-1, from the Cholesky factor of the reversed matrix."""
     upper = jnp.linalg.cholesky(matrix[::-1, ::-1])[::-1, ::-1]  # matrix = upper upper^T
-    return solve_triangular(upper, jnp.eye(len(matrix), dtype=matrix.dtype), trans=1, lower=False)
+    return solve_triangular(upper, np.eye(len(matrix), dtype=matrix.dtype), trans=1, lower=False)
 
 
 def _pairs(key: Key[Array, ""], num_samples: int, like: Float[Array, " D"]) -> Float[Array, "S D"]:

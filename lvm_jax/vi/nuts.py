@@ -4,11 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from lvm_jax import distributions
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax.typing import Array, Float, Key, Latent
 from lvm_jax.vi.constraints import Constrained, Constraint, Unconstrained
 from lvm_jax.vi.density import LogDensity
@@ -44,7 +44,7 @@ def nuts_start(key: Key[Array, ""], fit: VariationalFit, num_chains: int) -> Nut
     """
     if not isinstance(fit, VariationalFit):
         raise TypeError(f"fit: expected the result of vi.fit, got a {type(fit).__name__}")
-    key_position, key_draws = jax.random.split(checks.key(key))
+    key_position, key_draws = split(checks.key(key))
     num_chains = checks.integer(num_chains, "num_chains", 1)
     log_density: LogDensity = fit.log_density
     constrain: Callable[[Latent], Latent] = _unchanged

@@ -23,6 +23,7 @@ from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax._core.lbfgs import MAX_EVALUATIONS, Climb, Pairs, climb, usable
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions import FullRankNormal
@@ -63,7 +64,7 @@ def pathfinder(*, num_paths: int = 20, start_scale: float = 2.0) -> Method:
         raise ValueError(f"start_scale: expected a number > 0, got {start_scale}")
 
     def run(key: Key[Array, ""], task: Task) -> Found:
-        key_starts, key_paths, key_mixture = jax.random.split(key, 3)
+        key_starts, key_paths, key_mixture = split(key, 3)
         if task.family == "mixture":
             starts = draw_starts(key_starts, task, num_paths, start_scale)
         else:

@@ -83,7 +83,7 @@ class Defended(NamedTuple):
     @classmethod
     def of(cls, part: ConditionalScales, q: Distribution, share: float) -> "Defended":
         """One part, and q with this share."""
-        parts = jax.tree.map(lambda leaf: jnp.stack([leaf] * MAX_PARTS), part)
+        parts = jax.tree.map(lambda leaf: np.stack([leaf] * MAX_PARTS), part)
         shares = np.full(MAX_PARTS + 1, -np.inf)
         shares[0], shares[-1] = np.log1p(-share), np.log(share)
         return cls(parts, jnp.asarray(shares, part.loc.dtype), q)
@@ -95,7 +95,13 @@ class Defended(NamedTuple):
         shares[place] = -np.inf
         shares += np.log1p(-share) - np.log(np.exp(shares).sum())
         shares[place] = np.log(share)
-        parts = jax.tree.map(lambda all_, new: all_.at[place].set(new), self.parts, part)
+
+        def put(every: Array, one: Array) -> np.ndarray:
+            changed = np.array(every)
+            changed[place] = one
+            return changed
+
+        parts = jax.tree.map(put, self.parts, part)
         return self._replace(parts=parts, log_shares=jnp.asarray(shares, self.log_shares.dtype))
 
     def log_prob(self, value: Float[Array, " D"]) -> Scalar:

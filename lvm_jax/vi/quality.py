@@ -3,6 +3,7 @@
 Source: Yao et al. (2018) for k-hat of q; `vi.boosting`, `vi.far` and `vi.scouts` for log Z.
 """
 
+from concurrent.futures import Executor
 from typing import NamedTuple
 
 import jax
@@ -10,20 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import weights
+from lvm_jax._core.keys import split
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.estimate import Estimate
 from lvm_jax.evidence import Check, Evidence, from_log_weights
-from lvm_jax.typing import Array, Distribution, Float, Key, Scalar
+from lvm_jax.typing import Array, Distribution, Float, Key
+from lvm_jax.vi import chains
 from lvm_jax.vi.adaptive import Drawn, agree, short_of_budget
 from lvm_jax.vi.boosting import MAX_DIM, Measured, boost
 from lvm_jax.vi.density import Density
 from lvm_jax.vi.far import BRIDGE, from_afar
 from lvm_jax.vi.method import Task
 from lvm_jax.vi.modes_table import UNSEEN, Modes
-from lvm_jax.vi.scouts import scout
+from lvm_jax.vi.scouts import compile_ascents, scout
 
 CHUNK = 1_000  # draws in one evaluation of the weights
 MISSED = 0.01  # share of Z at modes without draws, above which they contradict log Z
+
+
+def compile_ahead(key: Key[Array, ""], density: Density, budget: int, pool: Executor) -> None:
+    """Compile the programs of `refine` that do not depend on q in a thread, while q is fitted."""
+    if density.dim <= MAX_DIM and budget >= chains.NARROW.cost:
+        chains.compile_ahead(key, density, chains.NARROW, pool)
+    compile_ascents(density, pool)
 
 
 class First(NamedTuple):
@@ -73,16 +83,16 @@ def refine(key: Key[Array, ""], q: Distribution, task: Task, first: First, budge
     not pay for this.
     """
     importance, density = first.importance, task.density
-    if not np.isfinite(importance.ess) or importance.ess == 0:
+    if not 0 < float(importance.ess) < np.inf:
         return Measured(importance, q, 0)
-    key_near, key_far, key_scouts = jax.random.split(key, 3)
+    key_near, key_far, key_scouts = split(key, 3)
     found = Measured(importance, q, 0)
     if density.dim <= MAX_DIM:
         log_w = np.nan_to_num(np.asarray(first.log_weights), nan=-np.inf, posinf=np.inf)
         drawn = Drawn(np.asarray(first.u), log_w, importance)
         found = boost(key_near, q, density, drawn, budget)
     far = density.dim > MAX_DIM and not importance.reliable
-    if far or found.evidence.failed & int(Check.PARETO):
+    if far or int(found.evidence.failed) & int(Check.PARETO):
         left = budget - found.evaluations
         if left < BRIDGE:
             return found._replace(evidence=short_of_budget(found.evidence))
@@ -122,9 +132,3 @@ def _scouted(key: Key[Array, ""], q: Distribution, task: Task, found: Measured) 
     if scouted.share > MISSED:
         evidence = evidence._replace(failed=evidence.failed | int(Check.CONTRADICTED))
     return Measured(evidence, found.proposal, spent)
-
-
-@bounded_jit(lean=True)
-def value_and_grad(u: Float[Array, " D"], density: Density) -> tuple[Scalar, Array]:
-    """The log-density of one u with its gradient."""
-    return jax.value_and_grad(density)(u)

@@ -5,6 +5,7 @@ mode has mass: the normal of the curvature there is the proposal of a second est
 """
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import precision
+from lvm_jax._core.keys import split
 from lvm_jax._core.lbfgs import climb
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import Evidence
@@ -48,7 +50,7 @@ def scout(
     Half of the starts are draws of q, `WIDTHS` times as far from their mean, the others uniform
     around the start of the fit or of `draw_start`.
     """
-    key_starts, key_q, key_draws = jax.random.split(key, 3)
+    key_starts, key_q, key_draws = split(key, 3)
     cut = np.asarray(largest_log_weight(found), density.dtype)
     half = NUM_SCOUTS // 2
     task = Task(density, "mixture", 0.0, 0, draw_start)
@@ -72,6 +74,12 @@ def scout(
         mass = float(np.exp(np.asarray(log_mass, float) - found.log_evidence))
         share += mass if np.isfinite(mass) else 0.0
     return Scouted(share, spent)
+
+
+def compile_ascents(density: Density, pool: Executor) -> None:
+    """Compile the ascents of `scout` in a thread of the pool."""
+    starts = np.zeros((NUM_SCOUTS, density.dim), density.dtype)
+    climb.compile_in(pool, starts, density, MAX_EVALUATIONS, 1)
 
 
 def _known(end: Float[np.ndarray, " D"], seen: list[tuple[np.ndarray, np.ndarray]]) -> bool:

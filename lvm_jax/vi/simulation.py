@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax.decomposition.calibration import EXPECTED, Calibration, rank, summarize
 from lvm_jax.typing import Array, Distribution, Key, Latent
 from lvm_jax.vi.result import VariationalFit
@@ -64,7 +65,7 @@ def _ranks(
     key: Key[Array, ""], prior: Distribution, simulate: Callable, fit: Callable, num_draws: int
 ) -> Latent:
     """The ranks of one simulation, in the structure of z."""
-    key_z, key_x, key_fit, key_draws, key_ties = jax.random.split(key, 5)
+    key_z, key_x, key_fit, key_draws, key_ties = split(key, 5)
     truth = prior.sample(seed=key_z)
     draws = fit(key_fit, simulate(key_x, truth)).q.sample(seed=key_draws, sample_shape=(num_draws,))
     expected: Any = jax.tree.structure(truth)

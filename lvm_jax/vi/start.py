@@ -10,7 +10,7 @@ import numpy as np
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.typing import Array, Float, Key, Scalar
-from lvm_jax.vi.density import Density
+from lvm_jax.vi.density import Density, value_and_grad
 from lvm_jax.vi.natural import Gaussian, root_of_curvature
 
 ASIDE = 0.01  # standard deviation of the step from a start of gradient 0
@@ -50,7 +50,7 @@ def ascend_path(density: Density, start: Float[np.ndarray, " D"], max_evaluation
     def loss(u: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal count
         count += 1
-        value, gradient = _value_and_grad(np.asarray(u, density.dtype), density)
+        value, gradient = value_and_grad(np.asarray(u, density.dtype), density)
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             return 1e300, np.zeros_like(u)  # the line search then takes a shorter step
         return -float(value), -np.asarray(gradient, float)
@@ -87,15 +87,15 @@ def best_normal(
     number = int(np.clip(NORMAL_SHARE * max_evaluations / cost, 1, 6))
     last = len(path.points) - 1
     rows = np.unique(np.round(last * (1 - np.linspace(0, 1, number) ** 2)).astype(int))
-    unit = Gaussian(jnp.zeros(dim, density.dtype), jnp.eye(dim, dtype=density.dtype))
+    parts = np.zeros(dim, density.dtype), np.eye(dim, dtype=density.dtype)
+    unit = Gaussian(*map(jnp.asarray, parts))
     best = Started(unit, float(_elbo(key, unit, density, diagonal)), path.evaluations + NUM_DRAWS)
     for row in rows[::-1]:
-        normal, elbo = _normal_at(
-            key, np.asarray(path.points[row], density.dtype), density, diagonal
-        )
-        spent = best.evaluations + cost
+        point = np.asarray(path.points[row], density.dtype)
+        normal, found = _normal_at(key, point, density, diagonal)
+        elbo, spent = float(found), best.evaluations + cost
         better = not best.elbo >= elbo and np.isfinite(elbo)
-        best = Started(normal, float(elbo), spent) if better else best._replace(evaluations=spent)
+        best = Started(normal, elbo, spent) if better else best._replace(evaluations=spent)
     return best
 
 
@@ -121,11 +121,6 @@ def best_diagonal(key: Key[Array, ""], density: Density, max_evaluations: int) -
     best = int(np.argmax([float(elbo) for _, elbo in normals]))
     spent = path.evaluations + len(rows) * (NUM_PROBES + NUM_DRAWS)
     return Diagonal(jnp.asarray(points[best]), normals[best][0], spent)
-
-
-@bounded_jit(lean=True)
-def _value_and_grad(u: Float[Array, " D"], density: Density) -> tuple[Scalar, Array]:
-    return jax.value_and_grad(density)(u)
 
 
 @bounded_jit(3, lean=True)

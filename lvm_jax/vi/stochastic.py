@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lvm_jax._core import checks
+from lvm_jax._core.keys import split
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.distributions.affine import Affine, log_det, solve_transposed
 from lvm_jax.gradients.base import Surrogate, find_estimate
@@ -67,7 +68,7 @@ def adam(
         optimizer = optax.chain(optax.clip_by_global_norm(LARGEST_NORM), optax.adam(1.0))
 
     def run(key: Key[Array, ""], task: Task) -> Found:
-        key_start, key_init, key_steps = jax.random.split(key, 3)
+        key_start, key_init, key_steps = split(key, 3)
         coordinates, spent = _start(key_start, task)
         family = as_family(task.family, task.density.dim)
         eta = family.init(key_init)
