@@ -272,6 +272,7 @@ PROBLEMS: dict[str, Callable[[], Make]] = {
     **{f"two modes, D = {d}": partial(standard, problems.two_modes, d) for d in (2, 4, 8, 16)},
     **{f"four modes, D = {d}": partial(four_modes, d) for d in (2, 3, 4)},
     "funnel, D = 2": lambda: of_target(problems.funnel(2), *normal(2, 3.0)),
+    "funnel, D = 3": lambda: of_target(problems.funnel(3), *normal(3, 3.0)),
     "funnel, D = 10": lambda: of_target(problems.funnel(10), *normal(10, 3.0)),
     "heavy tails": lambda: of_library(problems.heavy_tails(2)),
     "Cauchy likelihood": cauchy,

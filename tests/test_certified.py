@@ -148,8 +148,10 @@ def test_scouts_find_the_mode_that_q_misses(missed, without_tails):
     found, holds = missed(32)
     assert found.within.all()
     assert holds.mean() > 0.95 - 4 * (0.95 * 0.05 / holds.size) ** 0.5
-    # 32 of the prior, 16 of q, and 16 of simulated pairs.
-    assert found.rounds[0] == evidence.Round("search", 64, 64, 1)
+    # 32 of the prior, 16 of q, and 16 of simulated pairs; several modes are searched for again.
+    assert found.rounds[:4] == (evidence.Round("search", 64, 64, 1),) * 4
+    assert (found.search.starts == 4 * 64).all()
+    assert (found.search.scouts == 4 * 32).all()
     assert (found.search.num_modes == 2).all()
     assert not found.contradicted.any()  # as it gets its share of the draws
 

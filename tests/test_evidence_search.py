@@ -1,6 +1,7 @@
 """The search for modes: which it finds, what it costs, and what it leaves."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,11 @@ import pytest
 from model_cases import quick_jit
 
 from lvm_jax import distributions, evidence
-from lvm_jax.evidence import Check
+from lvm_jax.evidence import Check, rounds
+from lvm_jax.evidence.fitting import Loose
 from lvm_jax.evidence.merging import NONE
+from lvm_jax.evidence.modes import SLOTS, Modes
+from lvm_jax.evidence.scouting import LOOSE, Searched, joined
 from lvm_jax.evidence.search import BATCH, Starts, search
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model
@@ -249,3 +253,85 @@ def test_an_unbounded_likelihood_is_named_and_not_certified():
     assert "it seems to be unbounded" in found.statement(0)
     assert not found.contradicted.any()
     assert set(found.method) == {"importance"}  # more budget for chains would not help
+
+
+class Content(NamedTuple):
+    """p(x | z) of a target that does not depend on x."""
+
+    z: jax.Array
+
+    def sample(self, *, seed, sample_shape=()):
+        return jnp.zeros(1)
+
+    def log_prob(self, x):
+        return rare(self.z) - WIDE.log_prob(self.z)
+
+
+WIDE = distributions.normal(jnp.zeros(2), jnp.full(2, 4.0))
+
+
+def rare(z):
+    """Two wide normals, and a narrow one with 5% of the mass in a basin of 1% of the prior."""
+    means, scales = jnp.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 4.0]]), jnp.array([0.7, 0.7, 0.05])
+    each = jax.scipy.stats.norm.logpdf(z[None], means, scales[:, None]).sum(1)
+    return jax.nn.logsumexp(jnp.log(jnp.array([0.5, 0.45, 0.05])) + each)
+
+
+def test_a_point_with_several_modes_is_searched_again_for_a_rare_one(monkeypatch):
+    model = Model(lambda key: (), lambda _: WIDE, lambda _, z: Content(z))
+    guide = Guide(lambda key: (), lambda _, x: WIDE)
+    found, x = {}, np.zeros((40, 1), np.float32)
+    for again in (0, 3):
+        monkeypatch.setattr(rounds, "AGAIN", again)
+        run = rounds.Runner(jax.random.key(2), model(()), guide(()), x, None, 1e5, 64)
+        found[again], sizes = run.search()
+        assert sizes == [40] * (1 + again)
+    once, more = found[0], found[3]
+    assert set(once.number.tolist()) == {2, 3}
+    assert (more.number == 3).sum() > (once.number == 3).sum() + 10
+    # A mode keeps its slot, and the starts that reached it add up.
+    rows = np.arange(40)[:, None], np.arange(2)[None]
+    np.testing.assert_array_equal(more.modes.means[rows], once.modes.means[rows])
+    assert (more.reached[:, :2] > once.reached[:, :2]).all()
+    np.testing.assert_array_equal(more.reached.sum(1), more.climbed)
+    np.testing.assert_array_equal(more.climbed, 4 * (BATCH + 64))
+    np.testing.assert_array_equal(more.scouts, 4 * 64)
+    # On normals that do not overlap most starts cost one evaluation.
+    assert (more.cost < 4.5 * once.cost.mean()).all()
+    # A tenth of the budget pays for all of them.
+    monkeypatch.setattr(rounds, "AGAIN_SHARE", 1.9 * once.cost.max() / 1e5)
+    run = rounds.Runner(jax.random.key(2), model(()), guide(()), x, None, 1e5, 64)
+    short, sizes = run.search()
+    assert len(sizes) < 4
+    assert (short.cost <= 1.9 * once.cost.max()).all()
+
+
+def test_starts_of_a_search_that_is_cut_short_are_no_scouts():
+    slots = SLOTS + 3
+    modes = Modes(np.zeros((2, slots, 1)), np.ones((2, slots, 1, 1)), np.full((2, slots), -np.inf))
+    one = Searched(
+        modes, np.array([2, 1]), np.array([[3, 1], [4, 0]]), np.array([4, 4]), np.array([2, 2]),
+        np.zeros(2, int), np.zeros(2, bool), np.zeros(2, bool),
+        Loose(np.zeros((2, LOOSE, 1)), np.full((2, LOOSE), -np.inf)), np.array([10, 20]),
+    )  # fmt: skip
+    own = jax.tree.map(lambda leaf: leaf[:1], one)
+    heights = own.modes.heights.copy()
+    heights[0, :3] = 0.0
+    more = own._replace(
+        modes=own.modes._replace(heights=heights), number=np.array([3]),
+        reached=np.array([[2, 1]]), loose=Loose(np.ones((1, LOOSE, 1)), np.zeros((1, LOOSE))),
+    )  # fmt: skip
+    cut = joined(one, more._replace(climbed=np.array([3]), unfinished=np.array([1])), np.array([0]))
+    whole = joined(one, more, np.array([0]))
+    assert cut.scouts.tolist() == [2, 2]
+    assert whole.scouts.tolist() == [4, 2]
+    assert cut.climbed.tolist() == [7, 4]
+    assert whole.climbed.tolist() == [8, 4]
+    for found in (cut, whole):
+        assert found.reached.tolist() == [[5, 2], [4, 0]]
+        assert found.cost.tolist() == [20, 20]
+        assert found.number.tolist() == [3, 1]
+        assert (found.modes.heights[0] > -np.inf).sum() == 3
+        assert found.unfinished.tolist() == [0, 0]
+        assert (found.loose.z[0] == 1).all()
+        assert (found.loose.z[1] == 0).all()

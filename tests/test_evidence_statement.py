@@ -33,15 +33,15 @@ def test_statements_name_the_condition():
     found = search()
     words = found.statement(0, 0.05)
     assert words.startswith(
-        "holds if no unvisited basin of more than 0.58% of the prior's mass carries more than "
-        "0.049 of the evidence; 3 modes (0.7, 0.2, 0.1) from 544 ascents, 0.18% unseen"
+        "holds if unvisited basins carry at most 0.049 of the evidence (a basin of 0.58% of the "
+        "prior's mass is visited at 95%); 3 modes (0.7, 0.2, 0.1) from 544 ascents, 0.18% unseen"
     )
     assert "1 mode (1) from" in found.statement(1, 0.05)
     none = np.zeros((2, 0))
     discrete = search(reached=none, masses=none, is_mode=none.astype(bool))
     assert discrete.statement(0, 0.05) == (
-        "holds if no unvisited set of more than 0.58% of the prior's mass carries more than 0.049 "
-        "of the evidence; 512 draws of the prior, without ascents"
+        "holds if unvisited sets carry at most 0.049 of the evidence (a set of 0.58% of the "
+        "prior's mass is visited at 95%); 512 draws of the prior, without ascents"
     )
     assert repr(found) == (
         "Search(544 starts or more, 1 to 3 modes; a basin of 0.58% of the prior may be unvisited)"

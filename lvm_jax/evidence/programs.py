@@ -90,7 +90,7 @@ def find_modes(
     key: Key[Array, ""],
     p: Generative,
     q: ConditionalDensity,
-    points: tuple[Array, Any],
+    points: tuple[Array, Any, Modes],
     sizes: tuple[Int[Array, ""], Int[Array, ""]],
     num_scouts: int,
     simulates: bool,
@@ -99,17 +99,17 @@ def find_modes(
 ) -> Searched:
     """The modes that ascents from the prior, q and other data of the model find; leaves [N].
 
-    `sizes` are the number of points, and the budget of one.
+    `points` are (index, x, known modes). `sizes` are the number of points, and the budget of one.
     """
     key_pairs, key_points = jax.random.split(key)
     pairs = None
     if simulates:
         pairs = jax.vmap(p.sample)(jax.random.split(key_pairs, SIMULATED))
 
-    def one(point: tuple[Array, Any]) -> Searched:
-        index, x = point
+    def one(point: tuple[Array, Any, Modes]) -> Searched:
+        index, x, known = point
         own = jax.random.fold_in(key_points, index)
-        return search_point(own, p, q, x, pairs, num_scouts, symmetries, sizes[1])
+        return search_point(own, p, q, x, pairs, num_scouts, symmetries, sizes[1], known)
 
     return map_first_points(one, points, together, sizes[0])
 

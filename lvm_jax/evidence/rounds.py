@@ -12,7 +12,7 @@ from lvm_jax import annealing, compiling
 from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_of
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.tuning import MOST
-from lvm_jax.evidence import neighbours, pareto, programs, tails
+from lvm_jax.evidence import neighbours, pareto, programs, scouting, tails
 from lvm_jax.evidence.fitting import EDGE, Edge, Loose, Pilot, first_shares
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.evidence.modes import SLOTS, Modes
@@ -41,6 +41,7 @@ SHORT = 16 * CHUNK_SIZE  # the most draws for which the short tail is used
 FEW_MODES, SPARE = 6, 1  # slots if they suffice, of which one stays free for a pilot
 DEFENSIVE = 0.05  # shares of q and the prior below which annealed chains do not start there
 SEARCH_SHARE = 0.5  # of the budget
+AGAIN, AGAIN_SHARE = 3, 0.1  # further searches of a point with several modes, of the budget for all
 PRIOR_SHARE = 0.02  # least share of the prior in the proposal, where there are scouts
 SEARCH, MOVES, NESTING, TAILS = 2, 3, 20, 21  # stages of keys
 NUM_LIVE = 500  # points of nested sampling
@@ -81,29 +82,52 @@ class Runner:
         self.shares = first_shares(None, np.zeros(self.num_points), self.prior_share)  # of a pilot
         self.proposal = Proposal(None, self.shares)
 
-    def search(self) -> Searched:
-        """Search for the modes of all points, and set the proposal and the loose ends."""
-        every, together = np.arange(self.num_points), rows_for_device(BATCH) // BATCH
-        rows = compiling.pad_rows((every, self.x), self.size)
+    def search(self) -> tuple[Searched, list[int]]:
+        """Search for the modes of all points, and set the proposal and the loose ends.
+
+        Where there are several, up to AGAIN more searches have other starts, within AGAIN_SHARE of
+        the budget. Returns the number of points of each search, too.
+        """
         budget = int(min(SEARCH_SHARE * self.budget, 2**30))
-        parts = self._key(SEARCH, self.num_scouts), self.p, self.q, rows
         simulates = _simulates(self.p, self.x)
-        found = programs.find_modes(
-            *parts, tuple(_traced(len(every), budget)), self.num_scouts,
-            simulates, self.symmetries, min(together, self.size),
-        )  # fmt: skip
-        found = compiling.first_rows(found, len(every))
+        unused = scouting.unused(self.p, self.x)
+        found = self._find_modes(np.arange(self.num_points), unused, budget, simulates, 0)
+        sizes = [self.num_points]
+        for turn in range(1, 1 + AGAIN):
+            several = (found.number > 1) & ~found.full & (found.unfinished == 0)
+            cheap = found.cost * (1 + 1 / turn) <= AGAIN_SHARE * self.budget
+            points = np.flatnonzero(several & cheap)
+            if not len(points):
+                break
+            known = jax.tree.map(lambda leaf: leaf[:, :SLOTS], rows_of(found.modes, points))
+            limit = int(AGAIN_SHARE * self.budget)
+            more = self._find_modes(points, known, limit, simulates, turn)
+            found = scouting.joined(found, more, points)
+            sizes.append(len(points))
         if not simulates and self.num_points > 1:
             found = neighbours.spread(self.x, found, partial(self._follow, found.cost, budget))
         found = found._replace(modes=_first_slots(found.modes))
         self.loose = found.loose
         self.shares = first_shares(found.modes, np.asarray(found.number), self.prior_share)
         self.proposal = Proposal(found.modes, self.shares)
-        return found
+        return found, sizes
+
+    def _find_modes(
+        self, points: np.ndarray, known: Modes, budget: int, simulates: bool, turn: int
+    ) -> Searched:
+        """The search of some points with `known` modes, each turn from other starts."""
+        rows = compiling.pad_rows((points, rows_of(self.x, points), known), self.size)
+        key, together = self._key(SEARCH, self.num_scouts), rows_for_device(BATCH) // BATCH
+        found = programs.find_modes(
+            jax.random.fold_in(key, turn) if turn else key, self.p, self.q, rows,
+            tuple(_traced(len(points), budget)), self.num_scouts, simulates, self.symmetries,
+            min(together, self.size),
+        )  # fmt: skip
+        return compiling.first_rows(found, len(points))
 
     def _follow(
         self,
-        spent: np.ndarray,
+        spent: Array,
         budget: int,
         points: np.ndarray,
         rows: np.ndarray,

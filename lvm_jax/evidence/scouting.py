@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from lvm_jax import annealing, weights
-from lvm_jax._core.batching import rows_of
+from lvm_jax._core.batching import num_rows, rows_of
 from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.fitting import Loose
 from lvm_jax.evidence.merging import FULL, NONE, OPEN, UNUSED
@@ -42,6 +43,7 @@ class Searched(NamedTuple):
     number: Int[Array, " N"]  # modes
     reached: Int[Array, "N K"]  # starts that ended in each mode
     climbed: Int[Array, " N"]  # starts whose path has ended
+    scouts: Int[Array, " N"]  # those of them that are draws of the prior
     unfinished: Int[Array, " N"]  # starts that the budget did not pay for
     full: Bool[Array, " N"]  # there are more modes than slots
     unbounded: Bool[Array, " N"]  # log p(x | z) is steep at an end above all modes
@@ -58,8 +60,9 @@ def search_point(
     num_scouts: int,
     symmetries: Symmetries,
     budget: Int[Array, ""],
+    known: Modes,
 ) -> Searched:
-    """The modes of one point; `pairs` (z, x) are draws of the model, or None."""
+    """The modes of one point, with those `known`; `pairs` (z, x) of the model, or None."""
     starts, unravel = _starts(key, p, q, x, pairs, num_scouts, SLOTS * len(symmetries))
 
     def images(means: Array) -> Array:
@@ -68,7 +71,8 @@ def search_point(
             -1, means.shape[1]
         )
 
-    found = search(_densities(p, x, unravel), starts, images if symmetries else None, budget)
+    own = images if symmetries else None
+    found = search(_densities(p, x, unravel), starts, own, budget, known)
     end = found.end[: starts.number]
     none = (found.end <= NONE) & (found.end != UNUSED) & jnp.isfinite(found.value)
     value, rows = jax.lax.top_k(jnp.where(none, found.value, -jnp.inf), LOOSE)
@@ -80,12 +84,53 @@ def search_point(
         found.modes.number,
         jax.nn.one_hot(end, SLOTS, dtype=jnp.int32).sum(0),
         (end != OPEN).sum(),
+        (end[BATCH:] != OPEN).sum(),
         (end == OPEN).sum(),
         (found.end == FULL).any(),
         ((value > found.modes.heights.max())[:, None] & (steepness > STEEP)).any(),
         Loose(jax.vmap(unravel)(found.z[rows]), value),
         found.evaluations,
     )
+
+
+def unused(p: Generative, x: Any) -> Modes:
+    """Modes of no point of x, leaves [N, SLOTS, ...]."""
+
+    def draw() -> Array:
+        drawn = weights.draw(jax.random.key(0), p.prior(rows_of(x, 0)), 1)
+        return ravel_pytree(jax.tree.map(lambda leaf: leaf[0], drawn))[0]
+
+    flat, shape = jax.eval_shape(draw), (num_rows(x), SLOTS)
+    eye = np.broadcast_to(np.eye(flat.size, dtype=flat.dtype), (*shape, flat.size, flat.size))
+    parts = np.zeros(eye.shape[:-1], flat.dtype), eye, np.full(shape, -np.inf, flat.dtype)
+    return Modes._make(parts)
+
+
+def joined(found: Searched, more: Searched, points: Int[np.ndarray, " P"]) -> Searched:
+    """The search with another one of some points, whose `known` modes were those of the first.
+
+    Scouts of a search that the budget cut short do not count: those in narrow basins climb longest.
+    """
+
+    def put(old: Any, new: Any) -> np.ndarray:
+        every = np.array(old)
+        every[points] = new
+        return every
+
+    own = rows_of(found, points)
+    modes = jax.tree.map(
+        lambda a, b: np.concatenate([b[:, :SLOTS], a[:, SLOTS:]], 1), own.modes, more.modes
+    )
+    both = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), own.loose, more.loose)
+    best = np.argsort(-both.log_p, 1, kind="stable")[:, :LOOSE]
+    rows = np.arange(len(points))[:, None]
+    new = Searched(
+        modes, more.number, own.reached + more.reached, own.climbed + more.climbed,
+        own.scouts + np.where(more.unfinished == 0, more.scouts, 0), own.unfinished,
+        own.full | more.full, own.unbounded | more.unbounded,
+        jax.tree.map(lambda leaf: leaf[rows, best], both), own.cost + more.cost,
+    )  # fmt: skip
+    return jax.tree.map(put, found, new)
 
 
 def _beyond(prior: Float[Array, "S D"]) -> Modes:

@@ -52,15 +52,17 @@ def search(run: Runner, state: State) -> np.ndarray:
         scouts, none = np.full(len(every), run.num_scouts), np.zeros((len(every), 0))
         state.search = Search(scouts, scouts, none, none, none.astype(bool))
         return np.zeros(run.num_points, int)
-    found = run.search()
+    found, sizes = run.search()
     climbed, late, reached = map(np.asarray, (found.climbed, found.unfinished, found.reached))
     total = climbed + late
-    state.spend(every, Round(SEARCH, len(every), int(total[0]), 1), np.asarray(found.cost))
+    searches = [Round(SEARCH, size, BATCH + run.num_scouts, 1) for size in sizes]
+    state.spend(every, searches[0], np.asarray(found.cost))
+    state.rounds += searches[1:]
     slots = found.modes.heights.shape[1]
     reached = np.pad(reached, ((0, 0), (0, max(slots - reached.shape[1], 0))))[:, :slots]
     is_mode = np.arange(slots)[None] < np.asarray(found.number)[:, None]
-    scouts = np.maximum(climbed - BATCH, 0)
-    state.search = Search(climbed, scouts, reached, np.zeros(is_mode.shape), is_mode)
+    none = np.zeros(is_mode.shape)
+    state.search = Search(climbed, np.asarray(found.scouts), reached, none, is_mode)
     cost = np.asarray(found.cost) * total / np.maximum(climbed, 1) / SEARCH_SHARE
     endless = np.asarray(found.unbounded)
     state.least_budget[:] = np.where((late > UNFINISHED * total) & ~endless, cost, 0.0)

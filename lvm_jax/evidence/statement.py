@@ -66,8 +66,8 @@ class Search(NamedTuple):
         basin, discrete = self.basin[point], self.is_mode.shape[1] == 0
         where = "set" if discrete else "basin"
         condition = (
-            f"holds if no unvisited {where} of more than {basin:.2%} of the prior's mass carries "
-            f"more than {share:.2g} of the evidence"
+            f"holds if unvisited {where}s carry at most {share:.2g} of the evidence "
+            f"(a {where} of {basin:.2%} of the prior's mass is visited at {1 - RISK:.0%})"
         )
         if discrete:
             return f"{condition}; {self.scouts[point]} draws of the prior, without ascents"
