@@ -164,6 +164,27 @@ def test_what_differs_is_told_apart(pair):
     assert [known.first(one) is one for one in pair] == [True, True]
 
 
+SCHEDULES = {
+    "cosine": cosine,
+    "exponential": lambda: optax.exponential_decay(0.05, 10, 0.8),
+    "linear": lambda: optax.linear_schedule(0.1, 0.01, 10),
+    "warm-up": lambda: optax.warmup_cosine_decay_schedule(0.0, 0.1, 10, 100),
+    "piecewise": lambda: optax.piecewise_constant_schedule(0.1, {10: 0.1}),
+    "one cycle": lambda: optax.cosine_onecycle_schedule(100, 0.1),
+    "sgdr": lambda: optax.sgdr_schedule([{"decay_steps": 10, "init_value": 0.0, "peak_value": 0.1, "warmup_steps": 2}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_schedule_that_has_run_is_that_of_another_call(make):
+    """optax's cosine decay changes its closure at the first call."""
+    known = StructureCache()
+    first = make()
+    assert known.first(first) is first
+    first(jnp.int32(3))
+    assert known.first(make()) is first
+
+
 def test_a_function_that_has_changed_is_not_taken_for_another():
     """What it closes over is read again: a program made later would be of the new value."""
 

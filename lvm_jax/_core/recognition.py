@@ -19,6 +19,9 @@ import numpy as np
 MOST_STORED = 1_024  # maximum number of stored objects
 MOST_BYTES = 2**20  # larger arrays are compared by identity
 
+# Functions that convert the integers that they close over to floats at their first call.
+FLOATING = {("optax.schedules._schedule", "cosine_decay_schedule.<locals>.schedule")}
+
 
 class ByIdentity:
     """A key with identity comparison, which keeps its object alive."""
@@ -116,6 +119,8 @@ def _parts(value: Any) -> list[Any] | None:
     """The parts of a value; None for an indivisible value."""
     if isinstance(value, types.FunctionType):
         cells = [contents(cell) for cell in value.__closure__ or ()]
+        if (value.__module__, value.__qualname__) in FLOATING:
+            cells = [float(cell) if isinstance(cell, int) else cell for cell in cells]
         named = (value.__defaults__, value.__kwdefaults__, value.__dict__)
         return [ByIdentity(value.__globals__), value.__code__, *cells, *named]
     if isinstance(value, types.MethodType):
