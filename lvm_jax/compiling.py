@@ -12,8 +12,9 @@ this limit XLA fails with a segmentation fault.
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from concurrent.futures import Executor
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache, update_wrapper
 from typing import Any, NamedTuple
 
@@ -241,6 +242,19 @@ def bounded_jit(
     a program that runs once or a few times.
     """
     return lambda function: BoundedJit(function, static_argnums, lean)
+
+
+@contextmanager
+def in_background() -> Iterator[Executor]:
+    """A pool of one thread for `BoundedJit.compile_in`.
+
+    The end does not wait for the thread: a program that it has not compiled yet waits when called.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
 
 
 def count_maps() -> int:

@@ -108,27 +108,29 @@ def test_only_the_first_points_are_computed(together, number):
     [(1, 1), (3, 2), (7, 4), (15, 8), (17, 32), (90, 64), (1_100, 96)],
 )
 def test_few_points_make_a_small_batch(number, together):
-    assert costly_batch_size(1_000, 10, number, LONG - 1) == together
+    assert costly_batch_size(1_000, 10, number, LONG) == together
 
 
 @pytest.mark.parametrize("rows, programs", [(16, 39), (4, 48)])
 def test_batches_of_long_runs_have_few_sizes_and_little_padding(rows, programs):
-    sizes = {number: costly_batch_size(1_000, rows, number, LONG) for number in range(16, 1_025)}
+    sizes = {
+        number: costly_batch_size(1_000, rows, number, LONG + 1) for number in range(16, 1_025)
+    }
     computed = {number: -(-number // size) * size for number, size in sizes.items()}
     assert all(number <= computed[number] <= 1.125 * number for number in sizes)
     assert max(sizes.values()) == 1_000 // rows
     assert len({(bucket(number), size) for number, size in sizes.items()}) == programs  # of 1,009
 
 
-@pytest.mark.parametrize("cost", [1, LONG])
+@pytest.mark.parametrize("cost", [1, LONG + 1])
 def test_a_batch_below_16_points_is_a_power_of_two_at_any_cost(cost):
     assert [costly_batch_size(1_000, 16, number, cost) for number in (3, 15)] == [2, 8]
     assert costly_batch_size(1_000, 64, 17, cost) == 8
 
 
 def test_batches_of_long_runs_depend_on_the_number_of_points():
-    assert [costly_batch_size(1_000, 16, number, LONG) for number in (17, 100)] == [18, 52]
-    assert [costly_batch_size(1_000, 16, number, LONG - 1) for number in (17, 100)] == [32, 32]
+    assert [costly_batch_size(1_000, 16, number, LONG + 1) for number in (17, 100)] == [18, 52]
+    assert [costly_batch_size(1_000, 16, number, LONG) for number in (17, 100)] == [32, 32]
 
 
 class Stop(Exception):

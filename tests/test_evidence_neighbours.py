@@ -6,7 +6,7 @@ import numpy as np
 from model_cases import quick_jit
 
 from lvm_jax import distributions, evidence, problems
-from lvm_jax.evidence import neighbours, rounds
+from lvm_jax.evidence import neighbours, scouting
 from lvm_jax.evidence.modes import Modes
 from lvm_jax.evidence.scouting import FOLLOWED, follow_point
 from lvm_jax.models import Model
@@ -42,7 +42,7 @@ def test_modes_are_followed_from_simulated_data_and_from_other_points(monkeypatc
     assert (followed.search.num_modes == 2).all()
     assert followed.within.mean() > 0.8
     assert np.abs(followed.log_evidence - data.log_evidence)[followed.within].max() < 0.1
-    monkeypatch.setattr(rounds, "_simulates", lambda p, x: False)
+    monkeypatch.setattr(scouting, "simulates", lambda p, x: False)
     found = run()
     monkeypatch.setattr(neighbours, "TURNS", 0)
     alone = run()

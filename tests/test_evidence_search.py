@@ -10,11 +10,12 @@ import pytest
 from model_cases import quick_jit
 
 from lvm_jax import distributions, evidence
-from lvm_jax.evidence import Check, rounds
+from lvm_jax.evidence import Check, again, programs, rounds
+from lvm_jax.evidence.again import joined, search_again
 from lvm_jax.evidence.fitting import Loose
 from lvm_jax.evidence.merging import NONE
 from lvm_jax.evidence.modes import SLOTS, Modes
-from lvm_jax.evidence.scouting import LOOSE, Searched, joined
+from lvm_jax.evidence.scouting import LOOSE, Searched
 from lvm_jax.evidence.search import BATCH, Starts, search
 from lvm_jax.guides import Guide
 from lvm_jax.models import Model
@@ -277,16 +278,33 @@ def rare(z):
     return jax.nn.logsumexp(jnp.log(jnp.array([0.5, 0.45, 0.05])) + each)
 
 
-def test_a_point_with_several_modes_is_searched_again_for_a_rare_one(monkeypatch):
+@pytest.fixture
+def search_of(monkeypatch):
+    """The search of 40 seeds of `rare`, and the keys of its programs."""
     model = Model(lambda key: (), lambda _: WIDE, lambda _, z: Content(z))
     guide = Guide(lambda key: (), lambda _, x: WIDE)
-    found, x = {}, np.zeros((40, 1), np.float32)
-    for again in (0, 3):
-        monkeypatch.setattr(rounds, "AGAIN", again)
-        run = rounds.Runner(jax.random.key(2), model(()), guide(()), x, None, 1e5, 64)
-        found[again], sizes = run.search()
-        assert sizes == [40] * (1 + again)
-    once, more = found[0], found[3]
+    find_modes, seen = programs.find_modes, []
+
+    def find(key, *args):
+        seen.append(key)
+        return find_modes(key, *args)
+
+    def run(turns, points=slice(None), budget=1e5):
+        seen.clear()
+        monkeypatch.setattr(again, "TURNS", turns)
+        x = np.zeros((40, 1), np.float32)[points]
+        return rounds.Runner(jax.random.key(2), model(()), guide(()), x, None, budget, 64).search()
+
+    monkeypatch.setattr(programs, "find_modes", find)
+    return run, seen
+
+
+def test_a_point_with_several_modes_is_searched_again_for_a_rare_one(search_of):
+    run, seen = search_of
+    once, sizes = run(0)
+    assert sizes == [40]
+    more, sizes = run(3)
+    assert sizes == [40] * 4
     assert set(once.number.tolist()) == {2, 3}
     assert (more.number == 3).sum() > (once.number == 3).sum() + 10
     # A mode keeps its slot, and the starts that reached it add up.
@@ -298,40 +316,99 @@ def test_a_point_with_several_modes_is_searched_again_for_a_rare_one(monkeypatch
     np.testing.assert_array_equal(more.scouts, 4 * 64)
     # On normals that do not overlap most starts cost one evaluation.
     assert (more.cost < 4.5 * once.cost.mean()).all()
-    # A tenth of the budget pays for all of them.
-    monkeypatch.setattr(rounds, "AGAIN_SHARE", 1.9 * once.cost.max() / 1e5)
-    run = rounds.Runner(jax.random.key(2), model(()), guide(()), x, None, 1e5, 64)
-    short, sizes = run.search()
-    assert len(sizes) < 4
-    assert (short.cost <= 1.9 * once.cost.max()).all()
+    # No key of a turn is one of another: find_modes splits its key, and folds the points in.
+    used = [key for one in seen for key in (one, *jax.random.split(one))]
+    own = jax.vmap(jax.random.fold_in, (None, 0))
+    used += [key for one in seen for key in own(jax.random.split(one)[1], np.arange(40))]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in used}) == len(used)
 
 
-def test_starts_of_a_search_that_is_cut_short_are_no_scouts():
-    slots = SLOTS + 3
-    modes = Modes(np.zeros((2, slots, 1)), np.ones((2, slots, 1, 1)), np.full((2, slots), -np.inf))
-    one = Searched(
-        modes, np.array([2, 1]), np.array([[3, 1], [4, 0]]), np.array([4, 4]), np.array([2, 2]),
-        np.zeros(2, int), np.zeros(2, bool), np.zeros(2, bool),
-        Loose(np.zeros((2, LOOSE, 1)), np.full((2, LOOSE), -np.inf)), np.array([10, 20]),
+def test_a_tenth_of_the_budget_limits_the_searches_of_each_point(search_of):
+    run, _ = search_of
+    once, _ = run(0)
+    budget = 20.0 * np.median(once.cost)  # half of the points have a first search above 1/20
+    every, sizes = run(3, budget=budget)
+    assert 10 < sizes[1] < 30
+    np.testing.assert_array_equal(every.scouts == 64, 2 * once.cost > budget / 10)
+    assert (every.cost <= np.maximum(once.cost, budget / 10)).all()
+
+
+def test_a_point_that_costs_too_much_is_not_searched_again_later():
+    """With a tenth of 100: 66 + 66 > 100 in turn 1, though 66 + 66 / 2 < 100."""
+    seen = []
+
+    def find_modes(points, known, left, turn):
+        seen.append((points.tolist(), left.tolist(), turn))
+        return jax.tree.map(lambda leaf: leaf[points], first)._replace(cost=np.full(len(points), 5))
+
+    first = results(number=np.array([2, 2, 1]), cost=np.array([66, 10, 10]))
+    found, sizes = search_again(find_modes, first, 1_000.0)
+    assert seen == [([1], [90], 1), ([1], [85], 2), ([1], [80], 3)]
+    assert sizes == [1, 1, 1]
+    assert found.cost.tolist() == [66, 25, 10]
+    search_again(find_modes, first, 1e13)
+    assert seen[-1][1] == [2**30] * 2  # an int32
+
+
+def results(**changes):
+    """Results of searches of a few points, with three slots of `reached`."""
+    number = len(changes["number"])
+    shape, zeros = (number, SLOTS + 3), np.zeros(number, int)
+    modes = Modes(np.zeros((*shape, 1)), np.ones((*shape, 1, 1)), np.full(shape, -np.inf))
+    loose = Loose(np.zeros((number, LOOSE, 1)), np.full((number, LOOSE), -np.inf))
+    parts = Searched(
+        modes, zeros, np.zeros((number, 3), int), zeros + 4, zeros + 2, zeros, zeros > 0, zeros > 0,
+        loose, zeros,
     )  # fmt: skip
-    own = jax.tree.map(lambda leaf: leaf[:1], one)
-    heights = own.modes.heights.copy()
+    return parts._replace(**changes)
+
+
+def test_starts_of_a_search_that_is_cut_short_do_not_count():
+    one = results(
+        number=np.array([2, 1]), reached=np.array([[3, 1, 0], [4, 0, 0]]), cost=np.array([10, 20])
+    )
+    heights = one.modes.heights[:1].copy()
     heights[0, :3] = 0.0
-    more = own._replace(
-        modes=own.modes._replace(heights=heights), number=np.array([3]),
-        reached=np.array([[2, 1]]), loose=Loose(np.ones((1, LOOSE, 1)), np.zeros((1, LOOSE))),
+    more = results(
+        number=np.array([3]), reached=np.array([[2, 1, 1]]), cost=np.array([10]),
+        modes=jax.tree.map(lambda leaf: leaf[:1], one.modes)._replace(heights=heights),
+        loose=Loose(np.ones((1, LOOSE, 1)), np.zeros((1, LOOSE))),
     )  # fmt: skip
-    cut = joined(one, more._replace(climbed=np.array([3]), unfinished=np.array([1])), np.array([0]))
-    whole = joined(one, more, np.array([0]))
-    assert cut.scouts.tolist() == [2, 2]
+    points = np.array([0])
+    whole = joined(one, more, points)
+    cut = joined(one, more._replace(climbed=np.array([3]), unfinished=np.array([1])), points)
     assert whole.scouts.tolist() == [4, 2]
-    assert cut.climbed.tolist() == [7, 4]
+    assert cut.scouts.tolist() == [2, 2]
     assert whole.climbed.tolist() == [8, 4]
-    for found in (cut, whole):
-        assert found.reached.tolist() == [[5, 2], [4, 0]]
+    assert cut.climbed.tolist() == [5, 4]  # with that of the new mode
+    assert whole.reached.tolist() == [[5, 2, 1], [4, 0, 0]]
+    assert cut.reached.tolist() == [[3, 1, 1], [4, 0, 0]]
+    for found in (whole, cut):
         assert found.cost.tolist() == [20, 20]
         assert found.number.tolist() == [3, 1]
         assert (found.modes.heights[0] > -np.inf).sum() == 3
         assert found.unfinished.tolist() == [0, 0]
         assert (found.loose.z[0] == 1).all()
         assert (found.loose.z[1] == 0).all()
+    assert one.cost.tolist() == [10, 20]
+
+
+def test_integers_without_moves_are_refused():
+    class Bits(NamedTuple):
+        logits: jax.Array
+
+        def sample(self, *, seed, sample_shape=()):
+            return jax.random.bernoulli(seed, 0.5, (*sample_shape, 2)).astype(jnp.int32)
+
+        def log_prob(self, z):
+            return -2 * jnp.log(2.0)
+
+    bits = Bits(jnp.zeros(2))
+    model = Model(
+        lambda key: (), lambda _: bits, lambda _, z: distributions.normal(z * 1.0, jnp.ones(2))
+    )
+    guide = Guide(lambda key: (), lambda _, x: bits)
+    with pytest.raises(TypeError, match="transition: expected"):
+        evidence.certify(
+            jax.random.key(0), model(()), guide(()), np.zeros((2, 2), np.float32), tolerance=0.1
+        )

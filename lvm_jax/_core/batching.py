@@ -21,7 +21,7 @@ from lvm_jax.typing import Array, Int, Key
 # with convolutions.
 CHUNKS_PER_BATCH = 32
 
-LONG = 20_000  # evaluations of a point that take longer than compilation
+LONG = 20_000  # evaluations of a point; more take longer than compilation
 
 
 def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
@@ -41,15 +41,14 @@ def batch_size(chunk_size: int, rows: int, num_points: int) -> int:
 def costly_batch_size(chunk_size: int, rows: int, number: int, cost: int) -> int:
     """`batch_size` for `number` points in a bucket, where a row is expensive.
 
-    Padded rows take as long as others. Below 16 points it is a power of two. Where the `cost`
-    evaluations of a point take longer than compilation (LONG), it depends on the number of points,
-    not on its bucket: one of eight sizes per octave, so that at most an eighth of the points is
-    padding.
+    Padded rows take as long as others. Below 16 points it is a power of two. Where a point has a
+    `cost` of more than LONG evaluations, it depends on the number of points, not on its bucket: one
+    of eight sizes per octave, so that at most an eighth of the points is padding.
     """
     most = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
     if min(most, number) < compiling.SMALLEST:
         return 1 << min(most, number).bit_length() - 1
-    if cost < LONG:
+    if cost <= LONG:
         return batch_size(chunk_size, rows, compiling.bucket(number))
     even = -(-number // -(-number // most))
     step = max(1 << (even - 1).bit_length() >> 4, 1)
@@ -116,8 +115,8 @@ def for_points(
 ) -> Any:
     """function(fold_in(key, index), *shared, *point, *static) of every row of (index, *point).
 
-    `points` have leaves [N, ...] on the host. One program serves all N of a bucket, and other
-    values of the key and of `shared`.
+    `points` have leaves [N, ...] on the host. One program serves all N of a bucket with the same
+    number of points `together`, and other values of the key and of `shared`.
     """
     rows, _, number = padded(points)
     found = _for_points(function, static, key, shared, rows, number, together)

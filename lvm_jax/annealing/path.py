@@ -96,7 +96,8 @@ def make_path(log_joint: LogJoint, q: Distribution, z: Latent, continuous: bool)
     """
     weights.check_log_joint(log_joint, z)
     weights.check_log_prob(q)
-    if continuous and distributions.is_discrete(q):
+    integers = any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(z))
+    if continuous and (integers or distributions.is_discrete(q)):
         raise TypeError(
             "transition: expected annealing.gibbs or annealing.flip for a discrete z, got a move "
             "for real-valued z"

@@ -1,14 +1,13 @@
 """log p(x) of every point to a tolerance: the number of samples and the method are chosen."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtri
 
-from lvm_jax import annealing
+from lvm_jax import annealing, compiling
 from lvm_jax._core import checks
 from lvm_jax.evidence import beyond, stages, symmetry
 from lvm_jax.evidence.programs import Proposal
@@ -186,7 +185,7 @@ def certify(
 def _answer(run: Runner, state: State, num_nested: int) -> Certificate:
     """The certificate of all points, by all stages."""
     failed = stages.search(run, state)
-    with ThreadPoolExecutor(1) as pool:
+    with compiling.in_background() as pool:
         beyond.compile_ahead(run, state, failed == 0, pool)
         stages.fit(run, state, np.arange(run.num_points))
         if state.search is not None:

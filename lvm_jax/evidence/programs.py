@@ -90,8 +90,8 @@ def find_modes(
     key: Key[Array, ""],
     p: Generative,
     q: ConditionalDensity,
-    points: tuple[Array, Any, Modes],
-    sizes: tuple[Int[Array, ""], Int[Array, ""]],
+    points: tuple[Array, Any, Modes, Array],
+    number: Int[Array, ""],
     num_scouts: int,
     simulates: bool,
     symmetries: Symmetries,
@@ -99,19 +99,19 @@ def find_modes(
 ) -> Searched:
     """The modes that ascents from the prior, q and other data of the model find; leaves [N].
 
-    `points` are (index, x, known modes). `sizes` are the number of points, and the budget of one.
+    `points` are (index, x, known modes, budget).
     """
     key_pairs, key_points = jax.random.split(key)
     pairs = None
     if simulates:
         pairs = jax.vmap(p.sample)(jax.random.split(key_pairs, SIMULATED))
 
-    def one(point: tuple[Array, Any, Modes]) -> Searched:
-        index, x, known = point
+    def one(point: tuple[Array, Any, Modes, Array]) -> Searched:
+        index, x, known, budget = point
         own = jax.random.fold_in(key_points, index)
-        return search_point(own, p, q, x, pairs, num_scouts, symmetries, sizes[1], known)
+        return search_point(own, p, q, x, pairs, num_scouts, symmetries, budget, known)
 
-    return map_first_points(one, points, together, sizes[0])
+    return map_first_points(one, points, together, number)
 
 
 @bounded_jit(3, lean=True)

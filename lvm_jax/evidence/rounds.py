@@ -5,7 +5,6 @@ from functools import partial, reduce
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lvm_jax import annealing, compiling
@@ -13,6 +12,7 @@ from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_o
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.tuning import MOST
 from lvm_jax.evidence import neighbours, pareto, programs, scouting, tails
+from lvm_jax.evidence.again import search_again
 from lvm_jax.evidence.fitting import EDGE, Edge, Loose, Pilot, first_shares
 from lvm_jax.evidence.importance import CHUNK_SIZE
 from lvm_jax.evidence.modes import SLOTS, Modes
@@ -41,7 +41,6 @@ SHORT = 16 * CHUNK_SIZE  # the most draws for which the short tail is used
 FEW_MODES, SPARE = 6, 1  # slots if they suffice, of which one stays free for a pilot
 DEFENSIVE = 0.05  # shares of q and the prior below which annealed chains do not start there
 SEARCH_SHARE = 0.5  # of the budget
-AGAIN, AGAIN_SHARE = 3, 0.1  # further searches of a point with several modes, of the budget for all
 PRIOR_SHARE = 0.02  # least share of the prior in the proposal, where there are scouts
 SEARCH, MOVES, NESTING, TAILS = 2, 3, 20, 21  # stages of keys
 NUM_LIVE = 500  # points of nested sampling
@@ -85,43 +84,34 @@ class Runner:
     def search(self) -> tuple[Searched, list[int]]:
         """Search for the modes of all points, and set the proposal and the loose ends.
 
-        Where there are several, up to AGAIN more searches have other starts, within AGAIN_SHARE of
-        the budget. Returns the number of points of each search, too.
+        Returns the number of points of each search, too.
         """
+        every = np.arange(self.num_points)
+        simulates = scouting.simulates(self.p, self.x)
         budget = int(min(SEARCH_SHARE * self.budget, 2**30))
-        simulates = _simulates(self.p, self.x)
-        unused = scouting.unused(self.p, self.x)
-        found = self._find_modes(np.arange(self.num_points), unused, budget, simulates, 0)
-        sizes = [self.num_points]
-        for turn in range(1, 1 + AGAIN):
-            several = (found.number > 1) & ~found.full & (found.unfinished == 0)
-            cheap = found.cost * (1 + 1 / turn) <= AGAIN_SHARE * self.budget
-            points = np.flatnonzero(several & cheap)
-            if not len(points):
-                break
-            known = jax.tree.map(lambda leaf: leaf[:, :SLOTS], rows_of(found.modes, points))
-            limit = int(AGAIN_SHARE * self.budget)
-            more = self._find_modes(points, known, limit, simulates, turn)
-            found = scouting.joined(found, more, points)
-            sizes.append(len(points))
+        limit = np.full(self.num_points, budget, np.int32)
+        find_modes = partial(self._find_modes, simulates)
+        found = find_modes(every, scouting.unused(self.p, self.x), limit, 0)
+        found, sizes = search_again(find_modes, found, self.budget)
         if not simulates and self.num_points > 1:
             found = neighbours.spread(self.x, found, partial(self._follow, found.cost, budget))
         found = found._replace(modes=_first_slots(found.modes))
         self.loose = found.loose
         self.shares = first_shares(found.modes, np.asarray(found.number), self.prior_share)
         self.proposal = Proposal(found.modes, self.shares)
-        return found, sizes
+        return found, [self.num_points, *sizes]
 
     def _find_modes(
-        self, points: np.ndarray, known: Modes, budget: int, simulates: bool, turn: int
+        self, simulates: bool, points: np.ndarray, known: Modes, budgets: np.ndarray, turn: int
     ) -> Searched:
-        """The search of some points with `known` modes, each turn from other starts."""
-        rows = compiling.pad_rows((points, rows_of(self.x, points), known), self.size)
+        """The search of some points with `known` modes; another turn has other starts."""
+        # fold_in(key, i) is split(key)[i], and `find_modes` splits the key of turn 0 in two.
+        rows = (points, rows_of(self.x, points), known, budgets)
         key, together = self._key(SEARCH, self.num_scouts), rows_for_device(BATCH) // BATCH
         found = programs.find_modes(
-            jax.random.fold_in(key, turn) if turn else key, self.p, self.q, rows,
-            tuple(_traced(len(points), budget)), self.num_scouts, simulates, self.symmetries,
-            min(together, self.size),
+            jax.random.fold_in(key, 1 + turn) if turn else key, self.p, self.q,
+            compiling.pad_rows(rows, self.size), *_traced(len(points)), self.num_scouts,
+            simulates, self.symmetries, min(together, self.size),
         )  # fmt: skip
         return compiling.first_rows(found, len(points))
 
@@ -273,25 +263,6 @@ def _first_slots(modes: Modes) -> Modes:
     order = order[:, : FEW_MODES if most + SPARE <= FEW_MODES else None]
     rows = np.arange(len(order))[:, None]
     return jax.tree.map(lambda leaf: leaf[rows, order], modes)
-
-
-def _simulates(p: Generative, x: Any) -> bool:
-    """Whether the model draws data with real-valued leaves of the shapes of x."""
-    if getattr(getattr(p, "model", None), "given", None) is not None or not hasattr(p, "sample"):
-        return False
-    try:
-        drawn = jax.eval_shape(lambda: p.sample(jax.random.key(0))[1])
-    except (TypeError, ValueError):
-        return False
-    if len({jax.tree.structure(tree) for tree in (drawn, x)}) > 1:
-        return False
-    pairs = zip(jax.tree.leaves(drawn), jax.tree.leaves(x), strict=True)
-    return all(
-        one.shape == leaf.shape[1:]
-        and jnp.issubdtype(one.dtype, jnp.floating)
-        and np.issubdtype(leaf.dtype, np.floating)
-        for one, leaf in pairs
-    )
 
 
 def _capacity(budget: float, per_move: float) -> Capacity:

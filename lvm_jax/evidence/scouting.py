@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from lvm_jax import annealing, weights
 from lvm_jax._core.batching import num_rows, rows_of
+from lvm_jax._core.inputs import one_of
 from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.fitting import Loose
 from lvm_jax.evidence.merging import FULL, NONE, OPEN, UNUSED
@@ -94,43 +95,36 @@ def search_point(
 
 
 def unused(p: Generative, x: Any) -> Modes:
-    """Modes of no point of x, leaves [N, SLOTS, ...]."""
+    """Unused slots for every point of x, leaves [N, SLOTS, ...]."""
 
-    def draw() -> Array:
-        drawn = weights.draw(jax.random.key(0), p.prior(rows_of(x, 0)), 1)
+    def draw(point: Any) -> Array:
+        drawn = weights.draw(jax.random.key(0), p.prior(point), 1)
         return ravel_pytree(jax.tree.map(lambda leaf: leaf[0], drawn))[0]
 
-    flat, shape = jax.eval_shape(draw), (num_rows(x), SLOTS)
-    eye = np.broadcast_to(np.eye(flat.size, dtype=flat.dtype), (*shape, flat.size, flat.size))
-    parts = np.zeros(eye.shape[:-1], flat.dtype), eye, np.full(shape, -np.inf, flat.dtype)
-    return Modes._make(parts)
+    flat, shape = jax.eval_shape(draw, one_of(x)), (num_rows(x), SLOTS)
+    # `search_point` refuses a z of integers.
+    dtype = flat.dtype if jnp.issubdtype(flat.dtype, jnp.floating) else np.float32
+    eye = np.broadcast_to(np.eye(flat.size, dtype=dtype), (*shape, flat.size, flat.size))
+    return Modes._make((np.zeros(eye.shape[:-1], dtype), eye, np.full(shape, -np.inf, dtype)))
 
 
-def joined(found: Searched, more: Searched, points: Int[np.ndarray, " P"]) -> Searched:
-    """The search with another one of some points, whose `known` modes were those of the first.
-
-    Scouts of a search that the budget cut short do not count: those in narrow basins climb longest.
-    """
-
-    def put(old: Any, new: Any) -> np.ndarray:
-        every = np.array(old)
-        every[points] = new
-        return every
-
-    own = rows_of(found, points)
-    modes = jax.tree.map(
-        lambda a, b: np.concatenate([b[:, :SLOTS], a[:, SLOTS:]], 1), own.modes, more.modes
+def simulates(p: Generative, x: Any) -> bool:
+    """Whether the model draws data with real-valued leaves of the shapes of x."""
+    if getattr(getattr(p, "model", None), "given", None) is not None or not hasattr(p, "sample"):
+        return False
+    try:
+        drawn = jax.eval_shape(lambda: p.sample(jax.random.key(0))[1])
+    except (TypeError, ValueError):
+        return False
+    if len({jax.tree.structure(tree) for tree in (drawn, x)}) > 1:
+        return False
+    pairs = zip(jax.tree.leaves(drawn), jax.tree.leaves(x), strict=True)
+    return all(
+        one.shape == leaf.shape[1:]
+        and jnp.issubdtype(one.dtype, jnp.floating)
+        and np.issubdtype(leaf.dtype, np.floating)
+        for one, leaf in pairs
     )
-    both = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), own.loose, more.loose)
-    best = np.argsort(-both.log_p, 1, kind="stable")[:, :LOOSE]
-    rows = np.arange(len(points))[:, None]
-    new = Searched(
-        modes, more.number, own.reached + more.reached, own.climbed + more.climbed,
-        own.scouts + np.where(more.unfinished == 0, more.scouts, 0), own.unfinished,
-        own.full | more.full, own.unbounded | more.unbounded,
-        jax.tree.map(lambda leaf: leaf[rows, best], both), own.cost + more.cost,
-    )  # fmt: skip
-    return jax.tree.map(put, found, new)
 
 
 def _beyond(prior: Float[Array, "S D"]) -> Modes:

@@ -80,11 +80,12 @@ def _nothing(starts: Starts, known: Modes | None) -> Found:
     """The state before the first round."""
     size, none = starts.z.shape[0], jnp.int32(0)
     known = Modes.none(starts.z[0]) if known is None else known
+    imaged = known.number.astype(jnp.int32)  # their images have been starts
     return Found(
         starts.z, jnp.full(size, -jnp.inf, starts.z.dtype), jnp.zeros_like(starts.z),
         jnp.where(jnp.arange(size) < starts.number, OPEN, UNUSED), jnp.zeros(size, jnp.int32),
         known, inverses(known.factors), Modes.none(starts.z[0], SHOULDERS),
-        spread(starts.z[: starts.number]), starts.z[:BATCH], none, none, none, none, none,
+        spread(starts.z[: starts.number]), starts.z[:BATCH], none, none, none, imaged, none,
     )  # fmt: skip
 
 

@@ -1,12 +1,12 @@
 """Fit q to a log-density, and measure how good q is."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
+from lvm_jax import compiling
 from lvm_jax._core import checks
 from lvm_jax._core.keys import split
 from lvm_jax.guides import Family
@@ -122,7 +122,7 @@ def fit(
         raise FloatingPointError(odd)
     draw_start = unconstrained(draw_start, constraint)
     task = Task(density, family, tolerance, budget, draw_start)
-    with ThreadPoolExecutor(1) as pool:
+    with compiling.in_background() as pool:
         if odd is None:
             improper.compile_ahead(density, pool)
             quality.compile_ahead(key, density, MOST_FOR_EVIDENCE * budget, pool)

@@ -30,10 +30,15 @@ MISSED = 0.01  # share of Z at modes without draws, above which they contradict 
 
 
 def compile_ahead(key: Key[Array, ""], density: Density, budget: int, pool: Executor) -> None:
-    """Compile the programs of `refine` that do not depend on q in a thread, while q is fitted."""
-    if density.dim <= MAX_DIM and budget >= chains.NARROW.cost:
+    """Compile the programs of `refine` that do not depend on q in a thread, while q is fitted.
+
+    Not where the budget does not pay for the chains, without which there are no ascents.
+    """
+    if density.dim > MAX_DIM:
+        compile_ascents(density, pool)
+    elif budget >= chains.NARROW.cost:
         chains.compile_ahead(key, density, chains.NARROW, pool)
-    compile_ascents(density, pool)
+        compile_ascents(density, pool)
 
 
 class First(NamedTuple):
