@@ -17,7 +17,10 @@ from benchmarks import harness
 
 MODELS = ("linear-Gaussian", "decoder")
 PARTS = ("error", "speed", "memory", "tolerance")
-PEERS = ("annealed, HMC", "AIS, TFP", "AIS, TFP, recomputed", "AIS by hand", "product")
+PEERS = (
+    "annealed, HMC", "annealed, HMC, no pilot", "AIS, TFP", "AIS, TFP, recomputed", "AIS by hand",
+    "product",
+)  # fmt: skip
 TOLERANCE_PROBLEMS = [
     "Gaussian, D = 8", "two modes, D = 4", "heavy tails", "wells (5, 5, 4)", "spike, D = 10",
     "funnel, D = 10",

@@ -1,4 +1,4 @@
-"""The floors of `benchmarks.evidence`: AIS by hand, and the matrix products of its gradients."""
+"""The floors of `benchmarks.evidence`: AIS by hand, the products of its gradients, no pilot."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from benchmarks.evidence_contestants import CHUNK, Program, plan
 from benchmarks.evidence_models import LATENT, Problem
 from benchmarks.evidence_peers import mean_weight, step_sizes
+from lvm_jax import annealing, evidence
 
 Slope = Callable[[jax.Array], jax.Array]
 
@@ -97,6 +98,24 @@ def by_hand(case: dict[str, Any], problem: Problem) -> Program:
     return run
 
 
+def tuned(case: dict[str, Any], problem: Problem) -> Program:
+    """`evidence.evaluate_annealed` with one step size for all points, and no pilot of its own."""
+    planned = plan(case, "hmc")
+    step = jnp.exp(jnp.log(step_sizes(case, problem, planned.temperatures)).mean())
+    schedule = annealing.schedule(planned.temperatures, planned.transition, jnp.zeros(LATENT))
+    steps = jnp.full_like(schedule.step_sizes, step)
+    fixed = annealing.fixed(schedule._replace(step_sizes=steps), planned.transition)
+
+    def run(key: jax.Array) -> jax.Array:
+        found = evidence.evaluate_annealed(
+            *(key, problem.model(problem.theta), None, problem.x, case["chains"], fixed),
+            num_scouts=0,
+        )
+        return found.evidence.log_evidence
+
+    return run
+
+
 def product(case: dict[str, Any], problem: Problem) -> Program:
     """The decoder's products of one gradient a leapfrog step only, forward and back to z."""
     layers = [weight for weight, _ in problem.theta]
@@ -118,5 +137,6 @@ def product(case: dict[str, Any], problem: Problem) -> Program:
 
 PROGRAMS: dict[str, Callable[[dict[str, Any], Problem], Program]] = {
     "AIS by hand": by_hand,
+    "annealed, HMC, no pilot": tuned,
     "product": product,
 }

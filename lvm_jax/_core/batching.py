@@ -43,7 +43,7 @@ def costly_batch_size(chunk_size: int, rows: int, number: int, cost: int) -> int
 
     Padded rows take as long as others. Below 16 points it is a power of two. Where a point has a
     `cost` of more than LONG evaluations, it depends on the number of points, not on its bucket: one
-    of eight sizes per octave, so that at most an eighth of the points is padding.
+    of 16 sizes per octave, so that at most a sixteenth of the points is padding.
     """
     most = max(checks.integer(chunk_size, "chunk_size", 1) // rows, 1)
     if min(most, number) < compiling.SMALLEST:
@@ -51,7 +51,7 @@ def costly_batch_size(chunk_size: int, rows: int, number: int, cost: int) -> int
     if cost <= LONG:
         return batch_size(chunk_size, rows, compiling.bucket(number))
     even = -(-number // -(-number // most))
-    step = max(1 << (even - 1).bit_length() >> 4, 1)
+    step = max(1 << (even - 1).bit_length() >> 5, 1)
     return min(-(-even // step) * step, most)
 
 

@@ -125,7 +125,7 @@ def evaluate_annealed(
     N. Point i uses fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned
     integers: its result does not depend on the other points. Compiled once per shape of a point,
     model, guide, moves, numbers of chains and of temperatures, and for few numbers of points (N is
-    padded to `compiling.bucket`; where a point has more than 20,000 evaluations, eight sizes of a
+    padded to `compiling.bucket`; where a point has more than 20,000 evaluations, 16 sizes of a
     batch per octave have less padding); key, parameters and temperatures may change.
 
     Raises as `annealed` and `evaluate` do.
