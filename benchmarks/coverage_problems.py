@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special, stats
 
+from benchmarks.coverage_priors import Beta, Box, Gamma
 from lvm_jax import annealing, distributions, models, problems
 from lvm_jax.guides import Guide
 from lvm_jax.models import LinearGaussian, Model
@@ -31,60 +32,6 @@ class Problem(NamedTuple):
 
 
 Make = Callable[[jax.Array, int], Problem]  # key, N -> the problem
-
-
-class Gamma(NamedTuple):
-    """Independent gamma distributions; -inf outside z > 0."""
-
-    shape: jax.Array  # [D]
-    rate: jax.Array
-
-    def sample(self, *, seed: Any, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Draws, [*sample_shape, D]."""
-        shape = (*sample_shape, self.shape.size)
-        return jax.random.gamma(seed, self.shape, shape) / jnp.broadcast_to(self.rate, shape)
-
-    def log_prob(self, z: jax.Array) -> jax.Array:
-        """Log-density of one z, in nats."""
-        inside = jnp.where(z > 0, z, 1.0)
-        constant = self.shape * jnp.log(self.rate) - jax.scipy.special.gammaln(self.shape)
-        value = constant + (self.shape - 1) * jnp.log(inside) - self.rate * inside
-        return jnp.where(z > 0, value, -jnp.inf).sum()
-
-
-class Beta(NamedTuple):
-    """Independent beta distributions; -inf outside 0 < z < 1."""
-
-    a: jax.Array  # [D]
-    b: jax.Array
-
-    def sample(self, *, seed: Any, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Draws, [*sample_shape, D]."""
-        return jax.random.beta(seed, self.a, self.b, (*sample_shape, self.a.size))
-
-    def log_prob(self, z: jax.Array) -> jax.Array:
-        """Log-density of one z, in nats."""
-        inside = (z > 0) & (z < 1)
-        y = jnp.where(inside, z, 0.5)
-        value = (self.a - 1) * jnp.log(y) + (self.b - 1) * jnp.log1p(-y)
-        value -= jax.scipy.special.betaln(self.a, self.b)
-        return jnp.where(inside, value, -jnp.inf).sum()
-
-
-class Box(NamedTuple):
-    """Uniform on [-end, end]^D."""
-
-    end: jax.Array  # [D]
-
-    def sample(self, *, seed: Any, sample_shape: tuple[int, ...] = ()) -> jax.Array:
-        """Draws, [*sample_shape, D]."""
-        shape = (*sample_shape, self.end.size)
-        return jnp.broadcast_to(self.end, shape) * jax.random.uniform(seed, shape, minval=-1.0)
-
-    def log_prob(self, z: jax.Array) -> jax.Array:
-        """Log-density of one z, in nats."""
-        inside = (jnp.abs(z) <= self.end).all()
-        return jnp.where(inside, -jnp.log(2 * self.end).sum(), -jnp.inf)
 
 
 class Drawn(NamedTuple):
@@ -266,11 +213,34 @@ def four_modes(dim: int) -> Make:
     return of_library(problems.four_modes(dim), False, from_unit=normal(dim, 2.0)[1])
 
 
+MEANS = np.array(
+    [[0.0, 0.9, -0.82], [-2.67, -1.36, -2.97], [0.18, 4.02, -1.48], [-1.86, 1.47, 1.07]]
+)
+SCALES = np.array(
+    [[0.107, 0.19, 0.227], [0.262, 0.987, 0.537], [0.322, 0.967, 0.095], [0.081, 0.313, 0.057]]
+)
+SHARES = np.array([0.7, 0.2, 0.08, 0.02])
+
+
+def rare_mode() -> Make:
+    """Four normals; the smallest has 2% of the evidence, and 0.2% of the prior in its basin."""
+    prior, from_unit = normal(3, 4.0)
+
+    def density(x: jax.Array, z: jax.Array) -> jax.Array:
+        each = jax.scipy.stats.norm.logpdf(z[None], MEANS, SCALES).sum(1) + np.log(SHARES)
+        return jax.nn.logsumexp(each) - prior.log_prob(z)
+
+    return from_prior(
+        prior, lambda key, z: jnp.zeros(1), density, lambda x: np.zeros(len(x)), from_unit
+    )
+
+
 PROBLEMS: dict[str, Callable[[], Make]] = {
     **{f"Gaussian, D = {d}": partial(standard, problems.linear_gaussian, d) for d in (2, 8, 32)},
     "condition 1e6, D = 8": ill_conditioned,
     **{f"two modes, D = {d}": partial(standard, problems.two_modes, d) for d in (2, 4, 8, 16)},
     **{f"four modes, D = {d}": partial(four_modes, d) for d in (2, 3, 4)},
+    "rare mode, D = 3": rare_mode,
     "funnel, D = 2": lambda: of_target(problems.funnel(2), *normal(2, 3.0)),
     "funnel, D = 3": lambda: of_target(problems.funnel(3), *normal(3, 3.0)),
     "funnel, D = 10": lambda: of_target(problems.funnel(10), *normal(10, 3.0)),

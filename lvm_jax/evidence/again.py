@@ -1,7 +1,7 @@
 """Further searches of points with several modes, from other starts.
 
-Of N starts all miss a basin of prior mass f with probability (1 - f)^N. A density with several modes
-is more likely to have others with small basins than a density with one.
+Of N starts all miss a basin of prior mass f with probability (1 - f)^N. A density with several
+modes is more likely to have others with small basins than a density with one.
 """
 
 from collections.abc import Callable
