@@ -168,6 +168,12 @@ def test_images_of_modes_are_starts_until_no_mode_is_new():
     assert len(np.unique(np.round(found.modes.means[:8]), axis=0)) == 8
 
 
+def test_images_of_modes_are_starts_in_float64(x64):
+    found = searched(corners, np.full((1, 3), 2.5), flipped)
+    assert found.modes.means.dtype == np.float64
+    assert found.modes.number == 8
+
+
 def test_a_budget_ends_the_search():
     found = searched(mixture, places(), budget=70)
     assert found.evaluations < 70 + 48 * BATCH
@@ -331,6 +337,11 @@ def test_a_tenth_of_the_budget_limits_the_searches_of_each_point(search_of):
     assert 10 < sizes[1] < 30
     np.testing.assert_array_equal(every.scouts == 64, 2 * once.cost > budget / 10)
     assert (every.cost <= np.maximum(once.cost, budget / 10)).all()
+    # The result of a point does not depend on the others, here in another bucket.
+    some, _ = run(3, slice(0, 17), budget)
+    for name in ("number", "reached", "climbed", "scouts", "cost"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[:17])
+    np.testing.assert_allclose(some.modes.means, every.modes.means[:17], rtol=1e-4, atol=1e-4)
 
 
 def test_a_point_that_costs_too_much_is_not_searched_again_later():
@@ -391,6 +402,9 @@ def test_starts_of_a_search_that_is_cut_short_do_not_count():
         assert (found.loose.z[0] == 1).all()
         assert (found.loose.z[1] == 0).all()
     assert one.cost.tolist() == [10, 20]
+    # A mode of a whole search that images alone reached has no start, as in the first search.
+    images = joined(one, more._replace(reached=np.array([[2, 1, 0]])), points)
+    assert images.reached.tolist() == [[5, 2, 0], [4, 0, 0]]
 
 
 def test_integers_without_moves_are_refused():

@@ -26,7 +26,7 @@ def search_again(
     """`found` with up to TURNS further searches, and the number of points of each.
 
     A point takes part as long as its cost and that of its first search are at most SHARE of the
-    budget, whatever the other points do.
+    budget, which the last round of ascents may exceed, whatever the other points do.
     """
     first, points = np.asarray(found.cost), np.arange(len(found.cost))
     sizes: list[int] = []
@@ -52,7 +52,7 @@ def joined(found: Searched, more: Searched, points: Int[np.ndarray, " P"]) -> Se
     own, whole = rows_of(found, points), more.unfinished == 0
     reached = own.reached + np.where(whole[:, None], more.reached, 0)
     slots = np.arange(reached.shape[1])[None]
-    new = (slots >= own.number[:, None]) & (slots < more.number[:, None]) & (reached == 0)
+    new = ~whole[:, None] & (slots >= own.number[:, None]) & (slots < more.number[:, None])
     modes = jax.tree.map(
         lambda a, b: np.concatenate([b[:, :SLOTS], a[:, SLOTS:]], 1), own.modes, more.modes
     )

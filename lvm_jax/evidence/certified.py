@@ -105,7 +105,7 @@ def certify(
        modes of the 4 nearest points of the batch are followed instead. A start ends as soon as
        value and gradient are those of a known mode's quadratic. On a Gaussian posterior each costs
        one gradient. A point with several modes is searched up to three more times, from other
-       starts, for at most a tenth of the budget.
+       starts, while the cost that is expected is within a tenth of the budget.
     2. PROPOSAL. A mixture of q, the prior, and for each of at most 32 modes Laplace's normal and a
        Student t. A pilot of 1,000 draws fits the shares; where its k-hat exceeds 0.5 or more than
        4,000 draws are needed, up to two more pilots fit the moments of each mode. The prior keeps

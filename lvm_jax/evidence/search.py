@@ -101,7 +101,7 @@ def _with_images(
     return state._replace(
         z=state.z.at[rows].set(jnp.where(new[:, None], places, state.z[rows])),
         end=state.end.at[rows].set(jnp.where(new, OPEN, state.end[rows])),
-        imaged=jnp.where(idle, state.modes.number, state.imaged),
+        imaged=jnp.where(idle, state.modes.number, state.imaged).astype(jnp.int32),
     )
 
 
@@ -215,7 +215,8 @@ def _advance(
 ) -> Climb:
     """One more point of a path, unless it has ended.
 
-    The first step is the gradient, which is exact for a normal of this frame.
+    The first step is the gradient, which is exact for a normal of this frame. A path ends where it
+    does not change the point, such as at a mode.
     """
     both = jax.value_and_grad(density_of(offset))
 
@@ -228,8 +229,9 @@ def _advance(
     most = REACH * jnp.sqrt(jnp.asarray(start.size, start.dtype))
     step = moved.gradient * jnp.where(length > most, most / length, 1.0)
     first = path.evaluations == 0
+    still = (start + root @ step == start).all()
     moved = moved._replace(
         direction=jnp.where(first, step, moved.direction),
-        ended=jnp.where(first, moved.trials > 0, moved.ended),
+        ended=jnp.where(first, (moved.trials > 0) | still, moved.ended),
     )
     return jax.tree.map(lambda new, old: jnp.where(path.ended, old, new), moved, path)
