@@ -193,3 +193,28 @@ def test_an_error_of_a_compilation_in_a_thread_is_raised_by_the_call(store, monk
     with pytest.raises(MemoryError, match="of the compiler"):
         double(np.ones(3))
     np.testing.assert_array_equal(double(np.ones(3)), 2 * np.ones(3))  # compiles again
+
+
+def test_the_end_of_a_background_pool_does_not_wait():
+    release = threading.Event()
+    with compiling.in_background() as pool:
+        waiting = pool.submit(release.wait, 20.0)
+    assert not waiting.done()
+    release.set()
+    assert waiting.result()
+
+
+def test_an_error_leaves_a_background_pool_and_its_program_is_compiled(store):
+    @compiling.bounded_jit()
+    def double(x):
+        return 2 * x
+
+    def fail():
+        with compiling.in_background() as pool:
+            double.compile_in(pool, np.float32(3))
+            raise RuntimeError("of the caller")
+
+    with pytest.raises(RuntimeError, match="of the caller"):
+        fail()
+    assert double(np.float32(3)) == 6
+    assert len(store) == 1
