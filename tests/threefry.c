@@ -6,27 +6,33 @@
 
 #include "xla/ffi/api/c_api.h"
 
-static const uint32_t ROTATIONS[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
-
 static int64_t size(const XLA_FFI_Buffer *buffer) {
   int64_t product = 1;
   for (int64_t axis = 0; axis < buffer->rank; ++axis) product *= buffer->dims[axis];
   return product;
 }
 
-static void hash(const uint32_t key[2], uint32_t *high, uint32_t *low) {
-  const uint32_t keys[3] = {key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDA};
-  *high += keys[0];
-  *low += keys[1];
-  for (uint32_t block = 0; block < 5; ++block) {
-    for (int round = 0; round < 4; ++round) {
-      const uint32_t turn = ROTATIONS[block % 2][round];
-      *high += *low;
-      *low = *high ^ (*low << turn | *low >> (32 - turn));
-    }
-    *high += keys[(block + 1) % 3];
-    *low += keys[(block + 2) % 3] + block + 1;
-  }
+#define ROUND(turn) \
+  high += low;      \
+  low = high ^ (low << turn | low >> (32 - turn));
+#define BLOCK(a, b, c, d, key_high, key_low) \
+  ROUND(a) ROUND(b) ROUND(c) ROUND(d)        \
+  high += key_high;                          \
+  low += key_low;
+
+/* The hash of one pair of counters; written so that the loop over pairs becomes vector instructions. */
+static inline void hash(uint32_t key_0, uint32_t key_1, uint32_t high, uint32_t low,
+                        uint32_t *high_out, uint32_t *low_out) {
+  const uint32_t key_2 = key_0 ^ key_1 ^ 0x1BD11BDA;
+  high += key_0;
+  low += key_1;
+  BLOCK(13, 15, 26, 6, key_1, key_2 + 1)
+  BLOCK(17, 29, 16, 24, key_2, key_0 + 2)
+  BLOCK(13, 15, 26, 6, key_0, key_1 + 3)
+  BLOCK(17, 29, 16, 24, key_1, key_2 + 4)
+  BLOCK(13, 15, 26, 6, key_2, key_0 + 5)
+  *high_out = high;
+  *low_out = low;
 }
 
 XLA_FFI_Error *threefry2x32(XLA_FFI_CallFrame *frame) {
@@ -45,13 +51,16 @@ XLA_FFI_Error *threefry2x32(XLA_FFI_CallFrame *frame) {
     words[i] = operands[i]->data;
     strides[i] = size(operands[i]) > 1;
   }
-  uint32_t *high = results[0]->data, *low = results[1]->data;
+  uint32_t *restrict high = results[0]->data, *restrict low = results[1]->data;
   const int64_t number = size(results[0]);
-  for (int64_t n = 0; n < number; ++n) {
-    const uint32_t key[2] = {words[0][n * strides[0]], words[1][n * strides[1]]};
-    high[n] = words[2][n * strides[2]];
-    low[n] = words[3][n * strides[3]];
-    hash(key, high + n, low + n);
+  if (!strides[0] && !strides[1] && strides[2] && strides[3]) { /* one key, as in most draws */
+    const uint32_t key_0 = *words[0], key_1 = *words[1];
+    for (int64_t n = 0; n < number; ++n)
+      hash(key_0, key_1, words[2][n], words[3][n], high + n, low + n);
+    return NULL;
   }
+  for (int64_t n = 0; n < number; ++n)
+    hash(words[0][n * strides[0]], words[1][n * strides[1]], words[2][n * strides[2]],
+         words[3][n * strides[3]], high + n, low + n);
   return NULL;
 }

@@ -31,7 +31,15 @@ def install() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "threefry.so"
-        options = ["-O2", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}", "-o", library]
+        options = [
+            "-O3",
+            "-march=native",
+            "-shared",
+            "-fPIC",
+            f"-I{jax.ffi.include_dir()}",
+            "-o",
+            library,
+        ]
         if subprocess.run([compiler, *options, SOURCE]).returncode != 0:  # it has said why
             return
         function = ctypes.CDLL(str(library)).threefry2x32
