@@ -1,15 +1,16 @@
 """The search for modes: which it finds, what it costs, and what it leaves."""
 
-from functools import partial
-from typing import NamedTuple
+from functools import partial, wraps
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_cases import quick_jit
+from scipy import stats
 
-from lvm_jax import distributions, evidence
+from lvm_jax import annealing, distributions, evidence
 from lvm_jax.evidence import Check, again, programs, rounds
 from lvm_jax.evidence.again import joined, search_again
 from lvm_jax.evidence.fitting import Loose
@@ -26,27 +27,36 @@ WEIGHTS = jnp.array([0.6, 0.3, 0.1])
 COUNT = 96
 
 
+def plane(density):
+    """A density of (z_1, z_2), times exp(-z_3^2 / 2): all densities here share a program."""
+    return wraps(density)(lambda z: density(z[:2]) - 0.5 * z[2] ** 2)
+
+
+@plane
 def mixture(z):
     """The log of three normals far apart, of total mass exp(-4)."""
     each = jax.scipy.stats.norm.logpdf(z[None], MEANS, SCALES).sum(1)
     return jax.nn.logsumexp(jnp.log(WEIGHTS) + each) - 4.0
 
 
-def places(dim=2, scale=5.0):
-    return scale * np.asarray(jax.random.normal(jax.random.key(0), (COUNT, dim)))
+def places(scale=5.0):
+    return scale * np.asarray(jax.random.normal(jax.random.key(0), (COUNT, 3)))
 
 
+@plane
 def ridge(z):
     """log p rises to a plateau, and the curvature along it is 0: no mode."""
     return -jnp.maximum(4.0 - z[0], 0.0) - 0.5 * z[1] ** 2
 
 
+@plane
 def half(z):
     """z_1 > 0, with the mode (sqrt(2), 0)."""
     inside = -0.5 * (z**2).sum() + 2 * jnp.log(jnp.maximum(z[0], 1e-30))
     return jnp.where(z[0] > 0, inside, -jnp.inf)
 
 
+@plane
 def shouldered(z):
     """In z_1 a narrow normal 0.9 standard deviations from a wide one, 90 of the narrow one."""
     wide = jax.scipy.stats.norm.logpdf(z[0], 0.0, 1.0)
@@ -74,29 +84,34 @@ def corners(z):
     return each.sum()
 
 
-DENSITIES = [[mixture, ridge, half, shouldered], [normal, spike, corners]]
+DENSITIES = (mixture, ridge, half, shouldered, normal, spike, corners)
 
 
-@partial(quick_jit, static_argnums=(3, 4))
-def search_one_of(which, z, budget, densities, images):
+@partial(quick_jit, static_argnums=4)
+def search_one_of(which, z, budget, flips, densities):
     def density_of(_):
         return lambda z: jax.lax.switch(which, densities, z)
 
-    padded = 0 if images is None else images(jnp.zeros((32, z.shape[1]))).shape[0]
-    starts = Starts(jnp.pad(z, ((0, padded), (0, 0))), None, 0, len(z))
+    def images(means):
+        """Three reflections, which generate all corners from one; or the modes themselves."""
+        signs = 1 - 2 * jnp.eye(3, dtype=means.dtype) * flips
+        return (means[:, None] * signs[None]).reshape(-1, 3)
+
+    starts = Starts(jnp.pad(z, ((0, 3 * SLOTS), (0, 0))), None, 0, len(z))
     return search(density_of, starts, images, budget)
 
 
-def searched(density, z, images=None, budget=10**6):
-    """From COUNT starts, those of z in turn; densities of equal dimension share a program."""
-    (densities,) = (tuple(each) for each in DENSITIES if density in each)
-    z = np.resize(z, (COUNT, z.shape[1]))
-    budget, which = np.int32(budget), np.int32(densities.index(density))
-    return jax.device_get(search_one_of(which, z, budget, densities, images))
+def searched(density, z, flips=False, budget=10**6, densities=DENSITIES):
+    """From COUNT starts, those of z in turn, whose ends are returned without those of images."""
+    z = np.resize(np.pad(z, ((0, 0), (0, 3 - z.shape[1]))), (COUNT, 3))
+    which, budget = np.int32(densities.index(density)), np.int32(budget)
+    found = jax.device_get(search_one_of(which, z, budget, np.bool_(flips), densities))
+    starts = {name: getattr(found, name)[:COUNT] for name in ("end", "spent", "value")}
+    return found._replace(**starts)
 
 
 def test_a_start_on_a_normal_costs_one_gradient():
-    found = searched(normal, places(3))
+    found = searched(normal, places())
     assert found.modes.number == 1
     assert (found.end == 0).all()
     # Until the first of a batch ends, all of it climb.
@@ -113,14 +128,14 @@ def test_each_mode_is_found_once_and_starts_are_counted():
     found = searched(mixture, places())
     assert found.modes.number == 3
     order = [
-        int(np.abs(found.modes.means[:3] - mean).sum(1).argmin()) for mean in np.asarray(MEANS)
+        int(np.abs(found.modes.means[:3, :2] - mean).sum(1).argmin()) for mean in np.asarray(MEANS)
     ]
-    np.testing.assert_allclose(found.modes.means[order], MEANS, atol=0.02)
-    log_mass = np.asarray(found.modes.log_masses())[order]
-    np.testing.assert_allclose(np.exp(log_mass + 4), WEIGHTS, rtol=0.01)
+    np.testing.assert_allclose(found.modes.means[order, :2], MEANS, atol=0.02)
+    mass = np.exp(np.asarray(found.modes.log_masses())[order] + 4) / (2 * np.pi) ** 0.5
+    np.testing.assert_allclose(mass, WEIGHTS, rtol=0.01)
     assert (found.end >= 0).all()
     # Steepest ascent would end in the nearest mode, in units of its own standard deviations.
-    away = np.asarray(places())[:, None] - np.asarray(MEANS)
+    away = places()[:, None, :2] - np.asarray(MEANS)
     scales = np.asarray(SCALES)
     heights = np.log(WEIGHTS) - np.log(scales).sum(1) - 0.5 * ((away / scales) ** 2).sum(2)
     nearest = np.array(order)[heights.argmax(1)]
@@ -134,7 +149,7 @@ def test_a_narrow_mode_on_the_shoulder_of_a_wide_one_is_another():
 
 
 def test_the_wide_part_of_a_spike_is_a_shoulder():
-    found = searched(spike, places(3, scale=1.0))
+    found = searched(spike, places(scale=1.0))
     assert found.modes.number == 1
     np.testing.assert_allclose(np.diagonal(found.modes.factors[0]), 100.0, rtol=0.01)
     assert found.shoulders.number == 1
@@ -152,24 +167,19 @@ def test_what_is_no_mode_ends_without_one():
 def test_starts_without_a_density_climb_nowhere():
     found = searched(half, np.array([[-1.0, 2.0], [0.7, 0.3], [-2.0, 0.1], [2.0, 1.0]]))
     assert found.end[:4].tolist() == [NONE, 0, NONE, 0]
-    np.testing.assert_allclose(found.modes.means[0], [2**0.5, 0.0], atol=0.01)
-
-
-def flipped(means):
-    """Three reflections, which generate all corners from one."""
-    return (means[:, None] * (1 - 2 * np.eye(3, dtype=np.float32))[None]).reshape(-1, 3)
+    np.testing.assert_allclose(found.modes.means[0], [2**0.5, 0.0, 0.0], atol=0.01)
 
 
 def test_images_of_modes_are_starts_until_no_mode_is_new():
     start = np.full((1, 3), 2.5)
     assert searched(corners, start).modes.number == 1
-    found = searched(corners, start, flipped)
+    found = searched(corners, start, flips=True)
     assert found.modes.number == 8
     assert len(np.unique(np.round(found.modes.means[:8]), axis=0)) == 8
 
 
 def test_images_of_modes_are_starts_in_float64(x64):
-    found = searched(corners, np.full((1, 3), 2.5), flipped)
+    found = searched(corners, np.full((1, 3), 2.5), flips=True, densities=(corners,))
     assert found.modes.means.dtype == np.float64
     assert found.modes.number == 8
 
@@ -180,13 +190,48 @@ def test_a_budget_ends_the_search():
     assert (found.end == -1).any()
 
 
-def signs_model(dim=2):
-    """z ~ N(0, I), x | z ~ N(z_1^2, ...): the signs of z change nothing."""
-    return Model(
-        lambda key: (),
-        lambda theta: distributions.normal(jnp.zeros(dim), jnp.full(dim, 2.0)),
-        lambda theta, z: distributions.normal(z**2, jnp.full(dim, 0.3)),
-    )
+class Restricted(NamedTuple):
+    """A normal, and a density of 0 for a z outside."""
+
+    normal: Any
+    inside: jax.Array
+
+    def sample(self, *, seed, sample_shape=()):
+        return self.normal.sample(seed=seed, sample_shape=sample_shape)
+
+    def log_prob(self, x):
+        return jnp.where(self.inside, self.normal.log_prob(x), -jnp.inf)
+
+
+SIGNS, COSINES, SCALES_OF_X, HALF_OF_Z = range(4)
+
+
+def likelihood(theta, z):
+    """Of one of four models, so that their certificates share programs."""
+    kind, one = theta["kind"], jnp.ones(2)
+    locs = jnp.stack([z**2, jnp.cos(2 * z), z * jnp.array([1.0, 0.0]), z])
+    scales = jnp.stack([0.3 * one, 0.1 * one, jnp.stack([jnp.abs(z[1]), 1.0]), one])
+    inside = (kind != HALF_OF_Z) | (z[0] >= 0)
+    return Restricted(distributions.normal(locs[kind], scales[kind]), inside)
+
+
+MODEL = Model(
+    lambda key: (),
+    lambda theta: distributions.normal(jnp.zeros(2), jnp.full(2, theta["scale"])),
+    likelihood,
+)
+GUIDE = Guide(
+    lambda key: (), lambda phi, x: distributions.normal(phi["slope"] * x, jnp.full(2, phi["scale"]))
+)
+
+
+def certified(kind, prior_scale, x, slope=0.0, scale=None, **options):
+    """A certificate of one of the models; q is the prior, or N(slope x, scale^2)."""
+    scale = prior_scale if scale is None else scale
+    theta = {"kind": np.int32(kind), "scale": np.float32(prior_scale)}
+    phi = {"slope": np.float32(slope), "scale": np.float32(scale)}
+    p, q, x = MODEL(theta), GUIDE(phi), np.asarray(x, np.float32)
+    return evidence.certify(jax.random.key(2), p, q, x, num_scouts=128, **options)
 
 
 def flip(z):
@@ -194,14 +239,10 @@ def flip(z):
 
 
 def test_symmetries_are_checked_and_used(without_tails):
-    model = signs_model()
-    guide = Guide(lambda key: (), lambda phi, x: model.prior(()))
-    x = np.array([[9.0, 4.0], [4.0, 5.0]], np.float32)
+    """x | z ~ N((z_1^2, z_2^2), 0.3^2 I): the signs of z change nothing."""
 
     def run(**options):
-        return evidence.certify(
-            jax.random.key(2), model(()), guide(()), x, tolerance=0.3, budget=2e4, **options
-        )
+        return certified(SIGNS, 2.0, [[9.0, 4.0], [4.0, 5.0]], tolerance=0.3, budget=2e4, **options)
 
     found = run(symmetries=[flip, lambda z: -z])
     assert (found.search.num_modes == 4).all()
@@ -215,51 +256,39 @@ def test_symmetries_are_checked_and_used(without_tails):
 
 
 def test_more_modes_than_slots_are_not_certified():
-    # 7 x 7 modes of equal mass.
-    model = Model(
-        lambda key: (),
-        lambda theta: distributions.normal(jnp.zeros(2), jnp.full(2, 3.0)),
-        lambda theta, z: distributions.normal(jnp.cos(2 * z), jnp.full(2, 0.1)),
-    )
-    guide = Guide(lambda key: (), lambda phi, x: model.prior(()))
-    x = np.ones((1, 2), np.float32)
-    found = evidence.certify(jax.random.key(3), model(()), guide(()), x, tolerance=0.1, budget=1e5)
+    """x | z ~ N((cos 2 z_1, cos 2 z_2), 0.1^2 I): 7 x 7 modes of equal likelihood."""
+    found = certified(COSINES, 3.0, np.ones((1, 2)), tolerance=0.1, budget=1e5)
     assert found.failed[0] & Check.BUDGET
     assert np.isinf(found.high[0])
     assert "the search for mass that the draws miss is incomplete" in found.statement(0)
 
 
-class Scales:
-    """mu ~ N(0, 1), and a scale s ~ Exp(1)."""
-
-    def sample(self, *, seed, sample_shape=()):
-        key_mu, key_s = jax.random.split(seed)
-        parts = jax.random.normal(key_mu, sample_shape), jax.random.exponential(key_s, sample_shape)
-        return jnp.stack(parts, -1)
-
-    def log_prob(self, z):
-        inside = jax.scipy.stats.norm.logpdf(z[0]) - z[1]
-        return jnp.where(z[1] > 0, inside, -jnp.inf)
-
-
 def test_an_unbounded_likelihood_is_named_and_not_certified():
-    """log N(x; mu, s) rises without limit as mu = x and s tends to 0; log p(x) is finite."""
-    model = Model(
-        lambda key: (),
-        lambda theta: Scales(),
-        lambda theta, z: distributions.normal(z[:1], z[1:]),
-    )
-    guide = Guide(lambda key: (), lambda phi, x: Scales())
-    x = np.array([[0.3], [-2.0]], np.float32)
-    found = evidence.certify(
-        jax.random.key(4), model(()), guide(()), x, tolerance=0.1, num_scouts=32
-    )
+    """log N(x_1; z_1, z_2^2) rises without limit as z_1 = x_1 and z_2 tends to 0; log p(x) is finite."""
+    found = certified(SCALES_OF_X, 1.0, [[0.3, 0.0], [-2.0, 0.5]], tolerance=0.1)
     assert (found.failed & Check.UNBOUNDED != 0).all()
     assert not found.within.any()
     assert np.isinf(found.high).all()
     assert "it seems to be unbounded" in found.statement(0)
     assert not found.contradicted.any()
     assert set(found.method) == {"importance"}  # more budget for chains would not help
+
+
+def test_a_certificate_counts_regions_without_density(without_tails):
+    """z ~ N(0, I), x | z ~ N(z, I) where z_1 >= 0: p(x) = N(x; 0, 2 I) Phi(x_1 / sqrt(2)).
+
+    q's draws with z_1 < 0 have a weight of 0.
+    """
+    x = np.stack([np.linspace(-1.5, 2.5, 16), np.linspace(1.0, -1.0, 16)], 1)
+    found = certified(
+        HALF_OF_Z, 1.0, x, slope=0.5, scale=0.8, tolerance=0.25,
+        transition=annealing.random_walk(3),
+    )  # fmt: skip
+    truth = stats.norm(0, 2**0.5).logpdf(x).sum(1) + stats.norm.logcdf(x[:, 0] / 2**0.5)
+    covered = (found.low <= truth) & (truth <= found.high)
+    assert covered.sum() >= 13  # of 16 at 95 %: 4 standard errors
+    assert found.num_open == 0
+    assert (found.method == "importance").sum() >= 12
 
 
 class Content(NamedTuple):
