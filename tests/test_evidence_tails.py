@@ -121,6 +121,10 @@ def test_a_certificate_holds_where_the_prior_does_not_dominate(store, monkeypatc
     assert (found.high < 0)[kept].mean() <= 0.15
     methods = [now.method for now in found.rounds]
     assert "importance" in methods[methods.index("chains") :]
+    # A budget that does not pay for chains is named.
+    short = certified(tolerance=1.0, budget=3_100)
+    assert (short.failed & Check.BUDGET != 0).all()
+    assert not short.within.any()
 
 
 def test_without_chains_the_intervals_are_too_low(store, monkeypatch):
@@ -132,9 +136,3 @@ def test_without_chains_the_intervals_are_too_low(store, monkeypatch):
     missed = [(found.high < 0)[found.within].mean() for found in (guarded, bare)]
     assert guarded.within.mean() > 0.6
     assert missed[0] <= 0.2 < missed[1]
-
-
-def test_a_budget_that_does_not_pay_for_chains_is_named():
-    found = certified(tolerance=1.0, budget=3_100)
-    assert (found.failed & Check.BUDGET != 0).all()
-    assert not found.within.any()

@@ -9,8 +9,6 @@ from model_cases import quick_jit
 from lvm_jax import annealing, distributions, evidence
 from lvm_jax.evidence import Check
 from lvm_jax.evidence.result import least_ess, least_samples
-from lvm_jax.guides import Guide
-from lvm_jax.models import Model
 
 NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
 of = quick_jit(jax.vmap(evidence.from_log_weights))
@@ -179,25 +177,3 @@ def test_an_average_of_few_or_heavy_draws_is_not_reliable():
     assert heavy.failed == Check.VARIANCE
     assert not heavy.likely_low
     assert average(np.append(normal[1:], -np.inf)).failed & Check.NONFINITE
-
-
-def test_the_open_points_of_a_certificate_have_no_limits():
-    # z ~ N(0, I_2), x = A z + noise, deviations 1 and 1e-3 along two directions that q ignores.
-    turn = jnp.array([[0.8, -0.6], [0.6, 0.8]])
-
-    def likelihood(theta, z):
-        return distributions.normal(turn @ z, jnp.array([1.0, 1e-3]))
-
-    model = Model(lambda key: (), lambda theta: NORMAL, likelihood)
-    guide = Guide(lambda key: (), lambda phi, x: NORMAL)
-    x = np.random.default_rng(4).normal(size=(5, 2)).astype(np.float32)
-    found = evidence.certify(
-        jax.random.key(2), model(()), guide(()), x, tolerance=0.1, budget=7e3, num_scouts=0,
-        transition=annealing.random_walk(2)._replace(cost=1),
-    )  # fmt: skip
-    assert found.num_open == 5
-    assert not found.reliable.any()
-    np.testing.assert_array_equal(found.low, np.full(5, -np.inf))
-    np.testing.assert_array_equal(found.high, np.full(5, np.inf))
-    assert np.isfinite(found.log_evidence).all()
-    assert found.verdict().startswith("5 of 5 not reliable: ")
