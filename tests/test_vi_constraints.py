@@ -46,7 +46,7 @@ def test_values_are_those_of_tfp(name):
     assert own == pytest.approx(float(log_det) - shift, abs=1e-4)
 
 
-def test_a_gamma_and_a_dirichlet_density_have_evidence_one():
+def test_a_gamma_and_a_dirichlet_density_have_evidence_one(unrefined):
     """Normalised: log Z = 0. E[tau] = a, and E[p] = alpha / sum(alpha)."""
     shape, alpha = 5.0, jnp.array([4.0, 6.0, 10.0])
 

@@ -16,6 +16,7 @@ from lvm_jax.vi.natural import Gaussian
 from lvm_jax.vi.refine import Refined
 
 KEY = jax.random.key(3)
+WELLS = problems.wells(3, 3, 4.0)  # made once: its programs are compiled once
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
@@ -66,7 +67,7 @@ def test_good_turing_is_the_share_of_modes_seen_once():
 
 def test_a_saddle_is_no_mode_and_few_paths_leave_modes_unseen(unrefined):
     """z = 0 is a saddle of wells; 4 paths cannot end in all 8 modes."""
-    wells = task(problems.wells(3, 3, 4.0).log_density, 3)
+    wells = task(WELLS.log_density, 3)
     found = search(KEY, wells._replace(draw_start=lambda key: jnp.zeros(3)), 4, 2.0)
     assert len(found.num_paths) == 0
     found = search(KEY, wells, 4, 2.0)
@@ -85,7 +86,7 @@ def test_a_saddle_is_no_mode_and_few_paths_leave_modes_unseen(unrefined):
 
 @pytest.mark.parametrize("method", [vi.modes(), vi.pathfinder(num_paths=5)])
 def test_a_budget_holds(method):
-    wells = task(problems.wells(3, 3, 4.0).log_density, 3, max_evaluations=500)
+    wells = task(WELLS.log_density, 3, max_evaluations=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = method.run(KEY, wells)
@@ -96,7 +97,7 @@ def test_all_modes_of_wells_are_found():
     """Eight equal modes in a search that ends when each is the end of two paths."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = vi.modes().run(KEY, task(problems.wells(3, 3, 4.0).log_density, 3))
+        found = vi.modes().run(KEY, task(WELLS.log_density, 3))
     assert found.modes.num_modes == 8
     np.testing.assert_allclose(found.modes.mass.value, 1 / 8, rtol=0.1)
     assert (found.modes.num_paths >= 2).all()
