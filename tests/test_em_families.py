@@ -113,7 +113,7 @@ CASES = {
     "multinomial": Case(
         em.Multinomial(20),
         lambda c: c,
-        lambda x, c: stats.multinomial.logpmf(x, 20, c),
+        lambda x, c: stats.multinomial.logpmf(x, x.sum(1), c),
         lambda rng, c, n: rng.multinomial(20, c, n) * 1.0,
         share_estimate,
         lambda c: 20 * c,
@@ -161,6 +161,19 @@ def log_joint(name, x, pi, numbers):
     return np.log(pi) + np.stack(parts, 1)
 
 
+def three_steps(name, x, weight, pi, numbers):
+    """The trace, the weights and the component numbers of three steps of EM in NumPy."""
+    trace = []
+    for _ in range(3):
+        joint = log_joint(name, x, pi, numbers)
+        log_p = logsumexp(joint, axis=1)
+        trace.append(weight @ log_p / weight.sum())
+        resp = np.exp(joint - log_p[:, None]) * weight[:, None]
+        pi = resp.sum(0) / resp.sum()
+        numbers = np.stack([CASES[name].estimate(x, r) for r in resp.T])
+    return trace, pi, numbers
+
+
 ROWS = [(name, holes) for name, case in CASES.items() for holes in {False, case.by_entry}]
 
 
@@ -179,14 +192,7 @@ def test_densities_and_steps_are_those_of_the_definition(x64, name, holes):
         KEY, x, K, case.family, start=mixture, max_steps=3, tolerance=0.0, sample_weight=WEIGHT,
         throw=False,
     )  # fmt: skip
-    trace = []
-    for _ in range(3):
-        joint = log_joint(name, x, pi, numbers)
-        log_p = logsumexp(joint, axis=1)
-        trace.append(WEIGHT @ log_p / WEIGHT.sum())
-        resp = np.exp(joint - log_p[:, None]) * WEIGHT[:, None]
-        pi = resp.sum(0) / resp.sum()
-        numbers = np.stack([case.estimate(x, r) for r in resp.T])
+    trace, pi, numbers = three_steps(name, x, WEIGHT, pi, numbers)
     np.testing.assert_allclose(fit.info.trace, trace, rtol=1e-9)
     np.testing.assert_allclose(fit.mixture.weights, pi, rtol=1e-7)
     for got, want in zip(
@@ -228,19 +234,21 @@ def test_samples_have_the_moments_of_their_component():
 def test_acceleration_never_lowers_the_likelihood_and_ends_higher(x64):
     mixture, x = all_families()
     options = {"start": mixture, "tolerance": 0.0, "max_steps": 30, "throw": False}
-    slow, fast = (
-        em.fit(KEY, x, K, ALL, acceleration=which, **options).info for which in (None, "squarem")
-    )
+    fast = em.fit(KEY, x, K, ALL, acceleration="squarem", **options).info
     assert np.diff(fast.trace).min() > -1e-12
-    assert fast.log_likelihood > slow.log_likelihood - 1e-9
+    for _ in range(30):
+        mixture = em.maximize(em.accumulate(mixture, x), mixture)
+    slow = em.accumulate(mixture, x)
+    assert fast.log_likelihood > slow.log_likelihood / slow.total_weight - 1e-9
 
 
 def test_parts_add(x64):
     mixture, x = all_families()
-    parts = [em.accumulate(mixture, x[:51]), em.accumulate(mixture, x[51:])]
+    parts = [em.accumulate(mixture, x[:66]), em.accumulate(mixture, x[66:])]
     added = em.maximize(sum(parts), mixture)
+    # The first accelerated step is one of EM.
     options = {"start": mixture, "max_steps": 1, "tolerance": 0.0, "throw": False}
-    whole = em.fit(KEY, x, K, ALL, **options).mixture
+    whole = em.fit(KEY, x, K, ALL, acceleration="squarem", **options).mixture
     for got, want in zip(jax.tree.leaves(added), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-10)
 
@@ -276,11 +284,16 @@ def test_float32_of_narrow_components_is_that_of_float64(name):
         return em.fit(KEY, rows.astype(dtype), 2, case.family, **options)
 
     single = fit(np.float32)
-    with jax.enable_x64(True):
-        double = fit(np.float64)
+    if name == "multinomial":  # its fit in float64 would be a program more
+        trace, _, found = three_steps(name, rows.astype(float), np.ones(len(rows)), pi, numbers)
+        components = case.components(found)
+    else:
+        with jax.enable_x64(True):
+            double = fit(np.float64)
+        trace, components = double.info.trace, double.mixture.components
     assert single.info.exact_steps == 3
-    np.testing.assert_allclose(single.info.trace, double.info.trace, atol=5e-3)
-    leaves = [jax.tree.leaves(found.mixture.components) for found in (single, double)]
+    np.testing.assert_allclose(single.info.trace, trace, atol=5e-3)
+    leaves = [jax.tree.leaves(found) for found in (single.mixture.components, components)]
     for got, want in zip(*leaves, strict=True):
         np.testing.assert_allclose(got, want, rtol=3e-3, atol=1e-5)
 
@@ -288,7 +301,7 @@ def test_float32_of_narrow_components_is_that_of_float64(name):
 LIMITS = {
     "zeros": (em.Exponential(), [0.0, 0.0, 0.0], 1e-6, r"the least mean of column 0"),
     "equal": (em.Gamma(), [3.0, 3.0, 3.0], 1e6, r"the largest shape of column 0"),
-    "poisson": (em.NegativeBinomial(9), [3.0, 3.0, 3.0], 0.0, r"dispersion 0 of column 0"),
+    "poisson": (em.NegativeBinomial(200), [3.0, 3.0, 3.0], 0.0, r"dispersion 0 of column 0"),
     "one direction": (
         em.VonMisesFisher(),
         [0.6, 0.8, 0.0],
@@ -301,9 +314,10 @@ LIMITS = {
 
 @pytest.mark.parametrize(("family", "row", "value", "words"), LIMITS.values(), ids=LIMITS)
 def test_limits_are_kept_and_named(family, row, value, words):
-    """Of 100 equal rows with weights: shapes as in the test before."""
-    x = np.tile(np.float32(row), (100, 1))
-    with pytest.warns(em.BoundaryWarning, match=words):
+    """Of 100 equal rows with weights: programs of the tests before."""
+    wide = isinstance(family, em.Exponential | em.NegativeBinomial)
+    x = np.tile(row, (100, 1)).astype(np.float64 if wide else np.float32)
+    with pytest.warns(em.BoundaryWarning, match=words), jax.enable_x64(wide):
         fit = em.fit(KEY, x, 1, family, sample_weight=np.ones(100))
     found = [np.asarray(leaf).ravel()[0] for leaf in jax.tree.leaves(fit.mixture.components)]
     assert np.isfinite(fit.info.log_likelihood)
