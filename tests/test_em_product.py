@@ -141,7 +141,8 @@ def test_float32_far_from_the_origin_is_that_of_float64():
         mixture, _ = start(dtype)
         origin = jnp.asarray(moved, dtype)
         given = em.Mixture(mixture.log_weights, mixture.components, origin, FAMILY)
-        return em.fit(KEY, far, K, FAMILY, start=given, max_steps=3, **OPTIONS)
+        weight = {"sample_weight": WEIGHT}  # as in the programs above
+        return em.fit(KEY, far, K, FAMILY, start=given, max_steps=3, **weight, **OPTIONS)
 
     single = fit(np.float32)
     with jax.enable_x64(True):
@@ -210,6 +211,7 @@ def test_latent_classes_of_carcinoma_have_the_likelihood_of_polca(x64, first):
 
 def test_acceleration_keeps_the_maximum_of_mixed_data(x64):
     options = {"start": start()[0], "tolerance": 1e-9, "max_steps": 3000, "throw": False}
+    options["sample_weight"] = np.ones(N)
     slow = em.fit(KEY, X, K, FAMILY, **options).info
     fast = em.fit(KEY, X, K, FAMILY, acceleration="squarem", **options).info
     assert np.diff(fast.trace).min() > -1e-12
@@ -220,7 +222,8 @@ def test_acceleration_keeps_the_maximum_of_mixed_data(x64):
 def test_labels_order_the_components(x64):
     y = np.full(N, -1)
     y[:30] = 2 - Z[:30]  # component 0 is the cluster of z = 2
-    fit = em.fit(KEY, X, K, FAMILY, y=y, num_restarts=2, tolerance=1e-6, throw=False)
+    options = {"sample_weight": np.ones(N), "tolerance": 1e-6, "throw": False}
+    fit = em.fit(KEY, X, K, FAMILY, y=y, **options)
     assert (np.diff(np.asarray(fit.mixture.means)[:, 0]) < 0).all()
     assert fit.mixture.family == FAMILY
 
