@@ -191,12 +191,13 @@ def test_select_takes_the_lowest_criterion(x64):
     for k, one in found.fits.items():
         assert found.criteria[k] == em.criteria(one.mixture, x, weight)
     lowest = min(found.criteria, key=lambda k: found.criteria[k].icl)
-    assert em.select(key, x, (1, 2), "diag", criterion="icl", **options).num_components == lowest
+    options |= {"criterion": "icl", "sample_weight": weight}
+    assert em.select(key, x, (1, 2), "diag", **options).num_components == lowest
 
 
-def test_select_names_the_number_of_components_that_did_not_converge():
+def test_select_names_the_number_of_components_that_did_not_converge(x64):
     x = np.random.default_rng(1).normal(size=(60, 2))
-    options = {"max_steps": 2, "tolerance": 0.0}
+    options = {"max_steps": 2, "tolerance": 0.0, "num_restarts": 2, "sample_weight": np.ones(60)}
     words = "EM did not converge in 2 steps: 1 of 1 fits (diag of 3); raise max_steps or tolerance"
     with pytest.warns(em.ConvergenceWarning) as caught:
         em.select(jax.random.key(3), x, (3,), "diag", **options)
