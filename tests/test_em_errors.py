@@ -141,6 +141,8 @@ def test_what_the_rows_do_not_determine_is_named(fit):
     assert found.distance > 3
     same = em.gaussian_mixture([0.5, 0.5], np.tile(FAITHFUL.mean(0), (2, 1)),
                                np.tile(np.cov(FAITHFUL.T, bias=True), (2, 1, 1)))  # fmt: skip
+    twice = same.components._replace(remainder=np.zeros((2, 2), np.float32))  # as in the fit
+    same = em.Mixture(same.log_weights, twice, same.origin, em.Full())
     with pytest.warns(UserWarning, match=r"not determined by these rows: weights\[0\]"):
         found = em.standard_errors(same, FAITHFUL, WEIGHT, kind="scores")
     assert np.isnan(found.weights).all()
