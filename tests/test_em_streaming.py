@@ -318,6 +318,12 @@ def test_a_larger_sample_than_the_data_is_the_data(monkeypatch):
     np.testing.assert_array_equal(found.sample.weight, WEIGHT[found.sample.numbers])
 
 
+def test_the_first_step_has_the_program_of_the_others():
+    state = recording.blank_state(start_of("diag")[0].parameters, 1, accelerated=False)
+    counts = (state.outcome, state.num_steps, state.exact_steps, state.step)
+    assert {count.dtype for count in counts} == {np.dtype(np.int32)}  # as after a step
+
+
 def test_counts_beyond_the_integers_of_float32(x64):
     """2^25 merges of one row each would leave 2^24 in float32."""
     start = em.gaussian_mixture([1.0], np.zeros((1, 1)), np.ones((1, 1)), "diag")

@@ -119,7 +119,7 @@ def blank_state(
     zeros = np.zeros(number, np.int32)
     objective = np.full(number, previous_objective)
     cycle = squarem.start(parameters) if accelerated else None
-    running = zeros + Outcome.RUNNING
+    running = np.full(number, Outcome.RUNNING, np.int32)  # as after a step: one program
     return State(parameters, objective, running, zeros, np.int32(0), np.int32(0), cycle)
 
 
