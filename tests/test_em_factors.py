@@ -114,8 +114,8 @@ def test_data_that_stream_have_the_same_fit(x64):
 
 
 def test_one_component_has_the_closed_form_of_probabilistic_pca(x64):
-    options = {"sample_weight": np.ones(N), "tolerance": 1e-14, "max_steps": 5_000}
-    fit = em.fit(KEY, X, 1, FAMILIES["isotropic"], **options)
+    fit = em.fit(KEY, X, 1, FAMILIES["isotropic"], tolerance=1e-14, max_steps=5_000,
+                 acceleration="squarem")  # fmt: skip
     values = np.linalg.eigvalsh(np.cov(X.T, ddof=0))[::-1]
     noise = values[Q:].mean()  # Tipping and Bishop (1999), equation 8
     log_det = np.log(values[:Q]).sum() + (D - Q) * np.log(noise)

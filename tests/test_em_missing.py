@@ -77,13 +77,10 @@ def test_steps_and_scores_are_those_of_the_definition(x64, covariance_type):
 
 @pytest.mark.parametrize(
     ("covariance_type", "with_prior"),
-    [("full", False), ("tied", False), ("diag", True), ("spherical", False)],
+    [("full", False), ("tied", True), ("diag", True), ("spherical", False)],
 )
 def test_complete_rows_have_the_ordinary_fit(x64, covariance_type, with_prior):
-    """The families of missing entries on complete rows, and one with a hole and weight 0.
-
-    Full and tied families have the M-step, and so the prior, of complete rows.
-    """
+    """The families of missing entries on complete rows, and one with a hole and weight 0."""
     extra = np.where(np.arange(N)[:, None] + np.arange(D)[None] == N + 1, np.nan, X)
     weight = np.where(np.isnan(extra).any(1), 0, WEIGHT)
     prior = em.default_prior(X, K, covariance_type) if with_prior else None

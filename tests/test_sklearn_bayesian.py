@@ -75,7 +75,7 @@ def test_same_start_same_posterior_as_scikit_learn(kind):
 
 
 def test_float32_is_kept_and_the_best_of_several_starts():
-    options = {**options_of("diag"), "n_init": 3, "max_iter": 20}
+    options = {**options_of("full"), "n_init": 3, "max_iter": 20}
     ours = BayesianGaussianMixture(**options).fit(X.astype(np.float32))
     assert {getattr(ours, name).dtype for name in STATE[1:]} == {np.dtype(np.float32)}
     sample, labels = ours.sample(500)
@@ -118,5 +118,4 @@ def test_bad_parameters_are_refused(options, message):
 
 
 def test_check_estimator_has_no_failures(unchecked):
-    # The programs of diagonal covariances are those of the tests above.
-    assert not_passed(BayesianGaussianMixture(covariance_type="diag")) == []
+    assert not_passed(BayesianGaussianMixture()) == []
