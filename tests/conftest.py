@@ -171,16 +171,6 @@ def forget_programs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def compile_quickly() -> Iterator[None]:
-    """For a file in which nothing runs for long: compile with little optimisation."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
-
-
-@pytest.fixture(scope="module")
 def result(finished: Any) -> Any:
     """The result of a file's run of an experiment."""
     return finished.result

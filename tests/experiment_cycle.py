@@ -14,7 +14,7 @@ def run_once(name, config, *patches):
     """A fixture of a file, to be called `finished`: one run with (module, attribute, value) set."""
 
     @pytest.fixture(scope="module")
-    def finished(tmp_path_factory, compile_quickly):
+    def finished(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             for replaced in patches:
                 patch.setattr(*replaced)

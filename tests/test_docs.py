@@ -53,7 +53,7 @@ def small_figures(monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_a_page_runs_and_gives_what_it_says(page, compile_quickly, tmp_path, monkeypatch):
+def test_a_page_runs_and_gives_what_it_says(page, tmp_path, monkeypatch):
     """It also writes each figure that it shows."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -22,8 +22,6 @@ SCALES = {
 }  # fmt: skip
 ALPHA = 0.7
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def prior_of(kind):
     return em.NormalInverseWishart(np.array([0.5, -0.3]), 0.4, 4.5, SCALES[kind])

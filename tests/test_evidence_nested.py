@@ -15,7 +15,6 @@ KEY = jax.random.key(4)
 X, SCALE = np.array([0.5, -1.0], np.float32), 0.2
 TRUTH = multivariate_normal(cov=1 + SCALE**2).logpdf(X).sum()
 NORMAL = distributions.normal(jnp.zeros(2), jnp.ones(2))
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def spike(z):

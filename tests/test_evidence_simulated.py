@@ -11,9 +11,6 @@ from lvm_jax.models import Model
 
 PROBLEM = problems.two_modes(4)
 SETTINGS = {"tolerance": 0.1, "budget": 2e4}
-pytestmark = pytest.mark.usefixtures(
-    "compile_quickly"
-)  # as test_evidence_lab.py: two programs are the same
 
 
 def run(num_points=64, p=PROBLEM.p, q=PROBLEM.q, **settings):
@@ -34,7 +31,7 @@ def one_normal(**options):
 
 
 @pytest.fixture(scope="module")
-def found(compile_quickly):
+def found():
     """Without chains from draws, which test_evidence_tails.py has."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beyond, "compile_ahead", lambda *_: None)

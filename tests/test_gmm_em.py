@@ -30,7 +30,7 @@ def run(out, **options):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
+def finished(tmp_path_factory):
     options = {"search": ("EEI", "VEV"), "num_refits": 100}
     return run(tmp_path_factory.mktemp("gmm") / "run", data="old_faithful", **options)
 
@@ -111,9 +111,7 @@ def test_the_written_parameters_have_the_written_likelihood(finished):
     assert found["criteria"]["bic"] == pytest.approx(-2 * total + 11 * np.log(272), rel=1e-10)
 
 
-def test_missing_values_are_reported_and_every_point_is_scored_by_what_it_has(
-    tmp_path, compile_quickly
-):
+def test_missing_values_are_reported_and_every_point_is_scored_by_what_it_has(tmp_path):
     x = data.old_faithful().x.copy()
     x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
     empty = np.isnan(x).all(1)

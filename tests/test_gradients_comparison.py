@@ -10,7 +10,6 @@ from lvm_jax.problems import one_bit
 
 KEY = jax.random.key(5)
 T = 0.45
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def toy(b):

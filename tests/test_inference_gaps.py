@@ -26,8 +26,6 @@ SIZES = {
     "importance_samples": 2_000, "flow_layers": 1, "flow_hidden": (4,), "start": "guide",
 }  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def starts():
     """theta and phi where the training begins: the best mean-field q, made wrong."""
@@ -54,7 +52,7 @@ def started(inputs):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
+def finished(tmp_path_factory):
     """A linear decoder with one learned variance, trained for an epoch on data of its own."""
     folder = tmp_path_factory.mktemp("gaps")
     rng = np.random.default_rng(0)

@@ -31,7 +31,7 @@ def run(config, out):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
+def finished(tmp_path_factory):
     return run(Config(**SMALL), tmp_path_factory.mktemp("table") / "run")
 
 

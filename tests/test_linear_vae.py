@@ -18,7 +18,7 @@ LATENT, GIVEN = 3, 2.5  # a given s2 that two eigenvalues are above
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
+def finished(tmp_path_factory):
     """A run on 300 rows whose covariance (over N) has the eigenvalues above to rounding."""
     rng, folder = np.random.default_rng(4), tmp_path_factory.mktemp("linear")
     white = rng.normal(size=(300, 6))

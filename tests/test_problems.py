@@ -11,8 +11,6 @@ from scipy import special, stats
 
 from lvm_jax import problems
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 MIXING = np.array([[1, 0.5, 0], [0, 1, 0.5], [0, 0, 1]])
 LOGITS = np.random.default_rng(0).normal(size=(3, 3))
 PROBLEMS = {

@@ -17,8 +17,6 @@ from lvm_jax import problems
 from lvm_jax.data import published, store
 from lvm_jax.problems import cox, regression
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def log_integral(log_density, low, high, **options):
     """By adaptive quadrature."""

@@ -20,10 +20,7 @@ CASES = {
     "diag": "dirichlet_process", "spherical": "dirichlet_distribution",
 }  # fmt: skip
 
-pytestmark = [
-    pytest.mark.usefixtures("compile_quickly"),
-    pytest.mark.filterwarnings("ignore:.*did not converge.*"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*did not converge.*")
 
 
 def options_of(kind):

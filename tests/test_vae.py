@@ -26,8 +26,6 @@ SMALL = {
     "bound": "iwae", "num_samples": 3, "estimator": "reparameterized", "learning_rate": 3e-3,
 }  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 finished = run_once("vae", Config(**SMALL))
 

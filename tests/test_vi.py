@@ -20,7 +20,6 @@ PRECISION = np.eye(3) / 4 + ROWS.T @ ROWS / NOISE**2  # of the posterior of (int
 MEAN = np.linalg.solve(PRECISION, ROWS.T @ Y / NOISE**2)
 TRUTH = multivariate_normal(cov=4 * ROWS @ ROWS.T + NOISE**2 * np.eye(12)).logpdf(Y)
 WELLS = problems.wells(2, 2, 4.0)
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def log_density(z):

@@ -13,7 +13,6 @@ from lvm_jax.vi.batch_and_match import full_rank_step, match
 from lvm_jax.vi.density import check_density
 from lvm_jax.vi.natural import Gaussian
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 DIM, RATE = 4, jnp.float32(0.6)
 RNG = np.random.default_rng(0)
 FACTOR = RNG.normal(size=(DIM, DIM - 1))

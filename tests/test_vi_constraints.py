@@ -15,7 +15,6 @@ FREE = {  # the free numbers of a z
     "simplex": lambda z: z[:-1],
     "correlation_cholesky": lambda z: z[np.tril_indices(3, -1)],
 }
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)

@@ -12,7 +12,6 @@ from lvm_jax.vi import fixed_draws, natural
 from lvm_jax.vi.density import check_density
 from lvm_jax.vi.natural import Gaussian
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 DIM = 3
 PRECISION = np.array([[2.0, 1.2, 0.0], [1.2, 1.5, -0.4], [0.0, -0.4, 1.0]])

@@ -21,7 +21,6 @@ TARGET = problems.eight_schools(centred=False)
 Z = np.linspace(-1, 1.4, 10).astype(np.float32)  # mu, log tau, eta
 Y, SIGMA = EFFECTS.astype(np.float32), ERRORS.astype(np.float32)
 SIDE = np.arange(-14, 14, 0.2, dtype=np.float32)
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 pymc_is_installed = pytest.mark.skipif(
     find_spec("pymc") is None, reason="PyMC (the extra pymc) is not installed"
 )

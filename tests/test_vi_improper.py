@@ -12,7 +12,6 @@ from lvm_jax.vi.improper import improper_leaf
 
 KEY = jax.random.key(7)
 START = {"a": 0.0, "b": np.zeros(2, np.float32)}
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def with_b(of_b):

@@ -9,7 +9,6 @@ from lvm_jax import problems, vi
 from lvm_jax.vi.density import check_density
 from lvm_jax.vi.start import NUM_DRAWS, ascend_path
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 SHAPE, RATE = 3.0, 0.5  # of the gamma distribution of exp(a)
 CURVATURE = np.array([[SHAPE + 4, -4], [-4, 4]])  # at the mode, a = b = log(SHAPE / RATE)
 

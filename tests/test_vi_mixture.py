@@ -13,7 +13,7 @@ MASS = np.array([0.7, 0.25, 0.05])
 MEANS = np.array([[-5.0, 0.0], [4.0, 3.0], [3.0, -6.0]])
 ROOTS = np.array([[[1.0, 0.0], [0.5, 0.4]], [[0.3, 0.0], [0.0, 2.0]], [[0.5, 0.0], [-0.2, 0.5]]])
 LOG_Z = -4.0
-pytestmark = pytest.mark.usefixtures("compile_quickly", "unrefined_file")
+pytestmark = pytest.mark.usefixtures("unrefined_file")
 
 
 def three_normals(z):

@@ -17,7 +17,6 @@ from lvm_jax.vi.refine import Refined
 
 KEY = jax.random.key(3)
 WELLS = problems.wells(3, 3, 4.0)  # made once: its programs are compiled once
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def task(log_density, dim, **more):

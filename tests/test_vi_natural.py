@@ -17,7 +17,7 @@ RNG = np.random.default_rng(2)
 ROOT = np.tril(RNG.normal(size=(3, 3))) + 2 * np.eye(3)
 PRECISION, MEAN = ROOT @ ROOT.T, np.array([0.5, -1.0, 2.0])
 OTHER = np.tril(RNG.normal(size=(3, 3))) * 0.3 + np.eye(3)
-pytestmark = pytest.mark.usefixtures("x64", "compile_quickly")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def gaussian(z):

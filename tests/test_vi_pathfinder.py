@@ -22,7 +22,6 @@ RNG = np.random.default_rng(1)
 ROOT = np.tril(RNG.normal(size=(4, 4))) + 2 * np.eye(4)
 PRECISION, MEAN = ROOT @ ROOT.T, np.array([1.0, -2.0, 0.5, 3.0])
 LOG_Z = 7.0
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def gaussian(z):

@@ -36,9 +36,6 @@ class Truncated(NamedTuple):
         return jax.random.truncated_normal(seed, -jnp.inf, 2.0, (*sample_shape, 1))
 
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
-
 @pytest.mark.parametrize("dim", [2, 70])
 def test_what_does_not_depend_on_q_compiles_once_while_q_is_fitted(store, monkeypatch, dim):
     """The programs that a thread compiled are those that the fit calls; no chains for D > 64."""

@@ -18,7 +18,6 @@ from lvm_jax.vi.constraints import Constrained, Function
 MEAN, ROOT = jnp.array([1.0, -2.0, 0.5]), jnp.array([[2.0, 0, 0], [1.5, 0.4, 0], [-1, 0.2, 0.1]])
 SCALES = np.sqrt(np.diag(ROOT @ ROOT.T))
 NAME = "line-normal"
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def log_density(z):

@@ -17,7 +17,7 @@ KEY = jax.random.key(11)
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(6, 2)).astype(np.float32)
 LABELS = np.array([0, 1, 1, 0, 1, 1], np.float32)
-pytestmark = pytest.mark.usefixtures("compile_quickly", "unrefined_file")
+pytestmark = pytest.mark.usefixtures("unrefined_file")
 
 
 def log_prior(z):

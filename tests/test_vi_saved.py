@@ -14,7 +14,7 @@ from lvm_jax.training.checkpoint import CheckpointError
 
 KEY = jax.random.key(3)
 START = {"tau": np.float32(1.0), "beta": [np.zeros(2, np.float32), (np.zeros(1, np.float32),)]}
-pytestmark = pytest.mark.usefixtures("compile_quickly", "unrefined_file")
+pytestmark = pytest.mark.usefixtures("unrefined_file")
 
 
 def log_density(z):

@@ -13,7 +13,6 @@ from lvm_jax.distributions import FullRankNormal, normal
 KEY = jax.random.key(13)
 PRIOR = normal(jnp.zeros(2), jnp.ones(2))
 CORRELATED = jnp.array([[1.0, 0.9], [0.9, 1.0]])
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def simulate(key, z):

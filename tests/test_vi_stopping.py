@@ -18,7 +18,6 @@ from lvm_jax.vi.trend import squared_slope
 DIM, SAMPLES = 4, 10
 KEY = jax.random.key(8)
 BEST = np.linspace(-1, 1, DIM)
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 class Walk(NamedTuple):
