@@ -90,21 +90,21 @@ def test_every_number_is_that_of_distrax(name, wide):
     with jax.enable_x64(wide):
         ours, theirs = (make() for make in FAMILIES[name][:2])
 
-        def numbers(q):
-            def run(key, value):
-                draw = jax.vmap(lambda key: q.sample(seed=key, sample_shape=(5,)))
-                readings = {reading: getattr(q, reading)() for reading in READ if name in NUMBERS}
-                return readings | {
-                    "log_prob": q.log_prob(value),
-                    "one": q.sample(seed=key),
-                    "many": q.sample(seed=key, sample_shape=(2, 3)),
-                    "of many keys": draw(jax.random.split(key, 3)),
-                }
+        def numbers(q, key, value):
+            draw = jax.vmap(lambda key: q.sample(seed=key, sample_shape=(5,)))
+            readings = {reading: getattr(q, reading)() for reading in READ if name in NUMBERS}
+            return readings | {
+                "log_prob": q.log_prob(value),
+                "one": q.sample(seed=key),
+                "many": q.sample(seed=key, sample_shape=(2, 3)),
+                "of many keys": draw(jax.random.split(key, 3)),
+            }
 
-            run = run if name in ONE_BY_ONE else quick_jit(run)
-            return run(KEY, jnp.asarray(FAMILIES[name][2]))
+        def both(*given):
+            return [numbers(q, *given) for q in (ours, theirs)]
 
-        left, right = numbers(ours), numbers(theirs)
+        run = both if name in ONE_BY_ONE else quick_jit(both)
+        left, right = run(KEY, jnp.asarray(FAMILIES[name][2]))
         for part, number in left.items():
             same(number, right[part])
         for part in PARTS:
