@@ -22,6 +22,7 @@ from lvm_jax.training import Checkpoints, Placement, checkpoint
 OPTIONS = {"batch_size": 8, "num_epochs": 2, "num_samples": 3}
 STEPS = {"max_steps": 5, "tolerance": 0.0, "throw": False}
 OF_TWO = [0, 2, 4]  # cases of `mixtures` that two processes fit
+NOT_OF_TWO = [1, 3]
 
 
 def mixtures(x, *devices, places=range(5)):
@@ -72,7 +73,9 @@ def devices():
         "eight": numbers(fit(**options, placement=Placement(eight))),
         "two, fed": numbers(fit(**options, placement=Placement(two, on_device=False))),
     }
-    found["mixtures"] = mixtures(rows_of_a_mixture(), eight, two)
+    # Four devices in two processes have the other cases.
+    found["eight, mixtures"] = mixtures(rows_of_a_mixture(), eight)[0]
+    found["two, mixtures"] = mixtures(rows_of_a_mixture(), two, places=NOT_OF_TWO)[0]
     rows = parallel.rows_to_global(eight, np.arange(32.0).reshape(16, 2))
     batch = jax.jit(lambda x: parallel.constrain(eight, 1 * x))(np.zeros((16, 2)))
     copy = parallel.replicate(eight, {"w": np.ones(3)})["w"]

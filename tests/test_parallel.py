@@ -11,7 +11,14 @@ import jax
 import numpy as np
 import optax
 import pytest
-from parallel_worker import OF_TWO, mixtures, numbers, options_of_devices, rows_of_a_mixture
+from parallel_worker import (
+    NOT_OF_TWO,
+    OF_TWO,
+    mixtures,
+    numbers,
+    options_of_devices,
+    rows_of_a_mixture,
+)
 from training_cases import ESTIMATE, GUIDE, KEY, MODEL, OPTIMIZER, data, epoch_order, fit
 
 from lvm_jax import parallel, training
@@ -50,14 +57,26 @@ def on_one_device():
     return found
 
 
-def test_two_and_eight_devices_give_the_numbers_of_one(on_one_device):
+@pytest.fixture(scope="module")
+def folder_and_lost(tmp_path_factory):
+    """Two processes of which one is killed: the other one waits for it for some 20 s."""
+    folder = tmp_path_factory.mktemp("two")
+    lost = start_both("lost", folder)
+    yield folder, lost
+    for one in lost:
+        one.kill()  # if no test has waited for it
+        with one:  # closes its pipes
+            pass
+
+
+def test_two_and_eight_devices_give_the_numbers_of_one(folder_and_lost, on_one_device):
     found = answer(start(8, "devices"))
     one = numbers(fit(**options_of_devices()))
     for name in ("eight", "two, fed"):
         assert_close(found[name], one)
-    eight, two = found["mixtures"]
-    assert_mixtures_close(eight, on_one_device)
-    assert_mixtures_close(two, on_one_device)
+    assert_mixtures_close(found["eight, mixtures"], on_one_device)
+    some = [on_one_device[place] for place in NOT_OF_TWO]
+    assert_mixtures_close(found["two, mixtures"], some)
     rows, batch, copy = found["shards"]
     assert rows == batch == [[2, 2]] * 8
     assert copy == [[3]] * 8
@@ -76,19 +95,20 @@ def assert_mixtures_close(one, other):
         assert_parts_close(a, b)
 
 
-def test_two_processes_that_each_hold_half_of_the_rows(tmp_path, on_one_device):
+def test_two_processes_that_each_hold_half_of_the_rows(folder_and_lost, on_one_device):
     """Against a loop by hand on the batches that the two bring together.
 
     Ctrl-C in one process stops both, and both resume from what the first one wrote. Where that one
     has no space left for a checkpoint, both end with an error. Two before them fitted a mixture until one
     was killed: these resume it after its last complete step.
     """
-    kept, killed = start_both("lost", tmp_path)
-    for one in (killed, kept):
+    folder, lost = folder_and_lost
+    kept, killed = lost
+    for one in lost:
         one.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
     assert kept.returncode != 0  # it does not wait for ever
-    found = [answer(one) for one in start_both("process", tmp_path)]
+    found = [answer(one) for one in start_both("process", folder)]
     full = [one.pop("full") for one in found]
     assert re.search(r"step \d+ could not be written \(No space left on device\)", full[0])
     assert full[1].startswith("process 0 could not write a checkpoint")
@@ -98,7 +118,7 @@ def test_two_processes_that_each_hold_half_of_the_rows(tmp_path, on_one_device):
     assert found[0]["stopped"] == ["INTERRUPTED", 4]
     assert all(found[0]["resumed"][name] == found[0][name] for name in found[0]["resumed"])
     assert re.search(r"checkpoints: .* is of a run with other settings \(x: ", found[0]["refused"])
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     parameters, bounds = together(data(40), found[0]["steps"])
     np.testing.assert_allclose(found[0]["parameters"], parameters, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(found[0]["bound"], np.reshape(bounds, (2, -1)).mean(1), rtol=1e-5)
