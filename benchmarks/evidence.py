@@ -87,6 +87,9 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[32, 128, 512], help="T of HMC")
     parser.add_argument("--images", type=int, default=100, help="for the speed")
     parser.add_argument("--temperatures", type=int, default=1_000, help="for the speed")
+    parser.add_argument(
+        "--contestants", nargs="+", choices=PEERS, default=PEERS, help="for the speed"
+    )
     parser.add_argument("--many", type=int, nargs="+", default=[10, 100, 1_000], help="for memory")
     parser.add_argument("--problems", nargs="+", default=TOLERANCE_PROBLEMS, help="for tolerance")
     parser.add_argument("--tolerances", type=float, nargs="+", default=[0.1, 0.02], help="nats")
@@ -158,8 +161,8 @@ def error_line(case: dict[str, Any], name: str, found: dict[str, dict[str, Any]]
 def speed_part(options: Any) -> dict[str, Any]:
     """Time of long chains for many images."""
     case = make_case(options, points=options.images, temperatures=options.temperatures, repeats=1)
-    found = harness.take_turns("benchmarks.evidence", case, PEERS, options.rounds)
-    rows = [speed_line(name, found) for name in PEERS]
+    found = harness.take_turns("benchmarks.evidence", case, options.contestants, options.rounds)
+    rows = [speed_line(name, found) for name in options.contestants]
     print(f"\n{options.images} images x 16 chains x {options.temperatures:,} temperatures", end="")
     print(" x 10 leapfrog steps of the decoder\n")
     print(harness.markdown(SPEED_HEADER, rows))
@@ -168,7 +171,8 @@ def speed_part(options: Any) -> dict[str, Any]:
 
 def speed_line(name: str, found: dict[str, dict[str, Any]]) -> list[str]:
     """One contestant's row; the speed-up is that of lvm_jax over this row."""
-    own, ours, floor = found[name], found[PEERS[0]].get("seconds"), found["product"].get("seconds")
+    own = found[name]
+    ours, floor = (found.get(other, {}).get("seconds") for other in (PEERS[0], "product"))
     if "failed" in own:
         return [name, own["failed"], *["–"] * (len(SPEED_HEADER) - 2)]
     return [

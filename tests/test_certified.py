@@ -13,7 +13,7 @@ from lvm_jax.guides.base import Guide
 from lvm_jax.models import Model
 
 NUM_POINTS = 48
-BUDGET = 3e4  # below that of more draws than have the short tail: one program
+BUDGET = 3e4  # a larger one allows numbers of draws that need a second program
 X = np.random.default_rng(0).normal(size=(NUM_POINTS, 2)).astype(np.float32)
 X[:, 0] = np.where(np.arange(NUM_POINTS) < NUM_POINTS // 2, 1, -1) * np.abs(X[:, 0])
 
@@ -219,6 +219,9 @@ def test_scouts_find_the_modes_that_q_misses(of_four_modes, without_tails):
     # 512 of the prior, 16 of q, and 16 of simulated pairs; several modes are searched for again.
     searches = [now for now in found.rounds if now.method == "search"]
     assert searches[:2] == [evidence.Round("search", 17, 544, 1)] * 2
+    assert len(searches) <= 4
+    assert (found.search.starts % 544 == 0).all() and (found.search.starts >= 2 * 544).all()  # noqa: PT018
+    np.testing.assert_array_equal(found.search.scouts * 17, found.search.starts * 16)
     searched = sum(now.num_points for now in searches)
     assert found.search.starts.sum() == searched * 544
     assert found.search.scouts.sum() == searched * 512

@@ -301,7 +301,7 @@ def test_float32_of_narrow_components_is_that_of_float64(name):
 LIMITS = {
     "zeros": (em.Exponential(), [0.0, 0.0, 0.0], 1e-6, r"the least mean of column 0"),
     "equal": (em.Gamma(), [3.0, 3.0, 3.0], 1e6, r"the largest shape of column 0"),
-    "poisson": (em.NegativeBinomial(200), [3.0, 3.0, 3.0], 0.0, r"dispersion 0 of column 0"),
+    "poisson": (em.NegativeBinomial(9), [3.0, 3.0, 3.0], 0.0, r"dispersion 0 of column 0"),
     "one direction": (
         em.VonMisesFisher(),
         [0.6, 0.8, 0.0],
@@ -314,10 +314,9 @@ LIMITS = {
 
 @pytest.mark.parametrize(("family", "row", "value", "words"), LIMITS.values(), ids=LIMITS)
 def test_limits_are_kept_and_named(family, row, value, words):
-    """Of 100 equal rows with weights: programs of the tests before."""
-    wide = isinstance(family, em.Exponential | em.NegativeBinomial)
-    x = np.tile(row, (100, 1)).astype(np.float64 if wide else np.float32)
-    with pytest.warns(em.BoundaryWarning, match=words), jax.enable_x64(wide):
+    """Of 100 equal rows with weights: shapes as in the test before."""
+    x = np.tile(np.float32(row), (100, 1))
+    with pytest.warns(em.BoundaryWarning, match=words):
         fit = em.fit(KEY, x, 1, family, sample_weight=np.ones(100))
     found = [np.asarray(leaf).ravel()[0] for leaf in jax.tree.leaves(fit.mixture.components)]
     assert np.isfinite(fit.info.log_likelihood)

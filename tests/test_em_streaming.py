@@ -318,7 +318,8 @@ def test_a_larger_sample_than_the_data_is_the_data(monkeypatch):
     np.testing.assert_array_equal(found.sample.weight, WEIGHT[found.sample.numbers])
 
 
-def test_the_first_step_has_the_program_of_the_others():
+def test_the_counts_before_the_first_step_have_the_types_of_those_after(x64):
+    """Other types would compile the decision a second time."""
     state = recording.blank_state(start_of("diag")[0].parameters, 1, accelerated=False)
     counts = (state.outcome, state.num_steps, state.exact_steps, state.step)
     assert {count.dtype for count in counts} == {np.dtype(np.int32)}  # as after a step

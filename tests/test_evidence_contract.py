@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from exact_problems import PROBLEMS
 from model_cases import quick_jit
+from scipy import stats
 from test_evidence import METHODS
 
-from lvm_jax import annealing, evidence
+from lvm_jax import annealing, distributions, evidence
 from lvm_jax.guides import Guide
+from lvm_jax.models import Model
 
 NUM_POINTS, TOLERANCE = 32, 0.4
 PRECISION = 1e-12
@@ -95,6 +97,33 @@ def test_a_point_of_a_certificate_does_not_depend_on_the_others(certified):
         np.testing.assert_allclose(*(one[kept] for one in both), rtol=10 * PRECISION)
         assert (both[0][others] != both[1][others]).all()
     np.testing.assert_array_equal(found.method[kept], changed.method[kept])
+
+
+def test_a_certificate_counts_regions_without_density(without_tails):
+    # z ~ |N(0, 1)|, x | z ~ N(z, 1): p(x) = 2 N(x; 0, 2) Phi(x / sqrt(2)), and q's draws below 0
+    # weigh nothing.
+    class Half:
+        def sample(self, *, seed, sample_shape=()):
+            return jnp.abs(jax.random.normal(seed, (*sample_shape, 1)))
+
+        def log_prob(self, z):
+            log_p = distributions.normal(jnp.zeros(1), jnp.ones(1)).log_prob(z)
+            return jnp.where(z[0] >= 0, jnp.log(2.0) + log_p, -jnp.inf)
+
+    model = Model(
+        lambda key: (), lambda theta: Half(), lambda theta, z: distributions.normal(z, jnp.ones(1))
+    )
+    guide = Guide(lambda key: (), lambda phi, x: distributions.normal(0.5 * x, jnp.full(1, 0.8)))
+    x = np.linspace(-1.5, 2.5, 16, dtype=np.float32)[:, None]
+    found = evidence.certify(
+        jax.random.key(0), model(()), guide(()), x, tolerance=0.25,
+        transition=annealing.random_walk(3),
+    )  # fmt: skip
+    truth = stats.norm(0, 2**0.5).logpdf(x[:, 0]) + stats.norm.logcdf(x[:, 0] / 2**0.5) + np.log(2)
+    covered = (found.low <= truth) & (truth <= found.high)
+    assert covered.sum() >= 13  # of 16 at 95 %: 4 standard errors
+    assert found.num_open == 0
+    assert (found.method == "importance").sum() >= 12
 
 
 def test_annealing_every_point_keeps_order_and_compiles_once():

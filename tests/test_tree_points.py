@@ -87,7 +87,7 @@ def test_evidence_of_a_conditional_model_is_exact_at_its_posterior():
 def test_every_method_takes_trees(name):
     from lvm_jax import annealing
 
-    plan = annealing.plan(annealing.linear(24), annealing.random_walk(2), num_pilot=0)
+    plan = annealing.plan(annealing.linear(12), annealing.hmc(3))
     family = guides.mean_field(K)
     run = {
         "evaluate": lambda: evidence.evaluate(KEY, P, Q, DATA, 2_000),

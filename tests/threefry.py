@@ -31,16 +31,9 @@ def install() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "threefry.so"
-        options = [
-            "-O3",
-            "-march=native",
-            "-shared",
-            "-fPIC",
-            f"-I{jax.ffi.include_dir()}",
-            "-o",
-            library,
-        ]
-        if subprocess.run([compiler, *options, SOURCE]).returncode != 0:  # it has said why
+        options = ["-O3", "-shared", "-fPIC", f"-I{jax.ffi.include_dir()}", "-o", library]
+        lines = ([compiler, *more, *options, SOURCE] for more in (["-march=native"], []))
+        if all(subprocess.run(line).returncode != 0 for line in lines):  # it has said why
             return
         function = ctypes.CDLL(str(library)).threefry2x32
     jax.ffi.register_ffi_target(NAME, jax.ffi.pycapsule(function), platform="cpu")
