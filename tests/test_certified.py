@@ -220,7 +220,8 @@ def test_scouts_find_the_modes_that_q_misses(of_four_modes, without_tails):
     searches = [now for now in found.rounds if now.method == "search"]
     assert searches[:2] == [evidence.Round("search", 17, 544, 1)] * 2
     assert len(searches) <= 4
-    assert (found.search.starts % 544 == 0).all() and (found.search.starts >= 2 * 544).all()  # noqa: PT018
+    assert (found.search.starts % 544 == 0).all()
+    assert (found.search.starts >= 2 * 544).all()
     np.testing.assert_array_equal(found.search.scouts * 17, found.search.starts * 16)
     searched = sum(now.num_points for now in searches)
     assert found.search.starts.sum() == searched * 544
