@@ -1,4 +1,4 @@
-"""The spread of annealed log-weights after pilot runs of fewer temperatures or chains.
+"""The spread of annealed log-weights after pilot runs of other numbers of temperatures and chains.
 
 Each setting is that of 32 chains from the prior, for 16 data sets of a problem and some keys. The
 ratio is that of the mean variance of the log-weights to the variance after the default pilot.
@@ -18,7 +18,7 @@ from lvm_jax.annealing import tuning
 from lvm_jax.annealing.plan import PILOT
 
 PROBLEMS = ("Gaussian, D = 8", "two modes, D = 4", "Student likelihood", "condition 1e6, D = 8")
-PILOTS = ((tuning.MOST, PILOT), (50, PILOT), (tuning.MOST, 4), (50, 4))  # temperatures, chains
+PILOTS = ((tuning.MOST, PILOT), (100, 8), (25, 4), (50, 2))  # temperatures, chains
 POINTS, CHAINS = 16, 32
 HEADER = ("problem", "T", "temperatures", "variance", *(f"{t} x {c}" for t, c in PILOTS[1:]))
 

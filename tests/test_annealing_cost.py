@@ -23,7 +23,7 @@ def test_chains_evaluate_the_density_as_often_as_is_counted(kind):
 
     q, z = Bernoulli(jnp.zeros(3)), jnp.zeros(3)
     plan = annealing.plan(
-        annealing.sigmoid(TEMPERATURES), annealing.gibbs(2, 3), num_pilot=8, adaptive=True
+        annealing.sigmoid(TEMPERATURES), annealing.gibbs(2, 3), num_pilot=4, adaptive=True
     )
     cost = annealing.pilot_cost(TEMPERATURES, MOVE_COST)
     chains = annealing.chain_cost(CHAINS, TEMPERATURES, MOVE_COST)

@@ -98,7 +98,7 @@ def test_a_fixed_plan_is_the_schedule_that_a_pilot_found():
 
 def test_moves_without_a_target_need_no_pilot():
     assert annealing.plan(annealing.linear(2), annealing.gibbs(3)).num_pilot == 0
-    assert annealing.plan(annealing.linear(2)).num_pilot == 8
+    assert annealing.plan(annealing.linear(2)).num_pilot == 4
 
 
 def test_a_plan_is_a_pytree_of_its_numbers():

@@ -10,9 +10,9 @@ from lvm_jax.annealing.tuning import MOST, NUM_WARM
 
 
 def pilot_cost(num_temperatures: int, move_cost: int, num_pilot: int = PILOT) -> int:
-    """The cost of C = `num_pilot` pilot chains, C (1 + (10 + min(T, 100)) move_cost) evaluations.
+    """The cost of C = `num_pilot` pilot chains, C (1 + (5 + min(T, 50)) move_cost) evaluations.
 
-    Each chain makes 10 warm-up steps and one step at each of at most 100 temperatures.
+    Each chain makes 5 warm-up moves and one move at each of at most 50 temperatures.
     Raises ValueError or TypeError for an argument that is not an integer >= 0.
     """
     chains, steps = _integers(num_pilot=num_pilot, num_temperatures=num_temperatures)
@@ -32,7 +32,7 @@ def chain_cost(num_chains: int, num_temperatures: int, move_cost: int) -> int:
 
 
 def affordable_temperatures(budget: int, num_chains: int, move_cost: int) -> int:
-    """The largest T for which C chains with 8 pilot chains cost at most `budget`, or 0.
+    """The largest T for which C chains with 4 pilot chains cost at most `budget`, or 0.
 
         pilot_cost(T, move_cost) + chain_cost(C, T, move_cost) <= budget
 

@@ -11,7 +11,7 @@ from lvm_jax.annealing.transitions import Transition, hmc
 from lvm_jax.annealing.tuning import Schedule, schedule, tune
 from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Key, Latent
 
-PILOT = 8  # default number of pilot chains
+PILOT = 4  # default number of pilot chains
 
 
 @partial(
@@ -59,7 +59,7 @@ def plan(
 ) -> Plan:
     """A plan with T temperatures, [T + 1] from 0 to 1, and moves (default `hmc()`).
 
-    A pilot run of `num_pilot` other chains (default 8) over at most 100 temperatures tunes the step
+    A pilot run of `num_pilot` other chains (default 4) over at most 50 temperatures tunes the step
     sizes of moves with a target acceptance; with `adaptive` it also chooses the temperatures. With
     num_pilot = 0 all moves use the step size of the transition, in the units of z. This is the
     default for moves without a target, such as those of a discrete z.

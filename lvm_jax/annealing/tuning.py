@@ -2,7 +2,7 @@
 
 A kernel that adapts to its own chain does not leave the density invariant, and the weights are
 biased. Here separate pilot chains with other random numbers choose a schedule, which then stays
-fixed.
+fixed. The pilot has few chains: what they measure is smoothed over the temperatures.
 """
 
 from typing import NamedTuple
@@ -15,13 +15,18 @@ from lvm_jax import precision, weights
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, check_temperatures, make_path
 from lvm_jax.annealing.transitions import Transition
-from lvm_jax.typing import Array, ArrayLike, Distribution, Float, Int, Key, Latent, Scalar
+from lvm_jax.typing import Array, ArrayLike, Bool, Distribution, Float, Int, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
 NUM_SPREAD = 100  # draws of q, to estimate its standard deviations
-GAIN = 1.0  # change of the log step size per unit of acceptance - target
-NUM_WARM = 10  # warm-up moves of the pilot at beta = 0
-MOST = 100  # maximum number of pilot temperatures
+NUM_WARM = 5  # warm-up moves of the pilot at beta = 0
+MOST = 50  # maximum number of pilot temperatures
+GAIN = 0.7  # of the log step size, see `tune`
+RISE = 0.5  # the most that the log step size rises after a move
+WINDOW = 4.0  # standard deviation of the smoothing kernel, in pilot temperatures
+BLIND = 1e-4  # weight of a step size with an acceptance of 0 or 1; a (1 - a) is added to it
+FARTHEST = -60.0  # the least logarithm of the kernel, which keeps it above 0
+RIDGE = 0.05  # of the slopes of the local regression, in variances of x in the kernel
 
 
 class Schedule(NamedTuple):
@@ -61,34 +66,36 @@ def spread(key: Key[Array, ""], q: Distribution) -> Latent:
     return jax.tree.map(deviation, z)
 
 
-class _State(NamedTuple):
-    places: Place  # leaves [C, ...]
-    log_w: Float[Array, " C"]
-    log_step: Scalar
-
-
 def tune(
     key: Key[Array, ""],
     log_joint: LogJoint,
     q: Distribution,
     temperatures: ArrayLike,
     transition: Transition,
-    num_chains: int = 8,
+    num_chains: int = 4,
     *,
     adaptive: bool = False,
 ) -> Tuned:
     """A `Schedule` from a pilot run of `num_chains` chains, for ONE data point.
 
-    After ten moves at beta = 0 and after every temperature the step size e is updated by
-    log e <- log e + acceptance - target, with the mean acceptance of the chains. For more than 100
-    temperatures the pilot visits 100, and log e is interpolated. With `adaptive` the T temperatures
-    are moved such that the conditional effective sample size (Zhou, Johansen and Aston 2016) is the
-    same at every step, to second order in Delta beta:
+    The pilot makes five moves at beta = 0 and one at each temperature, or at 50 of more. After each
+    the step size e changes by
+
+        log e <- log e + min(0.5, 0.7 log(g(target) / g(a))),    g(a) = log(2 / a - 1)
+
+    with the mean acceptance a of the chains. It is about 2 Phi(-c e^k), with k = 2 for HMC (Beskos
+    et al. 2013) and 1 for a random walk (Roberts, Gelman and Gilks 1997), and g(a) about
+    -1.6 Phi^-1(a / 2), so that Newton's method has 1 / k in place of 0.7. The schedule has local
+    linear regressions of these log e on the index of the temperature, with a normal kernel of
+    standard deviation 4 and weights a (1 - a), and interpolates them. With `adaptive` the T
+    temperatures are moved such that the conditional effective sample size (Zhou, Johansen and Aston
+    2016) is the same at every step, to second order in Delta beta:
 
         CESS / S = 1 / (1 + (Delta beta)^2 Var_beta(log p(x, z) - log q(z)) + ...)
 
-    This holds for equidistant values of int sd_beta(log p - log q) d beta. Use another `key` for
-    the run that follows.
+    This holds for equidistant values of int sd_beta(log p - log q) d beta; the deviation is that
+    of the chains, smoothed in the same way as a power of beta. Use another `key` for the run that
+    follows.
 
     Raises ValueError for num_chains < 2 or temperatures that do not rise from 0 to 1.
     """
@@ -127,44 +134,91 @@ def pilot(
     """Step size, acceptance and deviation of chains z [C, ...] at every temperature, [T] each.
 
     `number` limits the temperatures and may be traced; temperatures beyond it have the last step
-    size and a deviation of 0.
+    size and a deviation of 0. Without a target the step size is that of the transition.
     """
     num_chains = jax.tree.leaves(z)[0].shape[0]
     betas = jnp.concatenate([jnp.zeros(NUM_WARM, temperatures.dtype), temperatures])
-    last = NUM_WARM + (temperatures.shape[0] - 1 if number is None else number)
+    number = temperatures.shape[0] - 1 if number is None else number
 
-    def step(index: Array, now: tuple[_State, Array]) -> tuple[_State, Array]:
-        state, table = now
-        before, beta = betas[index], betas[index + 1]
-        log_w = state.places.log_weight
-        step_size, deviation = jnp.exp(state.log_step), _deviation(log_w, state.log_w)
-        move = lambda key, one: transition.apply(key, path, beta, one, scale, step_size)  # noqa: E731
+    def step(index: Array, now: tuple[Place, Scalar, Array]) -> tuple[Place, Scalar, Array]:
+        places, log_step, table = now
+        deviation = _deviation(places.log_weight)
+        move = lambda key, one: transition.apply(  # noqa: E731
+            key, path, betas[index + 1], one, scale, jnp.exp(log_step)
+        )
         keys = jax.random.split(jax.random.fold_in(key, index), num_chains)
-        places, accepted = jax.vmap(move)(keys, state.places)
-        excess = 0.0 if transition.target is None else accepted.mean() - transition.target
-        # No gain during warm-up, also for infinite log_w.
-        gain = jnp.where(beta > before, (beta - before) * log_w, 0.0)
-        state = _State(places, state.log_w + gain, state.log_step + GAIN * excess)
-        return state, table.at[:, index].set(jnp.stack([step_size, accepted.mean(), deviation]))
+        places, accepted = jax.vmap(move)(keys, places)
+        log_step = log_step + _correction(accepted.mean(), transition.target)
+        row = jnp.stack([log_step, accepted.mean(), deviation])
+        return places, log_step, table.at[:, index].set(row)
 
-    first = jnp.log(jnp.asarray(transition.step_size, betas.dtype))
     places = jax.vmap(lambda z: path.place(z, transition.slopes))(z)
-    start = _State(places, jnp.zeros(num_chains, betas.dtype), first)
+    first = jnp.log(jnp.asarray(transition.step_size, betas.dtype))
     empty = jnp.zeros((3, betas.shape[0] - 1), betas.dtype)
-    table = jax.lax.fori_loop(0, last, step, (start, empty))[1]
-    steps, accepted, deviation = table[:, NUM_WARM:]
-    ran = jnp.arange(steps.shape[0]) < last - NUM_WARM
-    return jnp.where(ran, steps, table[0, last - 1]), accepted, deviation
+    table = jax.lax.fori_loop(0, NUM_WARM + number, step, (places, first, empty))[2]
+    log_steps, accepted, deviation = table[:, NUM_WARM:]
+    index = jnp.arange(log_steps.shape[0], dtype=betas.dtype)
+    ran = index < number
+    if transition.target is None:
+        log_steps = jnp.full_like(log_steps, first)
+    else:
+        informed = jnp.where(ran, accepted * (1 - accepted) + BLIND, 0.0)
+        log_steps = _smooth(log_steps, index, informed, ran)
+        log_steps = jnp.where(ran, log_steps, log_steps[number - 1])
+    # At beta = 0 the deviation may be far larger than at the next temperature.
+    later, spread = ran[1:], deviation[1:]
+    known = later & (spread > 0)
+    log_spread = jnp.log(jnp.where(known, spread, 1.0))
+    smooth = _smooth(log_spread, jnp.log(temperatures[1:-1]), known.astype(betas.dtype), later)
+    deviation = deviation.at[1:].set(jnp.where(later & known.any(), jnp.exp(smooth), 0.0))
+    return jnp.exp(log_steps), accepted, deviation
 
 
 @precision.full
-def _deviation(values: Float[Array, " C"], log_w: Float[Array, " C"]) -> Scalar:
-    """Weighted standard deviation of the finite `values`."""
-    good = jnp.isfinite(values) & jnp.isfinite(log_w)
-    values, log_w = jnp.where(good, values, 0.0), jnp.where(good, log_w, -jnp.inf)
-    w = jnp.where(good, jnp.exp(log_w - log_w.max()), 0.0)
-    p = w / jnp.maximum(w.sum(), jnp.finfo(w.dtype).tiny)
-    return jnp.sqrt(p @ (values - p @ values) ** 2)
+def _deviation(values: Float[Array, " C"]) -> Scalar:
+    """Standard deviation of the finite values."""
+    good = jnp.isfinite(values)
+    values, number = jnp.where(good, values, 0.0), jnp.maximum(good.sum(), 1)
+    off = jnp.where(good, values - values.sum() / number, 0.0)
+    return jnp.sqrt((off**2).sum() / number)
+
+
+def _correction(accepted: Scalar, target: float | None) -> Scalar:
+    """The change of the log step size after a move, see `tune`."""
+    if target is None:
+        return jnp.zeros_like(accepted)
+    wanted, found = (jnp.log(2 / a - 1) for a in (target, jnp.clip(accepted, 1e-6, 1.0)))
+    return jnp.minimum(GAIN * (jnp.log(wanted) - jnp.log(found)), RISE)
+
+
+@precision.full
+def _smooth(
+    y: Float[Array, " P"], x: Float[Array, " P"], weight: Float[Array, " P"], ran: Bool[Array, " P"]
+) -> Float[Array, " P"]:
+    """Local linear regressions of y on x at every x; the kernel is normal in the index.
+
+    A ridge shrinks the slopes by 5%, and by more where few temperatures have a weight. Those that
+    have not `ran` do not count.
+    """
+    index = jnp.arange(y.shape[0])
+    distance = (index[:, None] - index[None]) / WINDOW
+    kernel = jnp.exp(jnp.maximum(-0.5 * distance**2, FARTHEST))
+    kernel, near = (_rows(kernel * part[None]) for part in (weight, ran))
+    (off, mean_x), (apart, _) = _centred(kernel, x), _centred(near, x)
+    square = (kernel * off**2).sum(1) + RIDGE * (near * apart**2).sum(1)
+    slope = (kernel * off * y[None]).sum(1) / jnp.where(square > 0, square, 1.0)
+    return kernel @ y + slope * (x - mean_x)
+
+
+def _centred(kernel: Float[Array, "P P"], x: Float[Array, " P"]) -> tuple[Array, Array]:
+    """x less its mean under every row of the kernel, [P, P], and the means."""
+    mean = kernel @ x
+    return x[None] - mean[:, None], mean
+
+
+def _rows(kernel: Float[Array, "P P"]) -> Float[Array, "P P"]:
+    """Rows with a sum of 1, or of 0."""
+    return kernel / jnp.maximum(kernel.sum(1, keepdims=True), jnp.finfo(kernel.dtype).tiny)
 
 
 def equalize(

@@ -11,6 +11,7 @@ from lvm_jax._core.batching import map_first_points
 from lvm_jax._core.moments import moments
 from lvm_jax.annealing import elastic
 from lvm_jax.annealing.path import make_path
+from lvm_jax.annealing.plan import PILOT
 from lvm_jax.compiling import bounded_jit
 from lvm_jax.evidence import particles, scouting
 from lvm_jax.evidence.fitting import Edge, Loose, Pilot, chunk, edge, fit
@@ -33,7 +34,6 @@ from lvm_jax.typing import (
 )
 
 CHAINS = 64  # that run at a time
-PILOT = 8  # chains that set the step sizes
 
 
 class Capacity(NamedTuple):

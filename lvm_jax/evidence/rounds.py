@@ -10,7 +10,6 @@ import numpy as np
 from lvm_jax import annealing, compiling
 from lvm_jax._core.batching import batch_size, num_rows, rows_for_device, rows_of
 from lvm_jax._core.inputs import check_problem
-from lvm_jax.annealing.tuning import MOST
 from lvm_jax.evidence import neighbours, pareto, programs, scouting, tails
 from lvm_jax.evidence.again import search_again
 from lvm_jax.evidence.fitting import EDGE, Edge, Loose, Pilot, first_shares
@@ -21,7 +20,6 @@ from lvm_jax.evidence.nested import Nested
 from lvm_jax.evidence.particles import PARTICLES
 from lvm_jax.evidence.programs import (
     CHAINS,
-    PILOT,
     Capacity,
     Chains,
     DrawSizes,
@@ -71,7 +69,7 @@ class Runner:
         self.prior_share = PRIOR_SHARE if num_scouts else 0.0
         self.symmetries: Symmetries = ()
         self.transition = annealing.hmc() if transition is None else transition
-        self.per_move = float(self.transition.cost)
+        self.per_move = self.transition.cost
         self.num_points = num_rows(self.x)
         self.size = compiling.bucket(self.num_points)
         self.capacity = _capacity(budget, self.per_move)
@@ -223,8 +221,8 @@ class Runner:
 
     def cost(self, chains: int, temperatures: int) -> float:
         """Evaluations of the joint density per point in an annealed round."""
-        moves = chains * temperatures + PILOT * min(temperatures, MOST)
-        return chains + PILOT + moves * self.per_move
+        pilot = annealing.pilot_cost(temperatures, self.per_move)
+        return float(pilot + annealing.chain_cost(chains, temperatures, self.per_move))
 
     def scouting(self) -> float:
         """The least evaluations of the joint density per point in a search."""
