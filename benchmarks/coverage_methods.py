@@ -12,6 +12,8 @@ from lvm_jax.annealing.plan import PILOT
 from lvm_jax.compiling import lean_options
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.missed import SCOUTS, Scouted
+from lvm_jax.evidence.stretching import EVALUATIONS
+from lvm_jax.evidence.stretching import MOST as MOST_STRETCHED
 
 CHAINS = 32  # of `annealed`; the budget sets the number of temperatures
 RUNS, PARTICLES = 8, 8  # of `sequential`
@@ -86,11 +88,11 @@ def by_chains(
     def run(key: Any, joint: Callable, q: Any) -> tuple[Evidence, Any]:
         if kind == "annealed":
             chains = evidence.annealed(key, joint, q, CHAINS, plan, num_scouts=num_scouts)
-            return chains.evidence, checked(chains.scouted)
+            return chains.evidence, checked(chains.scouted, CHAINS)
         runs = evidence.sequential(
             key, joint, q, PARTICLES, plan, num_runs=RUNS, num_scouts=num_scouts
         )
-        return runs.evidence, checked(runs.scouted)
+        return runs.evidence, checked(runs.scouted, size)
 
     return Method(start, run, cost, size)
 
@@ -110,14 +112,16 @@ def by_ladders(
         ladders = evidence.tempered(
             key, joint, q, number, plan, num_runs=LADDERS, num_scouts=num_scouts
         )
-        return ladders.evidence, checked(ladders.scouted)
+        return ladders.evidence, checked(ladders.scouted, LADDERS * number)
 
     return Method(start, run, fixed + number * sweep, LADDERS * RUNGS)
 
 
-def checked(scouted: Scouted | None) -> Any:
-    """The evaluations of a check."""
-    return 0 if scouted is None else scouted.evaluations
+def checked(scouted: Scouted | None, draws: int) -> Any:
+    """The evaluations of the checks of chains with this number of draws at their ends."""
+    if scouted is None:
+        return 0
+    return scouted.evaluations + EVALUATIONS * min(draws, MOST_STRETCHED)
 
 
 def program(

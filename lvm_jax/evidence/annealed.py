@@ -13,6 +13,7 @@ from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
 from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
 from lvm_jax.evidence.result import Evidence, check_chains
+from lvm_jax.evidence.stretching import long_tail
 from lvm_jax.typing import (
     Array,
     ArrayLike,
@@ -55,8 +56,9 @@ def annealed(
     which is closer. The plan, such as `annealing.plan(annealing.sigmoid(100))`, holds the
     temperatures and the moves; a discrete z needs `annealing.gibbs` or `flip`.
 
-    The standard error is that of C independent chains; k-hat is inf (not known) for C < 25. Where
-    the log-joint is -inf the weight is zero. The evidence is `reliable` if all of these hold:
+    The standard error is that of C independent chains, and at least that of lognormal weights with
+    the spread of the log-weights; k-hat is inf (not known) for C < 25. Where the log-joint is -inf
+    the weight is zero. The evidence is `reliable` if all of these hold:
     k-hat is at most 0.7; the effective sample size is at least 1.3 C^(2/3); the standard deviation
     of the finite log-weights is at most sqrt(log(C^(1/3) / 1.3)) (0.93 for 30 chains, 1.06 for 64,
     1.3 for 300); tuned moves have an acceptance of at least 0.05 at every temperature, or of half
@@ -66,14 +68,15 @@ def annealed(
     chains miss.
 
     The search is a second estimate of log p(x), `scouted`: ascents from `num_scouts` other draws of
-    q, and importance sampling from the modes that they reach, a normal and a Student t for each. It
-    does not change the first estimate. CONTRADICTED fails if it is above the 95% interval, and
-    above the first estimate by 2 of its own errors; TAIL if it is below the interval and the
-    weights p(x, z) / q(z) at the ends of the chains have a long upper tail. A start costs one
-    evaluation, and those on which no known mode's quadratic agrees are climbed by Newton's method,
-    for at most 4 evaluations a start in all. The log-joint has to have two
-    derivatives, unless num_scouts = 0, which omits the search and its checks. There is no search
-    for a discrete z, or one of more than 128 numbers. Draws of a q that misses a mode may miss it.
+    q, of which a quarter is stretched 2, 4 or 8 times about the mean, and importance sampling from
+    the modes that they reach, a normal and a Student t for each. It does not change the first
+    estimate. CONTRADICTED fails if it is above the 95% interval less its own error, and above the
+    first estimate by 2 of its own errors; TAIL if it is below the interval by as much, and the ends
+    of the chains, stretched about their mean, show mass beyond q. A start costs one evaluation, and
+    those on which no known mode's quadratic agrees are climbed by Newton's method, for at most 2
+    evaluations a start in all. The log-joint has to have two derivatives, unless num_scouts = 0,
+    which omits the search and its checks. There is no search for a discrete z, or one of more than
+    128 numbers. A q that is far from a mode may miss it.
 
     Memory grows with C. The function is unjitted: jit it, or use `evidence.evaluate_annealed`.
 
@@ -100,9 +103,8 @@ def annealed(
     found = check_chains(from_log_weights(log_w), log_w, accepted, tuned)
     found = check_ends(found, chains.log_ratios[:, -1], log_w)
     scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
-    found = check_missed(
-        found, scouted, chains.z, chains.log_ratios[:, -1], num_chains, accepted, transition.target
-    )
+    long = long_tail(path, chains.z, log_w, transition.continuous)
+    found = check_missed(found, scouted, chains.z, long, num_chains, accepted, transition.target)
     return Annealed(found, log_w, chains.z, accepted, schedule, scouted)
 
 

@@ -20,20 +20,20 @@ from lvm_jax.distributions.normals import LOG_2PI
 from lvm_jax.evidence.merging import SAME, arrived
 from lvm_jax.evidence.modes import FREEDOM, WIDTH, Modes, inverses
 from lvm_jax.evidence.result import Check, Evidence, bit
+from lvm_jax.evidence.stretching import dimension
 from lvm_jax.guides.laplace import NEAR as CONVERGED
 from lvm_jax.guides.laplace import factor_of
 from lvm_jax.guides.newton import maximize
 from lvm_jax.typing import Array, Bool, Distribution, Float, Int, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
-SCOUTS = 2_048  # default number of starts
-MOST = 4  # evaluations of the ascents for each start
+SCOUTS = 3_072  # default number of starts
+MOST = 2  # evaluations of the ascents for each start
 PATIENCE = 32  # ascents after the last one that ended in a new mode
 LARGEST = 128  # numbers in z; the Hessians of a larger z are too expensive
-SLOTS, DRAWS = 32, 256  # modes, and draws from their normals
+SLOTS, DRAWS = 32, 1_024  # modes, and draws from their normals
 ROWS = 64  # densities that are evaluated together
 DEFENSIVE = 0.1  # share of the draws that is the same for all modes
-LONG, RATIO = 2.0, 1.5  # of a long upper tail: nats, and relative to the lower tail
 LEVEL, OWN = 0.95, 2.0  # of the interval that is compared; errors of the scouts' estimate
 STUCK, CHANCE = 0.05, 5.0  # share of the ends without mass; -log of the probability of such a share
 SLOW = 0.5  # smallest acceptance far from all modes, relative to its target
@@ -65,7 +65,7 @@ def scout(
     """log p(x) by importance sampling from modes, which ascents from `num_scouts` draws of q reach.
 
     Starts whose value and gradient are those of a known mode's quadratic are not climbed. The
-    proposal is a mixture of Laplace's normal and a Student t for each mode, with 256 draws.
+    proposal is a mixture of Laplace's normal and a Student t for each mode, with 1,024 draws.
     None for num_scouts = 0, a z that is not of floats, or one of more than 128 numbers.
     """
     key_starts, key_draws = jax.random.split(key)
@@ -76,7 +76,7 @@ def scout(
         return None
     z = weights.draw(key_starts, q, num_scouts)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], z))[1]
-    flat = jax.vmap(lambda one: ravel_pytree(one)[0])(z)
+    flat = _stretched(jax.vmap(lambda one: ravel_pytree(one)[0])(z))
     try:
         found = _search(lambda u: log_joint(unravel(u)), flat)
     except TypeError as refusal:  # of JAX, for a function with a derivative of its own (custom_vjp)
@@ -93,9 +93,16 @@ def scout(
     return Scouted(total - math.log(DRAWS), error, modes.number, evaluations)
 
 
+def _stretched(z: Float[Array, "S D"]) -> Float[Array, "S D"]:
+    """Draws of which a quarter is stretched about the mean, 2, 4 or 8 times: q may be narrow."""
+    row, mean = jnp.arange(z.shape[0]), z.mean(0)
+    factor = jnp.where(row % 4 == 3, 2.0 ** (1 + row // 4 % 3), 1.0).astype(z.dtype)
+    return mean[None] + factor[:, None] * (z - mean[None])
+
+
 @precision.full
 def _search(density: LogJoint, z: Float[Array, "S D"]) -> _Search:
-    """The modes uphill from the starts that no other mode explains, from the highest start down."""
+    """The modes uphill from the starts that no other mode explains, the highest or any of them."""
     together = batch_size(ROWS, 1, len(z))
     value, gradient = map_points(jax.value_and_grad(density), z, together)
 
@@ -104,7 +111,9 @@ def _search(density: LogJoint, z: Float[Array, "S D"]) -> _Search:
         return state.left.any() & ~late & (state.modes.number < SLOTS)
 
     def step(state: _Search) -> _Search:
-        pick = jnp.where(state.left, value, -jnp.inf).argmax()
+        highest = jnp.where(state.left, value, -jnp.inf).argmax()
+        # A start at random after one in vain: the highest are near the known modes.
+        pick = jnp.where(state.idle % 2 == 0, highest, state.left.argmax())
         top = maximize(density, z[pick])
         factor = factor_of(top.curvature)
         mode = Modes(top.u[None], factor[None], density(top.u)[None])
@@ -168,22 +177,19 @@ def check_missed(
     found: Evidence,
     scouted: Scouted | None,
     z: Latent,
-    log_ratio: Array,
+    long: Bool[Array, ""],
     size: int,
     acceptance: Float[Array, " T"],
     target: float | None,
 ) -> Evidence:
     """The Evidence of `size` weights, with the checks that the second estimate allows.
 
-    z are the ends of the chains, with log_ratio = log p(x, z) - log q(z). CONTRADICTED: the scouts'
-    estimate is above the 95% interval, and above the estimate by 2 of its own errors. TAIL: it is
-    below the interval, and log_ratio has a long upper tail: its maximum is above its median by more
-    than D / 4 and 2 nats, and by more than 1.5 times the distance of the median from the 10%
-    quantile. For a normal p(z | x) and a wide q the median is about D / 2 nats below the largest
-    value, and the lower tail is the longer one. A 10% quantile below log p(x) - log 10 is replaced
-    by this value, below which is at most a tenth of p(z | x). ACCEPTANCE: the scouts' estimate is
-    below the interval by more than D nats, so that the mass is not near the modes, and the
-    acceptance of the moves is below half of its target at some temperature.
+    CONTRADICTED: the scouts' estimate plus its own error is above the 95% interval, and the
+    scouts' estimate is above the estimate by 2 of its own errors. TAIL: it is below the interval
+    by more than 2 of its own errors, and `long_tail` holds. ACCEPTANCE: the scouts' estimate
+    is below the interval by more than D nats, so that the mass is not near the modes, and the
+    acceptance of the moves is below half of its target at some temperature. z [S, ...] are the
+    draws of the chains.
     """
     from scipy.special import stdtrit
 
@@ -191,19 +197,13 @@ def check_missed(
         return found
     half = float(stdtrit(max(size - 1, 1), 0.5 + LEVEL / 2)) * found.standard_error
     low, high = found.log_evidence - half, found.log_evidence + half
-    values = log_ratio.ravel()
-    dim = sum(leaf.size for leaf in jax.tree.leaves(z)) / values.size
-    tenth, median = jnp.quantile(values, jnp.array([0.1, 0.5], values.dtype))
-    tenth = jnp.maximum(tenth, found.log_evidence - math.log(10))
-    tail = values.max() - median
-    long = (tail > max(LONG, dim / 4)) & (tail > RATIO * (median - tenth))
-    own = scouted.log_evidence - OWN * scouted.standard_error
-    above = (scouted.log_evidence > high) & (own > found.log_evidence)
+    second, error = scouted.log_evidence, scouted.standard_error
+    above = (second + error > high) & (second - OWN * error > found.log_evidence)
     failed = bit(above, Check.CONTRADICTED)
-    failed |= bit(long & ~(scouted.log_evidence >= low), Check.TAIL)
+    failed |= bit(long & ~(second + OWN * error >= low), Check.TAIL)
     if target is not None:
         slow = ~(acceptance.min() >= SLOW * target)
-        failed |= bit(slow & ~(scouted.log_evidence >= low - dim), Check.ACCEPTANCE)
+        failed |= bit(slow & ~(second >= low - dimension(z)), Check.ACCEPTANCE)
     return found._replace(failed=found.failed | failed)
 
 

@@ -50,7 +50,7 @@ WORDS = {
     Check.CONTRADICTED: "a scout or a chain found mass that the draws miss",
     Check.BUDGET: "the search for mass that the draws miss is incomplete: more budget is needed",
     Check.NESTED: "nested sampling disagrees",
-    Check.TAIL: "log p(x, z) - log q(z) has a long upper tail at the chains' ends: q is too narrow",
+    Check.TAIL: "p(z | x) has a tail that few chains reach: q is too narrow",
     Check.STUCK: "chains end where p(z | x) has no mass: more temperatures are needed",
     Check.UNBOUNDED: "log p(x | z) rises without an end: it seems to be unbounded",
     Check.UNSEEN: "modes that one start alone reached: others are likely unseen",
@@ -66,7 +66,7 @@ class Evidence(NamedTuple):
     """
 
     log_evidence: Float[Array, "..."]  # log (1/S) sum_s w_s
-    standard_error: Float[Array, "..."]  # of the logarithm: sqrt(Var(w) / S) / mean(w)
+    standard_error: Float[Array, "..."]  # of the logarithm: sqrt(Var(w) / S) / mean(w), or more
     ess: Float[Array, "..."]  # (sum w)^2 / sum w^2; 0 where every weight is zero
     k_hat: Float[Array, "..."]  # above 0.7 distrust log_evidence, above 0.5 its error
     num_samples: Int[Array, "..."]
@@ -112,15 +112,16 @@ class Evidence(NamedTuple):
     def nominal_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """log_evidence -+ t standard_error, without regard to the checks; on the host.
 
-        t is Student's quantile for `num_samples` - 1 degrees of freedom, for weights whose mean is
-        nearly normal. [-inf, inf] where the standard error is not known (one weight) or every
-        weight is zero; NaN where the estimate is NaN.
+        t is Student's quantile for `ess` - 1 degrees of freedom, for weights whose mean is nearly
+        normal: unequal weights estimate their variance less well. [-inf, inf] where the standard
+        error is not known (one weight) or every weight is zero; NaN where the estimate is NaN.
         """
         from scipy.special import stdtrit
 
         level = checks.level(level)
         centre, error = np.asarray(self.log_evidence), np.asarray(self.standard_error)
-        freedom = np.maximum(np.asarray(self.num_samples) - 1, 1)
+        size = np.asarray(self.num_samples, float)
+        freedom = np.maximum(np.where(np.isnan(self.ess), size, self.ess) - 1, 1)
         half = stdtrit(freedom, 0.5 + level / 2) * np.where(np.isnan(error), np.inf, error)
         middle = np.where(np.isinf(centre), 0.0, centre)
         return opened(middle - half, middle + half, np.isinf(centre))
@@ -168,11 +169,19 @@ def check_chains(
     ESS `least_ess`; unlike ESS, it does not depend on rare large weights. ACCEPTANCE: below 0.05 at
     some temperature, for tuned moves only (a discrete z may stay at its mode). VARIANCE is removed:
     k-hat of 30 chains is noisy, 0.5 would fail one in six sets whose log-weights spread by half a
-    nat, and SPREAD covers the others. `size` is C where log_w is padded with -inf.
+    nat, and SPREAD covers the others. The standard error is at least that of C lognormal weights,
+    sqrt((e^(s^2) - 1) / C), with s the spread of the log-weights above their median (the root mean
+    square) or the limit of SPREAD, if that is less: rare large weights, which may be missing, carry
+    much of the variance. `size` is C where log_w is padded with -inf.
     """
     size = log_w.shape[0] if size is None else size
-    apart = ~(_spread(log_w) <= _most_spread(size))
+    most = _most_spread(size)
+    apart = ~(_spread(log_w) <= most)
     failed = bit(apart, Check.SPREAD) | _rejected(acceptance, tuned)
+    finite = jnp.where(jnp.isfinite(log_w), log_w, jnp.nan)
+    above = jnp.maximum(finite - jnp.nanmedian(finite), 0.0)
+    spread = jnp.minimum(jnp.sqrt(2 * jnp.nanmean(above**2)), most)
+    found = _at_least(found, jnp.sqrt(jnp.expm1(spread**2) / size))
     return found._replace(failed=found.failed & ~int(Check.VARIANCE) | failed)
 
 
@@ -189,12 +198,25 @@ def check_runs(
     mean exceeds the limit of `check_chains` for R weights, or for 8 if R is larger; or the standard
     deviation of the finite log Z exceeds twice that limit. ESS and VARIANCE are removed, because
     they depend on the spread of the runs, which is also the width of the interval: a strict limit
-    on it selects the runs whose intervals are too short by chance.
+    on it selects the runs whose intervals are too short by chance. The standard error is at least
+    sqrt(mean(variance) / R) z / t, with the 97.5% quantiles of the normal and of Student's t with
+    R - 1 degrees of freedom.
     """
-    most = _most_spread(min(log_z.shape[0], FEW_RUNS))
+    from scipy.special import ndtri, stdtrit
+
+    size = log_z.shape[0]
+    normal = float(ndtri(0.975) / stdtrit(max(size - 1, 1), 0.975))
+    found = _at_least(found, normal * jnp.sqrt(variance.mean() / size))
+    most = _most_spread(min(size, FEW_RUNS))
     near = (jnp.sqrt(variance.mean()) <= most) & (_spread(log_z) <= DISAGREEMENT * most)
     failed = bit(~near, Check.SPREAD) | _rejected(acceptance, tuned)
     return found._replace(failed=found.failed & ~int(Check.ESS | Check.VARIANCE) | failed)
+
+
+def _at_least(found: Evidence, error: Scalar) -> Evidence:
+    """The Evidence with a standard error of at least `error`; unchanged where either is NaN."""
+    known = found.standard_error
+    return found._replace(standard_error=jnp.where(error > known, error, known))
 
 
 def _spread(log_w: Float[Array, " C"]) -> Scalar:

@@ -12,7 +12,8 @@ from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
 from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
-from lvm_jax.evidence.result import Evidence, check_chains, check_runs
+from lvm_jax.evidence.result import Check, Evidence, bit, check_chains, check_runs
+from lvm_jax.evidence.stretching import long_tail
 from lvm_jax.typing import Array, Bool, Distribution, Float, Key, Latent, Scalar
 from lvm_jax.weights import LogJoint
 
@@ -69,9 +70,11 @@ def sequential(
     has a mean over the runs above log(R^(1/3) / 1.3), or above that of 8 runs, 0.656^2, if R is
     larger; or where the standard deviation of log Z_r exceeds twice the root of this limit. The
     spread of the runs alone would select runs that agree by chance, whose intervals are too short.
-    ESS is not applied. A single particle is a chain: its checks are those of `annealed`. The search
-    by `num_scouts` and its checks are those of `annealed`, and so is STUCK, in which all particles
-    count equally: the weights since the last resampling would hide those that do not move.
+    ESS is not applied. The standard error is at least that of the mean of v_r. A single particle is
+    a chain: its checks are those of `annealed`. The search by `num_scouts` and its checks are those
+    of `annealed`, and so is STUCK, in which all particles count equally: the weights since the last
+    resampling would hide those that do not move. TAIL does not need the search here: resampling
+    hides the spread of the weights in a tail that few particles reach.
 
     Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
     resampling, and as `annealed`.
@@ -103,10 +106,12 @@ def sequential(
         variance = jax.vmap(_variance)(ess, resampled, ends.log_w)
         found = check_runs(found, log_z, variance, accepted, tuned)
     found = check_ends(found, ends.places.log_weight, jnp.zeros_like(ends.log_w))
+    every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ends.places.z)
+    log_w = (log_z[:, None] + ends.log_w).ravel()
+    long = long_tail(path, every, log_w, transition.continuous)
+    found = found._replace(failed=found.failed | bit(long, Check.TAIL))
     scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
-    found = check_missed(
-        found, scouted, ends.places.z, ends.places.log_weight, num_runs, accepted, transition.target
-    )
+    found = check_missed(found, scouted, every, long, num_runs, accepted, transition.target)
     return Sequential(
         *(found, log_z, ends.places.z, ends.log_w, ess, resampled, accepted, schedule, scouted)
     )

@@ -11,7 +11,8 @@ from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
 from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
-from lvm_jax.evidence.result import Evidence, check_chains
+from lvm_jax.evidence.result import Check, Evidence, bit, check_chains
+from lvm_jax.evidence.stretching import long_tail
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent
 from lvm_jax.weights import LogJoint
 
@@ -81,8 +82,12 @@ def tempered(
     tuned = plan.transition.target is not None
     found = check_chains(from_log_weights(log_z), log_z, lowest if tuned else exchanged, True)
     found = check_ends(found, ratio, jnp.zeros_like(ratio))
+    every = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), draws)
+    equal = jnp.zeros(ratio.size, ratio.dtype)
+    long = long_tail(path, every, equal, plan.transition.continuous)
+    found = found._replace(failed=found.failed | bit(long, Check.TAIL))
     scouted = scout(key_scouts, log_joint, q, plan.transition, num_scouts)
-    found = check_missed(found, scouted, draws, ratio, num_runs, accepted, plan.transition.target)
+    found = check_missed(found, scouted, every, long, num_runs, accepted, plan.transition.target)
     return Tempered(found, log_z, draws, accepted, exchanged, schedule, scouted)
 
 
