@@ -22,8 +22,8 @@ BASE, BASE_COST = 16, 5.4 * 16  # of `multilevel`, with the expected cost of a d
 FEWEST, AT_ONCE = 25, 8  # draws of `multilevel`: for a k-hat, and in one vmap
 ROWS = 500  # chains that run together
 
-# key, log-joint, start -> log p(x), and the evaluations of its check
-Estimate = Callable[[Any, Callable, Any], tuple[Evidence, Any]]
+# key, log-joint, start, prior if it is another -> log p(x), and the evaluations of its check
+Estimate = Callable[[Any, Callable, Any, Any], tuple[Evidence, Any]]
 
 
 class Method(NamedTuple):
@@ -52,8 +52,8 @@ def make(name: str, problem: Problem, budget: int, num_scouts: int = SCOUTS) -> 
     """The method at a budget, which does not pay for the scouts; None where it is too small."""
     kind, start = name.split(", ")
     if kind == "importance":
-        run = lambda key, joint, q: (evidence.importance(key, joint, q, budget), 0)  # noqa: E731
-        return Method(start, run, budget, 0)
+        draw = lambda *given: (evidence.importance(*given[:3], budget), 0)  # noqa: E731
+        return Method(start, draw, budget, 0)
     if kind == "multilevel":
         count = int(budget / BASE_COST)
         return Method(start, telescopes(count), count * BASE_COST, 0) if count >= FEWEST else None
@@ -65,7 +65,7 @@ def make(name: str, problem: Problem, budget: int, num_scouts: int = SCOUTS) -> 
 def telescopes(count: int) -> Estimate:
     """The mean of `count` draws of `multilevel`."""
 
-    def run(key: Any, joint: Callable, q: Any) -> tuple[Evidence, Any]:
+    def run(key: Any, joint: Callable, q: Any, prior: Any) -> tuple[Evidence, Any]:
         draw = lambda key: evidence.multilevel(key, joint, q, base=BASE)  # noqa: E731
         return evidence.average(map_points(draw, jax.random.split(key, count), AT_ONCE)), 0
 
@@ -82,15 +82,15 @@ def by_chains(
         return None
     temperatures = annealing.sigmoid(number)
     plan = annealing.plan(temperatures, moves, num_pilot=PILOT, adaptive=True)
-    cost = annealing.pilot_cost(number, moves.cost)
+    scouts, cost = {"num_scouts": num_scouts}, annealing.pilot_cost(number, moves.cost)
     cost += annealing.chain_cost(size, number, moves.cost)
 
-    def run(key: Any, joint: Callable, q: Any) -> tuple[Evidence, Any]:
+    def run(key: Any, joint: Callable, q: Any, prior: Any) -> tuple[Evidence, Any]:
         if kind == "annealed":
-            chains = evidence.annealed(key, joint, q, CHAINS, plan, num_scouts=num_scouts)
+            chains = evidence.annealed(key, joint, q, CHAINS, plan, **scouts, prior=prior)
             return chains.evidence, checked(chains.scouted, CHAINS)
         runs = evidence.sequential(
-            key, joint, q, PARTICLES, plan, num_runs=RUNS, num_scouts=num_scouts
+            key, joint, q, PARTICLES, plan, num_runs=RUNS, **scouts, prior=prior
         )
         return runs.evidence, checked(runs.scouted, size)
 
@@ -108,9 +108,9 @@ def by_ladders(
         return None
     plan = annealing.plan(annealing.sigmoid(RUNGS), moves, num_pilot=PILOT, adaptive=True)
 
-    def run(key: Any, joint: Callable, q: Any) -> tuple[Evidence, Any]:
+    def run(key: Any, joint: Callable, q: Any, prior: Any) -> tuple[Evidence, Any]:
         ladders = evidence.tempered(
-            key, joint, q, number, plan, num_runs=LADDERS, num_scouts=num_scouts
+            key, joint, q, number, plan, num_runs=LADDERS, num_scouts=num_scouts, prior=prior
         )
         return ladders.evidence, checked(ladders.scouted, LADDERS * number)
 
@@ -137,7 +137,9 @@ def program(
     def one(point: tuple[Any, Any]) -> tuple[Evidence, Any]:
         key, x = point
         start = problem.p.prior(x) if method.start == "prior" else problem.q(x)
-        return method.estimate(key, problem.p.log_joint(x), start)
+        prior = problem.p.prior(x)
+        other = None if method.start == "prior" else prior
+        return method.estimate(key, problem.p.log_joint(x), start, other)
 
     options = lean_options(0) if lean and method.chains else None
     run = jax.jit(lambda keys, x: map_points(one, (keys, x), together), compiler_options=options)

@@ -113,17 +113,43 @@ def test_particles_and_ladders_fail_by_a_tail_alone(method, monkeypatch):
     assert tail == [method != "annealed", True]
 
 
-def test_scouts_of_a_narrow_q_reach_a_mode_beyond_it():
-    """Two normals 8 deviations apart, q at one of them; a quarter of the starts is stretched."""
-    means = jnp.array([[-4.0, 0.0], [4.0, 0.0]])
+WALK = annealing.random_walk(1)
+
+
+def apart(distance):
+    """0.3 N(-m, I) + 0.7 N(m, I) in two dimensions, 2 m = (distance, 0); and N(-m, I)."""
+    means = jnp.array([[-0.5 * distance, 0.0], [0.5 * distance, 0.0]])
 
     def log_joint(z):
-        each = jnp.array([0.3, 0.7]) * jnp.exp(-0.5 * ((z[None] - means) ** 2).sum(1))
-        return jnp.log(each.sum() / (2 * jnp.pi))
+        each = jnp.log(jnp.array([0.3, 0.7])) - 0.5 * ((z[None] - means) ** 2).sum(1)
+        return jax.nn.logsumexp(each) - jnp.log(2 * jnp.pi)
 
-    q = distributions.normal(means[0], jnp.ones(2))
-    moves = annealing.random_walk(1)
-    found = jax.jit(lambda key: missed.scout(key, log_joint, q, moves, 256))(jax.random.key(1))
+    return log_joint, distributions.normal(means[0], jnp.ones(2))
+
+
+def test_scouts_of_a_narrow_q_reach_a_mode_beyond_it():
+    """Two normals 8 deviations apart, q at one of them; a quarter of the starts is stretched."""
+    found = jax.jit(lambda key: missed.scout(key, *apart(8.0), WALK, 256))(jax.random.key(1))
     assert found.num_modes == 2
     np.testing.assert_allclose(found.log_evidence, 0.0, atol=5 * found.standard_error)
     assert found.standard_error < 0.05
+
+
+@pytest.mark.parametrize("method", ["annealed", "sequential", "tempered"])
+def test_a_prior_has_a_quarter_of_the_starts(method):
+    """The second mode is 100 deviations from q, beyond its stretched draws."""
+    log_joint, q = apart(100.0)
+    prior = distributions.normal(jnp.zeros(2), jnp.array([60.0, 1.0]))
+    plan = annealing.plan(annealing.linear(5), WALK, num_pilot=0)
+    run = partial(
+        getattr(evidence, method), jax.random.key(0), log_joint, q, 6, plan, num_scouts=64
+    )
+    without, found = jax.jit(lambda: (run(), run(prior=prior)))()
+    assert without.scouted.num_modes == 1
+    assert found.scouted.num_modes == 2
+    assert found.evidence.failed & Check.CONTRADICTED
+    assert not without.evidence.failed & Check.CONTRADICTED
+    with pytest.raises(
+        ValueError, match=r"prior: expected draws of the shapes .*\(2,\), got \(3,\)"
+    ):
+        run(prior=normal(3, 1.0))

@@ -46,6 +46,7 @@ def annealed(
     plan: annealing.Plan,
     *,
     num_scouts: int = SCOUTS,
+    prior: Distribution | None = None,
 ) -> Annealed:
     """log p(x) = log E[w] by C independent annealed chains from q, of ONE data point, in nats.
 
@@ -58,25 +59,25 @@ def annealed(
 
     The standard error is that of C independent chains, and at least that of lognormal weights with
     the spread of the log-weights; k-hat is inf (not known) for C < 25. Where the log-joint is -inf
-    the weight is zero. The evidence is `reliable` if all of these hold:
-    k-hat is at most 0.7; the effective sample size is at least 1.3 C^(2/3); the standard deviation
-    of the finite log-weights is at most sqrt(log(C^(1/3) / 1.3)) (0.93 for 30 chains, 1.06 for 64,
-    1.3 for 300); tuned moves have an acceptance of at least 0.05 at every temperature, or of half
-    their target where the search's estimate is more than D nats below the interval; at most 5% of
-    the weight is of chains whose end has a p(x, z) / q(z) below p(x) e^-5 / 20 (STUCK: such a share
-    of draws of p(z | x) has the probability e^-5 at most); and the search finds no mass that the
-    chains miss.
+    the weight is zero. The evidence is `reliable` if all of these hold: k-hat is at most 0.7; the
+    effective sample size is at least 1.3 C^(2/3); the standard deviation of the finite log-weights
+    is at most sqrt(log(C^(1/3) / 1.3)) (0.93 for 30 chains, 1.06 for 64, 1.3 for 300); tuned moves
+    have an acceptance of at least 0.05 at every temperature, or of half their target where the
+    search's estimate is more than D nats below the interval; at most 5% of the weight is of chains
+    whose end has a p(x, z) / q(z) below p(x) e^-5 / 20 (STUCK: such a share of draws of p(z | x)
+    has the probability e^-5 at most); and the search finds no mass that the chains miss.
 
-    The search is a second estimate of log p(x), `scouted`: ascents from `num_scouts` other draws of
-    q, of which a quarter is stretched 2, 4 or 8 times about the mean, and importance sampling from
-    the modes that they reach, a normal and a Student t for each. It does not change the first
-    estimate. CONTRADICTED fails if it is above the 95% interval less its own error, and above the
-    first estimate by 2 of its own errors; TAIL if it is below the interval by as much, and the ends
-    of the chains, stretched about their mean, show mass beyond q. A start costs one evaluation, and
-    those on which no known mode's quadratic agrees are climbed by Newton's method, for at most 2
-    evaluations a start in all. The log-joint has to have two derivatives, unless num_scouts = 0,
-    which omits the search and its checks. There is no search for a discrete z, or one of more than
-    128 numbers. A q that is far from a mode may miss it.
+    The search is a second estimate of log p(x), `scouted`: ascents from `num_scouts` starts, and
+    importance sampling from the modes that they reach, a normal and a Student t for each. Starts
+    are other draws of q, of which a quarter is stretched 2, 4 or 8 times about the mean, and, with
+    a `prior`, a quarter are its draws. The search does not change the first estimate. CONTRADICTED
+    fails if it is above the 95% interval less its own error, and above the first estimate by 2 of
+    its own errors; TAIL if it is below the interval by as much, and the ends of the chains,
+    stretched about their mean, show mass beyond q. A start costs one evaluation, and those on which
+    no known mode's quadratic agrees are climbed by Newton's method, for at most 2 evaluations a
+    start in all. The log-joint has to have two derivatives, unless num_scouts = 0, which omits the
+    search and its checks. There is no search for a discrete z, or one of more than 128 numbers. If
+    q is a guide, pass the prior: a guide may miss a mode, and so may its draws.
 
     Memory grows with C. The function is unjitted: jit it, or use `evidence.evaluate_annealed`.
 
@@ -102,7 +103,7 @@ def annealed(
     tuned = transition.target is not None
     found = check_chains(from_log_weights(log_w), log_w, accepted, tuned)
     found = check_ends(found, chains.log_ratios[:, -1], log_w)
-    scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
+    scouted = scout(key_scouts, log_joint, q, transition, num_scouts, prior)
     long = long_tail(path, chains.z, log_w, transition.continuous)
     found = check_missed(found, scouted, chains.z, long, num_chains, accepted, transition.target)
     return Annealed(found, log_w, chains.z, accepted, schedule, scouted)
@@ -122,13 +123,14 @@ def evaluate_annealed(
 ) -> Annealed:
     """`annealed` for every point of x [N, ...]: an Annealed whose leaves have a leading axis N.
 
-    Chains start from q(z | x), or from the prior with q=None. Points run together up to
-    `chunk_size` chains (32 times as many on a GPU or a TPU), so only the result's memory grows with
-    N. Point i uses fold_in(key, i), or fold_in(key, index[i]) with an `index` [N] of unsigned
-    integers: its result does not depend on the other points. Compiled once per shape of a point,
-    model, guide, moves, numbers of chains and of temperatures, and for few numbers of points (N is
-    padded to `compiling.bucket`; where a point has more than 20,000 evaluations, 16 sizes of a
-    batch per octave have less padding); key, parameters and temperatures may change.
+    Chains start from q(z | x), or from the prior with q=None; the search has draws of both. Points
+    run together up to `chunk_size` chains (32 times as many on a GPU or a TPU), so only the
+    result's memory grows with N. Point i uses fold_in(key, i), or fold_in(key, index[i]) with an
+    `index` [N] of unsigned integers: its result does not depend on the other points. Compiled once
+    per shape of a point, model, guide, moves, numbers of chains and of temperatures, and for few
+    numbers of points (N is padded to `compiling.bucket`; where a point has more than 20,000
+    evaluations, 16 sizes of a batch per octave have less padding); key, parameters and temperatures
+    may change.
 
     Raises as `annealed` and `evaluate` do.
     """
@@ -153,5 +155,7 @@ def _of_point(
     num_chains: int,
     num_scouts: int,
 ) -> Annealed:
-    start = p.prior(x) if q is None else q(x)
-    return annealed(key, p.log_joint(x), start, num_chains, plan, num_scouts=num_scouts)
+    prior = p.prior(x)
+    start, other = (prior, None) if q is None else (q(x), prior)
+    joint = p.log_joint(x)
+    return annealed(key, joint, start, num_chains, plan, num_scouts=num_scouts, prior=other)

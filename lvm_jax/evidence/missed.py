@@ -61,14 +61,18 @@ def scout(
     q: Distribution,
     transition: Transition,
     num_scouts: int,
+    prior: Distribution | None = None,
 ) -> Scouted | None:
-    """log p(x) by importance sampling from modes, which ascents from `num_scouts` draws of q reach.
+    """log p(x) by importance sampling from modes, which ascents from `num_scouts` draws reach.
+
+    A quarter of the draws of q is stretched about the mean, 2, 4 or 8 times, because q may be
+    narrow. With a `prior` a quarter of the starts are draws of it.
 
     Starts whose value and gradient are those of a known mode's quadratic are not climbed. The
     proposal is a mixture of Laplace's normal and a Student t for each mode, with 1,024 draws.
     None for num_scouts = 0, a z that is not of floats, or one of more than 128 numbers.
     """
-    key_starts, key_draws = jax.random.split(key)
+    key_starts, key_draws, key_prior = jax.random.split(key, 3)
     shapes = jax.eval_shape(lambda key: weights.draw(key, q, 1), key)
     floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(shapes))
     dim = sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -76,7 +80,15 @@ def scout(
         return None
     z = weights.draw(key_starts, q, num_scouts)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], z))[1]
-    flat = _stretched(jax.vmap(lambda one: ravel_pytree(one)[0])(z))
+    flatten = jax.vmap(lambda one: ravel_pytree(one)[0])
+    flat, row = flatten(z), jnp.arange(num_scouts)
+    mean = flat.mean(0)[None]
+    factor = jnp.where(row % 4 == 3, 2.0 ** (1 + row // 4 % 3), 1.0).astype(flat.dtype)
+    flat = mean + factor[:, None] * (flat - mean)
+    if prior is not None:
+        others = weights.draw(key_prior, prior, num_scouts)
+        _check_same(shapes, others)
+        flat = jnp.where((row % 4 == 1)[:, None], flatten(others), flat)
     try:
         found = _search(lambda u: log_joint(unravel(u)), flat)
     except TypeError as refusal:  # of JAX, for a function with a derivative of its own (custom_vjp)
@@ -93,11 +105,13 @@ def scout(
     return Scouted(total - math.log(DRAWS), error, modes.number, evaluations)
 
 
-def _stretched(z: Float[Array, "S D"]) -> Float[Array, "S D"]:
-    """Draws of which a quarter is stretched about the mean, 2, 4 or 8 times: q may be narrow."""
-    row, mean = jnp.arange(z.shape[0]), z.mean(0)
-    factor = jnp.where(row % 4 == 3, 2.0 ** (1 + row // 4 % 3), 1.0).astype(z.dtype)
-    return mean[None] + factor[:, None] * (z - mean[None])
+def _check_same(expected: Latent, draws: Latent) -> None:
+    """Refuse draws of the prior with other shapes than those of q; leading axes aside."""
+    shapes = [jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (expected, draws)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"prior: expected draws of the shapes of those of q, {shapes[0]}, got {shapes[1]}"
+        )
 
 
 @precision.full

@@ -53,6 +53,7 @@ def sequential(
     threshold: float = 0.5,
     resampling: str = "systematic",
     num_scouts: int = SCOUTS,
+    prior: Distribution | None = None,
 ) -> Sequential:
     """log p(x) by R runs of S annealed particles with resampling, of ONE data point, in nats.
 
@@ -71,10 +72,10 @@ def sequential(
     larger; or where the standard deviation of log Z_r exceeds twice the root of this limit. The
     spread of the runs alone would select runs that agree by chance, whose intervals are too short.
     ESS is not applied. The standard error is at least that of the mean of v_r. A single particle is
-    a chain: its checks are those of `annealed`. The search by `num_scouts` and its checks are those
-    of `annealed`, and so is STUCK, in which all particles count equally: the weights since the last
-    resampling would hide those that do not move. TAIL does not need the search here: resampling
-    hides the spread of the weights in a tail that few particles reach.
+    a chain: its checks are those of `annealed`. The search by `num_scouts` and `prior` and its
+    checks are those of `annealed`, and so is STUCK, in which all particles count equally: the
+    weights since the last resampling would hide those that do not move. TAIL does not need the
+    search here: resampling hides the spread of the weights in a tail that few particles reach.
 
     Raises ValueError for num_particles or num_runs < 1, a threshold outside [0, 1], another
     resampling, and as `annealed`.
@@ -110,7 +111,7 @@ def sequential(
     log_w = (log_z[:, None] + ends.log_w).ravel()
     long = long_tail(path, every, log_w, transition.continuous)
     found = found._replace(failed=found.failed | bit(long, Check.TAIL))
-    scouted = scout(key_scouts, log_joint, q, transition, num_scouts)
+    scouted = scout(key_scouts, log_joint, q, transition, num_scouts, prior)
     found = check_missed(found, scouted, every, long, num_runs, accepted, transition.target)
     return Sequential(
         *(found, log_z, ends.places.z, ends.log_w, ess, resampled, accepted, schedule, scouted)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
+from lvm_jax import precision
 from lvm_jax.annealing.path import Path
 from lvm_jax.typing import Array, Bool, Float, Latent, Scalar
 
@@ -20,6 +21,7 @@ def dimension(z: Latent) -> int:
     return sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(z))
 
 
+@precision.full
 def long_tail(
     path: Path, z: Latent, log_w: Float[Array, " S"], continuous: bool
 ) -> Bool[Array, ""]:

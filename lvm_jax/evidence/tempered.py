@@ -40,6 +40,7 @@ def tempered(
     *,
     num_runs: int = 8,
     num_scouts: int = SCOUTS,
+    prior: Distribution | None = None,
 ) -> Tempered:
     """log p(x) by R ladders of T chains that exchange places, of ONE data point, in nats.
 
@@ -86,7 +87,7 @@ def tempered(
     equal = jnp.zeros(ratio.size, ratio.dtype)
     long = long_tail(path, every, equal, plan.transition.continuous)
     found = found._replace(failed=found.failed | bit(long, Check.TAIL))
-    scouted = scout(key_scouts, log_joint, q, plan.transition, num_scouts)
+    scouted = scout(key_scouts, log_joint, q, plan.transition, num_scouts, prior)
     found = check_missed(found, scouted, every, long, num_runs, accepted, plan.transition.target)
     return Tempered(found, log_z, draws, accepted, exchanged, schedule, scouted)
 
