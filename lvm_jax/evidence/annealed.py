@@ -72,12 +72,13 @@ def annealed(
     are other draws of q, of which a quarter is stretched 2, 4 or 8 times about the mean, and, with
     a `prior`, a quarter are its draws. The search does not change the first estimate. CONTRADICTED
     fails if it is above the 95% interval less its own error, and above the first estimate by 2 of
-    its own errors; TAIL if it is below the interval by as much, and the ends of the chains,
-    stretched about their mean, show mass beyond q. A start costs one evaluation, and those on which
-    no known mode's quadratic agrees are climbed by Newton's method, for at most 2 evaluations a
-    start in all. The log-joint has to have two derivatives, unless num_scouts = 0, which omits the
-    search and its checks. There is no search for a discrete z, or one of more than 128 numbers. If
-    q is a guide, pass the prior: a guide may miss a mode, and so may its draws.
+    its own errors; TAIL if the ends of the chains, stretched about their mean, show mass beyond q,
+    and the second estimate is below the interval by 2 of its own errors, or its error is above 0.1.
+    A start costs one evaluation, and those on which no known mode's quadratic agrees are climbed by
+    Newton's method, for at most 2 evaluations a start in all. The log-joint has to have two
+    derivatives, unless num_scouts = 0, which omits the search and its checks. There is no search
+    for a discrete z, or one of more than 128 numbers. If q is a guide, pass the prior: a guide may
+    miss a mode, and so may its draws.
 
     Memory grows with C. The function is unjitted: jit it, or use `evidence.evaluate_annealed`.
 

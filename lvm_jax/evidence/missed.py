@@ -35,6 +35,7 @@ SLOTS, DRAWS = 32, 1_024  # modes, and draws from their normals
 ROWS = 64  # densities that are evaluated together
 DEFENSIVE = 0.1  # share of the draws that is the same for all modes
 LEVEL, OWN = 0.95, 2.0  # of the interval that is compared; errors of the scouts' estimate
+PRECISE = 0.1  # nats, the largest error of a scouts' estimate that confirms chains with a long tail
 STUCK, CHANCE = 0.05, 5.0  # share of the ends without mass; -log of the probability of such a share
 SLOW = 0.5  # smallest acceptance far from all modes, relative to its target
 
@@ -199,8 +200,9 @@ def check_missed(
     """The Evidence of `size` weights, with the checks that the second estimate allows.
 
     CONTRADICTED: the scouts' estimate plus its own error is above the 95% interval, and the
-    scouts' estimate is above the estimate by 2 of its own errors. TAIL: it is below the interval
-    by more than 2 of its own errors, and `long_tail` holds. ACCEPTANCE: the scouts' estimate
+    scouts' estimate is above the estimate by 2 of its own errors. TAIL: `long_tail` holds, and the
+    scouts' estimate does not confirm the chains: it is below the interval by more than 2 of its own
+    errors, or its error is above 0.1 nats. ACCEPTANCE: the scouts' estimate
     is below the interval by more than D nats, so that the mass is not near the modes, and the
     acceptance of the moves is below half of its target at some temperature. z [S, ...] are the
     draws of the chains.
@@ -214,7 +216,8 @@ def check_missed(
     second, error = scouted.log_evidence, scouted.standard_error
     above = (second + error > high) & (second - OWN * error > found.log_evidence)
     failed = bit(above, Check.CONTRADICTED)
-    failed |= bit(long & ~(second + OWN * error >= low), Check.TAIL)
+    confirmed = (second + OWN * error >= low) & (error <= PRECISE)
+    failed |= bit(long & ~confirmed, Check.TAIL)
     if target is not None:
         slow = ~(acceptance.min() >= SLOW * target)
         failed |= bit(slow & ~(second >= low - dimension(z)), Check.ACCEPTANCE)
