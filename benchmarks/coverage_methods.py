@@ -12,8 +12,7 @@ from lvm_jax.annealing.plan import PILOT
 from lvm_jax.compiling import lean_options
 from lvm_jax.evidence import Evidence
 from lvm_jax.evidence.missed import SCOUTS, Scouted
-from lvm_jax.evidence.stretching import EVALUATIONS
-from lvm_jax.evidence.stretching import MOST as MOST_STRETCHED
+from lvm_jax.evidence.stretching import EVALUATIONS, STRETCHED
 
 CHAINS = 32  # of `annealed`; the budget sets the number of temperatures
 RUNS, PARTICLES = 8, 8  # of `sequential`
@@ -82,15 +81,17 @@ def by_chains(
         return None
     temperatures = annealing.sigmoid(number)
     plan = annealing.plan(temperatures, moves, num_pilot=PILOT, adaptive=True)
-    scouts, cost = {"num_scouts": num_scouts}, annealing.pilot_cost(number, moves.cost)
+    cost = annealing.pilot_cost(number, moves.cost)
     cost += annealing.chain_cost(size, number, moves.cost)
 
     def run(key: Any, joint: Callable, q: Any, prior: Any) -> tuple[Evidence, Any]:
         if kind == "annealed":
-            chains = evidence.annealed(key, joint, q, CHAINS, plan, **scouts, prior=prior)
+            chains = evidence.annealed(
+                key, joint, q, CHAINS, plan, num_scouts=num_scouts, prior=prior
+            )
             return chains.evidence, checked(chains.scouted, CHAINS)
         runs = evidence.sequential(
-            key, joint, q, PARTICLES, plan, num_runs=RUNS, **scouts, prior=prior
+            key, joint, q, PARTICLES, plan, num_runs=RUNS, num_scouts=num_scouts, prior=prior
         )
         return runs.evidence, checked(runs.scouted, size)
 
@@ -121,7 +122,7 @@ def checked(scouted: Scouted | None, draws: int) -> Any:
     """The evaluations of the checks of chains with this number of draws at their ends."""
     if scouted is None:
         return 0
-    return scouted.evaluations + EVALUATIONS * min(draws, MOST_STRETCHED)
+    return scouted.evaluations + EVALUATIONS * min(draws, STRETCHED)
 
 
 def program(
@@ -136,10 +137,10 @@ def program(
 
     def one(point: tuple[Any, Any]) -> tuple[Evidence, Any]:
         key, x = point
-        start = problem.p.prior(x) if method.start == "prior" else problem.q(x)
-        prior = problem.p.prior(x)
-        other = None if method.start == "prior" else prior
-        return method.estimate(key, problem.p.log_joint(x), start, other)
+        prior, joint = problem.p.prior(x), problem.p.log_joint(x)
+        if method.start == "prior":
+            return method.estimate(key, joint, prior, None)
+        return method.estimate(key, joint, problem.q(x), prior)
 
     options = lean_options(0) if lean and method.chains else None
     run = jax.jit(lambda keys, x: map_points(one, (keys, x), together), compiler_options=options)

@@ -123,8 +123,8 @@ def test_the_error_of_chains_is_at_least_that_of_lognormal_weights():
     """sqrt((e^(s^2) - 1) / C), s from the log-weights above their median, at most the limit."""
     size, padding = 40, 7
     rng = np.random.default_rng(4)
-    skewed = -0.6 * rng.standard_exponential(size)  # few far below: s is small
-    # Of one large weight nothing is missing: its own error is larger. Then s beyond the limit.
+    # A lower tail alone; one large weight, whose own error is larger; s beyond the limit.
+    skewed = -0.6 * rng.standard_exponential(size)
     cases = np.stack([skewed, np.append(np.zeros(size - 1), 3.0), 5 * rng.standard_normal(size)])
 
     @quick_jit
@@ -151,7 +151,7 @@ def test_the_error_of_chains_is_at_least_that_of_lognormal_weights():
 
 
 def test_the_error_of_runs_is_at_least_that_of_their_particles():
-    """The mean variance over R, times the squared ratio of the quantiles of z and t."""
+    """The root of the mean variance over R, times the ratio of the quantiles of z and t."""
 
     @quick_jit
     @jax.vmap

@@ -11,7 +11,7 @@ from lvm_jax._core.batching import costly_batch_size, for_points, num_rows, rows
 from lvm_jax._core.inputs import check_problem
 from lvm_jax.annealing.path import make_path
 from lvm_jax.evidence.importance import CHUNK_SIZE, from_log_weights
-from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
+from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, check_prior, scout
 from lvm_jax.evidence.result import Evidence, check_chains
 from lvm_jax.evidence.stretching import long_tail
 from lvm_jax.typing import (
@@ -71,19 +71,19 @@ def annealed(
     importance sampling from the modes that they reach, a normal and a Student t for each. Starts
     are other draws of q, of which a quarter is stretched 2, 4 or 8 times about the mean, and, with
     a `prior`, a quarter are its draws. The search does not change the first estimate. CONTRADICTED
-    fails if it is above the 95% interval less its own error, and above the first estimate by 2 of
-    its own errors; TAIL if the ends of the chains, stretched about their mean, show mass beyond q,
-    and the second estimate is below the interval by 2 of its own errors, or its error is above 0.1.
-    A start costs one evaluation, and those on which no known mode's quadratic agrees are climbed by
-    Newton's method, for at most 2 evaluations a start in all. The log-joint has to have two
-    derivatives, unless num_scouts = 0, which omits the search and its checks. There is no search
-    for a discrete z, or one of more than 128 numbers. If q is a guide, pass the prior: a guide may
-    miss a mode, and so may its draws.
+    fails if the second estimate plus its own error is above the 95% interval, and it is above the
+    first estimate by 2 of its own errors; TAIL if the ends of the chains, stretched about their
+    mean, show mass beyond q, and the second estimate is below the interval by 2 of its own errors,
+    or its error is above 0.1. A start costs one evaluation, and those on which no known mode's
+    quadratic agrees are climbed by Newton's method, for at most 2 evaluations a start in all. The
+    log-joint has to have two derivatives, unless num_scouts = 0, which omits the search and its
+    checks. There is no search for a discrete z, or one of more than 128 numbers. If q is a guide,
+    pass the prior: a guide may miss a mode, and so may its draws.
 
     Memory grows with C. The function is unjitted: jit it, or use `evidence.evaluate_annealed`.
 
-    Raises ValueError for num_chains < 1, or a log-joint that does not fit q; TypeError for
-    continuous moves on a discrete z.
+    Raises ValueError for num_chains < 1, a log-joint that does not fit q, or a prior whose draws
+    have other shapes than those of q; TypeError for continuous moves on a discrete z.
 
     Source: Neal (2001). A pilot run sets the step sizes; tuning on the chain itself would bias.
     """
@@ -93,6 +93,7 @@ def annealed(
     num_scouts = checks.integer(num_scouts, "num_scouts", 0)
     key_pilot, key_start, key_chains, key_scouts = jax.random.split(key, 4)
     z = weights.draw(key_start, q, num_chains)
+    check_prior(prior, z)
     path = make_path(log_joint, q, z, transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, z)
 

@@ -14,6 +14,7 @@ from jax.nn import logsumexp
 from jax.scipy.linalg import solve_triangular
 
 from lvm_jax import precision, weights
+from lvm_jax._core import checks
 from lvm_jax._core.batching import batch_size, map_points
 from lvm_jax.annealing import Transition
 from lvm_jax.distributions.normals import LOG_2PI
@@ -56,6 +57,19 @@ class _Search(NamedTuple):
     idle: Int[Array, ""]  # ascents since the last new mode
 
 
+def check_prior(prior: Distribution | None, z: Latent) -> None:
+    """Refuse a prior that is no distribution, or whose draws have other shapes than z [S, ...]."""
+    if prior is None:
+        return
+    checks.distribution(prior, "prior")
+    draws = jax.eval_shape(lambda key: weights.draw(key, prior, 1), jax.random.key(0))
+    expected, got = (jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (z, draws))
+    if expected != got:
+        raise ValueError(
+            f"prior: expected draws of the shapes of those of q, {expected}, got {got}"
+        )
+
+
 def scout(
     key: Key[Array, ""],
     log_joint: LogJoint,
@@ -87,9 +101,8 @@ def scout(
     factor = jnp.where(row % 4 == 3, 2.0 ** (1 + row // 4 % 3), 1.0).astype(flat.dtype)
     flat = mean + factor[:, None] * (flat - mean)
     if prior is not None:
-        others = weights.draw(key_prior, prior, num_scouts)
-        _check_same(shapes, others)
-        flat = jnp.where((row % 4 == 1)[:, None], flatten(others), flat)
+        others = flatten(weights.draw(key_prior, prior, num_scouts))
+        flat = jnp.where((row % 4 == 1)[:, None], others, flat)
     try:
         found = _search(lambda u: log_joint(unravel(u)), flat)
     except TypeError as refusal:  # of JAX, for a function with a derivative of its own (custom_vjp)
@@ -104,15 +117,6 @@ def scout(
     error = jnp.sqrt(jnp.maximum(jnp.exp(logsumexp(2 * log_w) - 2 * total) - 1 / DRAWS, 0.0))
     error = jnp.where(total == -jnp.inf, jnp.inf, error)
     return Scouted(total - math.log(DRAWS), error, modes.number, evaluations)
-
-
-def _check_same(expected: Latent, draws: Latent) -> None:
-    """Refuse draws of the prior with other shapes than those of q; leading axes aside."""
-    shapes = [jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (expected, draws)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"prior: expected draws of the shapes of those of q, {shapes[0]}, got {shapes[1]}"
-        )
 
 
 @precision.full

@@ -11,7 +11,7 @@ from lvm_jax import annealing, weights
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
+from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, check_prior, scout
 from lvm_jax.evidence.result import Check, Evidence, bit, check_chains, check_runs
 from lvm_jax.evidence.stretching import long_tail
 from lvm_jax.typing import Array, Bool, Distribution, Float, Key, Latent, Scalar
@@ -91,6 +91,7 @@ def sequential(
     num_scouts, transition = checks.integer(num_scouts, "num_scouts", 0), plan.transition
     key_pilot, key_start, key_runs, key_scouts = jax.random.split(key, 4)
     z = weights.draw(key_start, q, num_runs * num_particles)
+    check_prior(prior, z)
     path = make_path(log_joint, q, z, transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, z)
     clouds = jax.tree.map(lambda leaf: leaf.reshape(num_runs, num_particles, *leaf.shape[1:]), z)

@@ -12,7 +12,7 @@ from lvm_jax.typing import Array, Bool, Float, Latent, Scalar
 
 STRETCHES = (0.7, 1.4, 2.8)  # relative to the standard deviations of a normal, / sqrt(D)
 LONGER = 2.0  # nats
-MOST = 256  # draws that are stretched
+STRETCHED = 256  # most draws that are stretched
 EVALUATIONS = 1 + len(STRETCHES)  # of p(x, z) and of q, for each draw
 
 
@@ -36,7 +36,7 @@ def long_tail(
     """
     if not continuous:
         return jnp.zeros((), bool)
-    every = -(-log_w.size // MOST)
+    every = -(-log_w.size // STRETCHED)
     z, log_w = jax.tree.map(lambda leaf: leaf[::every], z), log_w[::every]
     dim = dimension(z)
     share = jax.nn.softmax(log_w)

@@ -10,7 +10,7 @@ from lvm_jax import annealing, weights
 from lvm_jax._core import checks
 from lvm_jax.annealing.path import Path, Place, make_path
 from lvm_jax.evidence.importance import from_log_weights
-from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, scout
+from lvm_jax.evidence.missed import SCOUTS, Scouted, check_ends, check_missed, check_prior, scout
 from lvm_jax.evidence.result import Check, Evidence, bit, check_chains
 from lvm_jax.evidence.stretching import long_tail
 from lvm_jax.typing import Array, Distribution, Float, Int, Key, Latent
@@ -56,9 +56,9 @@ def tempered(
     Use it where moves at beta = 1 mix slowly: the draws `z` are those of the posterior. Few
     temperatures suffice, as long as all `exchanges` are frequent. The estimate is consistent in the
     number of sweeps, and not unbiased; the spread of the ladders gives its error. The checks are
-    those of `annealed` with the Z_r as weights; ACCEPTANCE includes the exchanges, and the draws
-    have equal weights in STUCK. The cost is R (1 + T c + S (T c + 1)) evaluations, with c that of a
-    move, and the pilot and the search.
+    those of `annealed` with the Z_r as weights; ACCEPTANCE includes the exchanges, the draws have
+    equal weights in STUCK, and TAIL does not need the search. The cost is R (1 + T c + S (T c + 1))
+    evaluations, with c that of a move, and the pilot and the search.
 
     Raises ValueError for num_sweeps < 4 or num_runs < 2, and as `annealed`.
 
@@ -71,6 +71,7 @@ def tempered(
     num_scouts = checks.integer(num_scouts, "num_scouts", 0)
     key_pilot, key_start, key_runs, key_scouts = jax.random.split(key, 4)
     z = weights.draw(key_start, q, num_runs)
+    check_prior(prior, z)
     path = make_path(log_joint, q, z, plan.transition.continuous)
     schedule = plan.prepare(key_pilot, path, q, z)
 
